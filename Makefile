@@ -1,0 +1,51 @@
+# Everything runs in .venv, made from pyproject.toml with the versions that constraints.txt pins.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUN := runs/demo
+
+.PHONY: help install demo test test-all check format bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo      train LeNet-5 on real handwritten digits and show what it learnt (about a minute)"
+	@echo "make test      the test suite (minutes); make test-all adds the slow tests"
+	@echo "make check     lint, format and types;  make format rewrites the files"
+	@echo "make bench     time striate against PyTorch on this machine"
+	@echo "make clean     remove the environment, caches and demo runs"
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "striate needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install
+	@rm -rf $(RUN)
+	$(BIN)/striate train lenet5 --data digits --out $(RUN)
+
+test: install
+	$(BIN)/python -m pytest -q -n 2
+
+test-all: install
+	$(BIN)/python -m pytest -q -n 2 -m 'slow or not slow'
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) runs build .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,152 @@
+"""The definitions: every operation as the direct sum that a textbook writes, in float64, forward and gradients.
+
+This is the oracle that everything else is tested against, so it is written to be believed rather than to be fast: one
+loop over the taps of the window, input positions from :class:`striate.geometry.Window`, nothing else. Whatever the
+operands' dtype, results are float64 (complex128 for complex operands).
+
+Here they take problems; :mod:`striate.ops.reference` has them under the operations' names and arguments.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from striate.engine.backends import Backend, Pass, index_dtype
+from striate.geometry import ConvShape, PoolShape, Problem, Window
+
+# Legend of the einsum letters: n batch, g group, o output channel of a group, c input channel of a group, p positions.
+
+
+class ReferenceBackend(Backend):
+    name = "reference"
+
+    def refusal(self, problem: Problem, open_: Pass, dtype: torch.dtype, device: str) -> str | None:
+        return None
+
+    def contract(self, shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, bias: Tensor | None) -> Tensor:
+        result = contract(shape, open_, first, second)
+        if bias is not None:
+            result = result + bias.to(result).reshape(-1, *[1] * shape.dims)
+        return result.to(first.dtype)
+
+    def average(self, shape: PoolShape, open_: Pass, operand: Tensor) -> Tensor:
+        made = average(shape, operand) if open_ is Pass.OUTPUT else average_grad(shape, operand)
+        return made.to(operand.dtype)
+
+    def maximum(self, shape: PoolShape, input: Tensor) -> tuple[Tensor, Tensor]:
+        values, indices = maximum(shape, input)
+        return values.to(input.dtype), indices.to(index_dtype(shape))
+
+    def maximum_grad(self, shape: PoolShape, indices: Tensor, grad_output: Tensor) -> Tensor:
+        return maximum_grad(shape.size, indices, grad_output).to(grad_output.dtype)
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(torch.complex128 if tensor.dtype.is_complex else torch.float64)
+
+
+def _taps(
+    windows: Sequence[Window], size: Sequence[int], outputs: Sequence[int]
+) -> Iterator[tuple[Any, Tensor, Tensor]]:
+    """For every tap: its index, each output's flat input position through it, and whether that lies inside."""
+    resolved = [window.resolve(n) for window, n in zip(windows, size, strict=True)]
+    for tap in itertools.product(*(range(window.kernel) for window in resolved)):
+        flat, inside = torch.zeros((), dtype=torch.long), torch.ones((), dtype=torch.bool)
+        for window, t, n, m in zip(resolved, tap, size, outputs, strict=True):
+            position = torch.tensor([window.position(o, t) for o in range(m)], dtype=torch.long)
+            flat = flat.unsqueeze(-1) * n + position
+            inside = inside.unsqueeze(-1) & (position >= 0) & (position < n)
+        yield tap, flat.flatten(), inside.flatten()
+
+
+# -------------------------------------------------------------------- convolution
+
+
+def contract(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor) -> Tensor:
+    """T(x, w, g) with one operand open, ``first`` and ``second`` being the other two in that order.
+
+    y[n, o, p] = sum over c, t of x[n, c, position(p, t)] * w[o, c, t], and the same terms summed over what is not in
+    dx[n, c, position(p, t)] or dw[o, c, t].
+    """
+    roles = dict(zip((role for role in Pass if role is not open_), (first, second), strict=True))
+    groups, device = shape.groups, first.device
+    dtype = torch.promote_types(_exact(first).dtype, _exact(second).dtype)
+    shapes = {
+        Pass.INPUT_GRAD: (shape.batch, groups, shape.in_channels // groups, math.prod(shape.size)),
+        Pass.WEIGHT_GRAD: (groups, shape.out_channels // groups, shape.in_channels // groups, *shape.kernel),
+        Pass.OUTPUT: (shape.batch, groups, shape.out_channels // groups, math.prod(shape.output_size)),
+    }
+    form = {
+        role: _exact(roles[role]).to(dtype).reshape(shapes[role])
+        if role in roles
+        else torch.zeros(shapes[role], dtype=dtype, device=device)
+        for role in Pass
+    }
+    x, w, y = (form[role] for role in (Pass.INPUT_GRAD, Pass.WEIGHT_GRAD, Pass.OUTPUT))
+    for tap, position, inside in _taps(shape.windows, shape.size, shape.output_size):
+        # Terms with a position in the padding have a factor of zero, so they are left out.
+        here, there = inside.nonzero().flatten().to(device), position[inside].to(device)
+        weight = w[(..., *tap)]
+        if open_ is Pass.OUTPUT:
+            y[..., here] += torch.einsum("ngcp,goc->ngop", x[..., there], weight)
+        elif open_ is Pass.INPUT_GRAD:
+            x[..., there] += torch.einsum("ngop,goc->ngcp", y[..., here], weight)
+        else:
+            weight += torch.einsum("ngcp,ngop->goc", x[..., there], y[..., here])
+    final = {Pass.INPUT_GRAD: shape.input_shape, Pass.WEIGHT_GRAD: shape.weight_shape, Pass.OUTPUT: shape.output_shape}
+    return form[open_].reshape(final[open_])
+
+
+# -------------------------------------------------------------------- pooling
+
+
+def maximum(shape: PoolShape, input: Tensor) -> tuple[Tensor, Tensor]:
+    """y[p] = max over t of x[position(p, t)], with the flat position of the first maximum; NaN wins over all."""
+    x = input.detach().flatten(2)
+    best = x.new_zeros(*shape.output_shape[:2], math.prod(shape.output_size))
+    index = torch.full(best.shape, -1, dtype=torch.long, device=x.device)
+    for _, position, inside in _taps(shape.windows, shape.size, shape.output_size):
+        seen = x[..., position.clamp(0, x.shape[-1] - 1).to(x.device)]
+        better = inside.to(x.device) & ((index < 0) | (seen > best) | seen.isnan())
+        best, index = torch.where(better, seen, best), torch.where(better, position.to(x.device), index)
+    return _exact(best).reshape(shape.output_shape), index.reshape(shape.output_shape)
+
+
+def maximum_grad(size: Sequence[int], indices: Tensor, grad_output: Tensor) -> Tensor:
+    """dx[i] = sum over all p whose maximum stands at i of g[p]."""
+    grad = torch.zeros(*grad_output.shape[:2], math.prod(size), dtype=torch.float64, device=grad_output.device)
+    flat, upstream = indices.flatten(2).long(), _exact(grad_output).flatten(2)
+    for place in range(flat.shape[2]):
+        grad.scatter_add_(2, flat[..., place : place + 1], upstream[..., place : place + 1])
+    return grad.reshape(*grad.shape[:2], *size)
+
+
+def average(shape: PoolShape, input: Tensor) -> Tensor:
+    """y[p] = 1 / cells(p) * sum over t of x[position(p, t)]."""
+    x = _exact(input).flatten(2)
+    total = x.new_zeros(*shape.output_shape[:2], math.prod(shape.output_size))
+    for _, position, inside in _taps(shape.windows, shape.size, shape.output_size):
+        total[..., inside] += x[..., position[inside]]
+    return total.reshape(shape.output_shape) / _cells(shape, x.device)
+
+
+def average_grad(shape: PoolShape, grad_output: Tensor) -> Tensor:
+    """dx[i] = sum over all (p, t) with position(p, t) = i of g[p] / cells(p)."""
+    share = (_exact(grad_output) / _cells(shape, grad_output.device)).flatten(2)
+    grad = share.new_zeros(*shape.input_shape[:2], math.prod(shape.size))
+    for _, position, inside in _taps(shape.windows, shape.size, shape.output_size):
+        grad[..., position[inside]] += share[..., inside]
+    return grad.reshape(shape.input_shape)
+
+
+def _cells(shape: PoolShape, device: torch.device) -> Tensor:
+    if shape.divisor is not None:
+        return torch.tensor(float(shape.divisor), dtype=torch.float64, device=device)
+    counts = [math.prod(each) for each in itertools.product(*shape.divisors)]
+    return torch.tensor(counts, dtype=torch.float64, device=device).reshape(shape.output_size)

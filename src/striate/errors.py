@@ -1,0 +1,54 @@
+"""What a user sees when something can't be done: what was got, what was needed, what to do instead.
+
+Every message is one line, so that a program can print it as it is and a log can be searched for it.
+"""
+
+from __future__ import annotations
+
+
+class StriateError(Exception):
+    """Base of all errors that a user of striate can mend.
+
+    Args:
+        where: the call, file or option that is concerned (``"conv2d"``, ``"train-labels.gz"``).
+        got: what was found there.
+        needed: what would have been right; may be empty where ``got`` says it all.
+        remedy: what to do instead; may be empty where there is only one thing to do.
+
+    >>> print(StriateError("conv2d", "got 3 channels", "needed 4", "reshape the weight"))
+    conv2d: got 3 channels; needed 4; reshape the weight
+    """
+
+    def __init__(self, where: str, got: str, needed: str = "", remedy: str = "") -> None:
+        self.where, self.got, self.needed, self.remedy = where, got, needed, remedy
+        # Text from outside (a file's content, another library's message) may span lines; ours never does.
+        parts = " ".join(f"{where}: {'; '.join(part for part in (got, needed, remedy) if part)}".split())
+        super().__init__(parts)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions pickle by their args, which here is the finished message; worker processes need the parts.
+        return type(self), (self.where, self.got, self.needed, self.remedy)
+
+
+class GeometryError(StriateError, ValueError):
+    """A window, shape or padding that can't exist: the sizes don't fit together."""
+
+
+class OperandError(StriateError, TypeError):
+    """A tensor of the wrong kind: rank, dtype or device."""
+
+
+class BackendError(StriateError, RuntimeError):
+    """A backend was asked for by name and refuses the problem, or no such backend exists."""
+
+
+class DataError(StriateError, ValueError):
+    """Data that can't be read or don't hold what they claim to."""
+
+
+class ModelError(StriateError, ValueError):
+    """An unknown model, or weights that belong to another one."""
+
+
+class RunError(StriateError, RuntimeError):
+    """A training run that can't start, go on, or be read back."""

@@ -1,0 +1,83 @@
+"""A problem as one line: what ``str`` printed, read back.
+
+    conv2d 8x64x56x56 128x64x3x3 stride=2 padding=1
+    max_pool2d 8x64x112x112 kernel=3 stride=2 padding=1
+
+The shapes are those of the input and, for a convolution, of the weight. Lengths along the axes are joined by ``x`` (one
+number stands for all axes), the two sides of a padding by ``:``; what is left out has its default.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+from striate.errors import GeometryError
+from striate.geometry.shapes import ConvShape, PoolShape, Problem
+from striate.geometry.window import AxisPadding
+
+_FLAGS = ("ceil_mode", "exclude_pad")
+
+
+def parse(line: str) -> Problem:
+    """The problem that ``str(problem)`` wrote as ``line``.
+
+    Raises:
+        GeometryError: a line that no problem prints as.
+
+    >>> parse("conv2d 8x64x56x56 128x64x3x3 stride=2 padding=1").output_shape
+    (8, 128, 28, 28)
+    >>> line = "avg_pool2d 1x1x5x5 kernel=3x2 stride=2 padding=same ceil_mode"
+    >>> str(parse(line)) == line
+    True
+    """
+    name, *words = line.split() or [""]
+    said = dict(word.split("=", 1) for word in words if "=" in word)
+    flags = {word for word in words if word in _FLAGS}
+    shapes = [_lengths(word, line) for word in words if "=" not in word and word not in _FLAGS]
+    each: dict[str, Any] = {
+        key: _lengths(said.pop(key), line) for key in ("kernel", "stride", "dilation") if key in said
+    }
+    each["padding"] = [_padding(word, line) for word in said.pop("padding", "0").split("x")]
+    single = {key: _lengths(said.pop(key), line)[0] for key in ("groups", "divisor") if key in said}
+    problem: Problem | None = None
+    if name.startswith("conv") and len(shapes) == 2 and "kernel" not in each and not flags and "divisor" not in single:
+        problem = ConvShape.of(shapes[0], shapes[1], groups=single.get("groups", 1), **each)
+    elif name.startswith(("max_pool", "avg_pool")) and len(shapes) == 1 and "kernel" in each and "groups" not in single:
+        each.setdefault("stride", 1)  # what is left out is 1 here; in a call it would be the kernel
+        problem = PoolShape.of(
+            cast(Literal["max", "avg"], name[:3]),
+            shapes[0],
+            ceil_mode="ceil_mode" in flags,
+            count_include_pad="exclude_pad" not in flags,
+            divisor=single.get("divisor"),
+            **each,
+        )
+    if problem is None or problem.name != name or said:
+        raise _unreadable(line)
+    return problem
+
+
+def _unreadable(line: str) -> GeometryError:
+    return GeometryError(
+        "parse",
+        f"got {line!r}",
+        "needed a line such as 'conv2d 8x64x56x56 128x64x3x3 stride=2 padding=1' "
+        "or 'max_pool2d 8x64x112x112 kernel=3 stride=2 padding=1'",
+    )
+
+
+def _lengths(word: str, line: str) -> list[int]:
+    try:
+        return [int(number) for number in word.split("x")]
+    except ValueError:
+        raise _unreadable(line) from None
+
+
+def _padding(word: str, line: str) -> AxisPadding:
+    if word.isidentifier():
+        return word
+    try:
+        sides = [int(number) for number in word.split(":")]
+    except ValueError:
+        raise _unreadable(line) from None
+    return sides[0] if len(sides) == 1 else cast(AxisPadding, tuple(sides))

@@ -1,0 +1,151 @@
+"""Pooling as autograd functions, each with its derived gradient, in pairs that are each other's transpose.
+
+They see batched tensors and finished problems; :mod:`striate.ops.pooling` makes those from a call's arguments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from striate.engine import Pass, choose
+from striate.engine.aten import spread
+from striate.geometry import PoolShape
+from striate.ops._calls import fold
+
+
+class Average(torch.autograd.Function):
+    """Average pooling or its transpose; each is the other's gradient."""
+
+    @staticmethod
+    def forward(operand: Tensor, shape: PoolShape, open_: Pass) -> Tensor:
+        return choose(shape, open_, operand).average(shape, open_, operand)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.shape, ctx.open_ = inputs
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        transposed = Pass.INPUT_GRAD if ctx.open_ is Pass.OUTPUT else Pass.OUTPUT
+        return Average.apply(upstream, ctx.shape, transposed), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        return cast(Tensor, Average.apply(tangents[0], ctx.shape, ctx.open_))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, operand: Tensor, shape: PoolShape, open_: Pass) -> tuple[Tensor, int]:
+        many = replace(shape, batch=info.batch_size * shape.batch)
+        return _unfolded(info, Average.apply(fold(info.batch_size, in_dims[0], operand), many, open_)), 0
+
+
+class Maximum(torch.autograd.Function):
+    """Max pooling: values, and their positions in a compact dtype."""
+
+    @staticmethod
+    def forward(input: Tensor, shape: PoolShape) -> tuple[Tensor, Tensor]:
+        return choose(shape, Pass.OUTPUT, input).maximum(shape, input)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        _, ctx.shape = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
+        ctx.save_for_forward(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        return Spread.apply(upstream, *ctx.saved_tensors, ctx.shape.size, ctx.shape), None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, None]:
+        return cast(Tensor, Collect.apply(tangents[0], *ctx.saved_tensors, ctx.shape.size, ctx.shape)), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, input: Tensor, shape: PoolShape) -> tuple[tuple[Tensor, Tensor], int]:
+        many = replace(shape, batch=info.batch_size * shape.batch)
+        values, indices = Maximum.apply(fold(info.batch_size, in_dims[0], input), many)
+        return (_unfolded(info, values), _unfolded(info, indices)), 0
+
+
+class Spread(torch.autograd.Function):
+    """Adds every output's gradient to the position that its maximum came from, among ``size`` positions a channel.
+
+    With a shape, that problem's backend does it; without one (adaptive pooling has no windows of one size) PyTorch.
+    """
+
+    @staticmethod
+    def forward(upstream: Tensor, indices: Tensor, size: tuple[int, ...], shape: PoolShape | None) -> Tensor:
+        if shape is None:
+            return spread(indices, upstream, size)
+        return choose(shape, Pass.INPUT_GRAD, upstream).maximum_grad(shape, indices, upstream)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, indices, ctx.size, ctx.shape = inputs
+        ctx.save_for_backward(indices)
+        ctx.save_for_forward(indices)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        return Collect.apply(upstream, *ctx.saved_tensors, ctx.size, ctx.shape), None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        return cast(Tensor, Spread.apply(tangents[0], *ctx.saved_tensors, ctx.size, ctx.shape))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, values: Tensor, indices: Tensor, *how: Any) -> tuple[Tensor, int]:
+        return _vmap_along(Spread, info, in_dims, values, indices, *how), 0
+
+
+class Collect(torch.autograd.Function):
+    """Takes for every output the value at the position that its maximum came from: the transpose of Spread."""
+
+    @staticmethod
+    def forward(values: Tensor, indices: Tensor, size: tuple[int, ...], shape: PoolShape | None) -> Tensor:
+        return _planes(values).gather(2, _planes(indices).long()).reshape(indices.shape)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, indices, ctx.size, ctx.shape = inputs
+        ctx.save_for_backward(indices)
+        ctx.save_for_forward(indices)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        return Spread.apply(upstream, *ctx.saved_tensors, ctx.size, ctx.shape), None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        return cast(Tensor, Collect.apply(tangents[0], *ctx.saved_tensors, ctx.size, ctx.shape))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, values: Tensor, indices: Tensor, *how: Any) -> tuple[Tensor, int]:
+        return _vmap_along(Collect, info, in_dims, values, indices, *how), 0
+
+
+def _planes(tensor: Tensor) -> Tensor:
+    return tensor.reshape(*tensor.shape[:2], torch.Size(tensor.shape[2:]).numel())
+
+
+def _unfolded(info: Any, tensor: Tensor) -> Tensor:
+    return tensor.reshape(info.batch_size, tensor.shape[0] // info.batch_size, *tensor.shape[1:])
+
+
+def _vmap_along(
+    function: type[torch.autograd.Function],
+    info: Any,
+    in_dims: Any,
+    values: Tensor,
+    indices: Tensor,
+    size: tuple[int, ...],
+    shape: PoolShape | None,
+) -> Tensor:
+    many = None if shape is None else replace(shape, batch=info.batch_size * shape.batch)
+    folded = (fold(info.batch_size, dim, tensor) for dim, tensor in zip(in_dims, (values, indices), strict=False))
+    return _unfolded(info, cast(Tensor, function.apply(*folded, size, many)))

@@ -1,0 +1,292 @@
+"""Convolution (which CNNs' convention makes a cross-correlation) and its transpose, with gradients derived here.
+
+All of convolution is one trilinear form, summed over images n, channels c_out and c_in, outputs o and taps t:
+
+    T(x, w, g) = sum of  x[n, c_in, o * stride - before + t * dilation]  *  w[c_out, c_in, t]  *  g[n, c_out, o]
+
+The output is its derivative by g. For a loss L with upstream gradient g = dL/dy the chain rule gives T's other two:
+
+    dL/dw[c_out, c_in, t] = sum over n, o of  x[n, c_in, o * stride - before + t * dilation] * g[n, c_out, o]
+        the input correlated with the upstream gradient: strides of the output become dilations, summed over all places
+        that share the weight;
+    dL/dx[n, c_in, i]     = sum over c_out and all (o, t) that see i of  g[n, c_out, o] * w[c_out, c_in, t]
+        the full convolution of the upstream gradient, its positions set ``stride`` apart, with the flipped kernel
+        (:meth:`striate.geometry.Window.adjoint`). By itself this is transposed convolution.
+
+Each of the three is linear in the two operands it has, and its derivatives by them are again two of the three. So one
+autograd function with an open operand is enough, and derivatives of every order come with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from striate.engine import Pass, choose
+from striate.engine.aten import AtenBackend
+from striate.geometry import ConvShape, Padding
+from striate.ops._calls import autocast, batched, check_weight, fold, frozen
+
+# The operands that each pass has, in the order of the form; the third one is open.
+_OPERANDS = {open_: tuple(role for role in Pass if role is not open_) for open_ in Pass}
+
+
+class _Contraction(torch.autograd.Function):
+    """T(x, w, g) with one operand open; its gradients are contractions with another one open."""
+
+    @staticmethod
+    def forward(first: Tensor, second: Tensor, bias: Tensor | None, shape: ConvShape, open_: Pass) -> Tensor:
+        return choose(shape, open_, first).contract(shape, open_, first, second, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        first, second, _, ctx.shape, ctx.open_ = inputs
+        # Each operand is needed for the other one's gradient only.
+        ctx.save_for_backward(first if ctx.needs_input_grad[1] else None, second if ctx.needs_input_grad[0] else None)
+        ctx.save_for_forward(first, second)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        first, second = ctx.saved_tensors
+        one, other = _OPERANDS[ctx.open_]
+        grad_first = grad_second = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_first = _contract(ctx.shape, one, {other: second, ctx.open_: upstream})
+        if ctx.needs_input_grad[1]:
+            grad_second = _contract(ctx.shape, other, {one: first, ctx.open_: upstream})
+        if ctx.needs_input_grad[2]:
+            grad_bias = upstream.sum([0, *range(2, upstream.dim())])
+        return grad_first, grad_second, grad_bias, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor | None:
+        first, second = ctx.saved_tensors
+        d_first, d_second, d_bias = tangents[:3]
+        one, other = _OPERANDS[ctx.open_]
+        parts = []
+        if d_first is not None:
+            parts.append(_contract(ctx.shape, ctx.open_, {one: d_first, other: second}))
+        if d_second is not None:
+            parts.append(_contract(ctx.shape, ctx.open_, {one: first, other: d_second}))
+        if d_bias is not None:
+            whole = ctx.shape.output_shape if ctx.open_ is Pass.OUTPUT else ctx.shape.input_shape
+            parts.append(d_bias.reshape(-1, *[1] * ctx.shape.dims).expand(whole))
+        return sum(parts[1:], parts[0]) if parts else None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+        """Samples become groups of channels that don't see each other."""
+        *tensors, shape, open_ = inputs
+        count = info.batch_size
+        many = replace(
+            shape,
+            in_channels=count * shape.in_channels,
+            out_channels=count * shape.out_channels,
+            groups=count * shape.groups,
+        )
+        # A weight's and a bias's channels come first, those of images second.
+        axes = [0 if role is Pass.WEIGHT_GRAD else 1 for role in _OPERANDS[open_]] + [0]
+        wide = [
+            None if tensor is None else fold(count, dim, tensor, into)
+            for tensor, dim, into in zip(tensors, in_dims, axes, strict=False)
+        ]
+        result = _Contraction.apply(*wide, many, open_)
+        axis = 0 if open_ is Pass.WEIGHT_GRAD else 1
+        return result.unflatten(axis, (count, result.shape[axis] // count)), axis
+
+
+def _contract(shape: ConvShape, open_: Pass, operands: dict[Pass, Tensor], bias: Tensor | None = None) -> Tensor:
+    first, second = (operands[role] for role in _OPERANDS[open_])
+    if torch.compiler.is_compiling():
+        # A compiler knows PyTorch's own operators, with their gradients, and fuses across them.
+        return _compiled.contract(shape, open_, first, second, bias)
+    return cast(Tensor, _Contraction.apply(first, second, bias, shape, open_))
+
+
+_compiled = AtenBackend()
+_shape = lru_cache(maxsize=4096, typed=True)(ConvShape.of)
+_shape_transposed = lru_cache(maxsize=4096, typed=True)(ConvShape.of_transposed)
+
+
+def _conv(
+    dims: int, input: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
+) -> Tensor:
+    call = f"conv{dims}d"
+    input, weight, bias = cast("tuple[Tensor, Tensor, Tensor | None]", autocast(input, weight, bias))
+    whole, had_batch = batched(call, dims, input)
+    check_weight(call, dims, input, weight, bias, weight.shape[0])
+    shape = _shape(whole.shape, weight.shape, frozen(stride), frozen(padding), frozen(dilation), groups)
+    output = _contract(shape, Pass.OUTPUT, {Pass.INPUT_GRAD: whole, Pass.WEIGHT_GRAD: weight}, bias)
+    return output if had_batch else output.squeeze(0)
+
+
+def _conv_transpose(
+    dims: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    groups: int,
+    dilation: Any,
+) -> Tensor:
+    call = f"conv_transpose{dims}d"
+    input, weight, bias = cast("tuple[Tensor, Tensor, Tensor | None]", autocast(input, weight, bias))
+    whole, had_batch = batched(call, dims, input)
+    check_weight(call, dims, input, weight, bias, weight.shape[1] * groups)
+    shape = _shape_transposed(
+        whole.shape, weight.shape, frozen(stride), frozen(padding), frozen(output_padding), groups, frozen(dilation)
+    )
+    if shape.output_shape != whole.shape:
+        # An output_padding of a stride or more (allowed under dilation): the windows reach that much further.
+        missing = [m - n for m, n in zip(shape.output_size, whole.shape[2:], strict=True)]
+        whole = torch.nn.functional.pad(whole, [cells for more in reversed(missing) for cells in (0, more)])
+    output = _contract(shape, Pass.INPUT_GRAD, {Pass.WEIGHT_GRAD: weight, Pass.OUTPUT: whole}, bias)
+    return output if had_batch else output.squeeze(0)
+
+
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: Padding = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Two-dimensional convolution in the convention of CNNs: the kernel is not flipped.
+
+    ``y[n, o, i, j] = bias[o] + sum over c, u, v of x[n, c, i * stride - before + u * dilation, ...] * w[o, c, u, v]``
+
+    Args:
+        input: (N, C_in, H, W) or (C_in, H, W).
+        weight: (C_out, C_in / groups, kH, kW).
+        bias: (C_out,).
+        stride, dilation: one number, or one an axis.
+        padding: zeros around the input: a number, one an axis, a ``(before, after)`` pair an axis, ``"valid"`` (none),
+            ``"same"`` (output is ceil(input / stride), an odd cell at the end), ``"same_lower"`` (an odd cell at the
+            start) or ``"full"`` (every tap meets every input).
+        groups: blocks of channels that don't see each other; C_in makes it depthwise.
+
+    Returns:
+        (N, C_out, H', W'), with H' as :meth:`striate.Window.output_size` says; unbatched for an unbatched input.
+
+    Raises:
+        GeometryError: sizes, channels and groups that don't fit together.
+        OperandError: a rank, dtype or device that doesn't fit.
+
+    Source: Goodfellow, Bengio & Courville, "Deep Learning" (2016), equation 9.6; gradients as derived at the top of
+    this file.
+
+    >>> image = torch.tensor([[[1.0, 5.0, 4.0], [9.0, 2.0, 1.0], [6.0, 3.0, 2.0]]])
+    >>> conv2d(image, torch.ones(1, 1, 2, 2))
+    tensor([[[17., 12.],
+             [20.,  8.]]])
+    >>> conv2d(image, torch.ones(1, 1, 3, 3), stride=2, padding="same").shape
+    torch.Size([1, 2, 2])
+    """
+    return _conv(2, input, weight, bias, stride, padding, dilation, groups)
+
+
+def conv1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int] = 1,
+    padding: Padding = 0,
+    dilation: int | tuple[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """:func:`conv2d` along one axis: input (N, C_in, L) or (C_in, L), weight (C_out, C_in / groups, k).
+
+    A causal convolution pads before only:
+
+    >>> conv1d(torch.ones(1, 1, 4), torch.ones(1, 1, 3), padding=((2, 0),))
+    tensor([[[1., 2., 3., 3.]]])
+    """
+    return _conv(1, input, weight, bias, stride, padding, dilation, groups)
+
+
+def conv3d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, int, int] = 1,
+    padding: Padding = 0,
+    dilation: int | tuple[int, int, int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """:func:`conv2d` along three axes: input (N, C_in, D, H, W), weight (C_out, C_in / groups, kD, kH, kW)."""
+    return _conv(3, input, weight, bias, stride, padding, dilation, groups)
+
+
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: Padding = 0,
+    output_padding: int | tuple[int, int] = 0,
+    groups: int = 1,
+    dilation: int | tuple[int, int] = 1,
+) -> Tensor:
+    """Transposed convolution: the input gradient of the :func:`conv2d` with the same weight and window.
+
+    Args:
+        input: (N, C_in, H, W) or (C_in, H, W).
+        weight: (C_in, C_out / groups, kH, kW).
+        bias: (C_out,).
+        stride, dilation: of the convolution that this transposes; the output is about ``stride`` times as large.
+        padding: of the convolution that this transposes, so it takes cells away; as in :func:`conv2d`. ``"same"``
+            makes the output exactly input * stride.
+        output_padding: cells more at the end, less than stride or dilation: which of the sizes that the convolution
+            maps to this input is meant.
+        groups: blocks of channels that don't see each other.
+
+    Returns:
+        (N, C_out, H', W') with H' = (H - 1) * stride + effective kernel - padding + output_padding.
+
+    Raises:
+        GeometryError, OperandError: as :func:`conv2d`.
+
+    Source: Dumoulin & Visin, "A guide to convolution arithmetic for deep learning" (2016), section 4.
+
+    >>> conv_transpose2d(torch.ones(1, 2, 2), torch.ones(1, 1, 2, 2))
+    tensor([[[1., 2., 1.],
+             [2., 4., 2.],
+             [1., 2., 1.]]])
+    """
+    return _conv_transpose(2, input, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+def conv_transpose1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int] = 1,
+    padding: Padding = 0,
+    output_padding: int | tuple[int] = 0,
+    groups: int = 1,
+    dilation: int | tuple[int] = 1,
+) -> Tensor:
+    """:func:`conv_transpose2d` along one axis: input (N, C_in, L) or (C_in, L), weight (C_in, C_out / groups, k)."""
+    return _conv_transpose(1, input, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+def conv_transpose3d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, int, int] = 1,
+    padding: Padding = 0,
+    output_padding: int | tuple[int, int, int] = 0,
+    groups: int = 1,
+    dilation: int | tuple[int, int, int] = 1,
+) -> Tensor:
+    """:func:`conv_transpose2d` along three axes: input (N, C_in, D, H, W), weight (C_in, C_out / groups, kD, ...)."""
+    return _conv_transpose(3, input, weight, bias, stride, padding, output_padding, groups, dilation)

@@ -1,0 +1,300 @@
+"""Pooling: the maximum, the average or the p-norm over every window, with gradients derived here.
+
+Max pooling hands each output's gradient to the one input that was the maximum (the first of equals); as a map of the
+gradient this is linear, and its own derivative collects from the same positions. Average pooling is a fixed linear map
+A, so its gradient is A's transpose and the transpose's gradient is A. Both come with derivatives of every order.
+
+The p-norm y = (sum of |x|^p)^(1/p) is an average of |x|^p on either side of pointwise powers, which gives
+
+    dL/dx = x |x|^(p-2) * sum over the outputs that see x of  g * y^(1-p),         0 where all of a window is 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Literal, TypeAlias, cast
+
+import torch
+from torch import Tensor
+
+from striate.engine import Pass
+from striate.engine.aten import AtenBackend
+from striate.errors import OperandError
+from striate.geometry import Padding, PoolShape, per_axis
+from striate.ops._calls import batched, frozen
+from striate.ops._pools import Average, Maximum
+
+Ints: TypeAlias = int | Sequence[int]
+
+
+_compiled = AtenBackend()
+_shape = lru_cache(maxsize=4096, typed=True)(PoolShape.of)
+
+
+def _prepare(
+    kind: Literal["max", "avg"],
+    dims: int,
+    input: Tensor,
+    kernel: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    *how: Any,
+) -> tuple[Tensor, bool, PoolShape]:
+    whole, had_batch = batched(f"{kind}_pool{dims}d", dims, input)
+    shape = _shape(kind, whole.shape, frozen(kernel), frozen(stride), frozen(padding), frozen(dilation), *how)
+    return whole, had_batch, shape
+
+
+def _max_pool(
+    dims: int,
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: bool,
+    return_indices: bool,
+) -> Any:
+    whole, had_batch, shape = _prepare("max", dims, input, kernel_size, stride, padding, dilation, ceil_mode)
+    if torch.compiler.is_compiling():
+        values, indices = _compiled.maximum(shape, whole)
+    else:
+        values, indices = cast("tuple[Tensor, Tensor]", Maximum.apply(whole, shape))
+    if not had_batch:
+        values, indices = values.squeeze(0), indices.squeeze(0)
+    return (values, indices.long()) if return_indices else values
+
+
+def _avg_pool(
+    dims: int,
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+    dilation: Any,
+) -> Tensor:
+    how = (ceil_mode, count_include_pad, divisor_override)
+    whole, had_batch, shape = _prepare("avg", dims, input, kernel_size, stride, padding, dilation, *how)
+    if torch.compiler.is_compiling():
+        output = _compiled.average(shape, Pass.OUTPUT, whole)
+    else:
+        output = cast(Tensor, Average.apply(whole, shape, Pass.OUTPUT))
+    return output if had_batch else output.squeeze(0)
+
+
+def _lp_pool(
+    dims: int,
+    input: Tensor,
+    norm_type: float,
+    kernel_size: Any,
+    stride: Any,
+    ceil_mode: bool,
+    padding: Any,
+    dilation: Any,
+) -> Tensor:
+    if not norm_type > 0:
+        raise OperandError(f"lp_pool{dims}d", f"got norm_type {norm_type}", "needed a number above 0, or inf")
+    if math.isinf(norm_type):
+        return cast(Tensor, _max_pool(dims, input.abs(), kernel_size, stride, padding, dilation, ceil_mode, False))
+    mean = _avg_pool(dims, input.abs().pow(norm_type), kernel_size, stride, padding, ceil_mode, True, None, dilation)
+    taps = math.prod(per_axis(kernel_size, dims, "kernel", f"lp_pool{dims}d"))
+    power = mean * taps
+    # The root has no slope at 0; a window of zeros gets a gradient of zero rather than NaN.
+    some = power != 0
+    return cast(Tensor, torch.where(some, power, 1).pow(1 / norm_type) * some)
+
+
+def max_pool2d(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """The largest value in every window. NaN counts as larger than all; of equals the first is taken.
+
+    Args:
+        input: (N, C, H, W) or (C, H, W).
+        kernel_size, dilation: one number, or one an axis.
+        stride: the same; by default the kernel size, so that windows lie side by side.
+        padding: as in :func:`striate.ops.conv2d`; what is padded never wins.
+        ceil_mode: round the output size up; the last window then hangs over the end.
+        return_indices: also return each maximum's flat position in its (H, W) plane, int64.
+
+    Returns:
+        (N, C, H', W'), or that and the indices of the same shape.
+
+    Raises:
+        GeometryError: a window larger than the padded input, or one that lies wholly in the padding.
+        OperandError: an input of another rank.
+
+    Source: Goodfellow, Bengio & Courville, "Deep Learning" (2016), section 9.3.
+
+    >>> image = torch.tensor([[[1.0, 5.0, 4.0], [9.0, 2.0, 1.0], [6.0, 3.0, 2.0]]])
+    >>> max_pool2d(image, 2, stride=1)
+    tensor([[[9., 5.],
+             [9., 3.]]])
+    """
+    return _max_pool(2, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+
+def max_pool1d(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """:func:`max_pool2d` along one axis: input (N, C, L) or (C, L)."""
+    return _max_pool(1, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+
+def max_pool3d(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """:func:`max_pool2d` along three axes: input (N, C, D, H, W) or (C, D, H, W)."""
+    return _max_pool(3, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+
+def avg_pool2d(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    dilation: Ints = 1,
+) -> Tensor:
+    """The mean of every window.
+
+    Args:
+        input: (N, C, H, W) or (C, H, W).
+        kernel_size, stride, padding, dilation, ceil_mode: as in :func:`max_pool2d`.
+        count_include_pad: padded zeros count as cells. What hangs over the padding's end never does.
+        divisor_override: divide by this instead of by the number of cells.
+
+    Returns:
+        (N, C, H', W').
+
+    Raises:
+        GeometryError, OperandError: as :func:`max_pool2d`.
+
+    Source: Goodfellow, Bengio & Courville, "Deep Learning" (2016), section 9.3; dilation as in ONNX's AveragePool.
+
+    >>> image = torch.tensor([[[1.0, 5.0, 4.0], [9.0, 2.0, 1.0], [6.0, 3.0, 2.0]]])
+    >>> avg_pool2d(image, 2, stride=1)
+    tensor([[[4.2500, 3.0000],
+             [5.0000, 2.0000]]])
+    """
+    return _avg_pool(2, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, dilation)
+
+
+def avg_pool1d(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    dilation: Ints = 1,
+) -> Tensor:
+    """:func:`avg_pool2d` along one axis: input (N, C, L) or (C, L)."""
+    return _avg_pool(1, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, dilation)
+
+
+def avg_pool3d(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    dilation: Ints = 1,
+) -> Tensor:
+    """:func:`avg_pool2d` along three axes: input (N, C, D, H, W) or (C, D, H, W)."""
+    return _avg_pool(3, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, dilation)
+
+
+def lp_pool2d(
+    input: Tensor,
+    norm_type: float,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    ceil_mode: bool = False,
+    *,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+) -> Tensor:
+    """The p-norm (sum of |x|^p)^(1/p) of every window; p = 1 sums magnitudes, p = inf takes the largest.
+
+    The norm is of |x|, as its name and ONNX's LpPool say; PyTorch leaves the sign in, which for odd p cancels within a
+    window and gives NaN where a sum is negative. Like PyTorch, a window that hangs over the end (``ceil_mode``) is
+    scaled up as if it were whole.
+
+    Args:
+        input: (N, C, H, W) or (C, H, W).
+        norm_type: p, above 0.
+        kernel_size, stride, ceil_mode, padding, dilation: as in :func:`max_pool2d`.
+
+    Returns:
+        (N, C, H', W').
+
+    Raises:
+        GeometryError, OperandError: as :func:`max_pool2d`.
+
+    Source: Gulcehre et al., "Learned-norm pooling for deep feedforward and recurrent neural networks" (2014), eq. 2.
+
+    >>> lp_pool2d(torch.tensor([[[3.0, -4.0]]]), 2, (1, 2))
+    tensor([[[5.]]])
+    """
+    return _lp_pool(2, input, norm_type, kernel_size, stride, ceil_mode, padding, dilation)
+
+
+def lp_pool1d(
+    input: Tensor,
+    norm_type: float,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    ceil_mode: bool = False,
+    *,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+) -> Tensor:
+    """:func:`lp_pool2d` along one axis: input (N, C, L) or (C, L)."""
+    return _lp_pool(1, input, norm_type, kernel_size, stride, ceil_mode, padding, dilation)
+
+
+def lp_pool3d(
+    input: Tensor,
+    norm_type: float,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    ceil_mode: bool = False,
+    *,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+) -> Tensor:
+    """:func:`lp_pool2d` along three axes: input (N, C, D, H, W) or (C, D, H, W)."""
+    return _lp_pool(3, input, norm_type, kernel_size, stride, ceil_mode, padding, dilation)

@@ -1,0 +1,97 @@
+"""True convolution and correlation of plain arrays, without channels: signals, images, distributions.
+
+    (x * w)[z] = sum over a of  x[a] * w[z - a]        convolution: the kernel runs backwards
+    (x . w)[z] = sum over a of  x[a + z] * w[a]        correlation: what CNNs call convolution
+
+Convolution is what addition does to distributions: if X and Y are independent and whole-numbered, then
+P(X + Y = z) = sum over a of P(X = a) * P(Y = z - a), the convolution of the two (in two dimensions for pairs).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final, Literal
+
+from torch import Tensor
+
+from striate.engine import Pass
+from striate.errors import GeometryError, OperandError
+from striate.geometry import ConvShape, Padding
+from striate.ops._calls import check_weight
+from striate.ops.convolution import _contract
+
+Mode = Literal["full", "same", "valid"]
+
+# In "same" the cell in the middle of an even kernel belongs to the later half, as in NumPy and SciPy.
+_PADDING: Final[dict[str, Padding]] = {"full": "full", "same": "same_lower", "valid": "valid"}
+
+
+@lru_cache(maxsize=1024)
+def _shape(count: int, size: tuple[int, ...], kernel: tuple[int, ...], mode: str) -> ConvShape:
+    return ConvShape.of((count, 1, *size), (1, 1, *kernel), padding=_PADDING[mode])
+
+
+def _slide(call: str, input: Tensor, weight: Tensor, mode: Mode) -> Tensor:
+    dims = weight.dim()
+    if mode not in _PADDING:
+        raise GeometryError(call, f"got mode {mode!r}", 'needed "full", "same" or "valid"')
+    if not 1 <= dims <= 3 or input.dim() < dims:
+        raise OperandError(
+            call,
+            f"got an input of shape {tuple(input.shape)} and a weight of shape {tuple(weight.shape)}",
+            "needed a weight with 1, 2 or 3 axes and an input with as many or more",
+        )
+    if min(weight.shape) < 1 or min(input.shape[input.dim() - dims :]) < 1:
+        raise GeometryError(
+            call,
+            f"got an input of shape {tuple(input.shape)} and a weight of shape {tuple(weight.shape)}",
+            "needed at least one position on each axis",
+        )
+    lead, size = input.shape[: input.dim() - dims], input.shape[input.dim() - dims :]
+    signals, kernel = input.reshape(-1, 1, *size), weight[None, None]
+    check_weight(call, dims, signals, kernel, None, 1)
+    shape = _shape(signals.shape[0], tuple(size), tuple(weight.shape), mode)
+    output = _contract(shape, Pass.OUTPUT, {Pass.INPUT_GRAD: signals, Pass.WEIGHT_GRAD: kernel})
+    return output.reshape(*lead, *shape.output_size)
+
+
+def convolve(input: Tensor, weight: Tensor, mode: Mode = "full") -> Tensor:
+    """True convolution, the kernel flipped; of two probability vectors the distribution of the sum.
+
+    Args:
+        input: (..., L), (..., H, W) or (..., D, H, W); what stands before the weight's axes are independent signals.
+        weight: (k,), (kH, kW) or (kD, kH, kW).
+        mode: ``"full"`` every overlap, L + k - 1 long; ``"same"`` its middle, as long as the input; ``"valid"`` only
+            where the two overlap completely, L - k + 1 long.
+
+    Returns:
+        (..., L') with the input's leading axes.
+
+    Raises:
+        GeometryError: an unknown mode, an empty axis, ``"valid"`` with a kernel longer than the input.
+        OperandError: ranks, dtypes or devices that don't fit.
+
+    Source: Goodfellow, Bengio & Courville, "Deep Learning" (2016), equations 9.3 to 9.5; agrees with
+    ``scipy.signal.convolve``.
+
+    >>> import torch
+    >>> die = torch.full((6,), 1 / 6)
+    >>> 36 * convolve(die, die)               # of 36 throws of two dice, how many sum to 2, 3, ... 12
+    tensor([1.0000, 2.0000, 3.0000, 4.0000, 5.0000, 6.0000, 5.0000, 4.0000, 3.0000,
+            2.0000, 1.0000])
+    """
+    return _slide("convolve", input, weight.flip(list(range(weight.dim()))), mode)
+
+
+def correlate(input: Tensor, weight: Tensor, mode: Mode = "valid") -> Tensor:
+    """Cross-correlation, the kernel as it is: what CNNs call convolution. Arguments as for :func:`convolve`.
+
+    Complex weights are not conjugated. Otherwise this agrees with ``scipy.signal.correlate``.
+
+    Source: Goodfellow, Bengio & Courville, "Deep Learning" (2016), equation 9.6.
+
+    >>> import torch
+    >>> correlate(torch.tensor([1.0, 5.0, 4.0]), torch.tensor([1.0, -1.0]))
+    tensor([-4.,  1.])
+    """
+    return _slide("correlate", input, weight, mode)
