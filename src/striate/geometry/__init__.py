@@ -3,7 +3,7 @@
 :class:`Window` is the map along one axis; :class:`ConvShape` and :class:`PoolShape` are whole problems.
 """
 
-from striate.geometry.calls import AXES, per_axis
+from striate.geometry.calls import AXES, per_axis, windows
 from striate.geometry.notation import parse
 from striate.geometry.shapes import ConvShape, PoolShape, Problem
 from striate.geometry.window import PADDING_WORDS, Adjoint, Padding, Window
@@ -19,4 +19,5 @@ __all__ = [
     "Window",
     "parse",
     "per_axis",
+    "windows",
 ]

@@ -7,10 +7,9 @@ computes it, a benchmark times it, and a failing test prints it, as one line tha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal, TypeAlias, cast
+from typing import ClassVar, Literal, TypeAlias, cast
 
 from striate.errors import GeometryError
 from striate.geometry.calls import AXES, Blame, Ints, joined, padding_word, per_axis, product, windows
@@ -18,39 +17,37 @@ from striate.geometry.window import Padding, Window
 
 
 class _Sized:
-    """What every problem has: sizes and windows along the same axes."""
+    """What every problem has: sizes and windows along the same axes, and what follows from them.
+
+    What follows is worked out when the problem is made, so an impossible problem can't be made, and one that is looked
+    up again costs nothing. (No ``cached_property``: compilers can't trace its lock.)
+    """
 
     size: tuple[int, ...]
     windows: tuple[Window, ...]
 
-    @property
-    def dims(self) -> int:
-        """Number of spatial axes."""
-        return len(self.size)
+    dims: int  #: number of spatial axes
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    pads: tuple[tuple[int, int], ...]  #: cells (before, after) on each axis
+    output_size: tuple[int, ...]
 
-    def _along_axes(self, measure: Callable[[Window, int], int], call: str) -> tuple[int, ...]:
-        found = []
+    def _derive(self, name: str, ceil_mode: bool = False) -> None:
+        outputs = []
         for axis, (window, size) in enumerate(zip(self.windows, self.size, strict=True)):
-            with Blame(call, self.dims, axis):
-                found.append(measure(window, size))
-        return tuple(found)
-
-    @cached_property
-    def kernel(self) -> tuple[int, ...]:
-        return tuple(window.kernel for window in self.windows)
-
-    @cached_property
-    def stride(self) -> tuple[int, ...]:
-        return tuple(window.stride for window in self.windows)
-
-    @cached_property
-    def dilation(self) -> tuple[int, ...]:
-        return tuple(window.dilation for window in self.windows)
-
-    @cached_property
-    def pads(self) -> tuple[tuple[int, int], ...]:
-        """Cells ``(before, after)`` on each axis."""
-        return tuple(window.pads(size) for window, size in zip(self.windows, self.size, strict=True))
+            with Blame(name, len(self.size), axis):
+                outputs.append(window.output_size(size, ceil_mode))
+        derived = {
+            "dims": len(self.size),
+            "kernel": tuple(window.kernel for window in self.windows),
+            "stride": tuple(window.stride for window in self.windows),
+            "dilation": tuple(window.dilation for window in self.windows),
+            "pads": tuple(window.pads(size) for window, size in zip(self.windows, self.size, strict=True)),
+            "output_size": tuple(outputs),
+        }
+        for key, value in derived.items():
+            object.__setattr__(self, key, value)
 
     def _window_words(self, *, padding_default: str = "0") -> list[str]:
         """``stride=2 padding=1:2x0`` ...: what differs from the default."""
@@ -103,14 +100,13 @@ class ConvShape(_Sized):
                 f"{self.groups} groups for {self.in_channels} input and {self.out_channels} output channels",
                 "needed a number of groups, 1 or more, that divides both",
             )
-        if self.out_channels < 1 or min(self.batch, self.in_channels, *self.size) < 0:
+        if self.out_channels < 1 or any(length < 0 for length in self.input_shape):
             raise GeometryError(
                 self.name,
                 f"input {product((self.batch, self.in_channels, *self.size))} and {self.out_channels} output channels",
                 "needed sizes of 0 or more and at least one output channel",
             )
-        # Asked here, so that an impossible problem can't be made.
-        _ = self.output_size
+        self._derive(self.name)
 
     @classmethod
     def of(
@@ -202,10 +198,6 @@ class ConvShape(_Sized):
     def name(self) -> str:
         return f"conv{len(self.size)}d"
 
-    @cached_property
-    def output_size(self) -> tuple[int, ...]:
-        return self._along_axes(lambda window, size: window.output_size(size), self.name)
-
     @property
     def input_shape(self) -> tuple[int, ...]:
         """(N, C_in, ...)."""
@@ -266,6 +258,8 @@ class PoolShape(_Sized):
     count_include_pad: bool = True
     divisor: int | None = None
 
+    _divisors: ClassVar[tuple[tuple[int, ...], ...]]
+
     def __post_init__(self) -> None:
         if len(self.size) not in AXES or len(self.size) != len(self.windows):
             raise GeometryError(
@@ -273,12 +267,14 @@ class PoolShape(_Sized):
             )
         if self.divisor == 0:
             raise GeometryError(self.name, "a divisor of 0", "needed any other number, or None for the number of cells")
-        if min(self.batch, self.channels) < 0 or min(self.size) < 1:
+        if self.batch < 0 or self.channels < 0 or any(length < 1 for length in self.size):
             raise GeometryError(
                 self.name,
                 f"input {product(self.input_shape)}",
                 "needed at least one position on each axis",
             )
+        self._derive(self.name, self.ceil_mode)
+        object.__setattr__(self, "_divisors", ())
         for axis, (window, size, outputs) in enumerate(zip(self.windows, self.size, self.output_size, strict=True)):
             resolved = window.resolve(size)
             empty = [o for o in (0, outputs - 1) if not resolved.taps_inside(o, size)]
@@ -346,10 +342,6 @@ class PoolShape(_Sized):
     def name(self) -> str:
         return f"{self.kind}_pool{len(self.size)}d"
 
-    @cached_property
-    def output_size(self) -> tuple[int, ...]:
-        return self._along_axes(lambda window, size: window.output_size(size, self.ceil_mode), self.name)
-
     @property
     def input_shape(self) -> tuple[int, ...]:
         """(N, C, ...)."""
@@ -360,9 +352,11 @@ class PoolShape(_Sized):
         """(N, C, ...)."""
         return (self.batch, self.channels, *self.output_size)
 
-    @cached_property
+    @property
     def divisors(self) -> tuple[tuple[int, ...], ...]:
         """For each axis the number of cells in each output's window; an average divides by their product."""
+        if self._divisors:
+            return self._divisors
         counts = []
         for window, size, outputs in zip(self.windows, self.size, self.output_size, strict=True):
             before, after = window.pads(size)
@@ -370,7 +364,8 @@ class PoolShape(_Sized):
             lead, length = (0, before + size + after) if self.count_include_pad else (before, size)
             framed = Window(window.kernel, window.stride, (lead, 0), window.dilation)
             counts.append(tuple(len(framed.taps_inside(output, length)) for output in range(outputs)))
-        return tuple(counts)
+        object.__setattr__(self, "_divisors", tuple(counts))
+        return self._divisors
 
 
 Problem: TypeAlias = ConvShape | PoolShape
