@@ -42,7 +42,7 @@ class AtenBackend(Backend):
             first = _pad(first, extra)
         zeros = [0] * shape.dims
         if open_ is Pass.OUTPUT:
-            output: Tensor = _aten.convolution(
+            output: Tensor = torch.convolution(
                 first, second, bias, shape.stride, shared, shape.dilation, False, zeros, shape.groups
             )
             return output
