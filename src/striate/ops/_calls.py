@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from striate.errors import OperandError
-from striate.geometry import AXES
+from striate.geometry import AXES, ConvShape, PoolShape
+
+_Shape = TypeVar("_Shape", ConvShape, PoolShape)
 
 
 def layout(dims: int, unbatched: bool = False) -> str:
@@ -62,6 +66,19 @@ def fold(count: int, dim: int | None, tensor: Tensor, into: int = 0) -> Tensor:
     return each.movedim(0, into).flatten(into, into + 1)
 
 
-def frozen(value: Any) -> Any:
+def prepared(make: Callable[..., _Shape]) -> Callable[..., _Shape]:
+    """``make``, remembering what it made: arguments are parsed and checked once for every problem."""
+    cached = lru_cache(maxsize=4096, typed=True)(make)
+
+    def problem(*arguments: Any) -> _Shape:
+        if torch.compiler.is_compiling():
+            # Traced once anyway, and sizes may be symbols there, which a cache can't look up.
+            return make(*arguments)
+        return cached(*(_frozen(argument) for argument in arguments))
+
+    return problem
+
+
+def _frozen(value: Any) -> Any:
     """Lists as tuples all the way down, so that arguments can be looked up in a cache."""
-    return tuple(frozen(item) for item in value) if isinstance(value, (list, tuple)) else value
+    return tuple(_frozen(item) for item in value) if isinstance(value, (list, tuple)) else value

@@ -14,10 +14,11 @@ from torch import Tensor
 from striate.engine import Pass, choose
 from striate.engine.aten import spread
 from striate.geometry import PoolShape
+from striate.ops._autograd import Differentiable
 from striate.ops._calls import fold
 
 
-class Average(torch.autograd.Function):
+class Average(Differentiable):
     """Average pooling or its transpose; each is the other's gradient."""
 
     @staticmethod
@@ -31,19 +32,19 @@ class Average(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         transposed = Pass.INPUT_GRAD if ctx.open_ is Pass.OUTPUT else Pass.OUTPUT
-        return Average.apply(upstream, ctx.shape, transposed), None, None
+        return Average.of(upstream, ctx.shape, transposed), None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
-        return cast(Tensor, Average.apply(tangents[0], ctx.shape, ctx.open_))
+        return cast(Tensor, Average.of(tangents[0], ctx.shape, ctx.open_))
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, operand: Tensor, shape: PoolShape, open_: Pass) -> tuple[Tensor, int]:
         many = replace(shape, batch=info.batch_size * shape.batch)
-        return _unfolded(info, Average.apply(fold(info.batch_size, in_dims[0], operand), many, open_)), 0
+        return _unfolded(info, Average.of(fold(info.batch_size, in_dims[0], operand), many, open_)), 0
 
 
-class Maximum(torch.autograd.Function):
+class Maximum(Differentiable):
     """Max pooling: values, and their positions in a compact dtype."""
 
     @staticmethod
@@ -59,20 +60,20 @@ class Maximum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        return Spread.apply(upstream, *ctx.saved_tensors, ctx.shape.size, ctx.shape), None
+        return Spread.of(upstream, *ctx.saved_tensors, ctx.shape.size, ctx.shape), None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, None]:
-        return cast(Tensor, Collect.apply(tangents[0], *ctx.saved_tensors, ctx.shape.size, ctx.shape)), None
+        return cast(Tensor, Collect.of(tangents[0], *ctx.saved_tensors, ctx.shape.size, ctx.shape)), None
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, input: Tensor, shape: PoolShape) -> tuple[tuple[Tensor, Tensor], int]:
         many = replace(shape, batch=info.batch_size * shape.batch)
-        values, indices = Maximum.apply(fold(info.batch_size, in_dims[0], input), many)
+        values, indices = Maximum.of(fold(info.batch_size, in_dims[0], input), many)
         return (_unfolded(info, values), _unfolded(info, indices)), 0
 
 
-class Spread(torch.autograd.Function):
+class Spread(Differentiable):
     """Adds every output's gradient to the position that its maximum came from, among ``size`` positions a channel.
 
     With a shape, that problem's backend does it; without one (adaptive pooling has no windows of one size) PyTorch.
@@ -92,18 +93,18 @@ class Spread(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        return Collect.apply(upstream, *ctx.saved_tensors, ctx.size, ctx.shape), None, None, None
+        return Collect.of(upstream, *ctx.saved_tensors, ctx.size, ctx.shape), None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
-        return cast(Tensor, Spread.apply(tangents[0], *ctx.saved_tensors, ctx.size, ctx.shape))
+        return cast(Tensor, Spread.of(tangents[0], *ctx.saved_tensors, ctx.size, ctx.shape))
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, values: Tensor, indices: Tensor, *how: Any) -> tuple[Tensor, int]:
         return _vmap_along(Spread, info, in_dims, values, indices, *how), 0
 
 
-class Collect(torch.autograd.Function):
+class Collect(Differentiable):
     """Takes for every output the value at the position that its maximum came from: the transpose of Spread."""
 
     @staticmethod
@@ -118,11 +119,11 @@ class Collect(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        return Spread.apply(upstream, *ctx.saved_tensors, ctx.size, ctx.shape), None, None, None
+        return Spread.of(upstream, *ctx.saved_tensors, ctx.size, ctx.shape), None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
-        return cast(Tensor, Collect.apply(tangents[0], *ctx.saved_tensors, ctx.size, ctx.shape))
+        return cast(Tensor, Collect.of(tangents[0], *ctx.saved_tensors, ctx.size, ctx.shape))
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, values: Tensor, indices: Tensor, *how: Any) -> tuple[Tensor, int]:
@@ -138,7 +139,7 @@ def _unfolded(info: Any, tensor: Tensor) -> Tensor:
 
 
 def _vmap_along(
-    function: type[torch.autograd.Function],
+    function: type[Differentiable],
     info: Any,
     in_dims: Any,
     values: Tensor,
@@ -148,4 +149,4 @@ def _vmap_along(
 ) -> Tensor:
     many = None if shape is None else replace(shape, batch=info.batch_size * shape.batch)
     folded = (fold(info.batch_size, dim, tensor) for dim, tensor in zip(in_dims, (values, indices), strict=False))
-    return _unfolded(info, cast(Tensor, function.apply(*folded, size, many)))
+    return _unfolded(info, cast(Tensor, function.of(*folded, size, many)))

@@ -20,7 +20,6 @@ autograd function with an open operand is enough, and derivatives of every order
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any, cast
 
 import torch
@@ -29,13 +28,14 @@ from torch import Tensor
 from striate.engine import Pass, choose
 from striate.engine.aten import AtenBackend
 from striate.geometry import ConvShape, Padding
-from striate.ops._calls import autocast, batched, check_weight, fold, frozen
+from striate.ops._autograd import Differentiable
+from striate.ops._calls import autocast, batched, check_weight, fold, prepared
 
 # The operands that each pass has, in the order of the form; the third one is open.
 _OPERANDS = {open_: tuple(role for role in Pass if role is not open_) for open_ in Pass}
 
 
-class _Contraction(torch.autograd.Function):
+class _Contraction(Differentiable):
     """T(x, w, g) with one operand open; its gradients are contractions with another one open."""
 
     @staticmethod
@@ -94,7 +94,7 @@ class _Contraction(torch.autograd.Function):
             None if tensor is None else fold(count, dim, tensor, into)
             for tensor, dim, into in zip(tensors, in_dims, axes, strict=False)
         ]
-        result = _Contraction.apply(*wide, many, open_)
+        result = _Contraction.of(*wide, many, open_)
         axis = 0 if open_ is Pass.WEIGHT_GRAD else 1
         return result.unflatten(axis, (count, result.shape[axis] // count)), axis
 
@@ -104,12 +104,12 @@ def _contract(shape: ConvShape, open_: Pass, operands: dict[Pass, Tensor], bias:
     if torch.compiler.is_compiling():
         # A compiler knows PyTorch's own operators, with their gradients, and fuses across them.
         return _compiled.contract(shape, open_, first, second, bias)
-    return cast(Tensor, _Contraction.apply(first, second, bias, shape, open_))
+    return cast(Tensor, _Contraction.of(first, second, bias, shape, open_))
 
 
 _compiled = AtenBackend()
-_shape = lru_cache(maxsize=4096, typed=True)(ConvShape.of)
-_shape_transposed = lru_cache(maxsize=4096, typed=True)(ConvShape.of_transposed)
+_shape = prepared(ConvShape.of)
+_shape_transposed = prepared(ConvShape.of_transposed)
 
 
 def _conv(
@@ -119,7 +119,7 @@ def _conv(
     input, weight, bias = cast("tuple[Tensor, Tensor, Tensor | None]", autocast(input, weight, bias))
     whole, had_batch = batched(call, dims, input)
     check_weight(call, dims, input, weight, bias, weight.shape[0])
-    shape = _shape(whole.shape, weight.shape, frozen(stride), frozen(padding), frozen(dilation), groups)
+    shape = _shape(whole.shape, weight.shape, stride, padding, dilation, groups)
     output = _contract(shape, Pass.OUTPUT, {Pass.INPUT_GRAD: whole, Pass.WEIGHT_GRAD: weight}, bias)
     return output if had_batch else output.squeeze(0)
 
@@ -139,9 +139,7 @@ def _conv_transpose(
     input, weight, bias = cast("tuple[Tensor, Tensor, Tensor | None]", autocast(input, weight, bias))
     whole, had_batch = batched(call, dims, input)
     check_weight(call, dims, input, weight, bias, weight.shape[1] * groups)
-    shape = _shape_transposed(
-        whole.shape, weight.shape, frozen(stride), frozen(padding), frozen(output_padding), groups, frozen(dilation)
-    )
+    shape = _shape_transposed(whole.shape, weight.shape, stride, padding, output_padding, groups, dilation)
     if shape.output_shape != whole.shape:
         # An output_padding of a stride or more (allowed under dilation): the windows reach that much further.
         missing = [m - n for m, n in zip(shape.output_size, whole.shape[2:], strict=True)]

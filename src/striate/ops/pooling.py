@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
@@ -23,14 +22,14 @@ from striate.engine import Pass
 from striate.engine.aten import AtenBackend
 from striate.errors import OperandError
 from striate.geometry import Padding, PoolShape, per_axis
-from striate.ops._calls import batched, frozen
+from striate.ops._calls import batched, prepared
 from striate.ops._pools import Average, Maximum
 
 Ints: TypeAlias = int | Sequence[int]
 
 
 _compiled = AtenBackend()
-_shape = lru_cache(maxsize=4096, typed=True)(PoolShape.of)
+_shape = prepared(PoolShape.of)
 
 
 def _prepare(
@@ -44,7 +43,7 @@ def _prepare(
     *how: Any,
 ) -> tuple[Tensor, bool, PoolShape]:
     whole, had_batch = batched(f"{kind}_pool{dims}d", dims, input)
-    shape = _shape(kind, whole.shape, frozen(kernel), frozen(stride), frozen(padding), frozen(dilation), *how)
+    shape = _shape(kind, whole.shape, kernel, stride, padding, dilation, *how)
     return whole, had_batch, shape
 
 
@@ -62,7 +61,7 @@ def _max_pool(
     if torch.compiler.is_compiling():
         values, indices = _compiled.maximum(shape, whole)
     else:
-        values, indices = cast("tuple[Tensor, Tensor]", Maximum.apply(whole, shape))
+        values, indices = cast("tuple[Tensor, Tensor]", Maximum.of(whole, shape))
     if not had_batch:
         values, indices = values.squeeze(0), indices.squeeze(0)
     return (values, indices.long()) if return_indices else values
@@ -84,7 +83,7 @@ def _avg_pool(
     if torch.compiler.is_compiling():
         output = _compiled.average(shape, Pass.OUTPUT, whole)
     else:
-        output = cast(Tensor, Average.apply(whole, shape, Pass.OUTPUT))
+        output = cast(Tensor, Average.of(whole, shape, Pass.OUTPUT))
     return output if had_batch else output.squeeze(0)
 
 

@@ -9,7 +9,6 @@ P(X + Y = z) = sum over a of P(X = a) * P(Y = z - a), the convolution of the two
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Final, Literal
 
 from torch import Tensor
@@ -17,7 +16,7 @@ from torch import Tensor
 from striate.engine import Pass
 from striate.errors import GeometryError, OperandError
 from striate.geometry import ConvShape, Padding
-from striate.ops._calls import check_weight
+from striate.ops._calls import check_weight, prepared
 from striate.ops.convolution import _contract
 
 Mode = Literal["full", "same", "valid"]
@@ -26,9 +25,7 @@ Mode = Literal["full", "same", "valid"]
 _PADDING: Final[dict[str, Padding]] = {"full": "full", "same": "same_lower", "valid": "valid"}
 
 
-@lru_cache(maxsize=1024)
-def _shape(count: int, size: tuple[int, ...], kernel: tuple[int, ...], mode: str) -> ConvShape:
-    return ConvShape.of((count, 1, *size), (1, 1, *kernel), padding=_PADDING[mode])
+_shape = prepared(ConvShape.of)
 
 
 def _slide(call: str, input: Tensor, weight: Tensor, mode: Mode) -> Tensor:
@@ -50,7 +47,7 @@ def _slide(call: str, input: Tensor, weight: Tensor, mode: Mode) -> Tensor:
     lead, size = input.shape[: input.dim() - dims], input.shape[input.dim() - dims :]
     signals, kernel = input.reshape(-1, 1, *size), weight[None, None]
     check_weight(call, dims, signals, kernel, None, 1)
-    shape = _shape(signals.shape[0], tuple(size), tuple(weight.shape), mode)
+    shape = _shape(signals.shape, kernel.shape, 1, _PADDING[mode])
     output = _contract(shape, Pass.OUTPUT, {Pass.INPUT_GRAD: signals, Pass.WEIGHT_GRAD: kernel})
     return output.reshape(*lead, *shape.output_size)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from striate.errors import GeometryError, OperandError
 from striate.geometry import per_axis
+from striate.ops._autograd import Differentiable
 from striate.ops._calls import batched
 from striate.ops._pools import Collect, Spread
 from striate.ops.pooling import avg_pool1d, avg_pool2d, avg_pool3d, max_pool1d, max_pool2d, max_pool3d
@@ -52,7 +53,7 @@ def _dims(call: str, input: Tensor) -> int:
     raise OperandError(call, f"got an input of shape {tuple(input.shape)}", "needed (N, C, ...) with 1, 2 or 3 axes")
 
 
-class _AdaptiveAverage(torch.autograd.Function):
+class _AdaptiveAverage(Differentiable):
     """Adaptive averages of (N, C, ...), or their transpose back to ``size``; each is the other's gradient."""
 
     generate_vmap_rule = True
@@ -70,14 +71,14 @@ class _AdaptiveAverage(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        return _AdaptiveAverage.apply(upstream, *ctx.sizes, not ctx.transposed), None, None, None
+        return _AdaptiveAverage.of(upstream, *ctx.sizes, not ctx.transposed), None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
-        return cast(Tensor, _AdaptiveAverage.apply(tangents[0], *ctx.sizes, ctx.transposed))
+        return cast(Tensor, _AdaptiveAverage.of(tangents[0], *ctx.sizes, ctx.transposed))
 
 
-class _AdaptiveMaximum(torch.autograd.Function):
+class _AdaptiveMaximum(Differentiable):
     """Adaptive maxima of (N, C, ...) and their positions."""
 
     generate_vmap_rule = True
@@ -95,11 +96,11 @@ class _AdaptiveMaximum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        return Spread.apply(upstream, *ctx.saved_tensors, ctx.size, None), None
+        return Spread.of(upstream, *ctx.saved_tensors, ctx.size, None), None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, None]:
-        return cast(Tensor, Collect.apply(tangents[0], *ctx.saved_tensors, ctx.size, None)), None
+        return cast(Tensor, Collect.of(tangents[0], *ctx.saved_tensors, ctx.size, None)), None
 
 
 def _adaptive(kind: str, dims: int, input: Tensor, output_size: OutputSize) -> tuple[Tensor, Tensor | None]:
@@ -119,11 +120,11 @@ def _adaptive(kind: str, dims: int, input: Tensor, output_size: OutputSize) -> t
         if torch.compiler.is_compiling():
             output = cast(Tensor, _AVERAGE[len(target)](planes, target))
         else:
-            output = cast(Tensor, _AdaptiveAverage.apply(planes, tuple(planes.shape[2:]), target, False))
+            output = cast(Tensor, _AdaptiveAverage.of(planes, tuple(planes.shape[2:]), target, False))
     elif torch.compiler.is_compiling():
         output, indices = cast("tuple[Tensor, Tensor]", _MAXIMUM[len(target)](planes, target))
     else:
-        output, indices = cast("tuple[Tensor, Tensor]", _AdaptiveMaximum.apply(planes, target))
+        output, indices = cast("tuple[Tensor, Tensor]", _AdaptiveMaximum.of(planes, target))
     lead = whole.shape[:2] if had_batch else whole.shape[1:2]
     return output.reshape(*lead, *wanted), None if indices is None else indices.reshape(*lead, *wanted)
 
