@@ -1,0 +1,144 @@
+"""Convolution layers, drop-in for torch.nn's: same constructor, state_dict and initial values; wider padding.
+
+Each is a subclass of the torch.nn layer it stands in for, so whatever asks ``isinstance(layer, torch.nn.Conv2d)`` goes
+on working, and only the call is striate's. ``padding`` may be all that :func:`striate.ops.conv2d` takes: one ``(before,
+after)`` pair an axis, ``"same"`` with any stride, ``"same_lower"``, ``"full"``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from striate import ops
+from striate.geometry import Padding, Window, windows
+
+_CONV: Final = {1: ops.conv1d, 2: ops.conv2d, 3: ops.conv3d}
+_CONV_TRANSPOSE: Final = {1: ops.conv_transpose1d, 2: ops.conv_transpose2d, 3: ops.conv_transpose3d}
+
+
+def _as_torch_keeps_it(padding: Padding, made: tuple[Window, ...]) -> Any:
+    """A word as a word, else one number an axis, else one pair an axis."""
+    if isinstance(padding, str):
+        return padding
+    sides = [window.padding for window in made]
+    alike = all(isinstance(pair, tuple) and pair[0] == pair[1] for pair in sides)
+    return tuple(pair[0] for pair in sides if isinstance(pair, tuple)) if alike else tuple(sides)
+
+
+class _Convolution:
+    """What the layers add to the torch.nn layer that stands behind them in the order of bases."""
+
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    padding_mode: Literal["zeros", "reflect", "replicate", "circular"]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: Padding = 0,
+        dilation: int | tuple[int, ...] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        # torch.nn's layer is told of no padding, since it knows fewer kinds; it then initialises exactly as ever.
+        how = (stride, 0, dilation, groups, bias, padding_mode, device, dtype)
+        super().__init__(in_channels, out_channels, kernel_size, *how)  # type: ignore[call-arg]
+        self._widen(padding)
+
+    def _widen(self, padding: Padding) -> None:
+        name, dims = type(self).__name__, len(self.kernel_size)
+        self.windows = windows(name, dims, self.kernel_size, self.stride, padding, self.dilation)
+        self.padding = _as_torch_keeps_it(padding, self.windows)
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        dims, padding = len(self.kernel_size), self.padding
+        if self.padding_mode != "zeros":
+            size = input.shape[input.dim() - dims :]
+            sides = [window.pads(n) for window, n in zip(self.windows, size, strict=True)]
+            input = F.pad(input, [cells for pair in reversed(sides) for cells in pair], mode=self.padding_mode)
+            padding = 0
+        return _CONV[dims](input, weight, bias, self.stride, padding, self.dilation, self.groups)  # type: ignore[arg-type]
+
+
+class Conv1d(_Convolution, torch.nn.Conv1d):
+    """Convolution along one axis, (N, C_in, L) to (N, C_out, L'); as :class:`torch.nn.Conv1d`."""
+
+
+class Conv2d(_Convolution, torch.nn.Conv2d):
+    """Convolution along two axes, (N, C_in, H, W) to (N, C_out, H', W'); as :class:`torch.nn.Conv2d`.
+
+    >>> Conv2d(3, 64, 7, stride=2, padding="same")(torch.zeros(1, 3, 224, 224)).shape
+    torch.Size([1, 64, 112, 112])
+    """
+
+
+class Conv3d(_Convolution, torch.nn.Conv3d):
+    """Convolution along three axes, (N, C_in, D, H, W) to (N, C_out, D', H', W'); as :class:`torch.nn.Conv3d`."""
+
+
+class _ConvolutionTranspose(_Convolution):
+    """The same for transposed convolution."""
+
+    output_padding: tuple[int, ...]
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: Padding = 0,
+        output_padding: int | tuple[int, ...] = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: int | tuple[int, ...] = 1,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        how = (stride, 0, output_padding, groups, bias, dilation, padding_mode, device, dtype)
+        super(_Convolution, self).__init__(in_channels, out_channels, kernel_size, *how)  # type: ignore[call-arg]
+        self._widen(padding)
+
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """The layer's output; ``output_size`` picks one of the sizes that the convolution maps to this input."""
+        dims, output_padding = len(self.kernel_size), self.output_padding
+        if output_size is not None:
+            size, wanted = input.shape[input.dim() - dims :], output_size[len(output_size) - dims :]
+            output_padding = tuple(
+                m - window.input_size(n) for window, n, m in zip(self.windows, size, wanted, strict=True)
+            )
+        how = (self.stride, self.padding, output_padding, self.groups, self.dilation)
+        return _CONV_TRANSPOSE[dims](input, self.weight, self.bias, *how)  # type: ignore[arg-type]
+
+
+class ConvTranspose1d(_ConvolutionTranspose, torch.nn.ConvTranspose1d):
+    """Transposed convolution, (N, C_in, L) to (N, C_out, L'); as :class:`torch.nn.ConvTranspose1d`."""
+
+
+class ConvTranspose2d(_ConvolutionTranspose, torch.nn.ConvTranspose2d):
+    """Transposed convolution, (N, C_in, H, W) to (N, C_out, H', W'); as :class:`torch.nn.ConvTranspose2d`.
+
+    >>> layer = ConvTranspose2d(1, 1, 3, stride=2, padding=1)
+    >>> layer(torch.zeros(1, 1, 5, 5)).shape, layer(torch.zeros(1, 1, 5, 5), output_size=(10, 10)).shape
+    (torch.Size([1, 1, 9, 9]), torch.Size([1, 1, 10, 10]))
+    """
+
+
+class ConvTranspose3d(_ConvolutionTranspose, torch.nn.ConvTranspose3d):
+    """Transposed convolution, (N, C_in, D, H, W) to (N, C_out, D', H', W'); as :class:`torch.nn.ConvTranspose3d`."""

@@ -1,0 +1,166 @@
+"""Pooling layers, drop-in for torch.nn's, with striate's wider padding; and global pooling.
+
+``padding`` may be all that :func:`striate.ops.conv2d` takes. Averages and norms take a ``dilation``, norms a
+``padding``, too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from striate import ops
+from striate.geometry import Padding
+
+
+class MaxPool1d(torch.nn.MaxPool1d):
+    """The largest value in every window, (N, C, L) to (N, C, L'); as :class:`torch.nn.MaxPool1d`."""
+
+    def forward(self, input: Tensor) -> Any:
+        how = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices)
+        return ops.max_pool1d(input, *how)
+
+
+class MaxPool2d(torch.nn.MaxPool2d):
+    """The largest value in every window, (N, C, H, W) to (N, C, H', W'); as :class:`torch.nn.MaxPool2d`.
+
+    >>> MaxPool2d(3, stride=2, padding="same")(torch.zeros(1, 64, 112, 112)).shape
+    torch.Size([1, 64, 56, 56])
+    """
+
+    def forward(self, input: Tensor) -> Any:
+        how = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices)
+        return ops.max_pool2d(input, *how)
+
+
+class MaxPool3d(torch.nn.MaxPool3d):
+    """The largest value in every window, (N, C, D, H, W) to (N, C, D', H', W'); as :class:`torch.nn.MaxPool3d`."""
+
+    def forward(self, input: Tensor) -> Any:
+        how = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices)
+        return ops.max_pool3d(input, *how)
+
+
+class AvgPool1d(torch.nn.AvgPool1d):
+    """The mean of every window, (N, C, L) to (N, C, L'); as :class:`torch.nn.AvgPool1d`."""
+
+    def __init__(
+        self,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Padding = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        *,
+        dilation: Any = 1,
+    ) -> None:
+        # torch.nn would take a word apart, so it is told of no padding.
+        super().__init__(kernel_size, stride, 0, ceil_mode, count_include_pad)
+        self.padding: Any = (padding,) if isinstance(padding, int) else padding
+        self.dilation = dilation
+
+    def forward(self, input: Tensor) -> Tensor:
+        how = (self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
+        return ops.avg_pool1d(input, *how, dilation=self.dilation)
+
+
+class AvgPool2d(torch.nn.AvgPool2d):
+    """The mean of every window, (N, C, H, W) to (N, C, H', W'); as :class:`torch.nn.AvgPool2d`."""
+
+    def __init__(
+        self,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+        *,
+        dilation: Any = 1,
+    ) -> None:
+        super().__init__(kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+        self.dilation = dilation
+
+    def forward(self, input: Tensor) -> Tensor:
+        how = (self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
+        return ops.avg_pool2d(input, *how, self.divisor_override, dilation=self.dilation)
+
+
+class AvgPool3d(torch.nn.AvgPool3d):
+    """The mean of every window, (N, C, D, H, W) to (N, C, D', H', W'); as :class:`torch.nn.AvgPool3d`."""
+
+    def __init__(
+        self,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+        *,
+        dilation: Any = 1,
+    ) -> None:
+        super().__init__(kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+        self.dilation = dilation
+
+    def forward(self, input: Tensor) -> Tensor:
+        how = (self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
+        return ops.avg_pool3d(input, *how, self.divisor_override, dilation=self.dilation)
+
+
+class _NormPool:
+    """What the p-norm layers add to the torch.nn layer that stands behind them in the order of bases."""
+
+    def __init__(
+        self,
+        norm_type: float,
+        kernel_size: Any,
+        stride: Any = None,
+        ceil_mode: bool = False,
+        *,
+        padding: Padding = 0,
+        dilation: Any = 1,
+    ) -> None:
+        super().__init__(norm_type, kernel_size, stride, ceil_mode)  # type: ignore[call-arg]
+        self.padding = padding
+        self.dilation = dilation
+
+
+class LPPool1d(_NormPool, torch.nn.LPPool1d):
+    """The p-norm of |x| over every window, (N, C, L) to (N, C, L'); see :func:`striate.ops.lp_pool2d`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        how = (float(self.norm_type), self.kernel_size, self.stride, self.ceil_mode)
+        return ops.lp_pool1d(input, *how, padding=self.padding, dilation=self.dilation)
+
+
+class LPPool2d(_NormPool, torch.nn.LPPool2d):
+    """The p-norm of |x| over every window, (N, C, H, W) to (N, C, H', W'); see :func:`striate.ops.lp_pool2d`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        how = (float(self.norm_type), self.kernel_size, self.stride, self.ceil_mode)
+        return ops.lp_pool2d(input, *how, padding=self.padding, dilation=self.dilation)
+
+
+class LPPool3d(_NormPool, torch.nn.LPPool3d):
+    """The p-norm of |x| over every window, (N, C, D, H, W) to (N, C, D', H', W'); see :func:`striate.ops.lp_pool2d`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        how = (float(self.norm_type), self.kernel_size, self.stride, self.ceil_mode)
+        return ops.lp_pool3d(input, *how, padding=self.padding, dilation=self.dilation)
+
+
+class GlobalAvgPool(torch.nn.Module):
+    """The mean of every channel: (N, C, ...) to (N, C, 1, ...)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return ops.global_avg_pool(input)
+
+
+class GlobalMaxPool(torch.nn.Module):
+    """The maximum of every channel: (N, C, ...) to (N, C, 1, ...)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return ops.global_max_pool(input)
