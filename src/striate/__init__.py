@@ -1,6 +1,6 @@
 """striate: convolutional networks on PyTorch that people can compute fast, train, measure exactly and see inside."""
 
-from striate import engine, models, nn, ops  # isort: skip
+from striate import engine, models, nn, ops
 from striate.errors import StriateError
 from striate.geometry import ConvShape, PoolShape, Window
 
