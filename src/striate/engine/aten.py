@@ -27,8 +27,8 @@ class AtenBackend(Backend):
     def refusal(self, problem: Problem, open_: Pass, dtype: torch.dtype, device: str) -> str | None:
         if dtype == torch.bool:
             return "PyTorch has no arithmetic on booleans"
-        if isinstance(problem, PoolShape) and dtype.is_complex:
-            return "PyTorch pools real numbers only"
+        if dtype.is_complex:
+            return "PyTorch's kernels take real numbers only"
         return None
 
     # ---------------------------------------------------------------- convolution
@@ -108,7 +108,13 @@ def spread(indices: Tensor, grad_output: Tensor, size: tuple[int, ...]) -> Tenso
 
 def _pad(tensor: Tensor, sides: list[tuple[int, int]], value: float = 0.0) -> Tensor:
     """Pads the spatial axes; negative sides cut."""
-    return F.pad(tensor, [cells for pair in reversed(sides) for cells in pair], value=value)
+    if any(cells > 0 for pair in sides for cells in pair):
+        tensor = F.pad(tensor, [max(cells, 0) for pair in reversed(sides) for cells in pair], value=value)
+    for axis, (before, after) in enumerate(sides, start=2):
+        if before < 0 or after < 0:
+            start = max(-before, 0)
+            tensor = tensor.narrow(axis, start, tensor.shape[axis] - start - max(-after, 0))
+    return tensor
 
 
 def _like(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from striate.engine.backends import Backend, Pass, index_dtype
+from striate.errors import OperandError
 from striate.geometry import ConvShape, PoolShape, Problem, Window
 
 # Legend of the einsum letters: n batch, g group, o output channel of a group, c input channel of a group, p positions.
@@ -75,6 +76,11 @@ def contract(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor) -> Te
     dx[n, c, position(p, t)] or dw[o, c, t].
     """
     roles = dict(zip((role for role in Pass if role is not open_), (first, second), strict=True))
+    final = {Pass.INPUT_GRAD: shape.input_shape, Pass.WEIGHT_GRAD: shape.weight_shape, Pass.OUTPUT: shape.output_shape}
+    for role, tensor in roles.items():
+        if tensor.shape != final[role]:
+            name = role.name.removesuffix("_GRAD").lower()
+            raise OperandError(str(shape), f"got {name} {tuple(tensor.shape)}", f"needed {final[role]}")
     groups, device = shape.groups, first.device
     dtype = torch.promote_types(_exact(first).dtype, _exact(second).dtype)
     shapes = {
@@ -99,7 +105,6 @@ def contract(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor) -> Te
             x[..., there] += torch.einsum("ngop,goc->ngcp", y[..., here], weight)
         else:
             weight += torch.einsum("ngcp,ngop->goc", x[..., there], y[..., here])
-    final = {Pass.INPUT_GRAD: shape.input_shape, Pass.WEIGHT_GRAD: shape.weight_shape, Pass.OUTPUT: shape.output_shape}
     return form[open_].reshape(final[open_])
 
 

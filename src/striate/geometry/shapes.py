@@ -277,7 +277,9 @@ class PoolShape(_Sized):
         object.__setattr__(self, "_divisors", ())
         for axis, (window, size, outputs) in enumerate(zip(self.windows, self.size, self.output_size, strict=True)):
             resolved = window.resolve(size)
-            empty = [o for o in (0, outputs - 1) if not resolved.taps_inside(o, size)]
+            # Between the ends only taps that lie further apart than the input is long can miss it.
+            places = range(outputs) if window.dilation > size else (0, outputs - 1)
+            empty = [output for output in places if not resolved.taps_inside(output, size)]
             if empty and not self._averages_padding:
                 raise GeometryError(
                     f"{self.name}, axis {AXES[self.dims][axis]}",

@@ -54,7 +54,12 @@ def check_weight(call: str, dims: int, input: Tensor, weight: Tensor, bias: Tens
 def autocast(input: Tensor, *others: Tensor | None) -> tuple[Tensor | None, ...]:
     """The operands in autocast's dtype where autocast is on, as PyTorch does for its own convolutions."""
     device = input.device.type
-    if not torch.is_autocast_enabled(device) or not input.dtype.is_floating_point or input.dtype == torch.float64:
+    if (
+        device == "meta"
+        or not torch.is_autocast_enabled(device)
+        or not input.dtype.is_floating_point
+        or input.dtype == torch.float64
+    ):
         return (input, *others)
     dtype = torch.get_autocast_dtype(device)
     return tuple(tensor if tensor is None else tensor.to(dtype) for tensor in (input, *others))

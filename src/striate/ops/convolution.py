@@ -101,10 +101,23 @@ class _Contraction(Differentiable):
 
 def _contract(shape: ConvShape, open_: Pass, operands: dict[Pass, Tensor], bias: Tensor | None = None) -> Tensor:
     first, second = (operands[role] for role in _OPERANDS[open_])
+    if first.is_complex():
+        return _contract_complex(shape, open_, operands, bias)
     if torch.compiler.is_compiling():
         # A compiler knows PyTorch's own operators, with their gradients, and fuses across them.
         return _compiled.contract(shape, open_, first, second, bias)
     return cast(Tensor, _Contraction.of(first, second, bias, shape, open_))
+
+
+def _contract_complex(shape: ConvShape, open_: Pass, operands: dict[Pass, Tensor], bias: Tensor | None) -> Tensor:
+    """(a + bi)(c + di) in four real contractions, which also gives complex gradients their conjugates."""
+    one, other = _OPERANDS[open_]
+    (a, b), (c, d) = ((operands[role].real.contiguous(), operands[role].imag.contiguous()) for role in (one, other))
+    ac, bd, ad, bc = (
+        _contract(shape, open_, {one: left, other: right}) for left, right in ((a, c), (b, d), (a, d), (b, c))
+    )
+    result = torch.complex(ac - bd, ad + bc)
+    return result if bias is None else result + bias.reshape(-1, *[1] * shape.dims)
 
 
 _compiled = AtenBackend()

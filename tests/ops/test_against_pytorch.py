@@ -1,0 +1,119 @@
+"""PyTorch's own operator samples: every call that PyTorch tests itself with, value and gradients."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.testing._internal.common_methods_invocations import op_db
+
+from striate import ops
+
+PREFIX = "nn.functional."
+SAMPLED = {
+    op.name.removeprefix(PREFIX): op
+    for op in op_db
+    if op.name.startswith(PREFIX) and op.name.removeprefix(PREFIX) in ops.__all__
+}
+
+
+def test_no_operation_has_lost_its_samples() -> None:
+    expected = {f"{name}{dims}d" for name in ("conv", "conv_transpose", "max_pool", "avg_pool") for dims in (1, 2, 3)}
+    expected |= {f"adaptive_{kind}_pool{dims}d" for kind in ("avg", "max") for dims in (1, 2, 3)}
+    assert set(SAMPLED) == expected
+
+
+def changed_layouts(tensors: list[Tensor], dims: int) -> Iterator[list[Tensor]]:
+    """The operands as they are, and with channels last where they have a batch (PyTorch refuses it elsewhere)."""
+    yield tensors
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    if tensors[0].dim() == dims + 2:
+        yield [
+            tensor.detach().contiguous(memory_format=formats[tensor.dim()]).requires_grad_(tensor.requires_grad)
+            if tensor.dim() in formats
+            else tensor
+            for tensor in tensors
+        ]
+
+
+def agree(mine: Any, theirs: Any, call: Any, dims: int, layouts: bool = True) -> None:
+    """Value, and gradients by every operand that wants one, within the rounding of a sum of a few hundred terms."""
+    operands = [value for value in call if isinstance(value, Tensor)]
+    for tensors in changed_layouts(operands, dims) if layouts else [operands]:
+        rest = iter(tensors)
+        values = [next(rest) if isinstance(value, Tensor) else value for value in call]
+        y, x = mine(*values), theirs(*values)
+        if isinstance(x, tuple):
+            assert torch.equal(y[1], x[1])
+            y, x = y[0], x[0]
+        tolerance = {"rtol": 1e-4, "atol": 1e-4} if x.dtype == torch.float32 else {"rtol": 1e-10, "atol": 1e-10}
+        torch.testing.assert_close(y, x, **tolerance)
+        leaves = [tensor for tensor in tensors if tensor.requires_grad]
+        g = torch.randn_like(x)
+        for a, b in zip(torch.autograd.grad(y, leaves, g), torch.autograd.grad(x, leaves, g), strict=True):
+            torch.testing.assert_close(a, b, **tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", sorted(SAMPLED))
+def test_samples(name: str, dtype: torch.dtype) -> None:
+    op, mine, seen = SAMPLED[name], getattr(ops, name), 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's own, about padding that it copies
+        for sample in op.sample_inputs("cpu", dtype, requires_grad=True):
+            named = sample.kwargs
+            agree(
+                lambda *values, named=named: mine(*values, **named),
+                lambda *values, named=named: op.op(*values, **named),
+                (sample.input, *sample.args),
+                int(name[-2]),
+                layouts=seen % 8 == 0,
+            )
+            seen += 1
+    assert seen >= 5
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("ceil_mode", [False, True])
+@pytest.mark.parametrize("norm_type", [2, 4, 2.0])
+def test_even_norms_are_pytorchs(dims: int, ceil_mode: bool, norm_type: float) -> None:
+    mine, theirs = getattr(ops, f"lp_pool{dims}d"), getattr(F, f"lp_pool{dims}d")
+    # PyTorch's lp_pool1d takes no sequences
+    for kernel, stride in ((2, None), (3, 2), (2 if dims == 1 else (3, 2, 2)[:dims], 1), (3, 4)):
+        x = torch.randn(2, 3, *[7] * dims, dtype=torch.float64, requires_grad=True)
+        agree(
+            lambda x, how=(norm_type, kernel, stride, ceil_mode): mine(x, *how),
+            lambda x, how=(norm_type, kernel, stride, ceil_mode): theirs(x, *how),
+            (x,),
+            dims,
+        )
+
+
+def test_odd_norms_of_magnitudes_are_pytorchs() -> None:
+    x = torch.rand(2, 3, 9, 9, dtype=torch.float64, requires_grad=True)
+    for p in (1, 3, 1.5):
+        torch.testing.assert_close(ops.lp_pool2d(x, p, 3, 2), F.lp_pool2d(x, p, 3, 2))
+    assert not math.isnan(ops.lp_pool2d(-x, 3, 3).sum().item())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.complex64, torch.int64, torch.int32])
+def test_other_dtypes_that_pytorch_takes(dtype: torch.dtype) -> None:
+    x, w = torch.randint(-3, 4, (2, 3, 6, 6)).to(dtype), torch.randint(-3, 4, (4, 3, 3, 3)).to(dtype)
+    assert torch.equal(ops.conv2d(x, w, stride=2, padding=1), F.conv2d(x, w, stride=2, padding=1))
+    if not dtype.is_complex:
+        assert torch.equal(ops.max_pool2d(x, 3, 2, 1), F.max_pool2d(x, 3, 2, 1))
+
+
+def test_meta_tensors_have_shapes_without_values() -> None:
+    x, w = torch.empty(2, 3, 8, 8, device="meta"), torch.empty(4, 3, 3, 3, device="meta", requires_grad=True)
+    y = ops.max_pool2d(ops.conv2d(x, w, padding="same", stride=2), 2)
+    assert y.shape == (2, 4, 2, 2)
+    y.sum().backward()
+    assert w.grad is not None
+    assert w.grad.shape == w.shape

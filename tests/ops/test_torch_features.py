@@ -1,0 +1,105 @@
+"""What users do with PyTorch's operations, done with these: compile, export, transform, cast."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from striate import ops
+
+
+class Network(torch.nn.Module):
+    """Every kind of operation in a row, with geometry that PyTorch doesn't have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(4, 3, 3, 3) / 5)
+        self.up = torch.nn.Parameter(torch.randn(4, 2, 3, 3) / 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = ops.conv2d(x, self.weight, None, 2, "same")
+        x = ops.max_pool2d(x, 3, 2, ((0, 1), (1, 0)))
+        x = ops.conv_transpose2d(x, self.up, None, 2, 1, 1)
+        x = ops.avg_pool2d(x, 2, 1, dilation=2)
+        x = ops.adaptive_avg_pool2d(ops.lp_pool2d(x, 2, 2), (3, 2))
+        return ops.global_max_pool(x).flatten(1)
+
+
+def test_export_with_a_free_batch_size() -> None:
+    network = Network()
+    dynamic = {"x": {0: torch.export.Dim("batch")}}
+    exported = torch.export.export(network, (torch.randn(2, 3, 20, 20),), dynamic_shapes=dynamic).module()
+    for batch in (1, 2, 5):
+        x = torch.randn(batch, 3, 20, 20)
+        torch.testing.assert_close(exported(x), network(x))
+
+
+def test_compile_into_one_graph_with_gradients() -> None:
+    network = Network()
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+    x = torch.randn(2, 3, 20, 20)
+    torch.testing.assert_close(compiled(x), network(x))
+    expected = torch.autograd.grad(network(x).sum(), tuple(network.parameters()))
+    found = torch.autograd.grad(compiled(x).sum(), tuple(network.parameters()))
+    torch.testing.assert_close(found, expected)
+
+
+def test_gradients_for_every_sample_and_hessians() -> None:
+    w, x = torch.randn(4, 2, 3, 3, dtype=torch.float64), torch.randn(5, 2, 8, 8, dtype=torch.float64)
+
+    def loss(conv, w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return conv(x, w, None, 2, 1, 1, 1).pow(2).sum()
+
+    each = torch.func.vmap(torch.func.grad(lambda w, x: loss(ops.conv2d, w, x)), (None, 0))(w, x)
+    theirs = torch.func.vmap(torch.func.grad(lambda w, x: loss(F.conv2d, w, x)), (None, 0))(w, x)
+    torch.testing.assert_close(each, theirs)
+    hessian = torch.func.hessian(lambda w: loss(ops.conv2d, w, x[:1]))(w[:1])
+    torch.testing.assert_close(hessian, torch.func.hessian(lambda w: loss(F.conv2d, w, x[:1]))(w[:1]))
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2, 4])
+def test_vmap_along_any_axis_is_a_loop(dim: int) -> None:
+    x = torch.randn(3, 2, 3, 8, 8, dtype=torch.float64).movedim(0, dim)
+    w = torch.randn(3, 4, 3, 3, 3, dtype=torch.float64).movedim(0, dim)
+
+    def run(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        y = ops.conv2d(x, w, None, 1, ((0, 1), (2, 0)))
+        return ops.avg_pool2d(ops.max_pool2d(y, 2), 2, dilation=2)
+
+    each = [run(x.select(dim, i), w.select(dim, i)) for i in range(3)]
+    torch.testing.assert_close(torch.func.vmap(run, dim)(x, w), torch.stack(each))
+
+
+def test_jacobians_in_both_directions_agree() -> None:
+    x = torch.randn(1, 2, 7, dtype=torch.float64)
+    w = torch.randn(2, 2, 3, dtype=torch.float64)
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        return ops.lp_pool1d(ops.max_pool1d(ops.conv1d(x, w, padding="full"), 2), 3, 2)
+
+    torch.testing.assert_close(torch.func.jacfwd(run)(x), torch.func.jacrev(run)(x))
+
+
+def test_autocast_computes_in_its_dtype_and_returns_gradients_in_the_parameters() -> None:
+    x, w, b = torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3, requires_grad=True), torch.randn(4, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        mine, theirs = ops.conv2d(x, w, b, padding=1), F.conv2d(x, w, b, padding=1)
+        assert ops.conv2d(x.double(), w.double()).dtype == torch.float64
+    assert mine.dtype == theirs.dtype == torch.bfloat16
+    torch.testing.assert_close(mine, theirs)
+    grads = torch.autograd.grad(mine.float().pow(2).sum(), (w, b))
+    assert {grad.dtype for grad in grads} == {torch.float32}
+
+
+def test_only_what_a_gradient_needs_is_kept() -> None:
+    """A frozen weight's input isn't held for it, nor an input's weight when the input is a leaf without gradient."""
+    x, w = torch.randn(1, 2, 8, 8, requires_grad=True), torch.randn(2, 2, 3, 3)
+    kept: list[tuple[int, ...]] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(tuple(t.shape)) or t, lambda t: t):
+        ops.conv2d(x, w)
+    assert kept == [tuple(w.shape)]
+    kept.clear()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(tuple(t.shape)) or t, lambda t: t):
+        ops.conv2d(x.detach(), w.requires_grad_())
+    assert kept == [tuple(x.shape)]
