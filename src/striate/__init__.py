@@ -1,9 +1,49 @@
-"""striate: convolutional networks on PyTorch that people can compute fast, train, measure exactly and see inside."""
+"""striate: convolutional networks on PyTorch that people can compute fast, train, measure exactly and see inside.
 
-from striate import engine, models, nn, ops
+striate.Window, striate.ConvShape, striate.PoolShape      exact geometry, without a tensor
+striate.ops      convolution and pooling as functions, with their derived gradients
+striate.engine   who computes an operation: explain, use, backends
+striate.nn       layers, drop-in for torch.nn's
+striate.models   networks by name
+striate.data     images and labels
+striate.training recipes, runs, evaluations
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from striate.errors import StriateError
 from striate.geometry import ConvShape, PoolShape, Window
 
+if TYPE_CHECKING:
+    from striate import data, engine, models, nn, ops, training
+
 __version__ = "0.1.0"
 
-__all__ = ["ConvShape", "PoolShape", "StriateError", "Window", "engine", "models", "nn", "ops"]
+__all__ = [
+    "ConvShape",
+    "PoolShape",
+    "StriateError",
+    "Window",
+    "data",
+    "engine",
+    "models",
+    "nn",
+    "ops",
+    "training",
+]
+
+# PyTorch takes seconds to import, and geometry and `striate --help` don't need it: rooms open when they are entered.
+_ROOMS = ("data", "engine", "models", "nn", "ops", "training")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"striate.{name}")
+    raise AttributeError(f"module 'striate' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from striate.engine.backends import Backend, Pass, index_dtype
+from striate.engine.backends import Backend, Pass
 from striate.geometry import ConvShape, PoolShape, Problem
 
 _aten = torch.ops.aten
 _MAX_POOL: Final = {2: _aten.max_pool2d_with_indices, 3: _aten.max_pool3d_with_indices}
+_MAX_POOL_GRAD: Final = {2: _aten.max_pool2d_with_indices_backward, 3: _aten.max_pool3d_with_indices_backward}
 _AVG_POOL: Final = {2: _aten.avg_pool2d, 3: _aten.avg_pool3d}
 _AVG_POOL_GRAD: Final = {2: _aten.avg_pool2d_backward, 3: _aten.avg_pool3d_backward}
 
@@ -91,10 +92,16 @@ class AtenBackend(Backend):
             return _maximum_framed(shape, input)
         flat, kernel, stride, padding, dilation = _as_planes(shape, input)
         values, indices = _MAX_POOL[len(kernel)](flat, kernel, stride, padding, dilation, shape.ceil_mode)
-        return values.reshape(shape.output_shape), indices.reshape(shape.output_shape).to(index_dtype(shape))
+        return values.reshape(shape.output_shape), indices.reshape(shape.output_shape)
 
     def maximum_grad(self, shape: PoolShape, indices: Tensor, grad_output: Tensor) -> Tensor:
-        return spread(indices, grad_output, shape.size)
+        if not _pools(shape):
+            return spread(indices, grad_output, shape.size)
+        flat, kernel, stride, padding, dilation = _as_planes(shape, grad_output)
+        input = _like(flat, (*flat.shape[:2], *[1] * (len(kernel) - shape.dims), *shape.size))
+        how = (kernel, stride, padding, dilation, shape.ceil_mode, indices.long().reshape(flat.shape))
+        grad: Tensor = _MAX_POOL_GRAD[len(kernel)](flat, input, *how)
+        return grad.reshape(shape.input_shape)
 
 
 def spread(indices: Tensor, grad_output: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -217,7 +224,7 @@ def _maximum_framed(shape: PoolShape, input: Tensor) -> tuple[Tensor, Tensor]:
         along = torch.maximum(along, _first_inside(shape, axis, along))
         position = position + along * scale
         scale *= shape.size[axis]
-    return values, position.to(index_dtype(shape))
+    return values, position
 
 
 def _first_inside(shape: PoolShape, axis: int, like: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ class Backend(ABC):
 
     @abstractmethod
     def maximum(self, shape: PoolShape, input: Tensor) -> tuple[Tensor, Tensor]:
-        """Max pooling: values, and each one's flat position within its channel, in the smallest signed dtype."""
+        """Max pooling: values, and each one's flat position within its channel, in any integer dtype."""
 
     @abstractmethod
     def maximum_grad(self, shape: PoolShape, indices: Tensor, grad_output: Tensor) -> Tensor:
@@ -193,9 +193,3 @@ def explain(problem: Problem | str, dtype: torch.dtype = torch.float32, device: 
             for open_ in asked
         },
     )
-
-
-def index_dtype(shape: PoolShape) -> torch.dtype:
-    """The smallest signed dtype that holds every position within a channel of ``shape``."""
-    positions = torch.Size(shape.size).numel()
-    return next(dtype for dtype in (torch.int16, torch.int32, torch.int64) if positions - 1 <= torch.iinfo(dtype).max)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from striate.engine.backends import Backend, Pass, index_dtype
+from striate.engine.backends import Backend, Pass
 from striate.errors import OperandError
 from striate.geometry import ConvShape, PoolShape, Problem, Window
 
@@ -42,7 +42,7 @@ class ReferenceBackend(Backend):
 
     def maximum(self, shape: PoolShape, input: Tensor) -> tuple[Tensor, Tensor]:
         values, indices = maximum(shape, input)
-        return values.to(input.dtype), indices.to(index_dtype(shape))
+        return values.to(input.dtype), indices
 
     def maximum_grad(self, shape: PoolShape, indices: Tensor, grad_output: Tensor) -> Tensor:
         return maximum_grad(shape.size, indices, grad_output).to(grad_output.dtype)

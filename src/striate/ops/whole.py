@@ -12,7 +12,7 @@ from striate.errors import GeometryError, OperandError
 from striate.geometry import per_axis
 from striate.ops._autograd import Differentiable
 from striate.ops._calls import batched
-from striate.ops._pools import Collect, Spread
+from striate.ops._pools import Collect, Spread, keep_positions
 from striate.ops.pooling import avg_pool1d, avg_pool2d, avg_pool3d, max_pool1d, max_pool2d, max_pool3d
 
 OutputSize: TypeAlias = int | Sequence[int | None] | None
@@ -91,8 +91,7 @@ class _AdaptiveMaximum(Differentiable):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         ctx.size = tuple(inputs[0].shape[2:])
         ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(output[1])
-        ctx.save_for_forward(output[1])
+        keep_positions(ctx, output[1], ctx.size)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:

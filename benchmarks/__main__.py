@@ -1,0 +1,21 @@
+"""``python -m benchmarks`` times the operations; ``python -m benchmarks mnist`` trains on MNIST over several seeds."""
+
+from __future__ import annotations
+
+import typer
+
+from benchmarks import mnist, operations
+
+app = typer.Typer(add_completion=False, help=__doc__)
+app.command("operations")(operations.main)
+app.command("mnist")(mnist.main)
+
+
+@app.callback(invoke_without_command=True)
+def default(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        operations.main()
+
+
+if __name__ == "__main__":
+    app()

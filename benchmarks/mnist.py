@@ -1,0 +1,68 @@
+"""Test accuracy on MNIST over several seeds, with time and spread."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.measure import RESULTS, circumstances
+
+
+def main(
+    data: Annotated[str, typer.Option(help="idx:FOLDER with MNIST's four files.")],
+    model: Annotated[str, typer.Option(help="A network's name.")] = "lenet5",
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 12,
+    seeds: Annotated[int, typer.Option(help="How many runs, with seeds 0, 1, ...")] = 3,
+    save: Annotated[bool, typer.Option(help="Write results/mnist-MODEL.json.")] = False,
+) -> None:
+    """Trains a network with the default recipe once a seed.
+
+    Example: python -m benchmarks mnist --data idx:mnist --model lenet5 --save
+    """
+    from striate.training import Recipe, fit
+
+    runs: list[dict[str, Any]] = []
+    for seed in range(seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            recipe = Recipe(model, data=data, epochs=epochs, seed=seed, out=f"{folder}/run")
+            start = time.perf_counter()
+            run = fit(recipe)
+            seconds = time.perf_counter() - start
+            training = sum(epoch.seconds for epoch in run.history)
+            accuracies = [epoch.test_accuracy for epoch in run.history]
+            runs.append(
+                {
+                    "seed": seed,
+                    "test_accuracy": run.evaluation.accuracy,
+                    "test_accuracy_by_epoch": accuracies,
+                    "training_seconds": round(training, 2),
+                    "whole_seconds": round(seconds, 2),
+                }
+            )
+    found = [row["test_accuracy"] for row in runs]
+    told = circumstances()
+    settings = {key: value for key, value in recipe.to_dict().items() if key not in ("data", "out", "seed")}
+    summary = {
+        "mean": statistics.mean(found),
+        "deviation": statistics.stdev(found) if len(found) > 1 else None,
+        "least": min(found),
+    }
+    table = Table(title=f"{model} on MNIST, {epochs} epochs: " + ", ".join(told.values()))
+    for column in ("seed", "test accuracy", "training s", "whole s"):
+        table.add_column(column, justify="right")
+    for row in runs:
+        times = (f"{row['training_seconds']:.1f}", f"{row['whole_seconds']:.1f}")
+        table.add_row(str(row["seed"]), f"{row['test_accuracy']:.2%}", *times)
+    Console().print(table)
+    Console().print(f"mean {summary['mean']:.3%}, least {summary['least']:.2%}")
+    if save:
+        RESULTS.mkdir(exist_ok=True)
+        content = {"model": model, **told, "recipe": settings, "summary": summary, "runs": runs}
+        (RESULTS / f"mnist-{model}.json").write_text(json.dumps(content, indent=2) + "\n")
