@@ -1,0 +1,30 @@
+"""Labelled images: where they come from, how they are decoded and fitted, and how they become batches.
+
+>>> digits = load("digits", image_size=(32, 32))
+>>> digits.train
+ImageSet(1438 images of 1x32x32, 10 classes)
+>>> batches = Batches(digits.train, 64, Normalization.of(digits.train), shuffle_seed=0)
+>>> images, labels = next(batches.epoch(0))
+>>> images.shape, labels.shape
+(torch.Size([64, 1, 32, 32]), torch.Size([64]))
+"""
+
+from striate.data.batches import Batches, Normalization
+from striate.data.idx import read_idx
+from striate.data.images import ImageSet, Split, as_channels, fit_image, load_image
+from striate.data.sources import SOURCES, Source, load, split
+
+__all__ = [
+    "SOURCES",
+    "Batches",
+    "ImageSet",
+    "Normalization",
+    "Source",
+    "Split",
+    "as_channels",
+    "fit_image",
+    "load",
+    "load_image",
+    "read_idx",
+    "split",
+]

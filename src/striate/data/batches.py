@@ -1,0 +1,170 @@
+"""From sets of images to the batches that networks learn from.
+
+Images that lie in memory need no worker processes and no loop over samples: a batch is a gather, a subtraction and a
+division.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from striate.data.images import ImageSet
+from striate.errors import DataError
+
+_CHUNK = 1 << 22  # pixels counted at a time
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Mean and standard deviation of each channel, of pixel values scaled to 0..1.
+
+    Called on uint8 (N, C, H, W), it gives float32 of the same shape: (pixel / 255 - mean) / std.
+
+    Raises:
+        DataError: no channels, counts that differ, numbers that aren't finite, a deviation that isn't positive.
+
+    >>> Normalization(mean=(0.5,), std=(0.25,))(torch.tensor([[[[0, 255]]]], dtype=torch.uint8))
+    tensor([[[[-2.,  2.]]]])
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        fit = 0 < len(self.mean) == len(self.std)
+        if not fit or not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
+            raise DataError(
+                "normalization",
+                f"got mean {self.mean}, std {self.std}",
+                "needed one finite number each for every channel, std above 0",
+            )
+
+    @classmethod
+    def of(cls, images: ImageSet) -> Normalization:
+        """That of a set: with it, each channel has mean 0 and standard deviation 1 over the set (a constant channel 0).
+
+        Counts how often each pixel value occurs, and goes on in whole numbers: exact for any size, in any order.
+        """
+        counts = torch.zeros(images.channels, 256, dtype=torch.int64)
+        for part in images.images.split(max(1, _CHUNK // images.images[0].numel())):
+            for channel, pixels in zip(counts, part.unbind(1), strict=True):
+                channel += torch.bincount(pixels.flatten(), minlength=256)
+        mean, std = [], []
+        for channel_counts in counts.tolist():
+            # The sums of 1, of v and of v squared, over all pixel values v.
+            pixels, first, second = (sum(n * v**power for v, n in enumerate(channel_counts)) for power in range(3))
+            mean.append(first / (255 * pixels))
+            std.append(math.sqrt(pixels * second - first**2) / (255 * pixels) or 1.0)
+        return cls(tuple(mean), tuple(std))
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != len(self.mean):
+            got = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
+            raise DataError("normalization", f"got images of {got}", f"needed uint8 (N, {len(self.mean)}, H, W)")
+        mean, std = (
+            torch.tensor(numbers, dtype=torch.float32, device=images.device).mul_(255).view(-1, 1, 1)
+            for numbers in (self.mean, self.std)
+        )
+        return images.to(torch.float32).sub_(mean).div_(std)
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """The same as JSON has it."""
+        return {"mean": list(map(float, self.mean)), "std": list(map(float, self.std))}
+
+    @classmethod
+    def from_dict(cls, data: object) -> Normalization:
+        """The one that :meth:`to_dict` made ``data`` of.
+
+        Raises:
+            DataError: anything that it doesn't make.
+
+        >>> Normalization.from_dict({"mean": [0.5], "std": [0.25]})
+        Normalization(mean=(0.5,), std=(0.25,))
+        """
+        if not isinstance(data, dict) or set(data) != {"mean", "std"} or not all(map(_is_floats, data.values())):
+            raise DataError("normalization", f"got {data!r}", "needed {'mean': [floats], 'std': [floats]}")
+        return cls(tuple(data["mean"]), tuple(data["std"]))
+
+
+class Batches:
+    """A set of images in batches, in an order of its own for every epoch.
+
+    Args:
+        images: the set; it stays where it is, and each batch goes to ``device`` as bytes.
+        batch_size: images in a batch; the last one of an epoch may have fewer.
+        normalization: from uint8 to float32.
+        shuffle_seed: the order in epoch k depends on this and on k alone; None: always the order of the set.
+        device: where the batches are.
+
+    Raises:
+        DataError: a batch size below 1, a negative seed, a normalization for other channels.
+
+    >>> images = ImageSet(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.arange(5), tuple("abcde"))
+    >>> batches = Batches(images, 2, Normalization.of(images))
+    >>> [labels.tolist() for _, labels in batches.epoch(0)]
+    [[0, 1], [2, 3], [4]]
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        batch_size: int,
+        normalization: Normalization,
+        *,
+        shuffle_seed: int | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if batch_size < 1:
+            raise DataError("batches", f"got batch size {batch_size}", "needed 1 or more")
+        if shuffle_seed is not None and shuffle_seed < 0:
+            raise DataError("batches", f"got shuffle seed {shuffle_seed}", "needed 0 or more")
+        if len(normalization.mean) != images.channels:
+            raise DataError(
+                "batches",
+                f"got a normalization of {len(normalization.mean)} channels for images of {images.channels}",
+                remedy="use Normalization.of(images), or as_channels on the images",
+            )
+        self.images, self.batch_size, self.normalization = images, batch_size, normalization
+        self.shuffle_seed, self.device = shuffle_seed, torch.device(device)
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return math.ceil(len(self.images) / self.batch_size)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The batches of epoch ``number`` from batch ``start`` on: float32 images (B, C, H, W) and int64 labels (B,).
+
+        They are the last ``len(self) - start`` of those that the whole epoch has, so that a run that was cut short goes
+        on with what it had not seen.
+
+        Raises:
+            DataError: no such epoch or batch.
+        """
+        if number < 0 or not 0 <= start <= len(self):
+            got = f"got epoch {number}, start {start}"
+            raise DataError("batches", got, f"needed an epoch from 0, a start from 0 to {len(self)}")
+        return self._from(self._order(number), start)
+
+    def _order(self, number: int) -> torch.Tensor:
+        count = len(self.images)
+        if self.shuffle_seed is None:
+            return torch.arange(count)
+        # A spawn key, unlike a sum or a tuple, keeps (seed, epoch) apart from all other pairs and from the seed alone.
+        random = np.random.default_rng(np.random.SeedSequence(self.shuffle_seed, spawn_key=(number,)))
+        return torch.from_numpy(random.permutation(count))
+
+    def _from(self, order: torch.Tensor, start: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        # index_select: indexing by brackets is several times slower for bytes.
+        for chosen in order.split(self.batch_size)[start:]:
+            images = self.images.images.index_select(0, chosen).to(self.device, non_blocking=True)
+            labels = self.images.labels.index_select(0, chosen).to(self.device, non_blocking=True)
+            yield self.normalization(images), labels
+
+
+def _is_floats(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(number, float) for number in value)
