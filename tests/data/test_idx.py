@@ -238,9 +238,20 @@ def test_files_that_do_not_belong_together(name: str, array: np.ndarray, message
 
 
 def test_labels_up_to_the_largest_byte(tmp_path: Path) -> None:
-    write_set(tmp_path)
-    write_idx(tmp_path / "train-labels-idx1-ubyte.gz", np.where(LABELS == 2, 255, LABELS))
+    every = np.arange(256, dtype=np.uint8)
+    for side in ("train", "t10k"):
+        write_idx(tmp_path / f"{side}-images-idx3-ubyte.gz", np.zeros((256, 2, 2), dtype=np.uint8))
+        write_idx(tmp_path / f"{side}-labels-idx1-ubyte.gz", every)
     assert len(load(f"idx:{tmp_path}").train.classes) == 256
+
+
+def test_labels_may_start_at_one_but_none_may_lie_far_above_the_rest(tmp_path: Path) -> None:
+    write_set(tmp_path)
+    write_idx(tmp_path / "train-labels-idx1-ubyte.gz", LABELS + 1)
+    assert load(f"idx:{tmp_path}").train.classes == ("0", "1", "2", "3")
+    write_idx(tmp_path / "train-labels-idx1-ubyte.gz", np.where(np.arange(12) == 7, 99, LABELS))
+    with pytest.raises(DataError, match="got label 99 at index 7, where only 4 labels are in use"):
+        load(f"idx:{tmp_path}")
 
 
 def test_a_test_set_may_lack_classes(tmp_path: Path) -> None:

@@ -142,7 +142,15 @@ def _read_side(images_file: Path, labels_file: Path, classes: tuple[str, ...] | 
         got = f"got {len(images)} images, but {len(labels)} labels in {labels_file.name}"
         raise DataError(str(images_file), got, "needed as many")
     if classes is None:
-        classes = tuple(str(label) for label in range(int(labels.max()) + 1))
+        largest, used = int(labels.max()), len(labels.unique())
+        # A damaged byte makes a label far above the rest. Few classes may be empty (EMNIST's letters start at 1).
+        if largest + 1 > 2 * used:
+            raise DataError(
+                str(labels_file),
+                f"got label {largest} at index {int(labels.argmax())}, where only {used} labels are in use",
+                f"needed labels counted from 0, so none far above {used - 1}",
+            )
+        classes = tuple(str(label) for label in range(largest + 1))
     unknown = (labels >= len(classes)).nonzero()
     if len(unknown):
         index = int(unknown[0])
