@@ -1,0 +1,48 @@
+"""Training: what to do (:class:`Recipe`), doing it (:func:`fit`), and what came of it (:class:`Run`).
+
+A run lives in a folder. Killed at any instant, it goes on from there and ends with the same numbers.
+
+>>> recipe = Recipe("lenet5", data="digits", epochs=20)
+>>> run = fit(recipe, quiet=True)                                   # doctest: +SKIP
+>>> run.evaluation.accuracy, run.path                               # doctest: +SKIP
+(0.9916666666666667, PosixPath('runs/lenet5-digits-1'))
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from striate.training.assess import evaluate
+    from striate.training.fitting import fit
+    from striate.training.loop import Interrupted
+    from striate.training.recipe import Recipe
+    from striate.training.run import Run, Settings, recipe_for
+
+# Names are fetched when asked for: the command line reads the recipe's defaults for its help without loading PyTorch.
+_HOMES = {
+    "Interrupted": "loop",
+    "Recipe": "recipe",
+    "Run": "run",
+    "Settings": "run",
+    "evaluate": "assess",
+    "fit": "fitting",
+    "recipe_for": "run",
+}
+
+__all__ = [
+    "Interrupted",
+    "Recipe",
+    "Run",
+    "Settings",
+    "evaluate",
+    "fit",
+    "recipe_for",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,76 @@
+"""Results as tables for the terminal. Names that a user chose go in as Text, so that rich sees no markup in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from rich.table import Table
+from rich.text import Text
+
+from striate.report.results import Evaluation, Example
+
+#: Up to this many classes are all listed; of more, the WEAKEST.
+_ALL: Final = 30
+_WEAKEST: Final = 15
+
+
+def classes(evaluation: Evaluation) -> Table:
+    """Precision, recall, F1 and support of each class, and what it is mostly taken for."""
+    order: Sequence[int] = range(len(evaluation.classes))
+    title = None
+    if len(order) > _ALL:
+        order = sorted(order, key=lambda index: evaluation.f1[index])[:_WEAKEST]
+        title = f"the {_WEAKEST} weakest of {len(evaluation.classes)} classes"
+    table = _table("class", "precision", "recall", "F1", "images", "mistaken for", title=title)
+    precision, recall, f1, support = evaluation.precision, evaluation.recall, evaluation.f1, evaluation.support
+    for index in order:
+        table.add_row(
+            Text(evaluation.classes[index]),
+            *(f"{value[index]:.1%}" for value in (precision, recall, f1)),
+            str(support[index]),
+            Text(_mistaken(evaluation, index)),
+        )
+    return table
+
+
+def _mistaken(evaluation: Evaluation, index: int) -> str:
+    row = [count if column != index else 0 for column, count in enumerate(evaluation.confusion[index])]
+    most = max(row)
+    return f"{evaluation.classes[row.index(most)]} ({most})" if most else ""
+
+
+def examples(shown: Iterable[Example]) -> Table:
+    """Held-out images: what they are and what the network says of them."""
+    table = _table("image is", "predicted", "probability", "")
+    for example in shown:
+        verdict = "right" if example.right else "[bold red]wrong[/]"
+        table.add_row(Text(example.actual), Text(example.predicted), f"{example.probability:.1%}", verdict)
+    return table
+
+
+def described(texts: Mapping[str, str]) -> Table:
+    """Things (files, models) and what they are."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(overflow="fold")
+    table.add_column()
+    for name, text in texts.items():
+        table.add_row(Text(name), Text(text))
+    return table
+
+
+def predictions(images: Iterable[str], ranked: Iterable[Sequence[tuple[str, float]]]) -> Table:
+    """For each image its likeliest classes with their probabilities."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(overflow="fold")
+    for image, likeliest in zip(images, ranked, strict=True):
+        table.add_row(Text(image), *(Text(f"{name} {probability:.1%}") for name, probability in likeliest))
+    return table
+
+
+def _table(first: str, *others: str, title: str | None = None) -> Table:
+    table = Table(box=None, title=title, title_justify="left", pad_edge=False, header_style="dim")
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="right")
+    return table

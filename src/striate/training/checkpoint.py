@@ -1,0 +1,142 @@
+"""A checkpoint: all that changes while a run goes on, in one safetensors file.
+
+Tensors (weights, the optimizer's state, random generators, the epoch's losses so far) are the file's tensors;
+everything else is JSON in its metadata. A digest over both tells a damaged file from a whole one, and nothing in a
+file is ever executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from striate.errors import RunError
+from striate.report import Epoch
+from striate.training.files import write_whole
+from striate.training.recipe import Recipe
+
+FORMAT: Final = "striate checkpoint 1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run stands.
+
+    Args:
+        recipe: what is trained.
+        versions: of python, torch and striate.
+        history: the finished epochs.
+        seconds: spent on the epoch that has begun.
+        done: its batches that are done.
+        losses: float32 (batches,), a loss for each batch of the epoch that has begun.
+        correct: int64 (batches,), right predictions in each.
+        model: the model's state.
+        optimizer: the optimizer's state, for each parameter's index.
+        random: the states of the random generators, ``"cpu"`` and the device's.
+    """
+
+    recipe: Recipe
+    versions: dict[str, str]
+    history: tuple[Epoch, ...]
+    seconds: float
+    done: int
+    losses: Tensor
+    correct: Tensor
+    model: dict[str, Tensor]
+    optimizer: dict[int, dict[str, Tensor]]
+    random: dict[str, Tensor]
+
+    def save(self, path: Path) -> None:
+        """Writes the file whole or not at all.
+
+        Raises:
+            OSError: no room, no permission; the file that was there still is.
+        """
+        tensors = {"epoch/losses": self.losses, "epoch/correct": self.correct}
+        tensors |= {f"model/{name}": tensor for name, tensor in self.model.items()}
+        tensors |= {f"random/{name}": tensor for name, tensor in self.random.items()}
+        for index, state in self.optimizer.items():
+            tensors |= {f"optimizer/{index}/{name}": tensor for name, tensor in state.items()}
+        tensors = own_copies(tensors)
+        facts = json.dumps(
+            {
+                "recipe": self.recipe.to_dict(),
+                "versions": self.versions,
+                "history": [epoch.to_dict() for epoch in self.history],
+                "seconds": self.seconds,
+                "done": self.done,
+            },
+            allow_nan=False,
+        )
+        metadata = {"format": FORMAT, "facts": facts, "digest": _digest(facts, tensors)}
+        write_whole(path, save(tensors, metadata))
+
+    @classmethod
+    def load(cls, path: Path) -> Checkpoint:
+        """Reads a checkpoint, on the CPU.
+
+        Raises:
+            RunError: the file is missing, cut, damaged or something else.
+        """
+        metadata, tensors = _read(path)
+        if metadata.get("format") != FORMAT:
+            raise RunError(str(path), f"format is {metadata.get('format')!r}", f"needed {FORMAT!r}")
+        if metadata.get("digest") != _digest(metadata.get("facts", ""), tensors):
+            raise RunError(str(path), "is damaged: its content doesn't match its digest", remedy=_REMEDY)
+        facts: dict[str, Any] = json.loads(metadata["facts"])
+        groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "random": {}, "epoch": {}}
+        for name, tensor in tensors.items():
+            group, _, rest = name.partition("/")
+            groups[group][rest] = tensor
+        optimizer: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in groups["optimizer"].items():
+            index, _, rest = name.partition("/")
+            optimizer.setdefault(int(index), {})[rest] = tensor
+        return cls(
+            Recipe.from_dict(facts["recipe"]),
+            facts["versions"],
+            tuple(map(Epoch.from_dict, facts["history"])),
+            facts["seconds"],
+            facts["done"],
+            groups["epoch"]["losses"],
+            groups["epoch"]["correct"],
+            groups["model"],
+            optimizer,
+            groups["random"],
+        )
+
+
+_REMEDY: Final = "restore the file, or delete the run's folder and train anew"
+
+
+def own_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU: safetensors refuses tensors that share memory, as tied weights do."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
+def _digest(facts: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.blake2b(facts.encode(), digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            # Copies: the file may be replaced while its tensors live on.
+            return file.metadata() or {}, {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except OSError as error:
+        raise RunError(str(path), f"can't be read ({error.strerror or error})") from error
+    except SafetensorError as error:
+        raise RunError(str(path), f"is no whole safetensors file ({error})", remedy=_REMEDY) from error

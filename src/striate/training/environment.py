@@ -1,0 +1,97 @@
+"""Where a run computes, and the process around it: device, threads, random generators, Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+import torch
+from torch import Tensor
+
+from striate.errors import RunError
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a name; ``"auto"`` is the accelerator, if there is one, else the CPU.
+
+    Raises:
+        RunError: no such device here.
+    """
+    if name == "auto":
+        name = str(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RunError(
+            "device", f"{name!r} can't be used ({reason})", "needed auto, cpu or a GPU of this machine"
+        ) from error
+
+
+@contextlib.contextmanager
+def reproducible(seed: int, threads: int, device: torch.device) -> Iterator[None]:
+    """Seeded generators, a fixed number of threads and deterministic kernels; afterwards all is as it was before.
+
+    Where an operation has no deterministic kernel on the device, PyTorch warns.
+    """
+    # cuBLAS reads this when it starts; without it, its results depend on which buffer it happens to get.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.get_num_threads(), torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
+    on_cpu = device.type == "cpu"
+    with torch.random.fork_rng([] if on_cpu else [device], device_type="cuda" if on_cpu else device.type):
+        torch.manual_seed(seed)
+        torch.set_num_threads(threads)
+        torch.set_deterministic_debug_mode("warn")
+        torch.backends.cudnn.benchmark = False
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before[0])
+            torch.set_deterministic_debug_mode(before[1])
+            torch.backends.cudnn.benchmark = before[2]
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The states of the generators that layers draw from."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        states["device"] = torch.get_device_module(device).get_rng_state()
+    return states
+
+
+def set_random_state(device: torch.device, states: dict[str, Tensor]) -> None:
+    """Puts the generators where :func:`random_state` found them."""
+    torch.set_rng_state(states["cpu"])
+    if device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(states["device"])
+
+
+class Stop:
+    """Ctrl-C as a wish: while entered, the first one sets ``asked``, and the second one acts at once.
+
+    A KeyboardInterrupt may strike between two parameters of an optimizer's step. A wish can wait until the step is
+    whole.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> Stop:
+        # Only the main thread may handle signals, and a handler of somebody else's stays.
+        ours = threading.current_thread() is threading.main_thread()
+        self._installed = ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if self._installed:
+            signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._installed:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,0 +1,109 @@
+"""Fitting: from a recipe to a finished run, in a folder that nobody else writes to."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Final, cast
+
+import torch
+
+from striate import data, models
+from striate.errors import RunError
+from striate.training.assess import load_data, loss_of
+from striate.training.display import Display
+from striate.training.environment import Stop, find_device, reproducible
+from striate.training.files import read_json, write_json
+from striate.training.folder import SETTINGS, fresh_folder, is_finished, locked, refuse_occupied
+from striate.training.loop import Training
+from striate.training.recipe import Recipe
+from striate.training.run import Run, Settings, versions
+
+_AS_BEGUN: Final = "resume with the run's own settings, or take another folder"
+
+
+def fit(recipe: Recipe, *, resume: bool = False, quiet: bool = False) -> Run:
+    """Trains by a recipe, in a folder of its own, and gives back the finished run. The last epoch's weights count.
+
+    Args:
+        recipe: what to train, and how.
+        resume: go on with what lies in ``recipe.out``: a run that was stopped or killed ends with the numbers that it
+            would have had; a finished one is given back; where nothing was begun, it begins.
+        quiet: show no progress on stderr.
+
+    Raises:
+        RunError: an occupied folder, other settings than the run's, a damaged checkpoint, a loss that isn't finite.
+        ModelError, DataError: an unknown model; data that can't be read or don't suit it.
+        Interrupted: Ctrl-C, after a checkpoint.
+    """
+    begun = None
+    if recipe.out is not None:
+        begun = _begun(Path(recipe.out), recipe, resume=resume)
+        if begun is not None and is_finished(Path(recipe.out)):
+            Display(1, 1, quiet=quiet).note(f"{recipe.out} holds this run, finished: nothing to do")
+            return Run.open(recipe.out)
+    elif resume:
+        raise RunError("resume", "got no folder", "needed the one of the run to go on with")
+    # All that can be wrong with the recipe shows before there is a folder.
+    settings, split = _prepare(recipe, threads=recipe.threads or (begun.threads if begun else torch.get_num_threads()))
+    path = fresh_folder(recipe) if recipe.out is None else Path(recipe.out)
+    with locked(path):
+        begun = _begun(path, recipe, resume=resume)  # another process may have been here meanwhile
+        if begun is None:
+            write_json(path / SETTINGS, settings.to_dict())
+        elif different := settings.differences(begun):
+            raise RunError(str(path), f"the run was begun otherwise: now {', '.join(different)}", remedy=_AS_BEGUN)
+        device = torch.device(settings.device)
+        with (
+            reproducible(recipe.seed, settings.threads, device),
+            Display(recipe.epochs, math.ceil(len(split.train) / recipe.batch_size), quiet=quiet) as display,
+            Stop() as stop,
+        ):
+            Training(path, settings, split, display, stop).run()
+    return Run.open(path)
+
+
+def _begun(path: Path, recipe: Recipe, *, resume: bool) -> Settings | None:
+    """The settings of the run that was begun in a folder; None if there is none."""
+    refuse_occupied(path, resume=resume)
+    if not (path / SETTINGS).exists():
+        return None
+    begun = Settings.from_dict(read_json(path / SETTINGS))
+    if different := recipe.differences(begun.recipe):
+        raise RunError(str(path), f"the run was begun otherwise: now {', '.join(different)}", remedy=_AS_BEGUN)
+    return begun
+
+
+def _prepare(recipe: Recipe, threads: int) -> tuple[Settings, data.Split]:
+    """Finds the device, loads the data, and sees that the network takes them."""
+    device = find_device(recipe.device)
+    with torch.random.fork_rng([]):  # weights that are only looked at; the caller's random numbers go on undisturbed
+        made_for = cast(tuple[int, int], models.create(recipe.model).input_size)
+        split = load_data(recipe, recipe.data, recipe.image_size or made_for, recipe.channels)
+        train = split.train
+        model = models.create(recipe.model, num_classes=len(train.classes), in_channels=train.channels).eval()
+    loss_of(model, recipe.label_smoothing)
+    try:
+        with torch.inference_mode():
+            model(torch.zeros(1, train.channels, *train.image_size))
+    except (RuntimeError, ValueError) as error:
+        size, needed = ("x".join(map(str, sides)) for sides in (train.image_size, made_for))
+        raise RunError(
+            recipe.model,
+            f"can't take images of {size} ({str(error).partition(chr(10))[0]})",
+            f"needed {needed}, as it was made for",
+            "leave image_size out",
+        ) from error
+    return Settings(
+        recipe=recipe,
+        versions=versions(),
+        device=str(device),
+        threads=threads,
+        classes=train.classes,
+        normalization=data.Normalization.of(train),
+        image_size=train.image_size,
+        channels=train.channels,
+        train_images=len(train),
+        test_images=len(split.test),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+    ), split

@@ -1,0 +1,121 @@
+"""A run's folder: which files it has, what state it is in, and who may write into it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock, Timeout
+
+from striate.errors import RunError
+from striate.report import Epoch
+from striate.training.files import PARTIAL, write_whole
+from striate.training.recipe import Recipe
+
+#: The first file of a run.
+SETTINGS: Final = "settings.json"
+CHECKPOINT: Final = "checkpoint.safetensors"
+METRICS: Final = "metrics.jsonl"
+WEIGHTS: Final = "weights.safetensors"
+SAMPLES: Final = "samples"
+CURVES: Final = "curves.png"
+CONFUSION: Final = "confusion.png"
+PREDICTIONS: Final = "predictions.png"
+#: The last file of a run; with it in place, the checkpoint goes.
+EVALUATION: Final = "evaluation.json"
+LOCK: Final = ".lock"
+
+
+def is_finished(path: Path) -> bool:
+    return (path / EVALUATION).exists() and not (path / CHECKPOINT).exists()
+
+
+def go_on(path: Path) -> str:
+    """The command that goes on with a run."""
+    return f"striate train --resume --out {path}"
+
+
+def fresh_folder(recipe: Recipe) -> Path:
+    """Makes the first ``runs/<model>-<data>-<n>`` that isn't there yet."""
+    source, _, place = recipe.data.partition(":")
+    word = "".join(letter if letter.isalnum() else "-" for letter in Path(place).name or source)
+    for number in itertools.count(1):
+        path = Path("runs") / f"{recipe.model}-{word}-{number}"
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(parents=True)
+            return path
+    raise AssertionError("numbers don't end")
+
+
+def refuse_occupied(path: Path, *, resume: bool) -> None:
+    """Refuses a place that training would spoil.
+
+    Raises:
+        RunError: a file, a folder with files that are no run's, or a run that isn't to be resumed.
+    """
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise RunError(str(path), "is a file", "needed a folder, new or empty")
+    found = {entry.name for entry in path.iterdir() if entry.name != LOCK and not entry.name.endswith(PARTIAL)}
+    if not found:
+        return
+    if SETTINGS not in found:
+        raise RunError(str(path), f"holds other files ({min(found)})", "needed a folder, new or empty")
+    if not resume:
+        if is_finished(path):
+            raise RunError(str(path), "holds a finished run", remedy="take another folder")
+        raise RunError(
+            str(path), "holds a run that isn't finished", remedy=f"take another folder, or go on: {go_on(path)}"
+        )
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keeps others from training in a folder, which is made; the lock dies with its process, however that ends.
+
+    Raises:
+        RunError: another process has it.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path / LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise RunError(str(path), "another process is training in there", remedy="wait for it, or end it") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def write_metrics(path: Path, history: Iterable[Epoch]) -> None:
+    """Writes ``metrics.jsonl``, one line an epoch."""
+    write_whole(path / METRICS, "".join(_line(epoch) for epoch in history).encode())
+
+
+def append_metrics(path: Path, epoch: Epoch) -> None:
+    """Adds a line to ``metrics.jsonl``. One that a kill tears is mended by the resumed run, which writes all anew."""
+    with open(path / METRICS, "a", encoding="utf-8") as file:
+        file.write(_line(epoch))
+
+
+def read_metrics(path: Path) -> tuple[Epoch, ...]:
+    """The epochs in ``metrics.jsonl``.
+
+    Raises:
+        RunError: no such file, or lines of something else.
+    """
+    try:
+        lines = (path / METRICS).read_text(encoding="utf-8").splitlines()
+        return tuple(Epoch.from_dict(json.loads(line)) for line in lines)
+    except (OSError, ValueError) as error:
+        raise RunError(str(path / METRICS), f"can't be read ({error})", "needed a JSON object a line") from error
+
+
+def _line(epoch: Epoch) -> str:
+    return json.dumps(epoch.to_dict(), allow_nan=False) + "\n"

@@ -1,0 +1,198 @@
+"""A run: the settings that it was made with, and a finished one read back from its folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+import striate
+from striate import models
+from striate.data import Normalization, as_channels, fit_image, load_image
+from striate.errors import RunError
+from striate.report import Epoch, Evaluation, Example
+from striate.training import samples
+from striate.training.files import read_json
+from striate.training.folder import EVALUATION, SAMPLES, SETTINGS, WEIGHTS, go_on, read_metrics
+from striate.training.recipe import Recipe
+
+_CHUNK: Final = 1024  # images predicted at a time
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that a run was made with: ``settings.json``.
+
+    Args:
+        recipe: as given.
+        versions: of python, torch and striate.
+        device: as found: ``"cpu"``, ``"cuda:0"``.
+        threads: PyTorch's on the CPU.
+        classes: the names of the K classes.
+        normalization: of pixels, from the training images.
+        image_size: (H, W) that the network gets.
+        channels: that the network gets.
+        train_images: how many.
+        test_images: how many.
+        parameters: numbers that are learnt.
+    """
+
+    recipe: Recipe
+    versions: dict[str, str]
+    device: str
+    threads: int
+    classes: tuple[str, ...]
+    normalization: Normalization
+    image_size: tuple[int, int]
+    channels: int
+    train_images: int
+    test_images: int
+    parameters: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, for JSON."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return fields | {"recipe": self.recipe.to_dict(), "normalization": self.normalization.to_dict()}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Settings:
+        """The settings that :meth:`to_dict` gave.
+
+        Raises:
+            RunError: fields that are missing or unknown.
+        """
+        if odd := fields.keys() ^ {field.name for field in dataclasses.fields(cls)}:
+            raise RunError("settings", f"missing or unknown: {', '.join(sorted(odd))}", "needed those of this striate")
+        converted = {
+            "recipe": Recipe.from_dict(fields["recipe"]),
+            "normalization": Normalization.from_dict(fields["normalization"]),
+            "classes": tuple(fields["classes"]),
+            "image_size": tuple(fields["image_size"]),
+        }
+        return cls(**{**fields, **converted})
+
+    def differences(self, other: Settings) -> list[str]:
+        """What would change the numbers if a run begun with ``other`` went on with these."""
+        return self.recipe.differences(other.recipe) + [
+            f"{field.name} {getattr(self, field.name)!r}, not {getattr(other, field.name)!r}"
+            for field in dataclasses.fields(self)
+            if field.name not in ("recipe", "versions") and getattr(self, field.name) != getattr(other, field.name)
+        ]
+
+    def new_model(self) -> torch.nn.Module:
+        """The network with random weights, on the CPU."""
+        return models.create(self.recipe.model, num_classes=len(self.classes), in_channels=self.channels)
+
+
+def recipe_for(given: Mapping[str, Any], *, resume: bool) -> Recipe:
+    """The recipe of some settings, over those of the run in the folder ``given["out"]`` if that is to be resumed.
+
+    Raises:
+        RunError: no model is given, and there is no run that knows; an impossible setting.
+    """
+    begun: Mapping[str, Any] = {}
+    if resume and "out" in given and (settings := Path(given["out"]) / SETTINGS).exists():
+        begun = Settings.from_dict(read_json(settings)).recipe.to_dict()
+    if "model" not in begun and "model" not in given:
+        raise RunError("train", "got no model" + (" and no run to resume" if resume else ""), "needed a model's name")
+    return Recipe(**{**begun, **given})
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers depend on."""
+    return {"python": platform.python_version(), "torch": str(torch.__version__), "striate": striate.__version__}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Args:
+        path: its folder.
+        settings: what it was made with.
+        history: its epochs.
+        evaluation: on the held-out images, after the last epoch.
+    """
+
+    path: Path
+    settings: Settings
+    history: tuple[Epoch, ...]
+    evaluation: Evaluation
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Reads a run's folder.
+
+        Raises:
+            RunError: no run's folder, a run that isn't finished, damaged files.
+        """
+        path = Path(path)
+        if not (path / SETTINGS).is_file():
+            got = "no run in there" if path.is_dir() else "no such folder"
+            raise RunError(str(path), got, "needed the folder of a run, as striate train makes it")
+        if not (path / EVALUATION).is_file():
+            raise RunError(str(path), "the run isn't finished", remedy=f"finish it: {go_on(path)}")
+        settings = Settings.from_dict(read_json(path / SETTINGS))
+        try:
+            # Tells a cut file by its length; reading all of it can wait until somebody wants the network.
+            with safe_open(path / WEIGHTS, framework="pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise RunError(
+                str(path / WEIGHTS), f"no whole weights ({error})", remedy="restore the file, or train anew"
+            ) from error
+        return cls(path, settings, read_metrics(path), Evaluation.from_dict(read_json(path / EVALUATION)))
+
+    @property
+    def recipe(self) -> Recipe:
+        """What was trained and how."""
+        return self.settings.recipe
+
+    def model(self) -> torch.nn.Module:
+        """The trained network, in evaluation mode, on the CPU.
+
+        Raises:
+            ModelError: weights that can't be read or belong to another network.
+        """
+        model = self.settings.new_model()
+        models.load_weights(model, self.path / WEIGHTS)
+        return model.eval()
+
+    @cached_property
+    def _model(self) -> torch.nn.Module:
+        return self.model()
+
+    @torch.inference_mode()
+    def predict(self, images: Tensor) -> Tensor:
+        """The probabilities (N, K) of the K classes, for uint8 images (N, C, H, W) of any size, grey or colour."""
+        settings = self.settings
+        fitted = fit_image(as_channels(images, settings.channels), settings.image_size)
+        parts = torch.split(fitted, _CHUNK)
+        return torch.cat([self._model(settings.normalization(part)).softmax(1) for part in parts])
+
+    def classify(self, paths: Sequence[str | Path], *, top: int = 3) -> list[list[tuple[str, float]]]:
+        """For each image file its ``top`` likeliest classes with their probabilities, the likeliest first.
+
+        Raises:
+            DataError: a file that can't be read as an image.
+        """
+        settings = self.settings
+        images = [load_image(path, channels=settings.channels, image_size=settings.image_size) for path in paths]
+        best = self.predict(torch.stack(images)).topk(min(top, len(settings.classes)))
+        return [
+            [(settings.classes[index], probability) for index, probability in zip(indices, values, strict=True)]
+            for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+    def examples(self) -> list[Example]:
+        """The held-out images that the run keeps, and what the network says of them."""
+        settings = self.settings
+        return samples.read(self.path / SAMPLES, channels=settings.channels, image_size=settings.image_size)

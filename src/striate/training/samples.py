@@ -1,0 +1,81 @@
+"""A few held-out images, kept with a run as PNG files so that there is something to look at and to predict."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+from typing import Final
+
+from PIL import Image
+from torch import Tensor
+
+from striate.data import ImageSet, load_image
+from striate.errors import RunError
+from striate.report import Example
+from striate.training.files import read_json, write_json, write_whole
+
+INDEX: Final = "index.json"
+
+
+def choose(images: ImageSet, predicted: Tensor, probability: Tensor, *, even: int, mistakes: int) -> list[Example]:
+    """``even`` images spread evenly over a set, then the ``mistakes`` that the network is surest of.
+
+    Args:
+        images: N images with the truth.
+        predicted: int64 (N,), the class that each is taken for.
+        probability: float (N,), that class's.
+        even: how many images of the first kind, right and wrong ones.
+        mistakes: how many of the second, at most.
+    """
+    wrong = (predicted != images.labels).nonzero().squeeze(1)
+    surest = wrong[probability[wrong].argsort(descending=True, stable=True)][:mistakes].tolist()
+    even = min(even, len(images))
+    spread = [number * len(images) // even for number in range(even)]
+    return [
+        Example(
+            images.images[index],
+            images.classes[int(images.labels[index])],
+            images.classes[int(predicted[index])],
+            float(probability[index]),
+        )
+        for index in dict.fromkeys(spread + surest)
+    ]
+
+
+def write(folder: Path, examples: list[Example]) -> None:
+    """Writes each image as PNG, named after its class, and an index of what the network says of it."""
+    folder.mkdir(exist_ok=True)
+    index = {}
+    for number, example in enumerate(examples, start=1):
+        word = "".join(letter if letter.isalnum() else "-" for letter in example.actual)
+        file = f"{number:02}-{word[:40]}.png"
+        write_whole(folder / file, _png(example.image))
+        index[file] = {name: getattr(example, name) for name in _SPOKEN}
+    write_json(folder / INDEX, index)
+
+
+def read(folder: Path, *, channels: int, image_size: tuple[int, int]) -> list[Example]:
+    """The examples in a folder.
+
+    Raises:
+        RunError: no index, or one of something else.
+        DataError: an image that can't be read.
+    """
+    index = read_json(folder / INDEX)
+    if any(not isinstance(said, dict) or said.keys() != set(_SPOKEN) for said in index.values()):
+        raise RunError(str(folder / INDEX), "no index of examples", f"needed {', '.join(_SPOKEN)} for each file")
+    return [
+        Example(load_image(folder / file, channels=channels, image_size=image_size), **said)
+        for file, said in index.items()
+    ]
+
+
+_SPOKEN: Final = tuple(field.name for field in dataclasses.fields(Example) if field.name != "image")
+
+
+def _png(image: Tensor) -> bytes:
+    pixels = image.permute(1, 2, 0).contiguous().numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,0 +1,266 @@
+"""The command line: what it prints, and what a mistake costs: exit code 2 and one clear line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import striate
+from striate.cli import main
+
+QUICK = ["--epochs", "1", "--batch-size", "128", "--threads", "1", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run."""
+    path = tmp_path_factory.mktemp("runs") / "first"
+    with pytest.raises(SystemExit) as left:
+        main(["train", "lenet5", "--out", str(path), *QUICK, "--epochs", "2"])
+    assert left.value.code == 0
+    return path
+
+
+class Says:
+    """Runs a command and gives its exit code, stdout and stderr."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+
+    def __call__(self, *arguments: object) -> tuple[int, str, str]:
+        self.capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main([str(argument) for argument in arguments])
+        output, errors = self.capsys.readouterr()
+        assert isinstance(left.value.code, int)
+        return left.value.code, output, errors
+
+    def json(self, *arguments: object) -> Any:
+        code, output, errors = self(*arguments, "--json")
+        assert (code, errors) == (0, "")
+        return json.loads(output)
+
+
+@pytest.fixture
+def says(capsys: pytest.CaptureFixture[str]) -> Says:
+    return Says(capsys)
+
+
+def test_train_prints_what_it_did(says: Says, tmp_path: Path) -> None:
+    code, output, errors = says("train", "lenet5", "--out", tmp_path, *QUICK)
+    assert (code, errors) == (0, "")
+    assert "accuracy" in output
+    assert "precision" in output
+    assert f"all of it is in {tmp_path}\n" in output
+    for path in tmp_path.iterdir():
+        assert path.name == ".lock" or path.name in output, "a list of where everything lies"
+
+
+def test_train_json_is_one_object(says: Says, tmp_path: Path) -> None:
+    found = says.json("train", "lenet5", "--out", tmp_path / "a", *QUICK)
+    assert found["path"] == str(tmp_path / "a")
+    assert 0 <= found["accuracy"] <= 1
+    assert len(found["confusion"]) == 10
+
+
+def test_progress_goes_to_stderr_a_line_an_epoch(says: Says, tmp_path: Path) -> None:
+    loud = [argument for argument in QUICK if argument != "--quiet"]
+    code, output, errors = says("train", "lenet5", "--out", tmp_path, *loud, "--epochs", "2", "--json")
+    assert code == 0
+    assert json.loads(output)["epochs"] == 2
+    assert [line.split()[:2] for line in errors.splitlines()] == [["epoch", "1/2"], ["epoch", "2/2"]]
+
+
+def test_every_option_reaches_the_recipe(says: Says, tmp_path: Path) -> None:
+    options = {
+        "data": "digits",
+        "epochs": 1,
+        "batch_size": 100,
+        "optimizer": "adamw",
+        "learning_rate": 0.002,
+        "momentum": 0.8,
+        "weight_decay": 0.01,
+        "schedule": "cosine",
+        "warmup": 0.1,
+        "label_smoothing": 0.05,
+        "clip_norm": 2.0,
+        "seed": 3,
+        "test_fraction": 0.3,
+        "channels": 3,
+        "threads": 1,
+        "device": "cpu",
+        "checkpoint_every": 5.0,
+    }
+    given = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
+    says.json("train", "lenet5", "--out", tmp_path, "--image-size", "28x28", *given, "--quiet")
+    saved = json.loads((tmp_path / "settings.json").read_text())["recipe"]
+    assert saved == {"model": "lenet5", "out": str(tmp_path), "image_size": [28, 28], **options}
+
+
+def test_resume_takes_the_settings_from_the_folder(says: Says, run: Path) -> None:
+    code, _, errors = says("train", "--resume", "--out", run)
+    assert code == 0
+    assert "finished: nothing to do" in errors
+    assert says("train", "lenet5", "--resume", "--out", run, "--epochs", "2", "-q")[0] == 0
+    code, _, errors = says("train", "--resume", "--out", run, "--epochs", "3")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "epochs 3, not 2" in errors
+
+
+def test_evaluate_repeats_what_training_found(says: Says, run: Path) -> None:
+    found = says.json("evaluate", run)
+    assert found["accuracy"] == json.loads((run / "evaluation.json").read_text())["accuracy"]
+    assert says.json("evaluate", run, "--data", "digits")["n"] == found["n"]
+    code, output, _ = says("evaluate", run)
+    assert code == 0
+    assert f"accuracy {found['accuracy']:.2%}" in output
+
+
+def test_predict_both_ways(says: Says, run: Path) -> None:
+    images = sorted((run / "samples").glob("*.png"))[:3]
+    first = says.json("predict", run, *images)
+    second = says.json("predict", *images, "--model", run)
+    assert first == second
+    assert [each["image"] for each in first["predictions"]] == [str(image) for image in images]
+    index = json.loads((run / "samples" / "index.json").read_text())
+    for each, image in zip(first["predictions"], images, strict=True):
+        assert len(each["top"]) == 3
+        assert each["top"][0]["class"] == index[image.name]["predicted"]
+        assert each["top"][0]["probability"] == pytest.approx(index[image.name]["probability"], abs=1e-5)
+    code, output, _ = says("predict", run, images[0], "--top", "1")
+    assert code == 0
+    assert f"{index[images[0].name]['probability']:.1%}" in output
+
+
+def test_models_and_version(says: Says) -> None:
+    _, output, _ = says("models")
+    assert all(name in output for name in striate.models.names())
+    assert says.json("models").keys() == set(striate.models.names())
+    assert says("--version") == (0, f"striate {striate.__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["predict"], ["models"]])
+def test_help_has_a_worked_example(command: list[str], says: Says) -> None:
+    code, output, _ = says(*command, "--help")
+    assert code == 0
+    assert " ".join(["\n    striate", *command]) in output.replace("\n      striate", "\n    striate")
+
+
+MISTAKES: dict[str, tuple[list[str], str]] = {
+    "unknown command": (["trian"], "trian"),
+    "unknown option": (["train", "lenet5", "--epoch-count", "3"], "--epoch-count"),
+    "no number": (["train", "lenet5", "--epochs", "many"], "'--epochs'"),
+    "no model": (["train"], "got no model"),
+    "no model to resume": (["train", "--resume", "--out", "{tmp}/none"], "no run to resume"),
+    "unknown model": (["train", "lenet-5"], "did you mean lenet5?"),
+    "unknown data": (["train", "lenet5", "--data", "digts"], "did you mean digits?"),
+    "missing data": (["train", "lenet5", "--data", "folder:{tmp}/none"], "{tmp}/none"),
+    "impossible value": (["train", "lenet5", "--epochs", "0"], "epochs: got 0"),
+    "unknown word": (["train", "lenet5", "--optimizer", "adam"], "needed one of sgd, adamw"),
+    "image size": (["train", "lenet5", "--image-size", "big"], "--image-size: got 'big'"),
+    "image too small": (["train", "lenet5", "--image-size", "4"], "can't take images of 4x4"),
+    "smoothing": (["train", "lenet5_1998", "--label-smoothing", "0.1"], "label_smoothing"),
+    "occupied": (["train", "lenet5", "--out", "{run}"], "holds a finished run"),
+    "out is a file": (["train", "lenet5", "--out", "{tmp}/text.png"], "is a file"),
+    "unwritable": (["train", "lenet5", "--out", "/proc/striate/run"], "/proc/striate"),
+    "resume nothing": (["train", "lenet5", "--resume"], "resume: got no folder"),
+    "missing run": (["evaluate", "{tmp}/none"], "no such folder"),
+    "no run": (["evaluate", "{tmp}"], "no run in there"),
+    "other data": (["evaluate", "{run}", "--data", "folder:{tmp}/pets"], "needed the run's 10 classes"),
+    "no images": (["predict", "{run}"], "got no image"),
+    "missing image": (["predict", "{run}", "{tmp}/none.png"], "{tmp}/none.png"),
+    "a text": (["predict", "{run}", "{tmp}/text.png"], "{tmp}/text.png"),
+    "a folder": (["predict", "{run}", "{run}/samples"], "{run}/samples"),
+    "no class": (["predict", "{run}", "{run}/samples/x.png", "--top", "0"], "'--top'"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_two(mistake: str, run: Path, says: Says, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("not a picture")
+    for number, name in enumerate(("cat", "cat", "dog", "dog")):
+        (tmp_path / "pets" / name).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), number).save(tmp_path / "pets" / name / f"{number}.png")
+    arguments, expected = MISTAKES[mistake]
+    places = {"tmp": tmp_path, "run": run}
+    before = sorted(tmp_path.rglob("*"))
+    code, output, errors = says(*(argument.format(**places) for argument in arguments))
+    assert (code, output) == (2, "")
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert expected.format(**places) in errors
+    assert sorted(tmp_path.rglob("*")) == before, "a mistake leaves nothing behind"
+
+
+def test_damaged_weights(says: Says, run: Path) -> None:
+    path = run / "weights.safetensors"
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(whole[:-10])
+        code, output, errors = says("predict", run, *(run / "samples").glob("*.png"))
+    finally:
+        path.write_bytes(whole)
+    assert (code, output, errors.count("\n")) == (2, "", 1)
+    assert "no whole weights" in errors
+
+
+def test_a_full_disk(says: Says, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+    import os
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    code, output, errors = says("train", "lenet5", "--out", tmp_path, *QUICK)
+    assert (code, output) == (2, "")
+    assert errors == "error: [Errno 28] No space left on device\n"
+
+
+def test_ctrl_c_is_130_and_says_how_to_go_on(says: Says, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import signal
+
+    from striate.training.loop import Training
+
+    whole_step = Training._step
+
+    def step(self: Training, *arguments: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        whole_step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_step", step)
+        code, output, errors = says("train", "lenet5", "--out", tmp_path, *QUICK)
+    assert (code, output, errors.count("\n")) == (130, "", 1)
+    assert f"go on with: striate train --resume --out {tmp_path}" in errors
+    assert says("train", "--resume", "--out", tmp_path, "--quiet")[0] == 0
+
+
+def test_help_loads_no_pytorch() -> None:
+    """With the package's own front door left out, whose habits are not the command line's."""
+    source = Path(striate.__file__).parent
+    code = f"""
+import sys, types
+front = types.ModuleType("striate")
+front.__path__ = [{str(source)!r}]
+sys.modules["striate"] = front
+from striate.cli import main
+try:
+    main(["train", "--help"])
+finally:
+    assert not {{"torch", "matplotlib", "sklearn"}} & sys.modules.keys()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_python_m_striate() -> None:
+    done = subprocess.run([sys.executable, "-m", "striate", "trian"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")

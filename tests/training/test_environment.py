@@ -1,0 +1,61 @@
+"""The process around a run is as it was before, and Ctrl-C is a wish first."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+import torch
+
+from striate.errors import RunError
+from striate.training.environment import Stop, find_device, random_state, reproducible, set_random_state
+
+CPU = torch.device("cpu")
+
+
+def test_all_is_put_back() -> None:
+    torch.use_deterministic_algorithms(False)
+    before = torch.get_rng_state(), torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    with reproducible(5, 2, CPU):
+        assert (torch.get_num_threads(), torch.get_deterministic_debug_mode()) == (2, 1)
+        first = torch.rand(3)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1:] == (torch.get_num_threads(), torch.get_deterministic_debug_mode())
+    with reproducible(5, 1, CPU):
+        assert torch.equal(first, torch.rand(3))
+
+
+def test_generators_go_on_where_they_were() -> None:
+    torch.rand(7)
+    state = random_state(CPU)
+    expected = torch.rand(3)
+    set_random_state(CPU, state)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "tpu", "cpu:x", "meta-ish"])
+def test_devices_that_are_not_there(name: str) -> None:
+    with pytest.raises(RunError, match=f"^device: '{name}' can't be used"):
+        find_device(name)
+
+
+def test_the_first_interrupt_is_a_wish_and_the_second_acts() -> None:
+    with Stop() as stop:
+        assert not stop.asked
+        signal.raise_signal(signal.SIGINT)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_handler_of_somebody_elses_stays() -> None:
+    heard = []
+    before = signal.signal(signal.SIGINT, lambda *_: heard.append(1))
+    try:
+        with Stop() as stop:
+            signal.raise_signal(signal.SIGINT)
+        assert heard
+        assert not stop.asked
+    finally:
+        signal.signal(signal.SIGINT, before)
