@@ -16,7 +16,8 @@ from rich.table import Table
 from sklearn import metrics
 
 from striate.errors import RunError
-from striate.report import Epoch, Evaluation, Example, figures, tables
+from striate.report import figures, tables
+from striate.training import Epoch, Evaluation, Example
 
 
 def evaluation(classes: int, images: int, *, right: float = 0.8, seed: int = 0) -> Evaluation:

@@ -19,7 +19,7 @@ from striate.errors import RunError, StriateError
 from striate.training.recipe import OPTIMIZERS, SCHEDULES, Recipe
 
 if TYPE_CHECKING:
-    from striate.report import Evaluation
+    from striate.training import Evaluation
 
 
 class _Commands(TyperGroup):
@@ -103,7 +103,9 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, or begin it.")] = False,
     batch_size: Annotated[int | None, _option("batch_size", "Images a step.")] = None,
     optimizer: Annotated[str | None, _option("optimizer", " or ".join(OPTIMIZERS) + ".")] = None,
-    learning_rate: Annotated[float | None, _option("learning_rate", "The schedule's peak.")] = None,
+    learning_rate: Annotated[
+        float | None, _option("learning_rate", "The schedule's peak [default: 0.05, adamw 0.001, or the model's].")
+    ] = None,
     momentum: Annotated[float | None, _option("momentum", "Of sgd; adamw's first decay rate.")] = None,
     weight_decay: Annotated[float | None, _option("weight_decay", "On weights, not on biases.")] = None,
     schedule: Annotated[str | None, _option("schedule", ", ".join(SCHEDULES) + ".")] = None,
@@ -133,18 +135,20 @@ def train(
     """
     from rich.text import Text
 
-    from striate.report import tables
+    from striate.report import figures, tables
     from striate.training import fit, recipe_for
 
     given = {name: context.params[name] for name in _FIELDS if context.params[name] is not None}
     if image_size is not None:
         given["image_size"] = _size(image_size)
     run = fit(recipe_for(given, resume=resume), resume=resume, quiet=quiet)
+    examples = run.examples()
+    figures.save_all(run.path, run.history, run.evaluation, examples)
     if as_json:
         _print_json({"path": str(run.path), "epochs": len(run.history), **run.evaluation.to_dict()})
         return
     _print_evaluation(run.evaluation)
-    _print(tables.examples(run.examples()[:_EXAMPLES]))
+    _print(tables.examples(examples[:_EXAMPLES]))
     _print(Text(f"all of it is in {run.path}"), tables.described(_FILES))
 
 

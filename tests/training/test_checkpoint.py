@@ -11,8 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from striate.errors import RunError
-from striate.report import Epoch
-from striate.training import Recipe
+from striate.training import Epoch, Recipe
 from striate.training.checkpoint import Checkpoint
 
 

@@ -19,16 +19,13 @@ from striate.errors import DataError, ModelError, RunError
 from striate.training import Interrupted, Recipe, Run, evaluate, fit
 from striate.training.checkpoint import Checkpoint
 from striate.training.folder import locked
-from striate.training.loop import Training
+from striate.training.loop import Training, _peak
 
 FILES = {
     "settings.json",
     "weights.safetensors",
     "metrics.jsonl",
     "evaluation.json",
-    "curves.png",
-    "confusion.png",
-    "predictions.png",
     "samples",
 }
 
@@ -337,3 +334,16 @@ def test_biases_do_not_decay(tmp_path: Path) -> None:
 def test_the_default_recipe_reads_digits(seed: int, tmp_path: Path) -> None:
     run = fit(Recipe("lenet5", out=str(tmp_path), seed=seed), quiet=True)
     assert run.evaluation.accuracy >= 0.985
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "peak"),
+    [
+        ("lenet5", {}, 0.05),
+        ("lenet5", {"optimizer": "adamw"}, 0.001),
+        ("lenet5_1998", {}, 0.001),
+        ("lenet5_1998", {"learning_rate": 0.002}, 0.002),
+    ],
+)
+def test_the_peak_rate_suits_optimizer_and_network(model: str, settings: dict[str, Any], peak: float) -> None:
+    assert _peak(models.create(model), Recipe(model, **settings)) == peak

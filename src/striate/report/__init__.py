@@ -1,9 +1,5 @@
-"""Results: the values themselves, and what they look like.
+"""Training's results, shown: :mod:`striate.report.tables` on the terminal, :mod:`striate.report.figures` in pictures.
 
-:mod:`striate.report.results` has the result types, which go to JSON and back. :mod:`striate.report.tables` shows them
-on the terminal, :mod:`striate.report.figures` in pictures; both know these types and nothing of where they come from.
+Both know the result types (``Epoch``, ``Evaluation``, ``Example``) and nothing of how these came about, so whoever
+makes them can show them. JSON needs no help from here: the types have ``to_dict``.
 """
-
-from striate.report.results import Epoch, Evaluation, Example
-
-__all__ = ["Epoch", "Evaluation", "Example"]

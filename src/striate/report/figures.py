@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -12,7 +13,8 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
-from striate.report.results import Epoch, Evaluation, Example
+from striate.training.files import write_whole
+from striate.training.results import Epoch, Evaluation, Example
 
 _TRAIN, _TEST, _WRONG = "#8a94a6", "#1f5fbf", "#c8321e"
 _COLUMNS: Final = 6
@@ -96,6 +98,20 @@ def predictions(shown: Sequence[Example]) -> Figure:
                 spine.set(color=_WRONG, linewidth=3)
         axes.set_title(title, fontsize=9, color="black" if example.right else _WRONG)
     return figure
+
+
+def save_all(folder: Path, history: Sequence[Epoch], evaluation: Evaluation, examples: Sequence[Example]) -> None:
+    """Writes ``curves.png``, ``confusion.png`` and ``predictions.png``, each whole or not at all.
+
+    Raises:
+        OSError: no room, no permission.
+    """
+    for name, figure in (
+        ("curves", curves(history)),
+        ("confusion", confusion(evaluation)),
+        ("predictions", predictions(examples)),
+    ):
+        write_whole(folder / f"{name}.png", png(figure))
 
 
 def png(figure: Figure) -> bytes:

@@ -8,7 +8,7 @@ from typing import Final
 from rich.table import Table
 from rich.text import Text
 
-from striate.report.results import Evaluation, Example
+from striate.training.results import Evaluation, Example
 
 #: Up to this many classes are all listed; of more, the WEAKEST.
 _ALL: Final = 30

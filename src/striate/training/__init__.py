@@ -2,10 +2,11 @@
 
 A run lives in a folder. Killed at any instant, it goes on from there and ends with the same numbers.
 
->>> recipe = Recipe("lenet5", data="digits", epochs=20)
->>> run = fit(recipe, quiet=True)                                   # doctest: +SKIP
->>> run.evaluation.accuracy, run.path                               # doctest: +SKIP
-(0.9916666666666667, PosixPath('runs/lenet5-digits-1'))
+>>> from striate.training import Recipe, fit
+>>> recipe = Recipe("lenet5", data="digits", out="runs/first")
+>>> run = fit(recipe)                                               # doctest: +SKIP
+>>> run.evaluation.accuracy                                         # doctest: +SKIP
+0.9888579387186629
 """
 
 from __future__ import annotations
@@ -18,10 +19,14 @@ if TYPE_CHECKING:
     from striate.training.fitting import fit
     from striate.training.loop import Interrupted
     from striate.training.recipe import Recipe
+    from striate.training.results import Epoch, Evaluation, Example
     from striate.training.run import Run, Settings, recipe_for
 
 # Names are fetched when asked for: the command line reads the recipe's defaults for its help without loading PyTorch.
 _HOMES = {
+    "Epoch": "results",
+    "Evaluation": "results",
+    "Example": "results",
     "Interrupted": "loop",
     "Recipe": "recipe",
     "Run": "run",
@@ -32,6 +37,9 @@ _HOMES = {
 }
 
 __all__ = [
+    "Epoch",
+    "Evaluation",
+    "Example",
     "Interrupted",
     "Recipe",
     "Run",

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from striate import data
 from striate.errors import RunError
-from striate.report import Evaluation
 from striate.training.environment import find_device
 from striate.training.recipe import Recipe
+from striate.training.results import Evaluation
 from striate.training.run import Run
 
 #: From outputs (N, K) and labels (N,) to a scalar, a mean over the images.

@@ -20,9 +20,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from striate.errors import RunError
-from striate.report import Epoch
 from striate.training.files import write_whole
 from striate.training.recipe import Recipe
+from striate.training.results import Epoch
 
 FORMAT: Final = "striate checkpoint 1"
 

@@ -7,7 +7,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from striate.report import Epoch
+from striate.training.results import Epoch
 
 
 class Display:

@@ -25,6 +25,8 @@ _AS_BEGUN: Final = "resume with the run's own settings, or take another folder"
 def fit(recipe: Recipe, *, resume: bool = False, quiet: bool = False) -> Run:
     """Trains by a recipe, in a folder of its own, and gives back the finished run. The last epoch's weights count.
 
+    The folder gets settings, metrics, weights, the evaluation and samples; pictures are ``striate.report``'s.
+
     Args:
         recipe: what to train, and how.
         resume: go on with what lies in ``recipe.out``: a run that was stopped or killed ends with the numbers that it

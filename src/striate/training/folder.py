@@ -12,9 +12,9 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from striate.errors import RunError
-from striate.report import Epoch
 from striate.training.files import PARTIAL, write_whole
 from striate.training.recipe import Recipe
+from striate.training.results import Epoch
 
 #: The first file of a run.
 SETTINGS: Final = "settings.json"
@@ -22,9 +22,6 @@ CHECKPOINT: Final = "checkpoint.safetensors"
 METRICS: Final = "metrics.jsonl"
 WEIGHTS: Final = "weights.safetensors"
 SAMPLES: Final = "samples"
-CURVES: Final = "curves.png"
-CONFUSION: Final = "confusion.png"
-PREDICTIONS: Final = "predictions.png"
 #: The last file of a run; with it in place, the checkpoint goes.
 EVALUATION: Final = "evaluation.json"
 LOCK: Final = ".lock"

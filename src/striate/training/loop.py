@@ -17,7 +17,6 @@ from torch import Tensor
 
 from striate import data
 from striate.errors import RunError
-from striate.report import Epoch, Evaluation, figures
 from striate.training import samples
 from striate.training.assess import Assessment, assess, loss_of
 from striate.training.checkpoint import Checkpoint, own_copies
@@ -26,10 +25,7 @@ from striate.training.environment import Stop, random_state, set_random_state
 from striate.training.files import sync_folder, write_json, write_whole
 from striate.training.folder import (
     CHECKPOINT,
-    CONFUSION,
-    CURVES,
     EVALUATION,
-    PREDICTIONS,
     SAMPLES,
     WEIGHTS,
     append_metrics,
@@ -37,6 +33,7 @@ from striate.training.folder import (
     write_metrics,
 )
 from striate.training.recipe import Recipe
+from striate.training.results import Epoch, Evaluation
 from striate.training.run import Settings, versions
 from striate.training.schedule import learning_rate
 
@@ -66,7 +63,8 @@ class Training:
         self.display, self.stop = display, stop
         self.device = torch.device(settings.device)
         self.model = settings.new_model().to(self.device).train()
-        self.optimizer = _optimizer(self.model, recipe)
+        self.peak = _peak(self.model, recipe)
+        self.optimizer = _optimizer(self.model, recipe, self.peak)
         self.loss = loss_of(self.model, recipe.label_smoothing)
         self.batches = data.Batches(
             split.train, recipe.batch_size, settings.normalization, shuffle_seed=recipe.seed, device=self.device
@@ -137,7 +135,7 @@ class Training:
         return learning_rate(
             len(self.history) * batches + batch,
             recipe.epochs * batches,
-            peak=recipe.learning_rate,
+            peak=self.peak,
             schedule=recipe.schedule,
             warmup=recipe.warmup,
         )
@@ -188,7 +186,7 @@ class Training:
         return RunError(
             f"epoch {len(self.history) + 1}",
             what,
-            remedy=f"take a lower learning rate than {self.recipe.learning_rate}, or a clip_norm, and another folder; "
+            remedy=f"take a lower learning rate than {self.peak}, or a clip_norm, and another folder; "
             f"the last good checkpoint stays: {self.path / CHECKPOINT}",
         )
 
@@ -246,18 +244,19 @@ class Training:
             self.test_batches.images, tested.predicted, tested.probability, even=_EVEN, mistakes=_MISTAKES
         )
         samples.write(self.path / SAMPLES, chosen)
-        for name, figure in (
-            (CURVES, figures.curves(self.history)),
-            (CONFUSION, figures.confusion(tested.evaluation)),
-            (PREDICTIONS, figures.predictions(chosen)),
-        ):
-            write_whole(self.path / name, figures.png(figure))
         write_json(self.path / EVALUATION, tested.evaluation.to_dict())
         (self.path / CHECKPOINT).unlink()
         sync_folder(self.path)
 
 
-def _optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def _peak(model: torch.nn.Module, recipe: Recipe) -> float:
+    """The highest learning rate: the recipe's, or what suits the optimizer and the network's loss."""
+    if recipe.learning_rate is not None:
+        return recipe.learning_rate
+    return 1e-3 if recipe.optimizer == "adamw" else float(getattr(model, "learning_rate", 0.05))
+
+
+def _optimizer(model: torch.nn.Module, recipe: Recipe, peak: float) -> torch.optim.Optimizer:
     """PyTorch's optimizer of the recipe's name. Biases and other 1-D parameters don't decay."""
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
@@ -266,5 +265,5 @@ def _optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     ]
     groups = [group for group in groups if group["params"]]
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(recipe.momentum, 0.999))
-    return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+        return torch.optim.AdamW(groups, lr=peak, betas=(recipe.momentum, 0.999))
+    return torch.optim.SGD(groups, lr=peak, momentum=recipe.momentum, nesterov=recipe.momentum > 0)

@@ -18,11 +18,11 @@ import striate
 from striate import models
 from striate.data import Normalization, as_channels, fit_image, load_image
 from striate.errors import RunError
-from striate.report import Epoch, Evaluation, Example
 from striate.training import samples
 from striate.training.files import read_json
 from striate.training.folder import EVALUATION, SAMPLES, SETTINGS, WEIGHTS, go_on, read_metrics
 from striate.training.recipe import Recipe
+from striate.training.results import Epoch, Evaluation, Example
 
 _CHUNK: Final = 1024  # images predicted at a time
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from striate.data import ImageSet, load_image
 from striate.errors import RunError
-from striate.report import Example
 from striate.training.files import read_json, write_json, write_whole
+from striate.training.results import Example
 
 INDEX: Final = "index.json"
 
