@@ -27,5 +27,6 @@ def test_its_make_targets_and_commands_exist() -> None:
     for target in set(re.findall(r"(?:^|`)make (\w+)", README, re.MULTILINE)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     program = (ROOT / "src" / "striate" / "cli.py").read_text()
-    for command in set(re.findall(r"^striate (\w+)", README, re.MULTILINE)):
+    shell = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
+    for command in set(re.findall(r"^striate (\w+)", shell, re.MULTILINE)):
         assert re.search(rf"^def {command}\(", program, re.MULTILINE), command
