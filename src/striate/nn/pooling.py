@@ -66,44 +66,35 @@ class AvgPool1d(torch.nn.AvgPool1d):
         return ops.avg_pool1d(input, *how, dilation=self.dilation)
 
 
-class AvgPool2d(torch.nn.AvgPool2d):
-    """The mean of every window, (N, C, H, W) to (N, C, H', W'); as :class:`torch.nn.AvgPool2d`."""
+class _Average:
+    """What the layers add to the torch.nn layer that stands behind them in the order of bases."""
 
     def __init__(
         self,
         kernel_size: Any,
         stride: Any = None,
-        padding: Any = 0,
+        padding: Padding = 0,
         ceil_mode: bool = False,
         count_include_pad: bool = True,
         divisor_override: int | None = None,
         *,
         dilation: Any = 1,
     ) -> None:
-        super().__init__(kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+        how = (stride, padding, ceil_mode, count_include_pad, divisor_override)
+        super().__init__(kernel_size, *how)  # type: ignore[call-arg]
         self.dilation = dilation
+
+
+class AvgPool2d(_Average, torch.nn.AvgPool2d):
+    """The mean of every window, (N, C, H, W) to (N, C, H', W'); as :class:`torch.nn.AvgPool2d`."""
 
     def forward(self, input: Tensor) -> Tensor:
         how = (self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
         return ops.avg_pool2d(input, *how, self.divisor_override, dilation=self.dilation)
 
 
-class AvgPool3d(torch.nn.AvgPool3d):
+class AvgPool3d(_Average, torch.nn.AvgPool3d):
     """The mean of every window, (N, C, D, H, W) to (N, C, D', H', W'); as :class:`torch.nn.AvgPool3d`."""
-
-    def __init__(
-        self,
-        kernel_size: Any,
-        stride: Any = None,
-        padding: Any = 0,
-        ceil_mode: bool = False,
-        count_include_pad: bool = True,
-        divisor_override: int | None = None,
-        *,
-        dilation: Any = 1,
-    ) -> None:
-        super().__init__(kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
-        self.dilation = dilation
 
     def forward(self, input: Tensor) -> Tensor:
         how = (self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
