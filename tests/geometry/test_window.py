@@ -131,6 +131,8 @@ def test_receptive_field_of_vgg16_is_196_at_its_last_convolution() -> None:
         (Window(2, 2), 5, 2, 3),
         (Window(3, 2), 6, 2, 3),
         (Window(3, 2), 7, 3, 3),
+        # longer than the input by less than the stride
+        (Window(2, 2, 0), 2, 1, 1),
         # a third window would start at 4, where nothing is left but trailing padding
         (Window(2, 3, 1), 3, 2, 2),
         # the rule holds for whole windows, too: PyTorch drops the one that floor mode keeps

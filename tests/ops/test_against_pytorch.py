@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.testing._internal.common_methods_invocations import op_db
 
 from striate import ops
+from striate.errors import GeometryError
 
 PREFIX = "nn.functional."
 SAMPLED = {
@@ -108,6 +109,24 @@ def test_other_dtypes_that_pytorch_takes(dtype: torch.dtype) -> None:
     assert torch.equal(ops.conv2d(x, w, stride=2, padding=1), F.conv2d(x, w, stride=2, padding=1))
     if not dtype.is_complex:
         assert torch.equal(ops.max_pool2d(x, 3, 2, 1), F.max_pool2d(x, 3, 2, 1))
+
+
+def test_ceil_mode_takes_a_window_longer_than_the_input_by_less_than_a_stride() -> None:
+    x = torch.randn(2, 3, 2, 3)
+    for kernel, stride in ((3, 2), ((3, 4), 3), ((2, 5), (1, 3))):
+        assert torch.equal(
+            ops.max_pool2d(x, kernel, stride, ceil_mode=True), F.max_pool2d(x, kernel, stride, ceil_mode=True)
+        )
+        mine, theirs = (module.avg_pool2d(x, kernel, stride, ceil_mode=True) for module in (ops, F))
+        torch.testing.assert_close(mine, theirs)
+    for module in (ops, F):
+        with pytest.raises((GeometryError, RuntimeError)):
+            module.max_pool2d(x, 4, 2, ceil_mode=True)
+
+
+def test_transposed_convolution_of_whole_numbers() -> None:
+    x, w = torch.randint(-3, 4, (2, 3, 5)), torch.randint(-3, 4, (3, 2, 3))
+    assert torch.equal(ops.conv_transpose1d(x, w, stride=2), F.conv_transpose1d(x, w, stride=2))
 
 
 def test_meta_tensors_have_shapes_without_values() -> None:

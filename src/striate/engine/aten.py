@@ -28,6 +28,8 @@ class AtenBackend(Backend):
     def refusal(self, problem: Problem, open_: Pass, dtype: torch.dtype, device: str) -> str | None:
         if dtype == torch.bool:
             return "PyTorch has no arithmetic on booleans"
+        if isinstance(problem, ConvShape) and open_ is not Pass.OUTPUT and not dtype.is_floating_point:
+            return "PyTorch has no gradient kernels for whole numbers"
         if dtype.is_complex:
             return "PyTorch's kernels take real numbers only"
         return None

@@ -130,11 +130,12 @@ class Window:
                 and leading padding is left out (as in PyTorch and ONNX).
 
         Raises:
-            GeometryError: the window is longer than the padded input.
+            GeometryError: the window is longer than the padded input (in ``ceil_mode`` by a stride or more).
         """
         before, after = self.pads(size)
         spare = size + before + after - self.effective_kernel
-        if spare < 0:
+        # Rounding up, even the first window may hang over the end, by less than a stride.
+        if spare < (1 - self.stride if ceil_mode else 0):
             side = (1 - spare) // 2
             raise GeometryError(
                 "window",
