@@ -22,7 +22,7 @@ def idx_bytes(array: np.ndarray, *, sizes: tuple[int, ...] | None = None, kind: 
 
 def write_idx(path: Path, array: np.ndarray) -> Path:
     content = idx_bytes(array)
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
     return path
 
 
@@ -56,7 +56,7 @@ def test_no_part_of_a_file_is_taken_for_the_whole(cut: int, tmp_path_factory: py
     path.write_bytes(content[:cut])
     with pytest.raises(DataError, match=f"{path}: .*needed|{path}: ends within its header"):
         read_idx(path)
-    path.write_bytes(gzip.compress(content)[:cut])
+    path.write_bytes(gzip.compress(content, mtime=0)[:cut])
     with pytest.raises(DataError, match=str(path)):
         read_idx(path)
 
@@ -88,13 +88,13 @@ def test_any_number_of_axes_and_more_than_one_chunk(shape: tuple[int, ...], tmp_
         (idx_bytes(LABELS)[:-1], r"got 11 bytes after the header; needed 12 \(12\); fetch it again"),
         (idx_bytes(LABELS) + b"\0", "got more bytes after the header; needed 12"),
         (idx_bytes(LABELS, sizes=(0, 2**32 - 1, 2**32 - 1)), "holds no elements: its sizes are 0x4294967295x42949"),
-        (gzip.compress(idx_bytes(IMAGES))[:-1], "damaged gzip file"),
-        (gzip.compress(idx_bytes(IMAGES))[:-9], "damaged gzip file"),
-        (gzip.compress(idx_bytes(IMAGES))[:-8] + bytes(8), "damaged gzip file: CRC check failed"),
-        (gzip.compress(idx_bytes(IMAGES))[:10] + b"\xff" * 50, "damaged gzip file: .*invalid block type"),
-        (gzip.compress(idx_bytes(IMAGES)) + b"tail", "damaged gzip file: Not a gzipped file"),
-        (gzip.compress(b""), "starts with nothing"),
-        (gzip.compress(idx_bytes(LABELS) + b"\0"), "got more bytes after the header"),
+        (gzip.compress(idx_bytes(IMAGES), mtime=0)[:-1], "damaged gzip file"),
+        (gzip.compress(idx_bytes(IMAGES), mtime=0)[:-9], "damaged gzip file"),
+        (gzip.compress(idx_bytes(IMAGES), mtime=0)[:-8] + bytes(8), "damaged gzip file: CRC check failed"),
+        (gzip.compress(idx_bytes(IMAGES), mtime=0)[:10] + b"\xff" * 50, "damaged gzip file: .*invalid block type"),
+        (gzip.compress(idx_bytes(IMAGES), mtime=0) + b"tail", "damaged gzip file: Not a gzipped file"),
+        (gzip.compress(b"", mtime=0), "starts with nothing"),
+        (gzip.compress(idx_bytes(LABELS) + b"\0", mtime=0), "got more bytes after the header"),
     ],
 )
 def test_a_damaged_or_foreign_file(content: bytes, message: str, tmp_path: Path) -> None:
