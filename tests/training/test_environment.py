@@ -25,6 +25,19 @@ def test_all_is_put_back() -> None:
         assert torch.equal(first, torch.rand(3))
 
 
+def test_frozen_flags_are_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(torch.backends.flags_frozen.__globals__, "__allow_nonbracketed_mutation_flag", False)
+    assert torch.backends.flags_frozen()
+    assert not torch.backends.cudnn.benchmark
+    torch._C._set_cudnn_benchmark(True)
+    try:
+        with reproducible(5, 1, CPU):
+            assert not torch.backends.cudnn.benchmark
+        assert torch.backends.cudnn.benchmark
+    finally:
+        torch._C._set_cudnn_benchmark(False)
+
+
 def test_generators_go_on_where_they_were() -> None:
     torch.rand(7)
     state = random_state(CPU)

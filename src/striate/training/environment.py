@@ -46,13 +46,22 @@ def reproducible(seed: int, threads: int, device: torch.device) -> Iterator[None
         torch.manual_seed(seed)
         torch.set_num_threads(threads)
         torch.set_deterministic_debug_mode("warn")
-        torch.backends.cudnn.benchmark = False
+        _set_cudnn_benchmark(False)
         try:
             yield
         finally:
             torch.set_num_threads(before[0])
             torch.set_deterministic_debug_mode(before[1])
-            torch.backends.cudnn.benchmark = before[2]
+            _set_cudnn_benchmark(before[2])
+
+
+def _set_cudnn_benchmark(on: bool) -> None:
+    """Whether cuDNN may pick kernels by their time, so that two runs differ.
+
+    What the property ``torch.backends.cudnn.benchmark`` calls; the property itself refuses for ever once somebody (a
+    library's tests, say) has called ``torch.backends.disable_global_flags()``.
+    """
+    torch._C._set_cudnn_benchmark(on)
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
