@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from striate.engine.backends import Backend, Pass
+from striate.engine.layout import is_channels_last, new_empty, reshaped
 from striate.geometry import ConvShape, PoolShape, Problem
 
 _aten = torch.ops.aten
@@ -20,6 +21,8 @@ _MAX_POOL: Final = {2: _aten.max_pool2d_with_indices, 3: _aten.max_pool3d_with_i
 _MAX_POOL_GRAD: Final = {2: _aten.max_pool2d_with_indices_backward, 3: _aten.max_pool3d_with_indices_backward}
 _AVG_POOL: Final = {2: _aten.avg_pool2d, 3: _aten.avg_pool3d}
 _AVG_POOL_GRAD: Final = {2: _aten.avg_pool2d_backward, 3: _aten.avg_pool3d_backward}
+#: What sums of narrow numbers are kept in.
+_ACCUMULATE: Final = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
 
 class AtenBackend(Backend):
@@ -28,11 +31,13 @@ class AtenBackend(Backend):
     def refusal(self, problem: Problem, open_: Pass, dtype: torch.dtype, device: str) -> str | None:
         if dtype == torch.bool:
             return "PyTorch has no arithmetic on booleans"
-        if isinstance(problem, ConvShape) and open_ is not Pass.OUTPUT and not dtype.is_floating_point:
-            return "PyTorch has no gradient kernels for whole numbers"
         if dtype.is_complex:
             return "PyTorch's kernels take real numbers only"
-        return None
+        if dtype.is_floating_point or open_ is Pass.OUTPUT:
+            return None
+        if isinstance(problem, PoolShape) or open_ is Pass.WEIGHT_GRAD:
+            return "PyTorch has no gradient kernels for whole numbers"
+        return None if dtype == torch.int64 else "PyTorch transposes convolutions of int64 only, of all whole numbers"
 
     # ---------------------------------------------------------------- convolution
 
@@ -49,70 +54,79 @@ class AtenBackend(Backend):
                 first, second, bias, shape.stride, shared, shape.dilation, False, zeros, shape.groups
             )
             return output
+        size = [n + before + after for n, (before, after) in zip(shape.size, extra, strict=True)]
         if open_ is Pass.INPUT_GRAD:
-            # The kernel asks for the operand that is open, too, but only looks at its shape and layout.
-            size = [n + before + after for n, (before, after) in zip(shape.size, extra, strict=True)]
-            input = _like(second, (shape.batch, shape.in_channels, *size))
-            weight, grad_output, wanted = first, second, [True, False, False]
-        else:
-            input, grad_output, wanted = first, second, [False, True, False]
-            weight = second.new_empty(shape.weight_shape)
-        grads: tuple[Tensor, ...] = _aten.convolution_backward(
-            grad_output,
-            input,
-            weight,
-            None,
-            shape.stride,
-            shared,
-            shape.dilation,
-            False,
-            zeros,
-            shape.groups,
-            wanted,
+            grad = _input_grad(shape, first, second, size, shared)
+            if uneven:
+                grad = _pad(grad, [(-before, -after) for before, after in extra]).clone()
+            return grad if bias is None else grad + bias.reshape(-1, *[1] * shape.dims)
+        # The kernel asks for the operand that is open, too, but only looks at its shape.
+        how = (shape.stride, shared, shape.dilation, False, zeros, shape.groups)
+        grads = _aten.convolution_backward(
+            second, first, second.new_empty(shape.weight_shape), None, *how, [False, True, False]
         )
-        if open_ is Pass.WEIGHT_GRAD:
-            return grads[1]
-        grad = _pad(grads[0], [(-before, -after) for before, after in extra]) if uneven else grads[0]
-        return grad if bias is None else grad + bias.reshape(-1, *[1] * shape.dims)
+        weight_grad: Tensor = grads[1]
+        return weight_grad
 
     # ---------------------------------------------------------------- pooling
 
     def average(self, shape: PoolShape, open_: Pass, operand: Tensor) -> Tensor:
-        if not _pools(shape) or max(shape.dilation) > 1:
+        kernel_exists = operand.dtype.is_floating_point or operand.dtype == torch.int64
+        if not _pools(shape) or max(shape.dilation) > 1 or not kernel_exists:
             return _average_by_taps(shape, open_, operand)
         flat, kernel, stride, padding, _ = _as_planes(shape, operand)
         how = (kernel, stride, padding, shape.ceil_mode, shape.count_include_pad, shape.divisor)
         if open_ is Pass.OUTPUT:
             output: Tensor = _AVG_POOL[len(kernel)](flat, *how)
-            return output.reshape(shape.output_shape)
-        input = _like(flat, (*flat.shape[:2], *[1] * (len(kernel) - shape.dims), *shape.size))
-        grad: Tensor = _AVG_POOL_GRAD[len(kernel)](flat, input, *how)
-        return grad.reshape(shape.input_shape)
+            return reshaped(output, shape.output_shape)
+        grad: Tensor = _AVG_POOL_GRAD[len(kernel)](flat, _empty_planes(shape, flat), *how)
+        return reshaped(grad, shape.input_shape)
 
     def maximum(self, shape: PoolShape, input: Tensor) -> tuple[Tensor, Tensor]:
         if not _pools(shape):
             return _maximum_framed(shape, input)
         flat, kernel, stride, padding, dilation = _as_planes(shape, input)
         values, indices = _MAX_POOL[len(kernel)](flat, kernel, stride, padding, dilation, shape.ceil_mode)
-        return values.reshape(shape.output_shape), indices.reshape(shape.output_shape)
+        return reshaped(values, shape.output_shape), reshaped(indices, shape.output_shape)
 
     def maximum_grad(self, shape: PoolShape, indices: Tensor, grad_output: Tensor) -> Tensor:
         if not _pools(shape):
             return spread(indices, grad_output, shape.size)
         flat, kernel, stride, padding, dilation = _as_planes(shape, grad_output)
-        input = _like(flat, (*flat.shape[:2], *[1] * (len(kernel) - shape.dims), *shape.size))
         how = (kernel, stride, padding, dilation, shape.ceil_mode, indices.long().reshape(flat.shape))
-        grad: Tensor = _MAX_POOL_GRAD[len(kernel)](flat, input, *how)
-        return grad.reshape(shape.input_shape)
+        grad: Tensor = _MAX_POOL_GRAD[len(kernel)](flat, _empty_planes(shape, flat), *how)
+        return reshaped(grad, shape.input_shape)
+
+
+def _input_grad(shape: ConvShape, weight: Tensor, grad_output: Tensor, size: list[int], padding: list[int]) -> Tensor:
+    """The gradient of an input of ``size`` positions, padded alike on both sides."""
+    if grad_output.dtype.is_floating_point:
+        input = new_empty(grad_output, (shape.batch, shape.in_channels, *size), is_channels_last(grad_output))
+        how = (shape.stride, padding, shape.dilation, False, [0] * shape.dims, shape.groups)
+        grads = _aten.convolution_backward(grad_output, input, weight, None, *how, [True, False, False])
+        grad: Tensor = grads[0]
+        return grad
+    # Whole numbers have no gradient kernels, but transposed convolutions.
+    unreached = [
+        n + 2 * cells - window.effective_kernel - (outputs - 1) * window.stride
+        for n, cells, window, outputs in zip(size, padding, shape.windows, shape.output_size, strict=True)
+    ]
+    return torch.convolution(
+        grad_output, weight, None, shape.stride, padding, shape.dilation, True, unreached, shape.groups
+    )
 
 
 def spread(indices: Tensor, grad_output: Tensor, size: tuple[int, ...]) -> Tensor:
     """(N, C, *size) of zeros, to which every gradient is added at its flat index within its channel."""
-    lead, outputs = grad_output.shape[:2], torch.Size(grad_output.shape[2:]).numel()
-    grad = grad_output.new_zeros(*lead, torch.Size(size).numel())
-    # Windows overlap, so positions repeat: their gradients add up.
-    flat = indices.reshape(*lead, outputs).long()
-    return grad.scatter_add(2, flat, grad_output.reshape(*lead, outputs)).reshape(*lead, *size)
+    channels_last = is_channels_last(indices)
+    grad = new_empty(grad_output, (*grad_output.shape[:2], *size), channels_last).zero_()
+    # Windows overlap, so positions repeat: their gradients add up. With channels last, positions come before channels.
+    flat, positions, values = (
+        tensor.movedim(1, -1).flatten(1, -2) if channels_last else tensor.flatten(2)
+        for tensor in (grad, indices, grad_output)
+    )
+    flat.scatter_add_(1 if channels_last else 2, positions.long(), values)
+    return grad
 
 
 def _pad(tensor: Tensor, sides: list[tuple[int, int]], value: float = 0.0) -> Tensor:
@@ -126,13 +140,10 @@ def _pad(tensor: Tensor, sides: list[tuple[int, int]], value: float = 0.0) -> Te
     return tensor
 
 
-def _like(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Unwritten memory in the layout of ``tensor``; a kernel takes its own layout from it."""
-    # Read off the strides, since some wrappers (batched tensors) don't answer is_contiguous(memory_format).
-    channels_last = tensor.dim() in (4, 5) and tensor.stride(1) == 1 and tensor.shape[1] > 1
-    if not channels_last:
-        return tensor.new_empty(shape)
-    return tensor.new_empty(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
+def _empty_planes(shape: PoolShape, flat: Tensor) -> Tensor:
+    """What the gradient kernels want to see of their input: its shape and layout."""
+    row = [1] * (flat.dim() - 2 - shape.dims)
+    return new_empty(flat, (*flat.shape[:2], *row, *shape.size), is_channels_last(flat))
 
 
 def _pools(shape: PoolShape) -> bool:
@@ -154,27 +165,32 @@ def _as_planes(shape: PoolShape, tensor: Tensor) -> tuple[Tensor, list[int], lis
 
 def _average_by_taps(shape: PoolShape, open_: Pass, operand: Tensor) -> Tensor:
     """Averages for any geometry: a sum over a box is a sum along one axis after the other."""
-    divisor = _divisor(shape, operand)
-    axes = range(shape.dims)
+    # Narrow numbers would overflow before the division.
+    wide = operand.to(_ACCUMULATE.get(operand.dtype, operand.dtype))
+    if not wide.dtype.is_floating_point:
+        wide = wide.long()
+    divisor = _divisor(shape, wide)
     if open_ is Pass.OUTPUT:
-        total = operand
-        for axis in axes:
+        total = wide
+        for axis in range(shape.dims):
             framed = _framed(total, shape, axis)
             total = framed[_tap(shape, axis, 0)]
             for tap in range(1, shape.kernel[axis]):
                 total = total + framed[_tap(shape, axis, tap)]
-        return total / divisor
-    grad = operand / divisor
-    for axis in axes:
+        rounding = None if wide.dtype.is_floating_point else "trunc"
+        return torch.div(total, divisor, rounding_mode=rounding).to(operand.dtype)
+    grad = wide / divisor
+    for axis in range(shape.dims):
         before, length = shape.pads[axis][0], _reach(shape, axis)
-        spread = grad.new_zeros(*grad.shape[: 2 + axis], length, *grad.shape[3 + axis :])
+        reached = (*grad.shape[: 2 + axis], length, *grad.shape[3 + axis :])
+        spread = new_empty(grad, reached, is_channels_last(operand)).zero_()
         for tap in range(shape.kernel[axis]):
             spread[_tap(shape, axis, tap)] += grad
         # Input that no window reaches gets no gradient: it is put back as zeros.
         sides = [(0, 0)] * shape.dims
         sides[axis] = (-before, before + shape.size[axis] - length)
         grad = _pad(spread, sides)
-    return grad
+    return grad.to(operand.dtype, copy=True)
 
 
 def _reach(shape: PoolShape, axis: int) -> int:
@@ -215,7 +231,7 @@ def _maximum_framed(shape: PoolShape, input: Tensor) -> tuple[Tensor, Tensor]:
     inner = PoolShape.of("max", framed.shape, shape.kernel, shape.stride, 0, shape.dilation)
     flat, kernel, stride, padding, dilation = _as_planes(inner, framed)
     values, indices = _MAX_POOL[len(kernel)](flat, kernel, stride, padding, dilation)
-    values, rest = values.reshape(shape.output_shape), indices.reshape(shape.output_shape)
+    values, rest = reshaped(values, shape.output_shape), reshaped(indices, shape.output_shape)
     position = torch.zeros_like(rest)
     scale = 1
     for axis in reversed(range(shape.dims)):

@@ -71,6 +71,11 @@ def fold(count: int, dim: int | None, tensor: Tensor, into: int = 0) -> Tensor:
     return each.movedim(0, into).flatten(into, into + 1)
 
 
+def unfold(info: Any, tensor: Tensor) -> Tensor:
+    """What was computed of samples folded into the first axis, with an axis of its own for them at the front."""
+    return tensor.reshape(info.batch_size, tensor.shape[0] // info.batch_size, *tensor.shape[1:])
+
+
 def prepared(make: Callable[..., _Shape]) -> Callable[..., _Shape]:
     """``make``, remembering what it made: arguments are parsed and checked once for every problem."""
     cached = lru_cache(maxsize=4096, typed=True)(make)

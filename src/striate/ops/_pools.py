@@ -13,9 +13,10 @@ from torch import Tensor
 
 from striate.engine import Pass, choose
 from striate.engine.aten import spread
+from striate.engine.layout import is_channels_last, laid_out, reshaped
 from striate.geometry import PoolShape
 from striate.ops._autograd import Differentiable
-from striate.ops._calls import fold
+from striate.ops._calls import fold, unfold
 
 
 class Average(Differentiable):
@@ -28,9 +29,11 @@ class Average(Differentiable):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         _, ctx.shape, ctx.open_ = inputs
+        ctx.channels_last = is_channels_last(output)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        upstream = laid_out(upstream, ctx.channels_last)
         transposed = Pass.INPUT_GRAD if ctx.open_ is Pass.OUTPUT else Pass.OUTPUT
         return Average.of(upstream, ctx.shape, transposed), None, None
 
@@ -41,7 +44,7 @@ class Average(Differentiable):
     @staticmethod
     def vmap(info: Any, in_dims: Any, operand: Tensor, shape: PoolShape, open_: Pass) -> tuple[Tensor, int]:
         many = replace(shape, batch=info.batch_size * shape.batch)
-        return _unfolded(info, Average.of(fold(info.batch_size, in_dims[0], operand), many, open_)), 0
+        return unfold(info, Average.of(fold(info.batch_size, in_dims[0], operand), many, open_)), 0
 
 
 def keep_positions(ctx: Any, indices: Tensor, size: tuple[int, ...]) -> None:
@@ -63,11 +66,13 @@ class Maximum(Differentiable):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         _, ctx.shape = inputs
+        ctx.channels_last = is_channels_last(output[0])
         ctx.mark_non_differentiable(output[1])
         keep_positions(ctx, output[1], ctx.shape.size)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        upstream = laid_out(upstream, ctx.channels_last)
         return Spread.of(upstream, *ctx.saved_tensors, ctx.shape.size, ctx.shape), None
 
     @staticmethod
@@ -78,7 +83,7 @@ class Maximum(Differentiable):
     def vmap(info: Any, in_dims: Any, input: Tensor, shape: PoolShape) -> tuple[tuple[Tensor, Tensor], int]:
         many = replace(shape, batch=info.batch_size * shape.batch)
         values, indices = Maximum.of(fold(info.batch_size, in_dims[0], input), many)
-        return (_unfolded(info, values), _unfolded(info, indices)), 0
+        return (unfold(info, values), unfold(info, indices)), 0
 
 
 class Spread(Differentiable):
@@ -117,7 +122,7 @@ class Collect(Differentiable):
 
     @staticmethod
     def forward(values: Tensor, indices: Tensor, size: tuple[int, ...], shape: PoolShape | None) -> Tensor:
-        return _planes(values).gather(2, _planes(indices).long()).reshape(indices.shape)
+        return reshaped(values.flatten(2).gather(2, indices.flatten(2).long()), indices.shape)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -138,14 +143,6 @@ class Collect(Differentiable):
         return _vmap_along(Collect, info, in_dims, values, indices, *how), 0
 
 
-def _planes(tensor: Tensor) -> Tensor:
-    return tensor.reshape(*tensor.shape[:2], torch.Size(tensor.shape[2:]).numel())
-
-
-def _unfolded(info: Any, tensor: Tensor) -> Tensor:
-    return tensor.reshape(info.batch_size, tensor.shape[0] // info.batch_size, *tensor.shape[1:])
-
-
 def _vmap_along(
     function: type[Differentiable],
     info: Any,
@@ -157,4 +154,4 @@ def _vmap_along(
 ) -> Tensor:
     many = None if shape is None else replace(shape, batch=info.batch_size * shape.batch)
     folded = (fold(info.batch_size, dim, tensor) for dim, tensor in zip(in_dims, (values, indices), strict=False))
-    return _unfolded(info, cast(Tensor, function.of(*folded, size, many)))
+    return unfold(info, cast(Tensor, function.of(*folded, size, many)))

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from striate.engine import Pass, choose
 from striate.engine.aten import AtenBackend
+from striate.engine.layout import is_channels_last, laid_out
 from striate.geometry import ConvShape, Padding
 from striate.ops._autograd import Differentiable
 from striate.ops._calls import autocast, batched, check_weight, fold, prepared
@@ -48,12 +49,14 @@ class _Contraction(Differentiable):
         # Each operand is needed for the other one's gradient only.
         ctx.save_for_backward(first if ctx.needs_input_grad[1] else None, second if ctx.needs_input_grad[0] else None)
         ctx.save_for_forward(first, second)
+        ctx.channels_last = is_channels_last(output)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         first, second = ctx.saved_tensors
         one, other = _OPERANDS[ctx.open_]
         grad_first = grad_second = grad_bias = None
+        upstream = laid_out(upstream, ctx.channels_last)
         if ctx.needs_input_grad[0]:
             grad_first = _contract(ctx.shape, one, {other: second, ctx.open_: upstream})
         if ctx.needs_input_grad[1]:

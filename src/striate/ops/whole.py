@@ -8,10 +8,11 @@ from typing import Any, Final, TypeAlias, cast
 import torch
 from torch import Tensor
 
+from striate.engine.layout import is_channels_last, laid_out
 from striate.errors import GeometryError, OperandError
 from striate.geometry import per_axis
 from striate.ops._autograd import Differentiable
-from striate.ops._calls import batched
+from striate.ops._calls import batched, fold, unfold
 from striate.ops._pools import Collect, Spread, keep_positions
 from striate.ops.pooling import avg_pool1d, avg_pool2d, avg_pool3d, max_pool1d, max_pool2d, max_pool3d
 
@@ -56,8 +57,6 @@ def _dims(call: str, input: Tensor) -> int:
 class _AdaptiveAverage(Differentiable):
     """Adaptive averages of (N, C, ...), or their transpose back to ``size``; each is the other's gradient."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(operand: Tensor, size: tuple[int, ...], output_size: tuple[int, ...], transposed: bool) -> Tensor:
         dims = len(size)
@@ -68,20 +67,24 @@ class _AdaptiveAverage(Differentiable):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         _, *ctx.sizes, ctx.transposed = inputs
+        ctx.channels_last = is_channels_last(output)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        upstream = laid_out(upstream, ctx.channels_last)
         return _AdaptiveAverage.of(upstream, *ctx.sizes, not ctx.transposed), None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
         return cast(Tensor, _AdaptiveAverage.of(tangents[0], *ctx.sizes, ctx.transposed))
 
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, operand: Tensor, *how: Any) -> tuple[Tensor, int]:
+        return unfold(info, _AdaptiveAverage.of(fold(info.batch_size, in_dims[0], operand), *how)), 0
+
 
 class _AdaptiveMaximum(Differentiable):
     """Adaptive maxima of (N, C, ...) and their positions."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(input: Tensor, output_size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -90,16 +93,23 @@ class _AdaptiveMaximum(Differentiable):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         ctx.size = tuple(inputs[0].shape[2:])
+        ctx.channels_last = is_channels_last(output[0])
         ctx.mark_non_differentiable(output[1])
         keep_positions(ctx, output[1], ctx.size)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        upstream = laid_out(upstream, ctx.channels_last)
         return Spread.of(upstream, *ctx.saved_tensors, ctx.size, None), None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, None]:
         return cast(Tensor, Collect.of(tangents[0], *ctx.saved_tensors, ctx.size, None)), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, input: Tensor, *how: Any) -> tuple[tuple[Tensor, Tensor], int]:
+        values, indices = _AdaptiveMaximum.of(fold(info.batch_size, in_dims[0], input), *how)
+        return (unfold(info, values), unfold(info, indices)), 0
 
 
 def _adaptive(kind: str, dims: int, input: Tensor, output_size: OutputSize) -> tuple[Tensor, Tensor | None]:
