@@ -31,11 +31,14 @@ class StriateError(Exception):
 
 
 class GeometryError(StriateError, ValueError):
-    """A window, shape or padding that can't exist: the sizes don't fit together."""
+    """A window, shape or padding that can't exist: the sizes don't fit together.
+
+    A ValueError, where PyTorch raises a RuntimeError for the same mistake.
+    """
 
 
 class OperandError(StriateError, TypeError):
-    """A tensor of the wrong kind: rank, dtype or device."""
+    """A tensor of the wrong kind: rank, dtype or device. A TypeError, where PyTorch raises a RuntimeError."""
 
 
 class BackendError(StriateError, RuntimeError):

@@ -56,7 +56,20 @@ def test_unknown_backends_and_forced_refusals_are_errors() -> None:
     with pytest.raises(BackendError, match="needed auto or one of aten, reference"):
         engine.use("cuda")
     with engine.use("aten"), pytest.raises(BackendError, match="refuses: PyTorch has no arithmetic on booleans"):
-        ops.max_pool1d(torch.zeros(1, 1, 4, dtype=torch.bool), 2)
+        ops.conv1d(torch.zeros(1, 1, 4, dtype=torch.bool), torch.zeros(1, 1, 2, dtype=torch.bool))
+    with engine.use("aten"):
+        assert engine.explain("conv1d 1x1x4 1x1x2", torch.bool).chosen[Pass.OUTPUT] is None
+
+
+def test_complex_problems_are_explained_as_the_real_ones_they_become() -> None:
+    told = engine.explain("conv1d 1x1x4 1x1x2", torch.complex64)
+    assert set(told.chosen.values()) == {"aten"}
+    assert "complex64 on cpu" in str(told)
+    assert "four real problems" in str(told)
+
+
+def test_explain_needs_no_such_device_here() -> None:
+    assert engine.explain("conv1d 1x1x4 1x1x2", device="cuda:3").chosen[Pass.OUTPUT] == "aten"
 
 
 def test_who_refuses_is_passed_over() -> None:

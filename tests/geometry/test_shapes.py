@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -73,7 +74,7 @@ def test_costs_of_the_textbooks() -> None:
         (lambda: ConvShape.of((1, 3, 8, 8), (4, 2, 3, 3)), "3 channels"),
         (lambda: ConvShape.of((1, 4, 8, 8), (4, 2, 3, 3), groups=3), "groups"),
         (lambda: ConvShape(1, 4, 3, (8,), (Window(3),), groups=2), "divides both"),
-        (lambda: ConvShape(1, 4, 4, (8,), (Window(3),), groups=0), "divides both"),
+        (lambda: ConvShape(1, 4, 4, (8,), (Window(3),), groups=0), "needed 1 or more"),
         (lambda: ConvShape.of((1, 4, 8), (4, 4, 3, 3)), "same 1, 2 or 3 axes"),
         (lambda: ConvShape.of((1, 4, 8, 2), (4, 4, 3, 3)), "conv2d, axis W"),
         (lambda: ConvShape.of((1, 4, 8, 8), (4, 4, 3, 3), stride=(1, 2, 3)), "stride is"),
@@ -103,3 +104,63 @@ def test_divisors_count_the_cells_of_every_window() -> None:
     assert PoolShape.of("avg", (1, 1, 5), 3, 2, 1, count_include_pad=False).divisors == ((2, 3, 2),)
     # what hangs over the padding's end counts for nothing
     assert PoolShape.of("avg", (1, 1, 6), 3, 2, ceil_mode=True).divisors == ((3, 3, 2),)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "conv2d 1x4x5x5 4x2x3x3 groups=2x9",
+        "conv2d 1x1x5x5 1x1x3x3 stride=1 stride=2",
+        "conv2d 1x1x1_0x5 1x1x3x3",
+        "conv2d 1x1x5x5 1x1x3x3 padding=+1",
+        "conv2d 1x1x\u0665x5 1x1x3x3",
+        "avg_pool2d 1x1x5x5 kernel=2 divisor=1.5",
+    ],
+)
+def test_lines_that_only_look_like_problems(line: str) -> None:
+    with pytest.raises(GeometryError, match=r"^parse: got"):
+        parse(line)
+
+
+def test_each_kind_parses_its_own() -> None:
+    line = "max_pool2d 1x2x5x5 kernel=3"
+    assert str(PoolShape.parse(line)) == line
+    with pytest.raises(GeometryError, match="needed a pooling"):
+        PoolShape.parse("conv1d 1x1x5 1x1x3")
+    with pytest.raises(GeometryError, match="needed a convolution"):
+        ConvShape.parse(line)
+
+
+def test_sizes_of_any_integer_type_are_exact() -> None:
+    """NumPy's integers wrap around where Python's don't."""
+    big = ConvShape.of(np.array([2**12, 2**10, 2**8, 2**8], dtype=np.int32), (2**10, 2**10, 3, 3), padding=1)
+    assert big.macs == 2**12 * 2**10 * 2**16 * 2**10 * 9
+    assert {type(n) for n in (*big.input_shape, *big.weight_shape, big.groups)} == {int}
+    grouped = ConvShape.of((1, 4, 5), (4, 2, 3), groups=np.int64(2))
+    assert type(grouped.groups) is int
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ConvShape.of((1, 1, 5.0), (1, 1, 3)),
+        lambda: ConvShape.of((1, 1, 5), (1, 1, 3), groups=1.0),
+        lambda: ConvShape.of((1, 1, 5), (1, 1, 3), groups=None),
+        lambda: ConvShape.of_transposed((1, 1, 5), (1, 1, 3), output_padding=0.5),
+        lambda: PoolShape.of("avg", (1, 1, 5), 2, divisor=1.5),
+        lambda: PoolShape.of("max", (1, "x", 5), 2),
+    ],
+)
+def test_sizes_of_no_integer_type(make) -> None:
+    with pytest.raises(GeometryError, match="needed a whole number"):
+        make()
+
+
+def test_a_pooling_is_a_maximum_or_an_average() -> None:
+    with pytest.raises(GeometryError, match="got kind 'median'; needed max or avg"):
+        PoolShape("median", 1, 1, (5,), (Window(2),))
+
+
+def test_a_dilation_that_jumps_over_the_input() -> None:
+    with pytest.raises(GeometryError, match="make the dilation smaller"):
+        PoolShape.of("max", (1, 1, 2), 2, 1, padding=9, dilation=9)

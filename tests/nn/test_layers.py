@@ -35,6 +35,12 @@ CALLS = [
     ("LPPool1d", (2, 3), {"stride": 2}),
     ("LPPool2d", (2, 3), {"ceil_mode": True}),
     ("LPPool3d", (2, 2), {}),
+    ("AdaptiveAvgPool1d", (4,), {}),
+    ("AdaptiveAvgPool2d", ((4, None),), {}),
+    ("AdaptiveAvgPool3d", (2,), {}),
+    ("AdaptiveMaxPool1d", (4,), {"return_indices": True}),
+    ("AdaptiveMaxPool2d", ((4, 3),), {"return_indices": True}),
+    ("AdaptiveMaxPool3d", (2,), {}),
 ]
 
 
@@ -137,3 +143,34 @@ def test_depthwise_separable_convolution_counts_and_computes() -> None:
 def test_wrong_geometry_is_told_when_the_layer_is_made() -> None:
     with pytest.raises(GeometryError, match="Conv2d, axis H: padding is -1"):
         nn.Conv2d(1, 1, 3, padding=-1)
+
+
+def test_attributes_changed_later_are_heeded() -> None:
+    """As segmentation networks do, which take a classifier's strides out and dilate instead."""
+    x = torch.randn(1, 2, 9, 9)
+    for made in (nn, torch.nn):
+        torch.manual_seed(3)
+        up = made.ConvTranspose2d(2, 3, 3, stride=2, padding=1)
+        up.stride = (3, 3)
+        assert up(x, output_size=(27, 26)).shape == (1, 3, 27, 26)
+    conv = nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular")
+    conv.padding, conv.dilation = (2, 2), (2, 2)
+    assert conv(x).shape == (1, 3, 9, 9)
+
+
+def test_an_output_size_of_the_wrong_length() -> None:
+    with pytest.raises(GeometryError, match=r"ConvTranspose2d: got output_size \(18,\); needed 2 sizes"):
+        nn.ConvTranspose2d(2, 3, 3, stride=2)(torch.randn(1, 2, 9, 9), output_size=(18,))
+
+
+def test_padding_that_other_tools_read_is_torchs_own() -> None:
+    theirs = torch.nn.Conv2d(1, 1, 3, padding=(1, 2), padding_mode="reflect")._reversed_padding_repeated_twice
+    assert tuple(nn.Conv2d(1, 1, 3, padding=(1, 2))._reversed_padding_repeated_twice) == tuple(theirs)
+    assert nn.Conv2d(1, 1, 3, padding=((0, 1), (2, 3)))._reversed_padding_repeated_twice == [2, 3, 0, 1]
+
+
+def test_repr_tells_what_torch_has_not() -> None:
+    assert "dilation=2" in repr(nn.AvgPool1d(2, dilation=2))
+    assert "dilation=2" in repr(nn.AvgPool2d(2, dilation=2))
+    assert "padding='same', dilation=(1, 2)" in repr(nn.LPPool2d(2, 3, padding="same", dilation=(1, 2)))
+    assert "dilation" not in repr(nn.AvgPool2d(2))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 
 from cases import CONVOLUTIONS, assert_same, conv, operands, random_convolutions
 from striate import ops
 from striate.engine import Pass, aten, reference
-from striate.errors import GeometryError, OperandError
+from striate.errors import GeometryError, OperandError, StriateError
 from striate.geometry import ConvShape
 
 CONV = {1: ops.conv1d, 2: ops.conv2d, 3: ops.conv3d}
@@ -209,3 +213,52 @@ def test_wrong_calls_say_what_was_got_in_one_line(call, error: type[Exception], 
     with pytest.raises(error, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("good", [np.int64(2), torch.tensor(2), [np.int32(2), torch.tensor(2)], (2, 2)])
+def test_whole_numbers_of_any_type(good) -> None:
+    x, w = torch.randn(1, 2, 7, 7), torch.randn(3, 2, 3, 3)
+    torch.testing.assert_close(ops.conv2d(x, w, None, good), ops.conv2d(x, w, None, 2))
+
+
+@pytest.mark.parametrize("bad", [2.0, (2.0, 2), np.array([2, 2]), {2: 2}, torch.tensor(1.5), "2", None])
+def test_other_strides_are_refused_also_when_an_equal_one_is_known(bad) -> None:
+    x, w = torch.randn(1, 2, 7, 7), torch.randn(3, 2, 3, 3)
+    ops.conv2d(x, w, None, 2)
+    ops.conv2d(x, w, None, (2, 2))
+    with pytest.raises(GeometryError, match=r"^conv2d, axis H: stride is"):
+        ops.conv2d(x, w, None, bad)
+
+
+def test_a_stride_in_a_tensor_is_read_at_every_call() -> None:
+    x, w, stride = torch.randn(1, 2, 7, 7), torch.randn(3, 2, 3, 3), torch.tensor(1)
+    assert ops.conv2d(x, w, None, stride).shape == (1, 3, 5, 5)
+    stride += 1
+    assert ops.conv2d(x, w, None, stride).shape == (1, 3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x, w: ops.conv2d(None, w), "conv2d: got NoneType as input; needed a tensor"),
+        (lambda x, w: ops.conv2d(x, [1.0]), "conv2d: got list as weight; needed a tensor"),
+        (lambda x, w: ops.conv2d(x, w, 3), "conv2d: got int as bias; needed a tensor"),
+        (lambda x, w: ops.conv_transpose2d(x, None), "conv_transpose2d: got NoneType as weight; needed a tensor"),
+        (lambda x, w: ops.conv2d(x, w, groups=1.0), "conv2d: groups is 1.0; needed a whole number"),
+        (lambda x, w: ops.convolve(3, w), "convolve: got int as input; needed a tensor"),
+        (lambda x, w: ops.correlate(x, "w"), "correlate: got str as weight; needed a tensor"),
+    ],
+)
+def test_operands_that_are_no_tensors(call, message: str) -> None:
+    with pytest.raises(StriateError, match="^" + re.escape(message)):
+        call(torch.randn(1, 2, 7, 7), torch.randn(2, 2, 3, 3))
+
+
+@pytest.mark.parametrize("padding", [1, ((0, 1), (2, 1))])
+def test_whole_numbers_are_transposed_exactly(padding) -> None:
+    """Beyond 2^53 as well, where a detour through float64 would lose digits."""
+    x, w = torch.randint(-(2**60), 2**60, (1, 2, 5, 5)), torch.randint(-1, 2, (2, 3, 3, 3))
+    y = ops.conv_transpose2d(x, w, None, 2, padding)
+    full = F.conv_transpose2d(x, w, None, 2)
+    (top, bottom), (left, right) = ((1, 1), (1, 1)) if padding == 1 else padding
+    assert torch.equal(y, full[..., top : full.shape[2] - bottom, left : full.shape[3] - right])

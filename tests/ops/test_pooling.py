@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from cases import POOLINGS, assert_same, image, pool, random_poolings
 from striate import ops
 from striate.engine import Pass, aten, reference
-from striate.errors import GeometryError, OperandError
+from striate.errors import GeometryError, OperandError, StriateError
 from striate.geometry import PoolShape
 
 MAX_POOL = {1: ops.max_pool1d, 2: ops.max_pool2d, 3: ops.max_pool3d}
@@ -230,3 +231,57 @@ def test_wrong_calls_say_what_was_got_in_one_line(make, error: type[Exception], 
     with pytest.raises(error, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("how", [{}, {"dilation": 2}, {"padding": ((3, 1), (0, 2))}])
+def test_averages_of_narrow_numbers_do_not_overflow(dtype: torch.dtype, how: dict) -> None:
+    x = (torch.rand(1, 2, 30, 30) * 30000).to(dtype)
+    exact = ops.avg_pool2d(x.double(), 7, 2, **how)
+    torch.testing.assert_close(ops.avg_pool2d(x, 7, 2, **how).double(), exact, rtol=torch.finfo(dtype).eps, atol=0)
+    assert ops.lp_pool2d(x / 100, 3, 2).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8])
+@pytest.mark.parametrize("how", [{}, {"dilation": 2}])
+def test_averages_of_whole_numbers_are_whole_and_rounded_to_zero(dtype: torch.dtype, how: dict) -> None:
+    x = torch.randint(-100 if dtype.is_signed else 0, 100, (1, 2, 9, 9), dtype=dtype)
+    y = ops.avg_pool2d(x, 3, 2, **how)
+    assert y.dtype == dtype
+    assert torch.equal(y.double(), ops.avg_pool2d(x.double(), 3, 2, **how).trunc())
+
+
+@pytest.mark.parametrize("p", [0.5, 1, 1.5, 2, 2.5, 3, 4])
+def test_norms_where_the_input_is_zero(p: float) -> None:
+    """The gradient is that of the reference, and no derivative is NaN; an even p has a true second one, too."""
+    x = torch.tensor([[[0.0, 1.5, -2.0, 0.0, 0.0, 0.0, 3.0, 0.0]]], dtype=torch.float64, requires_grad=True)
+    y = ops.lp_pool1d(x, p, 2)
+    (grad,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    torch.testing.assert_close(grad, ops.reference.lp_pool1d_backward(torch.ones_like(y), x, p, 2))
+    (second,) = torch.autograd.grad(grad.sum(), x)
+    assert second.isfinite().all()
+    if p == 2:
+        theirs = torch.nn.functional.lp_pool1d(x[..., :4], p, 2)
+        (first,) = torch.autograd.grad(theirs.sum(), x, create_graph=True)
+        torch.testing.assert_close(second[..., :4], torch.autograd.grad(first.sum(), x)[0][..., :4])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: ops.max_pool2d(x > 0, 2), "max_pool2d: got an input of torch.bool; needed real numbers"),
+        (lambda x: ops.max_pool2d(x.cfloat(), 2), "max_pool2d: got an input of torch.complex64; needed real numbers"),
+        (lambda x: ops.avg_pool2d(x.cfloat(), 2), "avg_pool2d: got an input of torch.complex64; needed real numbers"),
+        (lambda x: ops.lp_pool2d(x, None, 2), "lp_pool2d: got norm_type None; needed a number above 0, or inf"),
+        (lambda x: ops.lp_pool2d(x, 2, 9), "lp_pool2d, axis H: kernel 9"),
+        (lambda x: ops.lp_pool2d(x[0, 0], 2, 2), "lp_pool2d: got an input of shape (5, 5)"),
+        (lambda x: ops.adaptive_max_pool2d(x.long(), 2), "adaptive_max_pool2d: got an input of torch.int64"),
+        (lambda x: ops.adaptive_avg_pool2d(x, 2.5), "adaptive_avg_pool2d: output_size is 2.5; needed a whole number"),
+        (lambda x: ops.avg_pool2d(x, 2, divisor_override=1.5), "avg_pool2d: divisor is 1.5; needed a whole number"),
+        (lambda x: ops.avg_pool2d(x, 2.0), "avg_pool2d, axis H: kernel is 2.0; needed a whole number"),
+        (lambda x: ops.global_avg_pool(x.tolist()), "global_avg_pool: got list as input; needed a tensor"),
+    ],
+)
+def test_wrong_operands_are_named(call, message: str) -> None:
+    with pytest.raises(StriateError, match="^" + re.escape(message)):
+        call(torch.randn(1, 1, 5, 5))

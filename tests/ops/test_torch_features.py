@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from striate import ops
+from striate import nn, ops
+from striate.errors import OperandError
 
 
 class Network(torch.nn.Module):
@@ -103,3 +104,112 @@ def test_only_what_a_gradient_needs_is_kept() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(tuple(t.shape)) or t, lambda t: t):
         ops.conv2d(x.detach(), w.requires_grad_())
     assert kept == [tuple(x.shape)]
+
+
+POOLS = {
+    "max": lambda x: ops.max_pool2d(x, 2),
+    "max framed": lambda x: ops.max_pool2d(x, 2, padding=((0, 1), (1, 0))),
+    "avg": lambda x: ops.avg_pool2d(x, 2),
+    "avg dilated": lambda x: ops.avg_pool2d(x, 2, dilation=2),
+    "max of a row": lambda x: ops.max_pool1d(x.flatten(0, 1), 2),
+    "avg of a row": lambda x: ops.avg_pool1d(x.flatten(0, 1), 2),
+    "lp": lambda x: ops.lp_pool2d(x, 2, 2),
+    "adaptive": lambda x: ops.adaptive_avg_pool2d(x, 3),
+    "adaptive max": lambda x: ops.adaptive_max_pool2d(x, 3),
+    "global": lambda x: ops.global_avg_pool(x),
+    "transposed": lambda x: ops.conv_transpose2d(x, torch.ones(2, 1, 3, 3, dtype=x.dtype), padding=((0, 1), (1, 0))),
+    "same": lambda x: ops.conv2d(x, torch.ones(1, 2, 2, 2, dtype=x.dtype), padding="same"),
+}
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_results_may_be_changed_in_place(name: str) -> None:
+    x = torch.randn(2, 2, 6, 6, dtype=torch.float64, requires_grad=True)
+    copied = torch.autograd.grad((POOLS[name](x) - 0.3).relu().sum(), x)
+    in_place = torch.autograd.grad((POOLS[name](x) - 0.3).relu_().sum(), x)
+    torch.testing.assert_close(in_place, copied)
+    y = POOLS[name](x)
+    assert y.mul_(2) is y
+    y.sum().backward()
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_hessians_by_forward_over_reverse(name: str) -> None:
+    x = torch.randn(1, 2, 6, 6, dtype=torch.float64)
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        return POOLS[name](x).pow(3).sum()
+
+    torch.testing.assert_close(torch.func.hessian(loss)(x), torch.autograd.functional.hessian(loss, x))
+
+
+@pytest.mark.parametrize("name", [name for name in POOLS if "row" not in name])
+@pytest.mark.parametrize("given", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("upstream", [torch.contiguous_format, torch.channels_last])
+def test_gradients_lie_in_memory_as_the_input_does(
+    name: str, given: torch.memory_format, upstream: torch.memory_format
+) -> None:
+    x = torch.randn(2, 2, 6, 6).contiguous(memory_format=given).requires_grad_()
+    y = POOLS[name](x)
+    if y.shape[1] > 1 and name != "global":
+        assert y.is_contiguous(memory_format=given)
+    (grad,) = torch.autograd.grad(y, x, torch.randn(y.shape).contiguous(memory_format=upstream))
+    if y.shape[1] > 1:
+        assert grad.is_contiguous(memory_format=given)
+
+
+def test_symbolic_trace_records_calls() -> None:
+    model = torch.nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding="same", stride=2), torch.nn.ReLU(), nn.MaxPool2d(2), nn.LPPool2d(2, 2)
+    )
+    traced = torch.fx.symbolic_trace(model)
+    assert {node.target for node in traced.graph.nodes} >= {ops.conv2d, ops.max_pool2d, ops.lp_pool2d}
+    x = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(traced(x), model(x))
+
+
+def test_a_recorded_trace_is_of_pytorchs_operators() -> None:
+    network = Network()
+    recorded = torch.jit.trace(network, torch.randn(2, 3, 20, 20), check_trace=False)
+    assert "PythonOp" not in str(recorded.graph)
+    x = torch.randn(2, 3, 20, 20)
+    torch.testing.assert_close(recorded(x), network(x))
+
+
+def test_export_of_global_pooling_with_free_sizes() -> None:
+    class Head(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return ops.global_avg_pool(x) + ops.global_max_pool(x)
+
+    free = {"x": {2: torch.export.Dim("height"), 3: torch.export.Dim("width")}}
+    exported = torch.export.export(Head(), (torch.randn(2, 3, 20, 20),), dynamic_shapes=free).module()
+    x = torch.randn(2, 3, 9, 31)
+    torch.testing.assert_close(exported(x), Head()(x))
+
+
+def test_tracing_with_symbolic_sizes() -> None:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    def run(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return ops.global_avg_pool(ops.max_pool2d(ops.conv2d(x, w, None, 2, "same"), 3, 2))
+
+    graph = make_fx(run, tracing_mode="symbolic")(torch.randn(2, 3, 20, 20), torch.randn(4, 3, 3, 3))
+    operands = torch.randn(4, 3, 24, 22), torch.randn(5, 3, 3, 3)
+    torch.testing.assert_close(graph(*operands), run(*operands))
+
+
+def test_subclasses_of_tensors_keep_their_type() -> None:
+    class Named(torch.Tensor):
+        pass
+
+    x = torch.randn(1, 2, 6, 6).as_subclass(Named)
+    assert type(ops.conv2d(x, torch.ones(1, 2, 3, 3))) is Named
+    assert type(ops.max_pool2d(x, 2)) is Named
+    assert type(ops.convolve(x, torch.ones(2, 2))) is Named
+    with torch.device("meta"):
+        assert ops.conv2d(torch.randn(1, 2, 6, 6), torch.ones(1, 2, 3, 3)).is_meta
+
+
+def test_autocast_leaves_double_alone() -> None:
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(OperandError, match="one dtype"):
+        ops.conv2d(torch.randn(1, 2, 6, 6), torch.ones(1, 2, 3, 3, dtype=torch.float64))

@@ -1,11 +1,11 @@
 """How an operation gets computed: a table of backends, the choice among them, and the reference they answer to."""
 
 from striate.engine.aten import AtenBackend
-from striate.engine.backends import Backend, Explanation, Pass, backends, choose, explain, register, use
+from striate.engine.backends import Backend, Explanation, Pass, backends, choose, explain, register, traced, use
 from striate.engine.reference import ReferenceBackend
 
 # The order is the choice of "auto". The reference comes last: it computes everything, slowly.
 register(AtenBackend())
 register(ReferenceBackend())
 
-__all__ = ["Backend", "Explanation", "Pass", "backends", "choose", "explain", "register", "use"]
+__all__ = ["Backend", "Explanation", "Pass", "backends", "choose", "explain", "register", "traced", "use"]

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from striate.engine.backends import Backend, Pass
-from striate.engine.layout import is_channels_last, new_empty, reshaped
+from striate.engine.backends import Backend, Pass, traced
+from striate.engine.layout import new_empty, reshaped
 from striate.geometry import ConvShape, PoolShape, Problem
 
 _aten = torch.ops.aten
@@ -41,7 +41,15 @@ class AtenBackend(Backend):
 
     # ---------------------------------------------------------------- convolution
 
-    def contract(self, shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, bias: Tensor | None) -> Tensor:
+    def contract(
+        self,
+        shape: ConvShape,
+        open_: Pass,
+        first: Tensor,
+        second: Tensor,
+        bias: Tensor | None,
+        channels_last: bool = False,
+    ) -> Tensor:
         # What can be padded alike on both sides is left to the kernel; only the rest costs a copy.
         shared = [min(sides) for sides in shape.pads]
         extra = [(before - both, after - both) for (before, after), both in zip(shape.pads, shared, strict=True)]
@@ -56,7 +64,7 @@ class AtenBackend(Backend):
             return output
         size = [n + before + after for n, (before, after) in zip(shape.size, extra, strict=True)]
         if open_ is Pass.INPUT_GRAD:
-            grad = _input_grad(shape, first, second, size, shared)
+            grad = _input_grad(shape, first, second, size, shared, channels_last)
             if uneven:
                 grad = _pad(grad, [(-before, -after) for before, after in extra]).clone()
             return grad if bias is None else grad + bias.reshape(-1, *[1] * shape.dims)
@@ -70,16 +78,16 @@ class AtenBackend(Backend):
 
     # ---------------------------------------------------------------- pooling
 
-    def average(self, shape: PoolShape, open_: Pass, operand: Tensor) -> Tensor:
+    def average(self, shape: PoolShape, open_: Pass, operand: Tensor, channels_last: bool = False) -> Tensor:
         kernel_exists = operand.dtype.is_floating_point or operand.dtype == torch.int64
         if not _pools(shape) or max(shape.dilation) > 1 or not kernel_exists:
-            return _average_by_taps(shape, open_, operand)
+            return _average_by_taps(shape, open_, operand, channels_last)
         flat, kernel, stride, padding, _ = _as_planes(shape, operand)
         how = (kernel, stride, padding, shape.ceil_mode, shape.count_include_pad, shape.divisor)
         if open_ is Pass.OUTPUT:
             output: Tensor = _AVG_POOL[len(kernel)](flat, *how)
             return reshaped(output, shape.output_shape)
-        grad: Tensor = _AVG_POOL_GRAD[len(kernel)](flat, _empty_planes(shape, flat), *how)
+        grad: Tensor = _AVG_POOL_GRAD[len(kernel)](flat, _empty_planes(shape, flat, channels_last), *how)
         return reshaped(grad, shape.input_shape)
 
     def maximum(self, shape: PoolShape, input: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,24 +97,28 @@ class AtenBackend(Backend):
         values, indices = _MAX_POOL[len(kernel)](flat, kernel, stride, padding, dilation, shape.ceil_mode)
         return reshaped(values, shape.output_shape), reshaped(indices, shape.output_shape)
 
-    def maximum_grad(self, shape: PoolShape, indices: Tensor, grad_output: Tensor) -> Tensor:
+    def maximum_grad(
+        self, shape: PoolShape, indices: Tensor, grad_output: Tensor, channels_last: bool = False
+    ) -> Tensor:
         if not _pools(shape):
-            return spread(indices, grad_output, shape.size)
+            return spread(indices, grad_output, shape.size, channels_last)
         flat, kernel, stride, padding, dilation = _as_planes(shape, grad_output)
         how = (kernel, stride, padding, dilation, shape.ceil_mode, indices.long().reshape(flat.shape))
-        grad: Tensor = _MAX_POOL_GRAD[len(kernel)](flat, _empty_planes(shape, flat), *how)
+        grad: Tensor = _MAX_POOL_GRAD[len(kernel)](flat, _empty_planes(shape, flat, channels_last), *how)
         return reshaped(grad, shape.input_shape)
 
 
-def _input_grad(shape: ConvShape, weight: Tensor, grad_output: Tensor, size: list[int], padding: list[int]) -> Tensor:
+def _input_grad(
+    shape: ConvShape, weight: Tensor, grad_output: Tensor, size: list[int], padding: list[int], channels_last: bool
+) -> Tensor:
     """The gradient of an input of ``size`` positions, padded alike on both sides."""
-    if grad_output.dtype.is_floating_point:
-        input = new_empty(grad_output, (shape.batch, shape.in_channels, *size), is_channels_last(grad_output))
+    if grad_output.dtype.is_floating_point and not traced(grad_output):
+        input = new_empty(grad_output, (shape.batch, shape.in_channels, *size), channels_last)
         how = (shape.stride, padding, shape.dilation, False, [0] * shape.dims, shape.groups)
         grads = _aten.convolution_backward(grad_output, input, weight, None, *how, [True, False, False])
         grad: Tensor = grads[0]
         return grad
-    # Whole numbers have no gradient kernels, but transposed convolutions.
+    # Whole numbers have no gradient kernels, and exporters know none; both have transposed convolutions.
     unreached = [
         n + 2 * cells - window.effective_kernel - (outputs - 1) * window.stride
         for n, cells, window, outputs in zip(size, padding, shape.windows, shape.output_size, strict=True)
@@ -116,9 +128,8 @@ def _input_grad(shape: ConvShape, weight: Tensor, grad_output: Tensor, size: lis
     )
 
 
-def spread(indices: Tensor, grad_output: Tensor, size: tuple[int, ...]) -> Tensor:
+def spread(indices: Tensor, grad_output: Tensor, size: tuple[int, ...], channels_last: bool) -> Tensor:
     """(N, C, *size) of zeros, to which every gradient is added at its flat index within its channel."""
-    channels_last = is_channels_last(indices)
     grad = new_empty(grad_output, (*grad_output.shape[:2], *size), channels_last).zero_()
     # Windows overlap, so positions repeat: their gradients add up. With channels last, positions come before channels.
     flat, positions, values = (
@@ -140,10 +151,10 @@ def _pad(tensor: Tensor, sides: list[tuple[int, int]], value: float = 0.0) -> Te
     return tensor
 
 
-def _empty_planes(shape: PoolShape, flat: Tensor) -> Tensor:
+def _empty_planes(shape: PoolShape, flat: Tensor, channels_last: bool) -> Tensor:
     """What the gradient kernels want to see of their input: its shape and layout."""
     row = [1] * (flat.dim() - 2 - shape.dims)
-    return new_empty(flat, (*flat.shape[:2], *row, *shape.size), is_channels_last(flat))
+    return new_empty(flat, (*flat.shape[:2], *row, *shape.size), channels_last)
 
 
 def _pools(shape: PoolShape) -> bool:
@@ -163,7 +174,7 @@ def _as_planes(shape: PoolShape, tensor: Tensor) -> tuple[Tensor, list[int], lis
     return flat, lead + [*shape.kernel], lead + [*shape.stride], [0] * row + padding, lead + [*shape.dilation]
 
 
-def _average_by_taps(shape: PoolShape, open_: Pass, operand: Tensor) -> Tensor:
+def _average_by_taps(shape: PoolShape, open_: Pass, operand: Tensor, channels_last: bool) -> Tensor:
     """Averages for any geometry: a sum over a box is a sum along one axis after the other."""
     # Narrow numbers would overflow before the division.
     wide = operand.to(_ACCUMULATE.get(operand.dtype, operand.dtype))
@@ -183,7 +194,7 @@ def _average_by_taps(shape: PoolShape, open_: Pass, operand: Tensor) -> Tensor:
     for axis in range(shape.dims):
         before, length = shape.pads[axis][0], _reach(shape, axis)
         reached = (*grad.shape[: 2 + axis], length, *grad.shape[3 + axis :])
-        spread = new_empty(grad, reached, is_channels_last(operand)).zero_()
+        spread = new_empty(grad, reached, channels_last).zero_()
         for tap in range(shape.kernel[axis]):
             spread[_tap(shape, axis, tap)] += grad
         # Input that no window reaches gets no gradient: it is put back as zeros.

@@ -19,6 +19,7 @@ from types import TracebackType
 
 import torch
 from torch import Tensor
+from torch.jit import is_tracing  # type: ignore[attr-defined]
 
 from striate.errors import BackendError
 from striate.geometry import ConvShape, PoolShape, Problem, parse
@@ -50,14 +51,23 @@ class Backend(ABC):
         """Why this backend doesn't compute the problem, or None if it does."""
 
     @abstractmethod
-    def contract(self, shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, bias: Tensor | None) -> Tensor:
+    def contract(
+        self,
+        shape: ConvShape,
+        open_: Pass,
+        first: Tensor,
+        second: Tensor,
+        bias: Tensor | None,
+        channels_last: bool = False,
+    ) -> Tensor:
         """The convolution's form with one operand open, from the other two in the order input, weight, output.
 
         A bias, one number for each channel of the result, is added for the passes OUTPUT and INPUT_GRAD.
+        ``channels_last`` is the layout that images have in this network, for whoever makes one.
         """
 
     @abstractmethod
-    def average(self, shape: PoolShape, open_: Pass, operand: Tensor) -> Tensor:
+    def average(self, shape: PoolShape, open_: Pass, operand: Tensor, channels_last: bool = False) -> Tensor:
         """Average pooling of the input (OUTPUT), or the gradient it sends back (INPUT_GRAD)."""
 
     @abstractmethod
@@ -65,7 +75,9 @@ class Backend(ABC):
         """Max pooling: values, and each one's flat position within its channel, in any integer dtype."""
 
     @abstractmethod
-    def maximum_grad(self, shape: PoolShape, indices: Tensor, grad_output: Tensor) -> Tensor:
+    def maximum_grad(
+        self, shape: PoolShape, indices: Tensor, grad_output: Tensor, channels_last: bool = False
+    ) -> Tensor:
         """The gradient that max pooling sends back: every output's to the position in ``indices``."""
 
 
@@ -88,7 +100,10 @@ def backends() -> tuple[str, ...]:
 
 
 class use:  # noqa: N801 - a statement, like torch.no_grad
-    """Fixes the backend for the whole process: ``use("reference")``, or for a block: ``with use("reference"): ...``.
+    """Fixes the backend: ``use("reference")`` from now on, or ``with use("reference"): ...`` for a block.
+
+    The choice is the process's, since gradients may be computed in other threads than the one that asked for them.
+    Code that a compiler or an exporter traces isn't touched: it is made of PyTorch's own operators.
 
     Args:
         name: a name from :func:`backends`, or ``"auto"`` for the first one that accepts.
@@ -131,10 +146,14 @@ def _first_willing(problem: Problem, open_: Pass, dtype: torch.dtype, device: st
 
 def choose(problem: Problem, open_: Pass, operand: Tensor) -> Backend:
     """The backend that computes ``problem`` on a tensor like ``operand``."""
+    return _choose(problem, open_, operand.dtype, operand.device.type)
+
+
+def _choose(problem: Problem, open_: Pass, dtype: torch.dtype, device: str) -> Backend:
     if _forced is None:
-        return _first_willing(problem, open_, operand.dtype, operand.device.type)
+        return _first_willing(problem, open_, dtype, device)
     backend = _TABLE[_forced]
-    refusal = backend.refusal(problem, open_, operand.dtype, operand.device.type)
+    refusal = backend.refusal(problem, open_, dtype, device)
     if refusal is not None:
         raise BackendError(
             str(problem), f"backend {_forced} refuses: {refusal}", remedy='let another do it: use("auto")'
@@ -142,29 +161,43 @@ def choose(problem: Problem, open_: Pass, operand: Tensor) -> Backend:
     return backend
 
 
+def traced(tensor: Tensor) -> bool:
+    """Whether a compiler, exporter or tracer is looking on.
+
+    It knows PyTorch's own operators, with their gradients, and fuses across them; so that is what it gets to see.
+    """
+    return torch.compiler.is_compiling() or is_tracing() or tensor._has_symbolic_sizes_strides
+
+
 @dataclass(frozen=True)
 class Explanation:
-    """Who computes a problem: for each pass and backend None (accepts) or the reason for refusing."""
+    """Who computes a problem: for each pass and backend None (accepts) or the reason for refusing.
+
+    ``chosen`` has None where nobody would: all refuse, or the one does that :class:`use` has fixed.
+    """
 
     problem: Problem
     dtype: torch.dtype
     device: str
-    chosen: dict[Pass, str]
+    chosen: dict[Pass, str | None]
     refusals: dict[Pass, dict[str, str | None]]
 
     def __str__(self) -> str:
         kind = f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
         if isinstance(self.problem, ConvShape):
             kind += f", {self.problem.macs:,} MACs a pass ({self.problem.in_bounds_macs:,} in bounds)"
+            kind += ", as four real problems" * self.dtype.is_complex
         lines = [str(self.problem), f"  {kind}"]
         for open_, asked in self.refusals.items():
-            lines.append(f"  {open_.name.lower().replace('_', ' ')}: {self.chosen[open_]}")
+            lines.append(f"  {open_.name.lower().replace('_', ' ')}: {self.chosen[open_] or 'nobody'}")
             lines += [f"    {name}: {refusal or 'accepts'}" for name, refusal in asked.items()]
         return "\n".join(lines)
 
 
 def explain(problem: Problem | str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Explanation:
     """Who computes ``problem`` (or the line that one prints as) and why the others don't.
+
+    Eagerly, that is: what a compiler or an exporter traces is made of PyTorch's own operators.
 
     >>> print(explain("conv2d 8x3x32x32 16x3x3x3 padding=1"))
     conv2d 8x3x32x32 16x3x3x3 padding=1
@@ -180,16 +213,14 @@ def explain(problem: Problem | str, dtype: torch.dtype = torch.float32, device: 
         reference: accepts
     """
     known = parse(problem) if isinstance(problem, str) else problem
-    passes = (Pass.OUTPUT, Pass.INPUT_GRAD, Pass.WEIGHT_GRAD)
-    like = torch.empty(0, dtype=dtype, device=device)
-    asked = passes if isinstance(known, ConvShape) else passes[:2]
-    return Explanation(
-        known,
-        dtype,
-        device,
-        {open_: choose(known, open_, like).name for open_ in asked},
-        {
-            open_: {name: backend.refusal(known, open_, dtype, device) for name, backend in _TABLE.items()}
-            for open_ in asked
-        },
-    )
+    conv = isinstance(known, ConvShape)
+    # Complex convolutions are computed as real ones.
+    asked_dtype = dtype.to_real() if conv and dtype.is_complex else dtype
+    kind = torch.device(device).type
+    chosen: dict[Pass, str | None] = {}
+    refusals: dict[Pass, dict[str, str | None]] = {}
+    for open_ in (Pass.OUTPUT, Pass.INPUT_GRAD, Pass.WEIGHT_GRAD)[: 3 if conv else 2]:
+        refusals[open_] = {name: backend.refusal(known, open_, asked_dtype, kind) for name, backend in _TABLE.items()}
+        willing = (name for name, refusal in refusals[open_].items() if refusal is None and _forced in (None, name))
+        chosen[open_] = next(willing, None)
+    return Explanation(known, dtype, device, chosen, refusals)

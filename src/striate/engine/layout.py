@@ -9,9 +9,11 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def is_channels_last(tensor: Tensor) -> bool:
-    """Whether channels lie side by side in memory and there is more than one, so that it matters."""
+    """Whether channels lie side by side in memory; where it makes no difference (maps of one pixel), no."""
     # Read off the strides, since some wrappers (batched tensors) don't answer is_contiguous(memory_format).
-    return tensor.dim() in _CHANNELS_LAST and tensor.stride(1) == 1 and tensor.shape[1] > 1
+    return (
+        tensor.dim() in _CHANNELS_LAST and tensor.stride(1) == 1 and tensor.shape[1] > 1 and not tensor.is_contiguous()
+    )
 
 
 def laid_out(tensor: Tensor, channels_last: bool) -> Tensor:

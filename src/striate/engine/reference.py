@@ -30,13 +30,21 @@ class ReferenceBackend(Backend):
     def refusal(self, problem: Problem, open_: Pass, dtype: torch.dtype, device: str) -> str | None:
         return None
 
-    def contract(self, shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, bias: Tensor | None) -> Tensor:
+    def contract(
+        self,
+        shape: ConvShape,
+        open_: Pass,
+        first: Tensor,
+        second: Tensor,
+        bias: Tensor | None,
+        channels_last: bool = False,
+    ) -> Tensor:
         result = contract(shape, open_, first, second)
         if bias is not None:
             result = result + bias.to(result).reshape(-1, *[1] * shape.dims)
         return result.to(first.dtype)
 
-    def average(self, shape: PoolShape, open_: Pass, operand: Tensor) -> Tensor:
+    def average(self, shape: PoolShape, open_: Pass, operand: Tensor, channels_last: bool = False) -> Tensor:
         made = average(shape, operand) if open_ is Pass.OUTPUT else average_grad(shape, operand)
         return made.to(operand.dtype)
 
@@ -44,7 +52,9 @@ class ReferenceBackend(Backend):
         values, indices = maximum(shape, input)
         return values.to(input.dtype), indices
 
-    def maximum_grad(self, shape: PoolShape, indices: Tensor, grad_output: Tensor) -> Tensor:
+    def maximum_grad(
+        self, shape: PoolShape, indices: Tensor, grad_output: Tensor, channels_last: bool = False
+    ) -> Tensor:
         return maximum_grad(shape.size, indices, grad_output).to(grad_output.dtype)
 
 

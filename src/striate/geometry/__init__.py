@@ -6,7 +6,7 @@
 from striate.geometry.calls import AXES, per_axis, windows
 from striate.geometry.notation import parse
 from striate.geometry.shapes import ConvShape, PoolShape, Problem
-from striate.geometry.window import PADDING_WORDS, Adjoint, Padding, Window
+from striate.geometry.window import PADDING_WORDS, Adjoint, Padding, Window, whole_number
 
 __all__ = [
     "AXES",
@@ -19,5 +19,6 @@ __all__ = [
     "Window",
     "parse",
     "per_axis",
+    "whole_number",
     "windows",
 ]

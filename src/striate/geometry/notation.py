@@ -9,6 +9,7 @@ number stands for all axes), the two sides of a padding by ``:``; what is left o
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal, cast
 
 from striate.errors import GeometryError
@@ -31,14 +32,15 @@ def parse(line: str) -> Problem:
     True
     """
     name, *words = line.split() or [""]
-    said = dict(word.split("=", 1) for word in words if "=" in word)
+    pairs = [word.split("=", 1) for word in words if "=" in word]
+    said = dict(pairs)
     flags = {word for word in words if word in _FLAGS}
     shapes = [_lengths(word, line) for word in words if "=" not in word and word not in _FLAGS]
     each: dict[str, Any] = {
         key: _lengths(said.pop(key), line) for key in ("kernel", "stride", "dilation") if key in said
     }
     each["padding"] = [_padding(word, line) for word in said.pop("padding", "0").split("x")]
-    single = {key: _lengths(said.pop(key), line)[0] for key in ("groups", "divisor") if key in said}
+    single = {key: _number(said.pop(key), line) for key in ("groups", "divisor") if key in said}
     problem: Problem | None = None
     if name.startswith("conv") and len(shapes) == 2 and "kernel" not in each and not flags and "divisor" not in single:
         problem = ConvShape.of(shapes[0], shapes[1], groups=single.get("groups", 1), **each)
@@ -52,7 +54,7 @@ def parse(line: str) -> Problem:
             divisor=single.get("divisor"),
             **each,
         )
-    if problem is None or problem.name != name or said:
+    if problem is None or problem.name != name or said or len({key for key, _ in pairs}) < len(pairs):
         raise _unreadable(line)
     return problem
 
@@ -66,18 +68,19 @@ def _unreadable(line: str) -> GeometryError:
     )
 
 
+def _number(word: str, line: str) -> int:
+    # Stricter than int(), which takes 1_000, +1 and the digits of every script.
+    if not re.fullmatch("-?[0-9]+", word):
+        raise _unreadable(line)
+    return int(word)
+
+
 def _lengths(word: str, line: str) -> list[int]:
-    try:
-        return [int(number) for number in word.split("x")]
-    except ValueError:
-        raise _unreadable(line) from None
+    return [_number(number, line) for number in word.split("x")]
 
 
 def _padding(word: str, line: str) -> AxisPadding:
     if word.isidentifier():
         return word
-    try:
-        sides = [int(number) for number in word.split(":")]
-    except ValueError:
-        raise _unreadable(line) from None
+    sides = [_number(number, line) for number in word.split(":")]
     return sides[0] if len(sides) == 1 else cast(AxisPadding, tuple(sides))

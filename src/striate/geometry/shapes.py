@@ -7,13 +7,14 @@ computes it, a benchmark times it, and a failing test prints it, as one line tha
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias, cast
+from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 from striate.errors import GeometryError
 from striate.geometry.calls import AXES, Blame, Ints, joined, padding_word, per_axis, product, windows
-from striate.geometry.window import Padding, Window
+from striate.geometry.window import Padding, Window, whole_number
 
 
 class _Sized:
@@ -32,6 +33,13 @@ class _Sized:
     dilation: tuple[int, ...]
     pads: tuple[tuple[int, int], ...]  #: cells (before, after) on each axis
     output_size: tuple[int, ...]
+
+    def _settle(self, *counts: str) -> None:
+        """Sizes and the named counts as int; symbols, which stand for sizes while a compiler traces, as they are."""
+        object.__setattr__(self, "size", tuple(_length(length) for length in self.size))
+        object.__setattr__(self, "windows", tuple(self.windows))
+        for name in counts:
+            object.__setattr__(self, name, _length(getattr(self, name)))
 
     def _derive(self, name: str, ceil_mode: bool = False) -> None:
         outputs = []
@@ -94,11 +102,13 @@ class ConvShape(_Sized):
             raise GeometryError(
                 "convolution", f"{len(self.size)} sizes and {len(self.windows)} windows", "needed 1, 2 or 3 of each"
             )
-        if self.groups < 1 or self.in_channels % self.groups or self.out_channels % self.groups:
+        self._settle("batch", "in_channels", "out_channels")
+        object.__setattr__(self, "groups", whole_number(self.groups, "groups", 1, self.name))
+        if self.in_channels % self.groups or self.out_channels % self.groups:
             raise GeometryError(
                 self.name,
                 f"{self.groups} groups for {self.in_channels} input and {self.out_channels} output channels",
-                "needed a number of groups, 1 or more, that divides both",
+                "needed a number of groups that divides both",
             )
         if self.out_channels < 1 or any(length < 0 for length in self.input_shape):
             raise GeometryError(
@@ -127,6 +137,7 @@ class ConvShape(_Sized):
                 f"input of shape {tuple(input_shape)} and weight of shape {tuple(weight_shape)}",
                 "needed (N, C_in, ...) and (C_out, C_in / groups, ...) with the same 1, 2 or 3 axes",
             )
+        groups = whole_number(groups, "groups", 1, call)
         if input_shape[1] != weight_shape[1] * groups:
             raise GeometryError(
                 call,
@@ -167,6 +178,7 @@ class ConvShape(_Sized):
                 f"an input of {input_shape[1]} channels and a weight of shape {tuple(weight_shape)}",
                 f"needed an input of {weight_shape[0]} channels",
             )
+        groups = whole_number(groups, "groups", 1, call)
         made = windows(call, dims, weight_shape[2:], stride, padding, dilation)
         extra = per_axis(output_padding, dims, "output_padding", call)
         size = []
@@ -265,6 +277,11 @@ class PoolShape(_Sized):
             raise GeometryError(
                 "pooling", f"{len(self.size)} sizes and {len(self.windows)} windows", "needed 1, 2 or 3 of each"
             )
+        if self.kind not in ("max", "avg"):
+            raise GeometryError("pooling", f"got kind {self.kind!r}", "needed max or avg")
+        self._settle("batch", "channels")
+        if self.divisor is not None:
+            object.__setattr__(self, "divisor", whole_number(self.divisor, "divisor", -(2**63), self.name))
         if self.divisor == 0:
             raise GeometryError(self.name, "a divisor of 0", "needed any other number, or None for the number of cells")
         if self.batch < 0 or self.channels < 0 or any(length < 1 for length in self.size):
@@ -285,7 +302,7 @@ class PoolShape(_Sized):
                     f"{self.name}, axis {AXES[self.dims][axis]}",
                     f"window {empty[0]} of {window} lies wholly in the padding of {size} positions",
                     "needed something to pool in every window",
-                    "pad by less than the kernel",
+                    "make the dilation smaller" if window.dilation > size else "pad by less than the kernel",
                 )
 
     @property
@@ -325,6 +342,16 @@ class PoolShape(_Sized):
             bool(count_include_pad),
             divisor,
         )
+
+    @classmethod
+    def parse(cls, line: str) -> PoolShape:
+        """The problem that ``str`` wrote as ``line``."""
+        from striate.geometry.notation import parse
+
+        problem = parse(line)
+        if not isinstance(problem, cls):
+            raise GeometryError("parse", f"got the convolution {line!r}", "needed a pooling")
+        return problem
 
     def __str__(self) -> str:
         words = [
@@ -373,7 +400,18 @@ class PoolShape(_Sized):
 Problem: TypeAlias = ConvShape | PoolShape
 
 
+def _length(value: Any) -> int:
+    if isinstance(value, int):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if hasattr(type(value), "__index__"):
+        return cast(int, value)
+    raise GeometryError("shape", f"a size is {value!r}", "needed a whole number")
+
+
 def _check_output_padding(window: Window, output_padding: int) -> None:
+    whole_number(output_padding, "output_padding", -(2**63), "transposed window")
     limit = max(window.stride, window.dilation)
     if not 0 <= output_padding < limit:
         raise GeometryError(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from striate.errors import GeometryError
 
@@ -25,13 +25,18 @@ Padding: TypeAlias = AxisPadding | Sequence[AxisPadding]
 PADDING_WORDS: Final = ("valid", "same", "same_lower", "full")
 
 
-def _integer(value: object, name: str, minimum: int) -> int:
+def whole_number(value: Any, name: str, minimum: int, where: str = "window") -> int:
+    """The int that a value of any integer type is.
+
+    Raises:
+        GeometryError: another type, or a number below ``minimum``.
+    """
     try:
-        number = operator.index(value)  # type: ignore[arg-type]
+        number = operator.index(value)
     except TypeError:
-        raise GeometryError("window", f"{name} is {value!r}", "needed a whole number") from None
+        raise GeometryError(where, f"{name} is {value!r}", "needed a whole number") from None
     if number < minimum:
-        raise GeometryError("window", f"{name} is {number}", f"needed {minimum} or more")
+        raise GeometryError(where, f"{name} is {number}", f"needed {minimum} or more")
     return number
 
 
@@ -72,7 +77,7 @@ class Window:
 
     def __post_init__(self) -> None:
         for name in ("kernel", "stride", "dilation"):
-            object.__setattr__(self, name, _integer(getattr(self, name), name, minimum=1))
+            object.__setattr__(self, name, whole_number(getattr(self, name), name, minimum=1))
         object.__setattr__(self, "padding", self._settled(self.padding))
 
     def _settled(self, padding: AxisPadding) -> AxisPadding:
@@ -93,9 +98,9 @@ class Window:
         if isinstance(padding, Sequence):
             if len(padding) != 2:
                 raise GeometryError("window", f"padding is {padding!r}", "needed two numbers, (before, after)")
-            before, after = (_integer(cells, "padding", minimum=0) for cells in padding)
+            before, after = (whole_number(cells, "padding", minimum=0) for cells in padding)
             return before, after
-        cells = _integer(padding, "padding", minimum=0)
+        cells = whole_number(padding, "padding", minimum=0)
         return cells, cells
 
     # ---------------------------------------------------------------- sizes
@@ -132,6 +137,8 @@ class Window:
         Raises:
             GeometryError: the window is longer than the padded input (in ``ceil_mode`` by a stride or more).
         """
+        if size < 0:
+            raise GeometryError("window", f"the input has {size} positions", "needed 0 or more")
         before, after = self.pads(size)
         spare = size + before + after - self.effective_kernel
         # Rounding up, even the first window may hang over the end, by less than a stride.
@@ -159,6 +166,8 @@ class Window:
 
         This undoes :meth:`output_size`: ``window.input_size(window.output_size(n), window.output_padding(n)) == n``.
         """
+        if outputs < 1:
+            raise GeometryError("transposed window", f"got {outputs} positions", "needed 1 or more")
         if not isinstance(self.padding, tuple):
             return outputs * self.stride  # "same": of all inputs that have this many outputs, the longest
         before, after = self.padding
@@ -225,7 +234,8 @@ class Window:
         """The two windows in a row as one: ``window.then(next)``, or ``window @ next``.
 
         Its ``kernel`` is the size of the receptive field, its ``stride`` the jump from one output's field to the
-        next one's, and ``-padding[0]`` where the first one starts. Output sizes are those of the two in a row.
+        next one's, and ``-padding[0]`` where the first one starts. Output sizes are those of the two in a row, where
+        both have any: on an input too short for the first one alone, the padding of the second may make up for it.
         What lies between the taps of a dilated window counts as seen.
 
         Source: Araujo, Norris & Sim, "Computing receptive fields of convolutional neural networks", Distill 2019.

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from striate import ops
+from striate.errors import GeometryError
 from striate.geometry import Padding, Window, windows
 
 _CONV: Final = {1: ops.conv1d, 2: ops.conv2d, 3: ops.conv3d}
@@ -28,6 +29,14 @@ def _as_torch_keeps_it(padding: Padding, made: tuple[Window, ...]) -> Any:
     sides = [window.padding for window in made]
     alike = all(isinstance(pair, tuple) and pair[0] == pair[1] for pair in sides)
     return tuple(pair[0] for pair in sides if isinstance(pair, tuple)) if alike else tuple(sides)
+
+
+def _sides(made: tuple[Window, ...], size: Sequence[int]) -> list[int]:
+    """The padding of every axis, the last axis first, as F.pad takes it; sizes are needed for ``"same"`` only."""
+    pads = [
+        window.padding if isinstance(window.padding, tuple) else window.pads(size[i]) for i, window in enumerate(made)
+    ]
+    return [cells for pair in reversed(pads) for cells in pair]
 
 
 class _Convolution:
@@ -59,16 +68,22 @@ class _Convolution:
         self._widen(padding)
 
     def _widen(self, padding: Padding) -> None:
-        name, dims = type(self).__name__, len(self.kernel_size)
-        self.windows = windows(name, dims, self.kernel_size, self.stride, padding, self.dilation)
-        self.padding = _as_torch_keeps_it(padding, self.windows)
+        self.padding: Any = padding
+        made = self.windows
+        self.padding = _as_torch_keeps_it(padding, made)
+        if all(isinstance(window.padding, tuple) for window in made):
+            self._reversed_padding_repeated_twice = _sides(made, ())
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """One window for each axis, from the layer's attributes as they are now."""
+        dims = len(self.kernel_size)
+        return windows(type(self).__name__, dims, self.kernel_size, self.stride, self.padding, self.dilation)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         dims, padding = len(self.kernel_size), self.padding
         if self.padding_mode != "zeros":
-            size = input.shape[input.dim() - dims :]
-            sides = [window.pads(n) for window, n in zip(self.windows, size, strict=True)]
-            input = F.pad(input, [cells for pair in reversed(sides) for cells in pair], mode=self.padding_mode)
+            input = F.pad(input, _sides(self.windows, input.shape[input.dim() - dims :]), mode=self.padding_mode)
             padding = 0
         return _CONV[dims](input, weight, bias, self.stride, padding, self.dilation, self.groups)  # type: ignore[arg-type]
 
@@ -119,6 +134,10 @@ class _ConvolutionTranspose(_Convolution):
         """The layer's output; ``output_size`` picks one of the sizes that the convolution maps to this input."""
         dims, output_padding = len(self.kernel_size), self.output_padding
         if output_size is not None:
+            if len(output_size) not in (dims, input.dim()):
+                raise GeometryError(
+                    type(self).__name__, f"got output_size {tuple(output_size)}", f"needed {dims} sizes, one an axis"
+                )
             size, wanted = input.shape[input.dim() - dims :], output_size[len(output_size) - dims :]
             output_padding = tuple(
                 m - window.input_size(n) for window, n, m in zip(self.windows, size, wanted, strict=True)

@@ -15,6 +15,11 @@ from striate import ops
 from striate.geometry import Padding
 
 
+def _dilation_words(dilation: Any) -> str:
+    """The end of a layer's ``repr``: what torch.nn's layer doesn't have, where it says something."""
+    return "" if dilation == 1 else f", dilation={dilation}"
+
+
 class MaxPool1d(torch.nn.MaxPool1d):
     """The largest value in every window, (N, C, L) to (N, C, L'); as :class:`torch.nn.MaxPool1d`."""
 
@@ -61,6 +66,9 @@ class AvgPool1d(torch.nn.AvgPool1d):
         self.padding: Any = (padding,) if isinstance(padding, int) else padding
         self.dilation = dilation
 
+    def extra_repr(self) -> str:
+        return super().extra_repr() + _dilation_words(self.dilation)
+
     def forward(self, input: Tensor) -> Tensor:
         how = (self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
         return ops.avg_pool1d(input, *how, dilation=self.dilation)
@@ -83,6 +91,9 @@ class _Average:
         how = (stride, padding, ceil_mode, count_include_pad, divisor_override)
         super().__init__(kernel_size, *how)  # type: ignore[call-arg]
         self.dilation = dilation
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + _dilation_words(self.dilation)  # type: ignore[misc]
 
 
 class AvgPool2d(_Average, torch.nn.AvgPool2d):
@@ -118,6 +129,10 @@ class _NormPool:
         self.padding = padding
         self.dilation = dilation
 
+    def extra_repr(self) -> str:
+        padding = "" if self.padding == 0 else f", padding={self.padding!r}"
+        return super().extra_repr() + padding + _dilation_words(self.dilation)  # type: ignore[misc]
+
 
 class LPPool1d(_NormPool, torch.nn.LPPool1d):
     """The p-norm of |x| over every window, (N, C, L) to (N, C, L'); see :func:`striate.ops.lp_pool2d`."""
@@ -141,6 +156,48 @@ class LPPool3d(_NormPool, torch.nn.LPPool3d):
     def forward(self, input: Tensor) -> Tensor:
         how = (float(self.norm_type), self.kernel_size, self.stride, self.ceil_mode)
         return ops.lp_pool3d(input, *how, padding=self.padding, dilation=self.dilation)
+
+
+class AdaptiveAvgPool1d(torch.nn.AdaptiveAvgPool1d):
+    """Averages over as many nearly equal windows as asked for, (N, C, L) to (N, C, output_size)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return ops.adaptive_avg_pool1d(input, self.output_size)
+
+
+class AdaptiveAvgPool2d(torch.nn.AdaptiveAvgPool2d):
+    """Averages over as many nearly equal windows as asked for, (N, C, H, W) to (N, C, *output_size)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return ops.adaptive_avg_pool2d(input, self.output_size)
+
+
+class AdaptiveAvgPool3d(torch.nn.AdaptiveAvgPool3d):
+    """Averages over as many nearly equal windows as asked for, (N, C, D, H, W) to (N, C, *output_size)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return ops.adaptive_avg_pool3d(input, self.output_size)
+
+
+class AdaptiveMaxPool1d(torch.nn.AdaptiveMaxPool1d):
+    """Maxima over the windows of :class:`AdaptiveAvgPool1d`; with their positions if ``return_indices``."""
+
+    def forward(self, input: Tensor) -> Any:
+        return ops.adaptive_max_pool1d(input, self.output_size, self.return_indices)
+
+
+class AdaptiveMaxPool2d(torch.nn.AdaptiveMaxPool2d):
+    """Maxima over the windows of :class:`AdaptiveAvgPool2d`; with their positions if ``return_indices``."""
+
+    def forward(self, input: Tensor) -> Any:
+        return ops.adaptive_max_pool2d(input, self.output_size, self.return_indices)
+
+
+class AdaptiveMaxPool3d(torch.nn.AdaptiveMaxPool3d):
+    """Maxima over the windows of :class:`AdaptiveAvgPool3d`; with their positions if ``return_indices``."""
+
+    def forward(self, input: Tensor) -> Any:
+        return ops.adaptive_max_pool3d(input, self.output_size, self.return_indices)
 
 
 class GlobalAvgPool(torch.nn.Module):

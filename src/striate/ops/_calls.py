@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import numbers
+import operator
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, TypeVar
+from functools import lru_cache, wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 from striate.errors import OperandError
 from striate.geometry import AXES, ConvShape, PoolShape
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 _Shape = TypeVar("_Shape", ConvShape, PoolShape)
 
 
@@ -20,8 +25,14 @@ def layout(dims: int, unbatched: bool = False) -> str:
     return f"({'' if unbatched else 'N, '}C, {', '.join(AXES[dims])})"
 
 
+def check_tensor(call: str, name: str, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        raise OperandError(call, f"got {type(value).__name__} as {name}", "needed a tensor")
+
+
 def batched(call: str, dims: int, input: Tensor) -> tuple[Tensor, bool]:
     """The input with a batch axis, and whether it came with one."""
+    check_tensor(call, "input", input)
     rank = input.dim()
     if rank == dims + 2:
         return input, True
@@ -34,8 +45,13 @@ def batched(call: str, dims: int, input: Tensor) -> tuple[Tensor, bool]:
     )
 
 
-def check_weight(call: str, dims: int, input: Tensor, weight: Tensor, bias: Tensor | None, channels: int) -> None:
+def check_weight(
+    call: str, dims: int, input: Tensor, weight: Tensor, bias: Tensor | None, transposed_groups: int | None = None
+) -> None:
     """A weight of the right rank, of the input's dtype and device, and a bias with a number for each channel."""
+    check_tensor(call, "weight", weight)
+    if bias is not None:
+        check_tensor(call, "bias", bias)
     if weight.dim() != dims + 2:
         kernel = ", ".join("k" + axis for axis in AXES[dims])
         raise OperandError(call, f"got a weight of shape {tuple(weight.shape)}", f"needed (C, C, {kernel})")
@@ -47,22 +63,23 @@ def check_weight(call: str, dims: int, input: Tensor, weight: Tensor, bias: Tens
                 "needed one dtype and one device",
                 f"convert one of them: {name}.to(input)",
             )
+    channels = weight.shape[0] if transposed_groups is None else weight.shape[1] * transposed_groups
     if bias is not None and bias.shape != (channels,):
         raise OperandError(call, f"got a bias of shape {tuple(bias.shape)}", f"needed ({channels},)")
 
 
 def autocast(input: Tensor, *others: Tensor | None) -> tuple[Tensor | None, ...]:
     """The operands in autocast's dtype where autocast is on, as PyTorch does for its own convolutions."""
-    device = input.device.type
-    if (
-        device == "meta"
-        or not torch.is_autocast_enabled(device)
-        or not input.dtype.is_floating_point
-        or input.dtype == torch.float64
-    ):
+    device = input.device.type if isinstance(input, Tensor) else "meta"
+    if device == "meta" or not torch.is_autocast_enabled(device):
         return (input, *others)
     dtype = torch.get_autocast_dtype(device)
-    return tuple(tensor if tensor is None else tensor.to(dtype) for tensor in (input, *others))
+    return tuple(
+        tensor.to(dtype)
+        if tensor is not None and tensor.dtype.is_floating_point and tensor.dtype != torch.float64
+        else tensor
+        for tensor in (input, *others)
+    )
 
 
 def fold(count: int, dim: int | None, tensor: Tensor, into: int = 0) -> Tensor:
@@ -82,13 +99,45 @@ def prepared(make: Callable[..., _Shape]) -> Callable[..., _Shape]:
 
     def problem(*arguments: Any) -> _Shape:
         if torch.compiler.is_compiling():
-            # Traced once anyway, and sizes may be symbols there, which a cache can't look up.
+            return make(*arguments)  # traced once anyway
+        try:
+            key = [_frozen(argument) for argument in arguments]
+        except _UnfitError:
             return make(*arguments)
-        return cached(*(_frozen(argument) for argument in arguments))
+        return cached(*key)
 
     return problem
 
 
+class _UnfitError(Exception):
+    """An argument that can't be looked up: a symbolic size while tracing, or a mistake."""
+
+
 def _frozen(value: Any) -> Any:
-    """Lists as tuples all the way down, so that arguments can be looked up in a cache."""
-    return tuple(_frozen(item) for item in value) if isinstance(value, (list, tuple)) else value
+    """Lists as tuples and whole numbers of any type as int, all the way down: equal keys are equal problems."""
+    if isinstance(value, (list, tuple)):
+        return tuple([_frozen(item) for item in value])
+    if value is None or type(value) in (int, str, bool):
+        return value
+    if isinstance(value, (numbers.Integral, Tensor)):
+        try:
+            return operator.index(value)
+        except TypeError:
+            raise _UnfitError from None
+    raise _UnfitError
+
+
+def overridable(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """A public operation that tensor subclasses and function modes may override, as those of PyTorch.
+
+    It is how ``torch.fx.symbolic_trace`` records a call, and what keeps the type of a tensor subclass.
+    """
+
+    @wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        operands = (*args, *kwargs.values())
+        if has_torch_function(operands):
+            return handle_torch_function(call, operands, *args, **kwargs)
+        return function(*args, **kwargs)
+
+    return call

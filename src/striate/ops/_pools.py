@@ -23,28 +23,29 @@ class Average(Differentiable):
     """Average pooling or its transpose; each is the other's gradient."""
 
     @staticmethod
-    def forward(operand: Tensor, shape: PoolShape, open_: Pass) -> Tensor:
-        return choose(shape, open_, operand).average(shape, open_, operand)
+    def forward(operand: Tensor, shape: PoolShape, open_: Pass, channels_last: bool) -> Tensor:
+        return choose(shape, open_, operand).average(shape, open_, operand, channels_last)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.shape, ctx.open_ = inputs
-        ctx.channels_last = is_channels_last(output)
+        _, ctx.shape, ctx.open_, ctx.channels_last = inputs
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         upstream = laid_out(upstream, ctx.channels_last)
         transposed = Pass.INPUT_GRAD if ctx.open_ is Pass.OUTPUT else Pass.OUTPUT
-        return Average.of(upstream, ctx.shape, transposed), None, None
+        return Average.of(upstream, ctx.shape, transposed, ctx.channels_last), None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
-        return cast(Tensor, Average.of(tangents[0], ctx.shape, ctx.open_))
+        return cast(Tensor, Average.of(tangents[0], ctx.shape, ctx.open_, ctx.channels_last))
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, operand: Tensor, shape: PoolShape, open_: Pass) -> tuple[Tensor, int]:
+    def vmap(
+        info: Any, in_dims: Any, operand: Tensor, shape: PoolShape, open_: Pass, channels_last: bool
+    ) -> tuple[Tensor, int]:
         many = replace(shape, batch=info.batch_size * shape.batch)
-        return unfold(info, Average.of(fold(info.batch_size, in_dims[0], operand), many, open_)), 0
+        return unfold(info, Average.of(fold(info.batch_size, in_dims[0], operand), many, open_, channels_last)), 0
 
 
 def keep_positions(ctx: Any, indices: Tensor, size: tuple[int, ...]) -> None:
@@ -65,19 +66,20 @@ class Maximum(Differentiable):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        _, ctx.shape = inputs
-        ctx.channels_last = is_channels_last(output[0])
+        input, ctx.shape = inputs
+        ctx.channels_last = is_channels_last(input)
         ctx.mark_non_differentiable(output[1])
         keep_positions(ctx, output[1], ctx.shape.size)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         upstream = laid_out(upstream, ctx.channels_last)
-        return Spread.of(upstream, *ctx.saved_tensors, ctx.shape.size, ctx.shape), None
+        return Spread.of(upstream, *ctx.saved_tensors, ctx.shape.size, ctx.shape, ctx.channels_last), None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, None]:
-        return cast(Tensor, Collect.of(tangents[0], *ctx.saved_tensors, ctx.shape.size, ctx.shape)), None
+        how = (ctx.shape.size, ctx.shape, ctx.channels_last)
+        return cast(Tensor, Collect.of(tangents[0], *ctx.saved_tensors, *how)), None
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, input: Tensor, shape: PoolShape) -> tuple[tuple[Tensor, Tensor], int]:
@@ -93,24 +95,26 @@ class Spread(Differentiable):
     """
 
     @staticmethod
-    def forward(upstream: Tensor, indices: Tensor, size: tuple[int, ...], shape: PoolShape | None) -> Tensor:
+    def forward(
+        upstream: Tensor, indices: Tensor, size: tuple[int, ...], shape: PoolShape | None, channels_last: bool
+    ) -> Tensor:
         if shape is None:
-            return spread(indices, upstream, size)
-        return choose(shape, Pass.INPUT_GRAD, upstream).maximum_grad(shape, indices, upstream)
+            return spread(indices, upstream, size, channels_last)
+        return choose(shape, Pass.INPUT_GRAD, upstream).maximum_grad(shape, indices, upstream, channels_last)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, indices, ctx.size, ctx.shape = inputs
+        _, indices, *ctx.how = inputs
         ctx.save_for_backward(indices)
         ctx.save_for_forward(indices)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        return Collect.of(upstream, *ctx.saved_tensors, ctx.size, ctx.shape), None, None, None
+        return Collect.of(upstream, *ctx.saved_tensors, *ctx.how), None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
-        return cast(Tensor, Spread.of(tangents[0], *ctx.saved_tensors, ctx.size, ctx.shape))
+        return cast(Tensor, Spread.of(tangents[0], *ctx.saved_tensors, *ctx.how))
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, values: Tensor, indices: Tensor, *how: Any) -> tuple[Tensor, int]:
@@ -121,22 +125,24 @@ class Collect(Differentiable):
     """Takes for every output the value at the position that its maximum came from: the transpose of Spread."""
 
     @staticmethod
-    def forward(values: Tensor, indices: Tensor, size: tuple[int, ...], shape: PoolShape | None) -> Tensor:
+    def forward(
+        values: Tensor, indices: Tensor, size: tuple[int, ...], shape: PoolShape | None, channels_last: bool
+    ) -> Tensor:
         return reshaped(values.flatten(2).gather(2, indices.flatten(2).long()), indices.shape)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, indices, ctx.size, ctx.shape = inputs
+        _, indices, *ctx.how = inputs
         ctx.save_for_backward(indices)
         ctx.save_for_forward(indices)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        return Spread.of(upstream, *ctx.saved_tensors, ctx.size, ctx.shape), None, None, None
+        return Spread.of(upstream, *ctx.saved_tensors, *ctx.how), None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
-        return cast(Tensor, Collect.of(tangents[0], *ctx.saved_tensors, ctx.size, ctx.shape))
+        return cast(Tensor, Collect.of(tangents[0], *ctx.saved_tensors, *ctx.how))
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, values: Tensor, indices: Tensor, *how: Any) -> tuple[Tensor, int]:
@@ -151,7 +157,8 @@ def _vmap_along(
     indices: Tensor,
     size: tuple[int, ...],
     shape: PoolShape | None,
+    channels_last: bool,
 ) -> Tensor:
     many = None if shape is None else replace(shape, batch=info.batch_size * shape.batch)
     folded = (fold(info.batch_size, dim, tensor) for dim, tensor in zip(in_dims, (values, indices), strict=False))
-    return unfold(info, cast(Tensor, function.of(*folded, size, many)))
+    return unfold(info, cast(Tensor, function.of(*folded, size, many, channels_last)))

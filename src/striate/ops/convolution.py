@@ -25,12 +25,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from striate.engine import Pass, choose
+from striate.engine import Pass, choose, traced
 from striate.engine.aten import AtenBackend
 from striate.engine.layout import is_channels_last, laid_out
 from striate.geometry import ConvShape, Padding
 from striate.ops._autograd import Differentiable
-from striate.ops._calls import autocast, batched, check_weight, fold, prepared
+from striate.ops._calls import autocast, batched, check_weight, fold, overridable, prepared
 
 # The operands that each pass has, in the order of the form; the third one is open.
 _OPERANDS = {open_: tuple(role for role in Pass if role is not open_) for open_ in Pass}
@@ -40,41 +40,45 @@ class _Contraction(Differentiable):
     """T(x, w, g) with one operand open; its gradients are contractions with another one open."""
 
     @staticmethod
-    def forward(first: Tensor, second: Tensor, bias: Tensor | None, shape: ConvShape, open_: Pass) -> Tensor:
-        return choose(shape, open_, first).contract(shape, open_, first, second, bias)
+    def forward(
+        first: Tensor, second: Tensor, bias: Tensor | None, shape: ConvShape, open_: Pass, channels_last: bool
+    ) -> Tensor:
+        return choose(shape, open_, first).contract(shape, open_, first, second, bias, channels_last)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        first, second, _, ctx.shape, ctx.open_ = inputs
+        first, second, _, ctx.shape, ctx.open_, ctx.channels_last = inputs
         # Each operand is needed for the other one's gradient only.
         ctx.save_for_backward(first if ctx.needs_input_grad[1] else None, second if ctx.needs_input_grad[0] else None)
         ctx.save_for_forward(first, second)
-        ctx.channels_last = is_channels_last(output)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         first, second = ctx.saved_tensors
         one, other = _OPERANDS[ctx.open_]
         grad_first = grad_second = grad_bias = None
-        upstream = laid_out(upstream, ctx.channels_last)
+        if ctx.open_ is not Pass.WEIGHT_GRAD:
+            upstream = laid_out(upstream, ctx.channels_last)
+        how = (ctx.shape, ctx.channels_last)
         if ctx.needs_input_grad[0]:
-            grad_first = _contract(ctx.shape, one, {other: second, ctx.open_: upstream})
+            grad_first = contract(*how, one, {other: second, ctx.open_: upstream})
         if ctx.needs_input_grad[1]:
-            grad_second = _contract(ctx.shape, other, {one: first, ctx.open_: upstream})
+            grad_second = contract(*how, other, {one: first, ctx.open_: upstream})
         if ctx.needs_input_grad[2]:
             grad_bias = upstream.sum([0, *range(2, upstream.dim())])
-        return grad_first, grad_second, grad_bias, None, None
+        return grad_first, grad_second, grad_bias, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor | None:
         first, second = ctx.saved_tensors
         d_first, d_second, d_bias = tangents[:3]
         one, other = _OPERANDS[ctx.open_]
+        how = (ctx.shape, ctx.channels_last, ctx.open_)
         parts = []
         if d_first is not None:
-            parts.append(_contract(ctx.shape, ctx.open_, {one: d_first, other: second}))
+            parts.append(contract(*how, {one: d_first, other: second}))
         if d_second is not None:
-            parts.append(_contract(ctx.shape, ctx.open_, {one: first, other: d_second}))
+            parts.append(contract(*how, {one: first, other: d_second}))
         if d_bias is not None:
             whole = ctx.shape.output_shape if ctx.open_ is Pass.OUTPUT else ctx.shape.input_shape
             parts.append(d_bias.reshape(-1, *[1] * ctx.shape.dims).expand(whole))
@@ -83,7 +87,7 @@ class _Contraction(Differentiable):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
         """Samples become groups of channels that don't see each other."""
-        *tensors, shape, open_ = inputs
+        *tensors, shape, open_, channels_last = inputs
         count = info.batch_size
         many = replace(
             shape,
@@ -97,27 +101,32 @@ class _Contraction(Differentiable):
             None if tensor is None else fold(count, dim, tensor, into)
             for tensor, dim, into in zip(tensors, in_dims, axes, strict=False)
         ]
-        result = _Contraction.of(*wide, many, open_)
+        result = _Contraction.of(*wide, many, open_, channels_last)
         axis = 0 if open_ is Pass.WEIGHT_GRAD else 1
         return result.unflatten(axis, (count, result.shape[axis] // count)), axis
 
 
-def _contract(shape: ConvShape, open_: Pass, operands: dict[Pass, Tensor], bias: Tensor | None = None) -> Tensor:
+def contract(
+    shape: ConvShape, channels_last: bool, open_: Pass, operands: dict[Pass, Tensor], bias: Tensor | None = None
+) -> Tensor:
+    """T(x, w, g) with one operand open, differentiable; ``channels_last`` is the layout of images around it."""
     first, second = (operands[role] for role in _OPERANDS[open_])
     if first.is_complex():
-        return _contract_complex(shape, open_, operands, bias)
-    if torch.compiler.is_compiling():
-        # A compiler knows PyTorch's own operators, with their gradients, and fuses across them.
-        return _compiled.contract(shape, open_, first, second, bias)
-    return cast(Tensor, _Contraction.of(first, second, bias, shape, open_))
+        return _contract_complex(shape, channels_last, open_, operands, bias)
+    if traced(first):
+        return _compiled.contract(shape, open_, first, second, bias, channels_last)
+    return cast(Tensor, _Contraction.of(first, second, bias, shape, open_, channels_last))
 
 
-def _contract_complex(shape: ConvShape, open_: Pass, operands: dict[Pass, Tensor], bias: Tensor | None) -> Tensor:
+def _contract_complex(
+    shape: ConvShape, channels_last: bool, open_: Pass, operands: dict[Pass, Tensor], bias: Tensor | None
+) -> Tensor:
     """(a + bi)(c + di) in four real contractions, which also gives complex gradients their conjugates."""
     one, other = _OPERANDS[open_]
     (a, b), (c, d) = ((operands[role].real.contiguous(), operands[role].imag.contiguous()) for role in (one, other))
     ac, bd, ad, bc = (
-        _contract(shape, open_, {one: left, other: right}) for left, right in ((a, c), (b, d), (a, d), (b, c))
+        contract(shape, channels_last, open_, {one: left, other: right})
+        for left, right in ((a, c), (b, d), (a, d), (b, c))
     )
     result = torch.complex(ac - bd, ad + bc)
     return result if bias is None else result + bias.reshape(-1, *[1] * shape.dims)
@@ -134,9 +143,10 @@ def _conv(
     call = f"conv{dims}d"
     input, weight, bias = cast("tuple[Tensor, Tensor, Tensor | None]", autocast(input, weight, bias))
     whole, had_batch = batched(call, dims, input)
-    check_weight(call, dims, input, weight, bias, weight.shape[0])
+    check_weight(call, dims, input, weight, bias)
     shape = _shape(whole.shape, weight.shape, stride, padding, dilation, groups)
-    output = _contract(shape, Pass.OUTPUT, {Pass.INPUT_GRAD: whole, Pass.WEIGHT_GRAD: weight}, bias)
+    channels_last = is_channels_last(whole) or is_channels_last(weight)
+    output = contract(shape, channels_last, Pass.OUTPUT, {Pass.INPUT_GRAD: whole, Pass.WEIGHT_GRAD: weight}, bias)
     return output if had_batch else output.squeeze(0)
 
 
@@ -154,16 +164,18 @@ def _conv_transpose(
     call = f"conv_transpose{dims}d"
     input, weight, bias = cast("tuple[Tensor, Tensor, Tensor | None]", autocast(input, weight, bias))
     whole, had_batch = batched(call, dims, input)
-    check_weight(call, dims, input, weight, bias, weight.shape[1] * groups)
+    check_weight(call, dims, input, weight, bias, transposed_groups=groups)
     shape = _shape_transposed(whole.shape, weight.shape, stride, padding, output_padding, groups, dilation)
     if shape.output_shape != whole.shape:
         # An output_padding of a stride or more (allowed under dilation): the windows reach that much further.
         missing = [m - n for m, n in zip(shape.output_size, whole.shape[2:], strict=True)]
         whole = torch.nn.functional.pad(whole, [cells for more in reversed(missing) for cells in (0, more)])
-    output = _contract(shape, Pass.INPUT_GRAD, {Pass.WEIGHT_GRAD: weight, Pass.OUTPUT: whole}, bias)
+    channels_last = is_channels_last(whole) or is_channels_last(weight)
+    output = contract(shape, channels_last, Pass.INPUT_GRAD, {Pass.WEIGHT_GRAD: weight, Pass.OUTPUT: whole}, bias)
     return output if had_batch else output.squeeze(0)
 
 
+@overridable
 def conv2d(
     input: Tensor,
     weight: Tensor,
@@ -207,6 +219,7 @@ def conv2d(
     return _conv(2, input, weight, bias, stride, padding, dilation, groups)
 
 
+@overridable
 def conv1d(
     input: Tensor,
     weight: Tensor,
@@ -226,6 +239,7 @@ def conv1d(
     return _conv(1, input, weight, bias, stride, padding, dilation, groups)
 
 
+@overridable
 def conv3d(
     input: Tensor,
     weight: Tensor,
@@ -239,6 +253,7 @@ def conv3d(
     return _conv(3, input, weight, bias, stride, padding, dilation, groups)
 
 
+@overridable
 def conv_transpose2d(
     input: Tensor,
     weight: Tensor,
@@ -278,6 +293,7 @@ def conv_transpose2d(
     return _conv_transpose(2, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
+@overridable
 def conv_transpose1d(
     input: Tensor,
     weight: Tensor,
@@ -292,6 +308,7 @@ def conv_transpose1d(
     return _conv_transpose(1, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
+@overridable
 def conv_transpose3d(
     input: Tensor,
     weight: Tensor,

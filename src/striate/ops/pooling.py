@@ -18,11 +18,12 @@ from typing import Any, Literal, TypeAlias, cast
 import torch
 from torch import Tensor
 
-from striate.engine import Pass
+from striate.engine import Pass, traced
 from striate.engine.aten import AtenBackend
-from striate.errors import OperandError
+from striate.engine.layout import is_channels_last
+from striate.errors import GeometryError, OperandError
 from striate.geometry import Padding, PoolShape, per_axis
-from striate.ops._calls import batched, prepared
+from striate.ops._calls import batched, overridable, prepared
 from striate.ops._pools import Average, Maximum
 
 Ints: TypeAlias = int | Sequence[int]
@@ -33,6 +34,7 @@ _shape = prepared(PoolShape.of)
 
 
 def _prepare(
+    call: str,
     kind: Literal["max", "avg"],
     dims: int,
     input: Tensor,
@@ -42,7 +44,9 @@ def _prepare(
     dilation: Any,
     *how: Any,
 ) -> tuple[Tensor, bool, PoolShape]:
-    whole, had_batch = batched(f"{kind}_pool{dims}d", dims, input)
+    whole, had_batch = batched(call, dims, input)
+    if input.dtype == torch.bool or input.is_complex():
+        raise OperandError(call, f"got an input of {input.dtype}", "needed real numbers")
     shape = _shape(kind, whole.shape, kernel, stride, padding, dilation, *how)
     return whole, had_batch, shape
 
@@ -57,8 +61,9 @@ def _max_pool(
     ceil_mode: bool,
     return_indices: bool,
 ) -> Any:
-    whole, had_batch, shape = _prepare("max", dims, input, kernel_size, stride, padding, dilation, ceil_mode)
-    if torch.compiler.is_compiling():
+    call = f"max_pool{dims}d"
+    whole, had_batch, shape = _prepare(call, "max", dims, input, kernel_size, stride, padding, dilation, ceil_mode)
+    if traced(whole):
         values, indices = _compiled.maximum(shape, whole)
     else:
         values, indices = cast("tuple[Tensor, Tensor]", Maximum.of(whole, shape))
@@ -79,11 +84,12 @@ def _avg_pool(
     dilation: Any,
 ) -> Tensor:
     how = (ceil_mode, count_include_pad, divisor_override)
-    whole, had_batch, shape = _prepare("avg", dims, input, kernel_size, stride, padding, dilation, *how)
-    if torch.compiler.is_compiling():
+    call = f"avg_pool{dims}d"
+    whole, had_batch, shape = _prepare(call, "avg", dims, input, kernel_size, stride, padding, dilation, *how)
+    if traced(whole):
         output = _compiled.average(shape, Pass.OUTPUT, whole)
     else:
-        output = cast(Tensor, Average.of(whole, shape, Pass.OUTPUT))
+        output = cast(Tensor, Average.of(whole, shape, Pass.OUTPUT, is_channels_last(whole)))
     return output if had_batch else output.squeeze(0)
 
 
@@ -97,18 +103,40 @@ def _lp_pool(
     padding: Any,
     dilation: Any,
 ) -> Tensor:
-    if not norm_type > 0:
-        raise OperandError(f"lp_pool{dims}d", f"got norm_type {norm_type}", "needed a number above 0, or inf")
+    call = f"lp_pool{dims}d"
+    if not isinstance(norm_type, (int, float)) or not norm_type > 0:
+        raise OperandError(call, f"got norm_type {norm_type}", "needed a number above 0, or inf")
+    try:
+        _prepare(call, "avg", dims, input, kernel_size, stride, padding, dilation, ceil_mode)
+    except GeometryError as error:
+        # Found in the average that the norm is made of; said of the call.
+        where = error.where.replace("avg_pool", "lp_pool")
+        raise GeometryError(where, error.got, error.needed, error.remedy) from None
     if math.isinf(norm_type):
         return cast(Tensor, _max_pool(dims, input.abs(), kernel_size, stride, padding, dilation, ceil_mode, False))
-    mean = _avg_pool(dims, input.abs().pow(norm_type), kernel_size, stride, padding, ceil_mode, True, None, dilation)
-    taps = math.prod(per_axis(kernel_size, dims, "kernel", f"lp_pool{dims}d"))
-    power = mean * taps
+    # Powers of narrow numbers overflow long before their root would.
+    wide = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
+    powers = _magnitude_power(wide, norm_type)
+    mean = _avg_pool(dims, powers, kernel_size, stride, padding, ceil_mode, True, None, dilation)
+    power = mean * math.prod(per_axis(kernel_size, dims, "kernel", call))
     # The root has no slope at 0; a window of zeros gets a gradient of zero rather than NaN.
     some = power != 0
-    return cast(Tensor, torch.where(some, power, 1).pow(1 / norm_type) * some)
+    return cast(Tensor, torch.where(some, power, 1).pow(1 / norm_type) * some).to(input.dtype)
 
 
+def _magnitude_power(input: Tensor, p: float) -> Tensor:
+    """|x|^p, with derivatives of 0 where x is 0 and the true ones don't exist (p at or below 1; the second below 2)."""
+    if p == 1:
+        return input.abs()
+    if p % 2 == 0:
+        return input.pow(p)  # smooth, which |x| is not
+    if p > 2:
+        return input.abs().pow(p)
+    some = input != 0
+    return torch.where(some, input, 1).abs().pow(p) * some
+
+
+@overridable
 def max_pool2d(
     input: Tensor,
     kernel_size: Ints,
@@ -118,7 +146,7 @@ def max_pool2d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Any:
-    """The largest value in every window. NaN counts as larger than all; of equals the first is taken.
+    """The largest value in every window. NaN is larger than all; of equals the first is taken, of NaNs the last.
 
     Args:
         input: (N, C, H, W) or (C, H, W).
@@ -145,6 +173,7 @@ def max_pool2d(
     return _max_pool(2, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
+@overridable
 def max_pool1d(
     input: Tensor,
     kernel_size: Ints,
@@ -158,6 +187,7 @@ def max_pool1d(
     return _max_pool(1, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
+@overridable
 def max_pool3d(
     input: Tensor,
     kernel_size: Ints,
@@ -171,6 +201,7 @@ def max_pool3d(
     return _max_pool(3, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
+@overridable
 def avg_pool2d(
     input: Tensor,
     kernel_size: Ints,
@@ -206,6 +237,7 @@ def avg_pool2d(
     return _avg_pool(2, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, dilation)
 
 
+@overridable
 def avg_pool1d(
     input: Tensor,
     kernel_size: Ints,
@@ -221,6 +253,7 @@ def avg_pool1d(
     return _avg_pool(1, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, dilation)
 
 
+@overridable
 def avg_pool3d(
     input: Tensor,
     kernel_size: Ints,
@@ -236,6 +269,7 @@ def avg_pool3d(
     return _avg_pool(3, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, dilation)
 
 
+@overridable
 def lp_pool2d(
     input: Tensor,
     norm_type: float,
@@ -271,6 +305,7 @@ def lp_pool2d(
     return _lp_pool(2, input, norm_type, kernel_size, stride, ceil_mode, padding, dilation)
 
 
+@overridable
 def lp_pool1d(
     input: Tensor,
     norm_type: float,
@@ -285,6 +320,7 @@ def lp_pool1d(
     return _lp_pool(1, input, norm_type, kernel_size, stride, ceil_mode, padding, dilation)
 
 
+@overridable
 def lp_pool3d(
     input: Tensor,
     norm_type: float,

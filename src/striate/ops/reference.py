@@ -287,7 +287,8 @@ def lp_pool_backward(
         shape = PoolShape.of("avg", x.shape, kernel_size, stride, padding, dilation, ceil_mode)
         y = lp_pool(dims, x, norm_type, kernel_size, stride, ceil_mode, padding=padding, dilation=dilation)
         seen = direct.average_grad(shape, torch.where(y > 0, g * y ** (1 - norm_type), 0.0))
-        grad = x.sign() * x.abs() ** (norm_type - 1) * seen * math.prod(shape.kernel)
+        slope = torch.where(x != 0, x.sign() * x.abs() ** (norm_type - 1), 0.0)  # below 1 infinite at 0: left out
+        grad = slope * seen * math.prod(shape.kernel)
     return grad if had_batch else grad[0]
 
 

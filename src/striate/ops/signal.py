@@ -16,8 +16,8 @@ from torch import Tensor
 from striate.engine import Pass
 from striate.errors import GeometryError, OperandError
 from striate.geometry import ConvShape, Padding
-from striate.ops._calls import check_weight, prepared
-from striate.ops.convolution import _contract
+from striate.ops._calls import check_tensor, check_weight, overridable, prepared
+from striate.ops.convolution import contract
 
 Mode = Literal["full", "same", "valid"]
 
@@ -28,7 +28,9 @@ _PADDING: Final[dict[str, Padding]] = {"full": "full", "same": "same_lower", "va
 _shape = prepared(ConvShape.of)
 
 
-def _slide(call: str, input: Tensor, weight: Tensor, mode: Mode) -> Tensor:
+def _slide(call: str, input: Tensor, weight: Tensor, mode: Mode, *, flipped: bool) -> Tensor:
+    check_tensor(call, "input", input)
+    check_tensor(call, "weight", weight)
     dims = weight.dim()
     if mode not in _PADDING:
         raise GeometryError(call, f"got mode {mode!r}", 'needed "full", "same" or "valid"')
@@ -46,12 +48,15 @@ def _slide(call: str, input: Tensor, weight: Tensor, mode: Mode) -> Tensor:
         )
     lead, size = input.shape[: input.dim() - dims], input.shape[input.dim() - dims :]
     signals, kernel = input.reshape(-1, 1, *size), weight[None, None]
-    check_weight(call, dims, signals, kernel, None, 1)
+    if flipped:
+        kernel = kernel.flip(list(range(2, dims + 2)))
+    check_weight(call, dims, signals, kernel, None)
     shape = _shape(signals.shape, kernel.shape, 1, _PADDING[mode])
-    output = _contract(shape, Pass.OUTPUT, {Pass.INPUT_GRAD: signals, Pass.WEIGHT_GRAD: kernel})
+    output = contract(shape, False, Pass.OUTPUT, {Pass.INPUT_GRAD: signals, Pass.WEIGHT_GRAD: kernel})
     return output.reshape(*lead, *shape.output_size)
 
 
+@overridable
 def convolve(input: Tensor, weight: Tensor, mode: Mode = "full") -> Tensor:
     """True convolution, the kernel flipped; of two probability vectors the distribution of the sum.
 
@@ -77,9 +82,10 @@ def convolve(input: Tensor, weight: Tensor, mode: Mode = "full") -> Tensor:
     tensor([1.0000, 2.0000, 3.0000, 4.0000, 5.0000, 6.0000, 5.0000, 4.0000, 3.0000,
             2.0000, 1.0000])
     """
-    return _slide("convolve", input, weight.flip(list(range(weight.dim()))), mode)
+    return _slide("convolve", input, weight, mode, flipped=True)
 
 
+@overridable
 def correlate(input: Tensor, weight: Tensor, mode: Mode = "valid") -> Tensor:
     """Cross-correlation, the kernel as it is: what CNNs call convolution. Arguments as for :func:`convolve`.
 
@@ -91,4 +97,4 @@ def correlate(input: Tensor, weight: Tensor, mode: Mode = "valid") -> Tensor:
     >>> correlate(torch.tensor([1.0, 5.0, 4.0]), torch.tensor([1.0, -1.0]))
     tensor([-4.,  1.])
     """
-    return _slide("correlate", input, weight, mode)
+    return _slide("correlate", input, weight, mode, flipped=False)
