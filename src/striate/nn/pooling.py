@@ -67,7 +67,7 @@ class AvgPool1d(torch.nn.AvgPool1d):
         self.dilation = dilation
 
     def extra_repr(self) -> str:
-        return super().extra_repr() + _dilation_words(self.dilation)
+        return f"{super().extra_repr()}{_dilation_words(self.dilation)}"
 
     def forward(self, input: Tensor) -> Tensor:
         how = (self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
@@ -93,7 +93,7 @@ class _Average:
         self.dilation = dilation
 
     def extra_repr(self) -> str:
-        return super().extra_repr() + _dilation_words(self.dilation)  # type: ignore[misc]
+        return f"{super().extra_repr()}{_dilation_words(self.dilation)}"  # type: ignore[misc]
 
 
 class AvgPool2d(_Average, torch.nn.AvgPool2d):
@@ -131,7 +131,7 @@ class _NormPool:
 
     def extra_repr(self) -> str:
         padding = "" if self.padding == 0 else f", padding={self.padding!r}"
-        return super().extra_repr() + padding + _dilation_words(self.dilation)  # type: ignore[misc]
+        return f"{super().extra_repr()}{padding}{_dilation_words(self.dilation)}"  # type: ignore[misc]
 
 
 class LPPool1d(_NormPool, torch.nn.LPPool1d):
