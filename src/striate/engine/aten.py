@@ -6,6 +6,7 @@ is beyond that is padded or cut before and after, or added up tap by tap over wh
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 import torch
@@ -21,6 +22,7 @@ _MAX_POOL: Final = {2: _aten.max_pool2d_with_indices, 3: _aten.max_pool3d_with_i
 _MAX_POOL_GRAD: Final = {2: _aten.max_pool2d_with_indices_backward, 3: _aten.max_pool3d_with_indices_backward}
 _AVG_POOL: Final = {2: _aten.avg_pool2d, 3: _aten.avg_pool3d}
 _AVG_POOL_GRAD: Final = {2: _aten.avg_pool2d_backward, 3: _aten.avg_pool3d_backward}
+_ZEROS: Final = {1: [0], 2: [0, 0], 3: [0, 0, 0]}
 #: What sums of narrow numbers are kept in.
 _ACCUMULATE: Final = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
@@ -50,17 +52,13 @@ class AtenBackend(Backend):
         bias: Tensor | None,
         channels_last: bool = False,
     ) -> Tensor:
-        # What can be padded alike on both sides is left to the kernel; only the rest costs a copy.
-        shared = [min(sides) for sides in shape.pads]
-        extra = [(before - both, after - both) for (before, after), both in zip(shape.pads, shared, strict=True)]
+        shared, extra = _split_padding(shape) if traced(second) else _split_known_padding(shape)
         uneven = any(map(any, extra))
         if open_ is not Pass.INPUT_GRAD and uneven:
             first = _pad(first, extra)
-        zeros = [0] * shape.dims
+        how = (shape.stride, shared, shape.dilation, False, _ZEROS[shape.dims], shape.groups)
         if open_ is Pass.OUTPUT:
-            output: Tensor = torch.convolution(
-                first, second, bias, shape.stride, shared, shape.dilation, False, zeros, shape.groups
-            )
+            output: Tensor = torch.convolution(first, second, bias, *how)
             return output
         size = [n + before + after for n, (before, after) in zip(shape.size, extra, strict=True)]
         if open_ is Pass.INPUT_GRAD:
@@ -69,7 +67,6 @@ class AtenBackend(Backend):
                 grad = _pad(grad, [(-before, -after) for before, after in extra]).clone()
             return grad if bias is None else grad + bias.reshape(-1, *[1] * shape.dims)
         # The kernel asks for the operand that is open, too, but only looks at its shape.
-        how = (shape.stride, shared, shape.dilation, False, zeros, shape.groups)
         grads = _aten.convolution_backward(
             second, first, second.new_empty(shape.weight_shape), None, *how, [False, True, False]
         )
@@ -108,13 +105,22 @@ class AtenBackend(Backend):
         return reshaped(grad, shape.input_shape)
 
 
+def _split_padding(shape: ConvShape) -> tuple[list[int], list[tuple[int, int]]]:
+    """What can be padded alike on both sides, which is left to the kernel, and the rest, which costs a copy."""
+    shared = [min(sides) for sides in shape.pads]
+    return shared, [(before - both, after - both) for (before, after), both in zip(shape.pads, shared, strict=True)]
+
+
+_split_known_padding = lru_cache(maxsize=4096)(_split_padding)
+
+
 def _input_grad(
     shape: ConvShape, weight: Tensor, grad_output: Tensor, size: list[int], padding: list[int], channels_last: bool
 ) -> Tensor:
     """The gradient of an input of ``size`` positions, padded alike on both sides."""
     if grad_output.dtype.is_floating_point and not traced(grad_output):
         input = new_empty(grad_output, (shape.batch, shape.in_channels, *size), channels_last)
-        how = (shape.stride, padding, shape.dilation, False, [0] * shape.dims, shape.groups)
+        how = (shape.stride, padding, shape.dilation, False, _ZEROS[shape.dims], shape.groups)
         grads = _aten.convolution_backward(grad_output, input, weight, None, *how, [True, False, False])
         grad: Tensor = grads[0]
         return grad

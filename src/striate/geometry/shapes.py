@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 from striate.errors import GeometryError
@@ -33,6 +33,14 @@ class _Sized:
     dilation: tuple[int, ...]
     pads: tuple[tuple[int, int], ...]  #: cells (before, after) on each axis
     output_size: tuple[int, ...]
+
+    def __hash__(self) -> int:
+        # Problems are looked up at every call, and hashing one means hashing all its windows.
+        known: int | None = self.__dict__.get("_hash")
+        if known is None:
+            known = hash(tuple(getattr(self, field.name) for field in fields(self)))  # type: ignore[arg-type]
+            object.__setattr__(self, "_hash", known)
+        return known
 
     def _settle(self, *counts: str) -> None:
         """Sizes and the named counts as int; symbols, which stand for sizes while a compiler traces, as they are."""
@@ -96,6 +104,8 @@ class ConvShape(_Sized):
     size: tuple[int, ...]
     windows: tuple[Window, ...]
     groups: int = 1
+
+    __hash__ = _Sized.__hash__
 
     def __post_init__(self) -> None:
         if len(self.size) not in AXES or len(self.size) != len(self.windows):
@@ -269,6 +279,8 @@ class PoolShape(_Sized):
     ceil_mode: bool = False
     count_include_pad: bool = True
     divisor: int | None = None
+
+    __hash__ = _Sized.__hash__
 
     _divisors: ClassVar[tuple[tuple[int, ...], ...]]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
 
 
@@ -39,6 +40,10 @@ class Differentiable(torch.autograd.Function):
         """The function's value, differentiable."""
         if torch._C._are_functorch_transforms_active():
             return cls.apply(*inputs)
-        if not torch.is_grad_enabled() and forward_ad._current_level < 0:
-            return cls.forward(*inputs)  # nobody will ask for a derivative
-        return cls._direct.apply(*inputs)
+        if forward_ad._current_level >= 0:
+            return cls._direct.apply(*inputs)
+        if torch.is_grad_enabled():
+            for operand in inputs:
+                if isinstance(operand, Tensor) and operand.requires_grad:
+                    return cls._direct.apply(*inputs)
+        return cls.forward(*inputs)  # nobody can ask for a derivative

@@ -115,10 +115,14 @@ class _UnfitError(Exception):
 
 def _frozen(value: Any) -> Any:
     """Lists as tuples and whole numbers of any type as int, all the way down: equal keys are equal problems."""
-    if isinstance(value, (list, tuple)):
-        return tuple([_frozen(item) for item in value])
-    if value is None or type(value) in (int, str, bool):
+    kind = type(value)
+    if kind is int or value is None or kind is bool or kind is str:
         return value
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            if type(item) is not int:
+                return tuple([_frozen(item) for item in value])
+        return tuple(value)
     if isinstance(value, (numbers.Integral, Tensor)):
         try:
             return operator.index(value)
