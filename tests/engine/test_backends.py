@@ -85,7 +85,7 @@ def test_who_refuses_is_passed_over() -> None:
         # behind the others it is never reached; in front it is asked first
         table._TABLE.clear()
         table._TABLE.update({"picky": Picky(), **before})
-        table._first_willing.cache_clear()
+        table.forget()
         told = engine.explain("conv2d 1x1x4x4 1x1x3x3")
         assert told.chosen == {Pass.OUTPUT: "aten", Pass.INPUT_GRAD: "aten", Pass.WEIGHT_GRAD: "picky"}
         assert told.refusals[Pass.OUTPUT]["picky"] == "only weight gradients"
@@ -93,7 +93,7 @@ def test_who_refuses_is_passed_over() -> None:
     finally:
         table._TABLE.clear()
         table._TABLE.update(before)
-        table._first_willing.cache_clear()
+        table.forget()
 
 
 def test_a_name_can_be_registered_once() -> None:

@@ -5,22 +5,30 @@ A convolution is one trilinear form T(x, w, g) of input, weight and output gradi
 output open and it is the forward pass, the input and it is the input gradient (and transposed convolution), the weight
 and it is the weight gradient. Pooling walks the same windows; output and input gradient are its two contractions.
 
-Choosing is a documented list of decisions: of the table below the first backend that doesn't refuse. ``use`` fixes the
-choice, ``explain`` shows it.
+Choosing is a documented list of decisions, of which the first that says something counts:
+
+1. what ``use`` has fixed; if that backend refuses, it is an error;
+2. of the backends that accept and compete the fastest, as measured on this machine (:mod:`striate.engine.tuning`);
+3. where nothing may be measured, the first of them that recommends itself for the problem, else the last of them;
+4. the first one that accepts.
+
+``explain`` shows the choice and its reasons.
 """
 
 from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from types import TracebackType
 
 import torch
 from torch import Tensor
 from torch.jit import is_tracing  # type: ignore[attr-defined]
 
+from striate.engine import tuning
 from striate.errors import BackendError
 from striate.geometry import ConvShape, PoolShape, Problem, parse
 
@@ -45,10 +53,16 @@ class Backend(ABC):
     """
 
     name: str
+    #: Whether it may be the fastest; if not, it only takes what everybody else refuses.
+    competes: bool = True
 
     @abstractmethod
     def refusal(self, problem: Problem, open_: Pass, dtype: torch.dtype, device: str) -> str | None:
         """Why this backend doesn't compute the problem, or None if it does."""
+
+    def recommends(self, problem: Problem, open_: Pass, channels_last: bool) -> bool:
+        """Whether it should be taken where nothing may be measured: its own rule of what it is good at."""
+        return True
 
     @abstractmethod
     def contract(
@@ -91,11 +105,11 @@ def register(backend: Backend) -> None:
     if backend.name in _TABLE:
         raise BackendError("engine", f"a backend named {backend.name!r} exists", "needed a new name")
     _TABLE[backend.name] = backend
-    _first_willing.cache_clear()
+    forget()
 
 
 def backends() -> tuple[str, ...]:
-    """Names of the backends, in the order in which ``"auto"`` asks them."""
+    """Names of the backends, in the order in which they are asked."""
     return tuple(_TABLE)
 
 
@@ -106,7 +120,7 @@ class use:  # noqa: N801 - a statement, like torch.no_grad
     Code that a compiler or an exporter traces isn't touched: it is made of PyTorch's own operators.
 
     Args:
-        name: a name from :func:`backends`, or ``"auto"`` for the first one that accepts.
+        name: a name from :func:`backends`, or ``"auto"`` for the fastest of those that accept.
 
     With a fixed backend a problem that it refuses is a BackendError rather than somebody else's work.
 
@@ -133,32 +147,87 @@ class use:  # noqa: N801 - a statement, like torch.no_grad
         _forced = self._before
 
 
-@lru_cache(maxsize=16384)
-def _first_willing(problem: Problem, open_: Pass, dtype: torch.dtype, device: str) -> Backend:
-    refusals = []
-    for backend in _TABLE.values():
-        refusal = backend.refusal(problem, open_, dtype, device)
+#: What has been chosen in this process, to be looked up at every call.
+_chosen: dict[tuple[Problem, Pass, torch.dtype, str, bool, int, bool], Backend] = {}
+
+
+def forget() -> None:
+    """Forgets what has been chosen in this process."""
+    _chosen.clear()
+    tuning.forget()
+
+
+def choose(
+    problem: Problem,
+    open_: Pass,
+    operand: Tensor,
+    channels_last: bool = False,
+    run: Callable[[Backend], object] | None = None,
+) -> Backend:
+    """The backend that computes ``problem`` on a tensor like ``operand``.
+
+    Args:
+        problem, open_: what is computed.
+        operand: its dtype and device count.
+        channels_last: the layout of images.
+        run: computes the pass with a backend, for measuring; without it what isn't known goes by the rule.
+
+    Raises:
+        BackendError: every backend refuses, or the one does that :func:`use` has fixed.
+    """
+    dtype, device = operand.dtype, operand.device.type
+    if _forced is not None:
+        refusal = _TABLE[_forced].refusal(problem, open_, dtype, device)
         if refusal is None:
-            return backend
-        refusals.append(f"{backend.name}: {refusal}")
-    raise BackendError(str(problem), "every backend refuses (" + "; ".join(refusals) + ")")
-
-
-def choose(problem: Problem, open_: Pass, operand: Tensor) -> Backend:
-    """The backend that computes ``problem`` on a tensor like ``operand``."""
-    return _choose(problem, open_, operand.dtype, operand.device.type)
-
-
-def _choose(problem: Problem, open_: Pass, dtype: torch.dtype, device: str) -> Backend:
-    if _forced is None:
-        return _first_willing(problem, open_, dtype, device)
-    backend = _TABLE[_forced]
-    refusal = backend.refusal(problem, open_, dtype, device)
-    if refusal is not None:
+            return _TABLE[_forced]
         raise BackendError(
             str(problem), f"backend {_forced} refuses: {refusal}", remedy='let another do it: use("auto")'
         )
-    return backend
+    measuring = run is not None and tuning.measuring()
+    key = (problem, open_, dtype, device, channels_last, torch.get_num_threads(), measuring)
+    found = _chosen.get(key)
+    if found is None:
+        if len(_chosen) >= 16384:
+            _chosen.clear()
+        found = _chosen[key] = _decide(problem, open_, dtype, device, channels_last, run if measuring else None)
+    return found
+
+
+def _decide(
+    problem: Problem,
+    open_: Pass,
+    dtype: torch.dtype,
+    device: str,
+    channels_last: bool,
+    run: Callable[[Backend], object] | None,
+) -> Backend:
+    contenders = _contenders(problem, open_, dtype, device)
+    times = None
+    if run is not None and len(contenders) > 1:
+        question = tuning.Question(problem, open_, dtype, device, channels_last, torch.get_num_threads())
+        times = tuning.measure(question, {name: partial(run, _TABLE[name]) for name in contenders})
+    return _TABLE[_best(contenders, times, problem, open_, channels_last)]
+
+
+def _contenders(problem: Problem, open_: Pass, dtype: torch.dtype, device: str) -> list[str]:
+    """Who accepts and competes; if nobody does, the first one that accepts."""
+    refusals = {name: backend.refusal(problem, open_, dtype, device) for name, backend in _TABLE.items()}
+    accepting = [name for name, refusal in refusals.items() if refusal is None]
+    if not accepting:
+        told = "; ".join(f"{name}: {refusal}" for name, refusal in refusals.items())
+        raise BackendError(str(problem), f"every backend refuses ({told})")
+    return [name for name in accepting if _TABLE[name].competes] or accepting[:1]
+
+
+def _best(
+    contenders: list[str], times: dict[str, float] | None, problem: Problem, open_: Pass, channels_last: bool
+) -> str:
+    """By measured times where there are some for all contenders, else by the rule."""
+    if len(contenders) > 1 and times is not None and times.keys() >= set(contenders):
+        # PyTorch's kernels were there first: others have to beat them.
+        return tuning.fastest(times, sorted(contenders, key=lambda name: name != "aten"))
+    recommended = (name for name in contenders if _TABLE[name].recommends(problem, open_, channels_last))
+    return next(recommended, contenders[-1])
 
 
 def traced(tensor: Tensor) -> bool:
@@ -173,7 +242,8 @@ def traced(tensor: Tensor) -> bool:
 class Explanation:
     """Who computes a problem: for each pass and backend None (accepts) or the reason for refusing.
 
-    ``chosen`` has None where nobody would: all refuse, or the one does that :class:`use` has fixed.
+    ``chosen`` has None where nobody would: all refuse, or the one does that :func:`use` has fixed. ``seconds`` has what
+    was measured on this machine, where something was; if not, the first call measures.
     """
 
     problem: Problem
@@ -181,6 +251,7 @@ class Explanation:
     device: str
     chosen: dict[Pass, str | None]
     refusals: dict[Pass, dict[str, str | None]]
+    seconds: dict[Pass, dict[str, float]]
 
     def __str__(self) -> str:
         kind = f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
@@ -190,18 +261,22 @@ class Explanation:
         lines = [str(self.problem), f"  {kind}"]
         for open_, asked in self.refusals.items():
             lines.append(f"  {open_.name.lower().replace('_', ' ')}: {self.chosen[open_] or 'nobody'}")
-            lines += [f"    {name}: {refusal or 'accepts'}" for name, refusal in asked.items()]
+            for name, refusal in asked.items():
+                taken = self.seconds[open_].get(name)
+                lines.append(f"    {name}: {refusal or ('accepts' if taken is None else f'{taken * 1e6:,.1f} us')}")
         return "\n".join(lines)
 
 
-def explain(problem: Problem | str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Explanation:
+def explain(
+    problem: Problem | str, dtype: torch.dtype = torch.float32, device: str = "cpu", channels_last: bool = False
+) -> Explanation:
     """Who computes ``problem`` (or the line that one prints as) and why the others don't.
 
     Eagerly, that is: what a compiler or an exporter traces is made of PyTorch's own operators.
 
-    >>> print(explain("conv2d 8x3x32x32 16x3x3x3 padding=1"))
+    >>> print(explain("conv2d 8x3x32x32 16x3x3x3 padding=1", torch.float64))
     conv2d 8x3x32x32 16x3x3x3 padding=1
-      float32 on cpu, 3,538,944 MACs a pass (3,393,024 in bounds)
+      float64 on cpu, 3,538,944 MACs a pass (3,393,024 in bounds)
       output: aten
         aten: accepts
         reference: accepts
@@ -219,8 +294,19 @@ def explain(problem: Problem | str, dtype: torch.dtype = torch.float32, device: 
     kind = torch.device(device).type
     chosen: dict[Pass, str | None] = {}
     refusals: dict[Pass, dict[str, str | None]] = {}
+    seconds: dict[Pass, dict[str, float]] = {}
     for open_ in (Pass.OUTPUT, Pass.INPUT_GRAD, Pass.WEIGHT_GRAD)[: 3 if conv else 2]:
-        refusals[open_] = {name: backend.refusal(known, open_, asked_dtype, kind) for name, backend in _TABLE.items()}
-        willing = (name for name, refusal in refusals[open_].items() if refusal is None and _forced in (None, name))
-        chosen[open_] = next(willing, None)
-    return Explanation(known, dtype, device, chosen, refusals)
+        asked = (known, open_, asked_dtype, kind)
+        refusals[open_] = {name: backend.refusal(*asked) for name, backend in _TABLE.items()}
+        question = tuning.Question(*asked, channels_last, torch.get_num_threads())
+        seconds[open_] = tuning.known(question) or {}
+        accepting = [name for name, refusal in refusals[open_].items() if refusal is None]
+        if _forced is not None:
+            chosen[open_] = _forced if _forced in accepting else None
+        elif accepting:
+            # What nobody has measured yet goes by the rule here, since nothing is computed.
+            times = seconds[open_] if tuning.measuring() else None
+            chosen[open_] = _best(_contenders(*asked), times, known, open_, channels_last)
+        else:
+            chosen[open_] = None
+    return Explanation(known, dtype, device, chosen, refusals, seconds)

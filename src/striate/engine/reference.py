@@ -26,6 +26,7 @@ from striate.geometry import ConvShape, PoolShape, Problem, Window
 
 class ReferenceBackend(Backend):
     name = "reference"
+    competes = False
 
     def refusal(self, problem: Problem, open_: Pass, dtype: torch.dtype, device: str) -> str | None:
         return None

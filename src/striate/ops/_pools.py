@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from striate.engine import Pass, choose
+from striate.engine import Backend, Pass, choose
 from striate.engine.aten import spread
 from striate.engine.layout import is_channels_last, laid_out, reshaped
 from striate.geometry import PoolShape
@@ -24,7 +24,10 @@ class Average(Differentiable):
 
     @staticmethod
     def forward(operand: Tensor, shape: PoolShape, open_: Pass, channels_last: bool) -> Tensor:
-        return choose(shape, open_, operand).average(shape, open_, operand, channels_last)
+        def run(backend: Backend) -> Tensor:
+            return backend.average(shape, open_, operand, channels_last)
+
+        return run(choose(shape, open_, operand, channels_last, run))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -62,7 +65,10 @@ class Maximum(Differentiable):
 
     @staticmethod
     def forward(input: Tensor, shape: PoolShape) -> tuple[Tensor, Tensor]:
-        return choose(shape, Pass.OUTPUT, input).maximum(shape, input)
+        def run(backend: Backend) -> tuple[Tensor, Tensor]:
+            return backend.maximum(shape, input)
+
+        return run(choose(shape, Pass.OUTPUT, input, is_channels_last(input), run))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -100,7 +106,11 @@ class Spread(Differentiable):
     ) -> Tensor:
         if shape is None:
             return spread(indices, upstream, size, channels_last)
-        return choose(shape, Pass.INPUT_GRAD, upstream).maximum_grad(shape, indices, upstream, channels_last)
+
+        def run(backend: Backend) -> Tensor:
+            return backend.maximum_grad(shape, indices, upstream, channels_last)
+
+        return run(choose(shape, Pass.INPUT_GRAD, upstream, channels_last, run))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

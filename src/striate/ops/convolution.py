@@ -25,7 +25,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from striate.engine import Pass, choose, traced
+from striate.engine import Backend, Pass, choose, traced
 from striate.engine.aten import AtenBackend
 from striate.engine.layout import is_channels_last, laid_out
 from striate.geometry import ConvShape, Padding
@@ -43,7 +43,10 @@ class _Contraction(Differentiable):
     def forward(
         first: Tensor, second: Tensor, bias: Tensor | None, shape: ConvShape, open_: Pass, channels_last: bool
     ) -> Tensor:
-        return choose(shape, open_, first).contract(shape, open_, first, second, bias, channels_last)
+        def run(backend: Backend) -> Tensor:
+            return backend.contract(shape, open_, first, second, bias, channels_last)
+
+        return run(choose(shape, open_, first, channels_last, run))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

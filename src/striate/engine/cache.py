@@ -1,0 +1,63 @@
+"""What striate keeps on disk between processes, and how: for the user alone, written whole or not at all.
+
+Nothing kept here is needed: a folder that can't be read or written costs finding things out again, and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+
+def folder() -> Path:
+    """Where it is: ``STRIATE_CACHE_DIR``, or a folder in the user's cache directory."""
+    said = os.environ.get("STRIATE_CACHE_DIR")
+    if said:
+        return Path(said)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home()))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "striate"
+
+
+def read(name: str) -> bytes | None:
+    """What was written under a name, or None."""
+    try:
+        return (folder() / name).read_bytes()
+    except OSError:
+        return None  # not there, or not ours to read
+
+
+def write(name: str, content: bytes) -> None:
+    """Keeps content under a name; another process finds all of it or none."""
+    entry = folder() / name
+    # A cache that can't be written must not stop a computation that needs none.
+    with contextlib.suppress(OSError):
+        entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # mkstemp's files are the user's alone to read and write.
+        handle, partial = tempfile.mkstemp(dir=entry.parent, prefix=entry.stem[:8], suffix=".partial")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            os.replace(partial, entry)
+        except OSError:
+            os.unlink(partial)
+            raise
+
+
+def append(name: str, line: str) -> None:
+    """Adds a line to a file of lines. One call of the system, so lines of several processes don't mix."""
+    entry = folder() / name
+    with contextlib.suppress(OSError):
+        entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(entry, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.write(handle, f"{line}\n".encode())
+        finally:
+            os.close(handle)
