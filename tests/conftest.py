@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+# What is kept on disk must not come from, or go to, the user's own cache; and tests don't hang on a clock.
+os.environ["STRIATE_CACHE_DIR"] = tempfile.mkdtemp(prefix="striate-test-cache-")
+os.environ["STRIATE_TUNE"] = "0"
 
 # Tests of every folder share the table of cases.
 sys.path.insert(0, str(Path(__file__).parent))

@@ -16,9 +16,10 @@ MAY_IMPORT = {
     "engine": {"errors", "geometry"},
     "ops": {"errors", "geometry", "engine"},
     "nn": {"errors", "geometry", "engine", "ops"},
+    "acceleration": {"errors", "nn", "ops"},
     "models": {"errors", "nn", "ops"},
     "data": {"errors"},
-    "training": {"errors", "data", "models"},
+    "training": {"errors", "engine", "data", "models"},
     "report": {"errors", "training"},
 }
 ANYTHING = {"cli", "__main__", "__init__"}

@@ -7,6 +7,7 @@ striate.nn       layers, drop-in for torch.nn's
 striate.models   networks by name
 striate.data     images and labels
 striate.training recipes, runs, evaluations
+striate.accelerate    any PyTorch model, computed by the engine
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from striate.geometry import ConvShape, PoolShape, Window
 
 if TYPE_CHECKING:
     from striate import data, engine, models, nn, ops, training
+    from striate.acceleration import accelerate
 
 __version__ = "0.1.0"
 
@@ -27,6 +29,7 @@ __all__ = [
     "PoolShape",
     "StriateError",
     "Window",
+    "accelerate",
     "data",
     "engine",
     "models",
@@ -42,6 +45,8 @@ _ROOMS = ("data", "engine", "models", "nn", "ops", "training")
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return importlib.import_module(f"striate.{name}")
+    if name == "accelerate":
+        return importlib.import_module("striate.acceleration").accelerate
     raise AttributeError(f"module 'striate' has no attribute {name!r}")
 
 

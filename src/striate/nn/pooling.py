@@ -51,6 +51,8 @@ class MaxPool3d(torch.nn.MaxPool3d):
 class AvgPool1d(torch.nn.AvgPool1d):
     """The mean of every window, (N, C, L) to (N, C, L'); as :class:`torch.nn.AvgPool1d`."""
 
+    dilation: Any = 1
+
     def __init__(
         self,
         kernel_size: Any,
@@ -76,6 +78,8 @@ class AvgPool1d(torch.nn.AvgPool1d):
 
 class _Average:
     """What the layers add to the torch.nn layer that stands behind them in the order of bases."""
+
+    dilation: Any = 1
 
     def __init__(
         self,

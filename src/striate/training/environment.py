@@ -12,6 +12,7 @@ from types import FrameType
 import torch
 from torch import Tensor
 
+from striate.engine import tuning
 from striate.errors import RunError
 
 
@@ -42,7 +43,11 @@ def reproducible(seed: int, threads: int, device: torch.device) -> Iterator[None
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.get_num_threads(), torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
     on_cpu = device.type == "cpu"
-    with torch.random.fork_rng([] if on_cpu else [device], device_type="cuda" if on_cpu else device.type):
+    with (
+        torch.random.fork_rng([] if on_cpu else [device], device_type="cuda" if on_cpu else device.type),
+        # Backends order sums differently, so which one computes must not hang on a clock.
+        tuning.fixed(),
+    ):
         torch.manual_seed(seed)
         torch.set_num_threads(threads)
         torch.set_deterministic_debug_mode("warn")

@@ -1,0 +1,158 @@
+"""A model made faster stays the model it was."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import striate
+from striate import nn
+from striate.acceleration import FUNCTIONS, LAYERS, _Redirect
+from striate.errors import OperandError
+
+
+class Functional(torch.nn.Module):
+    """As most people write one: some layers, some functions, one layer used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Conv2d(1, 8, 3, padding=1)
+        self.again = torch.nn.Conv2d(8, 8, 3, padding="same", padding_mode="reflect")
+        self.norm = torch.nn.BatchNorm2d(8)
+        self.kernel = torch.nn.Parameter(torch.randn(4, 8, 3, 3) / 8)
+        self.head = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(), torch.nn.Linear(16, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.first(x)))
+        x = F.max_pool2d(self.again(self.again(x)), 2)
+        x = F.relu(F.conv2d(x, self.kernel, stride=2), inplace=True)
+        return self.head(x)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of striate's functions that are called."""
+    names: list[str] = []
+    for theirs, mine in list(FUNCTIONS.items()):
+        monkeypatch.setitem(FUNCTIONS, theirs, lambda *a, mine=mine, **k: names.append(mine.__name__) or mine(*a, **k))
+    return names
+
+
+def test_same_results_same_parameters_same_gradients() -> None:
+    model = Functional()
+    fast = striate.accelerate(copy.deepcopy(model))
+    assert list(fast.state_dict()) == list(model.state_dict())
+    x = torch.randn(4, 1, 20, 20)
+    torch.testing.assert_close(fast(x), model(x))
+    fast(x).square().sum().backward()
+    model(x).square().sum().backward()
+    for mine, theirs in zip(fast.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-4)
+    fast.load_state_dict(model.state_dict())
+    torch.testing.assert_close(fast.eval()(x), model.eval()(x))
+
+
+def test_it_is_the_same_object_and_layers_are_still_what_they_were() -> None:
+    model = Functional()
+    first, weight = model.first, model.first.weight
+    assert striate.accelerate(model) is model
+    assert model.first is first
+    assert model.first.weight is weight
+    assert type(model.first) is nn.Conv2d
+    assert isinstance(model.first, torch.nn.Conv2d)
+    assert type(model.head[0]) is nn.AdaptiveAvgPool2d
+    assert type(model.norm) is torch.nn.BatchNorm2d
+    before = model.forward
+    striate.accelerate(model)
+    assert model.forward is before
+
+
+def test_functions_are_taken_over_in_modules_that_call_them(asked: list[str]) -> None:
+    model = striate.accelerate(Functional())
+    model(torch.randn(1, 1, 20, 20))
+    assert asked == ["max_pool2d", "conv2d"]
+
+
+def test_copies_and_pickles_are_fast_and_independent(asked: list[str]) -> None:
+    model = striate.accelerate(Functional())
+    x = torch.randn(4, 1, 20, 20)
+    expected = model.eval()(x)
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), torch.load(file, weights_only=False)):
+        asked.clear()
+        torch.testing.assert_close(again(x), expected)
+        assert asked == ["max_pool2d", "conv2d"]
+        torch.nn.init.zeros_(again.kernel)
+        assert not torch.equal(again(x), expected)
+    torch.testing.assert_close(model(x), expected)
+
+
+CALLS = {
+    "conv": lambda f, x: f(x, torch.ones(2, 2, *[2] * (x.dim() - 2)), stride=2),
+    "conv_transpose": lambda f, x: f(x, torch.ones(2, 3, *[2] * (x.dim() - 2)), None, 2, 1),
+    "max_pool": lambda f, x: f(x, 3, 2, 1),
+    "avg_pool": lambda f, x: f(x, 2, ceil_mode=True),
+    "adaptive_avg_pool": lambda f, x: f(x, 3),
+    "adaptive_max_pool": lambda f, x: f(x, 3),
+}
+
+
+@pytest.mark.parametrize("room", [torch, F], ids=["torch", "F"])
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("kind", CALLS)
+def test_every_function_agrees_with_the_one_it_stands_for(room, dims: int, kind: str, asked: list[str]) -> None:
+    name = f"{kind}{dims}d"
+    if getattr(room, name, None) not in FUNCTIONS:
+        assert room is torch
+        return
+    function, x = getattr(room, name), torch.randn(2, 2, *[7] * dims)
+
+    with _Redirect():
+        mine = CALLS[kind](function, x)
+    torch.testing.assert_close(mine, CALLS[kind](function, x))
+    assert asked == [name]
+
+
+def test_what_is_left_alone() -> None:
+    class Mine(torch.nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + 1
+
+    model = torch.nn.Sequential(Mine(1, 1, 3), torch.nn.LPPool2d(3, 2), torch.nn.LazyConv2d(4, 3), torch.nn.ReLU())
+    kinds = [type(module) for module in model]
+    striate.accelerate(model)
+    assert [type(module) for module in model] == kinds
+    assert torch.nn.LPPool2d not in LAYERS
+
+
+def test_hooks_and_errors_go_through() -> None:
+    model = striate.accelerate(Functional())
+    seen = []
+    model.first.register_forward_hook(lambda *_: seen.append("hook"))
+    model(torch.randn(2, 1, 20, 20))
+    assert seen == ["hook"]
+    with pytest.raises(ValueError, match="conv2d"):
+        model(torch.randn(2, 3, 20, 20))
+    assert torch.overrides._get_current_function_mode_stack() == []
+
+
+def test_compiling_and_exporting_go_on() -> None:
+    model = striate.accelerate(Functional().eval())
+    x = torch.randn(2, 1, 20, 20)
+    exported = torch.export.export(model, (x,)).module()
+    torch.testing.assert_close(exported(x), model(x))
+    compiled = torch.compile(model, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), model(x))
+
+
+def test_no_module() -> None:
+    with pytest.raises(OperandError, match=r"^accelerate: got function; needed a torch.nn.Module"):
+        striate.accelerate(lambda x: x)
