@@ -146,7 +146,18 @@ def test_models_and_version(says: Says) -> None:
     assert says("--version") == (0, f"striate {striate.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["predict"], ["models"]])
+def test_bench_times_a_line(says: Says) -> None:
+    line = "conv2d 1x2x8x8 3x2x3x3 padding=1"
+    code, output, _ = says("bench", line, "--threads", "1")
+    assert code == 0
+    assert output.startswith(f"{line}\nfloat32, contiguous, 1 thread: peak ")
+    assert all(f"\n{name}" in output for name in ("output", "input grad", "weight grad"))
+    told = says.json("bench", line, "--channels-last", "--dtype", "float64")
+    assert (told["layout"], told["dtype"]) == ("channels_last", "float64")
+    assert told["passes"].keys() == {"output", "input_grad", "weight_grad"}
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["predict"], ["models"], ["bench"]])
 def test_help_has_a_worked_example(command: list[str], says: Says) -> None:
     code, output, _ = says(*command, "--help")
     assert code == 0
@@ -164,6 +175,8 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "missing data": (["train", "lenet5", "--data", "folder:{tmp}/none"], "{tmp}/none"),
     "impossible value": (["train", "lenet5", "--epochs", "0"], "epochs: got 0"),
     "unknown word": (["train", "lenet5", "--optimizer", "adam"], "needed one of sgd, adamw"),
+    "no problem": (["bench", "conv2d 8x3"], "parse: got 'conv2d 8x3'; needed a line such as"),
+    "no dtype": (["bench", "conv1d 1x1x4 1x1x3", "--dtype", "int4"], "--dtype: got 'int4'; needed float32 or"),
     "image size": (["train", "lenet5", "--image-size", "big"], "--image-size: got 'big'"),
     "image too small": (["train", "lenet5", "--image-size", "4"], "can't take images of 4x4"),
     "smoothing": (["train", "lenet5_1998", "--label-smoothing", "0.1"], "label_smoothing"),

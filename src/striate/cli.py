@@ -223,6 +223,41 @@ def models(as_json: Json = False) -> None:
         _print(tables.described(described))
 
 
+@app.command()
+def bench(
+    problem: Annotated[str, typer.Argument(help="A line such as 'conv2d 8x64x56x56 128x64x3x3 stride=2 padding=1'.")],
+    dtype: Annotated[str, typer.Option(help="float32, float64, float16 or bfloat16.")] = "float32",
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="Images with channels side by side.")] = False,
+    threads: Annotated[int | None, typer.Option(help="[default: PyTorch's number]", min=1)] = None,
+    as_json: Json = False,
+) -> None:
+    """Time a convolution or pooling on this machine's CPU: each pass, with every backend that computes it.
+
+    Beside the times stand their share of the roofline, the best that the processor's arithmetic and memory allow, both
+    measured on the spot; and of those that refuse, why.
+
+    \b
+    Example:
+      striate bench "conv2d 16x96x28x28 96x1x3x3 padding=1 groups=96"
+      striate bench "max_pool2d 8x64x112x112 kernel=3 stride=2 padding=1" --channels-last
+    """
+    import torch
+
+    from striate.engine import time_problem
+    from striate.report import tables
+
+    kinds = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if dtype not in kinds:
+        raise RunError("--dtype", f"got {dtype!r}", "needed " + " or ".join(kinds))
+    if threads is not None:
+        torch.set_num_threads(threads)
+    found = time_problem(problem, kinds[dtype], channels_last)
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        _print(tables.timing(found))
+
+
 _FIELDS: Final = tuple(field.name for field in dataclasses.fields(Recipe) if field.name != "image_size")
 #: What lies in a run's folder after `striate train`.
 _FILES: Final = {

@@ -3,9 +3,22 @@
 from striate.engine.aten import AtenBackend
 from striate.engine.backends import Backend, Explanation, Pass, backends, choose, explain, register, traced, use
 from striate.engine.reference import ReferenceBackend
+from striate.engine.timing import Timing, time_problem
 
 # The order is the choice of "auto". The reference comes last: it computes everything, slowly.
 register(AtenBackend())
 register(ReferenceBackend())
 
-__all__ = ["Backend", "Explanation", "Pass", "backends", "choose", "explain", "register", "traced", "use"]
+__all__ = [
+    "Backend",
+    "Explanation",
+    "Pass",
+    "Timing",
+    "backends",
+    "choose",
+    "explain",
+    "register",
+    "time_problem",
+    "traced",
+    "use",
+]

@@ -113,6 +113,11 @@ def backends() -> tuple[str, ...]:
     return tuple(_TABLE)
 
 
+def table() -> dict[str, Backend]:
+    """The backends by name, in the order in which they are asked."""
+    return dict(_TABLE)
+
+
 class use:  # noqa: N801 - a statement, like torch.no_grad
     """Fixes the backend: ``use("reference")`` from now on, or ``with use("reference"): ...`` for a block.
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from striate.engine.timing import Timing
 from striate.training.results import Evaluation, Example
 
 #: Up to this many classes are all listed; of more, the WEAKEST.
@@ -66,6 +68,26 @@ def predictions(images: Iterable[str], ranked: Iterable[Sequence[tuple[str, floa
     for image, likeliest in zip(images, ranked, strict=True):
         table.add_row(Text(image), *(Text(f"{name} {probability:.1%}") for name, probability in likeliest))
     return table
+
+
+def timing(found: Timing) -> Group:
+    """Each pass of a problem: what every backend takes, and its share of what the machine could do."""
+    layout = "channels_last" if found.channels_last else "contiguous"
+    threads = f"{found.roofline.threads} thread{'s' * (found.roofline.threads > 1)}"
+    machine = f"peak {found.roofline.flops / 1e9:,.0f} GFLOP/s, memory {found.roofline.bandwidth / 1e9:,.1f} GB/s"
+    kind = f"{str(found.dtype).removeprefix('torch.')}, {layout}, {threads}: {machine}"
+    table = _table("pass", "backend", "time, us", "GFLOP/s", "GB/s", "of roofline")
+    table.columns[1].justify = "left"
+    for each in found.passes:
+        name = each.open_.name.lower().replace("_", " ")
+        for backend, seconds in sorted(each.seconds.items(), key=lambda item: item[1]):
+            speed = (f"{each.flops / seconds / 1e9:,.1f}", f"{each.bytes_ / seconds / 1e9:,.1f}")
+            table.add_row(name, backend, f"{seconds * 1e6:,.1f}", *speed, f"{found.share(each, backend):.0%}")
+            name = ""
+        for backend, refusal in each.refusals.items():
+            table.add_row(name, backend, Text(f"refuses: {refusal}", style="dim"))
+            name = ""
+    return Group(Text(str(found.problem)), Text(kind, style="dim"), table)
 
 
 def _table(first: str, *others: str, title: str | None = None) -> Table:

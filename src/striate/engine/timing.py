@@ -1,0 +1,191 @@
+"""How long a problem takes each backend on this machine, and how much of the machine that uses.
+
+The roofline (Williams, Waterman & Patterson, "Roofline: an insightful visual performance model", CACM 52(4), 2009): a
+pass can't be quicker than its operations at the processor's peak, nor than its operands and result through the memory's
+bandwidth. Both ceilings are measured here, on the number of threads that is set.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+
+import torch
+from torch import Tensor
+
+from striate.engine import tuning
+from striate.engine.backends import Backend, Pass, table
+from striate.engine.layout import laid_out
+from striate.errors import OperandError
+from striate.geometry import ConvShape, PoolShape, Problem, parse
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """What a machine can do: floating-point operations and bytes a second, measured, and on how many threads."""
+
+    flops: float
+    bandwidth: float
+    threads: int
+
+    def seconds(self, flops: float, bytes_: float) -> float:
+        """The least time in which so much can be computed and moved."""
+        return max(flops / self.flops, bytes_ / self.bandwidth)
+
+
+@dataclass(frozen=True)
+class PassTiming:
+    """One pass of a problem: median seconds of the backends that compute it, and why the others don't."""
+
+    open_: Pass
+    flops: int  #: of the definition, multiplications with padding not counted; a maximum's comparisons count as one
+    bytes_: int  #: operands read once, the result written once
+    seconds: dict[str, float]
+    refusals: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """All passes of a problem on this machine."""
+
+    problem: Problem
+    dtype: torch.dtype
+    channels_last: bool
+    roofline: Roofline
+    passes: tuple[PassTiming, ...]
+
+    def share(self, pass_: PassTiming, name: str) -> float:
+        """Of the roofline's speed, how much a backend reaches: 1 is all there is. More is a cache that holds it all."""
+        return self.roofline.seconds(pass_.flops, pass_.bytes_) / pass_.seconds[name]
+
+    def to_dict(self) -> dict[str, object]:
+        """For JSON; times in seconds, rates in operations and bytes a second."""
+        return {
+            "problem": str(self.problem),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "layout": "channels_last" if self.channels_last else "contiguous",
+            "threads": self.roofline.threads,
+            "peak_flops": self.roofline.flops,
+            "bandwidth": self.roofline.bandwidth,
+            "passes": {
+                each.open_.name.lower(): {
+                    "flops": each.flops,
+                    "bytes": each.bytes_,
+                    "seconds": each.seconds,
+                    "share_of_roofline": {name: self.share(each, name) for name in each.seconds},
+                    "refusals": each.refusals,
+                }
+                for each in self.passes
+            },
+        }
+
+
+def time_problem(problem: Problem | str, dtype: torch.dtype = torch.float32, channels_last: bool = False) -> Timing:
+    """Times every pass of a problem on the CPU with every backend that competes for it, on random operands.
+
+    Raises:
+        GeometryError: a line that isn't a problem's.
+        OperandError: a dtype that isn't floating-point.
+
+    >>> timing = time_problem("conv1d 1x1x100 1x1x3")
+    >>> [each.open_.name for each in timing.passes]
+    ['OUTPUT', 'INPUT_GRAD', 'WEIGHT_GRAD']
+    """
+    known = parse(problem) if isinstance(problem, str) else problem
+    if not dtype.is_floating_point:
+        raise OperandError("time_problem", f"got {dtype}", "needed a floating-point dtype")
+    passes = []
+    for open_, run, moved in _runs(known, dtype, channels_last):
+        refusals: dict[str, str] = {}
+        candidates: dict[str, Callable[[], object]] = {}
+        for name, backend in table().items():
+            refusal = backend.refusal(known, open_, dtype, "cpu")
+            if refusal is not None:
+                refusals[name] = refusal
+            elif backend.competes:
+                candidates[name] = partial(run, backend)
+        seconds = tuning.interleaved(candidates)
+        passes.append(PassTiming(open_, _flops(known), moved * dtype.itemsize, seconds, refusals))
+    return Timing(known, dtype, channels_last, roofline(torch.get_num_threads()), tuple(passes))
+
+
+def _runs(
+    problem: Problem, dtype: torch.dtype, channels_last: bool
+) -> list[tuple[Pass, Callable[[Backend], object], int]]:
+    """For each pass what computes it, and how many numbers it reads and writes."""
+
+    def image(shape: tuple[int, ...]) -> Tensor:
+        return laid_out(torch.randn(shape, dtype=dtype), channels_last)
+
+    x, g = image(problem.input_shape), image(problem.output_shape)
+    maps = x.numel() + g.numel()
+    if isinstance(problem, ConvShape):
+        shape, w = problem, torch.randn(problem.weight_shape, dtype=dtype)
+        return [
+            (open_, partial(_contract, shape, open_, first, second, channels_last), maps + w.numel())
+            for open_, first, second in (
+                (Pass.OUTPUT, x, w),
+                (Pass.INPUT_GRAD, w, g),
+                (Pass.WEIGHT_GRAD, x, g),
+            )
+        ]
+    pool: PoolShape = problem
+    if pool.kind == "avg":
+        return [
+            (Pass.OUTPUT, lambda backend: backend.average(pool, Pass.OUTPUT, x, channels_last), maps),
+            (Pass.INPUT_GRAD, lambda backend: backend.average(pool, Pass.INPUT_GRAD, g, channels_last), maps),
+        ]
+    indices = next(iter(table().values())).maximum(pool, x)[1]
+    return [
+        (Pass.OUTPUT, lambda backend: backend.maximum(pool, x), maps + g.numel()),
+        (
+            Pass.INPUT_GRAD,
+            lambda backend: backend.maximum_grad(pool, indices, g, channels_last),
+            maps + g.numel(),
+        ),
+    ]
+
+
+def _contract(
+    shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, channels_last: bool, backend: Backend
+) -> Tensor:
+    return backend.contract(shape, open_, first, second, None, channels_last)
+
+
+def _flops(problem: Problem) -> int:
+    if isinstance(problem, ConvShape):
+        return 2 * problem.in_bounds_macs
+    return torch.Size(problem.output_shape).numel() * torch.Size(problem.kernel).numel()
+
+
+@cache
+def roofline(threads: int) -> Roofline:
+    """The machine's ceilings on so many threads, measured once a process; it takes about half a second.
+
+    The peak is that of a large float32 matrix product, the best a library gets out of the processor; the bandwidth that
+    of a copy far larger than the caches, bytes read and bytes written.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        a, b, c = (torch.randn(1024, 1024) for _ in range(3))
+        product = _quickest(lambda: torch.mm(a, b, out=c))
+        source, target = torch.ones(1 << 25), torch.empty(1 << 25)
+        copy = _quickest(lambda: target.copy_(source))
+    finally:
+        torch.set_num_threads(before)
+    return Roofline(2 * 1024**3 / product, 2 * source.numel() * source.element_size() / copy, threads)
+
+
+def _quickest(run: Callable[[], object], times: int = 8) -> float:
+    run()
+    taken = []
+    for _ in range(times):
+        start = time.perf_counter()
+        run()
+        taken.append(time.perf_counter() - start)
+    # A ceiling is what the machine can do undisturbed: the better half of the runs.
+    return statistics.median(sorted(taken)[: times // 2])
