@@ -1,8 +1,9 @@
-"""striate's operations against PyTorch's own calls, forward and backward, in PyTorch's two layouts."""
+"""Every pass of real layers: striate's operations against PyTorch's own, in both of PyTorch's layouts."""
 
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -15,85 +16,103 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.measure import RESULTS, circumstances, interleaved
-from striate import ops
-from striate.geometry import ConvShape, PoolShape, parse
+from benchmarks.suite import family, problems
+from striate import engine
+from striate.engine import Pass
+from striate.engine.layout import laid_out
+from striate.engine.timing import flops, moved, roofline
+from striate.geometry import ConvShape, PoolShape, Problem
+from striate.ops._pools import Average, Maximum, Spread
+from striate.ops.convolution import contract
 
-#: Layers of real networks; then what PyTorch lacks, against the way around it that its users take.
-PROBLEMS = {
-    "LeNet-5 C1": "conv2d 128x1x28x28 6x1x5x5 padding=2",
-    "LeNet-5 C3": "conv2d 128x6x14x14 16x6x5x5",
-    "LeNet-5 S2": "max_pool2d 128x6x28x28 kernel=2 stride=2",
-    "simple_cnn conv2": "conv2d 128x32x14x14 64x32x3x3 padding=1",
-    "VGG first": "conv2d 4x3x112x112 64x3x3x3 padding=1",
-    "ResNet first": "conv2d 4x3x112x112 64x3x7x7 stride=2 padding=3",
-    "ResNet pool": "max_pool2d 4x64x56x56 kernel=3 stride=2 padding=1",
-    "ResNet 3x3": "conv2d 4x64x28x28 64x64x3x3 padding=1",
-    "MobileNet depthwise": "conv2d 8x96x28x28 96x1x3x3 padding=1 groups=96",
-    "ResNet-D pool": "avg_pool2d 8x64x28x28 kernel=2 stride=2",
-    "one image, one filter": "conv2d 1x1x8x8 1x1x3x3",
-    "same, stride 2": "conv2d 8x32x28x28 64x32x3x3 stride=2 padding=same",
-    "causal 1-D": "conv1d 8x64x256 64x64x3 padding=2:0",
-    "dilated average": "avg_pool2d 8x32x28x28 kernel=3 stride=1 dilation=2 padding=2",
-}
+Run = Callable[[], Any]
+_LAYOUTS = {"NCHW": False, "channels_last": True}
+_WHO = ("striate", "PyTorch")
+_aten = torch.ops.aten
 
 
-def striates(shape: ConvShape | PoolShape) -> Callable[..., Tensor]:
-    padding = [window.padding for window in shape.windows]
-    if isinstance(shape, ConvShape):
-        conv = getattr(ops, shape.name)
-        return lambda x, w: conv(x, w, None, shape.stride, padding, shape.dilation, shape.groups)
-    pool = getattr(ops, shape.name)
-    if shape.kind == "max":
-        return lambda x: pool(x, shape.kernel, shape.stride, padding, shape.dilation)
-    return lambda x: pool(x, shape.kernel, shape.stride, padding, dilation=shape.dilation)
+def passes(problem: Problem) -> tuple[Pass, ...]:
+    return (Pass.OUTPUT, Pass.INPUT_GRAD, Pass.WEIGHT_GRAD)[: 3 if isinstance(problem, ConvShape) else 2]
 
 
-def pytorchs(shape: ConvShape | PoolShape) -> Callable[..., Tensor]:
-    """The same by torch.nn.functional, padding first where it can't, a depthwise convolution for a dilated average."""
-    sides = [cells for pair in reversed(shape.pads) for cells in pair]
-    even = all(before == after for before, after in shape.pads)
-    padding = [before for before, _ in shape.pads] if even else 0
-    around: Callable[[Tensor], Tensor] = (lambda x: x) if even else (lambda x: F.pad(x, sides))
-    if isinstance(shape, ConvShape):
-        conv = getattr(F, shape.name)
-        return lambda x, w: conv(around(x), w, None, shape.stride, padding, shape.dilation, shape.groups)
-    pool = getattr(F, shape.name)
-    if shape.kind == "max":
-        return lambda x: pool(x, shape.kernel, shape.stride, padding, shape.dilation)
-    if max(shape.dilation) == 1:
-        return lambda x: pool(x, shape.kernel, shape.stride, padding)
-    taps = torch.Size(shape.kernel).numel()
-    ones = torch.full((shape.channels, 1, *shape.kernel), 1 / taps)
-    conv = getattr(F, f"conv{shape.dims}d")
-    return lambda x: conv(x, ones, None, shape.stride, padding, shape.dilation, shape.channels)
+def operands(problem: Problem) -> dict[Pass, Tensor]:
+    """Input, upstream gradient and weight, by the pass that they are open in."""
+    made = {Pass.INPUT_GRAD: torch.randn(problem.input_shape), Pass.OUTPUT: torch.randn(problem.output_shape)}
+    if isinstance(problem, ConvShape):
+        made[Pass.WEIGHT_GRAD] = torch.randn(problem.weight_shape)
+    return made
+
+
+def striates(problem: Problem, open_: Pass, given: dict[Pass, Tensor], last: bool) -> Run:
+    """The pass as autograd calls it, choice of backend and all."""
+    if isinstance(problem, ConvShape):
+        shape, others = problem, {role: given[role] for role in Pass if role is not open_}
+        return lambda: contract(shape, last, open_, others)
+    pool: PoolShape = problem
+    if pool.kind == "avg":
+        operand = given[Pass.INPUT_GRAD if open_ is Pass.OUTPUT else Pass.OUTPUT]
+        return lambda: Average.of(operand, pool, open_, last)
+    if open_ is Pass.OUTPUT:
+        return lambda: Maximum.of(given[Pass.INPUT_GRAD], pool)
+    indices = Maximum.of(given[Pass.INPUT_GRAD], pool)[1]
+    return lambda: Spread.of(given[Pass.OUTPUT], indices, pool.size, pool, last)
+
+
+def pytorchs(problem: Problem, open_: Pass, given: dict[Pass, Tensor], last: bool) -> Run:
+    """The pass as PyTorch's autograd calls it; padding by F.pad where PyTorch's convolution can't."""
+    even = all(before == after for before, after in problem.pads)
+    sides = [cells for pair in reversed(problem.pads) for cells in pair]
+    padding = [before for before, _ in problem.pads] if even else [0] * problem.dims
+    x, g = given[Pass.INPUT_GRAD], given[Pass.OUTPUT]
+    if isinstance(problem, ConvShape):
+        shape, w = problem, given[Pass.WEIGHT_GRAD]
+        how = (shape.stride, padding, shape.dilation, False, [0] * shape.dims, shape.groups)
+        around = x if even else F.pad(x, sides)
+        cut = (..., *(slice(before, before + n) for (before, _), n in zip(shape.pads, shape.size, strict=True)))
+
+        def backward(wanted: list[bool]) -> Any:
+            return _aten.convolution_backward(g, around, w, None, *how, wanted)
+
+        return {
+            Pass.OUTPUT: lambda: torch.convolution(x if even else F.pad(x, sides), w, None, *how),
+            Pass.INPUT_GRAD: lambda: backward([True, False, False])[0][... if even else cut],
+            Pass.WEIGHT_GRAD: lambda: backward([False, True, False])[1],
+        }[open_]
+    pool, row = problem, problem.dims == 1
+    x, g = (x.unsqueeze(2), g.unsqueeze(2)) if row else (x, g)
+    kernel, stride, dilation = ([1] * row + [*each] for each in (pool.kernel, pool.stride, pool.dilation))
+    padding = [0] * row + padding
+    if pool.kind == "avg":
+        if open_ is Pass.OUTPUT:
+            return lambda: _aten.avg_pool2d(x, kernel, stride, padding)
+        return lambda: _aten.avg_pool2d_backward(g, x, kernel, stride, padding, False, True, None)
+    if open_ is Pass.OUTPUT:
+        return lambda: _aten.max_pool2d_with_indices(x, kernel, stride, padding, dilation)
+    indices = _aten.max_pool2d_with_indices(x, kernel, stride, padding, dilation)[1]
+    return lambda: _aten.max_pool2d_with_indices_backward(g, x, kernel, stride, padding, dilation, False, indices)
 
 
 def main(
-    turns: Annotated[int, typer.Option(help="How often each contestant runs.")] = 15,
+    turns: Annotated[int, typer.Option(help="How often each contestant runs.")] = 9,
+    only: Annotated[str, typer.Option(help="Only layers whose name contains this.")] = "",
     save: Annotated[bool, typer.Option(help="Write results/operations.csv.")] = False,
 ) -> None:
-    """Times every problem forward, and forward with backward; a ratio above 1 says that striate is faster.
+    """Times three passes of real layers; a ratio above 1 says that striate is faster.
 
-    Example: python -m benchmarks operations --turns 31 --save
+    Each pass is first checked against PyTorch's. "same layout" compares like with like; "best" compares the faster of
+    striate's two layouts with the faster of PyTorch's two.
+
+    Example: python -m benchmarks operations --only depthwise
     """
     torch.manual_seed(0)
-    rows = []
     errors = Console(stderr=True)
-    for name, line in track(list(PROBLEMS.items()), "timing", console=errors, disable=not errors.is_terminal):
-        shape = parse(line)
-        for layout in ("NCHW", "channels_last"):
-            if layout == "channels_last" and (shape.dims != 2 or shape.input_shape[1] == 1):
-                continue
-            rows += _measure(name, shape, layout, turns)
+    chosen = {name: problem for name, problem in problems().items() if only.lower() in name.lower()}
+    shown = track(list(chosen.items()), "timing", console=errors, disable=not errors.is_terminal)
+    rows = [_measure(name, problem, open_, turns) for name, problem in shown for open_ in passes(problem)]
     told = circumstances()
-    table = Table(title="PyTorch's time / striate's time: " + ", ".join(told.values()))
-    for column in ("problem", "layout", "pass", "striate us", "PyTorch us", "ratio", "quartiles"):
-        table.add_column(column, justify="left" if column in ("problem", "layout", "pass") else "right")
-    for row in rows:
-        quartiles = f"{row['low']:.2f} .. {row['high']:.2f}"
-        times = (f"{row['striate_us']:.0f}", f"{row['pytorch_us']:.0f}", f"{row['ratio']:.2f}")
-        table.add_row(row["name"], row["layout"], row["pass"], *times, quartiles)
-    Console(width=130).print(table)
+    console = Console(width=190)
+    console.print(_table(rows, "times in us; " + ", ".join(told.values())))
+    console.print(summary(rows))
     if save:
         RESULTS.mkdir(exist_ok=True)
         with (RESULTS / "operations.csv").open("w", newline="") as file:
@@ -102,40 +121,83 @@ def main(
             writer.writerows([row | told for row in rows])
 
 
-def _measure(name: str, shape: ConvShape | PoolShape, layout: str, turns: int) -> list[dict[str, Any]]:
-    format_ = torch.channels_last if layout == "channels_last" else torch.contiguous_format
-    operands = [torch.randn(shape.input_shape).contiguous(memory_format=format_)]
-    if isinstance(shape, ConvShape):
-        operands.append(torch.randn(shape.weight_shape).contiguous(memory_format=format_))
-    mine, theirs = striates(shape), pytorchs(shape)
-    leaves = [operand.clone().requires_grad_() for operand in operands]
-    upstream = torch.randn(shape.output_shape).contiguous(memory_format=format_)
-    # No speed without the right answer.
-    torch.testing.assert_close(mine(*operands), theirs(*operands), rtol=1e-3, atol=1e-3)
-    both = [torch.autograd.grad(call(*leaves), leaves, upstream) for call in (mine, theirs)]
-    torch.testing.assert_close(both[0], both[1], rtol=1e-3, atol=1e-2)
+def _measure(name: str, problem: Problem, open_: Pass, turns: int) -> dict[str, Any]:
+    contestants: dict[str, Run] = {}
+    given = operands(problem)
+    chosen = {}
+    for layout, last in _LAYOUTS.items():
+        laid = {role: laid_out(tensor, last) for role, tensor in given.items()}
+        mine, theirs = striates(problem, open_, laid, last), pytorchs(problem, open_, laid, last)
+        _check(mine(), theirs())
+        contestants |= {f"striate {layout}": mine, f"PyTorch {layout}": theirs}
+        chosen[layout] = engine.explain(problem, channels_last=last).chosen[open_]
+    times = interleaved(contestants, turns)
+    medians = {contestant: times.median(contestant) for contestant in contestants}
+    fastest = {who: min((f"{who} {layout}" for layout in _LAYOUTS), key=medians.__getitem__) for who in _WHO}
+    low, middle, high = times.ratio(fastest["striate"], fastest["PyTorch"])
+    ceiling = roofline(torch.get_num_threads()).seconds(flops(problem), moved(problem) * 4)
+    alike = {layout: times.ratio(*(f"{who} {layout}" for who in _WHO))[1] for layout in _LAYOUTS}
+    return {
+        "layer": name,
+        "problem": str(problem),
+        "family": family(problem),
+        "pass": open_.name.lower(),
+        **{f"{contestant} us": round(seconds * 1e6, 2) for contestant, seconds in medians.items()},
+        **{f"ratio {layout}": round(ratio, 3) for layout, ratio in alike.items()},
+        "ratio best": round(middle, 3),
+        "low": round(low, 3),
+        "high": round(high, 3),
+        "share of roofline": round(ceiling / medians[fastest["striate"]], 3),
+        **{f"backend {layout}": backend for layout, backend in chosen.items()},
+    }
 
-    def forward(call: Callable[..., Tensor]) -> Callable[[], object]:
-        return lambda: call(*operands)
 
-    def backward(call: Callable[..., Tensor]) -> Callable[[], object]:
-        return lambda: torch.autograd.grad(call(*leaves), leaves, upstream)
+def _check(mine: Any, theirs: Any) -> None:
+    """No speed without the right answer."""
+    if isinstance(mine, tuple):
+        mine, theirs = mine[0], theirs[0]
+    theirs = theirs.reshape(mine.shape)
+    scale = float(theirs.abs().max()) or 1.0
+    torch.testing.assert_close(mine / scale, theirs / scale, rtol=1e-4, atol=1e-4)
 
-    rows = []
-    for pass_, run in (("forward", forward), ("both", backward)):
-        times = interleaved({"striate": run(mine), "pytorch": run(theirs)}, turns)
-        low, middle, high = times.ratio("striate", "pytorch")
-        rows.append(
-            {
-                "name": name,
-                "problem": str(shape),
-                "layout": layout,
-                "pass": pass_,
-                "striate_us": times.median("striate") * 1e6,
-                "pytorch_us": times.median("pytorch") * 1e6,
-                "ratio": middle,
-                "low": low,
-                "high": high,
-            }
+
+def _table(rows: list[dict[str, Any]], title: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, header_style="dim")
+    names = [f"{who} {layout} us" for layout in _LAYOUTS for who in _WHO]
+    heads = ("layer", "pass", *(name.removesuffix(" us") for name in names))
+    for column in (*heads, "NCHW", "ch. last", "best", "quartiles", "roofline", "by"):
+        table.add_column(column, justify="left" if column in ("layer", "pass", "by") else "right")
+    for row in rows:
+        table.add_row(
+            row["layer"],
+            row["pass"],
+            *(f"{row[name]:,.0f}" for name in names),
+            *(f"{row[key]:.2f}" for key in ("ratio NCHW", "ratio channels_last", "ratio best")),
+            f"{row['low']:.2f} .. {row['high']:.2f}",
+            f"{row['share of roofline']:.0%}",
+            f"{row['backend NCHW']}, {row['backend channels_last']}",
         )
-    return rows
+    return table
+
+
+def summary(rows: list[dict[str, Any]]) -> Table:
+    """Geometric means by family."""
+    table = Table(title="geometric means", title_justify="left", box=None, header_style="dim")
+    for column in ("family", "passes", "NCHW", "ch. last", "best", "least", "of roofline"):
+        table.add_column(column, justify="left" if column == "family" else "right")
+    families = sorted({row["family"] for row in rows})
+    groups = {each: [row for row in rows if row["family"] == each] for each in families}
+    groups["all but dense"] = [row for row in rows if row["family"] != "dense"]
+    groups["all"] = rows
+    for name, members in groups.items():
+        if not members:
+            continue
+        means = (_mean(members, key) for key in ("ratio NCHW", "ratio channels_last", "ratio best"))
+        least = min(row["ratio best"] for row in members)
+        share = _mean(members, "share of roofline")
+        table.add_row(name, str(len(members)), *(f"{mean:.2f}" for mean in means), f"{least:.2f}", f"{share:.0%}")
+    return table
+
+
+def _mean(rows: list[dict[str, Any]], key: str) -> float:
+    return math.exp(sum(math.log(max(row[key], 1e-9)) for row in rows) / len(rows))

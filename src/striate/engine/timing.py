@@ -98,7 +98,7 @@ def time_problem(problem: Problem | str, dtype: torch.dtype = torch.float32, cha
     if not dtype.is_floating_point:
         raise OperandError("time_problem", f"got {dtype}", "needed a floating-point dtype")
     passes = []
-    for open_, run, moved in _runs(known, dtype, channels_last):
+    for open_, run in _runs(known, dtype, channels_last):
         refusals: dict[str, str] = {}
         candidates: dict[str, Callable[[], object]] = {}
         for name, backend in table().items():
@@ -108,24 +108,21 @@ def time_problem(problem: Problem | str, dtype: torch.dtype = torch.float32, cha
             elif backend.competes:
                 candidates[name] = partial(run, backend)
         seconds = tuning.interleaved(candidates)
-        passes.append(PassTiming(open_, _flops(known), moved * dtype.itemsize, seconds, refusals))
+        passes.append(PassTiming(open_, flops(known), moved(known) * dtype.itemsize, seconds, refusals))
     return Timing(known, dtype, channels_last, roofline(torch.get_num_threads()), tuple(passes))
 
 
-def _runs(
-    problem: Problem, dtype: torch.dtype, channels_last: bool
-) -> list[tuple[Pass, Callable[[Backend], object], int]]:
-    """For each pass what computes it, and how many numbers it reads and writes."""
+def _runs(problem: Problem, dtype: torch.dtype, channels_last: bool) -> list[tuple[Pass, Callable[[Backend], object]]]:
+    """For each pass what computes it."""
 
     def image(shape: tuple[int, ...]) -> Tensor:
         return laid_out(torch.randn(shape, dtype=dtype), channels_last)
 
     x, g = image(problem.input_shape), image(problem.output_shape)
-    maps = x.numel() + g.numel()
     if isinstance(problem, ConvShape):
         shape, w = problem, torch.randn(problem.weight_shape, dtype=dtype)
         return [
-            (open_, partial(_contract, shape, open_, first, second, channels_last), maps + w.numel())
+            (open_, partial(_contract, shape, open_, first, second, channels_last))
             for open_, first, second in (
                 (Pass.OUTPUT, x, w),
                 (Pass.INPUT_GRAD, w, g),
@@ -135,17 +132,13 @@ def _runs(
     pool: PoolShape = problem
     if pool.kind == "avg":
         return [
-            (Pass.OUTPUT, lambda backend: backend.average(pool, Pass.OUTPUT, x, channels_last), maps),
-            (Pass.INPUT_GRAD, lambda backend: backend.average(pool, Pass.INPUT_GRAD, g, channels_last), maps),
+            (Pass.OUTPUT, lambda backend: backend.average(pool, Pass.OUTPUT, x, channels_last)),
+            (Pass.INPUT_GRAD, lambda backend: backend.average(pool, Pass.INPUT_GRAD, g, channels_last)),
         ]
     indices = next(iter(table().values())).maximum(pool, x)[1]
     return [
-        (Pass.OUTPUT, lambda backend: backend.maximum(pool, x), maps + g.numel()),
-        (
-            Pass.INPUT_GRAD,
-            lambda backend: backend.maximum_grad(pool, indices, g, channels_last),
-            maps + g.numel(),
-        ),
+        (Pass.OUTPUT, lambda backend: backend.maximum(pool, x)),
+        (Pass.INPUT_GRAD, lambda backend: backend.maximum_grad(pool, indices, g, channels_last)),
     ]
 
 
@@ -155,10 +148,19 @@ def _contract(
     return backend.contract(shape, open_, first, second, None, channels_last)
 
 
-def _flops(problem: Problem) -> int:
+def flops(problem: Problem) -> int:
+    """Operations of one pass by its definition: those with padding aren't counted; a maximum's comparison is one."""
     if isinstance(problem, ConvShape):
         return 2 * problem.in_bounds_macs
     return torch.Size(problem.output_shape).numel() * torch.Size(problem.kernel).numel()
+
+
+def moved(problem: Problem) -> int:
+    """Numbers that one pass has to read or write: input, output and weight; of a maximum its positions as well."""
+    total = torch.Size(problem.input_shape).numel() + torch.Size(problem.output_shape).numel()
+    if isinstance(problem, ConvShape):
+        return total + torch.Size(problem.weight_shape).numel()
+    return total + (torch.Size(problem.output_shape).numel() if problem.kind == "max" else 0)
 
 
 @cache
