@@ -75,7 +75,12 @@ def pytorchs(problem: Problem, open_: Pass, given: dict[Pass, Tensor], last: boo
 
         return {
             Pass.OUTPUT: lambda: torch.convolution(x if even else F.pad(x, sides), w, None, *how),
-            Pass.INPUT_GRAD: lambda: backward([True, False, False])[0][... if even else cut],
+            # The gradient of F.pad copies what it leaves.
+            Pass.INPUT_GRAD: (
+                (lambda: backward([True, False, False])[0])
+                if even
+                else (lambda: backward([True, False, False])[0][cut].clone())
+            ),
             Pass.WEIGHT_GRAD: lambda: backward([False, True, False])[1],
         }[open_]
     pool, row = problem, problem.dims == 1

@@ -27,7 +27,7 @@ def laid_out(tensor: Tensor, channels_last: bool) -> Tensor:
 
 def new_empty(like: Tensor, shape: tuple[int, ...], channels_last: bool) -> Tensor:
     """Unwritten memory in a layout, of the dtype and device of ``like``."""
-    if not channels_last:
+    if not channels_last or len(shape) not in _CHANNELS_LAST:
         return like.new_empty(shape)
     return like.new_empty(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
 
