@@ -13,7 +13,8 @@ import torch
 from hypothesis import HealthCheck, settings
 
 # What is kept on disk must not come from, or go to, the user's own cache; and tests don't hang on a clock.
-os.environ["STRIATE_CACHE_DIR"] = tempfile.mkdtemp(prefix="striate-test-cache-")
+_cache = tempfile.TemporaryDirectory(prefix="striate-test-cache-")  # gone with the process
+os.environ["STRIATE_CACHE_DIR"] = _cache.name
 os.environ["STRIATE_TUNE"] = "0"
 
 # Tests of every folder share the table of cases.

@@ -11,7 +11,7 @@ README = (ROOT / "README.md").read_text()
 
 def test_its_python_runs() -> None:
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     exec("\n".join(blocks), {})
 
 
