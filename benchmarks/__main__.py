@@ -1,13 +1,14 @@
-"""``python -m benchmarks`` times the operations; ``python -m benchmarks mnist`` trains on MNIST over several seeds."""
+"""``python -m benchmarks`` times the operations, ``steps`` whole networks; ``mnist`` trains with several seeds."""
 
 from __future__ import annotations
 
 import typer
 
-from benchmarks import mnist, operations
+from benchmarks import mnist, operations, steps
 
 app = typer.Typer(add_completion=False, help=__doc__)
 app.command("operations")(operations.main)
+app.command("steps")(steps.main)
 app.command("mnist")(mnist.main)
 
 
