@@ -52,8 +52,8 @@ class AtenBackend(Backend):
         bias: Tensor | None,
         channels_last: bool = False,
     ) -> Tensor:
-        shared, extra = _split_padding(shape) if traced(second) else _split_known_padding(shape)
-        uneven = any(map(any, extra))
+        symbolic = first._has_symbolic_sizes_strides or second._has_symbolic_sizes_strides
+        shared, extra, uneven = _split_padding(shape) if symbolic else _split_known(shape)
         if open_ is not Pass.INPUT_GRAD and uneven:
             first = _pad(first, extra)
         how = (shape.stride, shared, shape.dilation, False, _ZEROS[shape.dims], shape.groups)
@@ -105,13 +105,14 @@ class AtenBackend(Backend):
         return reshaped(grad, shape.input_shape)
 
 
-def _split_padding(shape: ConvShape) -> tuple[list[int], list[tuple[int, int]]]:
-    """What can be padded alike on both sides, which is left to the kernel, and the rest, which costs a copy."""
+def _split_padding(shape: ConvShape) -> tuple[list[int], list[tuple[int, int]], bool]:
+    """What can be padded alike on both sides, which is left to the kernel; the rest, which costs a copy; if any is."""
     shared = [min(sides) for sides in shape.pads]
-    return shared, [(before - both, after - both) for (before, after), both in zip(shape.pads, shared, strict=True)]
+    extra = [(before - both, after - both) for (before, after), both in zip(shape.pads, shared, strict=True)]
+    return shared, extra, any(map(any, extra))
 
 
-_split_known_padding = lru_cache(maxsize=4096)(_split_padding)
+_split_known = lru_cache(maxsize=4096)(_split_padding)
 
 
 def _input_grad(

@@ -26,7 +26,6 @@ from types import TracebackType
 
 import torch
 from torch import Tensor
-from torch.jit import is_tracing  # type: ignore[attr-defined]
 
 from striate.engine import tuning
 from striate.errors import BackendError
@@ -153,7 +152,7 @@ class use:  # noqa: N801 - a statement, like torch.no_grad
 
 
 #: What has been chosen in this process, to be looked up at every call.
-_chosen: dict[tuple[Problem, Pass, torch.dtype, str, bool, int, bool], Backend] = {}
+_chosen: dict[tuple[Problem, Pass, torch.dtype, str, bool, int, int], Backend] = {}
 
 
 def forget() -> None:
@@ -166,8 +165,8 @@ def choose(
     problem: Problem,
     open_: Pass,
     operand: Tensor,
-    channels_last: bool = False,
-    run: Callable[[Backend], object] | None = None,
+    channels_last: bool,
+    run: Callable[[Backend], object],
 ) -> Backend:
     """The backend that computes ``problem`` on a tensor like ``operand``.
 
@@ -175,7 +174,7 @@ def choose(
         problem, open_: what is computed.
         operand: its dtype and device count.
         channels_last: the layout of images.
-        run: computes the pass with a backend, for measuring; without it what isn't known goes by the rule.
+        run: computes the pass with a backend, for measuring.
 
     Raises:
         BackendError: every backend refuses, or the one does that :func:`use` has fixed.
@@ -188,13 +187,13 @@ def choose(
         raise BackendError(
             str(problem), f"backend {_forced} refuses: {refusal}", remedy='let another do it: use("auto")'
         )
-    measuring = run is not None and tuning.measuring()
-    key = (problem, open_, dtype, device, channels_last, torch.get_num_threads(), measuring)
+    key = (problem, open_, dtype, device, channels_last, torch.get_num_threads(), tuning.generation)
     found = _chosen.get(key)
     if found is None:
         if len(_chosen) >= 16384:
             _chosen.clear()
-        found = _chosen[key] = _decide(problem, open_, dtype, device, channels_last, run if measuring else None)
+        asked = (problem, open_, dtype, device, channels_last)
+        found = _chosen[key] = _decide(*asked, run if tuning.measuring() else None)
     return found
 
 
@@ -240,7 +239,7 @@ def traced(tensor: Tensor) -> bool:
 
     It knows PyTorch's own operators, with their gradients, and fuses across them; so that is what it gets to see.
     """
-    return torch.compiler.is_compiling() or is_tracing() or tensor._has_symbolic_sizes_strides
+    return torch.compiler.is_compiling() or torch._C._is_tracing() or tensor._has_symbolic_sizes_strides
 
 
 @dataclass(frozen=True)

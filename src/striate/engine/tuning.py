@@ -74,6 +74,8 @@ def rounded(number: int) -> int:
 _answers: dict[str, dict[str, float]] | None = None
 _lock = threading.RLock()
 _fixed = 0
+#: Counts what may change a choice, so that choices made before don't hold after.
+generation = 0
 _enabled = os.environ.get("STRIATE_TUNE") != "0" and os.environ.get("STRIATE_DETERMINISTIC") != "1"
 
 
@@ -85,12 +87,14 @@ def measuring() -> bool:
 @contextlib.contextmanager
 def fixed() -> Iterator[None]:
     """While entered nothing is measured and the rule chooses, so that two runs compute the same."""
-    global _fixed
+    global _fixed, generation
     _fixed += 1
+    generation += 1
     try:
         yield
     finally:
         _fixed -= 1
+        generation += 1
 
 
 def known(question: Question) -> dict[str, float] | None:
@@ -144,8 +148,9 @@ def interleaved(candidates: dict[str, Callable[[], object]]) -> dict[str, float]
 
 def forget() -> None:
     """Forgets what this process has read or measured; the file stays. For tests, and for a moved cache folder."""
-    global _answers
+    global _answers, generation
     _answers = None
+    generation += 1
 
 
 def _table() -> dict[str, dict[str, float]]:

@@ -6,6 +6,7 @@ import numbers
 import operator
 from collections.abc import Callable
 from functools import lru_cache, wraps
+from types import NoneType
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -50,22 +51,28 @@ def check_weight(
 ) -> None:
     """A weight of the right rank, of the input's dtype and device, and a bias with a number for each channel."""
     check_tensor(call, "weight", weight)
-    if bias is not None:
-        check_tensor(call, "bias", bias)
     if weight.dim() != dims + 2:
         kernel = ", ".join("k" + axis for axis in AXES[dims])
         raise OperandError(call, f"got a weight of shape {tuple(weight.shape)}", f"needed (C, C, {kernel})")
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None and (tensor.dtype, tensor.device) != (input.dtype, input.device):
-            raise OperandError(
-                call,
-                f"got an input of {input.dtype} on {input.device} and a {name} of {tensor.dtype} on {tensor.device}",
-                "needed one dtype and one device",
-                f"convert one of them: {name}.to(input)",
-            )
+    if weight.dtype != input.dtype or weight.device != input.device:
+        raise _unlike(call, input, "weight", weight)
+    if bias is None:
+        return
+    check_tensor(call, "bias", bias)
+    if bias.dtype != input.dtype or bias.device != input.device:
+        raise _unlike(call, input, "bias", bias)
     channels = weight.shape[0] if transposed_groups is None else weight.shape[1] * transposed_groups
-    if bias is not None and bias.shape != (channels,):
+    if bias.shape != (channels,):
         raise OperandError(call, f"got a bias of shape {tuple(bias.shape)}", f"needed ({channels},)")
+
+
+def _unlike(call: str, input: Tensor, name: str, tensor: Tensor) -> OperandError:
+    return OperandError(
+        call,
+        f"got an input of {input.dtype} on {input.device} and a {name} of {tensor.dtype} on {tensor.device}",
+        "needed one dtype and one device",
+        f"convert one of them: {name}.to(input)",
+    )
 
 
 def autocast(input: Tensor, *others: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -94,19 +101,40 @@ def unfold(info: Any, tensor: Tensor) -> Tensor:
 
 
 def prepared(make: Callable[..., _Shape]) -> Callable[..., _Shape]:
-    """``make``, remembering what it made: arguments are parsed and checked once for every problem."""
-    cached = lru_cache(maxsize=4096, typed=True)(make)
+    """``make``, remembering what it made: arguments are parsed and checked once for every problem.
 
-    def problem(*arguments: Any) -> _Shape:
+    Of the arguments the first two are looked up by value, the others first by identity, which costs a fifth, then by
+    value. Those found by identity are kept, so that no other object gets their identity, and can't change.
+    """
+    by_value = lru_cache(maxsize=4096, typed=True)(make)
+    by_identity: dict[tuple[Any, ...], tuple[_Shape, tuple[Any, ...]]] = {}
+
+    def problem(first: Any, second: Any, *others: Any) -> _Shape:
         if torch.compiler.is_compiling():
-            return make(*arguments)  # traced once anyway
+            return make(first, second, *others)  # traced once anyway
+        key = (first, second, *map(id, others))
         try:
-            key = [_frozen(argument) for argument in arguments]
+            return by_identity[key][0]
+        except KeyError:
+            pass
+        except TypeError:  # sizes that are symbols can't be looked up
+            return make(first, second, *others)
+        try:
+            frozen = [_frozen(argument) for argument in (first, second, *others)]
         except _UnfitError:
-            return make(*arguments)
-        return cached(*key)
+            return make(first, second, *others)
+        made = by_value(*frozen)
+        if all(_unchanging(argument) for argument in others):
+            if len(by_identity) >= 4096:
+                by_identity.clear()
+            by_identity[key] = made, others
+        return made
 
     return problem
+
+
+def _unchanging(value: Any) -> bool:
+    return type(value) in (int, str, bool, NoneType) or (type(value) is tuple and all(map(_unchanging, value)))
 
 
 class _UnfitError(Exception):
