@@ -263,25 +263,6 @@ class Function:
         # Seen without a sign a negative position is larger than any size.
         return self.value(f"icmp ult <{self.lanes} x i32> {positions}, {limit}")
 
-    def keep_mask(self, mask: str) -> Variable:
-        """A mask in memory, for :meth:`kept_mask` to read inside a loop.
-
-        LLVM would otherwise work the comparison out again beside every load, at three times the load's cost; a volatile
-        slot is one that it leaves alone.
-        """
-        kind = f"<{self.lanes} x i32>"
-        self._names += 1
-        slot = f"%mask{self._names}"
-        self._slots.append(f"  {slot} = alloca {kind}, align 64")
-        wide = self.value(f"sext {self.mask} {mask} to {kind}")
-        self.line(f"store volatile {kind} {wide}, ptr {slot}, align 64")
-        return Variable(self, slot, kind)
-
-    def kept_mask(self, kept: Variable) -> str:
-        # A load's mask is the sign bit of each lane, which makes this comparison free.
-        wide = self.value(f"load volatile {kept.type}, ptr {kept.slot}, align 64")
-        return self.value(f"icmp slt {kept.type} {wide}, zeroinitializer")
-
     def mask_and(self, first: str, second: str) -> str:
         return self.value(f"and {self.mask} {first}, {second}")
 
