@@ -275,7 +275,7 @@ class Function:
         """The numbers at 32-bit positions from an address; lanes outside the mask read nothing and are zero."""
         wide = self.value(f"sext <{self.lanes} x i32> {positions} to <{self.lanes} x i64>")
         places = self.value(f"getelementptr float, ptr {base.text}, <{self.lanes} x i64> {wide}")
-        every = f"splat (i1 true)"
+        every = "splat (i1 true)"
         return self.call(
             self.vector,
             f"llvm.masked.gather.v{self.lanes}f32.v{self.lanes}p0",
@@ -312,6 +312,11 @@ class Function:
         wide = f"<{self.lanes} x {kind}>"
         picked = ", ".join(f"i32 {lane}" for lane in lanes)
         return self.value(f"shufflevector {wide} {first}, {wide} {second}, <{len(lanes)} x i32> <{picked}>")
+
+    def add_to(self, place: Pointer, number: str) -> None:
+        """Adds a number to the one at an address."""
+        sum_ = self.value(f"fadd float {self.scalar(place)}, {number}")
+        self.line(f"store float {sum_}, ptr {place.text}")
 
     def total(self, value: str) -> str:
         """The sum of all lanes, halving: always in the same order."""

@@ -64,7 +64,7 @@ class Tile:
         totals = self.channels * self.rows * vectors
         loads = self.channels + self.rows * vectors
         # Loads seldom start where a cache line does, so some take two turns.
-        return max(totals, 1.25 * loads, 8) / 2 + 0.1 * loads
+        return max(totals, 1.25 * loads, 8) / 2 + 0.25 * loads
 
 
 def _held(tile: int, deep: int, vectors: int) -> int:
