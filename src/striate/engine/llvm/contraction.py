@@ -18,7 +18,7 @@ from striate.engine.llvm.launch import Kernel
 from striate.engine.llvm.packing import Axis
 from striate.engine.llvm.planar import Tile
 from striate.engine.llvm.planar_weight import WeightTile
-from striate.geometry import ConvShape
+from striate.geometry import ConvShape, Problem
 
 #: Numbers that a block's packed rows may take: half of a small second-level cache.
 _BLOCK = 1 << 16
@@ -36,7 +36,7 @@ def _weight_kernel(isa: Isa, rows: Axis, columns: Axis, tile: WeightTile) -> Ker
     return Kernel(planar_weight.generate(isa, rows, columns, tile), isa)
 
 
-def axes(shape: ConvShape) -> tuple[Axis, ...]:
+def axes(shape: Problem) -> tuple[Axis, ...]:
     """The windows as kernels take them; one axis is a row of a plane of height 1."""
     made = [
         Axis(window.kernel, window.stride, before, window.dilation)
@@ -67,7 +67,7 @@ def _sum(
     x: Tensor, weight: Tensor, bias: Tensor | None, windows: tuple[Axis, ...], size: tuple[int, ...]
 ) -> Tensor:
     """y[n, o] = bias[o] + sum over c, t of x[n, c, position(t)] * weight[g, o, c, t], ``size`` positions of it."""
-    isa = _isa()
+    isa = the_isa()
     batch, _, height, width = x.shape
     groups, outer, inner = weight.shape[:3]
     out_height, out_width = (1, *size)[-2:]
@@ -145,7 +145,7 @@ def _phase(axis: Axis, phase: int) -> tuple[Axis, list[int]]:
 
 
 def _weight_grad(x: Tensor, g: Tensor, shape: ConvShape) -> Tensor:
-    isa = _isa()
+    isa = the_isa()
     batch, _, height, width = x.shape
     out_height, out_width = g.shape[2:]
     groups = shape.groups
@@ -179,7 +179,7 @@ def _rounded(number: int, step: int) -> int:
     return -(-number // step) * step
 
 
-def _isa() -> Isa:
+def the_isa() -> Isa:
     isa = host()
     assert isa is not None
     return isa

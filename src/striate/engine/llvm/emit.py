@@ -168,6 +168,9 @@ class Function:
     def less(self, first: Number, second: Number) -> str:
         return self.value(f"icmp slt i64 {first}, {second}")
 
+    def same(self, first: Number, second: Number) -> str:
+        return self.value(f"icmp eq i64 {first}, {second}")
+
     def both(self, first: str, second: str) -> str:
         return self.value(f"and i1 {first}, {second}")
 
@@ -225,6 +228,15 @@ class Function:
         one = self.value(f"insertelement {wide} poison, {kind} {scalar}, i64 0")
         return self.value(f"shufflevector {wide} {one}, {wide} poison, <{self.lanes} x i32> zeroinitializer")
 
+    def load_as(self, place: Pointer, mask: str = "") -> str:
+        """A vector of the pointer's element type."""
+        kind = place.element
+        wide = f"<{self.lanes} x {kind}>"
+        if not mask:
+            return self.value(f"load {wide}, ptr {place.text}, align {_BYTES[kind]}")
+        arguments = ((f"ptr align {_BYTES[kind]}", place.text), (self.mask, mask), (wide, "zeroinitializer"))
+        return self.call(wide, f"llvm.masked.load.v{self.lanes}{kind}.p0", *arguments)
+
     def scalar(self, place: Pointer) -> str:
         return self.value(f"load {place.element}, ptr {place.text}")
 
@@ -232,8 +244,8 @@ class Function:
         """The number at an address in all lanes."""
         return self.splat(self.scalar(place))
 
-    def load(self, place: Pointer, mask: str = "") -> str:
-        """As many numbers as there are lanes; lanes outside the mask read nothing and are zero."""
+    def load(self, place: Pointer, mask: str = "", other: str = "zeroinitializer") -> str:
+        """As many numbers as there are lanes; lanes outside the mask read nothing and are those of ``other``."""
         if not mask:
             return self.value(f"load {self.vector}, ptr {place.text}, align 4")
         return self.call(
@@ -241,7 +253,7 @@ class Function:
             f"llvm.masked.load.v{self.lanes}f32.p0",
             ("ptr align 4", place.text),
             (self.mask, mask),
-            (self.vector, self.zeros()),
+            (self.vector, other),
         )
 
     def store(self, value: str, place: Pointer, mask: str = "", kind: str = "float") -> None:
@@ -259,7 +271,7 @@ class Function:
 
     def below(self, positions: str, stop: Number) -> str:
         """The mask of the lanes whose 32-bit position is 0 or more and below ``stop``."""
-        limit = self.splat(self._narrow(stop), "i32")
+        limit = self.splat(self.narrow(stop), "i32")
         # Seen without a sign a negative position is larger than any size.
         return self.value(f"icmp ult <{self.lanes} x i32> {positions}, {limit}")
 
@@ -271,8 +283,8 @@ class Function:
         wide = f"<{self.lanes} x {kind}>"
         return self.value(f"select {self.mask} {mask}, {wide} {yes}, {wide} {no}")
 
-    def gather(self, base: Pointer, positions: str, mask: str = "") -> str:
-        """The numbers at 32-bit positions from an address; lanes outside the mask read nothing and are zero."""
+    def gather(self, base: Pointer, positions: str, mask: str = "", other: str = "zeroinitializer") -> str:
+        """The numbers at 32-bit positions from an address; lanes outside the mask are those of ``other``."""
         wide = self.value(f"sext <{self.lanes} x i32> {positions} to <{self.lanes} x i64>")
         places = self.value(f"getelementptr float, ptr {base.text}, <{self.lanes} x i64> {wide}")
         every = "splat (i1 true)"
@@ -281,7 +293,7 @@ class Function:
             f"llvm.masked.gather.v{self.lanes}f32.v{self.lanes}p0",
             (f"<{self.lanes} x ptr> align 4", places),
             (self.mask, mask or every),
-            (self.vector, self.zeros()),
+            (self.vector, other),
         )
 
     def positions(self, start: Number, step: Number = 1) -> str:
@@ -289,10 +301,14 @@ class Function:
         kind = f"<{self.lanes} x i32>"
         lanes = self._iota
         if not _is(step, 1):
-            lanes = self.value(f"mul {kind} {lanes}, {self.splat(self._narrow(step), 'i32')}")
-        return self.value(f"add {kind} {self.splat(self._narrow(start), 'i32')}, {lanes}")
+            lanes = self.value(f"mul {kind} {lanes}, {self.splat(self.narrow(step), 'i32')}")
+        return self.value(f"add {kind} {self.splat(self.narrow(start), 'i32')}, {lanes}")
 
-    def _narrow(self, number: Number) -> str:
+    def widened(self, number: str, kind: str) -> Int:
+        """A whole number of a narrower type."""
+        return Int(self, number if kind == "i64" else self.value(f"sext {kind} {number} to i64"))
+
+    def narrow(self, number: Number) -> str:
         return str(number) if isinstance(number, int) else self.value(f"trunc i64 {number} to i32")
 
     def fma(self, first: str, second: str, third: str) -> str:

@@ -61,8 +61,10 @@ def pack(
     width: Number,
     scratch: Pointer,
     pitch: Number,
+    fill: str = "0.0",
 ) -> Rows:
-    """Packs ``rows`` rows from row ``top`` of ``channels`` planes at ``x``."""
+    """Packs ``rows`` rows from row ``top`` of ``channels`` planes at ``x``; ``fill`` is what padding holds."""
+    padding = f.splat(fill)
     row_size = pitch * columns.stride
     channel_size = rows * row_size
     with f.loop(0, channels) as channel, f.loop(0, rows) as row:
@@ -71,30 +73,34 @@ def pack(
         there = f.both(f.less(-1, source), f.less(source, height))
         with f.when(there):
             line = x + (channel * x_channel + source * x_row)
-            _pack_row(f, columns, line, width, target, pitch)
+            _pack_row(f, columns, line, width, target, pitch, padding)
         with f.when(f.negation(there)), f.loop(0, row_size, f.lanes) as place:
-            f.store(f.zeros(), target + place)
+            f.store(padding, target + place)
     return Rows(scratch, channel_size, row_size)
 
 
-def _pack_row(f: Function, columns: Axis, line: Pointer, width: Number, target: Pointer, pitch: Number) -> None:
+def _pack_row(
+    f: Function, columns: Axis, line: Pointer, width: Number, target: Pointer, pitch: Number, padding: str
+) -> None:
     stride, lanes = columns.stride, f.lanes
     with f.loop(0, pitch, lanes) as place:
         start = place * stride - columns.before
         free = f.both(f.less(-1, start), f.less(start + (stride * lanes - 1), width))
         for masked, condition in ((False, free), (True, f.negation(free))):
             with f.when(condition):
-                for phase, value in enumerate(_phases(f, stride, line, start, width if masked else None)):
+                for phase, value in enumerate(_phases(f, stride, line, start, width if masked else None, padding)):
                     f.store(value, target + (phase * pitch + place))
 
 
-def _phases(f: Function, stride: int, line: Pointer, start: Number, width: Number | None) -> list[str]:
+def _phases(
+    f: Function, stride: int, line: Pointer, start: Number, width: Number | None, padding: str
+) -> list[str]:
     """From ``start`` on a vector of every ``stride``-th number, for each of the numbers to start from."""
     if stride > 2:
         every = [f.positions(start + phase, stride) for phase in range(stride)]
-        return [f.gather(line, positions, "" if width is None else f.below(positions, width)) for positions in every]
+        return [f.gather(line, positions, "" if width is None else f.below(positions, width), padding) for positions in every]
     starts = [start + part * f.lanes for part in range(stride)]
-    parts = [f.load(line + at, "" if width is None else f.inside(at, width)) for at in starts]
+    parts = [f.load(line + at, "" if width is None else f.inside(at, width), padding) for at in starts]
     if stride == 1:
         return parts
     return [f.shuffle(parts[0], parts[1], range(odd, 2 * f.lanes, 2)) for odd in (0, 1)]
