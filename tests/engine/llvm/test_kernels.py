@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from problems import BACKEND, check_convolution, check_pooling, convolution, pooling
 
 from cases import CONVOLUTIONS, POOLINGS, assert_same, conv, operands, pool
-from problems import BACKEND, check_convolution, check_pooling, convolution, pooling
 from striate.engine import Pass, reference
-from striate.engine.llvm import emit, planar, planar_weight, pooling as pooling_kernels
-from striate.engine.llvm import contraction, pools
+from striate.engine.llvm import contraction, emit, planar, planar_weight, pools
 from striate.geometry import ConvShape, PoolShape
 
 #: A process keeps its kernels, so a batch of problems costs little more than its new ones.
@@ -27,7 +26,7 @@ def test_poolings_of_the_table(line: str) -> None:
         check_pooling(pool(line), seed)
 
 
-@pytest.mark.parametrize("start", range(0, 100, BATCH))
+@pytest.mark.parametrize("start", range(0, 60, BATCH))
 def test_random_convolutions(start: int) -> None:
     for seed in range(start, start + BATCH):
         check_convolution(convolution(seed), seed)
@@ -177,12 +176,10 @@ def test_a_tail_that_is_one_short_is_seen(monkeypatch: pytest.MonkeyPatch) -> No
     assert _caught(check_pooling, [pool("max_pool2d 1x2x9x20 kernel=3 stride=1 padding=1")])
 
 
-def test_a_lost_channel_of_the_last_tile_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_tap_of_a_weight_gradient_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     _fresh(monkeypatch)
-    real = planar_weight.WeightTile.choose
     monkeypatch.setattr(planar_weight._Generator, "_multiply", _without_last_tap(planar_weight._Generator._multiply))
     assert _caught(check_convolution, [conv(LINE)])
-    assert real is not None
 
 
 def _without_last_tap(real):
@@ -192,8 +189,5 @@ def _without_last_tap(real):
 def test_a_maximum_that_takes_the_last_of_equals_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     _fresh(monkeypatch)
     real = emit.Function.value
-    monkeypatch.setattr(
-        emit.Function, "value", lambda self, text: real(self, text.replace("fcmp ogt", "fcmp oge"))
-    )
-    assert _caught(check_pooling, [PoolShape.of("max", (1, 2, 9, 9), 3, 2)])
-    assert pooling_kernels.generate_maximum is not None
+    monkeypatch.setattr(emit.Function, "value", lambda self, text: real(self, text.replace("fcmp ogt", "fcmp oge")))
+    assert _caught(check_pooling, [PoolShape.of("max", (2, 4, 20, 20), 2, 1)])

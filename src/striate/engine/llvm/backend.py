@@ -48,7 +48,9 @@ class LlvmBackend(Backend):
 
     def contract(self, shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, bias: Tensor | None) -> Tensor:
         made = contraction.contract(shape, open_, first, second, bias)
-        return made if open_ is Pass.WEIGHT_GRAD else _laid_out_like(made, second if open_ is Pass.INPUT_GRAD else first)
+        return (
+            made if open_ is Pass.WEIGHT_GRAD else _laid_out_like(made, second if open_ is Pass.INPUT_GRAD else first)
+        )
 
     def average(self, shape: PoolShape, open_: Pass, operand: Tensor) -> Tensor:
         made = pools.average(shape, operand) if open_ is Pass.OUTPUT else pools.average_grad(shape, operand)

@@ -1,9 +1,9 @@
 """From IR to something that can be called, and a cache of machine code on disk.
 
-An entry of the cache is a file named by the SHA-256 of everything its code depends on. It starts with the SHA-256 of the
-code, so an entry that was cut off, or was never one, is told before LLVM sees it, and built again. Entries are written
-beside their place and moved there, so that another process finds a whole one or none. A folder that can't be read or
-written costs compiling again and nothing else.
+An entry of the cache is a file named by the SHA-256 of everything its code depends on. It starts with the SHA-256 of
+the code, so an entry that was cut off, or was never one, is told before LLVM sees it, and built again. Entries are
+written beside their place and moved there, so that another process finds a whole one or none. A folder that can't be
+read or written costs compiling again and nothing else.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ variable until the kernel has returned.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -26,12 +26,12 @@ _BLOCK = 1 << 16
 _ROWS_TOGETHER = 128
 
 
-@lru_cache(maxsize=None)
+@cache
 def _output_kernel(isa: Isa, rows: Axis, columns: Axis, tile: Tile) -> Kernel:
     return Kernel(planar.generate(isa, rows, columns, tile), isa)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _weight_kernel(isa: Isa, rows: Axis, columns: Axis, tile: WeightTile) -> Kernel:
     return Kernel(planar_weight.generate(isa, rows, columns, tile), isa)
 
@@ -63,9 +63,7 @@ def contract(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, bias:
     return _input_grad(planes(second), weight, bias, axes(shape), size).reshape(shape.input_shape)
 
 
-def _sum(
-    x: Tensor, weight: Tensor, bias: Tensor | None, windows: tuple[Axis, ...], size: tuple[int, ...]
-) -> Tensor:
+def _sum(x: Tensor, weight: Tensor, bias: Tensor | None, windows: tuple[Axis, ...], size: tuple[int, ...]) -> Tensor:
     """y[n, o] = bias[o] + sum over c, t of x[n, c, position(t)] * weight[g, o, c, t], ``size`` positions of it."""
     isa = the_isa()
     batch, _, height, width = x.shape

@@ -49,6 +49,12 @@ class Int:
     def __floordiv__(self, other: Number) -> Number:
         return self if _is(other, 1) else self.f.integer("sdiv", self, other)
 
+    def __rfloordiv__(self, other: int) -> Number:
+        return self.f.integer("sdiv", other, self)
+
+    def __rmod__(self, other: int) -> Number:
+        return self.f.integer("srem", other, self)
+
     def __mod__(self, other: Number) -> Number:
         return 0 if _is(other, 1) else self.f.integer("srem", self, other)
 
@@ -132,7 +138,9 @@ class Function:
         """The function as a piece of an LLVM module."""
         # Without the hint LLVM halves 512-bit vectors for processors that slow down under them.
         wide = ' "prefer-vector-width"="512" "min-legal-vector-width"="512"' if self.lanes == 16 else ""
-        head = f"define internal void @{self.name}(ptr %arguments, i64 %first, i64 %last, i64 %thread) nounwind{wide} {{"
+        head = (
+            f"define internal void @{self.name}(ptr %arguments, i64 %first, i64 %last, i64 %thread) nounwind{wide} {{"
+        )
         body = ["entry:", *self._slots, *self._lines, "  ret void", "}"]
         return "\n".join([*self._declared.values(), head, *body, ""])
 

@@ -92,13 +92,14 @@ def _pack_row(
                     f.store(value, target + (phase * pitch + place))
 
 
-def _phases(
-    f: Function, stride: int, line: Pointer, start: Number, width: Number | None, padding: str
-) -> list[str]:
+def _phases(f: Function, stride: int, line: Pointer, start: Number, width: Number | None, padding: str) -> list[str]:
     """From ``start`` on a vector of every ``stride``-th number, for each of the numbers to start from."""
     if stride > 2:
         every = [f.positions(start + phase, stride) for phase in range(stride)]
-        return [f.gather(line, positions, "" if width is None else f.below(positions, width), padding) for positions in every]
+        return [
+            f.gather(line, positions, "" if width is None else f.below(positions, width), padding)
+            for positions in every
+        ]
     starts = [start + part * f.lanes for part in range(stride)]
     parts = [f.load(line + at, "" if width is None else f.inside(at, width), padding) for at in starts]
     if stride == 1:

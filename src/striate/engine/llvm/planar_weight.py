@@ -99,9 +99,7 @@ class _Generator:
             g_group = g + (first_image * self.g_image + group * self.outer * self.g_channel)
             sums = partial + (f.thread * partial_size + group * self.outer * self.inner * taps)
             with f.loop(0, self.outer, tile.outer) as outer, f.loop(0, self.inner, tile.inner) as inner:
-                every = list(
-                    itertools.product(range(tile.inner), range(self.rows.kernel), range(self.columns.kernel))
-                )
+                every = list(itertools.product(range(tile.inner), range(self.rows.kernel), range(self.columns.kernel)))
                 for begin in range(0, len(every), tile.taps):
                     self._taps(every[begin : begin + tile.taps], packed, g_group, sums, outer, inner)
 

@@ -8,9 +8,9 @@
                 average: total += input
             write the best and its position, or total / cells
 
-A position is one of the plane's, counted row by row, in the smallest integers that hold it. Where nothing in a window is
-larger than -infinity its position is that of the first tap on the input, which the caller tells for every row and every
-column; the number of cells of a window is likewise the product of one number a row and one a column.
+A position is one of the plane's, counted row by row, in the smallest integers that hold it. Where nothing in a window
+is larger than -infinity its position is that of the first tap on the input, which the caller tells for every row and
+every column; the number of cells of a window is likewise the product of one number a row and one a column.
 
 Backwards a plane of zeros is made and every output's gradient added where it belongs: a plane is small enough for the
 first-level cache, and no two threads share one.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
@@ -18,22 +18,22 @@ from striate.geometry import PoolShape, Window
 _BLOCK = 1 << 12
 
 
-@lru_cache(maxsize=None)
+@cache
 def _maximum_kernel(isa: Isa, rows: Axis, columns: Axis, index: str) -> Kernel:
     return Kernel(pooling.generate_maximum(isa, rows, columns, index), isa)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _average_kernel(isa: Isa, rows: Axis, columns: Axis) -> Kernel:
     return Kernel(pooling.generate_average(isa, rows, columns), isa)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _maximum_grad_kernel(isa: Isa, index: str) -> Kernel:
     return Kernel(pooling.generate_maximum_grad(isa, index), isa)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _average_grad_kernel(isa: Isa, rows: Axis, columns: Axis) -> Kernel:
     return Kernel(pooling.generate_average_grad(isa, rows, columns), isa)
 
@@ -64,7 +64,7 @@ def _cells(shape: PoolShape) -> tuple[Tensor, Tensor]:
     return rows, columns
 
 
-def _blocks(x: Tensor, rows: Axis, columns: Axis, outputs: tuple[int, int], lanes: int) -> tuple[int, list[int]]:
+def _blocks(x: Tensor, rows: Axis, columns: Axis, outputs: tuple[int, ...], lanes: int) -> tuple[int, list[int]]:
     """The number of items, and the kernel's words about blocks."""
     pitch = columns.pitch(outputs[1], lanes)
     line = pitch * columns.stride
