@@ -6,13 +6,15 @@ variable until the kernel has returned.
 
 from __future__ import annotations
 
+import itertools
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from striate.engine.backends import Pass
-from striate.engine.llvm import launch, planar, planar_weight
+from striate.engine.llvm import interleaved, launch, planar, planar_weight
+from striate.engine.llvm.interleaved import ChannelTile
 from striate.engine.llvm.isa import Isa, host
 from striate.engine.llvm.launch import Kernel
 from striate.engine.llvm.packing import Axis
@@ -32,6 +34,11 @@ def _output_kernel(isa: Isa, rows: Axis, columns: Axis, tile: Tile) -> Kernel:
 
 
 @cache
+def _channel_kernel(isa: Isa, tile: ChannelTile) -> Kernel:
+    return Kernel(interleaved.generate(isa, tile), isa)
+
+
+@cache
 def _weight_kernel(isa: Isa, rows: Axis, columns: Axis, tile: WeightTile) -> Kernel:
     return Kernel(planar_weight.generate(isa, rows, columns, tile), isa)
 
@@ -45,9 +52,23 @@ def axes(shape: Problem) -> tuple[Axis, ...]:
     return (Axis(1, 1, 0, 1), *made) if shape.dims == 1 else tuple(made)
 
 
+def _plane(tensor: Tensor) -> Tensor:
+    """(N, C, H, W), one axis being a row of height 1."""
+    return tensor.unsqueeze(2) if tensor.dim() == 3 else tensor
+
+
+def interleaves(x: Tensor, weight: Tensor) -> bool:
+    """Whether channels lie side by side and are enough, or depthwise, to put lanes over them."""
+    groups, outer, inner = weight.shape[:3]
+    channels = x.shape[1]
+    dense = groups == 1 and outer >= 4
+    depthwise = outer == inner == 1 and groups >= 4
+    return (dense or depthwise) and channels > 1 and x.stride(1) == 1 and x.stride(3) == channels
+
+
 def planes(tensor: Tensor) -> Tensor:
     """(N, C, H, W) with neighbours along the width side by side."""
-    flat = tensor.unsqueeze(2) if tensor.dim() == 3 else tensor
+    flat = _plane(tensor)
     return flat if flat.stride(3) == 1 or flat.shape[3] == 1 else flat.contiguous()
 
 
@@ -56,16 +77,19 @@ def contract(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, bias:
     size, outputs = shape.size, shape.output_size
     if open_ is Pass.OUTPUT:
         weight = second.reshape(shape.groups, -1, *shape.weight_shape[1:])
-        return _sum(planes(first), weight, bias, axes(shape), outputs).reshape(shape.output_shape)
+        return _sum(_plane(first), weight, bias, axes(shape), outputs).reshape(shape.output_shape)
     if open_ is Pass.WEIGHT_GRAD:
         return _weight_grad(planes(first), planes(second), shape)
     weight = first.reshape(shape.groups, -1, *shape.weight_shape[1:]).transpose(1, 2)
-    return _input_grad(planes(second), weight, bias, axes(shape), size).reshape(shape.input_shape)
+    return _input_grad(_plane(second), weight, bias, axes(shape), size).reshape(shape.input_shape)
 
 
 def _sum(x: Tensor, weight: Tensor, bias: Tensor | None, windows: tuple[Axis, ...], size: tuple[int, ...]) -> Tensor:
     """y[n, o] = bias[o] + sum over c, t of x[n, c, position(t)] * weight[g, o, c, t], ``size`` positions of it."""
     isa = the_isa()
+    if interleaves(x, weight):
+        return _interleaved_sum(isa, x, weight, bias, windows, size)
+    x = planes(x)
     batch, _, height, width = x.shape
     groups, outer, inner = weight.shape[:3]
     out_height, out_width = (1, *size)[-2:]
@@ -91,6 +115,51 @@ def _sum(x: Tensor, weight: Tensor, bias: Tensor | None, windows: tuple[Axis, ..
     words = [x.data_ptr(), packed.data_ptr(), y.data_ptr(), scratch.data_ptr(), *sizes]
     kernel(items, [*words, block, blocks, deep, pitch, deep * line], threads)
     return y
+
+
+def _interleaved_sum(
+    isa: Isa,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    windows: tuple[Axis, ...],
+    size: tuple[int, ...],
+) -> Tensor:
+    """The sum with channels side by side, in the operand and in the result."""
+    batch, inner, height, width = x.shape
+    groups, outer, _ = weight.shape[:3]
+    channels, depthwise = groups * outer, groups > 1
+    out_height, out_width = (1, *size)[-2:]
+    rows, columns = windows
+    tile = ChannelTile.choose(isa, channels, out_width, depthwise)
+    kernel = _channel_kernel(isa, tile)
+    together = tile.vectors * isa.lanes
+    vectors = -(-channels // together)
+    # [channel][tap][input] to [vectors][tap][input][lane]; a depthwise weight's inputs are its own channel alone.
+    terms = weight[0, 0].numel()
+    packed = torch.zeros(vectors * together, terms + 1)
+    packed[:channels, 1:] = weight.reshape(channels, -1, terms // weight.shape[2]).transpose(1, 2).reshape(channels, -1)
+    if bias is not None:
+        packed[:channels, 0] = bias
+    packed = packed.reshape(vectors, together, terms + 1).transpose(1, 2).contiguous()
+    y = torch.empty(batch, out_height, out_width, channels)
+    threads = launch.threads()
+    # The last tile of a row, and the last vector of a position's channels, read on beyond what is kept.
+    pitch = columns.span(_rounded(out_width, tile.columns) )
+    row_size = _rounded(pitch * inner + together, isa.lanes)
+    wanted = max(1, _BLOCK // (row_size * rows.stride))
+    if batch < 4 * threads:
+        wanted = min(wanted, -(-out_height * batch // (4 * threads)))
+    block = min(wanted, out_height)
+    blocks = -(-out_height // block)
+    deep = rows.span(block)
+    items = batch * blocks
+    scratch = torch.empty(min(threads, items), deep * row_size)
+    both = [(getattr(rows, name), getattr(columns, name)) for name in ("kernel", "stride", "before", "dilation")]
+    words = [x.data_ptr(), packed.data_ptr(), y.data_ptr(), scratch.data_ptr(), *itertools.chain(*both)]
+    words += [inner, channels, height, width, out_height, out_width, x.stride(0), x.stride(2)]
+    kernel(items, [*words, block, blocks, deep, row_size, deep * row_size], threads)
+    return y.movedim(3, 1)
 
 
 def _packed_weight(weight: Tensor, bias: Tensor | None, tiles: int, channels: int) -> Tensor:

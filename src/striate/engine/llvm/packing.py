@@ -73,18 +73,26 @@ def pack(
         there = f.both(f.less(-1, source), f.less(source, height))
         with f.when(there):
             line = x + (channel * x_channel + source * x_row)
-            _pack_row(f, columns, line, width, target, pitch, padding)
+            pack_row(f, columns.stride, columns.before, line, width, target, pitch, padding)
         with f.when(f.negation(there)), f.loop(0, row_size, f.lanes) as place:
             f.store(padding, target + place)
     return Rows(scratch, channel_size, row_size)
 
 
-def _pack_row(
-    f: Function, columns: Axis, line: Pointer, width: Number, target: Pointer, pitch: Number, padding: str
+def pack_row(
+    f: Function,
+    stride: int,
+    before: Number,
+    line: Pointer,
+    width: Number,
+    target: Pointer,
+    pitch: Number,
+    padding: str,
 ) -> None:
-    stride, lanes = columns.stride, f.lanes
+    """Packs ``pitch`` numbers of every phase of one row of ``width`` numbers, after ``before`` numbers of padding."""
+    lanes = f.lanes
     with f.loop(0, pitch, lanes) as place:
-        start = place * stride - columns.before
+        start = place * stride - before
         free = f.both(f.less(-1, start), f.less(start + (stride * lanes - 1), width))
         for masked, condition in ((False, free), (True, f.negation(free))):
             with f.when(condition):
@@ -105,3 +113,14 @@ def _phases(f: Function, stride: int, line: Pointer, start: Number, width: Numbe
     if stride == 1:
         return parts
     return [f.shuffle(parts[0], parts[1], range(odd, 2 * f.lanes, 2)) for odd in (0, 1)]
+
+
+def store_row(f: Function, values: list[str], place: Pointer, room: Number) -> None:
+    """Writes vectors one after the other, ``room`` numbers at most."""
+    whole = f.less(len(values) * f.lanes - 1, room)
+    with f.when(whole):
+        for v, value in enumerate(values):
+            f.store(value, place + v * f.lanes)
+    with f.when(f.negation(whole)):
+        for v, value in enumerate(values):
+            f.store(value, place + v * f.lanes, f.inside(v * f.lanes, room))

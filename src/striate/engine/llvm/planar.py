@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 from striate.engine.llvm.emit import Function, Number, Pointer, Variable
 from striate.engine.llvm.isa import Isa
-from striate.engine.llvm.packing import Axis, Rows, pack
+from striate.engine.llvm.packing import Axis, Rows, pack, store_row
 
 
 @dataclass(frozen=True)
@@ -164,17 +164,6 @@ class _Generator:
             factor = f.broadcast(factors + t)
             for r, v, value in values:
                 totals[t, r, v].set(f.fma(factor, value, totals[t, r, v].get()))
-
-
-def store_row(f: Function, values: list[str], place: Pointer, room: Number) -> None:
-    """Writes vectors one after the other, ``room`` numbers at most."""
-    whole = f.less(len(values) * f.lanes - 1, room)
-    with f.when(whole):
-        for v, value in enumerate(values):
-            f.store(value, place + v * f.lanes)
-    with f.when(f.negation(whole)):
-        for v, value in enumerate(values):
-            f.store(value, place + v * f.lanes, f.inside(v * f.lanes, room))
 
 
 def generate(isa: Isa, rows: Axis, columns: Axis, tile: Tile) -> Function:
