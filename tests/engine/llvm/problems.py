@@ -45,6 +45,21 @@ def convolution(seed: int) -> ConvShape:
             continue  # a window longer than the padded input: draw another
 
 
+def interleaved(seed: int) -> ConvShape:
+    """Two axes and whole vectors of output channels: what the kernels with lanes over channels take."""
+    draw = random.Random(seed)
+    while True:
+        windows = _windows(draw)
+        channels, depthwise = draw.choice([8, 16, 24, 48]), draw.random() < 0.5
+        inner = channels if depthwise else draw.randint(2, 19)
+        size = tuple(draw.choice(SIZES) for _ in windows)
+        if len(windows) == 2:
+            try:
+                return ConvShape(draw.randint(1, 3), inner, channels, size, windows, channels if depthwise else 1)
+            except GeometryError:
+                continue
+
+
 def pooling(seed: int) -> PoolShape:
     draw = random.Random(seed)
     while True:
@@ -77,9 +92,11 @@ def terms(shape: ConvShape, open_: Pass) -> int:
     return max(8, per_output if open_ is not Pass.WEIGHT_GRAD else shape.macs // torch.Size(shape.weight_shape).numel())
 
 
-def check_convolution(shape: ConvShape, seed: int, backend: LlvmBackend = BACKEND) -> None:
+def check_convolution(
+    shape: ConvShape, seed: int, backend: LlvmBackend = BACKEND, layouts: tuple[int, int, int] = (0, 1, 2)
+) -> None:
     """All three passes against the reference; operands unchanged."""
-    made = {role: laid_out(t, seed + role) for role, t in operands(shape, torch.float32, seed).items()}
+    made = {role: laid_out(t, seed + layouts[role]) for role, t in operands(shape, torch.float32, seed).items()}
     before = {role: tensor.clone() for role, tensor in made.items()}
     for open_ in Pass:
         assert backend.refusal(shape, open_, torch.float32, "cpu") is None

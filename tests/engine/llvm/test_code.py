@@ -17,7 +17,7 @@ from problems import BACKEND, check_convolution, check_pooling, convolution, poo
 from cases import conv, operands
 from striate.engine import Pass
 from striate.engine.llvm import compile as compiler
-from striate.engine.llvm import contraction, isa, launch, planar, planar_weight
+from striate.engine.llvm import contraction, interleaved, interleaved_weight, isa, launch, planar, planar_weight
 from striate.engine.llvm import pooling as pooling_kernels
 from striate.engine.llvm.packing import Axis
 from striate.errors import BackendError
@@ -32,6 +32,11 @@ def kernels(target: isa.Isa) -> dict[str, object]:
         axis = Axis(3, stride, 1, 1)
         made[f"output {stride}"] = planar.generate(target, axis, axis, planar.Tile.choose(target, 16, 14, 14))
     made["weight"] = planar_weight.generate(target, AXIS, AXIS, planar_weight.WeightTile.choose(target, 16, 8, 9))
+    for depthwise in (False, True):
+        tile = interleaved.ChannelTile.choose(target, 32, 14, depthwise)
+        made[f"interleaved output {depthwise}"] = interleaved.generate(target, tile)
+        taps = interleaved_weight.TapTile.choose(target, 32, 3, depthwise)
+        made[f"interleaved weight {depthwise}"] = interleaved_weight.generate(target, taps)
     made["maximum"] = pooling_kernels.generate_maximum(target, AXIS, AXIS, "i16")
     made["average"] = pooling_kernels.generate_average(target, AXIS, AXIS)
     made["maximum grad"] = pooling_kernels.generate_maximum_grad(target, "i32")

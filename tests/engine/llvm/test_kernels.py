@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from problems import BACKEND, check_convolution, check_pooling, convolution, pooling
+from problems import BACKEND, check_convolution, check_pooling, convolution, interleaved, pooling
 
 from cases import CONVOLUTIONS, POOLINGS, assert_same, conv, operands, pool
 from striate.engine import Pass, reference
 from striate.engine.llvm import contraction, emit, planar, planar_weight, pools
+from striate.engine.llvm import interleaved as interleaved_module
 from striate.geometry import ConvShape, PoolShape
 
 #: A process keeps its kernels, so a batch of problems costs little more than its new ones.
@@ -32,6 +33,25 @@ def test_random_convolutions(start: int) -> None:
         check_convolution(convolution(seed), seed)
 
 
+@pytest.mark.parametrize("start", range(0, 100, BATCH))
+def test_random_convolutions_of_channels_last(start: int) -> None:
+    for seed in range(start, start + BATCH):
+        shape = interleaved(seed)
+        # Layout 1 is channels last, so this asks for it in all three operands.
+        check_convolution(shape, 3 * seed + 1, layouts=(0, 0, 0))
+
+
+def test_channels_last_operands_get_kernels_with_lanes_over_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    for name in ("_interleaved_sum", "_interleaved_weight_grad"):
+        real = getattr(contraction, name)
+        monkeypatch.setattr(contraction, name, lambda *a, name=name, real=real: asked.append(name) or real(*a))
+    check_convolution(conv("conv2d 2x8x9x9 16x8x3x3 padding=1"), 1, layouts=(0, 0, 0))
+    assert asked == ["_interleaved_sum", "_interleaved_weight_grad", "_interleaved_sum"]
+    check_convolution(conv("conv2d 2x8x9x9 16x8x3x3 padding=1"), 0, layouts=(0, 0, 0))
+    assert len(asked) == 3
+
+
 @pytest.mark.parametrize("start", range(0, 200, BATCH))
 def test_random_poolings(start: int) -> None:
     for seed in range(start, start + BATCH):
@@ -43,6 +63,7 @@ def test_random_poolings(start: int) -> None:
 def test_5000_random_problems_a_pass(start: int) -> None:
     for seed in range(start, start + 100):
         check_convolution(convolution(seed), seed)
+        check_convolution(interleaved(seed), 3 * seed + 1, layouts=(0, 0, 0))
         check_pooling(pooling(seed), seed)
 
 
@@ -142,7 +163,7 @@ def test_positions_from_elsewhere_never_reach_memory() -> None:
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels made from here on are made anew, and forgotten afterwards."""
     for module, names in (
-        (contraction, ("_output_kernel", "_weight_kernel")),
+        (contraction, ("_output_kernel", "_weight_kernel", "_channel_kernel", "_tap_kernel")),
         (pools, ("_maximum_kernel", "_average_kernel", "_maximum_grad_kernel", "_average_grad_kernel")),
     ):
         for name in names:
@@ -184,6 +205,21 @@ def test_a_lost_tap_of_a_weight_gradient_is_seen(monkeypatch: pytest.MonkeyPatch
 
 def _without_last_tap(real):
     return lambda self, totals, taps, *rest: real(self, totals, taps[:-1] or taps, *rest)
+
+
+def test_a_lost_column_with_lanes_over_channels_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    _fresh(monkeypatch)
+    monkeypatch.setattr(interleaved_module.Block, "pack", _with_less_width(interleaved_module.Block.pack))
+    shape = conv("conv2d 2x8x9x9 16x8x3x3 padding=1")
+    assert _caught(lambda shape, seed: check_convolution(shape, 1, layouts=(0, 0, 0)), [shape])
+
+
+def _with_less_width(real):
+    def pack(self, item):
+        self.width = self.width - 1
+        return real(self, item)
+
+    return pack
 
 
 def test_a_maximum_that_takes_the_last_of_equals_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from striate.engine.backends import Pass
-from striate.engine.llvm import interleaved, launch, planar, planar_weight
+from striate.engine.llvm import interleaved, interleaved_weight, launch, planar, planar_weight
 from striate.engine.llvm.interleaved import ChannelTile
+from striate.engine.llvm.interleaved_weight import TapTile
 from striate.engine.llvm.isa import Isa, host
 from striate.engine.llvm.launch import Kernel
 from striate.engine.llvm.packing import Axis
@@ -31,6 +32,11 @@ _ROWS_TOGETHER = 128
 @cache
 def _output_kernel(isa: Isa, rows: Axis, columns: Axis, tile: Tile) -> Kernel:
     return Kernel(planar.generate(isa, rows, columns, tile), isa)
+
+
+@cache
+def _tap_kernel(isa: Isa, tile: TapTile) -> Kernel:
+    return Kernel(interleaved_weight.generate(isa, tile), isa)
 
 
 @cache
@@ -79,7 +85,10 @@ def contract(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, bias:
         weight = second.reshape(shape.groups, -1, *shape.weight_shape[1:])
         return _sum(_plane(first), weight, bias, axes(shape), outputs).reshape(shape.output_shape)
     if open_ is Pass.WEIGHT_GRAD:
-        return _weight_grad(planes(first), planes(second), shape)
+        x, g = _plane(first), _plane(second)
+        if _interleaves_weight(x, g, shape):
+            return _interleaved_weight_grad(x, g, shape)
+        return _weight_grad(planes(x), planes(g), shape)
     weight = first.reshape(shape.groups, -1, *shape.weight_shape[1:]).transpose(1, 2)
     return _input_grad(_plane(second), weight, bias, axes(shape), size).reshape(shape.input_shape)
 
@@ -126,7 +135,7 @@ def _interleaved_sum(
     size: tuple[int, ...],
 ) -> Tensor:
     """The sum with channels side by side, in the operand and in the result."""
-    batch, inner, height, width = x.shape
+    batch = x.shape[0]
     groups, outer, _ = weight.shape[:3]
     channels, depthwise = groups * outer, groups > 1
     out_height, out_width = (1, *size)[-2:]
@@ -143,23 +152,37 @@ def _interleaved_sum(
         packed[:channels, 0] = bias
     packed = packed.reshape(vectors, together, terms + 1).transpose(1, 2).contiguous()
     y = torch.empty(batch, out_height, out_width, channels)
-    threads = launch.threads()
     # The last tile of a row, and the last vector of a position's channels, read on beyond what is kept.
-    pitch = columns.span(_rounded(out_width, tile.columns) )
-    row_size = _rounded(pitch * inner + together, isa.lanes)
-    wanted = max(1, _BLOCK // (row_size * rows.stride))
-    if batch < 4 * threads:
-        wanted = min(wanted, -(-out_height * batch // (4 * threads)))
-    block = min(wanted, out_height)
-    blocks = -(-out_height // block)
-    deep = rows.span(block)
-    items = batch * blocks
-    scratch = torch.empty(min(threads, items), deep * row_size)
-    both = [(getattr(rows, name), getattr(columns, name)) for name in ("kernel", "stride", "before", "dilation")]
-    words = [x.data_ptr(), packed.data_ptr(), y.data_ptr(), scratch.data_ptr(), *itertools.chain(*both)]
-    words += [inner, channels, height, width, out_height, out_width, x.stride(0), x.stride(2)]
-    kernel(items, [*words, block, blocks, deep, row_size, deep * row_size], threads)
+    items, words = _interleaved_block(x, windows, (out_height, out_width), channels, tile.columns, together, isa)
+    threads = min(launch.threads(), items)
+    scratch = torch.empty(threads, words[-1])
+    kernel(items, [x.data_ptr(), packed.data_ptr(), y.data_ptr(), scratch.data_ptr(), *words], threads)
     return y.movedim(3, 1)
+
+
+def _interleaved_block(
+    x: Tensor,
+    windows: tuple[Axis, ...],
+    outputs: tuple[int, int],
+    channels: int,
+    columns_together: int,
+    channels_together: int,
+    isa: Isa,
+) -> tuple[int, list[int]]:
+    """The number of items, and the words that interleaved.Block asks for; the last is the scratch a thread needs."""
+    batch, inner, height, width = x.shape
+    rows, columns = windows
+    pitch = columns.span(_rounded(outputs[1], columns_together))
+    row_size = _rounded(pitch * inner + channels_together, isa.lanes)
+    wanted = max(1, _BLOCK // (row_size * rows.stride))
+    threads = launch.threads()
+    if batch < 4 * threads:
+        wanted = min(wanted, -(-outputs[0] * batch // (4 * threads)))
+    block = min(wanted, outputs[0])
+    blocks, deep = -(-outputs[0] // block), rows.span(block)
+    both = [(getattr(rows, name), getattr(columns, name)) for name in ("kernel", "stride", "before", "dilation")]
+    words = [*itertools.chain(*both), inner, channels, height, width, *outputs, x.stride(0), x.stride(2)]
+    return batch * blocks, [*words, block, blocks, deep, row_size, deep * row_size]
 
 
 def _packed_weight(weight: Tensor, bias: Tensor | None, tiles: int, channels: int) -> Tensor:
@@ -240,6 +263,32 @@ def _weight_grad(x: Tensor, g: Tensor, shape: ConvShape) -> Tensor:
     words += [batch, together, block, blocks, deep, pitch, deep * line, scratch_size, partial[0].numel()]
     kernel(items, words, threads)
     return partial[0] if threads == 1 else partial.sum(0)
+
+
+def _interleaves_weight(x: Tensor, g: Tensor, shape: ConvShape) -> bool:
+    """Whether both have their channels side by side, and those of the output are whole vectors."""
+    depthwise = shape.groups == shape.in_channels == shape.out_channels
+    side_by_side = all(t.shape[1] > 1 and t.stride(1) == 1 and t.stride(3) == t.shape[1] for t in (x, g))
+    return side_by_side and (shape.groups == 1 or depthwise) and shape.out_channels % the_isa().lanes == 0
+
+
+def _interleaved_weight_grad(x: Tensor, g: Tensor, shape: ConvShape) -> Tensor:
+    isa, windows = the_isa(), axes(shape)
+    rows, columns = windows
+    depthwise = shape.groups > 1
+    tile = TapTile.choose(isa, shape.out_channels, columns.kernel if depthwise else shape.in_channels, depthwise)
+    kernel = _tap_kernel(isa, tile)
+    together = max(tile.vectors * isa.lanes, tile.inner)
+    items, words = _interleaved_block(x, windows, (g.shape[2], g.shape[3]), shape.out_channels, 1, together, isa)
+    threads = min(launch.threads(), items)
+    scratch = torch.empty(threads, words[-1])
+    depth = 1 if depthwise else _rounded(shape.in_channels, tile.inner)
+    partial = torch.zeros(threads, rows.kernel, columns.kernel, depth, shape.out_channels)
+    words += [g.stride(0), g.stride(2), partial[0].numel()]
+    kernel(items, [x.data_ptr(), g.data_ptr(), partial.data_ptr(), scratch.data_ptr(), *words], threads)
+    total = partial[0] if threads == 1 else partial.sum(0)
+    made = total[:, :, : shape.weight_shape[1]].permute(3, 2, 0, 1).contiguous()
+    return made.reshape(shape.weight_shape)
 
 
 def _rounded(number: int, step: int) -> int:

@@ -58,6 +58,38 @@ class ChannelTile:
         return best[1]
 
 
+class Block:
+    """A block of interleaved rows and the problem it belongs to; sizes are the kernel's arguments, in this order."""
+
+    def __init__(self, f: Function, x: Pointer, scratch: Pointer) -> None:
+        self.f, self.x, self.scratch = f, x, scratch
+        self.kernel_rows, self.kernel_columns = f.size(), f.size()
+        self.row_stride, self.column_stride = f.size(), f.size()
+        self.row_before, self.column_before = f.size(), f.size()
+        self.row_dilation, self.column_dilation = f.size(), f.size()
+        self.inner, self.outer = f.size(), f.size()
+        self.height, self.width, self.out_height, self.out_width = f.size(), f.size(), f.size(), f.size()
+        self.x_image, self.x_row = f.size(), f.size()
+        self.block, self.blocks, self.deep, self.row_size, self.scratch_size = (f.size() for _ in range(5))
+
+    def pack(self, item: Number) -> tuple[Pointer, Number, Number, Number]:
+        """Copies an item's input rows; where they are, the image, and the output rows from and to."""
+        f = self.f
+        start, image = (item % self.blocks) * self.block, item // self.blocks
+        packed = self.scratch + f.thread * self.scratch_size
+        top = start * self.row_stride - self.row_before
+        with f.loop(0, self.deep) as row:
+            source, target = top + row, packed + row * self.row_size
+            there = f.both(f.less(-1, source), f.less(source, self.height))
+            with f.when(there):
+                line = self.x + (image * self.x_image + source * self.x_row)
+                before = self.column_before * self.inner
+                pack_row(f, 1, before, line, self.width * self.inner, target, self.row_size, f.zeros())
+            with f.when(f.negation(there)), f.loop(0, self.row_size, f.lanes) as place:
+                f.store(f.zeros(), target + place)
+        return packed, image, start, f.smaller(start + self.block, self.out_height)
+
+
 @dataclass
 class _Generator:
     f: Function
@@ -66,39 +98,20 @@ class _Generator:
     def emit(self) -> None:
         f, tile = self.f, self.tile
         x, self.weight, y, scratch = f.pointer(), f.pointer(), f.pointer(), f.pointer()
-        self.kernel_rows, self.kernel_columns = f.size(), f.size()
-        self.row_stride, self.column_stride = f.size(), f.size()
-        row_before, column_before = f.size(), f.size()
-        self.row_dilation, self.column_dilation = f.size(), f.size()
-        self.inner, self.outer = f.size(), f.size()
-        height, width, out_height, self.out_width = f.size(), f.size(), f.size(), f.size()
-        x_image, x_row = f.size(), f.size()
-        block, blocks, deep, self.row_size, scratch_size = f.size(), f.size(), f.size(), f.size(), f.size()
+        block = self.block = Block(f, x, scratch)
         group = tile.vectors * f.lanes
-        depth = 1 if tile.depthwise else self.inner
-        self.weight_size = (self.kernel_rows * self.kernel_columns * depth + 1) * group
+        depth = 1 if tile.depthwise else block.inner
+        self.weight_size = (block.kernel_rows * block.kernel_columns * depth + 1) * group
         with f.loop(f.first, f.last) as item:
-            start, image = (item % blocks) * block, item // blocks
-            self.packed = scratch + f.thread * scratch_size
-            top = start * self.row_stride - row_before
-            with f.loop(0, deep) as row:
-                source, target = top + row, self.packed + row * self.row_size
-                there = f.both(f.less(-1, source), f.less(source, height))
-                with f.when(there):
-                    line = x + (image * x_image + source * x_row)
-                    before = column_before * self.inner
-                    pack_row(f, 1, before, line, width * self.inner, target, self.row_size, f.zeros())
-                with f.when(f.negation(there)), f.loop(0, self.row_size, f.lanes) as place:
-                    f.store(f.zeros(), target + place)
-            stop = f.smaller(start + block, out_height)
-            with f.loop(0, self.outer, group) as first, f.loop(start, stop) as row:
-                out = y + ((image * out_height + row) * self.out_width * self.outer + first)
-                lines = self.packed + (row - start) * self.row_stride * self.row_size
-                with f.loop(0, self.out_width, tile.columns) as column:
+            packed, image, start, stop = block.pack(item)
+            with f.loop(0, block.outer, group) as first, f.loop(start, stop) as row:
+                out = y + ((image * block.out_height + row) * block.out_width * block.outer + first)
+                lines = packed + (row - start) * block.row_stride * block.row_size
+                with f.loop(0, block.out_width, tile.columns) as column:
                     self._tile(lines, out, first, column)
 
     def _tile(self, lines: Pointer, out: Pointer, first: Number, column: Number) -> None:
-        f, tile = self.f, self.tile
+        f, tile, block = self.f, self.tile, self.block
         group = tile.vectors * f.lanes
         weights = self.weight + first // group * self.weight_size
         totals: dict[tuple[int, int], Variable] = {}
@@ -106,13 +119,13 @@ class _Generator:
             bias = f.load(weights + v * f.lanes)
             for p in range(tile.columns):
                 totals[p, v] = f.variable(bias)
-        step = self.column_stride * self.inner
-        with f.loop(0, self.kernel_rows) as i, f.loop(0, self.kernel_columns) as j:
-            place = (column * self.column_stride + j * self.column_dilation) * self.inner
-            seen = lines + (i * self.row_dilation * self.row_size + place)
-            tap = i * self.kernel_columns + j
+        step = block.column_stride * block.inner
+        with f.loop(0, block.kernel_rows) as i, f.loop(0, block.kernel_columns) as j:
+            place = (column * block.column_stride + j * block.column_dilation) * block.inner
+            seen = lines + (i * block.row_dilation * block.row_size + place)
+            tap = i * block.kernel_columns + j
             with self._channels() as c:
-                depth = 1 if tile.depthwise else self.inner
+                depth = 1 if tile.depthwise else block.inner
                 factors = weights + (tap * depth + c + 1) * group
                 held = [f.load(factors + v * f.lanes) for v in range(tile.vectors)]
                 for p in range(tile.columns):
@@ -125,16 +138,16 @@ class _Generator:
                         totals[p, v].set(f.fma(values[v], held[v], totals[p, v].get()))
         for p in range(tile.columns):
             # The last tiles may reach beyond columns and channels; what was summed there is dropped.
-            with f.when(f.less(column + p, self.out_width)):
-                place = out + (column + p) * self.outer
-                store_row(f, [totals[p, v].get() for v in range(tile.vectors)], place, self.outer - first)
+            with f.when(f.less(column + p, block.out_width)):
+                place = out + (column + p) * block.outer
+                store_row(f, [totals[p, v].get() for v in range(tile.vectors)], place, block.outer - first)
 
     @contextmanager
     def _channels(self) -> Iterator[Number]:
         if self.tile.depthwise:
             yield 0
         else:
-            with self.f.loop(0, self.inner) as c:
+            with self.f.loop(0, self.block.inner) as c:
                 yield c
 
 
