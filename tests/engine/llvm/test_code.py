@@ -17,7 +17,16 @@ from problems import BACKEND, check_convolution, check_pooling, convolution, poo
 from cases import conv, operands
 from striate.engine import Pass
 from striate.engine.llvm import compile as compiler
-from striate.engine.llvm import contraction, interleaved, interleaved_weight, isa, launch, planar, planar_weight
+from striate.engine.llvm import (
+    contraction,
+    interleaved,
+    interleaved_pooling,
+    interleaved_weight,
+    isa,
+    launch,
+    planar,
+    planar_weight,
+)
 from striate.engine.llvm import pooling as pooling_kernels
 from striate.engine.llvm.packing import Axis
 from striate.errors import BackendError
@@ -41,6 +50,11 @@ def kernels(target: isa.Isa) -> dict[str, object]:
     made["average"] = pooling_kernels.generate_average(target, AXIS, AXIS)
     made["maximum grad"] = pooling_kernels.generate_maximum_grad(target, "i32")
     made["average grad"] = pooling_kernels.generate_average_grad(target, AXIS, AXIS)
+    for index in ("i16", "i32", "i64"):
+        made[f"interleaved maximum grad {index}"] = interleaved_pooling.generate_maximum_grad(target, index)
+    made["interleaved maximum"] = interleaved_pooling.generate_maximum(target, "i16")
+    made["interleaved average"] = interleaved_pooling.generate_average(target)
+    made["interleaved average grad"] = interleaved_pooling.generate_average_grad(target)
     return made
 
 

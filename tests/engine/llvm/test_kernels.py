@@ -164,7 +164,16 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels made from here on are made anew, and forgotten afterwards."""
     for module, names in (
         (contraction, ("_output_kernel", "_weight_kernel", "_channel_kernel", "_tap_kernel")),
-        (pools, ("_maximum_kernel", "_average_kernel", "_maximum_grad_kernel", "_average_grad_kernel")),
+        (
+            pools,
+            (
+                "_maximum_kernel",
+                "_average_kernel",
+                "_maximum_grad_kernel",
+                "_average_grad_kernel",
+                "_interleaved_kernel",
+            ),
+        ),
     ):
         for name in names:
             monkeypatch.setattr(module, name, getattr(module, name).__wrapped__)

@@ -139,7 +139,6 @@ def _interleaved_sum(
     groups, outer, _ = weight.shape[:3]
     channels, depthwise = groups * outer, groups > 1
     out_height, out_width = (1, *size)[-2:]
-    rows, columns = windows
     tile = ChannelTile.choose(isa, channels, out_width, depthwise)
     kernel = _channel_kernel(isa, tile)
     together = tile.vectors * isa.lanes

@@ -169,7 +169,7 @@ class Function:
             return max(first, second)
         return Int(self, self.call("i64", "llvm.smax.i64", ("i64", str(first)), ("i64", str(second))))
 
-    def ceil_div(self, number: Number, by: int) -> Number:
+    def ceil_div(self, number: Number, by: Number) -> Number:
         """``ceil(number / by)``, 0 for negative numbers."""
         return (self.larger(number, 0) + (by - 1)) // by
 
@@ -283,8 +283,8 @@ class Function:
         # Seen without a sign a negative position is larger than any size.
         return self.value(f"icmp ult <{self.lanes} x i32> {positions}, {limit}")
 
-    def mask_and(self, first: str, second: str) -> str:
-        return self.value(f"and {self.mask} {first}, {second}")
+    def mask_or(self, first: str, second: str) -> str:
+        return self.value(f"or {self.mask} {first}, {second}")
 
     def select(self, mask: str, yes: str, no: str, kind: str = "float") -> str:
         """Lanes of ``yes`` where the mask is set, of ``no`` elsewhere."""

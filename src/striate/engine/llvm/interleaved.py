@@ -13,8 +13,8 @@
 Dense, an input is one number for all lanes and a weight one vector for all P columns. Depthwise, both are vectors, as
 each channel has its own. P * V totals, V weights and an input have to fit the registers.
 
-Only the tile is generated. Kernel, stride, dilation and all sizes are passed: with the channels innermost the loops over
-taps cost next to nothing, so one piece of code serves every geometry.
+Only the tile is generated. Kernel, stride, dilation and all sizes are passed: with the channels innermost the loops
+over taps cost next to nothing, so one piece of code serves every geometry.
 
 Packed weight: [V vectors of channels] of [V * lanes] biases and [kernel row][kernel column][C_in or 1][V * lanes].
 """
@@ -139,8 +139,8 @@ class _Generator:
         for p in range(tile.columns):
             # The last tiles may reach beyond columns and channels; what was summed there is dropped.
             with f.when(f.less(column + p, block.out_width)):
-                place = out + (column + p) * block.outer
-                store_row(f, [totals[p, v].get() for v in range(tile.vectors)], place, block.outer - first)
+                position = out + (column + p) * block.outer
+                store_row(f, [totals[p, v].get() for v in range(tile.vectors)], position, block.outer - first)
 
     @contextmanager
     def _channels(self) -> Iterator[Number]:

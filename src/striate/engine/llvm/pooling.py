@@ -80,7 +80,7 @@ class _Maximum(_Planes):
                 origin = along + (column * self.columns.stride + (j * self.columns.dilation - self.columns.before))
                 larger = f.value(f"fcmp ogt {f.vector} {value}, {best.get()}")
                 unordered = f.value(f"fcmp uno {f.vector} {value}, {value}")
-                better = f.value(f"or {f.mask} {larger}, {unordered}")
+                better = f.mask_or(larger, unordered)
                 where.set(f.select(better, f.positions(origin, self.columns.stride), where.get(), "i32"))
                 best.set(f.select(better, value, best.get()))
         position = where.get()
