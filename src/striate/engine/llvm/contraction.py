@@ -7,7 +7,7 @@ variable until the kernel has returned.
 from __future__ import annotations
 
 import itertools
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
@@ -49,6 +49,7 @@ def _weight_kernel(isa: Isa, rows: Axis, columns: Axis, tile: WeightTile) -> Ker
     return Kernel(planar_weight.generate(isa, rows, columns, tile), isa)
 
 
+@lru_cache(maxsize=4096)
 def axes(shape: Problem) -> tuple[Axis, ...]:
     """The windows as kernels take them; one axis is a row of a plane of height 1."""
     made = [
@@ -208,7 +209,9 @@ def _input_grad(
     if all(axis.stride == 1 for axis in windows):
         flipped = tuple(_phase(axis, 0)[0] for axis in windows)
         return _sum(g, weight.flip(-1) if weight.dim() == 4 else weight.flip(-2, -1), bias, flipped, size)
-    grad = torch.empty(g.shape[0], weight.shape[0] * weight.shape[1], height, width)
+    # In the layout that its parts will have: copying across layouts costs more than the sums.
+    layout = torch.channels_last if interleaves(g, weight) else torch.contiguous_format
+    grad = torch.empty((g.shape[0], weight.shape[0] * weight.shape[1], height, width), memory_format=layout)
     taps = weight.unsqueeze(-2) if weight.dim() == 4 else weight
     for top in range(min(windows[0].stride, height)):
         for left in range(min(windows[1].stride, width)):

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 from striate.engine.llvm.emit import Function, Number, Pointer, Variable
 from striate.engine.llvm.isa import Isa
@@ -39,6 +40,7 @@ class ChannelTile:
     depthwise: bool
 
     @classmethod
+    @cache
     def choose(cls, isa: Isa, channels: int, width: int, depthwise: bool) -> ChannelTile:
         """The tile that should cost the fewest cycles for ``channels`` output channels and rows of ``width``."""
         across = -(-channels // isa.lanes)

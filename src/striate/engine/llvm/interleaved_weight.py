@@ -21,6 +21,7 @@ Output channels are whole groups of V vectors; the caller sees to that.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from striate.engine.llvm.emit import Function, Number, Pointer
 from striate.engine.llvm.interleaved import Block
@@ -36,6 +37,7 @@ class TapTile:
     depthwise: bool
 
     @classmethod
+    @cache
     def choose(cls, isa: Isa, channels: int, many: int, depthwise: bool) -> TapTile:
         """The tile that should cost the fewest cycles for ``many`` input channels (depthwise: kernel columns)."""
         across = channels // isa.lanes

@@ -25,6 +25,7 @@ Packed weight: [group][tile of channels] of [T] biases and [C_in / groups][kerne
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from striate.engine.llvm.emit import Function, Number, Pointer, Variable
 from striate.engine.llvm.isa import Isa
@@ -41,6 +42,7 @@ class Tile:
     tail: int
 
     @classmethod
+    @cache
     def choose(cls, isa: Isa, channels: int, rows: int, width: int) -> Tile:
         """The tile that should cost the fewest cycles for ``channels`` channels of a group of ``rows`` x ``width``."""
         across = -(-width // isa.lanes)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import cache
 
 from striate.engine.llvm.emit import Function, Number, Pointer, Variable
 from striate.engine.llvm.isa import Isa
@@ -34,6 +35,7 @@ class WeightTile:
     taps: int
 
     @classmethod
+    @cache
     def choose(cls, isa: Isa, outer: int, inner: int, taps: int) -> WeightTile:
         """The tile that should cost the fewest cycles, for channels of a group and the taps of a kernel."""
         best: tuple[float, WeightTile] | None = None
