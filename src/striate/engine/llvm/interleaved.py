@@ -1,0 +1,160 @@
+"""Convolution of interleaved channels (channels last): lanes over channels. Outputs, and input gradients of stride 1.
+
+    for every item: an image n, a block of output rows
+        copy the block's input rows with zeros for padding: packed[row][column][channel]
+        for every V vectors of output channels, for every row of the block, for every P columns
+            total[P][V] = bias[V]
+            for every kernel row i, for every kernel column j
+                dense:      for every input channel c
+                                total[p][v] += packed[row(i), column(p, j), c] * weight[i, j, c, v]
+                depthwise:  total[p][v] += packed[row(i), column(p, j), v] * weight[i, j, v]
+            write total to y[n, row, column p, channels v]
+
+Dense, an input is one number for all lanes and a weight one vector for all P columns. Depthwise, both are vectors, as
+each channel has its own. P * V totals, V weights and an input have to fit the registers.
+
+Only the tile is generated. Kernel, stride, dilation and all sizes are passed: with the channels innermost the loops
+over taps cost next to nothing, so one piece of code serves every geometry.
+
+Packed weight: [V vectors of channels] of [V * lanes] biases and [kernel row][kernel column][C_in or 1][V * lanes].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+
+from striate.engine.llvm.emit import Function, Number, Pointer, Variable
+from striate.engine.llvm.isa import Isa
+from striate.engine.llvm.packing import pack_row, store_row
+
+
+@dataclass(frozen=True)
+class ChannelTile:
+    """What stays in registers: P columns of V vectors of channels."""
+
+    columns: int
+    vectors: int
+    depthwise: bool
+
+    @classmethod
+    @cache
+    def choose(cls, isa: Isa, channels: int, width: int, depthwise: bool) -> ChannelTile:
+        """The tile that should cost the fewest cycles for ``channels`` output channels and rows of ``width``."""
+        across = -(-channels // isa.lanes)
+        best: tuple[float, ChannelTile] | None = None
+        for vectors in range(1, min(across, 4) + 1):
+            for columns in range(1, min(width, isa.registers) + 1):
+                totals = columns * vectors
+                if totals > isa.tile(vectors + 1):
+                    break
+                # See planar.Tile for the cost.
+                loads = vectors + (totals if depthwise else columns)
+                cost = max(totals, loads, 8) / 2 + 0.1 * loads
+                cost *= -(-across // vectors) * -(-width // columns)
+                if best is None or cost < best[0] - 1e-9:
+                    best = (cost, cls(columns, vectors, depthwise))
+        assert best is not None
+        return best[1]
+
+
+class Block:
+    """A block of interleaved rows and the problem it belongs to; sizes are the kernel's arguments, in this order."""
+
+    def __init__(self, f: Function, x: Pointer, scratch: Pointer) -> None:
+        self.f, self.x, self.scratch = f, x, scratch
+        self.kernel_rows, self.kernel_columns = f.size(), f.size()
+        self.row_stride, self.column_stride = f.size(), f.size()
+        self.row_before, self.column_before = f.size(), f.size()
+        self.row_dilation, self.column_dilation = f.size(), f.size()
+        self.inner, self.outer = f.size(), f.size()
+        self.height, self.width, self.out_height, self.out_width = f.size(), f.size(), f.size(), f.size()
+        self.x_image, self.x_row = f.size(), f.size()
+        self.block, self.blocks, self.deep, self.row_size, self.scratch_size = (f.size() for _ in range(5))
+
+    def pack(self, item: Number) -> tuple[Pointer, Number, Number, Number]:
+        """Copies an item's input rows; where they are, the image, and the output rows from and to."""
+        f = self.f
+        start, image = (item % self.blocks) * self.block, item // self.blocks
+        packed = self.scratch + f.thread * self.scratch_size
+        top = start * self.row_stride - self.row_before
+        with f.loop(0, self.deep) as row:
+            source, target = top + row, packed + row * self.row_size
+            there = f.both(f.less(-1, source), f.less(source, self.height))
+            with f.when(there):
+                line = self.x + (image * self.x_image + source * self.x_row)
+                before = self.column_before * self.inner
+                pack_row(f, 1, before, line, self.width * self.inner, target, self.row_size, f.zeros())
+            with f.when(f.negation(there)), f.loop(0, self.row_size, f.lanes) as place:
+                f.store(f.zeros(), target + place)
+        return packed, image, start, f.smaller(start + self.block, self.out_height)
+
+
+@dataclass
+class _Generator:
+    f: Function
+    tile: ChannelTile
+
+    def emit(self) -> None:
+        f, tile = self.f, self.tile
+        x, self.weight, y, scratch = f.pointer(), f.pointer(), f.pointer(), f.pointer()
+        block = self.block = Block(f, x, scratch)
+        group = tile.vectors * f.lanes
+        depth = 1 if tile.depthwise else block.inner
+        self.weight_size = (block.kernel_rows * block.kernel_columns * depth + 1) * group
+        with f.loop(f.first, f.last) as item:
+            packed, image, start, stop = block.pack(item)
+            with f.loop(0, block.outer, group) as first, f.loop(start, stop) as row:
+                out = y + ((image * block.out_height + row) * block.out_width * block.outer + first)
+                lines = packed + (row - start) * block.row_stride * block.row_size
+                with f.loop(0, block.out_width, tile.columns) as column:
+                    self._tile(lines, out, first, column)
+
+    def _tile(self, lines: Pointer, out: Pointer, first: Number, column: Number) -> None:
+        f, tile, block = self.f, self.tile, self.block
+        group = tile.vectors * f.lanes
+        weights = self.weight + first // group * self.weight_size
+        totals: dict[tuple[int, int], Variable] = {}
+        for v in range(tile.vectors):
+            bias = f.load(weights + v * f.lanes)
+            for p in range(tile.columns):
+                totals[p, v] = f.variable(bias)
+        step = block.column_stride * block.inner
+        with f.loop(0, block.kernel_rows) as i, f.loop(0, block.kernel_columns) as j:
+            place = (column * block.column_stride + j * block.column_dilation) * block.inner
+            seen = lines + (i * block.row_dilation * block.row_size + place)
+            tap = i * block.kernel_columns + j
+            with self._channels() as c:
+                depth = 1 if tile.depthwise else block.inner
+                factors = weights + (tap * depth + c + 1) * group
+                held = [f.load(factors + v * f.lanes) for v in range(tile.vectors)]
+                for p in range(tile.columns):
+                    here = seen + p * step
+                    if tile.depthwise:
+                        values = [f.load(here + first + v * f.lanes) for v in range(tile.vectors)]
+                    else:
+                        values = [f.broadcast(here + c)] * tile.vectors
+                    for v in range(tile.vectors):
+                        totals[p, v].set(f.fma(values[v], held[v], totals[p, v].get()))
+        for p in range(tile.columns):
+            # The last tiles may reach beyond columns and channels; what was summed there is dropped.
+            with f.when(f.less(column + p, block.out_width)):
+                position = out + (column + p) * block.outer
+                store_row(f, [totals[p, v].get() for v in range(tile.vectors)], position, block.outer - first)
+
+    @contextmanager
+    def _channels(self) -> Iterator[Number]:
+        if self.tile.depthwise:
+            yield 0
+        else:
+            with self.f.loop(0, self.block.inner) as c:
+                yield c
+
+
+def generate(isa: Isa, tile: ChannelTile) -> Function:
+    """The kernel; its arguments in the order in which they are asked for above."""
+    f = Function("interleaved_output", isa)
+    _Generator(f, tile).emit()
+    return f

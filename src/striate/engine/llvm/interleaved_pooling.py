@@ -1,0 +1,179 @@
+"""Pooling of interleaved channels (channels last): lanes over channels.
+
+    forward, for every item: an image n, an output row
+        for every column, for every vector of channels
+            for every tap on the input
+                maximum: where the input is larger than the best one so far, or NaN, it and its position become the best
+                average: total += input
+            write the best and its position, or total / cells
+
+    backward, for every item: an image n, an input row
+        for every column, for every vector of channels
+            for every output whose window reaches here
+                maximum: where the output's position is this one, total += its gradient
+                average: total += its gradient / its cells
+            write total
+
+Everything is passed, so one piece of code serves every geometry. See pooling.py for positions and cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from striate.engine.llvm.emit import Function, Number, Pointer
+from striate.engine.llvm.isa import Isa
+
+_LOWEST = "0xFFF0000000000000"  # -infinity
+
+
+class _Axis:
+    """A window along one axis, of which all is known only when the kernel runs."""
+
+    def __init__(self, f: Function) -> None:
+        self.f = f
+        self.kernel, self.stride, self.before, self.dilation = (f.size() for _ in range(4))
+        self.size, self.outputs = f.size(), f.size()
+
+    def taps(self, output: Number) -> tuple[Number, Number]:
+        """The taps (from, to) of an output that fall on the input."""
+        f, first = self.f, output * self.stride - self.before
+        start = f.smaller(f.ceil_div(0 - first, self.dilation), self.kernel)
+        return start, f.smaller(f.ceil_div(self.size - first, self.dilation), self.kernel)
+
+    def position(self, output: Number, tap: Number) -> Number:
+        return output * self.stride - self.before + tap * self.dilation
+
+    def seers(self, position: Number) -> tuple[Number, Number]:
+        """The outputs (from, to) between whose first and last tap an input position lies."""
+        f, ahead = self.f, position + self.before
+        reach = (self.kernel - 1) * self.dilation
+        return f.ceil_div(ahead - reach, self.stride), f.smaller(ahead // self.stride + 1, self.outputs)
+
+    def sees(self, output: Number, position: Number) -> str:
+        """Whether one of the output's taps, which may lie apart, is at a position between its ends."""
+        return self.f.same((position + self.before - output * self.stride) % self.dilation, 0)
+
+
+class _Kernel:
+    """The loops that all four share: over items, columns, vectors of channels."""
+
+    def __init__(self, name: str, isa: Isa) -> None:
+        f = self.f = Function(name, isa)
+        self.rows, self.columns = _Axis(f), _Axis(f)
+        self.channels = f.size()
+
+    def walk(
+        self, rows: Number, columns: Number, write: Callable[[Number, Number, Number, Number, str], None]
+    ) -> Function:
+        """Calls for every image, row, column, first channel and mask of the channels there are."""
+        f = self.f
+        with f.loop(f.first, f.last) as item, f.loop(0, columns) as column:
+            image, row = item // rows, item % rows
+            with f.loop(0, self.channels, f.lanes) as channel:
+                whole = f.less(channel + (f.lanes - 1), self.channels)
+                for masked, condition in ((False, whole), (True, f.negation(whole))):
+                    with f.when(condition):
+                        mask = f.inside(channel, self.channels) if masked else ""
+                        write(image, row, column, channel, mask)
+        return f
+
+
+def _wide(f: Function, kind: str) -> str:
+    return f"<{f.lanes} x {kind}>"
+
+
+def generate_maximum(isa: Isa, index: str) -> Function:
+    """Values and positions; ``index`` is the positions' type, ``i16`` or ``i32``."""
+    kernel = _Kernel("interleaved_maximum", isa)
+    f, rows, columns = kernel.f, kernel.rows, kernel.columns
+    x, values, positions = f.pointer(), f.pointer(), f.pointer(index)
+    x_image, x_row = f.size(), f.size()
+
+    def write(image: Number, row: Number, column: Number, channel: Number, mask: str) -> None:
+        (top, bottom), (left, right) = rows.taps(row), columns.taps(column)
+        first = rows.position(row, top) * columns.size + columns.position(column, left)
+        best = f.variable(f.splat(_LOWEST))
+        where = f.variable(f.splat(f.narrow(first), "i32"), _wide(f, "i32"))
+        with f.loop(top, bottom) as i, f.loop(left, right) as j:
+            at_row, at_column = rows.position(row, i), columns.position(column, j)
+            value = f.load(x + (image * x_image + at_row * x_row + at_column * kernel.channels + channel), mask)
+            larger = f.value(f"fcmp ogt {f.vector} {value}, {best.get()}")
+            unordered = f.value(f"fcmp uno {f.vector} {value}, {value}")
+            better = f.mask_or(larger, unordered)
+            here = f.splat(f.narrow(at_row * columns.size + at_column), "i32")
+            where.set(f.select(better, here, where.get(), "i32"))
+            best.set(f.select(better, value, best.get()))
+        place = ((image * rows.outputs + row) * columns.outputs + column) * kernel.channels + channel
+        f.store(best.get(), values + place, mask)
+        position = where.get()
+        if index == "i16":
+            position = f.value(f"trunc {_wide(f, 'i32')} {position} to {_wide(f, 'i16')}")
+        f.store(position, positions + place, mask, index)
+
+    return kernel.walk(rows.outputs, columns.outputs, write)
+
+
+def generate_maximum_grad(isa: Isa, index: str) -> Function:
+    """Every input's sum of the gradients whose positions are its own."""
+    kernel = _Kernel("interleaved_maximum_grad", isa)
+    f, rows, columns = kernel.f, kernel.rows, kernel.columns
+    g, positions, grad = f.pointer(), f.pointer(index), f.pointer()
+
+    def write(image: Number, row: Number, column: Number, channel: Number, mask: str) -> None:
+        total = f.variable(f.zeros())
+        here = str(row * columns.size + column)
+        if index != "i64":
+            here = f.value(f"trunc i64 {here} to {index}")
+        own = f.splat(here, index)
+        with f.loop(*rows.seers(row)) as i, f.loop(*columns.seers(column)) as j:
+            place = ((image * rows.outputs + i) * columns.outputs + j) * kernel.channels + channel
+            ours = f.value(f"icmp eq {_wide(f, index)} {f.load_as(positions + place, mask)}, {own}")
+            share = f.select(ours, f.load(g + place, mask), f.zeros())
+            total.set(f.arithmetic("fadd", total.get(), share))
+        place = ((image * rows.size + row) * columns.size + column) * kernel.channels + channel
+        f.store(total.get(), grad + place, mask)
+
+    return kernel.walk(rows.size, columns.size, write)
+
+
+def _cells(f: Function, row_table: Pointer, column_table: Pointer, row: Number, column: Number) -> str:
+    return f.arithmetic("fmul", f.broadcast(row_table + row), f.broadcast(column_table + column))
+
+
+def generate_average(isa: Isa) -> Function:
+    kernel = _Kernel("interleaved_average", isa)
+    f, rows, columns = kernel.f, kernel.rows, kernel.columns
+    x, values, row_table, column_table = f.pointer(), f.pointer(), f.pointer(), f.pointer()
+    x_image, x_row = f.size(), f.size()
+
+    def write(image: Number, row: Number, column: Number, channel: Number, mask: str) -> None:
+        total = f.variable(f.zeros())
+        with f.loop(*rows.taps(row)) as i, f.loop(*columns.taps(column)) as j:
+            at = image * x_image + rows.position(row, i) * x_row
+            value = f.load(x + (at + columns.position(column, j) * kernel.channels + channel), mask)
+            total.set(f.arithmetic("fadd", total.get(), value))
+        place = ((image * rows.outputs + row) * columns.outputs + column) * kernel.channels + channel
+        mean = f.arithmetic("fdiv", total.get(), _cells(f, row_table, column_table, row, column))
+        f.store(mean, values + place, mask)
+
+    return kernel.walk(rows.outputs, columns.outputs, write)
+
+
+def generate_average_grad(isa: Isa) -> Function:
+    """Every input's sum of the gradients of the windows it is in, each divided by its window's cells."""
+    kernel = _Kernel("interleaved_average_grad", isa)
+    f, rows, columns = kernel.f, kernel.rows, kernel.columns
+    g, grad, row_table, column_table = f.pointer(), f.pointer(), f.pointer(), f.pointer()
+
+    def write(image: Number, row: Number, column: Number, channel: Number, mask: str) -> None:
+        total = f.variable(f.zeros())
+        between = (f.loop(*rows.seers(row)), f.loop(*columns.seers(column)))
+        with between[0] as i, between[1] as j, f.when(f.both(rows.sees(i, row), columns.sees(j, column))):
+            place = ((image * rows.outputs + i) * columns.outputs + j) * kernel.channels + channel
+            share = f.arithmetic("fdiv", f.load(g + place, mask), _cells(f, row_table, column_table, i, j))
+            total.set(f.arithmetic("fadd", total.get(), share))
+        place = ((image * rows.size + row) * columns.size + column) * kernel.channels + channel
+        f.store(total.get(), grad + place, mask)
+
+    return kernel.walk(rows.size, columns.size, write)

@@ -1,0 +1,134 @@
+"""Running a kernel on PyTorch's own threads.
+
+PyTorch's CPU build brings GNU's OpenMP runtime into the process. ``GOMP_parallel(function, data, threads, flags)``
+starts a function on its threads, which are the ones that PyTorch's kernels run on, in a few microseconds and without
+the GIL (source: libgomp's manual, "Implementing PARALLEL construct"). Where that runtime isn't found, Python threads
+do the same.
+
+A kernel does a range of work items; thread t of m does items t * items / m to (t + 1) * items / m, so for a given
+number of threads it is always the same thread that does an item, and sums have one order.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import torch
+
+from striate.engine.llvm import compile as compiler
+from striate.engine.llvm.emit import Function
+from striate.engine.llvm.isa import Isa
+
+# The first words of a kernel's table are the launcher's: OpenMP's two functions and the number of work items.
+_HEAD = 3
+
+_WRAPPER = """
+define void @part(ptr %table, i64 %thread, i64 %threads) nounwind {{
+  %place = getelementptr i64, ptr %table, i64 2
+  %items = load i64, ptr %place
+  %arguments = getelementptr i64, ptr %table, i64 3
+  %scaled = mul i64 %items, %thread
+  %first = sdiv i64 %scaled, %threads
+  %next = add i64 %scaled, %items
+  %last = sdiv i64 %next, %threads
+  call void @{name}(ptr %arguments, i64 %first, i64 %last, i64 %thread)
+  ret void
+}}
+
+define void @outlined(ptr %table) nounwind {{
+  %which = load ptr, ptr %table
+  %place = getelementptr i64, ptr %table, i64 1
+  %many = load ptr, ptr %place
+  %thread = call i32 %which()
+  %threads = call i32 %many()
+  %thread.wide = sext i32 %thread to i64
+  %threads.wide = sext i32 %threads to i64
+  call void @part(ptr %table, i64 %thread.wide, i64 %threads.wide)
+  ret void
+}}
+"""
+
+
+def module(function: Function) -> str:
+    """A kernel with the two functions that it is started by."""
+    return function.text() + _WRAPPER.format(name=function.name)
+
+
+class Kernel:
+    """A compiled kernel. Calling it does all work items and returns when they are done."""
+
+    def __init__(self, function: Function, isa: Isa) -> None:
+        self.ir = module(function)
+        part, self._outlined = compiler.link(self.ir, isa, ("part", "outlined"))
+        self._part = _PART(part)
+
+    def __call__(self, items: int, words: Sequence[int], threads: int) -> None:
+        """Runs on ``threads`` threads at most; ``words`` are the kernel's arguments."""
+        openmp = _openmp()
+        threads = max(1, min(threads, items))
+        if openmp is None or threads == 1:
+            table = (ctypes.c_int64 * (_HEAD + len(words)))(0, 0, items, *words)
+            self._by_hand(ctypes.addressof(table), threads)
+            return
+        start, which, many = openmp
+        table = (ctypes.c_int64 * (_HEAD + len(words)))(which, many, items, *words)
+        start(self._outlined, ctypes.addressof(table), threads, 0)
+
+    def _by_hand(self, table: int, threads: int) -> None:
+        others = [_pool().submit(self._part, table, thread, threads) for thread in range(1, threads)]
+        self._part(table, 0, threads)
+        for other in others:
+            other.result()
+
+
+_PART = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+
+
+def threads() -> int:
+    """How many threads a kernel may use now: PyTorch's setting; one in a forked child, where OpenMP's are gone."""
+    return 1 if _forked else torch.get_num_threads()
+
+
+_forked = False
+
+
+def _after_fork() -> None:
+    # A child has none of its parent's threads, and GNU's runtime waits for them for ever.
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+@cache
+def _openmp() -> tuple[Any, int, int] | None:
+    """GOMP_parallel and the addresses of the two functions that tell a thread who it is, or None."""
+    if not sys.platform.startswith("linux"):
+        return None
+    with open("/proc/self/maps") as maps:
+        loaded = {line.split(maxsplit=5)[5].strip() for line in maps if "libgomp" in line}
+    if len(loaded) != 1:
+        return None  # none, or more than one and no telling which is PyTorch's
+    library = ctypes.CDLL(loaded.pop())
+    start = library.GOMP_parallel
+    start.argtypes, start.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
+    which, many = (
+        ctypes.cast(getattr(library, name), ctypes.c_void_p).value
+        for name in ("omp_get_thread_num", "omp_get_num_threads")
+    )
+    assert which is not None
+    assert many is not None
+    return start, which, many
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, (os.cpu_count() or 2) - 1), thread_name_prefix="striate")

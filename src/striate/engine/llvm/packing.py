@@ -1,0 +1,126 @@
+"""A block of rows copied into a thread's own memory, where padding is zeros and a window's stride is 1.
+
+    scratch[c][r][q][m] = x[n, c, top + r, m * stride + q - before]        q < stride, zero off the input
+
+Tap t of output column o + lane then lies at phase (t * dilation) % stride, position o + lane + t * dilation // stride:
+every load in the inner loops is one whole vector, whatever the padding, stride or width. The copy costs a load and a
+store for each input, the loops it serves several loads for each; masking those loads instead cost a third of their
+speed on AVX2, which has no masks to spare, and far more where vectors have none at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from striate.engine.llvm.emit import Function, Number, Pointer
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What a kernel is generated for along one axis; sizes are known when it runs. ``before`` may be negative."""
+
+    kernel: int
+    stride: int
+    before: int
+    dilation: int
+
+    def span(self, outputs: int) -> int:
+        """Input positions that ``outputs`` positions in a row see, from the first to the last."""
+        return (outputs - 1) * self.stride + (self.kernel - 1) * self.dilation + 1
+
+    def pitch(self, outputs: int, lanes: int) -> int:
+        """Numbers in one phase of a packed row, a whole number of vectors for any tap of ``outputs`` outputs."""
+        most = -(-outputs // lanes) * lanes + (self.kernel - 1) * self.dilation // self.stride
+        return -(-most // lanes) * lanes
+
+    def place(self, tap: int, pitch: Number) -> Number:
+        """Where in a packed row the tap of output 0 lies."""
+        ahead, phase = divmod(tap * self.dilation, self.stride)
+        return phase * pitch + ahead
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Packed rows of all channels of a group: ``scratch + channel * channel_size + row * row_size``."""
+
+    scratch: Pointer
+    channel_size: Number
+    row_size: Number
+
+
+def pack(
+    f: Function,
+    columns: Axis,
+    x: Pointer,
+    channels: Number,
+    x_channel: Number,
+    x_row: Number,
+    top: Number,
+    rows: Number,
+    height: Number,
+    width: Number,
+    scratch: Pointer,
+    pitch: Number,
+    fill: str = "0.0",
+) -> Rows:
+    """Packs ``rows`` rows from row ``top`` of ``channels`` planes at ``x``; ``fill`` is what padding holds."""
+    padding = f.splat(fill)
+    row_size = pitch * columns.stride
+    channel_size = rows * row_size
+    with f.loop(0, channels) as channel, f.loop(0, rows) as row:
+        source = top + row
+        target = scratch + (channel * channel_size + row * row_size)
+        there = f.both(f.less(-1, source), f.less(source, height))
+        with f.when(there):
+            line = x + (channel * x_channel + source * x_row)
+            pack_row(f, columns.stride, columns.before, line, width, target, pitch, padding)
+        with f.when(f.negation(there)), f.loop(0, row_size, f.lanes) as place:
+            f.store(padding, target + place)
+    return Rows(scratch, channel_size, row_size)
+
+
+def pack_row(
+    f: Function,
+    stride: int,
+    before: Number,
+    line: Pointer,
+    width: Number,
+    target: Pointer,
+    pitch: Number,
+    padding: str,
+) -> None:
+    """Packs ``pitch`` numbers of every phase of one row of ``width`` numbers, after ``before`` numbers of padding."""
+    lanes = f.lanes
+    with f.loop(0, pitch, lanes) as place:
+        start = place * stride - before
+        free = f.both(f.less(-1, start), f.less(start + (stride * lanes - 1), width))
+        for masked, condition in ((False, free), (True, f.negation(free))):
+            with f.when(condition):
+                for phase, value in enumerate(_phases(f, stride, line, start, width if masked else None, padding)):
+                    f.store(value, target + (phase * pitch + place))
+
+
+def _phases(f: Function, stride: int, line: Pointer, start: Number, width: Number | None, padding: str) -> list[str]:
+    """From ``start`` on a vector of every ``stride``-th number, for each of the numbers to start from."""
+    if stride > 2:
+        every = [f.positions(start + phase, stride) for phase in range(stride)]
+        return [
+            f.gather(line, positions, "" if width is None else f.below(positions, width), padding)
+            for positions in every
+        ]
+    starts = [start + part * f.lanes for part in range(stride)]
+    parts = [f.load(line + at, "" if width is None else f.inside(at, width), padding) for at in starts]
+    if stride == 1:
+        return parts
+    return [f.shuffle(parts[0], parts[1], range(odd, 2 * f.lanes, 2)) for odd in (0, 1)]
+
+
+def store_row(f: Function, values: list[str], place: Pointer, room: Number) -> None:
+    """Writes vectors one after the other, ``room`` numbers at most."""
+    whole = f.less(len(values) * f.lanes - 1, room)
+    with f.when(whole):
+        for v, value in enumerate(values):
+            f.store(value, place + v * f.lanes)
+    with f.when(f.negation(whole)):
+        for v, value in enumerate(values):
+            f.store(value, place + v * f.lanes, f.inside(v * f.lanes, room))

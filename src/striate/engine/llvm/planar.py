@@ -1,0 +1,175 @@
+"""Convolution of planes (NCHW): lanes along the width. Outputs, and input gradients of windows of stride 1.
+
+    for every item: an image n, a block of output rows, a group g
+        pack the block's input rows (see packing.py)
+        for every tile of T output channels, for every R rows of the block, for every V vectors of a row
+            total[T][R][V] = bias[T]
+            for every input channel c of the group, for every kernel row i
+                for every kernel column j                                             unrolled
+                    for t in T, for r in R, for v in V                                unrolled, all in registers
+                        total[t][r][v] += weight[t, c, i, j] * packed[c, row(r, i), column(v, j)]
+            write total to y[n, t, r, v]
+
+A weight is one number for all lanes; an input is one vector for all T channels. T * R * V totals and the operands in
+use have to fit the registers.
+
+Kernel, stride, dilation, padding before and tile are generated; sizes and strides of tensors are passed, so an image of
+another size runs the same code. Only the number of vectors in the last tile of a row (``tail``) depends on the width.
+
+An input gradient of stride 1 is this same sum with the weight flipped and its channels swapped, over the adjoint
+window's padding (see striate.geometry.Adjoint).
+
+Packed weight: [group][tile of channels] of [T] biases and [C_in / groups][kernel row][kernel column][T] weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from striate.engine.llvm.emit import Function, Number, Pointer, Variable
+from striate.engine.llvm.isa import Isa
+from striate.engine.llvm.packing import Axis, Rows, pack, store_row
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What stays in registers: T output channels, R rows, V vectors of a row; ``tail`` vectors in a row's last tile."""
+
+    channels: int
+    rows: int
+    vectors: int
+    tail: int
+
+    @classmethod
+    @cache
+    def choose(cls, isa: Isa, channels: int, rows: int, width: int) -> Tile:
+        """The tile that should cost the fewest cycles for ``channels`` channels of a group of ``rows`` x ``width``."""
+        across = -(-width // isa.lanes)
+        best: tuple[float, Tile] | None = None
+        for vectors in range(1, min(across, 4) + 1):
+            for tile in range(1, channels + 1):
+                for deep in range(1, min(rows, 8) + 1):
+                    totals = tile * deep * vectors
+                    if totals > isa.tile(_held(tile, deep, vectors)):
+                        break
+                    here = cls(tile, deep, vectors, across % vectors)
+                    cost = here._cycles(vectors) * (across // vectors) + (here.tail and here._cycles(here.tail))
+                    cost *= -(-channels // tile) * -(-rows // deep)
+                    if best is None or cost < best[0] - 1e-9:
+                        best = (cost, here)
+        assert best is not None
+        return best[1]
+
+    def _cycles(self, vectors: int) -> float:
+        """Of a kernel column, on a core with two loads and two multiplications a cycle, the latter of latency four."""
+        totals = self.channels * self.rows * vectors
+        loads = self.channels + self.rows * vectors
+        # Loads seldom start where a cache line does, so some take two turns.
+        return max(totals, 1.25 * loads, 8) / 2 + 0.25 * loads
+
+
+def _held(tile: int, deep: int, vectors: int) -> int:
+    """Operands in registers: the fewer of weights and inputs, and one of the others."""
+    return min(tile, deep * vectors) + 1
+
+
+@dataclass
+class _Generator:
+    f: Function
+    rows: Axis
+    columns: Axis
+    tile: Tile
+
+    def emit(self) -> None:
+        f, tile = self.f, self.tile
+        x, weight, y, scratch = f.pointer(), f.pointer(), f.pointer(), f.pointer()
+        self.channels, groups, tiles, out_channels = f.size(), f.size(), f.size(), f.size()
+        height, width, self.out_height, self.out_width = f.size(), f.size(), f.size(), f.size()
+        x_image, x_channel, x_row = f.size(), f.size(), f.size()
+        y_image, self.y_channel, self.y_row = f.size(), f.size(), f.size()
+        block, blocks, deep, self.pitch, scratch_size = f.size(), f.size(), f.size(), f.size(), f.size()
+        taps = self.rows.kernel * self.columns.kernel
+        with f.loop(f.first, f.last) as item:
+            group, rest = item % groups, item // groups
+            start, image = (rest % blocks) * block, rest // blocks
+            packed = pack(
+                f,
+                self.columns,
+                x + (image * x_image + group * self.channels * x_channel),
+                self.channels,
+                x_channel,
+                x_row,
+                start * self.rows.stride - self.rows.before,
+                deep,
+                height,
+                width,
+                scratch + f.thread * scratch_size,
+                self.pitch,
+            )
+            with f.loop(0, tiles) as which:
+                first = which * tile.channels
+                self.here = f.smaller(out_channels - first, tile.channels)
+                self.weight = weight + (group * tiles + which) * ((self.channels * taps + 1) * tile.channels)
+                self.y = y + (image * y_image + (group * out_channels + first) * self.y_channel)
+                self._block(packed, start, f.smaller(start + block, self.out_height))
+
+    def _block(self, packed: Rows, start: Number, stop: Number) -> None:
+        f, tile = self.f, self.tile
+        vectors = (self.out_width + (f.lanes - 1)) // f.lanes
+        end = (vectors - tile.tail) * f.lanes
+        with f.loop(start, stop, tile.rows) as row:
+            lines = packed.scratch + (row - start) * self.rows.stride * packed.row_size
+            with f.loop(0, end, f.lanes * tile.vectors) as column:
+                self._tile(packed, lines, row, stop, column, tile.vectors)
+            if tile.tail:
+                self._tile(packed, lines, row, stop, end, tile.tail)
+
+    def _tile(self, packed: Rows, lines: Pointer, row: Number, stop: Number, column: Number, vectors: int) -> None:
+        f, tile = self.f, self.tile
+        totals: dict[tuple[int, int, int], Variable] = {}
+        for t in range(tile.channels):
+            bias = f.broadcast(self.weight + t)
+            for r in range(tile.rows):
+                for v in range(vectors):
+                    totals[t, r, v] = f.variable(bias)
+        with f.loop(0, self.channels) as channel, f.loop(0, self.rows.kernel) as i:
+            line = lines + (channel * packed.channel_size + i * self.rows.dilation * packed.row_size + column)
+            each = [line + r * self.rows.stride * packed.row_size for r in range(tile.rows)]
+            factors = self.weight + ((channel * self.rows.kernel + i) * self.columns.kernel + 1) * tile.channels
+            for j in range(self.columns.kernel):
+                self._multiply(totals, factors + j * tile.channels, each, j, vectors)
+        for t in range(tile.channels):
+            for r in range(tile.rows):
+                # The last tiles may reach beyond channels and rows; what was summed there is dropped.
+                there = f.both(f.less(t, self.here), f.less(row + r, stop))
+                with f.when(there):
+                    place = self.y + (t * self.y_channel + (row + r) * self.y_row + column)
+                    store_row(f, [totals[t, r, v].get() for v in range(vectors)], place, self.out_width - column)
+
+    def _multiply(
+        self, totals: dict[tuple[int, int, int], Variable], factors: Pointer, each: list[Pointer], j: int, vectors: int
+    ) -> None:
+        """One kernel column. Whichever are fewer stay in registers, weights or inputs; the others come one by one."""
+        f, tile = self.f, self.tile
+        place = self.columns.place(j, self.pitch)
+        inputs = [(r, v, each[r] + place + v * f.lanes) for r in range(tile.rows) for v in range(vectors)]
+        if tile.channels <= tile.rows * vectors:
+            held = [f.broadcast(factors + t) for t in range(tile.channels)]
+            for r, v, where in inputs:
+                value = f.load(where)
+                for t in range(tile.channels):
+                    totals[t, r, v].set(f.fma(held[t], value, totals[t, r, v].get()))
+            return
+        values = [(r, v, f.load(where)) for r, v, where in inputs]
+        for t in range(tile.channels):
+            factor = f.broadcast(factors + t)
+            for r, v, value in values:
+                totals[t, r, v].set(f.fma(factor, value, totals[t, r, v].get()))
+
+
+def generate(isa: Isa, rows: Axis, columns: Axis, tile: Tile) -> Function:
+    """The kernel; its arguments in the order in which they are asked for above."""
+    f = Function("planar_output", isa)
+    _Generator(f, rows, columns, tile).emit()
+    return f

@@ -1,0 +1,243 @@
+"""Machine code: every instruction set's, its cache, and running it from forks and threads."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from problems import BACKEND, check_convolution, check_pooling, convolution, pooling
+
+from cases import conv, operands
+from striate.engine import Pass
+from striate.engine.llvm import compile as compiler
+from striate.engine.llvm import (
+    contraction,
+    interleaved,
+    interleaved_pooling,
+    interleaved_weight,
+    isa,
+    launch,
+    planar,
+    planar_weight,
+)
+from striate.engine.llvm import pooling as pooling_kernels
+from striate.engine.llvm.packing import Axis
+from striate.errors import BackendError
+
+AXIS = Axis(3, 1, 1, 1)
+
+
+def kernels(target: isa.Isa) -> dict[str, object]:
+    """One kernel of every family, with every way of packing rows among them."""
+    made = {}
+    for stride in (1, 2, 3):
+        axis = Axis(3, stride, 1, 1)
+        made[f"output {stride}"] = planar.generate(target, axis, axis, planar.Tile.choose(target, 16, 14, 14))
+    made["weight"] = planar_weight.generate(target, AXIS, AXIS, planar_weight.WeightTile.choose(target, 16, 8, 9))
+    for depthwise in (False, True):
+        tile = interleaved.ChannelTile.choose(target, 32, 14, depthwise)
+        made[f"interleaved output {depthwise}"] = interleaved.generate(target, tile)
+        taps = interleaved_weight.TapTile.choose(target, 32, 3, depthwise)
+        made[f"interleaved weight {depthwise}"] = interleaved_weight.generate(target, taps)
+    made["maximum"] = pooling_kernels.generate_maximum(target, AXIS, AXIS, "i16")
+    made["average"] = pooling_kernels.generate_average(target, AXIS, AXIS)
+    made["maximum grad"] = pooling_kernels.generate_maximum_grad(target, "i32")
+    made["average grad"] = pooling_kernels.generate_average_grad(target, AXIS, AXIS)
+    for index in ("i16", "i32", "i64"):
+        made[f"interleaved maximum grad {index}"] = interleaved_pooling.generate_maximum_grad(target, index)
+    made["interleaved maximum"] = interleaved_pooling.generate_maximum(target, "i16")
+    made["interleaved average"] = interleaved_pooling.generate_average(target)
+    made["interleaved average grad"] = interleaved_pooling.generate_average_grad(target)
+    return made
+
+
+@pytest.mark.parametrize("target", isa.ISAS, ids=lambda target: target.name)
+def test_every_instruction_set_gets_code(target: isa.Isa) -> None:
+    for name, function in kernels(target).items():
+        code = compiler.to_object(launch.module(function), target)
+        assert code[:4] == b"\x7fELF" or sys.platform != "linux", name
+
+
+@pytest.mark.parametrize("target", isa.ISAS, ids=lambda target: target.name)
+def test_a_tile_fits_the_registers_and_keeps_the_multipliers_busy(target: isa.Isa) -> None:
+    for channels, width in [(1, 56), (3, 14), (6, 28), (64, 56), (64, 7)]:
+        tile = planar.Tile.choose(target, channels, 16, width)
+        totals = tile.channels * tile.rows * tile.vectors
+        assert totals + min(tile.channels, tile.rows * tile.vectors) + 2 <= target.registers
+        assert totals >= min(8, channels * 16)
+
+
+def test_the_host_s_instruction_set_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRIATE_ISA", "sse9")
+    isa.host.cache_clear()
+    try:
+        with pytest.raises(BackendError, match="needed one of avx512, avx2, x86-64, neon"):
+            isa.host()
+        found = isa.best("x86_64", {})
+        assert found is isa.X86_64
+        assert isa.best("arm64", {}) is isa.NEON
+        assert isa.best("riscv64", {}) is None
+    finally:
+        isa.host.cache_clear()
+
+
+@pytest.mark.skipif(not (isa.host() and isa.host().triple == "x86_64"), reason="runs x86-64's code")
+def test_plain_x86_64_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contraction, "host", lambda: isa.X86_64)
+    for seed in range(12):
+        check_convolution(convolution(seed), seed)
+        check_pooling(pooling(seed), seed)
+
+
+# -------------------------------------------------------------------- the cache
+
+
+def _code() -> tuple[str, isa.Isa]:
+    target = isa.host()
+    assert target is not None
+    return launch.module(pooling_kernels.generate_maximum_grad(target, "i16")), target
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("STRIATE_CACHE_DIR", str(tmp_path / "kernels"))
+    return tmp_path / "kernels"
+
+
+def _entry(cache: Path) -> Path:
+    (entry,) = cache.glob("*.o")
+    return entry
+
+
+def test_code_is_kept_and_found_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = compiler.code(*_code())
+    if os.name == "posix":
+        assert stat.S_IMODE(_entry(cache).stat().st_mode) == 0o600
+        assert stat.S_IMODE(cache.stat().st_mode) == 0o700
+    monkeypatch.setattr(compiler, "to_object", lambda *a: pytest.fail("compiled again"))
+    assert compiler.code(*_code()) == made
+    assert not list(cache.glob("*.partial"))
+
+
+@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:50], lambda b: b[:-1], lambda b: b"\0" * len(b)])
+def test_a_damaged_entry_is_built_again(cache: Path, damage) -> None:
+    made = compiler.code(*_code())
+    entry = _entry(cache)
+    whole = entry.read_bytes()
+    entry.write_bytes(damage(whole))
+    assert compiler.code(*_code()) == made
+    assert entry.read_bytes() == whole
+
+
+def test_one_wrong_bit_is_seen(cache: Path) -> None:
+    made = compiler.code(*_code())
+    entry = _entry(cache)
+    content = bytearray(entry.read_bytes())
+    content[-5] ^= 1
+    entry.write_bytes(content)
+    assert compiler.code(*_code()) == made
+
+
+def test_a_folder_that_cannot_be_written_costs_compiling_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    monkeypatch.setenv("STRIATE_CACHE_DIR", str(file / "inside"))
+    assert compiler.code(*_code())
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setenv("STRIATE_CACHE_DIR", str(tmp_path / "full"))
+    monkeypatch.setattr(os, "replace", full)
+    assert compiler.code(*_code())
+    assert not list((tmp_path / "full").iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root writes everywhere")
+def test_a_read_only_folder_is_tolerated(cache: Path) -> None:
+    cache.mkdir(mode=0o500)
+    assert compiler.code(*_code())
+
+
+def test_another_instruction_set_or_ir_is_another_entry() -> None:
+    ir, target = _code()
+    names = {compiler.key(ir, target), compiler.key(ir + "\n", target), compiler.key(ir, isa.X86_64)}
+    assert len(names) == 3 or target is isa.X86_64
+
+
+PROGRAM = """
+import torch
+from striate.engine import Pass
+from striate.engine.llvm import LlvmBackend
+from striate.geometry import ConvShape
+shape = ConvShape.parse("conv2d 2x3x9x9 4x3x3x3 padding=1")
+x, w = torch.ones(shape.input_shape), torch.ones(shape.weight_shape)
+print(LlvmBackend().contract(shape, Pass.OUTPUT, x, w, None).sum().item())
+"""
+
+
+def test_processes_share_a_folder(cache: Path) -> None:
+    started = [subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE) for _ in range(2)]
+    said = [process.communicate()[0] for process in started]
+    assert said[0] == said[1] == b"15000.0\n"
+    assert not list(cache.glob("*.partial"))
+
+
+# -------------------------------------------------------------------- forks and threads
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_fork_after_use_computes() -> None:
+    shape = conv("conv2d 4x3x20x20 8x3x3x3 padding=1")
+    made = operands(shape, torch.float32)
+    first, second = made[Pass.INPUT_GRAD], made[Pass.WEIGHT_GRAD]
+    torch.set_num_threads(2)
+    try:
+        expected = BACKEND.contract(shape, Pass.OUTPUT, first, second, None)
+        # The child does nothing of PyTorch's that takes threads: those would wait for ever for their parent's.
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            code = 1
+            try:
+                code = int(not torch.equal(BACKEND.contract(shape, Pass.OUTPUT, first, second, None), expected))
+            finally:
+                os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("openmp", [True, False])
+def test_eight_threads_at_once(openmp: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not openmp:
+        monkeypatch.setattr(launch, "_openmp", lambda: None)
+    shape = conv("conv2d 4x3x20x20 8x3x3x3 padding=1")
+    made = operands(shape, torch.float32)
+    jobs = [(open_, *(made[role] for role in Pass if role is not open_), None) for open_ in Pass]
+    wrong = []
+    torch.set_num_threads(2)
+    try:
+        expected = [BACKEND.contract(shape, *job) for job in jobs]
+
+        def work() -> None:
+            for _ in range(20):
+                for job, right in zip(jobs, expected, strict=True):
+                    if not torch.equal(BACKEND.contract(shape, *job), right):
+                        wrong.append(job[0])
+
+        workers = [threading.Thread(target=work) for _ in range(8)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    finally:
+        torch.set_num_threads(1)
+    assert not wrong

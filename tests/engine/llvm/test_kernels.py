@@ -1,0 +1,238 @@
+"""Every family and pass of generated kernels against the reference, on random problems and on the table of cases."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from problems import BACKEND, check_convolution, check_pooling, convolution, interleaved, pooling
+
+from cases import CONVOLUTIONS, POOLINGS, assert_same, conv, operands, pool
+from striate.engine import Pass, reference
+from striate.engine.llvm import contraction, emit, planar, planar_weight, pools
+from striate.engine.llvm import interleaved as interleaved_module
+from striate.geometry import ConvShape, PoolShape
+
+#: A process keeps its kernels, so a batch of problems costs little more than its new ones.
+BATCH = 20
+
+
+@pytest.mark.parametrize("line", [line for line in CONVOLUTIONS if "3d" not in line and " 0x" not in line])
+def test_convolutions_of_the_table(line: str) -> None:
+    check_convolution(conv(line), 0)
+
+
+@pytest.mark.parametrize("line", [line for line in POOLINGS if "3d" not in line and " 0x" not in line])
+def test_poolings_of_the_table(line: str) -> None:
+    for seed in range(3):
+        check_pooling(pool(line), seed)
+
+
+@pytest.mark.parametrize("start", range(0, 60, BATCH))
+def test_random_convolutions(start: int) -> None:
+    for seed in range(start, start + BATCH):
+        check_convolution(convolution(seed), seed)
+
+
+@pytest.mark.parametrize("start", range(0, 100, BATCH))
+def test_random_convolutions_of_channels_last(start: int) -> None:
+    for seed in range(start, start + BATCH):
+        shape = interleaved(seed)
+        # Layout 1 is channels last, so this asks for it in all three operands.
+        check_convolution(shape, 3 * seed + 1, layouts=(0, 0, 0))
+
+
+def test_channels_last_operands_get_kernels_with_lanes_over_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    for name in ("_interleaved_sum", "_interleaved_weight_grad"):
+        real = getattr(contraction, name)
+        monkeypatch.setattr(contraction, name, lambda *a, name=name, real=real: asked.append(name) or real(*a))
+    check_convolution(conv("conv2d 2x8x9x9 16x8x3x3 padding=1"), 1, layouts=(0, 0, 0))
+    assert asked == ["_interleaved_sum", "_interleaved_weight_grad", "_interleaved_sum"]
+    check_convolution(conv("conv2d 2x8x9x9 16x8x3x3 padding=1"), 0, layouts=(0, 0, 0))
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize("start", range(0, 200, BATCH))
+def test_random_poolings(start: int) -> None:
+    for seed in range(start, start + BATCH):
+        check_pooling(pooling(seed), seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", range(1000, 6000, 100))
+def test_5000_random_problems_a_pass(start: int) -> None:
+    for seed in range(start, start + 100):
+        check_convolution(convolution(seed), seed)
+        check_convolution(interleaved(seed), 3 * seed + 1, layouts=(0, 0, 0))
+        check_pooling(pooling(seed), seed)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "conv2d 2x3x40x37 64x3x3x3 padding=1",
+        "conv2d 3x32x14x14 64x32x3x3 padding=1",
+        "conv2d 2x24x28x28 24x1x7x7 padding=3 groups=24",
+        "conv2d 1x3x64x64 16x3x11x11 stride=4 padding=2",
+        "conv2d 9x6x14x14 16x6x5x5",
+        "conv1d 2x1x700 8x1x31 stride=2 padding=15",
+    ],
+)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_layers_as_networks_have_them(line: str, threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        check_convolution(conv(line), 1)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_two_threads_give_what_one_does_and_the_same_every_time() -> None:
+    shape = conv("conv2d 5x8x17x19 12x8x3x3 stride=2 padding=1")
+    made = operands(shape, torch.float32)
+    found = {}
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        for open_ in Pass:
+            first, second = (made[role] for role in Pass if role is not open_)
+            runs = [BACKEND.contract(shape, open_, first, second, None) for _ in range(4)]
+            assert all(torch.equal(runs[0], run) for run in runs)
+            found[threads, open_] = runs[0]
+    torch.set_num_threads(1)
+    for open_ in (Pass.OUTPUT, Pass.INPUT_GRAD):
+        assert torch.equal(found[1, open_], found[2, open_])
+    torch.testing.assert_close(found[1, Pass.WEIGHT_GRAD], found[2, Pass.WEIGHT_GRAD], rtol=1e-4, atol=1e-4)
+
+
+def test_infinities_stay_where_they_are() -> None:
+    """A number beside the window's reach, or in a lane beyond the row's end, must not turn sums into NaN."""
+    shape = conv("conv2d 1x1x5x12 1x1x3x3 stride=1x4")
+    x, g = torch.ones(shape.input_shape), torch.ones(shape.output_shape)
+    x[..., 11] = float("inf")  # three columns beyond the last window's start, so no window sees it
+    expected = reference.contract(shape, Pass.WEIGHT_GRAD, x, g)
+    assert expected.isfinite().all()
+    assert_same(BACKEND.contract(shape, Pass.WEIGHT_GRAD, x, g, None), expected, 16)
+
+
+@pytest.mark.parametrize(
+    ("line", "dtype", "device", "reason"),
+    [
+        ("conv2d 1x1x4x4 1x1x3x3", torch.float64, "cpu", "float32"),
+        ("conv2d 1x1x4x4 1x1x3x3", torch.float16, "cpu", "float32"),
+        ("conv2d 1x1x4x4 1x1x3x3", torch.bfloat16, "cpu", "float32"),
+        ("conv2d 1x1x4x4 1x1x3x3", torch.complex64, "cpu", "float32"),
+        ("conv2d 1x1x4x4 1x1x3x3", torch.int64, "cpu", "float32"),
+        ("conv2d 1x1x4x4 1x1x3x3", torch.float32, "cuda", "CPUs"),
+        ("conv2d 1x1x4x4 1x1x3x3", torch.float32, "meta", "CPUs"),
+        ("conv2d 0x1x4x4 1x1x3x3", torch.float32, "cpu", "empty"),
+        ("conv3d 1x1x4x4x4 1x1x3x3x3", torch.float32, "cpu", "1 and 2 axes"),
+        ("conv1d 1x1x100 1x1x65", torch.float32, "cpu", "columns"),
+    ],
+)
+def test_what_it_leaves_to_others_it_refuses_with_a_reason(
+    line: str, dtype: torch.dtype, device: str, reason: str
+) -> None:
+    assert reason in (BACKEND.refusal(ConvShape.parse(line), Pass.OUTPUT, dtype, device) or "")
+
+
+def test_a_weight_gradient_of_many_taps_is_refused_and_the_output_is_not() -> None:
+    shape = conv("conv2d 1x1x20x20 1x1x17x17")
+    assert BACKEND.refusal(shape, Pass.WEIGHT_GRAD, torch.float32, "cpu")
+    assert BACKEND.refusal(shape, Pass.OUTPUT, torch.float32, "cpu") is None
+
+
+def test_results_keep_the_layout_of_their_operand() -> None:
+    shape = conv("conv2d 2x4x8x8 6x4x3x3 padding=1")
+    x, w = (operands(shape, torch.float32)[role] for role in (Pass.INPUT_GRAD, Pass.WEIGHT_GRAD))
+    assert BACKEND.contract(shape, Pass.OUTPUT, x, w, None).is_contiguous()
+    last = BACKEND.contract(shape, Pass.OUTPUT, x.contiguous(memory_format=torch.channels_last), w, None)
+    assert last.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_positions_from_elsewhere_never_reach_memory() -> None:
+    shape = pool("max_pool2d 1x1x4x4 kernel=2 stride=2")
+    wrong = torch.tensor([[[[0, 16], [-1, 2**40]]]])
+    grad = BACKEND.maximum_grad(shape, wrong, torch.ones(shape.output_shape))
+    assert grad.sum() == 1
+
+
+# -------------------------------------------------------------------- the checks see wrong kernels
+
+
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels made from here on are made anew, and forgotten afterwards."""
+    for module, names in (
+        (contraction, ("_output_kernel", "_weight_kernel", "_channel_kernel", "_tap_kernel")),
+        (
+            pools,
+            (
+                "_maximum_kernel",
+                "_average_kernel",
+                "_maximum_grad_kernel",
+                "_average_grad_kernel",
+                "_interleaved_kernel",
+            ),
+        ),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, getattr(module, name).__wrapped__)
+
+
+def _caught(check, problems) -> bool:
+    for seed, shape in enumerate(problems):
+        try:
+            check(shape, seed)
+        except AssertionError:
+            return True
+    return False
+
+
+LINE = "conv2d 2x3x9x20 7x3x3x3 padding=1"
+
+
+def test_a_tap_that_is_one_off_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    _fresh(monkeypatch)
+    real = planar.Axis.place
+    monkeypatch.setattr(planar.Axis, "place", lambda self, tap, pitch: real(self, tap, pitch) + (tap == 2))
+    assert _caught(check_convolution, [conv(LINE)])
+
+
+def test_a_tail_that_is_one_short_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    _fresh(monkeypatch)
+    real = emit.Function.inside
+    monkeypatch.setattr(emit.Function, "inside", lambda self, start, stop: real(self, start, stop - 1))
+    assert _caught(check_convolution, [conv(LINE)])
+    assert _caught(check_pooling, [pool("max_pool2d 1x2x9x20 kernel=3 stride=1 padding=1")])
+
+
+def test_a_lost_tap_of_a_weight_gradient_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    _fresh(monkeypatch)
+    monkeypatch.setattr(planar_weight._Generator, "_multiply", _without_last_tap(planar_weight._Generator._multiply))
+    assert _caught(check_convolution, [conv(LINE)])
+
+
+def _without_last_tap(real):
+    return lambda self, totals, taps, *rest: real(self, totals, taps[:-1] or taps, *rest)
+
+
+def test_a_lost_column_with_lanes_over_channels_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    _fresh(monkeypatch)
+    monkeypatch.setattr(interleaved_module.Block, "pack", _with_less_width(interleaved_module.Block.pack))
+    shape = conv("conv2d 2x8x9x9 16x8x3x3 padding=1")
+    assert _caught(lambda shape, seed: check_convolution(shape, 1, layouts=(0, 0, 0)), [shape])
+
+
+def _with_less_width(real):
+    def pack(self, item):
+        self.width = self.width - 1
+        return real(self, item)
+
+    return pack
+
+
+def test_a_maximum_that_takes_the_last_of_equals_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    _fresh(monkeypatch)
+    real = emit.Function.value
+    monkeypatch.setattr(emit.Function, "value", lambda self, text: real(self, text.replace("fcmp ogt", "fcmp oge")))
+    assert _caught(check_pooling, [PoolShape.of("max", (2, 4, 20, 20), 2, 1)])
