@@ -50,7 +50,8 @@ def other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Other]:
     """A second competing backend, measuring on, and an empty folder."""
     monkeypatch.setenv("STRIATE_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(tuning, "_enabled", True)
-    monkeypatch.setattr(table, "_TABLE", {"other": (made := Other()), **table._TABLE})
+    known = {name: backend for name, backend in table._TABLE.items() if name != "llvm"}
+    monkeypatch.setattr(table, "_TABLE", {"other": (made := Other()), **known})
     table.forget()
     yield made
     monkeypatch.undo()
@@ -225,3 +226,16 @@ def test_files_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_questions_name_all_that_times_depend_on() -> None:
     line = tuning.Question(parse(PROBLEM + " stride=2"), 2, torch.float32, "cpu", True, 3).line()
     assert line == "conv2d 1x2x5x5 3x2x3x3 stride=2 | pass 2 | float32 channels_last on cpu | threads 3"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="files have no owner here")
+def test_what_others_may_write_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRIATE_CACHE_DIR", str(tmp_path))
+    cache.write("name.o", b"content")
+    (tmp_path / "name.o").chmod(0o666)
+    assert cache.read("name.o") is None
+    (tmp_path / "name.o").chmod(0o600)
+    assert cache.read("name.o") == b"content"
+    me = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: me + 1)
+    assert cache.read("name.o") is None

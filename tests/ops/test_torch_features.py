@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from striate import nn, ops
 from striate.errors import OperandError
@@ -213,3 +215,20 @@ def test_subclasses_of_tensors_keep_their_type() -> None:
 def test_autocast_leaves_double_alone() -> None:
     with torch.autocast("cpu", torch.bfloat16), pytest.raises(OperandError, match="one dtype"):
         ops.conv2d(torch.randn(1, 2, 6, 6), torch.ones(1, 2, 3, 3, dtype=torch.float64))
+
+
+def test_who_watches_operators_sees_them_and_what_holds_no_numbers_is_not_read() -> None:
+    """Kernels of striate's own read memory; a counter would miss them, and a fake tensor has none."""
+    x, w = torch.randn(1, 2, 6, 6, requires_grad=True), torch.randn(3, 2, 3, 3, requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        ops.conv2d(x, w).sum().backward()
+    assert counter.get_total_flops() == 3 * 2 * 16 * 3 * 18
+    with FakeTensorMode() as mode:
+        fake = mode.from_tensor(x), mode.from_tensor(w)
+        assert ops.max_pool2d(ops.conv2d(*fake), 2).shape == (1, 3, 2, 2)
+    assert ops.conv2d(*fake).shape == (1, 3, 4, 4)
+    meta = ops.avg_pool2d(ops.conv2d(x.to("meta"), w.to("meta")), 2)
+    assert (meta.shape, meta.is_meta) == ((1, 3, 2, 2), True)
+    if torch.backends.mkldnn.is_available():
+        dense = ops.conv2d(x.detach().to_mkldnn(), w.detach())
+        torch.testing.assert_close(dense.to_dense(), F.conv2d(x, w).detach())

@@ -2,10 +2,12 @@
 
 from striate.engine.aten import AtenBackend
 from striate.engine.backends import Backend, Explanation, Pass, backends, choose, explain, register, traced, use
+from striate.engine.llvm.backend import LlvmBackend
 from striate.engine.reference import ReferenceBackend
 from striate.engine.timing import Timing, time_problem
 
-# The order is the choice of "auto". The reference comes last: it computes everything, slowly.
+# The reference comes last: it computes everything, slowly.
+register(LlvmBackend())
 register(AtenBackend())
 register(ReferenceBackend())
 

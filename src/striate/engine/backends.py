@@ -26,6 +26,7 @@ from types import TracebackType
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from striate.engine import tuning
 from striate.errors import BackendError
@@ -234,12 +235,19 @@ def _best(
     return next(recommended, contenders[-1])
 
 
-def traced(tensor: Tensor) -> bool:
-    """Whether a compiler, exporter or tracer is looking on.
-
-    It knows PyTorch's own operators, with their gradients, and fuses across them; so that is what it gets to see.
+def traced(*tensors: Tensor) -> bool:
+    """Whether somebody looks on who knows PyTorch's own operators: a compiler, exporter, tracer, counter, or a tensor
+    that stands for something else than numbers in memory (fake, distributed, opaque). They get to see just those.
     """
-    return torch.compiler.is_compiling() or torch._C._is_tracing() or tensor._has_symbolic_sizes_strides
+    if torch.compiler.is_compiling() or torch._C._is_tracing() or torch._C._len_torch_dispatch_stack():
+        return True
+    for tensor in tensors:
+        if tensor._has_symbolic_sizes_strides or tensor.layout is not torch.strided:
+            return True
+        kind = type(tensor)
+        if kind is not Tensor and kind is not Parameter and kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
+            return True
+    return False
 
 
 @dataclass(frozen=True)
@@ -282,12 +290,15 @@ def explain(
     conv2d 8x3x32x32 16x3x3x3 padding=1
       float64 on cpu, 3,538,944 MACs a pass (3,393,024 in bounds)
       output: aten
+        llvm: computes in float32, not float64
         aten: accepts
         reference: accepts
       input grad: aten
+        llvm: computes in float32, not float64
         aten: accepts
         reference: accepts
       weight grad: aten
+        llvm: computes in float32, not float64
         aten: accepts
         reference: accepts
     """

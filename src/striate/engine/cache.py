@@ -27,9 +27,16 @@ def folder() -> Path:
 
 
 def read(name: str) -> bytes | None:
-    """What was written under a name, or None."""
+    """What was written under a name, or None; also None for what somebody else wrote or may write.
+
+    Machine code lies here: in a folder that others can write to, theirs must not be run.
+    """
     try:
-        return (folder() / name).read_bytes()
+        with open(folder() / name, "rb") as file:
+            about = os.fstat(file.fileno())
+            if hasattr(os, "geteuid") and (about.st_uid != os.geteuid() or about.st_mode & 0o022):
+                return None
+            return file.read()
     except OSError:
         return None  # not there, or not ours to read
 

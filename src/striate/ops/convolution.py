@@ -116,7 +116,7 @@ def contract(
     first, second = (operands[role] for role in _OPERANDS[open_])
     if first.is_complex():
         return _contract_complex(shape, channels_last, open_, operands, bias)
-    if traced(first):
+    if traced(first, second):
         return _compiled.contract(shape, open_, first, second, bias, channels_last)
     return cast(Tensor, _Contraction.of(first, second, bias, shape, open_, channels_last))
 

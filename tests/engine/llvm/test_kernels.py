@@ -10,6 +10,7 @@ from cases import CONVOLUTIONS, POOLINGS, assert_same, conv, operands, pool
 from striate.engine import Pass, reference
 from striate.engine.llvm import contraction, emit, planar, planar_weight, pools
 from striate.engine.llvm import interleaved as interleaved_module
+from striate.errors import OperandError
 from striate.geometry import ConvShape, PoolShape
 
 #: A process keeps its kernels, so a batch of problems costs little more than its new ones.
@@ -142,12 +143,33 @@ def test_a_weight_gradient_of_many_taps_is_refused_and_the_output_is_not() -> No
     assert BACKEND.refusal(shape, Pass.OUTPUT, torch.float32, "cpu") is None
 
 
-def test_results_keep_the_layout_of_their_operand() -> None:
+def test_results_have_the_layout_that_is_asked_for() -> None:
     shape = conv("conv2d 2x4x8x8 6x4x3x3 padding=1")
     x, w = (operands(shape, torch.float32)[role] for role in (Pass.INPUT_GRAD, Pass.WEIGHT_GRAD))
     assert BACKEND.contract(shape, Pass.OUTPUT, x, w, None).is_contiguous()
-    last = BACKEND.contract(shape, Pass.OUTPUT, x.contiguous(memory_format=torch.channels_last), w, None)
-    assert last.is_contiguous(memory_format=torch.channels_last)
+    for given in (x, x.contiguous(memory_format=torch.channels_last)):
+        last = BACKEND.contract(shape, Pass.OUTPUT, given, w, None, channels_last=True)
+        assert last.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_memory_is_only_read_where_it_holds_what_was_said() -> None:
+    shape = conv("conv2d 2x4x8x8 6x4x3x3 padding=1")
+    x, w = (operands(shape, torch.float32)[role] for role in (Pass.INPUT_GRAD, Pass.WEIGHT_GRAD))
+    for wrong in ((x[:1], w), (x.double(), w), (x, w[:5]), (x, w.half()), (x[0], w), (x.to("meta"), w)):
+        with pytest.raises(OperandError, match="needed"):
+            BACKEND.contract(shape, Pass.OUTPUT, *wrong, None)
+    with pytest.raises(OperandError, match="needed"):
+        BACKEND.contract(shape, Pass.OUTPUT, x, w, torch.zeros(5))
+
+
+def test_a_number_may_be_kept_as_its_negative() -> None:
+    """The imaginary part of a conjugate is a view of the original, marked to be negated when it is read."""
+    shape = conv("conv2d 2x4x8x8 6x4x3x3 padding=1")
+    x, w = (operands(shape, torch.float32)[role] for role in (Pass.INPUT_GRAD, Pass.WEIGHT_GRAD))
+    marked = torch.complex(x, x).conj().imag
+    assert marked.is_neg()
+    found = BACKEND.contract(shape, Pass.OUTPUT, marked, w, None)
+    torch.testing.assert_close(found, -BACKEND.contract(shape, Pass.OUTPUT, x, w, None))
 
 
 def test_positions_from_elsewhere_never_reach_memory() -> None:

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from striate.engine.backends import Backend, Pass
+from striate.engine.layout import is_channels_last, laid_out
 from striate.engine.llvm import contraction, pools
 from striate.engine.llvm.isa import host
+from striate.errors import OperandError
 from striate.geometry import ConvShape, PoolShape, Problem
 
 #: Taps that a weight gradient writes out one by one; beyond, its code grows faster than it gains.
@@ -46,26 +48,56 @@ class LlvmBackend(Backend):
             return f"writes the taps of a weight gradient out one by one, up to {_MOST_TAPS}"
         return None
 
-    def contract(self, shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, bias: Tensor | None) -> Tensor:
-        made = contraction.contract(shape, open_, first, second, bias)
-        return (
-            made if open_ is Pass.WEIGHT_GRAD else _laid_out_like(made, second if open_ is Pass.INPUT_GRAD else first)
-        )
+    def recommends(self, problem: Problem, open_: Pass, channels_last: bool) -> bool:
+        """Where its kernels are ahead of PyTorch's on the machines they were measured on (``benchmarks/README.md``)."""
+        if isinstance(problem, PoolShape):
+            return open_ is Pass.OUTPUT or (problem.kind == "max" and not channels_last)
+        few = min(problem.in_channels, problem.out_channels) // problem.groups < 16
+        strided = max(problem.stride) > 1
+        if channels_last:
+            return few and open_ is Pass.WEIGHT_GRAD and problem.groups > 1
+        return few and not (strided and open_ is Pass.INPUT_GRAD)
 
-    def average(self, shape: PoolShape, open_: Pass, operand: Tensor) -> Tensor:
-        made = pools.average(shape, operand) if open_ is Pass.OUTPUT else pools.average_grad(shape, operand)
-        return _laid_out_like(made, operand)
+    def contract(
+        self,
+        shape: ConvShape,
+        open_: Pass,
+        first: Tensor,
+        second: Tensor,
+        bias: Tensor | None,
+        channels_last: bool = False,
+    ) -> Tensor:
+        shapes = (shape.input_shape, shape.weight_shape, shape.output_shape)
+        others = shapes[:open_] + shapes[open_ + 1 :]
+        first, second = _checked(shape, first, others[0]), _checked(shape, second, others[1])
+        if bias is not None:
+            bias = _checked(shape, bias, shapes[open_][1:2])
+        made = contraction.contract(shape, open_, first, second, bias)
+        return made if open_ is Pass.WEIGHT_GRAD else laid_out(made, channels_last)
+
+    def average(self, shape: PoolShape, open_: Pass, operand: Tensor, channels_last: bool = False) -> Tensor:
+        if open_ is Pass.OUTPUT:
+            return laid_out(pools.average(shape, _checked(shape, operand, shape.input_shape)), channels_last)
+        return laid_out(pools.average_grad(shape, _checked(shape, operand, shape.output_shape)), channels_last)
 
     def maximum(self, shape: PoolShape, input: Tensor) -> tuple[Tensor, Tensor]:
-        values, positions = pools.maximum(shape, input)
-        return _laid_out_like(values, input), _laid_out_like(positions, input)
+        last = is_channels_last(input)
+        values, positions = pools.maximum(shape, _checked(shape, input, shape.input_shape))
+        return laid_out(values, last), laid_out(positions, last)
 
-    def maximum_grad(self, shape: PoolShape, indices: Tensor, grad_output: Tensor) -> Tensor:
-        return _laid_out_like(pools.maximum_grad(shape, indices, grad_output), grad_output)
+    def maximum_grad(
+        self, shape: PoolShape, indices: Tensor, grad_output: Tensor, channels_last: bool = False
+    ) -> Tensor:
+        g = _checked(shape, grad_output, shape.output_shape)
+        if indices.shape != shape.output_shape or indices.device.type != "cpu":
+            raise OperandError(str(shape), f"got indices {tuple(indices.shape)}", f"needed {shape.output_shape}")
+        return laid_out(pools.maximum_grad(shape, indices, g), channels_last)
 
 
-def _laid_out_like(made: Tensor, operand: Tensor) -> Tensor:
-    """The result with channels side by side where the operand has them so, for the next operation's sake."""
-    if operand.dim() == 4 and operand.shape[1] > 1 and operand.stride(1) == 1:
-        return made.contiguous(memory_format=torch.channels_last)
-    return made
+def _checked(shape: Problem, tensor: Tensor, wanted: tuple[int, ...]) -> Tensor:
+    """A tensor whose memory holds what it says: float32 numbers on the CPU, of the shape that the kernel counts on."""
+    if tensor.shape != wanted or tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+        got = f"got {tuple(tensor.shape)} of {tensor.dtype} on {tensor.device}"
+        raise OperandError(str(shape), got, f"needed {tuple(wanted)} of torch.float32 on cpu")
+    # The imaginary part of a conjugate is kept as it was, and a bit says that it means the negative.
+    return tensor.resolve_neg()

@@ -8,38 +8,20 @@ read or written costs compiling again and nothing else.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-import sys
-import tempfile
 import threading
 from functools import cache
-from pathlib import Path
 from typing import Any, Final
 
 import llvmlite.binding as llvm
 
+from striate.engine import cache as kept_on_disk
 from striate.engine.llvm.isa import Isa
 
 #: Changes when the way from IR to code changes without the IR doing so.
 _RECIPE: Final = "1"
 _lock = threading.Lock()
 _libraries: list[Any] = []
-
-
-def folder() -> Path:
-    """Where machine code is kept: ``STRIATE_CACHE_DIR``, or a folder in the user's cache directory."""
-    said = os.environ.get("STRIATE_CACHE_DIR")
-    if said:
-        return Path(said)
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home()))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "striate"
 
 
 @cache
@@ -82,37 +64,15 @@ def key(ir: str, isa: Isa) -> str:
 
 def code(ir: str, isa: Isa) -> bytes:
     """Machine code of a module, from the cache or into it."""
-    entry = folder() / f"{key(ir, isa)}.o"
-    kept = _read(entry)
-    if kept is not None:
-        return kept
+    entry = f"{key(ir, isa)}.o"
+    kept = kept_on_disk.read(entry) or b""
+    digest, body = kept[:32], kept[32:]
+    # An entry that was cut off, or was never one, is told before LLVM sees it.
+    if body and hashlib.sha256(body).digest() == digest:
+        return body
     made = to_object(ir, isa)
-    _write(entry, made)
+    kept_on_disk.write(entry, hashlib.sha256(made).digest() + made)
     return made
-
-
-def _read(entry: Path) -> bytes | None:
-    try:
-        content = entry.read_bytes()
-    except OSError:
-        return None  # not there, or not ours to read
-    digest, body = content[:32], content[32:]
-    return body if hashlib.sha256(body).digest() == digest else None
-
-
-def _write(entry: Path, body: bytes) -> None:
-    # A cache that can't be written must not stop a computation that needs none.
-    with contextlib.suppress(OSError):
-        entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # mkstemp's files are the user's alone to read and write.
-        handle, partial = tempfile.mkstemp(dir=entry.parent, prefix=entry.stem[:8], suffix=".partial")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(hashlib.sha256(body).digest() + body)
-            os.replace(partial, entry)
-        except OSError:
-            os.unlink(partial)
-            raise
 
 
 @cache
