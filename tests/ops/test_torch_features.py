@@ -124,9 +124,10 @@ POOLS = {
 }
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", POOLS)
-def test_results_may_be_changed_in_place(name: str) -> None:
-    x = torch.randn(2, 2, 6, 6, dtype=torch.float64, requires_grad=True)
+def test_results_may_be_changed_in_place(name: str, dtype: torch.dtype) -> None:
+    x = torch.randn(2, 2, 6, 6, dtype=dtype, requires_grad=True)
     copied = torch.autograd.grad((POOLS[name](x) - 0.3).relu().sum(), x)
     in_place = torch.autograd.grad((POOLS[name](x) - 0.3).relu_().sum(), x)
     torch.testing.assert_close(in_place, copied)

@@ -8,6 +8,7 @@ from problems import BACKEND, check_convolution, check_pooling, convolution, int
 
 from cases import CONVOLUTIONS, POOLINGS, assert_same, conv, operands, pool
 from striate.engine import Pass, reference
+from striate.engine.layout import laid_out
 from striate.engine.llvm import contraction, emit, planar, planar_weight, pools
 from striate.engine.llvm import interleaved as interleaved_module
 from striate.errors import OperandError
@@ -44,11 +45,11 @@ def test_random_convolutions_of_channels_last(start: int) -> None:
 
 def test_channels_last_operands_get_kernels_with_lanes_over_channels(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    for name in ("_interleaved_sum", "_interleaved_weight_grad"):
+    for name in ("_interleaved_plan", "_interleaved_weight_grad"):
         real = getattr(contraction, name)
         monkeypatch.setattr(contraction, name, lambda *a, name=name, real=real: asked.append(name) or real(*a))
     check_convolution(conv("conv2d 2x8x9x9 16x8x3x3 padding=1"), 1, layouts=(0, 0, 0))
-    assert asked == ["_interleaved_sum", "_interleaved_weight_grad", "_interleaved_sum"]
+    assert asked == ["_interleaved_plan", "_interleaved_weight_grad", "_interleaved_plan"]
     check_convolution(conv("conv2d 2x8x9x9 16x8x3x3 padding=1"), 0, layouts=(0, 0, 0))
     assert len(asked) == 3
 
@@ -150,6 +151,33 @@ def test_results_have_the_layout_that_is_asked_for() -> None:
     for given in (x, x.contiguous(memory_format=torch.channels_last)):
         last = BACKEND.contract(shape, Pass.OUTPUT, given, w, None, channels_last=True)
         assert last.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    "line", ["conv2d 2x4x8x8 6x4x3x3 stride=2", "conv1d 2x4x8 6x4x3", "conv2d 2x8x7x7 8x1x3x3 groups=8"]
+)
+@pytest.mark.parametrize("last", [False, True])
+def test_results_are_nobodys_view(line: str, last: bool) -> None:
+    """A view out of an autograd function can't be changed in place."""
+    shape = conv(line)
+    given = {role: laid_out(tensor, last) for role, tensor in operands(shape, torch.float32).items()}
+    for open_ in Pass:
+        first, second = (given[role] for role in Pass if role is not open_)
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            try:
+                assert not BACKEND.contract(shape, open_, first, second, None, last)._is_view()
+            finally:
+                torch.set_num_threads(1)
+    for line in ("max_pool1d 2x4x8 kernel=2", "max_pool2d 2x4x8x8 kernel=2", "avg_pool2d 2x4x8x8 kernel=2"):
+        pooled = pool(line)
+        x, g = (laid_out(torch.randn(size), last) for size in (pooled.input_shape, pooled.output_shape))
+        if pooled.kind == "avg":
+            made = [BACKEND.average(pooled, Pass.OUTPUT, x, last), BACKEND.average(pooled, Pass.INPUT_GRAD, g, last)]
+        else:
+            values, indices = BACKEND.maximum(pooled, x)
+            made = [values, indices, BACKEND.maximum_grad(pooled, indices, g, last)]
+        assert not any(tensor._is_view() for tensor in made)
 
 
 def test_memory_is_only_read_where_it_holds_what_was_said() -> None:

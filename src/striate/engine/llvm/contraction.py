@@ -7,12 +7,14 @@ variable until the kernel has returned.
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
 
 from striate.engine.backends import Pass
+from striate.engine.layout import reshaped
 from striate.engine.llvm import interleaved, interleaved_weight, launch, planar, planar_weight
 from striate.engine.llvm.interleaved import ChannelTile
 from striate.engine.llvm.interleaved_weight import TapTile
@@ -21,6 +23,7 @@ from striate.engine.llvm.launch import Kernel
 from striate.engine.llvm.packing import Axis
 from striate.engine.llvm.planar import Tile
 from striate.engine.llvm.planar_weight import WeightTile
+from striate.engine.llvm.weights import Weights, pack
 from striate.geometry import ConvShape, Problem
 
 #: Numbers that a block's packed rows may take: half of a small second-level cache.
@@ -50,13 +53,17 @@ def _weight_kernel(isa: Isa, rows: Axis, columns: Axis, tile: WeightTile) -> Ker
 
 
 @lru_cache(maxsize=4096)
-def axes(shape: Problem) -> tuple[Axis, ...]:
+def axes(shape: Problem) -> tuple[Axis, Axis]:
     """The windows as kernels take them; one axis is a row of a plane of height 1."""
-    made = [
+    made = [Axis(1, 1, 0, 1)] + [
         Axis(window.kernel, window.stride, before, window.dilation)
         for window, (before, _) in zip(shape.windows, shape.pads, strict=True)
     ]
-    return (Axis(1, 1, 0, 1), *made) if shape.dims == 1 else tuple(made)
+    return made[-2], made[-1]
+
+
+def _plane_size(size: tuple[int, ...]) -> tuple[int, int]:
+    return (1, *size)[-2], size[-1]
 
 
 def _plane(tensor: Tensor) -> Tensor:
@@ -64,9 +71,9 @@ def _plane(tensor: Tensor) -> Tensor:
     return tensor.unsqueeze(2) if tensor.dim() == 3 else tensor
 
 
-def interleaves(x: Tensor, weight: Tensor) -> bool:
+def interleaves(x: Tensor, weights: Weights) -> bool:
     """Whether channels lie side by side and are enough, or depthwise, to put lanes over them."""
-    groups, outer, inner = weight.shape[:3]
+    groups, outer, inner = weights.sizes[:3]
     channels = x.shape[1]
     dense = groups == 1 and outer >= 4
     depthwise = outer == inner == 1 and groups >= 4
@@ -81,35 +88,69 @@ def planes(tensor: Tensor) -> Tensor:
 
 def contract(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, bias: Tensor | None) -> Tensor:
     """The contraction, for problems that :func:`striate.engine.llvm.backend.refusal` lets through."""
-    size, outputs = shape.size, shape.output_size
     if open_ is Pass.OUTPUT:
-        weight = second.reshape(shape.groups, -1, *shape.weight_shape[1:])
-        return _sum(_plane(first), weight, bias, axes(shape), outputs).reshape(shape.output_shape)
+        y = _sum(_plane(first), Weights.of(second, shape.groups), bias, axes(shape), _plane_size(shape.output_size))
+        return reshaped(y, shape.output_shape)
     if open_ is Pass.WEIGHT_GRAD:
         x, g = _plane(first), _plane(second)
         if _interleaves_weight(x, g, shape):
             return _interleaved_weight_grad(x, g, shape)
         return _weight_grad(planes(x), planes(g), shape)
-    weight = first.reshape(shape.groups, -1, *shape.weight_shape[1:]).transpose(1, 2)
-    return _input_grad(_plane(second), weight, bias, axes(shape), size).reshape(shape.input_shape)
+    weights = Weights.of(first, shape.groups, transposed=True)
+    grad = _input_grad(_plane(second), weights, bias, axes(shape), _plane_size(shape.size))
+    return reshaped(grad, shape.input_shape)
 
 
-def _sum(x: Tensor, weight: Tensor, bias: Tensor | None, windows: tuple[Axis, ...], size: tuple[int, ...]) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a sum comes to once sizes are known, but for the addresses: looked up, it costs nothing again."""
+
+    kernel: Kernel
+    channels: int  #: output channels of a block of packed weights
+    items: int
+    threads: int
+    scratch: int
+    before: list[int]  #: the kernel's words up to the operand's strides
+    after: list[int]
+
+
+def _sum(x: Tensor, weights: Weights, bias: Tensor | None, windows: tuple[Axis, Axis], size: tuple[int, int]) -> Tensor:
     """y[n, o] = bias[o] + sum over c, t of x[n, c, position(t)] * weight[g, o, c, t], ``size`` positions of it."""
     isa = the_isa()
-    if interleaves(x, weight):
-        return _interleaved_sum(isa, x, weight, bias, windows, size)
-    x = planes(x)
+    groups, outer, inner = weights.sizes[:3]
+    side_by_side = interleaves(x, weights)
+    if not side_by_side:
+        x = planes(x)
     batch, _, height, width = x.shape
-    groups, outer, inner = weight.shape[:3]
-    out_height, out_width = (1, *size)[-2:]
+    make = _interleaved_plan if side_by_side else _planar_plan
+    plan = make(isa, batch, groups, outer, inner, (height, width), windows, size, launch.threads())
+    packed = pack(isa, weights, bias, plan.channels, side_by_side)
+    layout = torch.channels_last if side_by_side else torch.contiguous_format
+    y = torch.empty((batch, groups * outer, *size), memory_format=layout)
+    scratch = torch.empty(plan.scratch)
+    strides = x.stride()
+    strides = (strides[0], strides[2]) if side_by_side else strides[:3]
+    pointers = [x.data_ptr(), packed.data_ptr(), y.data_ptr(), scratch.data_ptr()]
+    plan.kernel(plan.items, [*pointers, *plan.before, *strides, *plan.after], plan.threads)
+    return y
+
+
+@lru_cache(maxsize=4096)
+def _planar_plan(
+    isa: Isa,
+    batch: int,
+    groups: int,
+    outer: int,
+    inner: int,
+    size: tuple[int, int],
+    windows: tuple[Axis, Axis],
+    outputs: tuple[int, int],
+    threads: int,
+) -> _Plan:
     rows, columns = windows
+    out_height, out_width = outputs
     tile = Tile.choose(isa, outer, out_height, out_width)
-    kernel = _output_kernel(isa, rows, columns, tile)
     tiles = -(-outer // tile.channels)
-    packed = _packed_weight(weight, bias, tiles, tile.channels)
-    y = torch.empty(batch, groups * outer, out_height, out_width)
-    threads = launch.threads()
     pitch = columns.pitch(out_width, isa.lanes)
     line = inner * pitch * columns.stride
     wanted = max(1, _BLOCK // (line * rows.stride))
@@ -120,84 +161,73 @@ def _sum(x: Tensor, weight: Tensor, bias: Tensor | None, windows: tuple[Axis, ..
     blocks = -(-out_height // block)
     deep = rows.span(block)
     items = batch * blocks * groups
-    scratch = torch.empty(min(threads, items), deep * line)
-    sizes = [inner, groups, tiles, outer, height, width, out_height, out_width, *x.stride()[:3], *y.stride()[:3]]
-    words = [x.data_ptr(), packed.data_ptr(), y.data_ptr(), scratch.data_ptr(), *sizes]
-    kernel(items, [*words, block, blocks, deep, pitch, deep * line], threads)
-    return y
+    threads = min(threads, items)
+    plane = out_height * out_width
+    return _Plan(
+        _output_kernel(isa, rows, columns, tile),
+        tile.channels,
+        items,
+        threads,
+        threads * deep * line,
+        [inner, groups, tiles, outer, *size, *outputs],
+        [groups * outer * plane, plane, out_width, block, blocks, deep, pitch, deep * line],
+    )
 
 
-def _interleaved_sum(
+@lru_cache(maxsize=4096)
+def _interleaved_plan(
     isa: Isa,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    windows: tuple[Axis, ...],
-    size: tuple[int, ...],
-) -> Tensor:
+    batch: int,
+    groups: int,
+    outer: int,
+    inner: int,
+    size: tuple[int, int],
+    windows: tuple[Axis, Axis],
+    outputs: tuple[int, int],
+    threads: int,
+) -> _Plan:
     """The sum with channels side by side, in the operand and in the result."""
-    batch = x.shape[0]
-    groups, outer, _ = weight.shape[:3]
-    channels, depthwise = groups * outer, groups > 1
-    out_height, out_width = (1, *size)[-2:]
-    tile = ChannelTile.choose(isa, channels, out_width, depthwise)
-    kernel = _channel_kernel(isa, tile)
+    channels = groups * outer
+    tile = ChannelTile.choose(isa, channels, outputs[1], groups > 1)
     together = tile.vectors * isa.lanes
-    vectors = -(-channels // together)
-    # [channel][tap][input] to [vectors][tap][input][lane]; a depthwise weight's inputs are its own channel alone.
-    terms = weight[0, 0].numel()
-    packed = torch.zeros(vectors * together, terms + 1)
-    packed[:channels, 1:] = weight.reshape(channels, -1, terms // weight.shape[2]).transpose(1, 2).reshape(channels, -1)
-    if bias is not None:
-        packed[:channels, 0] = bias
-    packed = packed.reshape(vectors, together, terms + 1).transpose(1, 2).contiguous()
-    y = torch.empty(batch, out_height, out_width, channels)
     # The last tile of a row, and the last vector of a position's channels, read on beyond what is kept.
-    items, words = _interleaved_block(x, windows, (out_height, out_width), channels, tile.columns, together, isa)
-    threads = min(launch.threads(), items)
-    scratch = torch.empty(threads, words[-1])
-    kernel(items, [x.data_ptr(), packed.data_ptr(), y.data_ptr(), scratch.data_ptr(), *words], threads)
-    return y.movedim(3, 1)
+    each = (batch, groups * inner, size, windows, outputs, channels, tile.columns, together, isa, threads)
+    items, before, after = _interleaved_block(*each)
+    threads = min(threads, items)
+    return _Plan(_channel_kernel(isa, tile), together, items, threads, threads * after[-1], before, after)
 
 
 def _interleaved_block(
-    x: Tensor,
-    windows: tuple[Axis, ...],
+    batch: int,
+    inner: int,
+    size: tuple[int, int],
+    windows: tuple[Axis, Axis],
     outputs: tuple[int, int],
     channels: int,
     columns_together: int,
     channels_together: int,
     isa: Isa,
-) -> tuple[int, list[int]]:
-    """The number of items, and the words that interleaved.Block asks for; the last is the scratch a thread needs."""
-    batch, inner, height, width = x.shape
+    threads: int,
+) -> tuple[int, list[int], list[int]]:
+    """The number of items, and the words of interleaved.Block before and after the operand's strides.
+
+    The last word is the scratch that a thread needs.
+    """
     rows, columns = windows
     pitch = columns.span(_rounded(outputs[1], columns_together))
     row_size = _rounded(pitch * inner + channels_together, isa.lanes)
     wanted = max(1, _BLOCK // (row_size * rows.stride))
-    threads = launch.threads()
     if batch < 4 * threads:
         wanted = min(wanted, -(-outputs[0] * batch // (4 * threads)))
     block = min(wanted, outputs[0])
     blocks, deep = -(-outputs[0] // block), rows.span(block)
     both = [(getattr(rows, name), getattr(columns, name)) for name in ("kernel", "stride", "before", "dilation")]
-    words = [*itertools.chain(*both), inner, channels, height, width, *outputs, x.stride(0), x.stride(2)]
-    return batch * blocks, [*words, block, blocks, deep, row_size, deep * row_size]
-
-
-def _packed_weight(weight: Tensor, bias: Tensor | None, tiles: int, channels: int) -> Tensor:
-    """[group][tile][bias, then inputs and taps][channel of the tile]: what a tile multiplies by, in order."""
-    groups, outer = weight.shape[:2]
-    terms = weight[0, 0].numel()
-    packed = torch.zeros(groups, tiles * channels, terms + 1)
-    packed[:, :outer, 1:] = weight.reshape(groups, outer, terms)
-    if bias is not None:
-        packed[:, :outer, 0] = bias.reshape(groups, outer)
-    return packed.reshape(groups * tiles, channels, terms + 1).transpose(1, 2).contiguous()
+    before = [*itertools.chain(*both), inner, channels, *size, *outputs]
+    return batch * blocks, before, [block, blocks, deep, row_size, deep * row_size]
 
 
 def _input_grad(
-    g: Tensor, weight: Tensor, bias: Tensor | None, windows: tuple[Axis, ...], size: tuple[int, ...]
+    g: Tensor, weights: Weights, bias: Tensor | None, windows: tuple[Axis, Axis], size: tuple[int, int]
 ) -> Tensor:
     """The gradient's planes, one stride apart: those inputs that see the same taps are an ordinary sum over g.
 
@@ -205,14 +235,13 @@ def _input_grad(
     i = phase + m * stride, see the taps with (phase + before - t * dilation) % stride = 0, every step-th one where
     step = stride / gcd(stride, dilation); from one of those to the next, o falls by dilation * step / stride.
     """
-    height, width = (1, *size)[-2:]
+    height, width = size
     if all(axis.stride == 1 for axis in windows):
-        flipped = tuple(_phase(axis, 0)[0] for axis in windows)
-        return _sum(g, weight.flip(-1) if weight.dim() == 4 else weight.flip(-2, -1), bias, flipped, size)
+        (rows, row_taps), (columns, column_taps) = (_phase(axis, 0) for axis in windows)
+        return _sum(g, weights.taps(row_taps, column_taps), bias, (rows, columns), size)
     # In the layout that its parts will have: copying across layouts costs more than the sums.
-    layout = torch.channels_last if interleaves(g, weight) else torch.contiguous_format
-    grad = torch.empty((g.shape[0], weight.shape[0] * weight.shape[1], height, width), memory_format=layout)
-    taps = weight.unsqueeze(-2) if weight.dim() == 4 else weight
+    layout = torch.channels_last if interleaves(g, weights) else torch.contiguous_format
+    grad = torch.empty((g.shape[0], weights.sizes[0] * weights.sizes[1], height, width), memory_format=layout)
     for top in range(min(windows[0].stride, height)):
         for left in range(min(windows[1].stride, width)):
             place = grad[:, :, top :: windows[0].stride, left :: windows[1].stride]
@@ -220,20 +249,22 @@ def _input_grad(
             if not row_taps or not column_taps:
                 place.copy_(torch.zeros(()) if bias is None else bias.reshape(1, -1, 1, 1))
                 continue
-            seen = taps[..., row_taps, :][..., column_taps]
-            place.copy_(_sum(g, seen, bias, (rows, columns), tuple(place.shape[2:])))
+            part = (place.shape[2], place.shape[3])
+            place.copy_(_sum(g, weights.taps(row_taps, column_taps), bias, (rows, columns), part))
     return grad
 
 
-def _phase(axis: Axis, phase: int) -> tuple[Axis, list[int]]:
+@lru_cache(maxsize=4096)
+def _phase(axis: Axis, phase: int) -> tuple[Axis, range]:
     """The window over outputs of the inputs of one phase, and the taps it has, the last one first."""
     taps = [t for t in range(axis.kernel) if (phase + axis.before - t * axis.dilation) % axis.stride == 0][::-1]
     if not taps:
-        return Axis(1, 1, 0, 1), taps
+        return Axis(1, 1, 0, 1), range(0)
     # The last tap sees the first output: at m = 0 output (phase + before - t * dilation) / stride.
     first = (phase + axis.before - taps[0] * axis.dilation) // axis.stride
-    step = (taps[0] - taps[1]) * axis.dilation // axis.stride if len(taps) > 1 else 1
-    return Axis(len(taps), 1, -first, step), taps
+    between = taps[0] - taps[1] if len(taps) > 1 else 1
+    step = between * axis.dilation // axis.stride if len(taps) > 1 else 1
+    return Axis(len(taps), 1, -first, step), range(taps[0], taps[-1] - 1, -between)
 
 
 def _weight_grad(x: Tensor, g: Tensor, shape: ConvShape) -> Tensor:
@@ -264,7 +295,7 @@ def _weight_grad(x: Tensor, g: Tensor, shape: ConvShape) -> Tensor:
     words = [x.data_ptr(), g.data_ptr(), partial.data_ptr(), scratch.data_ptr(), *sizes]
     words += [batch, together, block, blocks, deep, pitch, deep * line, scratch_size, partial[0].numel()]
     kernel(items, words, threads)
-    return partial[0] if threads == 1 else partial.sum(0)
+    return reshaped(partial, shape.weight_shape) if threads == 1 else partial.sum(0)
 
 
 def _interleaves_weight(x: Tensor, g: Tensor, shape: ConvShape) -> bool:
@@ -281,16 +312,18 @@ def _interleaved_weight_grad(x: Tensor, g: Tensor, shape: ConvShape) -> Tensor:
     tile = TapTile.choose(isa, shape.out_channels, columns.kernel if depthwise else shape.in_channels, depthwise)
     kernel = _tap_kernel(isa, tile)
     together = max(tile.vectors * isa.lanes, tile.inner)
-    items, words = _interleaved_block(x, windows, (g.shape[2], g.shape[3]), shape.out_channels, 1, together, isa)
+    size, outputs = (x.shape[2], x.shape[3]), (g.shape[2], g.shape[3])
+    each = (x.shape[0], shape.in_channels, size, windows, outputs, shape.out_channels)
+    items, before, after = _interleaved_block(*each, 1, together, isa, launch.threads())
     threads = min(launch.threads(), items)
-    scratch = torch.empty(threads, words[-1])
+    scratch = torch.empty(threads, after[-1])
     depth = 1 if depthwise else _rounded(shape.in_channels, tile.inner)
     partial = torch.zeros(threads, rows.kernel, columns.kernel, depth, shape.out_channels)
-    words += [g.stride(0), g.stride(2), partial[0].numel()]
+    words = [*before, x.stride(0), x.stride(2), *after, g.stride(0), g.stride(2), partial[0].numel()]
     kernel(items, [x.data_ptr(), g.data_ptr(), partial.data_ptr(), scratch.data_ptr(), *words], threads)
     total = partial[0] if threads == 1 else partial.sum(0)
-    made = total[:, :, : shape.weight_shape[1]].permute(3, 2, 0, 1).contiguous()
-    return made.reshape(shape.weight_shape)
+    made = total[:, :, : shape.weight_shape[1]].permute(3, 2, 0, 1)
+    return reshaped(made.clone(memory_format=torch.contiguous_format), shape.weight_shape)
 
 
 def _rounded(number: int, step: int) -> int:

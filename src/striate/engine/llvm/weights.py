@@ -1,0 +1,117 @@
+"""Weights put into the order in which a kernel multiplies by them.
+
+    for every item: a block of L output channels of a group, one for each lane
+        packed[0][lane] = bias[lane]
+        for a, for b, for c: the terms of a sum (input channels and taps, in the kernel's order)
+            packed[1 + (a * B + b) * C + c][lane] = weight[group, lane, a, b, c]          0 beyond the last channel
+
+Strides are passed, so flipping a kernel, taking every other tap of it and swapping its channels cost nothing.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from striate.engine.llvm import launch
+from striate.engine.llvm.emit import Function, Number
+from striate.engine.llvm.isa import Isa
+from striate.engine.llvm.launch import Kernel
+
+#: Numbers below which starting threads costs more than they bring.
+_ALONE = 1 << 15
+
+
+class Weights(NamedTuple):
+    """A weight as a sum of products sees it: sizes and strides of (group, output, input, kernel row, kernel column)."""
+
+    tensor: Tensor
+    offset: int
+    sizes: tuple[int, int, int, int, int]
+    strides: tuple[int, int, int, int, int]
+
+    @classmethod
+    def of(cls, weight: Tensor, groups: int, transposed: bool = False) -> Weights:
+        """From (C_out, C_in / groups, ...); ``transposed`` swaps what goes in and what comes out."""
+        if weight.dim() == 3:
+            weight = weight.unsqueeze(2)
+        outer, inner, rows, columns = weight.shape
+        first, second, row, column = weight.stride()
+        outer //= groups
+        channels = ((outer, first), (inner, second))
+        (out, out_stride), (into, into_stride) = channels[::-1] if transposed else channels
+        sizes = (groups, out, into, rows, columns)
+        return cls(weight, 0, sizes, (outer * first, out_stride, into_stride, row, column))
+
+    def taps(self, rows: range, columns: range) -> Weights:
+        """With these taps only, in this order."""
+        group, outer, inner, row, column = self.strides
+        offset = self.offset + rows.start * row + columns.start * column
+        strides = (group, outer, inner, row * rows.step, column * columns.step)
+        return Weights(self.tensor, offset, (*self.sizes[:3], len(rows), len(columns)), strides)
+
+
+@cache
+def _kernel(isa: Isa) -> Kernel:
+    f = Function("pack_weights", isa)
+    weight, bias, packed, biased = f.pointer(), f.pointer(), f.pointer(), f.size()
+    blocks, outer, lanes, group_stride, outer_stride = (f.size() for _ in range(5))
+    sizes, strides = [f.size() for _ in range(3)], [f.size() for _ in range(3)]
+    block_size = (sizes[0] * sizes[1] * sizes[2] + 1) * lanes
+
+    def put(place: Number, value: str) -> None:
+        f.line(f"store float {value}, ptr {(packed + place).text}")
+
+    with f.loop(f.first, f.last) as item:
+        group, start = item // blocks, item % blocks * lanes
+        here = f.smaller(outer - start, lanes)
+        base = item * block_size
+        with f.loop(0, lanes) as lane:
+            put(base + lane, "0.0")
+        with f.when(f.less(0, biased)), f.loop(0, here) as lane:
+            put(base + lane, f.scalar(bias + (group * outer + start + lane)))
+        from_ = weight + (group * group_stride + start * outer_stride)
+        with f.loop(0, sizes[0]) as a, f.loop(0, sizes[1]) as b, f.loop(0, sizes[2]) as c:
+            term = base + ((a * sizes[1] + b) * sizes[2] + c + 1) * lanes
+            source = from_ + (a * strides[0] + b * strides[1] + c * strides[2])
+            with f.loop(0, here) as lane:
+                put(term + lane, f.scalar(source + lane * outer_stride))
+            with f.loop(here, lanes) as lane:
+                put(term + lane, "0.0")
+    return Kernel(f, isa)
+
+
+def pack(isa: Isa, weights: Weights, bias: Tensor | None, lanes: int, channels_innermost: bool) -> Tensor:
+    """Blocks of ``lanes`` output channels, each with its biases and terms.
+
+    ``channels_innermost``: terms in the order kernel row, kernel column, input channel, and, where groups have one
+    channel each, one block for many groups; else input channel, kernel row, kernel column, within each group.
+    """
+    groups, outer, inner, rows, columns = weights.sizes
+    group_stride, outer_stride, inner_stride, row_stride, column_stride = weights.strides
+    terms, strides = (inner, rows, columns), (inner_stride, row_stride, column_stride)
+    if channels_innermost:
+        terms, strides = (*terms[1:], terms[0]), (*strides[1:], strides[0])
+        if groups > 1:
+            groups, outer, outer_stride = 1, groups, group_stride
+    blocks = -(-outer // lanes)
+    count = groups * blocks
+    packed = torch.empty(count, inner * rows * columns + 1, lanes)
+    words = [
+        weights.tensor.data_ptr() + weights.offset * weights.tensor.element_size(),
+        0 if bias is None else bias.data_ptr(),
+        packed.data_ptr(),
+        int(bias is not None),
+        blocks,
+        outer,
+        lanes,
+        group_stride,
+        outer_stride,
+        *terms,
+        *strides,
+    ]
+    _kernel(isa)(count, words, 1 if packed.numel() < _ALONE else launch.threads())
+    return packed
