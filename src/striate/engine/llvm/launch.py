@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from array import array
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -25,8 +26,7 @@ from striate.engine.llvm import compile as compiler
 from striate.engine.llvm.emit import Function
 from striate.engine.llvm.isa import Isa
 
-# The first words of a kernel's table are the launcher's: OpenMP's two functions and the number of work items.
-_HEAD = 3
+# The first three words of a kernel's table are the launcher's: OpenMP's two functions and the number of work items.
 
 _WRAPPER = """
 define void @part(ptr %table, i64 %thread, i64 %threads) nounwind {{
@@ -73,14 +73,18 @@ class Kernel:
         openmp = _openmp()
         threads = max(1, min(threads, items))
         if openmp is None or threads == 1:
-            table = (ctypes.c_int64 * (_HEAD + len(words)))(0, 0, items, *words)
-            self._by_hand(ctypes.addressof(table), threads)
+            table = array("q", [0, 0, items, *words])
+            self._by_hand(table.buffer_info()[0], threads)
             return
         start, which, many = openmp
-        table = (ctypes.c_int64 * (_HEAD + len(words)))(which, many, items, *words)
-        start(self._outlined, ctypes.addressof(table), threads, 0)
+        # A quarter of what an array of ctypes' costs to fill.
+        table = array("q", [which, many, items, *words])
+        start(self._outlined, table.buffer_info()[0], threads, 0)
 
     def _by_hand(self, table: int, threads: int) -> None:
+        if threads == 1:
+            self._part(table, 0, 1)
+            return
         others = [_pool().submit(self._part, table, thread, threads) for thread in range(1, threads)]
         self._part(table, 0, threads)
         for other in others:
