@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from striate.engine.backends import Backend, Pass, traced
-from striate.engine.layout import new_empty, reshaped
+from striate.engine.layout import new_empty, phantom, reshaped
 from striate.geometry import ConvShape, PoolShape, Problem
 
 _aten = torch.ops.aten
@@ -67,9 +67,8 @@ class AtenBackend(Backend):
                 grad = _pad(grad, [(-before, -after) for before, after in extra]).clone()
             return grad if bias is None else grad + bias.reshape(-1, *[1] * shape.dims)
         # The kernel asks for the operand that is open, too, but only looks at its shape.
-        grads = _aten.convolution_backward(
-            second, first, second.new_empty(shape.weight_shape), None, *how, [False, True, False]
-        )
+        weight = second.new_empty(shape.weight_shape) if traced(second) else phantom(second, shape.weight_shape, False)
+        grads = _aten.convolution_backward(second, first, weight, None, *how, [False, True, False])
         weight_grad: Tensor = grads[1]
         return weight_grad
 
@@ -120,7 +119,7 @@ def _input_grad(
 ) -> Tensor:
     """The gradient of an input of ``size`` positions, padded alike on both sides."""
     if grad_output.dtype.is_floating_point and not traced(grad_output):
-        input = new_empty(grad_output, (shape.batch, shape.in_channels, *size), channels_last)
+        input = phantom(grad_output, (shape.batch, shape.in_channels, *size), channels_last)
         how = (shape.stride, padding, shape.dilation, False, _ZEROS[shape.dims], shape.groups)
         grads = _aten.convolution_backward(grad_output, input, weight, None, *how, [True, False, False])
         grad: Tensor = grads[0]
@@ -161,7 +160,8 @@ def _pad(tensor: Tensor, sides: list[tuple[int, int]], value: float = 0.0) -> Te
 def _empty_planes(shape: PoolShape, flat: Tensor, channels_last: bool) -> Tensor:
     """What the gradient kernels want to see of their input: its shape and layout."""
     row = [1] * (flat.dim() - 2 - shape.dims)
-    return new_empty(flat, (*flat.shape[:2], *row, *shape.size), channels_last)
+    wanted = (*flat.shape[:2], *row, *shape.size)
+    return (new_empty if traced(flat) else phantom)(flat, wanted, channels_last)
 
 
 def _pools(shape: PoolShape) -> bool:
