@@ -64,7 +64,7 @@ def test_unknown_backends_and_forced_refusals_are_errors() -> None:
 
 def test_complex_problems_are_explained_as_the_real_ones_they_become() -> None:
     told = engine.explain("conv1d 1x1x4 1x1x2", torch.complex64)
-    assert set(told.chosen.values()) == {"llvm"}
+    assert set(told.chosen.values()) == {"aten"}
     assert "complex64 on cpu" in str(told)
     assert "four real problems" in str(told)
 

@@ -7,7 +7,7 @@ import torch
 from problems import BACKEND, check_convolution, check_pooling, convolution, interleaved, pooling
 
 from cases import CONVOLUTIONS, POOLINGS, assert_same, conv, operands, pool
-from striate.engine import Pass, reference
+from striate.engine import Pass, explain, reference
 from striate.engine.layout import laid_out
 from striate.engine.llvm import contraction, emit, planar, planar_weight, pools
 from striate.engine.llvm import interleaved as interleaved_module
@@ -136,6 +136,24 @@ def test_what_it_leaves_to_others_it_refuses_with_a_reason(
     line: str, dtype: torch.dtype, device: str, reason: str
 ) -> None:
     assert reason in (BACKEND.refusal(ConvShape.parse(line), Pass.OUTPUT, dtype, device) or "")
+
+
+@pytest.mark.parametrize(
+    ("line", "last", "passes"),
+    [
+        ("conv2d 32x1x28x28 32x1x3x3 padding=1", False, {Pass.OUTPUT, Pass.INPUT_GRAD, Pass.WEIGHT_GRAD}),
+        ("conv2d 4x96x28x28 96x1x3x3 padding=1 groups=96", False, {Pass.INPUT_GRAD, Pass.WEIGHT_GRAD}),
+        ("conv2d 4x96x28x28 96x1x7x7 padding=3 groups=96", True, {Pass.WEIGHT_GRAD}),
+        ("conv2d 4x64x28x28 64x64x3x3 padding=1", False, set()),
+        ("conv2d 1x1x8x8 1x1x3x3", False, set()),
+        ("max_pool2d 4x64x28x28 kernel=2 stride=2", False, {Pass.OUTPUT, Pass.INPUT_GRAD}),
+        ("avg_pool2d 4x64x7x7 kernel=7", False, set()),
+    ],
+)
+def test_the_rule_where_nothing_is_measured(line: str, last: bool, passes: set[Pass]) -> None:
+    chosen = explain(line, channels_last=last).chosen
+    assert {open_ for open_, name in chosen.items() if name == "llvm"} == passes
+    assert {chosen[open_] for open_ in chosen.keys() - passes} <= {"aten"}
 
 
 def test_a_weight_gradient_of_many_taps_is_refused_and_the_output_is_not() -> None:

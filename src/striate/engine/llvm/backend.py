@@ -17,6 +17,10 @@ _MOST_TAPS = 256
 #: Columns of a kernel, which every kernel writes out one by one.
 _MOST_COLUMNS = 64
 _LIMIT = 1 << 31
+#: Multiplications below which a call costs more than its kernel.
+_FEW_MACS = 100_000
+#: Channels on both sides from which PyTorch's kernels leave little to gain.
+_MANY_CHANNELS = 16
 
 
 class LlvmBackend(Backend):
@@ -49,14 +53,23 @@ class LlvmBackend(Backend):
         return None
 
     def recommends(self, problem: Problem, open_: Pass, channels_last: bool) -> bool:
-        """Where its kernels are ahead of PyTorch's on the machines they were measured on (``benchmarks/README.md``)."""
+        """Where its kernels were ahead of PyTorch's, all told, in ``benchmarks/results/operations.csv``."""
         if isinstance(problem, PoolShape):
-            return open_ is Pass.OUTPUT or (problem.kind == "max" and not channels_last)
-        few = min(problem.in_channels, problem.out_channels) // problem.groups < 16
-        strided = max(problem.stride) > 1
+            if problem.kind == "max":
+                return open_ is Pass.OUTPUT or not channels_last
+            # Lanes lie along the width of the output, which global pooling has none of.
+            return not channels_last and problem.output_size[-1] >= 4
+        if problem.macs < _FEW_MACS:
+            return False
+        inner, outer = problem.in_channels // problem.groups, problem.out_channels // problem.groups
+        if inner > 1 and min(inner, outer) >= _MANY_CHANNELS:
+            return False
+        depthwise = problem.groups > 1 and inner == 1
         if channels_last:
-            return few and open_ is Pass.WEIGHT_GRAD and problem.groups > 1
-        return few and not (strided and open_ is Pass.INPUT_GRAD)
+            large = torch.Size(problem.kernel).numel() > 9
+            return open_ is Pass.WEIGHT_GRAD and (large if depthwise else problem.groups == 1)
+        strided = depthwise and max(problem.stride) > 1
+        return {Pass.OUTPUT: not depthwise, Pass.INPUT_GRAD: not strided, Pass.WEIGHT_GRAD: True}[open_]
 
     def contract(
         self,
