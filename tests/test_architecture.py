@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "engine": {"errors", "geometry"},
     "ops": {"errors", "geometry", "engine"},
     "nn": {"errors", "geometry", "engine", "ops"},
-    "acceleration": {"errors", "nn", "ops"},
+    "acceleration": {"errors", "geometry", "engine", "nn", "ops"},
     "models": {"errors", "nn", "ops"},
     "data": {"errors"},
     "training": {"errors", "engine", "data", "models"},

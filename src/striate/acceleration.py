@@ -1,36 +1,205 @@
-"""Any model, computed by the engine: its layers become striate's, its functional calls go to striate.ops."""
+"""Any model, computed by the engine: its layers become striate's, its functional calls go to striate.ops.
+
+Where the engine has found that PyTorch's kernels are the fastest for all that a call and its gradients need, the call
+is left to PyTorch as it was, autograd included: nothing is gained there, and a detour through Python would cost.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial, wraps
 from typing import Any, Final, TypeVar
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from striate import nn, ops
+from striate.engine import Pass, settled_on, traced
+from striate.engine.layout import is_channels_last
 from striate.errors import OperandError
+from striate.geometry import PoolShape, Problem
+from striate.ops import convolution, pooling
 
 Model = TypeVar("Model", bound=torch.nn.Module)
+_Call = Callable[..., Any]
 
-#: Layers that striate has as a subclass of torch.nn's. PyTorch's norms aren't of |x|, so those stay.
-LAYERS: Final[dict[type, type]] = {
-    getattr(torch.nn, name): getattr(nn, name)
-    for name in nn.__all__
-    if hasattr(torch.nn, name) and not name.startswith("LPPool")
-}
-_KINDS: Final = ("conv", "conv_transpose", "max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool")
-_NAMES: Final = frozenset(f"{kind}{dims}d" for kind in _KINDS for dims in (1, 2, 3))
-#: PyTorch's functions, each with striate's of the same name and arguments.
-FUNCTIONS: Final[dict[Any, Callable[..., Any]]] = {
-    getattr(room, name): getattr(ops, name)
+
+def _asked(forward: Pass, input: Tensor, weight: Tensor | None = None) -> tuple[Pass, ...]:
+    """The passes that a call and its gradients need; a transposed convolution goes the other way."""
+    passes = [forward]
+    if torch.is_grad_enabled():
+        if input.requires_grad:
+            passes.append(Pass.INPUT_GRAD if forward is Pass.OUTPUT else Pass.OUTPUT)
+        if weight is not None and weight.requires_grad:
+            passes.append(Pass.WEIGHT_GRAD)
+    return tuple(passes)
+
+
+def _conv(theirs: _Call, mine: _Call) -> _Call:
+    @wraps(mine)
+    def conv(
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Any:
+        how = (stride, padding, dilation, groups)
+        if input.dim() == weight.dim() and not traced(input, weight):
+            problem = convolution.problem_of(input.shape, weight.shape, *how)
+            last = is_channels_last(input) or is_channels_last(weight)
+            sides = _pytorchs_padding(problem)
+            if sides and settled_on("aten", problem, _asked(Pass.OUTPUT, input, weight), input, last):
+                return theirs(input, weight, bias, stride, sides, dilation, groups)
+        return mine(input, weight, bias, *how)
+
+    return conv
+
+
+def _conv_transpose(theirs: _Call, mine: _Call) -> _Call:
+    @wraps(mine)
+    def conv_transpose(
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        dilation: Any = 1,
+    ) -> Any:
+        how = (stride, padding, output_padding, groups, dilation)
+        if input.dim() == weight.dim() and not traced(input, weight):
+            problem = convolution.transposed_problem_of(input.shape, weight.shape, *how)
+            last = is_channels_last(input) or is_channels_last(weight)
+            sides = _pytorchs_padding(problem)
+            if sides and settled_on("aten", problem, _asked(Pass.INPUT_GRAD, input, weight), input, last):
+                return theirs(input, weight, bias, stride, sides, output_padding, groups, dilation)
+        return mine(input, weight, bias, *how)
+
+    return conv_transpose
+
+
+def _max_pool(theirs: _Call, mine: _Call) -> _Call:
+    @wraps(mine)
+    def max_pool(
+        input: Tensor,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+    ) -> Any:
+        how = (kernel_size, stride, padding, dilation, ceil_mode)
+        if input.dim() == _rank(mine) and not return_indices and not traced(input):
+            problem = pooling.problem_of("max", input.shape, *how)
+            sides, last = _pytorchs_padding(problem), is_channels_last(input)
+            if sides and settled_on("aten", problem, _asked(Pass.OUTPUT, input), input, last):
+                return theirs(input, kernel_size, stride, sides, dilation, ceil_mode)
+        return mine(input, *how, return_indices)
+
+    return max_pool
+
+
+def _avg_pool(theirs: _Call, mine: _Call) -> _Call:
+    @wraps(mine)
+    def avg_pool(
+        input: Tensor,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+        *,
+        dilation: Any = 1,
+    ) -> Any:
+        how: tuple[Any, ...] = (ceil_mode, count_include_pad, divisor_override)
+        if input.dim() == _rank(mine) and not traced(input) and divisor_override is None:
+            problem = pooling.problem_of("avg", input.shape, kernel_size, stride, padding, dilation, *how)
+            sides, last = _pytorchs_padding(problem), is_channels_last(input)
+            if sides and settled_on("aten", problem, _asked(Pass.OUTPUT, input), input, last):
+                return theirs(input, kernel_size, problem.stride, sides, ceil_mode, count_include_pad)
+        if divisor_override is None:
+            how = how[:2]  # one-dimensional averages have no other divisor
+        return mine(input, kernel_size, stride, padding, *how, dilation=dilation)
+
+    return avg_pool
+
+
+@lru_cache(maxsize=4096)
+def _pytorchs_padding(problem: Problem) -> tuple[int, ...] | None:
+    """The padding as PyTorch takes it, which knows only some of what striate does; None where it doesn't."""
+    padding = tuple(before for before, _ in problem.pads)
+    if any(before != after for before, after in problem.pads):
+        return None
+    if isinstance(problem, PoolShape):
+        if any(cells > kernel // 2 for cells, kernel in zip(padding, problem.kernel, strict=True)):
+            return None
+        if problem.kind == "avg" and max(problem.dilation) > 1:
+            return None
+    return padding
+
+
+def _rank(function: _Call) -> int:
+    return int(function.__name__[-2]) + 2
+
+
+_KINDS: Final = {"conv": _conv, "conv_transpose": _conv_transpose, "max_pool": _max_pool, "avg_pool": _avg_pool}
+#: PyTorch's functions, each with what is called instead. In three dimensions there are no kernels of striate's own yet.
+FUNCTIONS: Final[dict[Any, _Call]] = {
+    getattr(room, f"{kind}{dims}d"): make(getattr(F, f"{kind}{dims}d"), getattr(ops, f"{kind}{dims}d"))
     for room in (torch, F)
-    for name in _NAMES
-    # torch.adaptive_max_pool1d, unlike the one in F, returns indices always.
-    if hasattr(room, name) and not (room is torch and name.startswith("adaptive_max"))
+    for kind, make in _KINDS.items()
+    for dims in (1, 2)
+    if hasattr(room, f"{kind}{dims}d")
+}
+_NAMES: Final = frozenset(f"{kind}{dims}d" for kind in _KINDS for dims in (1, 2))
+
+
+class Conv1d(nn.Conv1d):
+    _function = staticmethod(FUNCTIONS[F.conv1d])
+
+
+class Conv2d(nn.Conv2d):
+    _function = staticmethod(FUNCTIONS[F.conv2d])
+
+
+class ConvTranspose1d(nn.ConvTranspose1d):
+    _function = staticmethod(FUNCTIONS[F.conv_transpose1d])
+
+
+class ConvTranspose2d(nn.ConvTranspose2d):
+    _function = staticmethod(FUNCTIONS[F.conv_transpose2d])
+
+
+class MaxPool1d(nn.MaxPool1d):
+    _function = staticmethod(FUNCTIONS[F.max_pool1d])
+
+
+class MaxPool2d(nn.MaxPool2d):
+    _function = staticmethod(FUNCTIONS[F.max_pool2d])
+
+
+class AvgPool1d(nn.AvgPool1d):
+    _function = staticmethod(FUNCTIONS[F.avg_pool1d])
+
+
+class AvgPool2d(nn.AvgPool2d):
+    _function = staticmethod(FUNCTIONS[F.avg_pool2d])
+
+
+_MINE: Final = (Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d, MaxPool1d, MaxPool2d, AvgPool1d, AvgPool2d)
+#: PyTorch's layers and striate's own, each with the class that it becomes.
+LAYERS: Final[dict[type, type]] = {
+    **{getattr(torch.nn, mine.__name__): mine for mine in _MINE},
+    **{getattr(nn, mine.__name__): mine for mine in _MINE},
 }
 
 
@@ -41,8 +210,8 @@ def accelerate(model: Model) -> Model:
     their class, to a subclass of the one they had. Where a ``forward`` calls functions such as ``F.max_pool2d``, those
     calls are taken over as well. ``torch.compile``, ``torch.export`` and autograd go on as before.
 
-    Left alone are subclasses of torch.nn's layers, which may do something else than their base, quantised, scripted and
-    lazy layers, and ``LPPool``, whose norm isn't of magnitudes in PyTorch (see :func:`striate.ops.lp_pool2d`).
+    Left alone are layers of three dimensions, for which there are no kernels of striate's own yet; adaptive pooling;
+    subclasses of torch.nn's layers, which may do something else than their base; quantised, scripted and lazy layers.
 
     Args:
         model: any module. Doing it twice does nothing more.
@@ -55,7 +224,7 @@ def accelerate(model: Model) -> Model:
 
     >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2))
     >>> type(accelerate(model)[0]).__module__
-    'striate.nn.convolution'
+    'striate.acceleration'
     """
     if not isinstance(model, torch.nn.Module):
         raise OperandError("accelerate", f"got {type(model).__name__}", "needed a torch.nn.Module")

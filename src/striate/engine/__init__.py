@@ -1,7 +1,18 @@
 """How an operation gets computed: a table of backends, the choice among them, and the reference they answer to."""
 
 from striate.engine.aten import AtenBackend
-from striate.engine.backends import Backend, Explanation, Pass, backends, choose, explain, register, traced, use
+from striate.engine.backends import (
+    Backend,
+    Explanation,
+    Pass,
+    backends,
+    choose,
+    explain,
+    register,
+    settled_on,
+    traced,
+    use,
+)
 from striate.engine.llvm.backend import LlvmBackend
 from striate.engine.reference import ReferenceBackend
 from striate.engine.timing import Timing, time_problem
@@ -20,6 +31,7 @@ __all__ = [
     "choose",
     "explain",
     "register",
+    "settled_on",
     "time_problem",
     "traced",
     "use",

@@ -198,6 +198,18 @@ def choose(
     return found
 
 
+def settled_on(name: str, problem: Problem, open_: tuple[Pass, ...], operand: Tensor, channels_last: bool) -> bool:
+    """Whether it has been found that ``name`` computes these passes; False also where nothing has been found yet."""
+    if _forced is not None:
+        return False
+    backend, threads, generation = _TABLE[name], torch.get_num_threads(), tuning.generation
+    dtype, device = operand.dtype, operand.device.type
+    for each in open_:
+        if _chosen.get((problem, each, dtype, device, channels_last, threads, generation)) is not backend:
+            return False
+    return True
+
+
 def _decide(
     problem: Problem,
     open_: Pass,

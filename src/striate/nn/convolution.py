@@ -7,8 +7,8 @@ after)`` pair an axis, ``"same"`` with any stride, ``"same_lower"``, ``"full"``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,6 @@ from torch import Tensor
 from striate import ops
 from striate.errors import GeometryError
 from striate.geometry import Padding, Window, windows
-
-_CONV: Final = {1: ops.conv1d, 2: ops.conv2d, 3: ops.conv3d}
-_CONV_TRANSPOSE: Final = {1: ops.conv_transpose1d, 2: ops.conv_transpose2d, 3: ops.conv_transpose3d}
 
 
 def _as_torch_keeps_it(padding: Padding, made: tuple[Window, ...]) -> Any:
@@ -42,6 +39,7 @@ def _sides(made: tuple[Window, ...], size: Sequence[int]) -> list[int]:
 class _Convolution:
     """What the layers add to the torch.nn layer that stands behind them in the order of bases."""
 
+    _function: Callable[..., Tensor]  #: what computes the layer
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
@@ -85,11 +83,13 @@ class _Convolution:
         if self.padding_mode != "zeros":
             input = F.pad(input, _sides(self.windows, input.shape[input.dim() - dims :]), mode=self.padding_mode)
             padding = 0
-        return _CONV[dims](input, weight, bias, self.stride, padding, self.dilation, self.groups)  # type: ignore[arg-type]
+        return self._function(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
 
 class Conv1d(_Convolution, torch.nn.Conv1d):
     """Convolution along one axis, (N, C_in, L) to (N, C_out, L'); as :class:`torch.nn.Conv1d`."""
+
+    _function = staticmethod(ops.conv1d)
 
 
 class Conv2d(_Convolution, torch.nn.Conv2d):
@@ -99,9 +99,13 @@ class Conv2d(_Convolution, torch.nn.Conv2d):
     torch.Size([1, 64, 112, 112])
     """
 
+    _function = staticmethod(ops.conv2d)
+
 
 class Conv3d(_Convolution, torch.nn.Conv3d):
     """Convolution along three axes, (N, C_in, D, H, W) to (N, C_out, D', H', W'); as :class:`torch.nn.Conv3d`."""
+
+    _function = staticmethod(ops.conv3d)
 
 
 class _ConvolutionTranspose(_Convolution):
@@ -143,11 +147,13 @@ class _ConvolutionTranspose(_Convolution):
                 m - window.input_size(n) for window, n, m in zip(self.windows, size, wanted, strict=True)
             )
         how = (self.stride, self.padding, output_padding, self.groups, self.dilation)
-        return _CONV_TRANSPOSE[dims](input, self.weight, self.bias, *how)  # type: ignore[arg-type]
+        return self._function(input, self.weight, self.bias, *how)
 
 
 class ConvTranspose1d(_ConvolutionTranspose, torch.nn.ConvTranspose1d):
     """Transposed convolution, (N, C_in, L) to (N, C_out, L'); as :class:`torch.nn.ConvTranspose1d`."""
+
+    _function = staticmethod(ops.conv_transpose1d)
 
 
 class ConvTranspose2d(_ConvolutionTranspose, torch.nn.ConvTranspose2d):
@@ -158,6 +164,10 @@ class ConvTranspose2d(_ConvolutionTranspose, torch.nn.ConvTranspose2d):
     (torch.Size([1, 1, 9, 9]), torch.Size([1, 1, 10, 10]))
     """
 
+    _function = staticmethod(ops.conv_transpose2d)
+
 
 class ConvTranspose3d(_ConvolutionTranspose, torch.nn.ConvTranspose3d):
     """Transposed convolution, (N, C_in, D, H, W) to (N, C_out, D', H', W'); as :class:`torch.nn.ConvTranspose3d`."""
+
+    _function = staticmethod(ops.conv_transpose3d)

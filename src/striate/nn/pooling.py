@@ -23,9 +23,11 @@ def _dilation_words(dilation: Any) -> str:
 class MaxPool1d(torch.nn.MaxPool1d):
     """The largest value in every window, (N, C, L) to (N, C, L'); as :class:`torch.nn.MaxPool1d`."""
 
+    _function = staticmethod(ops.max_pool1d)
+
     def forward(self, input: Tensor) -> Any:
         how = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices)
-        return ops.max_pool1d(input, *how)
+        return self._function(input, *how)
 
 
 class MaxPool2d(torch.nn.MaxPool2d):
@@ -35,21 +37,27 @@ class MaxPool2d(torch.nn.MaxPool2d):
     torch.Size([1, 64, 56, 56])
     """
 
+    _function = staticmethod(ops.max_pool2d)
+
     def forward(self, input: Tensor) -> Any:
         how = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices)
-        return ops.max_pool2d(input, *how)
+        return self._function(input, *how)
 
 
 class MaxPool3d(torch.nn.MaxPool3d):
     """The largest value in every window, (N, C, D, H, W) to (N, C, D', H', W'); as :class:`torch.nn.MaxPool3d`."""
 
+    _function = staticmethod(ops.max_pool3d)
+
     def forward(self, input: Tensor) -> Any:
         how = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices)
-        return ops.max_pool3d(input, *how)
+        return self._function(input, *how)
 
 
 class AvgPool1d(torch.nn.AvgPool1d):
     """The mean of every window, (N, C, L) to (N, C, L'); as :class:`torch.nn.AvgPool1d`."""
+
+    _function = staticmethod(ops.avg_pool1d)
 
     dilation: Any = 1
 
@@ -73,7 +81,7 @@ class AvgPool1d(torch.nn.AvgPool1d):
 
     def forward(self, input: Tensor) -> Tensor:
         how = (self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
-        return ops.avg_pool1d(input, *how, dilation=self.dilation)
+        return self._function(input, *how, dilation=self.dilation)
 
 
 class _Average:
@@ -103,17 +111,21 @@ class _Average:
 class AvgPool2d(_Average, torch.nn.AvgPool2d):
     """The mean of every window, (N, C, H, W) to (N, C, H', W'); as :class:`torch.nn.AvgPool2d`."""
 
+    _function = staticmethod(ops.avg_pool2d)
+
     def forward(self, input: Tensor) -> Tensor:
         how = (self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
-        return ops.avg_pool2d(input, *how, self.divisor_override, dilation=self.dilation)
+        return self._function(input, *how, self.divisor_override, dilation=self.dilation)
 
 
 class AvgPool3d(_Average, torch.nn.AvgPool3d):
     """The mean of every window, (N, C, D, H, W) to (N, C, D', H', W'); as :class:`torch.nn.AvgPool3d`."""
 
+    _function = staticmethod(ops.avg_pool3d)
+
     def forward(self, input: Tensor) -> Tensor:
         how = (self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
-        return ops.avg_pool3d(input, *how, self.divisor_override, dilation=self.dilation)
+        return self._function(input, *how, self.divisor_override, dilation=self.dilation)
 
 
 class _NormPool:

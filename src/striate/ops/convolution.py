@@ -136,8 +136,8 @@ def _contract_complex(
 
 
 _compiled = AtenBackend()
-_shape = prepared(ConvShape.of)
-_shape_transposed = prepared(ConvShape.of_transposed)
+problem_of = prepared(ConvShape.of)
+transposed_problem_of = prepared(ConvShape.of_transposed)
 
 
 def _conv(
@@ -147,7 +147,7 @@ def _conv(
     input, weight, bias = cast("tuple[Tensor, Tensor, Tensor | None]", autocast(input, weight, bias))
     whole, had_batch = batched(call, dims, input)
     check_weight(call, dims, input, weight, bias)
-    shape = _shape(whole.shape, weight.shape, stride, padding, dilation, groups)
+    shape = problem_of(whole.shape, weight.shape, stride, padding, dilation, groups)
     channels_last = is_channels_last(whole) or is_channels_last(weight)
     output = contract(shape, channels_last, Pass.OUTPUT, {Pass.INPUT_GRAD: whole, Pass.WEIGHT_GRAD: weight}, bias)
     return output if had_batch else output.squeeze(0)
@@ -168,7 +168,7 @@ def _conv_transpose(
     input, weight, bias = cast("tuple[Tensor, Tensor, Tensor | None]", autocast(input, weight, bias))
     whole, had_batch = batched(call, dims, input)
     check_weight(call, dims, input, weight, bias, transposed_groups=groups)
-    shape = _shape_transposed(whole.shape, weight.shape, stride, padding, output_padding, groups, dilation)
+    shape = transposed_problem_of(whole.shape, weight.shape, stride, padding, output_padding, groups, dilation)
     if shape.output_shape != whole.shape:
         # An output_padding of a stride or more (allowed under dilation): the windows reach that much further.
         missing = [m - n for m, n in zip(shape.output_size, whole.shape[2:], strict=True)]

@@ -30,7 +30,7 @@ Ints: TypeAlias = int | Sequence[int]
 
 
 _compiled = AtenBackend()
-_shape = prepared(PoolShape.of)
+problem_of = prepared(PoolShape.of)
 
 
 def _prepare(
@@ -47,7 +47,7 @@ def _prepare(
     whole, had_batch = batched(call, dims, input)
     if input.dtype == torch.bool or input.is_complex():
         raise OperandError(call, f"got an input of {input.dtype}", "needed real numbers")
-    shape = _shape(kind, whole.shape, kernel, stride, padding, dilation, *how)
+    shape = problem_of(kind, whole.shape, kernel, stride, padding, dilation, *how)
     return whole, had_batch, shape
 
 
