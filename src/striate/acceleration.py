@@ -17,11 +17,12 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from striate import nn, ops
-from striate.engine import Pass, settled_on, traced
+from striate.engine import Pass, settled_on, traced, tuning
 from striate.engine.layout import is_channels_last
 from striate.errors import OperandError
 from striate.geometry import PoolShape, Problem
 from striate.ops import convolution, pooling
+from striate.ops._calls import unchanging
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 _Call = Callable[..., Any]
@@ -38,7 +39,13 @@ def _asked(forward: Pass, input: Tensor, weight: Tensor | None = None) -> tuple[
     return tuple(passes)
 
 
+#: By what a call is known: the padding as PyTorch takes it; and the arguments, so that no others get their identity.
+_Known = dict[tuple[Any, ...], tuple[tuple[int, ...], tuple[Any, ...]]]
+
+
 def _conv(theirs: _Call, mine: _Call) -> _Call:
+    known: _Known = {}
+
     @wraps(mine)
     def conv(
         input: Tensor,
@@ -50,18 +57,24 @@ def _conv(theirs: _Call, mine: _Call) -> _Call:
         groups: int = 1,
     ) -> Any:
         how = (stride, padding, dilation, groups)
-        if input.dim() == weight.dim() and not traced(input, weight):
-            problem = convolution.problem_of(input.shape, weight.shape, *how)
-            last = is_channels_last(input) or is_channels_last(weight)
-            sides = _pytorchs_padding(problem)
-            if sides and settled_on("aten", problem, _asked(Pass.OUTPUT, input, weight), input, last):
-                return theirs(input, weight, bias, stride, sides, dilation, groups)
-        return mine(input, weight, bias, *how)
+        if torch.compiler.is_compiling():
+            return mine(input, weight, bias, *how)
+        key = _key(input, weight, how)
+        if input._has_symbolic_sizes_strides:
+            return mine(input, weight, bias, *how)  # symbols can't be looked up
+        found = known.get(key)
+        if found is not None:
+            return theirs(input, weight, bias, stride, found[0], dilation, groups)
+        made = mine(input, weight, bias, *how)
+        _learn(known, key, convolution.problem_of, Pass.OUTPUT, input, weight, how)
+        return made
 
     return conv
 
 
 def _conv_transpose(theirs: _Call, mine: _Call) -> _Call:
+    known: _Known = {}
+
     @wraps(mine)
     def conv_transpose(
         input: Tensor,
@@ -74,15 +87,58 @@ def _conv_transpose(theirs: _Call, mine: _Call) -> _Call:
         dilation: Any = 1,
     ) -> Any:
         how = (stride, padding, output_padding, groups, dilation)
-        if input.dim() == weight.dim() and not traced(input, weight):
-            problem = convolution.transposed_problem_of(input.shape, weight.shape, *how)
-            last = is_channels_last(input) or is_channels_last(weight)
-            sides = _pytorchs_padding(problem)
-            if sides and settled_on("aten", problem, _asked(Pass.INPUT_GRAD, input, weight), input, last):
-                return theirs(input, weight, bias, stride, sides, output_padding, groups, dilation)
-        return mine(input, weight, bias, *how)
+        if torch.compiler.is_compiling():
+            return mine(input, weight, bias, *how)
+        key = _key(input, weight, how)
+        if input._has_symbolic_sizes_strides:
+            return mine(input, weight, bias, *how)  # symbols can't be looked up
+        found = known.get(key)
+        if found is not None:
+            return theirs(input, weight, bias, stride, found[0], output_padding, groups, dilation)
+        made = mine(input, weight, bias, *how)
+        _learn(known, key, convolution.transposed_problem_of, Pass.INPUT_GRAD, input, weight, how)
+        return made
 
     return conv_transpose
+
+
+def _key(input: Tensor, weight: Tensor, how: tuple[Any, ...]) -> tuple[Any, ...]:
+    """All that the choice for a call depends on, quickly looked up."""
+    return (
+        input.shape,
+        input.stride(),
+        weight.shape,
+        weight.stride(),
+        input.dtype,
+        input.device,
+        torch.is_grad_enabled(),
+        input.requires_grad,
+        weight.requires_grad,
+        torch.get_num_threads(),
+        tuning.generation,
+        *map(id, how),
+    )
+
+
+def _learn(
+    known: _Known,
+    key: tuple[Any, ...],
+    problem_of: _Call,
+    forward: Pass,
+    input: Tensor,
+    weight: Tensor,
+    how: tuple[Any, ...],
+) -> None:
+    """Remembers a call that is better left to PyTorch."""
+    if input.dim() != weight.dim() or not unchanging(how) or traced(input, weight):
+        return
+    problem = problem_of(input.shape, weight.shape, *how)
+    sides = _pytorchs_padding(problem)
+    last = is_channels_last(input) or is_channels_last(weight)
+    if sides and settled_on("aten", problem, _asked(forward, input, weight), input, last):
+        if len(known) >= 4096:
+            known.clear()
+        known[key] = sides, how
 
 
 def _max_pool(theirs: _Call, mine: _Call) -> _Call:

@@ -198,6 +198,7 @@ def test_medians_are_of_every_candidate() -> None:
 def test_noise_does_not_change_the_choice() -> None:
     assert tuning.fastest({"a": 1.0, "b": 0.99}, ["a", "b"]) == "a"
     assert tuning.fastest({"a": 1.0, "b": 0.9}, ["a", "b"]) == "b"
+    assert tuning.fastest({"a": 30e-6, "b": 20e-6}, ["a", "b"]) == "a"
 
 
 @given(st.integers(0, 10**6))

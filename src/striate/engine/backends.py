@@ -141,6 +141,7 @@ class use:  # noqa: N801 - a statement, like torch.no_grad
             raise BackendError("engine.use", f"got {name!r}", "needed auto or one of " + ", ".join(_TABLE))
         self._before = _forced
         _forced = None if name == "auto" else name
+        tuning.generation += 1
 
     def __enter__(self) -> None:
         pass
@@ -150,6 +151,7 @@ class use:  # noqa: N801 - a statement, like torch.no_grad
     ) -> None:
         global _forced
         _forced = self._before
+        tuning.generation += 1
 
 
 #: What has been chosen in this process, to be looked up at every call.

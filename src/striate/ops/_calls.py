@@ -124,7 +124,7 @@ def prepared(make: Callable[..., _Shape]) -> Callable[..., _Shape]:
         except _UnfitError:
             return make(first, second, *others)
         made = by_value(*frozen)
-        if all(_unchanging(argument) for argument in others):
+        if all(unchanging(argument) for argument in others):
             if len(by_identity) >= 4096:
                 by_identity.clear()
             by_identity[key] = made, others
@@ -133,8 +133,9 @@ def prepared(make: Callable[..., _Shape]) -> Callable[..., _Shape]:
     return problem
 
 
-def _unchanging(value: Any) -> bool:
-    return type(value) in (int, str, bool, NoneType) or (type(value) is tuple and all(map(_unchanging, value)))
+def unchanging(value: Any) -> bool:
+    """Whether a value stays as it is, all the way down."""
+    return type(value) in (int, str, bool, NoneType) or (type(value) is tuple and all(map(unchanging, value)))
 
 
 class _UnfitError(Exception):
