@@ -7,7 +7,7 @@ is beyond that is padded or cut before and after, or added up tap by tap over wh
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,10 @@ _MAX_POOL: Final = {2: _aten.max_pool2d_with_indices, 3: _aten.max_pool3d_with_i
 _MAX_POOL_GRAD: Final = {2: _aten.max_pool2d_with_indices_backward, 3: _aten.max_pool3d_with_indices_backward}
 _AVG_POOL: Final = {2: _aten.avg_pool2d, 3: _aten.avg_pool3d}
 _AVG_POOL_GRAD: Final = {2: _aten.avg_pool2d_backward, 3: _aten.avg_pool3d_backward}
-_ZEROS: Final = {1: [0], 2: [0, 0], 3: [0, 0, 0]}
+# One overload needn't be looked for at every call.
+_convolution_backward: Final = _aten.convolution_backward.default
+_INPUT_ONLY: Final = [True, False, False]
+_WEIGHT_ONLY: Final = [False, True, False]
 #: What sums of narrow numbers are kept in.
 _ACCUMULATE: Final = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
@@ -53,22 +56,19 @@ class AtenBackend(Backend):
         channels_last: bool = False,
     ) -> Tensor:
         symbolic = first._has_symbolic_sizes_strides or second._has_symbolic_sizes_strides
-        shared, extra, uneven = _split_padding(shape) if symbolic else _split_known(shape)
-        if open_ is not Pass.INPUT_GRAD and uneven:
-            first = _pad(first, extra)
-        how = (shape.stride, shared, shape.dilation, False, _ZEROS[shape.dims], shape.groups)
+        call = _call(shape) if symbolic else _known_call(shape)
+        if call.extra is not None and open_ is not Pass.INPUT_GRAD:
+            first = _pad(first, call.extra)
         if open_ is Pass.OUTPUT:
-            output: Tensor = torch.convolution(first, second, bias, *how)
+            output: Tensor = torch.convolution(first, second, bias, *call.how)
             return output
-        size = [n + before + after for n, (before, after) in zip(shape.size, extra, strict=True)]
         if open_ is Pass.INPUT_GRAD:
-            grad = _input_grad(shape, first, second, size, shared, channels_last)
-            if uneven:
-                grad = _pad(grad, [(-before, -after) for before, after in extra]).clone()
+            grad = _input_grad(shape, call, first, second, channels_last)
+            if call.extra is not None:
+                grad = _pad(grad, [(-before, -after) for before, after in call.extra]).clone()
             return grad if bias is None else grad + bias.reshape(-1, *[1] * shape.dims)
-        # The kernel asks for the operand that is open, too, but only looks at its shape.
-        weight = second.new_empty(shape.weight_shape) if traced(second) else phantom(second, shape.weight_shape, False)
-        grads = _aten.convolution_backward(second, first, weight, None, *how, [False, True, False])
+        weight = (new_empty if traced(second) else phantom)(second, call.weight_shape, False)
+        grads = _convolution_backward(second, first, weight, None, *call.how, _WEIGHT_ONLY)
         weight_grad: Tensor = grads[1]
         return weight_grad
 
@@ -104,34 +104,44 @@ class AtenBackend(Backend):
         return reshaped(grad, shape.input_shape)
 
 
-def _split_padding(shape: ConvShape) -> tuple[list[int], list[tuple[int, int]], bool]:
-    """What can be padded alike on both sides, which is left to the kernel; the rest, which costs a copy; if any is."""
+class _Call(NamedTuple):
+    """A problem as PyTorch's convolution takes it."""
+
+    how: tuple[Any, ...]  #: stride, padding alike on both sides, dilation, transposed, output_padding, groups
+    extra: list[tuple[int, int]] | None  #: the rest of the padding, if there is any, which costs a copy
+    padded_shape: tuple[int, ...]  #: of the input with that
+    weight_shape: tuple[int, ...]
+
+
+def _call(shape: ConvShape) -> _Call:
     shared = [min(sides) for sides in shape.pads]
     extra = [(before - both, after - both) for (before, after), both in zip(shape.pads, shared, strict=True)]
-    return shared, extra, any(map(any, extra))
+    size = [n + before + after for n, (before, after) in zip(shape.size, extra, strict=True)]
+    how = (shape.stride, shared, shape.dilation, False, [0] * shape.dims, shape.groups)
+    uneven = any(map(any, extra))
+    return _Call(how, extra if uneven else None, (*shape.input_shape[:2], *size), shape.weight_shape)
 
 
-_split_known = lru_cache(maxsize=4096)(_split_padding)
+_known_call = lru_cache(maxsize=4096)(_call)
 
 
-def _input_grad(
-    shape: ConvShape, weight: Tensor, grad_output: Tensor, size: list[int], padding: list[int], channels_last: bool
-) -> Tensor:
-    """The gradient of an input of ``size`` positions, padded alike on both sides."""
+def _input_grad(shape: ConvShape, call: _Call, weight: Tensor, grad_output: Tensor, channels_last: bool) -> Tensor:
+    """The gradient of the input with what padding differs on its two sides."""
     if grad_output.dtype.is_floating_point and not traced(grad_output):
-        input = phantom(grad_output, (shape.batch, shape.in_channels, *size), channels_last)
-        how = (shape.stride, padding, shape.dilation, False, _ZEROS[shape.dims], shape.groups)
-        grads = _aten.convolution_backward(grad_output, input, weight, None, *how, [True, False, False])
+        # The kernel asks for the operand that is open, too, but only looks at its shape and layout.
+        input = phantom(grad_output, call.padded_shape, channels_last)
+        grads = _convolution_backward(grad_output, input, weight, None, *call.how, _INPUT_ONLY)
         grad: Tensor = grads[0]
         return grad
+    stride, padding, dilation, _, _, groups = call.how
     # Whole numbers have no gradient kernels, and exporters know none; both have transposed convolutions.
     unreached = [
         n + 2 * cells - window.effective_kernel - (outputs - 1) * window.stride
-        for n, cells, window, outputs in zip(size, padding, shape.windows, shape.output_size, strict=True)
+        for n, cells, window, outputs in zip(
+            call.padded_shape[2:], padding, shape.windows, shape.output_size, strict=True
+        )
     ]
-    return torch.convolution(
-        grad_output, weight, None, shape.stride, padding, shape.dilation, True, unreached, shape.groups
-    )
+    return torch.convolution(grad_output, weight, None, stride, padding, dilation, True, unreached, groups)
 
 
 def spread(indices: Tensor, grad_output: Tensor, size: tuple[int, ...], channels_last: bool) -> Tensor:

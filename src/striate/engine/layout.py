@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import mmap
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -34,7 +36,8 @@ def new_empty(like: Tensor, shape: tuple[int, ...], channels_last: bool) -> Tens
     return like.new_empty(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
 
 
-_phantom: Tensor | None = None
+#: A mapping of pages for each dtype that was asked for.
+_phantoms: dict[torch.dtype, Tensor] = {}
 #: Where it can be said, no memory is set aside for pages that nobody touches.
 _PAGES: dict[str, int] = (
     {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE} if hasattr(mmap, "MAP_NORESERVE") else {}
@@ -44,33 +47,33 @@ _PAGES: dict[str, int] = (
 def phantom(like: Tensor, shape: tuple[int, ...], channels_last: bool) -> Tensor:
     """A tensor for kernels that ask for one and look at its shape and layout only: it takes no memory.
 
-    All of them lie over one mapping of pages that nobody touches. Fresh memory instead costs up to a third of a
+    All of a dtype lie over one mapping of pages that nobody touches. Fresh memory instead costs up to a third of a
     gradient kernel's time: it pushes the result out of the memory that was used last.
     """
-    global _phantom
     if like.device.type != "cpu":
         return new_empty(like, shape, channels_last)
-    size = torch.Size(shape).numel() * like.element_size()
-    known = _phantom
-    if known is None or known.numel() < size:
+    count, strides = _extent(shape, channels_last)
+    known = _phantoms.get(like.dtype)
+    if known is None or known.numel() < count:
         try:
-            pages = mmap.mmap(-1, max(2 * size, 1 << 26), **_PAGES)
-            known = _phantom = torch.frombuffer(pages, dtype=torch.uint8)
+            pages = mmap.mmap(-1, max(2 * count * like.element_size(), 1 << 26), **_PAGES)
+            known = _phantoms[like.dtype] = torch.frombuffer(pages, dtype=like.dtype)
         except (OSError, ValueError, OverflowError):
             return new_empty(like, shape, channels_last)  # address space is scarce here
-    if channels_last and len(shape) in _CHANNELS_LAST:
-        strides = _strides((shape[0], *shape[2:], shape[1]))
-        strides = (strides[0], strides[-1], *strides[1:-1])
-    else:
-        strides = _strides(shape)
-    return known.view(like.dtype).as_strided(shape, strides)
+    return known.as_strided(shape, strides)
 
 
-def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+@lru_cache(maxsize=4096)
+def _extent(shape: tuple[int, ...], channels_last: bool) -> tuple[int, tuple[int, ...]]:
+    """How many numbers there are, and the strides."""
+    last = channels_last and len(shape) in _CHANNELS_LAST
+    order = (shape[0], *shape[2:], shape[1]) if last else shape
     strides = [1]
-    for length in shape[:0:-1]:
-        strides.append(strides[-1] * max(length, 1))
-    return tuple(strides[::-1])
+    for length in order[:0:-1]:
+        strides.insert(0, strides[0] * max(length, 1))
+    if last:
+        strides = [strides[0], strides[-1], *strides[1:-1]]
+    return math.prod(shape), tuple(strides)
 
 
 def reshaped(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
