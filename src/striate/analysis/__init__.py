@@ -1,0 +1,5 @@
+"""Exact measures of any network, before a number is computed: what it costs, and what each layer sees."""
+
+from striate.analysis.field import FieldRow, ReceptiveFields, receptive_field
+
+__all__ = ["FieldRow", "ReceptiveFields", "receptive_field"]
