@@ -290,7 +290,7 @@ def _row(name: str, kind: str, level: str, value: Value, found: Maybe, size: Seq
     entries = [_axis(track, found, axis, length) for axis, (track, length) in enumerate(zip(found.tracks, size, strict=True))]
     columns = zip(*entries, strict=True)
     sizes, strides, starts, wholes, locals_ = columns
-    note = next((track.why for track in found.tracks if track.why), "")
+    note = next((track.why for track, known in zip(found.tracks, strides, strict=True) if known is None), "")
     return FieldRow(name, kind, level, value.shape, sizes, strides, starts, wholes, locals_, note)
 
 

@@ -369,6 +369,18 @@ def _same(operation: Operation, lookup: Any, notes: Notes, where: str) -> Maybe:
     return _first(operation, lookup)
 
 
+@rule("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "new_empty", "new_zeros", "new_ones",
+      "new_full", "new_empty_strided", "zero", "zero_", "fill", "fill_")  # fmt: skip
+def _made_alike(operation: Operation, lookup: Any, notes: Notes, where: str) -> Maybe:
+    return None
+
+
+@rule("copy", "copy_")
+def _copied(operation: Operation, lookup: Any, notes: Notes, where: str) -> Maybe:
+    part: Maybe = lookup(operation.inputs[1])
+    return part if part is None else part.expanded(operation.outputs[0].shape)
+
+
 @rule("expand")
 def _expanded(operation: Operation, lookup: Any, notes: Notes, where: str) -> Maybe:
     return _first(operation, lookup).expanded(operation.outputs[0].shape)

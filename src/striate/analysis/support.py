@@ -147,7 +147,11 @@ def simplified(boxes: Iterable[Box]) -> Boxes:
         before = len(kept)
         for axis in range(len(kept[0]) if kept else 0):
             kept = _merged(kept, axis)
-    kept = [box for place, box in enumerate(kept) if not _covered(box, place, kept)]
+    for box in tuple(kept):
+        others = [other for other in kept if other is not box]
+        # One at a time: of two that hold each other one has to stay.
+        if any(_covers(other, box) for other in others):
+            kept = others
     if len(kept) > MOST:
         raise TooMany
     return tuple(kept)
@@ -167,17 +171,9 @@ def _merged(boxes: list[Box], axis: int) -> list[Box]:
     return merged
 
 
-def _covered(box: Box, place: int, boxes: list[Box]) -> bool:
-    """Whether another box holds all of this one (of equal ones, the first stays)."""
-    for other_place, other in enumerate(boxes):
-        if other_place == place:
-            continue
-        same = all(a is b for a, b in zip(box, other, strict=True))
-        if same and other_place > place:
-            continue
-        if same or all(not (a & ~b).any() for a, b in zip(box, other, strict=True) if a is not b):
-            return True
-    return False
+def _covers(other: Box, box: Box) -> bool:
+    """Whether every element sees in ``other`` all that it sees in ``box``."""
+    return all(a is b or not (a & ~b).any() for a, b in zip(box, other, strict=True))
 
 
 def _compressed(array: Bits, dim: int) -> Bits:

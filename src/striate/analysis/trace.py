@@ -23,6 +23,7 @@ from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
     FakeCopyMode,
+    FakeTensor,
     FakeTensorMode,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -36,6 +37,9 @@ InputSize: TypeAlias = Sequence[int] | Tensor | Sequence[Tensor]
 
 #: The name of the network itself among its layers.
 ROOT: Final = "(network)"
+
+#: Operators that hand on the numbers they get.
+_KEEPING: Final = (torch.ops.aten.lift_fresh, torch.ops.aten.alias, torch.ops.aten.detach, torch.ops.aten.clone)
 
 
 @dataclass(eq=False)
@@ -253,8 +257,7 @@ class _Recorder(TorchDispatchMode):
         if id(tensor) not in self._values:
             made = self._made(tensor, kind)
             made.learns = kind == "parameter" and tensor.requires_grad
-            # What a fake tensor was made from is kept for small constants only.
-            made.known = known if known is not None else getattr(tensor, "constant", None)
+            made.known = made.known if known is None else known
         return self._values[id(tensor)]
 
     def known(self, tensor: Tensor) -> Value:
@@ -275,7 +278,9 @@ class _Recorder(TorchDispatchMode):
         if kind == "activation" and len(aliases) > 1:  # a view of a parameter is none of the activations
             first = self._values[id(aliases[0])].kind
             kind = first if first in ("parameter", "buffer") else kind
-        value = Value(tuple(tensor.shape), tensor.dtype, storage.nbytes(), key, kind)
+        # A tensor that isn't fake is a constant written in the code.
+        known = None if isinstance(tensor, FakeTensor) else tensor
+        value = Value(tuple(tensor.shape), tensor.dtype, storage.nbytes(), key, kind, known=known)
         self._values[id(tensor)] = value
         return value
 
@@ -301,6 +306,8 @@ class _Recorder(TorchDispatchMode):
                     "needed at least one position on each axis",
                     "give a larger input, or take a stride away",
                 )
+            if func.overloadpacket in _KEEPING and inputs:
+                value.known = inputs[0].known
             outputs.append(value)
         call = self._stack[-1] if self._stack else 0
         self.operations.append(Operation(func, recorded, named, tuple(outputs), tuple(written), call))
