@@ -1,5 +1,6 @@
 """Exact measures of any network, before a number is computed: what it costs, and what each layer sees."""
 
+from striate.analysis.cost import CostRow, Roofline, Summary, summarize
 from striate.analysis.field import FieldRow, ReceptiveFields, receptive_field
 
-__all__ = ["FieldRow", "ReceptiveFields", "receptive_field"]
+__all__ = ["CostRow", "FieldRow", "ReceptiveFields", "Roofline", "Summary", "receptive_field", "summarize"]
