@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "models": {"errors", "nn", "ops"},
     "data": {"errors"},
     "training": {"errors", "data", "models"},
-    "report": {"errors", "training"},
+    "analysis": {"errors", "geometry", "engine"},
+    "report": {"errors", "training", "analysis"},
 }
 ANYTHING = {"cli", "__main__", "__init__"}
 

@@ -55,4 +55,4 @@ class RunError(StriateError, RuntimeError):
 
 
 class AnalysisError(StriateError, ValueError):
-    """A network that can't be analysed: a size that doesn't fit, values that steer the computation, an unknown layer."""
+    """A network that can't be analysed: a size that doesn't fit, values that steer it, an unknown layer."""

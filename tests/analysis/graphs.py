@@ -7,9 +7,8 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from oracle import average_like_max
+from torch import Tensor, nn
 
 Step = Callable[[Tensor], Tensor]
 

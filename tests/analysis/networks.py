@@ -25,9 +25,7 @@ class Residual(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if stride != 1 or inside != outside:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside)
-            )
+            self.downsample = nn.Sequential(nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside))
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
@@ -91,7 +89,13 @@ def vgg16(width: int = 64, classes: int = 1000, hidden: int = 4096) -> nn.Module
 
 def alexnet(first_padding: int = 2, classes: int = 1000) -> nn.Module:
     """Krizhevsky 2014, one tower."""
-    sizes = ((3, 64, 11, 4, first_padding), (64, 192, 5, 1, 2), (192, 384, 3, 1, 1), (384, 256, 3, 1, 1), (256, 256, 3, 1, 1))
+    sizes = (
+        (3, 64, 11, 4, first_padding),
+        (64, 192, 5, 1, 2),
+        (192, 384, 3, 1, 1),
+        (384, 256, 3, 1, 1),
+        (256, 256, 3, 1, 1),
+    )
     layers: list[nn.Module] = []
     for number, (inside, wide, kernel, stride, padding) in enumerate(sizes):
         layers += [nn.Conv2d(inside, wide, kernel, stride, padding), nn.ReLU(inplace=True)]
@@ -179,7 +183,7 @@ class UNet(nn.Module):
 
 
 class Shuffle(nn.Module):
-    """Ma et al. 2018, figure 3c: half of the channels pass by, then they are shuffled; the stem puts space into depth."""
+    """Ma et al. 2018, figure 3c: half of the channels pass by, then all are shuffled. The stem puts space into depth."""
 
     def __init__(self, width: int = 4) -> None:
         super().__init__()

@@ -209,7 +209,8 @@ class Summary:
         )  # fmt: skip
         fields = dataclasses.asdict(self)
         fields["rows"] = [
-            dataclasses.asdict(row) | {"intensity": row.intensity, "backward_flops": row.backward_flops, "bound": self.bound(row)}
+            dataclasses.asdict(row)
+            | {"intensity": row.intensity, "backward_flops": row.backward_flops, "bound": self.bound(row)}
             for row in self.rows
         ]
         return fields | {name: getattr(self, name) for name in totals}
@@ -368,7 +369,9 @@ def _notes(traced: Trace, buffers: int, biases: int) -> tuple[str, ...]:
             "not to the parameters; libraries that add them up say so many more"
         )
     if biases:
-        notes.append(f"adding biases is {biases:,} FLOPs and no MACs; libraries that count them as MACs say so many more")
+        notes.append(
+            f"adding biases is {biases:,} FLOPs and no MACs; libraries that count them as MACs say so many more"
+        )
     if len(traced.parameters) != len({id(value) for value in traced.parameters.values()}):
         notes.append("some parameters are shared and counted once; libraries that add up layers count them again")
     return tuple(notes)

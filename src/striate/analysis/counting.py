@@ -1,7 +1,7 @@
 """How much arithmetic an operator is: multiply-accumulates where it is a product, floating-point operations for all.
 
-One multiply-accumulate (MAC) is two FLOPs. A root, an exponential or a comparison counts as one, as is usual (Sovrasov's
-and Facebook's counters do the same), so FLOPs beyond the products are a measure and not a promise.
+One multiply-accumulate (MAC) is two FLOPs. A root, an exponential or a comparison counts as one, so FLOPs beyond the
+products are a convention, stated in the tables below, and no measured fact.
 """
 
 from __future__ import annotations
@@ -47,20 +47,25 @@ _PER_INPUT: Final = {
 #: FLOPs for each element of the output: two for each tap of an interpolation.
 _PER_OUTPUT: Final = {
     "hardswish": 4, "hardswish_": 4, "upsample_linear1d": 4, "upsample_bilinear2d": 8, "upsample_trilinear3d": 16,
-    "upsample_bicubic2d": 32, "native_dropout": 2, "bernoulli": 1, "bernoulli_": 1, "_native_batch_norm_legit_no_training": 2,
-    "_batch_norm_no_update": 2, "add_": 1,
+    "upsample_bicubic2d": 32, "native_dropout": 2, "bernoulli": 1, "bernoulli_": 1,
+    "_native_batch_norm_legit_no_training": 2, "_batch_norm_no_update": 2, "add_": 1,
 }  # fmt: skip
 #: Only moves, makes or reads numbers.
 _FREE: Final = frozenset(
-    "view _unsafe_view reshape _reshape_alias squeeze unsqueeze expand permute transpose t slice select split "
-    "split_with_sizes unbind chunk alias detach lift_fresh lift_fresh_copy lift clone contiguous _to_copy copy copy_ cat stack "
-    "constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d "
-    "flip roll repeat index index_select gather embedding im2col unfold pixel_shuffle pixel_unshuffle channel_shuffle "
-    "native_channel_shuffle empty empty_like zeros zeros_like ones ones_like full full_like new_empty new_zeros new_ones "
-    "new_full new_empty_strided arange scalar_tensor eye tril triu zero_ zero fill fill_ index_copy index_copy_ index_put "
-    "index_put_ slice_scatter select_scatter masked_fill masked_fill_ scatter upsample_nearest1d upsample_nearest2d "
-    "upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d view_copy "
-    "as_strided empty_strided rand randn randint linspace meshgrid diagonal movedim _conj view_as_real view_as_complex".split()
+    """
+    view _unsafe_view view_copy reshape _reshape_alias squeeze unsqueeze expand permute transpose t movedim diagonal
+    slice select split split_with_sizes unbind chunk as_strided alias detach lift lift_fresh lift_fresh_copy clone
+    contiguous _to_copy copy copy_ _conj view_as_real view_as_complex cat stack meshgrid
+    constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d
+    replication_pad1d replication_pad2d replication_pad3d
+    flip roll repeat index index_select gather embedding im2col unfold pixel_shuffle pixel_unshuffle channel_shuffle
+    native_channel_shuffle index_copy index_copy_ index_put index_put_ slice_scatter select_scatter scatter
+    masked_fill masked_fill_ tril triu empty empty_like empty_strided new_empty new_empty_strided
+    zeros zeros_like new_zeros zero zero_ ones ones_like new_ones full full_like new_full fill fill_
+    arange linspace scalar_tensor eye rand randn randint
+    upsample_nearest1d upsample_nearest2d upsample_nearest3d
+    _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d
+    """.split()  # noqa: SIM905 - seventy strings of a line each don't read better
 )
 _ATTENTION: Final = (
     "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
@@ -155,5 +160,3 @@ def _attention(operation: Operation) -> Work:
     # By each operand of each product: what recomputing the weights costs is up to the kernel.
     wanted = 2 * macs if query.learns or key.learns or value.learns else 0
     return Work(macs, macs, 2 * macs + 6 * pairs, wanted)
-
-

@@ -69,7 +69,9 @@ class Dependence:
         if self is other or self.boxes is None or other.boxes is None or self.tracks != other.tracks:
             return self is other
         return len(self.boxes) == len(other.boxes) and all(
-            a is b for mine, theirs in zip(self.boxes, other.boxes, strict=True) for a, b in zip(mine, theirs, strict=True)
+            a is b
+            for mine, theirs in zip(self.boxes, other.boxes, strict=True)
+            for a, b in zip(mine, theirs, strict=True)
         )
 
     def _exact(self, act: Callable[[Boxes], Boxes]) -> Boxes | None:

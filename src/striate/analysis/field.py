@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Final, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -112,7 +113,9 @@ class ReceptiveFields:
                 return row
         known = [row.name for row in self.rows]
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or known[-3:]
-        raise AnalysisError("layer", f"got {name!r}", f"needed a layer that {self.model} calls", "near: " + ", ".join(near))
+        raise AnalysisError(
+            "layer", f"got {name!r}", f"needed a layer that {self.model} calls", "near: " + ", ".join(near)
+        )
 
     def support(self, name: str, position: Sequence[int]) -> Tensor:
         """Which input positions a layer's output at ``position`` depends on, exactly: gaps and ends included.
@@ -143,11 +146,14 @@ class ReceptiveFields:
             )
         for box in found.boxes:
             arrays = [
-                array[(slice(None),) * dims + tuple(p if n > 1 else 0 for p, n in zip(position, array.shape[dims:], strict=True))]
+                array[
+                    (slice(None),) * dims
+                    + tuple(p if n > 1 else 0 for p, n in zip(position, array.shape[dims:], strict=True))
+                ]
                 for array in box
             ]
             shape = torch.broadcast_shapes(*(array.shape for array in arrays))
-            flat = [support.np.broadcast_to(array, shape).ravel() for array in arrays]
+            flat = [np.broadcast_to(array, shape).ravel() for array in arrays]
             for sets in set(zip(*flat, strict=True)):
                 part = torch.ones((), dtype=torch.bool)
                 for bits_, length in zip(sets, size, strict=True):
@@ -200,7 +206,9 @@ def fields_of(traced: Trace, name: str) -> ReceptiveFields:
     source = traced.inputs[0]
     if len(source.shape) < 3:
         raise AnalysisError(
-            name, f"its input {source.shape} has no axes to look along", "needed (N, C, L), (N, C, H, W) or (N, C, D, H, W)"
+            name,
+            f"its input {source.shape} has no axes to look along",
+            "needed (N, C, L), (N, C, H, W) or (N, C, D, H, W)",
         )
     notes = Notes()
     found = _followed(traced, notes)
@@ -223,7 +231,10 @@ def _followed(traced: Trace, notes: Notes) -> dict[Value, Maybe]:
     source = traced.inputs[0]
     dims = range(2, len(source.shape))
     box = tuple(
-        bits([1 << place for place in range(source.shape[dim])], [-1 if d == dim else 1 for d in range(len(source.shape))])
+        bits(
+            [1 << place for place in range(source.shape[dim])],
+            [-1 if d == dim else 1 for d in range(len(source.shape))],
+        )
         for dim in dims
     )
     start = Dependence(source.shape, support.simplified([box]), tuple(Track(dim, Line.identity()) for dim in dims))
@@ -244,7 +255,7 @@ def _followed(traced: Trace, notes: Notes) -> dict[Value, Maybe]:
 
 
 def _note_writes(operation: Operation, found: dict[Value, Maybe], where: str) -> None:
-    """What lies in memory that was written: the written tensor has its result, its views are only known if all agree."""
+    """What lies in memory that was written: the written tensor has its result, its views may not be known."""
     results = set(operation.outputs)
     sources = [value for value in operation.inputs if found.get(value) is not None]
     for old, new in operation.written:
@@ -287,14 +298,18 @@ def _row(name: str, kind: str, level: str, value: Value, found: Maybe, size: Seq
     if found.unknown:
         none = (None,) * axes
         return FieldRow(name, kind, level, value.shape, none, none, none, (False,) * axes, none, found.unknown)
-    entries = [_axis(track, found, axis, length) for axis, (track, length) in enumerate(zip(found.tracks, size, strict=True))]
+    entries = [
+        _axis(track, found, axis, length) for axis, (track, length) in enumerate(zip(found.tracks, size, strict=True))
+    ]
     columns = zip(*entries, strict=True)
     sizes, strides, starts, wholes, locals_ = columns
     note = next((track.why for track, known in zip(found.tracks, strides, strict=True) if known is None), "")
     return FieldRow(name, kind, level, value.shape, sizes, strides, starts, wholes, locals_, note)
 
 
-def _axis(track: Track, found: Dependence, axis: int, length: int) -> tuple[int | None, Stride, int | None, bool, int | None]:
+def _axis(
+    track: Track, found: Dependence, axis: int, length: int
+) -> tuple[int | None, Stride, int | None, bool, int | None]:
     """Size, stride, start, whether all is seen, and the size of what is seen locally."""
     local = None if track.line is None else track.line.size
     sets = None

@@ -1,7 +1,7 @@
 """Receptive fields along one axis as a rule that holds for every position, beyond the map's ends as well.
 
-Through windows alone the field of position ``o`` is ``start + o * stride`` to ``start + o * stride + size - 1`` (Araujo,
-Norris & Sim, "Computing receptive fields of convolutional neural networks", Distill 2019). Transposed windows and
+Through windows alone the field of position ``o`` is ``start + o * stride`` to ``start + o * stride + size - 1``
+(Araujo, Norris & Sim, "Computing receptive fields of convolutional neural networks", Distill 2019). Transposed windows and
 enlargements bring in phases: the rule repeats every ``period`` positions, ``step`` input positions further on.
 """
 
@@ -125,7 +125,7 @@ def hull(spans: Iterable[Span]) -> Span:
 
 
 def sources(window: Window, position: int) -> list[int]:
-    """The positions on a window's output side that reach ``position`` on its input side: o * stride + ... solved for o."""
+    """The positions on a window's output side that reach ``position`` on its input side."""
     outputs = []
     for tap in range(window.kernel):
         output, rest = divmod(position - window.position(0, tap), window.stride)

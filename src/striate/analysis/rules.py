@@ -1,7 +1,7 @@
 """What each operator does to dependence: a table of rules, a few lines each.
 
-A rule gets the operation, its tensors' dependences (None: on no input) and the notes, and gives the output's. An operator
-without a rule makes whatever depends on it unknown, with the operator as the reason.
+A rule gets the operation, its tensors' dependences (None: on no input) and the notes, and gives the output's. An
+operator without a rule makes whatever depends on it unknown, with the operator as the reason.
 """
 
 from __future__ import annotations
@@ -90,9 +90,7 @@ def _windows(operation: Operation, dims: int, kernel: Sequence[int]) -> list[tup
     padding = spread(operation.argument("padding"), 0)
     dilation = spread(operation.argument("dilation"), 1)
     extra = spread(operation.argument("output_padding"), 0)
-    return [
-        (Window(k, s, p, d), p, e) for k, s, p, d, e in zip(kernel, stride, padding, dilation, extra, strict=True)
-    ]
+    return [(Window(k, s, p, d), p, e) for k, s, p, d, e in zip(kernel, stride, padding, dilation, extra, strict=True)]
 
 
 @rule("convolution")
@@ -209,7 +207,9 @@ def _resized(operation: Operation, lookup: Any, notes: Notes, where: str) -> May
 
 
 @functools.lru_cache(maxsize=256)
-def _impulses(kind: str, corners: bool, smooth: bool, n: int, m: int, scale: float | None) -> tuple[tuple[int, ...], ...]:
+def _impulses(
+    kind: str, corners: bool, smooth: bool, n: int, m: int, scale: float | None
+) -> tuple[tuple[int, ...], ...]:
     aten = torch.ops.aten
     eye = torch.eye(n, dtype=torch.float64)[:, None]
     if kind == "nearest":
@@ -229,7 +229,9 @@ def _impulses(kind: str, corners: bool, smooth: bool, n: int, m: int, scale: flo
 # -------------------------------------------------------------------- padding, cutting, moving
 
 
-def _picked(part: Dependence, dim: int, picks: Sequence[int], draw: Callable[[Line], Line | None], why: str) -> Dependence:
+def _picked(
+    part: Dependence, dim: int, picks: Sequence[int], draw: Callable[[Line], Line | None], why: str
+) -> Dependence:
     return part.looking(dim, [[pick] for pick in picks], draw, why)
 
 
@@ -369,8 +371,10 @@ def _same(operation: Operation, lookup: Any, notes: Notes, where: str) -> Maybe:
     return _first(operation, lookup)
 
 
-@rule("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "new_empty", "new_zeros", "new_ones",
-      "new_full", "new_empty_strided", "zero", "zero_", "fill", "fill_")  # fmt: skip
+@rule(
+    "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "new_empty", "new_zeros",
+    "new_ones", "new_full", "new_empty_strided", "zero", "zero_", "fill", "fill_",
+)  # fmt: skip
 def _made_alike(operation: Operation, lookup: Any, notes: Notes, where: str) -> Maybe:
     return None
 
@@ -480,7 +484,9 @@ def _normalised_along(operation: Operation, lookup: Any, notes: Notes, where: st
     return _smeared(part, [dim])
 
 
-@rule("native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm", "_batch_norm_with_update", "miopen_batch_norm")
+@rule(
+    "native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm", "_batch_norm_with_update", "miopen_batch_norm"
+)
 def _batch_normalised(operation: Operation, lookup: Any, notes: Notes, where: str) -> Maybe:
     part = _first(operation, lookup)
     if not operation.argument("training", operation.name == "aten._batch_norm_with_update"):
@@ -515,7 +521,9 @@ def _multiplied(operation: Operation, lookup: Any, notes: Notes, where: str) -> 
     left, right = lookup(one), lookup(two)
     if operation.name in ("aten.mv", "aten.dot", "aten.addmv", "aten.addbmm"):
         parts += [
-            each.mixed(*range(len(each.shape))).reshaped((1,) * len(shape)) for each in (left, right) if each is not None
+            each.mixed(*range(len(each.shape))).reshaped((1,) * len(shape))
+            for each in (left, right)
+            if each is not None
         ]
         return union(parts, shape, notes, where)
     if left is not None:

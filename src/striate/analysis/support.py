@@ -80,9 +80,7 @@ def mixed(boxes: Boxes, dim: int) -> Boxes:
     for box in boxes:
         along = [axis for axis, array in enumerate(box) if array.shape[dim] > 1]
         if len(along) <= 1:
-            made.append(
-                tuple(np.bitwise_or.reduce(a, axis=dim, keepdims=True) if a.shape[dim] > 1 else a for a in box)
-            )
+            made.append(tuple(np.bitwise_or.reduce(a, axis=dim, keepdims=True) if a.shape[dim] > 1 else a for a in box))
             continue
         slices: dict[tuple[bytes, ...], Box] = {}
         for place in range(box[along[0]].shape[dim]):
@@ -100,9 +98,7 @@ def joined(parts: Sequence[Boxes], dim: int, sizes: Sequence[int]) -> Boxes:
     for rank in range(max(map(len, parts))):
         box = []
         for axis in range(axes):
-            arrays = [
-                boxes[rank][axis] if rank < len(boxes) else bits([0], [1] * ndim) for boxes in parts
-            ]
+            arrays = [boxes[rank][axis] if rank < len(boxes) else bits([0], [1] * ndim) for boxes in parts]
             shape = np.broadcast_shapes(*(a.shape[:dim] + (1,) + a.shape[dim + 1 :] for a in arrays))
             pieces = [
                 np.broadcast_to(a, (*shape[:dim], size, *shape[dim + 1 :]))

@@ -404,5 +404,3 @@ def _shapes(values: Sequence[Value]) -> str:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or ["no reason given"])[0]
-
-
