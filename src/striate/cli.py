@@ -22,8 +22,8 @@ from striate.training.recipe import OPTIMIZERS, SCHEDULES, Recipe
 if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
+    from torch import Tensor
 
-    from striate.analysis import FieldRow
     from striate.training import Evaluation
 
 
@@ -231,7 +231,7 @@ def summary(
     from striate.analysis import Roofline, summarize
     from striate.report import measures
 
-    network, shape = _network(model, size)
+    network, shape, _ = _network(model, size)
     result = summarize(network, (batch, *shape), roofline=Roofline.measure() if roofline else None)
     if out is not None:
         _draw(out, lambda: measures.costs(result))
@@ -260,9 +260,11 @@ def field(
       striate field lenet5
       striate field lenet5 --at s4,1,1 --image digit.png --out field.png
     """
-    from striate.analysis import receptive_field
+    from striate.analysis import effective_receptive_field, receptive_field
+    from striate.data import load_image
+    from striate.report import measures
 
-    network, shape = _network(model, size)
+    network, shape, prepare = _network(model, size)
     found = receptive_field(network, shape)
     if at is None:
         if image is not None or effective:
@@ -272,8 +274,6 @@ def field(
         if as_json:
             _print_json(found.to_dict())
         else:
-            from striate.report import measures
-
             _print(measures.fields(found))
             for each in found.misaligned:
                 _print(
@@ -283,7 +283,16 @@ def field(
     layer, position = _position(at)
     row, box = found.at(layer), found.box(layer, position)
     if image is not None:
-        _draw_field(network, shape, found.at(layer), position, box, image, out, effective=effective)
+        if box is None:
+            raise RunError("field", f"{layer} sees nothing of the image there", "needed a position that sees some")
+        channels, height, width = shape
+        pixels = load_image(image, channels=channels, image_size=(height, width))
+        shown = pixels.permute(1, 2, 0).numpy()
+        if effective:
+            density = effective_receptive_field(network, prepare(pixels[None]), layer, position)
+            _draw(out, lambda: measures.effective(shown, density, box))
+        else:
+            _draw(out, lambda: measures.field_box(shown, row, position, box))
     if as_json:
         seen = None if box is None else [list(span) for span in box]
         _print_json({"layer": layer, "position": list(position), "box": seen, "row": row.to_dict()})
@@ -293,17 +302,18 @@ def field(
         _print(f"{layer} at {at.partition(',')[2]} sees " + ", ".join(f"{a} to {b}" for a, b in box))
 
 
-def _network(model: str, size: str | None) -> tuple[torch.nn.Module, tuple[int, ...]]:
-    """A network by name or from a run's folder, and the (C, H, W) of its images."""
+def _network(model: str, size: str | None) -> tuple[torch.nn.Module, tuple[int, ...], Callable[[Tensor], Tensor]]:
+    """A network by name or from a run's folder, the (C, H, W) of its images, and what makes bytes its input."""
     from striate import models as known
     from striate.training import Run
 
     given = None if size is None else _channels_first(size)
     if model in known.names() or not Path(model).exists():
         network = known.create(model, in_channels=1 if given is None else given[0])
-        return network, given or (1, *cast("tuple[int, int]", network.input_size))
+        return network, given or (1, *cast("tuple[int, int]", network.input_size)), lambda pixels: pixels / 255
     run = Run.open(model)
-    return run.model(), given or (run.settings.channels, *run.settings.image_size)
+    settings = run.settings
+    return run.model(), given or (settings.channels, *settings.image_size), settings.normalization
 
 
 def _channels_first(text: str) -> tuple[int, ...]:
@@ -318,32 +328,6 @@ def _position(text: str) -> tuple[str, tuple[int, ...]]:
     if not layer or len(places) != 2 or not all(place.strip().isdecimal() for place in places):
         raise RunError("--at", f"got {text!r}", "needed a layer and a position in its map", "as s4,1,1")
     return layer, tuple(int(place) for place in places)
-
-
-def _draw_field(
-    network: torch.nn.Module,
-    shape: tuple[int, ...],
-    row: FieldRow,
-    position: tuple[int, ...],
-    box: Any,
-    image: Path,
-    out: Path,
-    *,
-    effective: bool,
-) -> None:
-    from striate.analysis import effective_receptive_field
-    from striate.data import load_image
-    from striate.report import measures
-
-    if box is None:
-        raise RunError("field", f"{row.name} sees nothing of the image there", "needed a position that sees some")
-    pixels = load_image(image, channels=shape[0], image_size=(shape[1], shape[2]))
-    shown = pixels.permute(1, 2, 0).numpy()
-    if effective:
-        measured = effective_receptive_field(network, pixels[None].float() / 255, row.name, position)
-        _draw(out, lambda: measures.effective(shown, measured, box))
-    else:
-        _draw(out, lambda: measures.field_box(shown, row, position, box))
 
 
 def _draw(out: Path, figure: Callable[[], Figure]) -> None:

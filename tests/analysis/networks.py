@@ -64,6 +64,21 @@ class ResNet(nn.Module):
         return self.fc(torch.flatten(self.avgpool(x), 1))
 
 
+class SlimResNet(ResNet):
+    """TensorFlow-Slim's ResNets: the stride in each stage's last unit, TensorFlow's padding in the first pooling."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__(depth, width=4, classes=3)
+        self.maxpool = nn.Sequential(SamePad(3, 2), nn.MaxPool2d(3, 2))
+        stages = [getattr(self, f"layer{number}") for number in range(1, 5)]
+        for number, stage in enumerate(stages):
+            first, last = stage[0], stage[-1]
+            first.conv2.stride = first.downsample[0].stride = (1, 1)
+            if number < 3:
+                last.conv2.stride = (2, 2)
+                last.downsample = nn.MaxPool2d(1, 2)
+
+
 def vgg16(width: int = 64, classes: int = 1000, hidden: int = 4096) -> nn.Module:
     """Simonyan & Zisserman 2015, configuration D."""
     layers: list[nn.Module] = []
@@ -166,6 +181,7 @@ class UNet(nn.Module):
 
     def __init__(self, width: int = 4) -> None:
         super().__init__()
+        self.pool = nn.MaxPool2d(2)
         self.down1 = nn.Conv2d(3, width, 3, padding=1)
         self.down2 = nn.Conv2d(width, width, 3, padding=1)
         self.bottom = nn.Conv2d(width, width, 3, padding=1)
@@ -175,15 +191,15 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         one = F.relu(self.down1(x))
-        two = F.relu(self.down2(F.max_pool2d(one, 2)))
-        low = F.relu(self.bottom(F.max_pool2d(two, 2)))
+        two = F.relu(self.down2(self.pool(one)))
+        low = F.relu(self.bottom(self.pool(two)))
         two = F.relu(self.merge2(torch.cat([self.up2(low), two], 1)))
         up = F.interpolate(two, scale_factor=2, mode="bilinear", align_corners=False)
         return self.merge1(torch.cat([up, one], 1))
 
 
 class Shuffle(nn.Module):
-    """Ma et al. 2018, figure 3c: half of the channels pass by, then all are shuffled. The stem puts space into depth."""
+    """Ma et al. 2018, figure 3c: half of the channels pass by, then a shuffle. The stem puts space into depth."""
 
     def __init__(self, width: int = 4) -> None:
         super().__init__()
@@ -230,3 +246,70 @@ class Gated(nn.Module):
         x = self.again(F.relu(self.again(F.relu(self.stem(x)))))
         gate = torch.sigmoid(self.squeeze(x.mean((2, 3))))
         return x * gate[:, :, None, None]
+
+
+class Dense(nn.Module):
+    """Huang et al. 2017: every layer sees all before it, concatenated."""
+
+    def __init__(self, width: int = 2) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(3 + n * width, width, 3, padding=1) for n in range(4))
+        self.last = nn.Conv2d(3 + 4 * width, width, 1, groups=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = torch.cat([x, F.relu(layer(x))], 1)
+        return self.last(F.avg_pool2d(x, 2))
+
+
+class Windowed(nn.Module):
+    """Liu et al. 2021 in small: attention inside of windows of patches, shifted ones next, then patches merge."""
+
+    def __init__(self, width: int = 4, window: int = 4) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 2, 2)
+        self.window = window
+        self.mix = nn.Linear(window**2, window**2)
+        self.merge = nn.Conv2d(width, width, 2, 2)
+
+    def inside(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        k = self.window
+        tokens = x.view(n, c, h // k, k, w // k, k).permute(0, 2, 4, 1, 3, 5).reshape(-1, c, k * k)
+        tokens = self.mix(tokens)
+        return tokens.view(n, h // k, w // k, c, k, k).permute(0, 3, 1, 4, 2, 5).reshape(n, c, h, w)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inside(self.patches(x))
+        x = torch.roll(self.inside(torch.roll(x, (-2, -2), (2, 3))), (2, 2), (2, 3))
+        return self.merge(x)
+
+
+class EncoderLayer(nn.TransformerEncoderLayer):
+    """With GELU and normalisation first."""
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__(width, heads, hidden, 0.0, "gelu", 1e-6, batch_first=True, norm_first=True)
+
+
+class ViT(nn.Module):
+    """Dosovitskiy et al. 2021, table 1."""
+
+    def __init__(self, width: int, depth: int, heads: int, patch: int, classes: int = 1000) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, patch, patch)
+        self.token = nn.Parameter(torch.zeros(1, 1, width))
+        self.position = nn.Parameter(torch.zeros(1, (224 // patch) ** 2 + 1, width))
+        self.layers = nn.Sequential(*(EncoderLayer(width, heads, 4 * width) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.position
+        return self.head(self.norm(self.layers(x))[:, 0])
+
+
+def vit_b16() -> nn.Module:
+    """ViT-B/16."""
+    return ViT(768, 12, 12, 16)

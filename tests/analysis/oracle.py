@@ -7,18 +7,28 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from striate.models.lenet import ScaledTanh
+
 
 def linear_twin(model: nn.Module) -> nn.Module:
     """A copy with positive weights, averages for maxima and no nonlinearity that could hide or cancel a path."""
     twin = copy.deepcopy(model).double().eval()
-    generator = torch.Generator().manual_seed(0)
-    for tensor in [*twin.parameters(), *(b for b in twin.buffers() if b.is_floating_point())]:
-        tensor.data.copy_(torch.rand(tensor.shape, generator=generator, dtype=torch.float64) + 0.5)
+    positive(twin)
     for layer in list(twin.modules()):
         for name, child in layer.named_children():
             if isinstance(child, nn.MaxPool2d):
-                setattr(layer, name, _Average(child))
+                layer.add_module(name, _Average(child))
+            elif isinstance(child, (nn.ReLU6, ScaledTanh)):  # which are flat where weights are large
+                layer.add_module(name, nn.Identity())
     return twin
+
+
+def positive(model: nn.Module) -> None:
+    """Gives all weights and statistics positive random values, in double precision."""
+    model.double()
+    generator = torch.Generator().manual_seed(0)
+    for tensor in [*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())]:
+        tensor.data.copy_(torch.rand(tensor.shape, generator=generator, dtype=torch.float64) + 0.5)
 
 
 class _Average(nn.Module):

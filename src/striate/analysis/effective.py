@@ -110,7 +110,8 @@ def effective_receptive_field(
     place = tuple(length // 2 for length in size) if position is None else tuple(position)
     if len(place) != len(size) or any(not 0 <= p < n for p, n in zip(place, size, strict=True)):
         raise AnalysisError(layer, f"got position {place}", f"needed one in {'x'.join(map(str, size))}, counted from 0")
-    (gradient,) = torch.autograd.grad(output[(..., *place)].sum(), source)
+    flat = sum(p * math.prod(size[axis + 1 :]) for axis, p in enumerate(place))
+    (gradient,) = torch.autograd.grad(output.flatten(2)[..., flat].sum(), source)
     strength = gradient.abs().sum(1).double().cpu()
     total = strength.flatten(1).sum(1).clamp_min(torch.finfo(torch.float64).tiny)
     density = (strength / total.reshape(-1, *[1] * (strength.dim() - 1))).mean(0)

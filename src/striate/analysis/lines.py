@@ -1,8 +1,8 @@
 """Receptive fields along one axis as a rule that holds for every position, beyond the map's ends as well.
 
 Through windows alone the field of position ``o`` is ``start + o * stride`` to ``start + o * stride + size - 1``
-(Araujo, Norris & Sim, "Computing receptive fields of convolutional neural networks", Distill 2019). Transposed windows and
-enlargements bring in phases: the rule repeats every ``period`` positions, ``step`` input positions further on.
+(Araujo, Norris & Sim, "Computing receptive fields of convolutional neural networks", Distill 2019). Transposed windows
+and enlargements bring in phases: the rule repeats every ``period`` positions, ``step`` input positions further on.
 """
 
 from __future__ import annotations
