@@ -74,7 +74,7 @@ def counted(model: nn.Module, size: tuple[int, ...]) -> tuple[int, int]:
 )
 def test_pytorchs_counter_agrees(model: nn.Module, size: tuple[int, ...]) -> None:
     forward, backward = counted(model, size)
-    summary = summarize(model, size)
+    summary = summarize(model, torch.rand(size))
     assert 2 * summary.macs == forward
     assert summary.backward_flops == backward
 
@@ -126,7 +126,7 @@ class Shared(nn.Module):
 
 
 def test_shared_reused_and_unused_parameters() -> None:
-    summary = summarize(Shared(), (1, 8))
+    summary = summarize(Shared(), (8,))
     assert summary.parameters == 64 + 8 + 8 + 12
     assert {row.name: (row.calls, row.parameters, row.macs) for row in summary} == {
         "(network)": (1, 12, 0), "one": (2, 72, 128), "two": (1, 8, 64),
@@ -141,7 +141,7 @@ def test_what_has_no_count_is_listed() -> None:
             return torch.fft.fft2(x).real + torch.sort(x)[0]
 
     assert [line for line in summarize(Odd(), (1, 8, 8)).not_counted if line.startswith("aten.")] == [
-        "aten._fft_r2c x1 in (network)",
+        "aten._fft_c2c x1 in (network)",
         "aten.sort x1 in (network)",
     ]
 

@@ -32,7 +32,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from striate import engine
 from striate.errors import AnalysisError, StriateError
 
-#: The size of one example, (C, L) or (C, H, W), a whole shape with the batch in front, or tensors to take it from.
+#: The size of one example, (F,), (C, L) or (C, H, W), a whole shape with the batch in front, or tensors to take it from.
 InputSize: TypeAlias = Sequence[int] | Tensor | Sequence[Tensor]
 
 #: The name of the network itself among its layers.
@@ -374,13 +374,13 @@ def _inputs(model: torch.nn.Module, input_size: InputSize, fake: FakeTensorMode)
 
 
 def input_shape(size: Sequence[int]) -> tuple[int, ...]:
-    """(N, C, ...) of an input size: two or three numbers are one example, more have the batch in front.
+    """(N, C, ...) of an input size: one to three numbers are one example, more have the batch in front.
 
     >>> input_shape((3, 224, 224)), input_shape((8, 3, 224, 224))
     ((1, 3, 224, 224), (8, 3, 224, 224))
     """
     wrong = [each for each in size if isinstance(each, bool) or not isinstance(each, int) or each < 1]
-    if wrong or not 2 <= len(size) <= 5:
+    if wrong or not 1 <= len(size) <= 5:
         raise AnalysisError(
             "input size", f"got {tuple(size)}", "needed whole numbers of 1 or more", "(C, H, W) or (N, C, H, W), say"
         )
