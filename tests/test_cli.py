@@ -146,7 +146,7 @@ def test_models_and_version(says: Says) -> None:
     assert says("--version") == (0, f"striate {striate.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["predict"], ["models"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["predict"], ["summary"], ["field"], ["models"]])
 def test_help_has_a_worked_example(command: list[str], says: Says) -> None:
     code, output, _ = says(*command, "--help")
     assert code == 0

@@ -160,6 +160,14 @@ def test_liveness_of_a_chain_and_of_a_branch() -> None:
     assert peak(trace(Branch(), (1, 10, 10))) == 4 * 400
 
 
+def test_memory_belongs_to_the_layer_that_writes_first() -> None:
+    # A ReLU in place takes none, though it is called before and after other layers.
+    rows = {row.name: row.output_bytes for row in summarize(networks.ResNet(18, width=4), (3, 64, 64))}
+    assert rows["layer1.0.relu"] == 0
+    assert rows["layer1.0.conv1"] == rows["layer1.0.bn1"] == rows["layer1.0.bn2"] == 4 * 4 * 16 * 16
+    assert "(network)" not in rows
+
+
 def test_saved_bytes_are_what_autograd_keeps() -> None:
     model = networks.UNet()
     kept: dict[int, int] = {}

@@ -274,7 +274,8 @@ def _rows(traced: Trace) -> tuple[list[CostRow], list[str], int]:
     for call in traced.calls:
         calls[call.path].append(call)
     uncounted: Counter[tuple[str, str]] = Counter()
-    rows, biases, written = [], 0, {value.storage for value in traced.inputs}
+    written = _written(traced)
+    rows, biases = [], 0
     for path in paths:
         total = Work()
         output_bytes = moved = 0
@@ -284,10 +285,7 @@ def _rows(traced: Trace) -> tuple[list[CostRow], list[str], int]:
                 uncounted[operation.name, path or ROOT] += 1
                 done = Work()
             total = Work(*(getattr(total, f.name) + getattr(done, f.name) for f in dataclasses.fields(Work)))
-            for value in operation.outputs:
-                if value.storage not in written and value.kind == "activation":
-                    written.add(value.storage)
-                    output_bytes += value.bytes
+            output_bytes += written[operation]
             if not moves_only(operation):
                 moved += sum(_bytes(value) for value in (*operation.inputs, *operation.outputs))
         biases += total.bias_flops
@@ -313,6 +311,17 @@ def _rows(traced: Trace) -> tuple[list[CostRow], list[str], int]:
         )
     listed = [f"{name} x{count} in {where}" for (name, where), count in uncounted.items()]
     return rows, listed, biases
+
+
+def _written(traced: Trace) -> dict[Operation, int]:
+    """Bytes of memory that each operation is the first to write; views and writing in place take none."""
+    known = {value.storage for value in traced.inputs}
+    written = {}
+    for operation in traced.operations:
+        new = {v.storage: v.bytes for v in operation.outputs if v.kind == "activation" and v.storage not in known}
+        known |= new.keys()
+        written[operation] = sum(new.values())
+    return written
 
 
 def _bytes(value: Value) -> int:

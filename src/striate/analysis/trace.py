@@ -32,7 +32,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from striate import engine
 from striate.errors import AnalysisError, StriateError
 
-#: The size of one example, (F,), (C, L) or (C, H, W), a whole shape with the batch in front, or tensors to take it from.
+#: The size of one example, (F,), (C, L) or (C, H, W), a whole shape with the batch in front, or example tensors.
 InputSize: TypeAlias = Sequence[int] | Tensor | Sequence[Tensor]
 
 #: The name of the network itself among its layers.

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter
@@ -141,13 +143,15 @@ def effective(
 ) -> Figure:
     """How much each position matters, over the image, with the frame of what can matter at all."""
     figure, axes = _picture(image)
-    density = found.density.numpy()
-    shown = axes.imshow(np.sqrt(density / density.max()), cmap="inferno", alpha=0.65, vmin=0, vmax=1)
+    strength = np.sqrt(found.density.numpy() / found.density.max().item())
+    # Where nothing matters the image shows as it is.
+    shown = axes.imshow(strength, cmap="inferno", alpha=np.minimum(2 * strength, 0.85), vmin=0, vmax=1)
     if box is not None:
         (top, bottom), (left, right) = box
         axes.add_patch(_frame(left, top, right, bottom, "white", 1.5, "receptive field"))
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), frameon=True, facecolor="#8a94a6")
-    figure.colorbar(shown, ax=axes, label="root of the gradient's share of its peak", shrink=0.8)
+    scale = ScalarMappable(Normalize(0, 1), shown.cmap)  # without the transparency
+    figure.colorbar(scale, ax=axes, label="root of the gradient's share of its peak", shrink=0.8)
     axes.set_title(
         f"{found.layer} at {found.position}: radius {found.radius:.1f}, effective size {found.size:.1f} pixels",
         fontsize=11,
