@@ -290,7 +290,7 @@ def _entries(traced: Trace) -> list[tuple[str, str, str, Value]]:
 
 def _row(name: str, kind: str, level: str, value: Value, found: Maybe, size: Sequence[int]) -> FieldRow:
     axes = len(size)
-    if found is None:
+    if found is None or (found.boxes == () and not found.unknown):
         nothing = (0,) * axes
         return FieldRow(
             name, kind, level, value.shape, nothing, nothing, nothing, (False,) * axes, nothing, "depends on no input"

@@ -361,7 +361,19 @@ def _columns(operation: Operation, lookup: Any, notes: Notes, where: str) -> May
 # -------------------------------------------------------------------- shapes
 
 
-@rule("view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "flatten", "unflatten", "_reshape_alias", "view_copy")
+@rule(
+    "view",
+    "squeeze_",
+    "unsqueeze_",
+    "_unsafe_view",
+    "reshape",
+    "squeeze",
+    "unsqueeze",
+    "flatten",
+    "unflatten",
+    "_reshape_alias",
+    "view_copy",
+)
 def _reshaped(operation: Operation, lookup: Any, notes: Notes, where: str) -> Maybe:
     return _first(operation, lookup).reshaped(operation.outputs[0].shape)
 
@@ -401,17 +413,25 @@ def _repeated(operation: Operation, lookup: Any, notes: Notes, where: str) -> Ma
     return part
 
 
+@rule("as_strided", "as_strided_")
+def _restrided(operation: Operation, lookup: Any, notes: Notes, where: str) -> Maybe:
+    part, shape = _first(operation, lookup), operation.outputs[0].shape
+    if shape != part.shape or math.prod(shape[2:]) != 1:
+        raise Unclear("memory is read in another order")
+    return part  # adaptive pooling's result in another layout
+
+
 @rule("permute")
 def _permuted(operation: Operation, lookup: Any, notes: Notes, where: str) -> Maybe:
     part = _first(operation, lookup)
     return part.permuted([dim % len(part.shape) for dim in operation.argument("dims")])
 
 
-@rule("transpose", "t")
+@rule("transpose", "transpose_", "t", "t_")
 def _swapped(operation: Operation, lookup: Any, notes: Notes, where: str) -> Maybe:
     part = _first(operation, lookup)
     order = list(range(len(part.shape)))
-    one, two = (0, 1) if operation.name == "aten.t" else operation.args[1:3]
+    one, two = (0, 1) if operation.name in ("aten.t", "aten.t_") else operation.args[1:3]
     if len(order) > 1:
         order[one], order[two] = order[two], order[one]
     return part.permuted(order)

@@ -326,7 +326,7 @@ class _Recorder(TorchDispatchMode):
                 before = self.known(tensor)
                 for alias in self._aliases[before.storage]:
                     old = self._values[id(alias)]
-                    new = Value(old.shape, old.dtype, old.bytes, old.storage, old.kind, old.learns or learns)
+                    new = Value(tuple(alias.shape), old.dtype, old.bytes, old.storage, old.kind, old.learns or learns)
                     self._values[id(alias)] = new
                     changed.append((old, new))
         return changed
