@@ -48,8 +48,14 @@ def average_like_max(x: Tensor, kernel: int, stride: int, padding: int, dilation
     return nn.functional.conv2d(x, weight, None, stride, padding, dilation, channels)
 
 
-def gradient_support(model: nn.Module, shape: tuple[int, ...], layer: str, position: tuple[int, ...]) -> Tensor:
-    """Where the input has a gradient of a layer's output at one position: a mask of (H, W)."""
+def gradient_support(
+    model: nn.Module, shape: tuple[int, ...], layer: str, position: tuple[int, ...], faint: float = 0.0
+) -> Tensor:
+    """Where the input has a gradient of a layer's output at one position: a mask of (H, W).
+
+    ``faint`` is the share of the largest gradient that still counts as none: interpolation has weights that are zero
+    but for the last bit.
+    """
     seen: list[Tensor] = []
     handle = model.get_submodule(layer).register_forward_hook(lambda _, __, out: seen.append(out))
     generator = torch.Generator().manual_seed(1)
@@ -62,5 +68,4 @@ def gradient_support(model: nn.Module, shape: tuple[int, ...], layer: str, posit
     picked = output[(Ellipsis, *position)].sum()
     (gradient,) = torch.autograd.grad(picked, image)
     size = gradient.abs().sum((0, 1))
-    # Interpolation has weights that are zero but for the last bit.
-    return size > 1e-11 * size.max()
+    return size > faint * size.max()

@@ -60,7 +60,7 @@ def check(graph: RandomGraph) -> None:
     graph.averages = True
     positive(graph)
     for position in {(0, 0), (height // 2, width // 2), (height - 1, width - 1), (height - 1, width // 3)}:
-        expected = gradient_support(graph, (1, *graph.size), "last", position)
+        expected = gradient_support(graph, (1, *graph.size), "last", position, faint=1e-11)
         assert torch.equal(fields.support("last", position), expected), position
 
 
@@ -215,6 +215,33 @@ def test_one_and_three_axes(shape: tuple[int, ...], layer: nn.Module) -> None:
     axes = fields.at("0").size
     assert set(axes) == {5}
     assert fields.box("0", (1,) * len(axes)) == ((2, 6),) * len(axes)
+
+
+class ChannelsLast(nn.Module):
+    """As ConvNeXt's blocks: a linear layer over the channels, which folds all positions into one dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depthwise, self.norm, self.linear = nn.Conv2d(4, 4, 7, 2, 3, groups=4), nn.LayerNorm(4), nn.Linear(4, 4)
+        self.last = nn.Conv2d(4, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.linear(self.norm(self.depthwise(x).permute(0, 2, 3, 1)))
+        return self.last(x.permute(0, 3, 1, 2))
+
+
+def test_folded_positions_find_their_way_back() -> None:
+    fields = receptive_field(ChannelsLast(), (4, 20, 18))
+    assert (fields.at("linear").size, fields.at("linear").stride, fields.at("linear").start) == (
+        (7, 7),
+        (2, 2),
+        (-3, -3),
+    )
+    assert (fields.at("last").size, fields.at("last").stride) == ((11, 11), (2, 2))
+    # Tokens keep the rule of the map they were made from, until attention sees them all.
+    tokens = receptive_field(networks.Transformer(), (3, 16, 16))
+    assert (tokens.at("transpose").size, tokens.at("transpose").stride) == ((4, 4), (4, 4))
+    assert tokens.at("encoder").whole == (True, True)
 
 
 def test_json_and_unknown_layers() -> None:

@@ -53,7 +53,8 @@ _PER_OUTPUT: Final = {
 #: Only moves, makes or reads numbers.
 _FREE: Final = frozenset(
     """
-    squeeze_ unsqueeze_ transpose_ t_ as_strided_ view _unsafe_view view_copy reshape _reshape_alias squeeze unsqueeze expand permute transpose t movedim diagonal
+    squeeze_ unsqueeze_ transpose_ t_ as_strided_
+    view _unsafe_view view_copy reshape _reshape_alias squeeze unsqueeze expand permute transpose t movedim diagonal
     slice select split split_with_sizes unbind chunk as_strided alias detach lift lift_fresh lift_fresh_copy clone
     contiguous _to_copy copy copy_ _conj view_as_real view_as_complex cat stack meshgrid
     constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d

@@ -23,6 +23,9 @@ class Track:
         whole: whether something that looked at the whole map went in.
         inner: dimensions that hold further positions, as the channels after space-to-depth do; ``line`` is their union.
         why: why there is no rule.
+        fold: where ``dim`` holds several dimensions, one after the other (as a linear layer makes one of all but the
+            channels): their lengths; the positions of the axis run along the one numbered ``part``.
+        part: which one.
     """
 
     dim: int | None
@@ -30,6 +33,8 @@ class Track:
     whole: bool = False
     inner: frozenset[int] = frozenset()
     why: str = ""
+    fold: tuple[int, ...] = ()
+    part: int = 0
 
     def moved(self, place: Callable[[int], int | None]) -> Track:
         """The same with dimensions renamed."""
@@ -37,7 +42,7 @@ class Track:
         return replace(self, dim=None if self.dim is None else place(self.dim), inner=inner)
 
     def lost(self, why: str) -> Track:
-        return replace(self, dim=None, line=None, inner=frozenset(), why=self.why or why)
+        return replace(self, dim=None, line=None, inner=frozenset(), why=self.why or why, fold=())
 
     def drawn(self, line: Line | None, why: str) -> Track:
         """The same with another rule, unless there was none to start with."""
@@ -93,7 +98,9 @@ class Dependence:
         boxes = self._exact(lambda known: support.gather(known, dim, size, taps))
         tracks = []
         for track in self.tracks:
-            if track.dim == dim and track.line is not None:
+            if track.dim == dim and track.fold:
+                track = track.lost("positions are folded together with others")
+            elif track.dim == dim and track.line is not None:
                 track = track.drawn(draw(track.line), why)
             elif dim in track.inner:
                 track = track.lost("positions lie folded into a dimension that a window runs along")
@@ -156,6 +163,10 @@ class Dependence:
             if track.dim in olds:
                 if track.dim not in real_old:  # one position, which needs no dimension
                     kept = replace(kept, dim=None)
+                elif track.fold and tuple(shape[d] for d in real_new) == track.fold:
+                    kept = replace(kept, dim=real_new[track.part], fold=(), part=0)
+                elif track.fold and (len(real_old) > 1 or len(real_new) > 1):
+                    return kept.lost("positions are folded together with others")
                 elif len(real_old) == 1 and len(real_new) == 1:  # only ones come or go
                     kept = replace(kept, dim=real_new[0])
                 elif len(real_old) == 1:  # split: the first part strides, the others hold what lies between
@@ -167,6 +178,9 @@ class Dependence:
                     factor = math.prod(self.shape[d] for d in real_old[1:])  # depth to space
                     line = None if track.line is None else track.line.repeated(((0,),) * factor)
                     kept = replace(kept, dim=real_new[0], line=line)
+                elif len(real_new) == 1 and not any(each.fold for each in self.tracks):
+                    lengths = tuple(self.shape[d] for d in real_old)
+                    kept = replace(kept, dim=real_new[0], fold=lengths, part=real_old.index(track.dim))
                 else:
                     return kept.lost("positions are folded together with others")
             if inside:
@@ -247,7 +261,7 @@ def concatenated(
         # Along the concatenated axis: one map and constants beside it are a padding, two maps have no common rule.
         places = [place for place, each in enumerate(parts) if each is not None]
         one = known[0].tracks[axis]
-        if len(known) == 1 and one.line is not None:
+        if len(known) == 1 and one.line is not None and not one.fold:
             tracks[axis] = replace(one, line=one.line.shifted(-sum(sizes[: places[0]])))
         else:
             tracks[axis] = track.lost("maps are put side by side along the axis")
@@ -268,7 +282,7 @@ def _together(tracks: Sequence[Track], axis: int, notes: Notes, where: str) -> T
     if not local or why:
         return Track(None, None, whole, frozenset(), why)
     first = local[0]
-    if any(track.dim != first.dim for track in local[1:]):
+    if any((track.dim, track.fold, track.part) != (first.dim, first.fold, first.part) for track in local[1:]):
         return Track(None, None, whole, frozenset(), "branches lie along different dimensions")
     line = first.line
     assert line is not None
@@ -284,4 +298,4 @@ def _together(tracks: Sequence[Track], axis: int, notes: Notes, where: str) -> T
         if united is None:
             return Track(None, None, whole, frozenset(), "branches of different strides meet")
         line = united
-    return Track(first.dim, line, whole, inner)
+    return replace(first, line=line, whole=whole, inner=inner)
