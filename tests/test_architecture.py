@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "models": {"errors", "nn", "ops"},
     "data": {"errors"},
     "training": {"errors", "engine", "data", "models"},
-    "report": {"errors", "engine", "training"},
+    "analysis": {"errors", "geometry", "engine"},
+    "report": {"errors", "engine", "training", "analysis"},
 }
 ANYTHING = {"cli", "__main__", "__init__"}
 

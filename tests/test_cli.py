@@ -157,7 +157,9 @@ def test_bench_times_a_line(says: Says) -> None:
     assert told["passes"].keys() == {"output", "input_grad", "weight_grad"}
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["predict"], ["models"], ["bench"]])
+@pytest.mark.parametrize(
+    "command", [[], ["train"], ["evaluate"], ["predict"], ["summary"], ["field"], ["models"], ["bench"]]
+)
 def test_help_has_a_worked_example(command: list[str], says: Says) -> None:
     code, output, _ = says(*command, "--help")
     assert code == 0
@@ -273,3 +275,53 @@ def test_python_m_striate() -> None:
     done = subprocess.run([sys.executable, "-m", "striate", "trian"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ")
+
+
+def test_summary_of_a_model_and_of_a_run(says: Says, run: Path, tmp_path: Path) -> None:
+    code, output, errors = says("summary", "lenet5", "--out", tmp_path / "cost.png")
+    assert (code, errors) == (0, "")
+    assert "61,706" in output
+    assert max(len(line.rstrip()) for line in output.splitlines()[:14]) <= 100
+    assert Image.open(tmp_path / "cost.png").size[0] > 500
+    fields = says.json("summary", run)
+    assert (fields["macs"], fields["input_shape"]) == (416_520, [1, 1, 28, 28])
+    assert says.json("summary", "lenet5", "--size", "3x28x28", "--batch", "2")["input_shape"] == [2, 3, 28, 28]
+    assert says.json("summary", "simple_cnn", "--roofline")["roofline"]["flops"] > 0
+
+
+def test_field_of_a_model_and_of_a_run(says: Says, run: Path, tmp_path: Path) -> None:
+    code, output, errors = says("field", "lenet5")
+    assert (code, errors) == (0, "")
+    assert "whole input" in output
+    rows = {row["name"]: row for row in says.json("field", run)["rows"]}
+    assert (rows["s4"]["size"], rows["s4"]["stride"], rows["s4"]["start"]) == ([16, 16], [4, 4], [-2, -2])
+    assert says("field", "lenet5", "--at", "s4,1,1")[1].strip() == "s4 at 1,1 sees 2 to 17, 2 to 17"
+    assert says.json("field", run, "--at", "s4,0,4")["box"] == [[0, 13], [14, 27]]
+
+
+def test_field_draws_on_an_image(says: Says, run: Path, tmp_path: Path) -> None:
+    image = next((run / "samples").glob("*.png"))
+    for flags in ([], ["--effective"]):
+        out = tmp_path / f"field{len(flags)}.png"
+        code, _, errors = says("field", run, "--at", "s4,0,2", "--image", image, "--out", out, *flags)
+        assert (code, errors) == (0, "")
+        assert Image.open(out).size[0] > 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["summary", "lenet"], "did you mean lenet5"),
+        (["summary", "lenet5", "--size", "28"], "--size: got '28'; needed channels"),
+        (["summary", "lenet5", "--size", "1x8x8"], "c3: conv2d, axis H: kernel 5"),
+        (["field", "lenet5", "--at", "s4"], "--at: got 's4'"),
+        (["field", "lenet5", "--at", "s9,1,1"], "near: s4"),
+        (["field", "lenet5", "--at", "s4,7,1"], "needed one in 5x5"),
+        (["field", "lenet5", "--image", "x.png"], "needed --at LAYER,Y,X"),
+        (["field", "lenet5", "--at", "s4,1,1", "--image", "no.png"], "no.png"),
+    ],
+)
+def test_mistakes_in_measuring_are_one_line(says: Says, arguments: list[str], message: str) -> None:
+    code, output, errors = says(*arguments)
+    assert (code, output, errors.count("\n")) == (2, "", 1)
+    assert message in errors

@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from sklearn import metrics
 
+from striate import analysis, models
 from striate.errors import RunError
-from striate.report import figures, tables
+from striate.report import figures, measures, tables
 from striate.training import Epoch, Evaluation, Example
 
 
@@ -149,3 +150,36 @@ def test_png_is_one() -> None:
     image = Image.open(io.BytesIO(figures.png(figures.confusion(evaluation(3, 30)))))
     image.load()
     assert image.format == "PNG"
+
+
+def test_measures_fit_a_terminal_and_name_what_they_show() -> None:
+    network = models.create("lenet5")
+    summary = analysis.summarize(network, (1, 28, 28), roofline=analysis.Roofline(1e12, 1e11))
+    found = analysis.receptive_field(network, (1, 28, 28))
+    for table in (measures.cost(summary), measures.totals(summary), measures.fields(found)):
+        console = Console(width=100, record=True, file=io.StringIO())
+        console.print(table)
+        text = console.export_text()
+        assert "…" not in text
+    assert "whole input, 32 locally" in text
+    image = np.zeros((28, 28, 1), np.uint8)
+    box = found.box("s4", (0, 4))
+    assert box is not None
+    title = measures.field_box(image, found.at("s4"), (0, 4), box).axes[0].get_title()
+    assert title == "s4 at (0, 4): rows 0 to 13, columns 14 to 27"
+    density = analysis.effective_receptive_field(network, torch.rand(2, 1, 28, 28), "c3")
+    assert "c3 at (5, 5)" in measures.effective(image, density, box).axes[0].get_title()
+    labels = [label.get_text() for label in measures.costs(summary).axes[0].get_yticklabels()]
+    assert labels[:3] == ["c1", "c1_relu", "s2"]
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0"), (999, "999"), (999_600, "1M"), (11_513_626_624, "11.5G")])
+def test_short_numbers(number: int, text: str) -> None:
+    assert measures.short(number) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(80, "80 B"), (1024, "1 KiB"), (1022 * 1024, "1022 KiB"), (2**31, "2 GiB")]
+)
+def test_sizes(number: int, text: str) -> None:
+    assert measures.size(number) == text

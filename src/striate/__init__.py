@@ -6,6 +6,7 @@ striate.engine   who computes an operation: explain, use, backends
 striate.nn       layers, drop-in for torch.nn's
 striate.models   networks by name
 striate.data     images and labels
+striate.analysis cost and receptive fields of any network
 striate.training recipes, runs, evaluations
 striate.accelerate    any PyTorch model, computed by the engine
 """
@@ -19,7 +20,7 @@ from striate.errors import StriateError
 from striate.geometry import ConvShape, PoolShape, Window
 
 if TYPE_CHECKING:
-    from striate import data, engine, models, nn, ops, training
+    from striate import analysis, data, engine, models, nn, ops, training
     from striate.acceleration import accelerate
 
 __version__ = "0.1.0"
@@ -30,6 +31,7 @@ __all__ = [
     "StriateError",
     "Window",
     "accelerate",
+    "analysis",
     "data",
     "engine",
     "models",
@@ -39,7 +41,7 @@ __all__ = [
 ]
 
 # PyTorch takes seconds to import, and geometry and `striate --help` don't need it: rooms open when they are entered.
-_ROOMS = ("data", "engine", "models", "nn", "ops", "training")
+_ROOMS = ("analysis", "data", "engine", "models", "nn", "ops", "training")
 
 
 def __getattr__(name: str) -> Any:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, cast
 
 import typer
 from typer.core import TyperGroup
@@ -19,6 +20,10 @@ from striate.errors import RunError, StriateError
 from striate.training.recipe import OPTIMIZERS, SCHEDULES, Recipe
 
 if TYPE_CHECKING:
+    import torch
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
     from striate.training import Evaluation
 
 
@@ -203,6 +208,133 @@ def predict(
         _print_json({"path": folder, "predictions": found})
     else:
         _print(tables.predictions(images, ranked))
+
+
+@app.command()
+def summary(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL|RUN", help="A network's name, or the folder of a finished run.")
+    ],
+    size: Annotated[str | None, typer.Option(help="CxHxW [default: the network's own].")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="How many images at once.")] = 1,
+    roofline: Annotated[bool, typer.Option(help="Measure this machine, and tell what holds each layer up.")] = False,
+    out: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw it as well.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what a network costs: parameters, multiply-accumulates, memory, layer by layer.
+
+    \b
+    Example:
+      striate summary lenet5
+      striate summary lenet5 --size 3x64x64 --batch 32 --out cost.png
+    """
+    from striate.analysis import Roofline, summarize
+    from striate.report import measures
+
+    network, shape, _ = _network(model, size)
+    result = summarize(network, (batch, *shape), roofline=Roofline.measure() if roofline else None)
+    if out is not None:
+        _draw(out, lambda: measures.costs(result))
+    if as_json:
+        _print_json(result.to_dict())
+    else:
+        _print(measures.cost(result), measures.totals(result))
+
+
+@app.command()
+def field(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL|RUN", help="A network's name, or the folder of a finished run.")
+    ],
+    size: Annotated[str | None, typer.Option(help="CxHxW [default: the network's own].")] = None,
+    at: Annotated[str | None, typer.Option(metavar="LAYER,Y,X", help="What this position of a layer sees.")] = None,
+    image: Annotated[Path | None, typer.Option(metavar="FILE", help="With --at: draw it on this image.")] = None,
+    effective: Annotated[bool, typer.Option(help="With --image: how much each pixel matters, by gradients.")] = False,
+    out: Annotated[Path, typer.Option(metavar="PNG", help="Where --image draws.")] = Path("field.png"),
+    as_json: Json = False,
+) -> None:
+    """Tell which part of the image each layer of a network sees.
+
+    \b
+    Example:
+      striate field lenet5
+      striate field lenet5 --at s4,1,1 --image digit.png --out field.png
+    """
+    from striate.analysis import effective_receptive_field, receptive_field
+    from striate.data import load_image
+    from striate.report import measures
+
+    network, shape, prepare = _network(model, size)
+    found = receptive_field(network, shape)
+    if at is None:
+        if image is not None or effective:
+            raise RunError(
+                "field", "got an image and no position", "needed --at LAYER,Y,X", "striate field lists the layers"
+            )
+        if as_json:
+            _print_json(found.to_dict())
+        else:
+            _print(measures.fields(found))
+            for each in found.misaligned:
+                _print(
+                    f"misaligned in {each.where}: strides {', '.join(each.strides)}, centres {', '.join(each.centres)}"
+                )
+        return
+    layer, position = _position(at)
+    row, box = found.at(layer), found.box(layer, position)
+    if image is not None:
+        if box is None:
+            raise RunError("field", f"{layer} sees nothing of the image there", "needed a position that sees some")
+        channels, height, width = shape
+        pixels = load_image(image, channels=channels, image_size=(height, width))
+        shown = pixels.permute(1, 2, 0).numpy()
+        if effective:
+            density = effective_receptive_field(network, prepare(pixels[None]), layer, position)
+            _draw(out, lambda: measures.effective(shown, density, box))
+        else:
+            _draw(out, lambda: measures.field_box(shown, row, position, box))
+    if as_json:
+        seen = None if box is None else [list(span) for span in box]
+        _print_json({"layer": layer, "position": list(position), "box": seen, "row": row.to_dict()})
+    elif box is None:
+        _print(f"{layer} at {at.partition(',')[2]} sees nothing of the image")
+    else:
+        _print(f"{layer} at {at.partition(',')[2]} sees " + ", ".join(f"{a} to {b}" for a, b in box))
+
+
+def _network(model: str, size: str | None) -> tuple[torch.nn.Module, tuple[int, ...], Callable[[Tensor], Tensor]]:
+    """A network by name or from a run's folder, the (C, H, W) of its images, and what makes bytes its input."""
+    from striate import models as known
+    from striate.training import Run
+
+    given = None if size is None else _channels_first(size)
+    if model in known.names() or not Path(model).exists():
+        network = known.create(model, in_channels=1 if given is None else given[0])
+        return network, given or (1, *cast("tuple[int, int]", network.input_size)), lambda pixels: pixels / 255
+    run = Run.open(model)
+    settings = run.settings
+    return run.model(), given or (settings.channels, *settings.image_size), settings.normalization
+
+
+def _channels_first(text: str) -> tuple[int, ...]:
+    sides = text.lower().split("x")
+    if len(sides) != 3 or not all(side.isdecimal() and int(side) for side in sides):
+        raise RunError("--size", f"got {text!r}", "needed channels x height x width, as 3x224x224")
+    return tuple(int(side) for side in sides)
+
+
+def _position(text: str) -> tuple[str, tuple[int, ...]]:
+    layer, *places = text.split(",")
+    if not layer or len(places) != 2 or not all(place.strip().isdecimal() for place in places):
+        raise RunError("--at", f"got {text!r}", "needed a layer and a position in its map", "as s4,1,1")
+    return layer, tuple(int(place) for place in places)
+
+
+def _draw(out: Path, figure: Callable[[], Figure]) -> None:
+    from striate.report import figures
+    from striate.training.files import write_whole
+
+    write_whole(out, figures.png(figure()))
 
 
 @app.command()

@@ -55,3 +55,7 @@ class ModelError(StriateError, ValueError):
 
 class RunError(StriateError, RuntimeError):
     """A training run that can't start, go on, or be read back."""
+
+
+class AnalysisError(StriateError, ValueError):
+    """A network that can't be analysed: a size that doesn't fit, values that steer it, an unknown layer."""

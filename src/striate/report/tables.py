@@ -24,7 +24,7 @@ def classes(evaluation: Evaluation) -> Table:
     if len(order) > _ALL:
         order = sorted(order, key=lambda index: evaluation.f1[index])[:_WEAKEST]
         title = f"the {_WEAKEST} weakest of {len(evaluation.classes)} classes"
-    table = _table("class", "precision", "recall", "F1", "images", "mistaken for", title=title)
+    table = plain_table("class", "precision", "recall", "F1", "images", "mistaken for", title=title)
     precision, recall, f1, support = evaluation.precision, evaluation.recall, evaluation.f1, evaluation.support
     for index in order:
         table.add_row(
@@ -44,7 +44,7 @@ def _mistaken(evaluation: Evaluation, index: int) -> str:
 
 def examples(shown: Iterable[Example]) -> Table:
     """Held-out images: what they are and what the network says of them."""
-    table = _table("image is", "predicted", "probability", "")
+    table = plain_table("image is", "predicted", "probability", "")
     for example in shown:
         verdict = "right" if example.right else "[bold red]wrong[/]"
         table.add_row(Text(example.actual), Text(example.predicted), f"{example.probability:.1%}", verdict)
@@ -76,7 +76,7 @@ def timing(found: Timing) -> Group:
     threads = f"{found.roofline.threads} thread{'s' * (found.roofline.threads > 1)}"
     machine = f"peak {found.roofline.flops / 1e9:,.0f} GFLOP/s, memory {found.roofline.bandwidth / 1e9:,.1f} GB/s"
     kind = f"{str(found.dtype).removeprefix('torch.')}, {layout}, {threads}: {machine}"
-    table = _table("pass", "backend", "time, us", "GFLOP/s", "GB/s", "of roofline")
+    table = plain_table("pass", "backend", "time, us", "GFLOP/s", "GB/s", "of roofline")
     table.columns[1].justify = "left"
     for each in found.passes:
         name = each.open_.name.lower().replace("_", " ")
@@ -90,7 +90,8 @@ def timing(found: Timing) -> Group:
     return Group(Text(str(found.problem)), Text(kind, style="dim"), table)
 
 
-def _table(first: str, *others: str, title: str | None = None) -> Table:
+def plain_table(first: str, *others: str, title: str | None = None) -> Table:
+    """A table without lines, its first column to the left and the others to the right."""
     table = Table(box=None, title=title, title_justify="left", pad_edge=False, header_style="dim")
     table.add_column(first)
     for name in others:

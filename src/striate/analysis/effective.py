@@ -1,0 +1,125 @@
+"""The effective receptive field: how much each input position really matters, measured by gradients over images."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from striate.analysis.trace import layer_paths
+from striate.errors import AnalysisError
+
+#: Positions below this share of the strongest one don't count as seen: beyond two standard deviations of a Gaussian.
+_FAINT = 1 - 0.9545
+
+
+@dataclass(frozen=True, eq=False)
+class EffectiveField:
+    """Where the gradient of one position of a layer lies.
+
+    Args:
+        layer: its path.
+        position: in the layer's map.
+        density: (H, W), adds up to 1; the mean over images of the gradient's absolute sum over channels.
+        images: how many.
+    """
+
+    layer: str
+    position: tuple[int, ...]
+    density: Tensor
+    images: int
+
+    @property
+    def centre(self) -> tuple[float, ...]:
+        """The density's mean position along each axis."""
+        return tuple(
+            float((self._along(axis) * torch.arange(length)).sum()) for axis, length in enumerate(self.density.shape)
+        )
+
+    @property
+    def radius(self) -> float:
+        """Root of the mean squared distance from the centre, in pixels."""
+        squared = 0.0
+        for axis, (length, middle) in enumerate(zip(self.density.shape, self.centre, strict=True)):
+            squared += float((self._along(axis) * (torch.arange(length) - middle) ** 2).sum())
+        return math.sqrt(squared)
+
+    @property
+    def size(self) -> float:
+        """Side of a square with as many pixels as there are above 4.55 % of the strongest."""
+        seen = int((self.density > _FAINT * self.density.max()).sum())
+        return math.pow(seen, 1 / self.density.dim())
+
+    def _along(self, axis: int) -> Tensor:
+        others = [other for other in range(self.density.dim()) if other != axis]
+        return self.density.sum(others) if others else self.density
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures and the density, for JSON."""
+        return {
+            "layer": self.layer,
+            "position": list(self.position),
+            "images": self.images,
+            "centre": list(self.centre),
+            "radius": self.radius,
+            "size": self.size,
+            "density": self.density.tolist(),
+        }
+
+
+def effective_receptive_field(
+    model: torch.nn.Module, images: Tensor, layer: str, position: Sequence[int] | None = None
+) -> EffectiveField:
+    """How strongly each input position moves one position of a layer, averaged over images.
+
+    Args:
+        model: any network; a copy of it runs, in evaluation mode.
+        images: (N, C, H, W) as the network takes them, on its device.
+        layer: path of a layer whose output is (N, C', ...).
+        position: in the layer's map; its middle by default.
+
+    Raises:
+        AnalysisError: no such layer, no map, a position outside of it, or no gradient.
+
+    Source: Luo, Li, Urtasun & Zemel, "Understanding the effective receptive field in deep convolutional neural
+    networks" (2016), section 3: the gradient of one unit, and its size as the root of the area within two deviations.
+
+    >>> layers = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 3), torch.nn.Conv2d(1, 1, 3))
+    >>> int((effective_receptive_field(layers, torch.rand(2, 1, 9, 9), "1").density > 0).sum())
+    25
+    """
+    if layer not in layer_paths(model):
+        raise AnalysisError(
+            "layer", f"got {layer!r}", f"needed a layer of {type(model).__name__}", "striate field lists them"
+        )
+    twin = copy.deepcopy(model).eval()
+    outputs: list[Any] = []
+    twin.get_submodule(layer).register_forward_hook(lambda _, __, output: outputs.append(output))
+    source = images.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        twin(source)
+    output = outputs[-1] if outputs else None
+    if not isinstance(output, Tensor) or output.dim() < 3:
+        raise AnalysisError(layer, "its output is no map", "needed (N, C, ...) out of a layer that runs")
+    size = output.shape[2:]
+    place = tuple(length // 2 for length in size) if position is None else tuple(position)
+    if len(place) != len(size) or any(not 0 <= p < n for p, n in zip(place, size, strict=True)):
+        raise AnalysisError(layer, f"got position {place}", f"needed one in {'x'.join(map(str, size))}, counted from 0")
+    flat = sum(p * math.prod(size[axis + 1 :]) for axis, p in enumerate(place))
+    (gradient,) = torch.autograd.grad(output.flatten(2)[..., flat].sum(), source)
+    strength = gradient.abs().sum(1).double().cpu()
+    total = strength.flatten(1).sum(1).clamp_min(torch.finfo(torch.float64).tiny)
+    density = (strength / total.reshape(-1, *[1] * (strength.dim() - 1))).mean(0)
+    if not bool(density.sum() > 0):
+        raise AnalysisError(
+            layer,
+            "its gradient is zero on all images",
+            "needed a unit that is active",
+            "take more images or another position",
+        )
+    return EffectiveField(layer, place, density / density.sum(), len(images))

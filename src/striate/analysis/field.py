@@ -1,0 +1,329 @@
+"""Receptive fields: which part of the input every tensor of a network sees."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from striate.analysis import support
+from striate.analysis.dependence import Dependence, Maybe, Misalignment, Notes, Track
+from striate.analysis.lines import Line
+from striate.analysis.rules import RULES, follow, parts_of
+from striate.analysis.support import bits
+from striate.analysis.trace import ROOT, InputSize, Operation, Trace, Value, trace
+from striate.errors import AnalysisError
+
+Stride: TypeAlias = int | Fraction | None
+
+_CUTS: Final = tuple(f"aten.{name}" for name in ("split", "split_with_sizes", "unbind", "chunk"))
+
+
+@dataclass(frozen=True)
+class FieldRow:
+    """The receptive field of one tensor, one entry an axis of the input.
+
+    Position ``o`` sees ``start + o * stride`` to ``start + o * stride + size - 1``. ``size`` runs from the first to the
+    last position seen, gaps included, padding too; where the phases of an enlargement differ it is the largest one, and
+    ``start`` is position 0's.
+
+    Args:
+        name: the layer, or layer and operator (``"layer1.0:add"``); of several calls the last has the plain name, the
+            k-th one ``@k`` after it.
+        kind: the layer's class, or the operator.
+        level: ``"layer"``, ``"block"`` (a layer that calls others) or ``"operation"`` (a functional call).
+        shape: the tensor's.
+        size, stride, start: whole numbers, strides below 1 fractions; None where nothing is known, the stride also
+            where no rule holds for all positions.
+        whole: where the whole input is seen (global pooling, attention): size is the input's, stride and start are 0.
+        local: size without what was seen globally, as a squeeze and excitation gate.
+        note: why something is not known, or holds for no rule.
+    """
+
+    name: str
+    kind: str
+    level: str
+    shape: tuple[int, ...]
+    size: tuple[int | None, ...]
+    stride: tuple[Stride, ...]
+    start: tuple[int | None, ...]
+    whole: tuple[bool, ...]
+    local: tuple[int | None, ...]
+    note: str = ""
+
+    @property
+    def padding(self) -> tuple[int | None, ...]:
+        """Cells before the input that position 0 sees: ``-start``, the effective padding."""
+        return tuple(None if first is None else -first for first in self.start)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, for JSON; strides below 1 as decimal fractions."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "level": self.level,
+            "shape": list(self.shape),
+            "size": list(self.size),
+            "stride": [float(each) if isinstance(each, Fraction) else each for each in self.stride],
+            "start": list(self.start),
+            "whole": list(self.whole),
+            "local": list(self.local),
+            "note": self.note,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class ReceptiveFields:
+    """The receptive fields of all tensors of a network, in the order in which they are computed.
+
+    Args:
+        model: the network's class.
+        input_shape: (N, C, ...) that it was traced with.
+        rows: one for each tensor.
+        misaligned: branches that met with different strides or centres.
+    """
+
+    model: str
+    input_shape: tuple[int, ...]
+    rows: tuple[FieldRow, ...]
+    misaligned: tuple[Misalignment, ...]
+    _found: dict[str, Maybe] = field(repr=False)
+
+    def __iter__(self) -> Iterator[FieldRow]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def at(self, name: str) -> FieldRow:
+        """The row of a layer's output by the layer's path, ``"layer4"``, or of any row by its name.
+
+        Raises:
+            AnalysisError: no such layer, or one that isn't called.
+        """
+        for row in self.rows:
+            if row.name == name:
+                return row
+        known = [row.name for row in self.rows]
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or known[-3:]
+        raise AnalysisError(
+            "layer", f"got {name!r}", f"needed a layer that {self.model} calls", "near: " + ", ".join(near)
+        )
+
+    def support(self, name: str, position: Sequence[int]) -> Tensor:
+        """Which input positions a layer's output at ``position`` depends on, exactly: gaps and ends included.
+
+        Args:
+            name: as for :meth:`at`.
+            position: along the tensor's last dimensions, (y, x) of a map. Those left out are all looked at.
+
+        Returns:
+            A mask of the input's size (H, W).
+
+        Raises:
+            AnalysisError: no such layer or position, or dependence that isn't known.
+        """
+        row, found = self.at(name), self._found[name]
+        size = self.input_shape[2:]
+        mask = torch.zeros(size, dtype=torch.bool)
+        if found is None:
+            return mask
+        if found.unknown or found.boxes is None:
+            why = found.unknown or f"its support takes more than {support.MOST} boxes"
+            raise AnalysisError(name, "the field isn't known", why)
+        dims = len(row.shape) - len(position)
+        lengths = row.shape[max(dims, 0) :]
+        if dims < 0 or any(not 0 <= place < length for place, length in zip(position, lengths, strict=False)):
+            raise AnalysisError(
+                name, f"got position {tuple(position)}", f"needed one in {'x'.join(map(str, lengths))}, counted from 0"
+            )
+        for box in found.boxes:
+            arrays = [
+                array[
+                    (slice(None),) * dims
+                    + tuple(p if n > 1 else 0 for p, n in zip(position, array.shape[dims:], strict=True))
+                ]
+                for array in box
+            ]
+            shape = torch.broadcast_shapes(*(array.shape for array in arrays))
+            flat = [np.broadcast_to(array, shape).ravel() for array in arrays]
+            for sets in set(zip(*flat, strict=True)):
+                part = torch.ones((), dtype=torch.bool)
+                for bits_, length in zip(sets, size, strict=True):
+                    along = torch.tensor([bool(bits_ >> place & 1) for place in range(length)])
+                    part = part.unsqueeze(-1) & along
+                mask |= part
+        return mask
+
+    def box(self, name: str, position: Sequence[int]) -> tuple[tuple[int, int], ...] | None:
+        """First and last input position along each axis of :meth:`support`; None if it depends on nothing."""
+        places = self.support(name, position).nonzero()
+        if not len(places):
+            return None
+        return tuple(zip(places.amin(0).tolist(), places.amax(0).tolist(), strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All rows, for JSON."""
+        return {
+            "model": self.model,
+            "input_shape": list(self.input_shape),
+            "rows": [row.to_dict() for row in self.rows],
+            "misaligned": [vars(each) for each in self.misaligned],
+        }
+
+
+def receptive_field(model: torch.nn.Module, input_size: InputSize) -> ReceptiveFields:
+    """The exact receptive field of every tensor in a network, in evaluation mode, with respect to its first input.
+
+    Args:
+        model: any network; it is left as it is.
+        input_size: (C, L), (C, H, W), a whole shape with the batch in front, or example tensors.
+
+    Raises:
+        AnalysisError: an input without axes, a size that doesn't fit, values that steer the computation.
+
+    Source: Araujo, Norris & Sim, "Computing receptive fields of convolutional neural networks", Distill 2019; for
+    transposed windows, interpolation and branches the sets themselves are followed.
+
+    >>> fields = receptive_field(torch.nn.Sequential(torch.nn.Conv2d(1, 1, 3), torch.nn.MaxPool2d(2)), (1, 8, 8))
+    >>> fields.at("1").size, fields.at("1").stride, fields.at("1").start
+    ((4, 4), (2, 2), (0, 0))
+    >>> fields.box("1", (1, 2))
+    ((2, 5), (4, 7))
+    """
+    return fields_of(trace(model, input_size), type(model).__name__)
+
+
+def fields_of(traced: Trace, name: str) -> ReceptiveFields:
+    """The receptive fields of a network that is traced already."""
+    source = traced.inputs[0]
+    if len(source.shape) < 3:
+        raise AnalysisError(
+            name,
+            f"its input {source.shape} has no axes to look along",
+            "needed (N, C, L), (N, C, H, W) or (N, C, D, H, W)",
+        )
+    notes = Notes()
+    found = _followed(traced, notes)
+    rows: list[FieldRow] = []
+    kept: dict[str, Maybe] = {}
+    entries = _entries(traced)
+    total = Counter(base for base, *_ in entries)
+    seen: Counter[str] = Counter()
+    for base, kind, level, value in entries:
+        seen[base] += 1
+        label = base if seen[base] == total[base] else f"{base}@{seen[base]}"
+        dependence = found.get(value)
+        rows.append(_row(label, kind, level, value, dependence, source.shape[2:]))
+        kept[label] = dependence
+    support.forget()
+    return ReceptiveFields(name, source.shape, tuple(rows), tuple(notes.misaligned), kept)
+
+
+def _followed(traced: Trace, notes: Notes) -> dict[Value, Maybe]:
+    source = traced.inputs[0]
+    dims = range(2, len(source.shape))
+    box = tuple(
+        bits(
+            [1 << place for place in range(source.shape[dim])],
+            [-1 if d == dim else 1 for d in range(len(source.shape))],
+        )
+        for dim in dims
+    )
+    start = Dependence(source.shape, support.simplified([box]), tuple(Track(dim, Line.identity()) for dim in dims))
+    found: dict[Value, Maybe] = {source: start}
+    for operation in traced.operations:
+        where = traced.calls[operation.call].path or ROOT
+        result = follow(operation, found.get, notes, where)
+        outputs = operation.outputs
+        if result is not None and operation.name in _CUTS:
+            found.update(zip(outputs, parts_of(operation, result), strict=True))
+        elif result is not None and operation.name in RULES and outputs:
+            # Indices and statistics beside the result aren't maps that gradients go through.
+            found[outputs[0]] = result
+        elif result is not None:
+            found.update(dict.fromkeys(outputs, result))
+        _note_writes(operation, found, where)
+    return found
+
+
+def _note_writes(operation: Operation, found: dict[Value, Maybe], where: str) -> None:
+    """What lies in memory that was written: the written tensor has its result, its views may not be known."""
+    results = set(operation.outputs)
+    sources = [value for value in operation.inputs if found.get(value) is not None]
+    for old, new in operation.written:
+        if new in results:
+            continue
+        alone = all(value.storage == old.storage for value in sources)
+        if not sources and found.get(old) is None:
+            continue
+        if alone and torch.Tag.pointwise in operation.target.tags and len(operation.inputs) == 1:
+            found[new] = found.get(old)
+        else:
+            found[new] = Dependence.unclear(f"{operation.name} in {where} writes into a part of a tensor")
+
+
+def _entries(traced: Trace) -> list[tuple[str, str, str, Value]]:
+    """What gets a row, by when it was computed: name, kind, level, tensor."""
+    timed: list[tuple[tuple[int, int], tuple[str, str, str, Value]]] = []
+    for number, call in enumerate(traced.calls):
+        if call.outputs and number:
+            level = "layer" if call.leaf else "block"
+            timed.append(((call.last, -number), (call.path, type(call.layer).__name__, level, call.outputs[0])))
+    for place, operation in enumerate(traced.operations):
+        call = traced.calls[operation.call]
+        library = type(call.layer).__module__.startswith(("torch.nn.", "striate.nn."))
+        if call.leaf and library and operation.call:
+            continue
+        kind = operation.name.removeprefix("aten.").rstrip("_")
+        name = f"{call.path}:{kind}" if call.path else kind
+        timed += [((place, 1), (name, kind, "operation", output)) for output in operation.outputs[:1]]
+    return [entry for _, entry in sorted(timed, key=lambda each: each[0])]
+
+
+def _row(name: str, kind: str, level: str, value: Value, found: Maybe, size: Sequence[int]) -> FieldRow:
+    axes = len(size)
+    if found is None or (found.boxes == () and not found.unknown):
+        nothing = (0,) * axes
+        return FieldRow(
+            name, kind, level, value.shape, nothing, nothing, nothing, (False,) * axes, nothing, "depends on no input"
+        )
+    if found.unknown:
+        none = (None,) * axes
+        return FieldRow(name, kind, level, value.shape, none, none, none, (False,) * axes, none, found.unknown)
+    entries = [
+        _axis(track, found, axis, length) for axis, (track, length) in enumerate(zip(found.tracks, size, strict=True))
+    ]
+    columns = zip(*entries, strict=True)
+    sizes, strides, starts, wholes, locals_ = columns
+    note = next((track.why for track, known in zip(found.tracks, strides, strict=True) if known is None), "")
+    return FieldRow(name, kind, level, value.shape, sizes, strides, starts, wholes, locals_, note)
+
+
+def _axis(
+    track: Track, found: Dependence, axis: int, length: int
+) -> tuple[int | None, Stride, int | None, bool, int | None]:
+    """Size, stride, start, whether all is seen, and the size of what is seen locally."""
+    local = None if track.line is None else track.line.size
+    sets = None
+    if found.boxes is not None:
+        sets = [int(each) for box in found.boxes for each in box[axis].ravel()]
+    full = (1 << length) - 1
+    everything = sets is not None and bool(sets) and all(each == full for each in sets)
+    if track.whole or (track.dim is None and everything):
+        return length, 0, 0, True, local
+    if track.line is not None:
+        stride = track.line.stride
+        return track.line.size, int(stride) if stride.denominator == 1 else stride, track.line.start, False, local
+    if not sets:
+        return None, None, None, False, local
+    extents = [(each.bit_length() - (each & -each).bit_length() + 1) for each in sets if each]
+    first = next(((each & -each).bit_length() - 1 for each in sets if each), None)
+    return max(extents, default=0), None, first, False, local
