@@ -275,10 +275,8 @@ def field(
             _print_json(found.to_dict())
         else:
             _print(measures.fields(found))
-            for each in found.misaligned:
-                _print(
-                    f"misaligned in {each.where}: strides {', '.join(each.strides)}, centres {', '.join(each.centres)}"
-                )
+            if found.misaligned:
+                _print(measures.misaligned(found))
         return
     layer, position = _position(at)
     row, box = found.at(layer), found.box(layer, position)

@@ -108,7 +108,9 @@ class RandomGraph(nn.Module):
             lambda x: x.flip(2), lambda x: x.transpose(2, 3), lambda x: x.roll((1, 2), (2, 3)), lambda x: x[:, :, 1::2],
             lambda x: torch.cat([x, x], 2)[:, :, 1:], lambda x: torch.stack([x, x.flip(3)], 2).sum(2),
             lambda x: x[:, [1, 0, 3, 2]], lambda x: x.repeat(1, 1, 1, 2), lambda x: F.relu(x + 0, inplace=True),
-            lambda x: x.flatten(2).reshape(x.shape), lambda x: x.index_select(2, torch.tensor([0, 2, 1])),
+            lambda x: x.unfold(2, 3, 2).sum(4), lambda x: F.unfold(x, 3, 2, 1).view(1, 4, 9, *x.shape[2:]).sum(2),
+            lambda x: x.softmax(1) + x.cumsum(2), lambda x: x.flatten(2).reshape(x.shape),
+            lambda x: x.index_select(2, torch.tensor([0, 2, 1])),
         ))  # fmt: skip
 
     def gate(self) -> Step:

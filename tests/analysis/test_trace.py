@@ -68,6 +68,26 @@ class Remembers(nn.Module):
         return self.seen
 
 
+class Closure(nn.Module):
+    """Reaches a layer through a function, which a copy of the network shares with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        self.act = lambda x: layers(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(x)
+
+
+def test_closures_are_followed_and_their_layers_left_alone() -> None:
+    model = Closure().train()
+    before = state(model)
+    summary = summarize(model, (3, 32, 32))
+    assert (summary.unused, summary.macs) == ((), 4 * 27 * 30 * 30)
+    assert_unchanged(before, state(model))
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(
     "build", [lambda: networks.ResNet(18, width=4, classes=3), networks.Transformer, Fails, Remembers]
@@ -117,6 +137,7 @@ class Choice(nn.Module):
         (models.create("lenet5"), (1, 8, 8), r"^c3: conv2d, axis H: kernel 5"),
         (nn.Sequential(nn.Conv2d(1, 1, 3), nn.MaxPool2d(3)), (1, 4, 4), r"^1: "),
         (nn.Sequential(nn.Conv2d(1, 1, 9)), (1, 4, 4), r"^0: "),
+        (torch.jit.script(nn.Conv2d(1, 1, 3)), (1, 4, 4), r"^\(network\): is compiled by TorchScript"),
         (nn.Conv2d(1, 1, 3), (0, 4, 4), r"^input size: got \(0, 4, 4\)"),
         (nn.Conv2d(1, 1, 3), (), r"^input size: "),
         (nn.Conv2d(1, 1, 3), (1, 4, 4.5), r"^input size: "),

@@ -211,7 +211,10 @@ def fields_of(traced: Trace, name: str) -> ReceptiveFields:
             "needed (N, C, L), (N, C, H, W) or (N, C, D, H, W)",
         )
     notes = Notes()
-    found = _followed(traced, notes)
+    try:
+        found = _followed(traced, notes)
+    finally:
+        support.forget()
     rows: list[FieldRow] = []
     kept: dict[str, Maybe] = {}
     entries = _entries(traced)
@@ -223,7 +226,6 @@ def fields_of(traced: Trace, name: str) -> ReceptiveFields:
         dependence = found.get(value)
         rows.append(_row(label, kind, level, value, dependence, source.shape[2:]))
         kept[label] = dependence
-    support.forget()
     return ReceptiveFields(name, source.shape, tuple(rows), tuple(notes.misaligned), kept)
 
 

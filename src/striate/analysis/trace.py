@@ -172,7 +172,7 @@ def trace(model: torch.nn.Module, input_size: InputSize, *, training: bool = Fal
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     twin = _copied(model, fake).train(training)
-    recorder = _Recorder(twin, model)
+    recorder = _Recorder(twin, model, fake)
     made = _inputs(model, input_size, fake)
     with ExitStack() as stack:
         stack.enter_context(_plain_attention())
@@ -223,8 +223,10 @@ def layer_paths(model: torch.nn.Module) -> list[str]:
 class _Recorder(TorchDispatchMode):
     """Writes down operators, and which layer they belong to."""
 
-    def __init__(self, twin: torch.nn.Module, original: torch.nn.Module) -> None:
+    def __init__(self, twin: torch.nn.Module, original: torch.nn.Module, fake: FakeTensorMode) -> None:
         super().__init__()
+        self._fake = fake
+        self._twins = {id(tensor): other for tensor, other in zip(_tensors(original), _tensors(twin), strict=True)}
         self.operations: list[Operation] = []
         self.calls: list[Call] = []
         self.saved: dict[int, int] = {}
@@ -286,6 +288,8 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func.overloadpacket not in _KEEPING:
+            args, kwargs = tree_map_only(Tensor, self._faked, (args, kwargs))
         result = func(*args, **kwargs)
         made = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
         if not made and not func._schema.is_mutable:
@@ -312,6 +316,13 @@ class _Recorder(TorchDispatchMode):
         call = self._stack[-1] if self._stack else 0
         self.operations.append(Operation(func, recorded, named, tuple(outputs), tuple(written), call))
         return result
+
+    def _faked(self, tensor: Tensor) -> Tensor:
+        """The copy's tensor for one of the network itself, which a function's closure can hold on to, and may write."""
+        if isinstance(tensor, FakeTensor):
+            return tensor
+        twin = self._twins.get(id(tensor))
+        return self._fake.from_tensor(tensor) if twin is None else twin
 
     def _written(self, func: Any, args: Any, kwargs: Any, learns: bool) -> Iterator[tuple[Value, Value]] | Any:
         """What an operator overwrote; all tensors in that memory get new values."""
@@ -348,7 +359,19 @@ class _Recorder(TorchDispatchMode):
         call.outputs = tuple(self.known(leaf) for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor))
 
 
+def _tensors(model: torch.nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
 def _copied(model: torch.nn.Module, fake: FakeTensorMode) -> torch.nn.Module:
+    for path, layer in model.named_modules():
+        if isinstance(layer, torch.jit.ScriptModule):
+            raise AnalysisError(
+                path or ROOT,
+                "is compiled by TorchScript",
+                "needed layers in Python",
+                "analyse what it was compiled from",
+            )
     try:
         with FakeCopyMode(fake):
             return copy.deepcopy(model)

@@ -83,6 +83,14 @@ def fields(found: ReceptiveFields) -> Table:
     return table
 
 
+def misaligned(found: ReceptiveFields) -> Table:
+    """Branches that meet with fields around different places, which blurs where a position looks."""
+    table = plain_table("misaligned in", "axis", "strides", "centres")
+    for each in found.misaligned:
+        table.add_row(Text(each.where), str(each.axis), ", ".join(each.strides), ", ".join(each.centres))
+    return table
+
+
 def costs(summary: Summary) -> Figure:
     """MACs forward and backward, memory and parameters of the layers, in order; of many, the most costly."""
     rows = [row for row in summary.rows if row.macs or row.output_bytes or row.parameters]
