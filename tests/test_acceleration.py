@@ -12,11 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import striate
-from striate import engine, nn
+from striate import acceleration, engine, nn, ops
 from striate.acceleration import FUNCTIONS, LAYERS, _Redirect
+from striate.engine import Pass, tuning
 from striate.engine.backends import forget
 from striate.engine.llvm.backend import LlvmBackend
 from striate.errors import OperandError
+from striate.geometry import ConvShape
 
 
 class Functional(torch.nn.Module):
@@ -173,6 +175,28 @@ def test_a_call_that_pytorch_does_best_is_pytorchs(backend: str, node: str, monk
     assert fast(x).grad_fn.name() == node
     with engine.use("reference"):
         assert fast(x).grad_fn.name() == "_ContractionBackward"
+    forget()
+
+
+@pytest.mark.parametrize(("saved", "node"), [(50e-6, "ConvolutionBackward0"), (200e-6, "_ContractionBackward")])
+def test_small_savings_are_not_worth_a_detour(saved: float, node: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acceleration, "gain", lambda *_: saved)
+    fast = striate.accelerate(torch.nn.Conv2d(2, 5, 3))
+    x = torch.randn(2, 2, 11, 11, requires_grad=True)
+    fast(x)
+    assert fast(x).grad_fn.name() == node
+
+
+def test_gains_are_measured_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape, x = ConvShape.parse("conv2d 2x2x9x9 3x2x3x3"), torch.randn(2, 2, 9, 9)
+    forget()
+    assert engine.gain(shape, (Pass.OUTPUT,), x, False) is None
+    monkeypatch.setattr(tuning, "_enabled", True)
+    monkeypatch.setattr(tuning, "interleaved", lambda runs: {"aten": 5e-3, "llvm": 2e-3})
+    ops.conv2d(x, torch.randn(3, 2, 3, 3))
+    assert engine.gain(shape, (Pass.OUTPUT,), x, False) == pytest.approx(3e-3)
+    assert engine.gain(shape, (Pass.OUTPUT, Pass.WEIGHT_GRAD), x, False) is None
+    monkeypatch.undo()
     forget()
 
 

@@ -1,7 +1,7 @@
 """Any model, computed by the engine: its layers become striate's, its functional calls go to striate.ops.
 
-Where the engine has found that PyTorch's kernels are the fastest for all that a call and its gradients need, the call
-is left to PyTorch as it was, autograd included: nothing is gained there, and a detour through Python would cost.
+Where the engine has found that its other kernels save nothing worth a detour through Python, for all that a call and
+its gradients need, the call is left to PyTorch as it was, autograd included.
 """
 
 from __future__ import annotations
@@ -17,12 +17,16 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from striate import nn, ops
-from striate.engine import Pass, settled_on, traced, tuning
+from striate.engine import Pass, gain, traced, tuning
 from striate.engine.layout import is_channels_last
 from striate.errors import OperandError
 from striate.geometry import PoolShape, Problem
 from striate.ops import convolution, pooling
 from striate.ops._calls import unchanging
+
+#: Seconds that an operation of striate's costs in Python beyond PyTorch's own while the caches hold other things:
+#: forward, and forward and backward.
+_DETOUR, _DETOUR_AND_BACK = 20e-6, 80e-6
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 _Call = Callable[..., Any]
@@ -135,7 +139,7 @@ def _learn(
     problem = problem_of(input.shape, weight.shape, *how)
     sides = _pytorchs_padding(problem)
     last = is_channels_last(input) or is_channels_last(weight)
-    if sides and settled_on("aten", problem, _asked(forward, input, weight), input, last):
+    if sides and _not_worth_it(problem, _asked(forward, input, weight), input, last):
         if len(known) >= 4096:
             known.clear()
         known[key] = sides, how
@@ -156,7 +160,7 @@ def _max_pool(theirs: _Call, mine: _Call) -> _Call:
         if input.dim() == _rank(mine) and not return_indices and not traced(input):
             problem = pooling.problem_of("max", input.shape, *how)
             sides, last = _pytorchs_padding(problem), is_channels_last(input)
-            if sides and settled_on("aten", problem, _asked(Pass.OUTPUT, input), input, last):
+            if sides and _not_worth_it(problem, _asked(Pass.OUTPUT, input), input, last):
                 return theirs(input, kernel_size, stride, sides, dilation, ceil_mode)
         return mine(input, *how, return_indices)
 
@@ -180,13 +184,19 @@ def _avg_pool(theirs: _Call, mine: _Call) -> _Call:
         if input.dim() == _rank(mine) and not traced(input) and divisor_override is None:
             problem = pooling.problem_of("avg", input.shape, kernel_size, stride, padding, dilation, *how)
             sides, last = _pytorchs_padding(problem), is_channels_last(input)
-            if sides and settled_on("aten", problem, _asked(Pass.OUTPUT, input), input, last):
+            if sides and _not_worth_it(problem, _asked(Pass.OUTPUT, input), input, last):
                 return theirs(input, kernel_size, problem.stride, sides, ceil_mode, count_include_pad)
         if divisor_override is None:
             how = how[:2]  # one-dimensional averages have no other divisor
         return mine(input, kernel_size, stride, padding, *how, dilation=dilation)
 
     return avg_pool
+
+
+def _not_worth_it(problem: Problem, passes: tuple[Pass, ...], input: Tensor, channels_last: bool) -> bool:
+    """Whether the chosen backends save less than the way to them through Python costs."""
+    saved = gain(problem, passes, input, channels_last)
+    return saved is not None and saved <= (_DETOUR if len(passes) == 1 else _DETOUR_AND_BACK)
 
 
 @lru_cache(maxsize=4096)

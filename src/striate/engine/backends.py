@@ -18,6 +18,7 @@ Choosing is a documented list of decisions, of which the first that says somethi
 from __future__ import annotations
 
 import enum
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -200,16 +201,36 @@ def choose(
     return found
 
 
-def settled_on(name: str, problem: Problem, open_: tuple[Pass, ...], operand: Tensor, channels_last: bool) -> bool:
-    """Whether it has been found that ``name`` computes these passes; False also where nothing has been found yet."""
+#: What :func:`gain` found, by all that it depends on.
+_gains: dict[tuple[object, ...], float] = {}
+
+
+def gain(problem: Problem, passes: tuple[Pass, ...], operand: Tensor, channels_last: bool) -> float | None:
+    """Seconds that the backends chosen for these passes save over PyTorch's kernels; None as long as one isn't chosen.
+
+    Infinite where the choice was fixed or went by a rule, and isn't PyTorch's kernels throughout.
+    """
     if _forced is not None:
-        return False
-    backend, threads, generation = _TABLE[name], torch.get_num_threads(), tuning.generation
-    dtype, device = operand.dtype, operand.device.type
-    for each in open_:
-        if _chosen.get((problem, each, dtype, device, channels_last, threads, generation)) is not backend:
-            return False
-    return True
+        return None if _forced == "aten" else math.inf
+    dtype, device, threads = operand.dtype, operand.device.type, torch.get_num_threads()
+    rest = (dtype, device, channels_last, threads, tuning.generation)
+    key = (problem, passes, *rest)
+    if key in _gains:
+        return _gains[key]
+    total = 0.0
+    for open_ in passes:
+        chosen = _chosen.get((problem, open_, *rest))
+        if chosen is None:
+            return None
+        if chosen.name == "aten":
+            continue
+        times = tuning.known(tuning.Question(problem, open_, dtype, device, channels_last, threads)) or {}
+        both = tuning.measuring() and times.keys() >= {"aten", chosen.name}
+        total += times["aten"] - times[chosen.name] if both else math.inf
+    if len(_gains) >= 16384:
+        _gains.clear()
+    _gains[key] = total
+    return total
 
 
 def _decide(
