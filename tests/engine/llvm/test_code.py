@@ -84,6 +84,10 @@ def test_the_host_s_instruction_set_can_be_named(monkeypatch: pytest.MonkeyPatch
         assert found is isa.X86_64
         assert isa.best("arm64", {}) is isa.NEON
         assert isa.best("riscv64", {}) is None
+        able = dict.fromkeys([*isa.AVX512.needs, *isa.AVX2.needs], True)
+        assert isa.best("x86_64", able) is isa.AVX512
+        assert isa.best("x86_64", able, proven=True) is isa.AVX2
+        assert isa.best("arm64", {}, proven=True) is None
     finally:
         isa.host.cache_clear()
 

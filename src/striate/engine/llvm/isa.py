@@ -30,6 +30,7 @@ class Isa:
         triple: LLVM's name of the platform; empty for the machine's own.
         cpu, features: LLVM's names of the least processor that has it.
         needs: features a host has to have.
+        proven: its kernels have been run against the reference on such a machine. Others wait for ``STRIATE_ISA``.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Isa:
     cpu: str
     features: str
     needs: tuple[str, ...]
+    proven: bool = False
 
     def tile(self, operands: int) -> int:
         """Accumulators that fit beside ``operands`` vectors and one spare register without spilling."""
@@ -52,29 +54,31 @@ class Isa:
 AVX512: Final = Isa(
     "avx512", 16, 32, True, True, "x86_64", "x86-64-v4", "", ("avx512f", "avx512bw", "avx512dq", "avx512vl", "fma")
 )
-AVX2: Final = Isa("avx2", 8, 16, True, True, "x86_64", "x86-64-v3", "", ("avx2", "fma", "bmi2"))
-X86_64: Final = Isa("x86-64", 4, 16, False, False, "x86_64", "x86-64", "", ())
+AVX2: Final = Isa("avx2", 8, 16, True, True, "x86_64", "x86-64-v3", "", ("avx2", "fma", "bmi2"), True)
+X86_64: Final = Isa("x86-64", 4, 16, False, False, "x86_64", "x86-64", "", (), True)
 NEON: Final = Isa("neon", 4, 32, True, False, "aarch64", "generic", "+neon", ("neon",))
 
 #: From the most to the least able.
 ISAS: Final = (AVX512, AVX2, X86_64, NEON)
 
 
-def best(machine: str, features: Mapping[str, bool]) -> Isa | None:
+def best(machine: str, features: Mapping[str, bool], proven: bool = False) -> Isa | None:
     """The most able instruction set of a machine with these features, or None for a family we don't generate for.
+
+    ``proven``: of those that are.
 
     >>> best("x86_64", {"avx2": True, "fma": True, "bmi2": True}).name
     'avx2'
     """
     family = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}.get(machine.lower())
-    fits = (isa for isa in ISAS if isa.triple == family)
+    fits = (isa for isa in ISAS if isa.triple == family and isa.proven >= proven)
     # Every 64-bit ARM processor has NEON; not every system lists it.
     return next((isa for isa in fits if isa is NEON or all(features.get(need) for need in isa.needs)), None)
 
 
 @cache
 def host() -> Isa | None:
-    """The instruction set to generate for: the machine's best one, or what ``STRIATE_ISA`` names.
+    """The instruction set to generate for: the machine's best proven one, or what ``STRIATE_ISA`` names.
 
     Raises:
         BackendError: ``STRIATE_ISA`` names none, or one that the machine hasn't.
@@ -83,7 +87,7 @@ def host() -> Isa | None:
     found = best(machine, features)
     wanted = os.environ.get("STRIATE_ISA", "")
     if not wanted:
-        return found
+        return best(machine, features, proven=True)
     named = next((isa for isa in ISAS if isa.name == wanted), None)
     if named is None:
         raise BackendError("STRIATE_ISA", f"got {wanted!r}", "needed one of " + ", ".join(isa.name for isa in ISAS))
