@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial, wraps
+from inspect import signature
 from typing import Any, Final, TypeVar
 
 import torch
@@ -47,63 +48,26 @@ def _asked(forward: Pass, input: Tensor, weight: Tensor | None = None) -> tuple[
 _Known = dict[tuple[Any, ...], tuple[tuple[int, ...], tuple[Any, ...]]]
 
 
-def _conv(theirs: _Call, mine: _Call) -> _Call:
+def _convolution(theirs: _Call, mine: _Call, problem_of: _Call, forward: Pass) -> _Call:
+    """PyTorch's convolution or striate's of the same name; of both, stride and padding come first after the bias."""
     known: _Known = {}
+    settings = list(signature(mine).parameters.values())[3:]
 
     @wraps(mine)
-    def conv(
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-    ) -> Any:
-        how = (stride, padding, dilation, groups)
-        if torch.compiler.is_compiling():
-            return mine(input, weight, bias, *how)
+    def call(input: Tensor, weight: Tensor, bias: Tensor | None = None, *how: Any, **named: Any) -> Any:
+        if len(how) < len(settings):
+            how = (*how, *(named.pop(each.name, each.default) for each in settings[len(how) :]))
+        if named or traced(input, weight):
+            return mine(input, weight, bias, *how, **named)
         key = _key(input, weight, how)
-        if input._has_symbolic_sizes_strides:
-            return mine(input, weight, bias, *how)  # symbols can't be looked up
         found = known.get(key)
         if found is not None:
-            return theirs(input, weight, bias, stride, found[0], dilation, groups)
+            return theirs(input, weight, bias, how[0], found[0], *how[2:])
         made = mine(input, weight, bias, *how)
-        _learn(known, key, convolution.problem_of, Pass.OUTPUT, input, weight, how)
+        _learn(known, key, problem_of, forward, input, weight, how)
         return made
 
-    return conv
-
-
-def _conv_transpose(theirs: _Call, mine: _Call) -> _Call:
-    known: _Known = {}
-
-    @wraps(mine)
-    def conv_transpose(
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        output_padding: Any = 0,
-        groups: int = 1,
-        dilation: Any = 1,
-    ) -> Any:
-        how = (stride, padding, output_padding, groups, dilation)
-        if torch.compiler.is_compiling():
-            return mine(input, weight, bias, *how)
-        key = _key(input, weight, how)
-        if input._has_symbolic_sizes_strides:
-            return mine(input, weight, bias, *how)  # symbols can't be looked up
-        found = known.get(key)
-        if found is not None:
-            return theirs(input, weight, bias, stride, found[0], output_padding, groups, dilation)
-        made = mine(input, weight, bias, *how)
-        _learn(known, key, convolution.transposed_problem_of, Pass.INPUT_GRAD, input, weight, how)
-        return made
-
-    return conv_transpose
+    return call
 
 
 def _key(input: Tensor, weight: Tensor, how: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -134,7 +98,7 @@ def _learn(
     how: tuple[Any, ...],
 ) -> None:
     """Remembers a call that is better left to PyTorch."""
-    if input.dim() != weight.dim() or not unchanging(how) or traced(input, weight):
+    if input.dim() != weight.dim() or not unchanging(how):
         return
     problem = problem_of(input.shape, weight.shape, *how)
     sides = _pytorchs_padding(problem)
@@ -217,7 +181,12 @@ def _rank(function: _Call) -> int:
     return int(function.__name__[-2]) + 2
 
 
-_KINDS: Final = {"conv": _conv, "conv_transpose": _conv_transpose, "max_pool": _max_pool, "avg_pool": _avg_pool}
+_KINDS: Final[dict[str, _Call]] = {
+    "conv": partial(_convolution, problem_of=convolution.problem_of, forward=Pass.OUTPUT),
+    "conv_transpose": partial(_convolution, problem_of=convolution.transposed_problem_of, forward=Pass.INPUT_GRAD),
+    "max_pool": _max_pool,
+    "avg_pool": _avg_pool,
+}
 #: PyTorch's functions, each with what is called instead. In three dimensions there are no kernels of striate's own yet.
 FUNCTIONS: Final[dict[Any, _Call]] = {
     getattr(room, f"{kind}{dims}d"): make(getattr(F, f"{kind}{dims}d"), getattr(ops, f"{kind}{dims}d"))
