@@ -228,11 +228,14 @@ def summary(
       striate summary lenet5
       striate summary lenet5 --size 3x64x64 --batch 32 --out cost.png
     """
-    from striate.analysis import Roofline, summarize
+    import torch
+
+    from striate.analysis import summarize
+    from striate.engine.timing import roofline as measured
     from striate.report import measures
 
     network, shape, _ = _network(model, size)
-    result = summarize(network, (batch, *shape), roofline=Roofline.measure() if roofline else None)
+    result = summarize(network, (batch, *shape), roofline=measured(torch.get_num_threads()) if roofline else None)
     if out is not None:
         _draw(out, lambda: measures.costs(result))
     if as_json:

@@ -207,11 +207,9 @@ def test_batch_scales_work_and_json_holds_the_totals() -> None:
 
 
 def test_roofline_tells_what_holds_a_layer_up() -> None:
-    roof = Roofline(flops=1e12, bytes=1e11)
+    roof = Roofline(flops=1e12, bandwidth=1e11)
     summary = summarize(networks.ResNet(18), (3, 224, 224), roofline=roof)
     bounds = {row.name: summary.bound(row) for row in summary}
     assert bounds["layer1.0.conv1"] == "compute"
     assert bounds["fc"] == bounds["bn1"] == "memory"
-    measured = Roofline.measure(size=128, repeats=1)
-    assert measured.flops > 0
-    assert measured.bytes > 0
+    assert roof.ridge == 10

@@ -1,8 +1,9 @@
 """Exact measures of any network, before a number is computed: what it costs, and what each layer sees."""
 
-from striate.analysis.cost import CostRow, Roofline, Summary, summarize
+from striate.analysis.cost import CostRow, Summary, summarize
 from striate.analysis.effective import EffectiveField, effective_receptive_field
 from striate.analysis.field import FieldRow, ReceptiveFields, receptive_field
+from striate.engine.timing import Roofline
 
 __all__ = [
     "CostRow",

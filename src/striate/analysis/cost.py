@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,48 +14,9 @@ import torch
 from striate.analysis import memory
 from striate.analysis.counting import Work, moves_only, problem, work
 from striate.analysis.trace import ROOT, Call, InputSize, Operation, Trace, Value, trace
+from striate.engine.timing import Roofline
 from striate.errors import AnalysisError
 from striate.geometry import ConvShape
-
-
-@dataclass(frozen=True)
-class Roofline:
-    """What a machine can do at best: an operation takes at least its FLOPs by the one, its bytes by the other.
-
-    Source: Williams, Waterman & Patterson, "Roofline: an insightful visual performance model" (2009).
-
-    Args:
-        flops: a second.
-        bytes: a second, between memory and processor.
-    """
-
-    flops: float
-    bytes: float
-
-    @property
-    def ridge(self) -> float:
-        """FLOPs a byte below which memory is what takes the time."""
-        return self.flops / self.bytes
-
-    @classmethod
-    def measure(cls, device: str = "cpu", size: int = 1024, repeats: int = 5) -> Roofline:
-        """The best of a few large matrix products and copies on this machine, in float32."""
-        one = torch.rand(size, size, device=device)
-        long, target = (torch.rand(16 * size * size, device=device) for _ in range(2))
-
-        def best(act: Any) -> float:
-            times = []
-            for _ in range(repeats + 1):
-                if one.is_cuda:
-                    torch.cuda.synchronize()
-                start = time.perf_counter()
-                act()
-                if one.is_cuda:
-                    torch.cuda.synchronize()
-                times.append(time.perf_counter() - start)
-            return min(times[1:])
-
-        return cls(2 * size**3 / best(lambda: one @ one), 2 * 4 * long.numel() / best(lambda: target.copy_(long)))
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,12 @@ class Roofline:
 
     flops: float
     bandwidth: float
-    threads: int
+    threads: int = 1
+
+    @property
+    def ridge(self) -> float:
+        """Operations a byte below which memory is what takes the time."""
+        return self.flops / self.bandwidth
 
     def seconds(self, flops: float, bytes_: float) -> float:
         """The least time in which so much can be computed and moved."""

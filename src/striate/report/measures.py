@@ -59,7 +59,7 @@ def totals(summary: Summary) -> Table:
     }
     if summary.roofline is not None:
         roof = summary.roofline
-        lines["roofline"] = f"{short(roof.flops)} FLOP/s, {size(roof.bytes)}/s, ridge at {roof.ridge:.1f} FLOP/B"
+        lines["roofline"] = f"{short(roof.flops)} FLOP/s, {size(roof.bandwidth)}/s, ridge at {roof.ridge:.1f} FLOP/B"
     lines |= dict(zip(("note", *(" " * n for n in range(1, 9))), summary.notes, strict=False))
     if summary.unused:
         lines["never read"] = ", ".join(summary.unused)
