@@ -167,6 +167,16 @@ def test_nothing_is_measured_where_results_must_repeat(other: Other, monkeypatch
         assert chosen() == "other"
 
 
+def test_what_was_measured_before_does_not_count_there(other: Other, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow_aten(monkeypatch)
+    shape = parse(PROBLEM)
+    asked = (shape, Pass.OUTPUT, X, False, lambda backend: backend.contract(shape, Pass.OUTPUT, X, W, None))
+    assert engine.choose(*asked).name == "other"
+    with tuning.fixed():
+        assert engine.choose(*asked).name == "aten"
+    assert engine.choose(*asked).name == "other"
+
+
 @pytest.mark.parametrize("setting", ["STRIATE_TUNE=0", "STRIATE_DETERMINISTIC=1", "STRIATE_TUNE=1"])
 def test_the_environment_says_so(setting: str) -> None:
     name, value = setting.split("=")

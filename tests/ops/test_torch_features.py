@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from striate import nn, ops
+from striate import ConvShape, engine, nn, ops
 from striate.errors import OperandError
 
 
@@ -220,10 +220,13 @@ def test_autocast_leaves_double_alone() -> None:
 
 def test_who_watches_operators_sees_them_and_what_holds_no_numbers_is_not_read() -> None:
     """Kernels of striate's own read memory; a counter would miss them, and a fake tensor has none."""
-    x, w = torch.randn(1, 2, 6, 6, requires_grad=True), torch.randn(3, 2, 3, 3, requires_grad=True)
+    large, w = torch.randn(4, 2, 34, 34, requires_grad=True), torch.randn(3, 2, 3, 3, requires_grad=True)
+    problem = "conv2d 4x2x34x34 3x2x3x3"
+    assert "llvm" in engine.explain(problem).chosen.values()
     with FlopCounterMode(display=False) as counter:
-        ops.conv2d(x, w).sum().backward()
-    assert counter.get_total_flops() == 3 * 2 * 16 * 3 * 18
+        ops.conv2d(large, w).sum().backward()
+    assert counter.get_total_flops() == 3 * 2 * ConvShape.parse(problem).macs
+    x = torch.randn(1, 2, 6, 6, requires_grad=True)
     with FakeTensorMode() as mode:
         fake = mode.from_tensor(x), mode.from_tensor(w)
         assert ops.max_pool2d(ops.conv2d(*fake), 2).shape == (1, 3, 2, 2)
