@@ -21,7 +21,10 @@ MAY_IMPORT = {
     "data": {"errors"},
     "training": {"errors", "engine", "data", "models"},
     "analysis": {"errors", "geometry", "engine"},
-    "report": {"errors", "engine", "training", "analysis"},
+    "explain": {"errors", "geometry", "ops", "analysis"},
+    "export": {"errors", "data", "models", "training"},
+    "studies": {"errors", "geometry", "engine", "ops", "nn", "models", "data", "training", "analysis", "explain"},
+    "report": {"errors", "engine", "training", "analysis", "explain", "studies"},
 }
 ANYTHING = {"cli", "__main__", "__init__"}
 

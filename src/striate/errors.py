@@ -59,3 +59,7 @@ class RunError(StriateError, RuntimeError):
 
 class AnalysisError(StriateError, ValueError):
     """A network that can't be analysed: a size that doesn't fit, values that steer it, an unknown layer."""
+
+
+class ExplainError(StriateError, ValueError):
+    """An explanation that can't be made: an unknown layer or class, a layer without places, an unreadable image."""

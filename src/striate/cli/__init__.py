@@ -1,0 +1,11 @@
+"""The command line: parse, call, print. What a command does is elsewhere, and loaded only once it is asked for.
+
+The commands of ``striate --help`` stand in the order of the imports.
+"""
+
+from striate.cli import train  # isort: skip
+from striate.cli import networks  # isort: skip
+from striate.cli import measure  # isort: skip
+from striate.cli.app import main
+
+__all__ = ["main", "measure", "networks", "train"]

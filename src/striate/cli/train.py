@@ -1,0 +1,163 @@
+"""Commands that make and use a trained network: train, evaluate, predict."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from striate.cli.app import Json, app, print_json, show
+from striate.errors import RunError
+from striate.training.recipe import OPTIMIZERS, SCHEDULES, Recipe
+
+if TYPE_CHECKING:
+    from striate.training import Evaluation
+
+
+def _option(name: str, text: str) -> Any:
+    """An option that sets a field of the recipe; not given, it is None, and the recipe's default holds."""
+    default = getattr(Recipe, name, None)
+    shown = "" if default is None else f" [default: {default}]"
+    return typer.Option(f"--{name.replace('_', '-')}", help=text + shown, show_default=False)
+
+
+@app.command()
+def train(
+    context: typer.Context,
+    model: Annotated[str | None, typer.Argument(help="One of `striate models`; with --resume, the run knows.")] = None,
+    data: Annotated[str | None, _option("data", "digits, idx:FOLDER (MNIST and relatives) or folder:PATH.")] = None,
+    epochs: Annotated[int | None, _option("epochs", "Passes over the training images.")] = None,
+    out: Annotated[str | None, _option("out", "The run's folder [default: runs/MODEL-DATA-N, a new one].")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, or begin it.")] = False,
+    batch_size: Annotated[int | None, _option("batch_size", "Images a step.")] = None,
+    optimizer: Annotated[str | None, _option("optimizer", " or ".join(OPTIMIZERS) + ".")] = None,
+    learning_rate: Annotated[
+        float | None, _option("learning_rate", "The schedule's peak [default: 0.05, adamw 0.001, or the model's].")
+    ] = None,
+    momentum: Annotated[float | None, _option("momentum", "Of sgd; adamw's first decay rate.")] = None,
+    weight_decay: Annotated[float | None, _option("weight_decay", "On weights, not on biases.")] = None,
+    schedule: Annotated[str | None, _option("schedule", ", ".join(SCHEDULES) + ".")] = None,
+    warmup: Annotated[float | None, _option("warmup", "Share of the steps in which the rate rises.")] = None,
+    label_smoothing: Annotated[
+        float | None, _option("label_smoothing", "Probability spread over all classes [default: 0.1].")
+    ] = None,
+    clip_norm: Annotated[float | None, _option("clip_norm", "Largest 2-norm of the gradient [default: any].")] = None,
+    seed: Annotated[int | None, _option("seed", "Of initial weights, orders and the hold-out.")] = None,
+    test_fraction: Annotated[float | None, _option("test_fraction", "Share held out, without a test set.")] = None,
+    image_size: Annotated[str | None, _option("image_size", "As 28 or 28x32 [default: the model's].")] = None,
+    channels: Annotated[int | None, _option("channels", "1 (grey) or 3 (colour) [default: the data's].")] = None,
+    threads: Annotated[int | None, _option("threads", "On the CPU [default: PyTorch's number].")] = None,
+    device: Annotated[str | None, _option("device", "auto, cpu, cuda, cuda:1, mps.")] = None,
+    checkpoint_every: Annotated[float | None, _option("checkpoint_every", "Seconds between checkpoints.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a network, test it, and write all of it to a folder.
+
+    Killed or stopped at any moment, the same run goes on with --resume and ends with the same numbers.
+
+    \b
+    Example:
+      striate train lenet5 --data digits --epochs 20 --out runs/first
+      striate train --resume --out runs/first
+    """
+    from rich.text import Text
+
+    from striate.report import figures, tables
+    from striate.training import fit, recipe_for
+
+    given = {name: context.params[name] for name in _FIELDS if context.params[name] is not None}
+    if image_size is not None:
+        given["image_size"] = _size(image_size)
+    run = fit(recipe_for(given, resume=resume), resume=resume, quiet=quiet)
+    examples = run.examples()
+    figures.save_all(run.path, run.history, run.evaluation, examples)
+    if as_json:
+        print_json({"path": str(run.path), "epochs": len(run.history), **run.evaluation.to_dict()})
+        return
+    _print_evaluation(run.evaluation)
+    show(tables.examples(examples[:_EXAMPLES]))
+    show(Text(f"all of it is in {run.path}"), tables.described(_FILES))
+
+
+@app.command()
+def evaluate(
+    run: Annotated[str, typer.Argument(help="The folder of a finished run.")],
+    data: Annotated[str | None, typer.Option(help="Other data, with the run's classes [default: the run's].")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Test a trained network on held-out images.
+
+    \b
+    Example:
+      striate evaluate runs/first
+      striate evaluate runs/first --data folder:photos --json
+    """
+    from striate.training import Run
+    from striate.training import evaluate as test
+
+    evaluation = test(Run.open(run), data, device=device)
+    if as_json:
+        print_json({"path": run, **evaluation.to_dict()})
+    else:
+        _print_evaluation(evaluation)
+
+
+@app.command()
+def predict(
+    paths: Annotated[list[str], typer.Argument(metavar="[RUN] IMAGE...", help="A run's folder, then image files.")],
+    model: Annotated[str | None, typer.Option(metavar="RUN", help="The run's folder, if it isn't the first.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many classes to name for each image.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Tell what is on images, by the network of a finished run.
+
+    \b
+    Example:
+      striate predict runs/first runs/first/samples/*.png
+      striate predict photo.jpg --model runs/first --top 5 --json
+    """
+    from striate.report import tables
+    from striate.training import Run
+
+    folder, images = (model, paths) if model is not None else (paths[0], paths[1:])
+    if not images:
+        raise RunError("predict", "got no image", "needed one or more", f"striate predict {folder} IMAGE...")
+    ranked = Run.open(folder).classify(images, top=top)
+    if as_json:
+        likeliest = [[{"class": name, "probability": share} for name, share in classes] for classes in ranked]
+        found = [{"image": image, "top": classes} for image, classes in zip(images, likeliest, strict=True)]
+        print_json({"path": folder, "predictions": found})
+    else:
+        show(tables.predictions(images, ranked))
+
+
+_FIELDS: Final = tuple(field.name for field in dataclasses.fields(Recipe) if field.name != "image_size")
+#: What lies in a run's folder after `striate train`.
+_FILES: Final = {
+    "weights.safetensors": "the trained weights",
+    "settings.json": "everything the run was made with",
+    "metrics.jsonl": "loss and accuracy, a line an epoch",
+    "evaluation.json": "the held-out images: accuracy, each class, confusion matrix",
+    "curves.png": "loss and accuracy over the epochs",
+    "confusion.png": "which class is taken for which",
+    "predictions.png": "held-out images with their predictions",
+    "samples": "these images, for `striate predict`",
+}
+_EXAMPLES: Final = 6
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise RunError("--image-size", f"got {text!r}", "needed pixels, as 28 or (height x width) 28x32")
+    return int(sides[0]), int(sides[-1])
+
+
+def _print_evaluation(evaluation: Evaluation) -> None:
+    from striate.report import tables
+
+    show(f"accuracy {evaluation.accuracy:.2%} on {evaluation.n:,} held-out images, loss {evaluation.loss:.4f}")
+    show(tables.classes(evaluation))
