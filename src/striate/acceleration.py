@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from striate import nn, ops
 from striate.engine import Pass, gain, traced, tuning
 from striate.engine.layout import is_channels_last
+from striate.engine.memory import keep_freed_memory
 from striate.errors import OperandError
 from striate.geometry import PoolShape, Problem
 from striate.ops import convolution, pooling
@@ -230,9 +231,47 @@ class AvgPool2d(nn.AvgPool2d):
     _function = staticmethod(FUNCTIONS[F.avg_pool2d])
 
 
-_MINE: Final = (Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d, MaxPool1d, MaxPool2d, AvgPool1d, AvgPool2d)
+class Sequential(torch.nn.Sequential):
+    """Takes a clamp from below (or from both sides) after max pooling instead of before.
+
+    The maximum of clamped values is the clamped maximum, of fewer values. The gradient goes to the first of the largest
+    either way, and where these are clamped none goes anywhere.
+    """
+
+    def forward(self, input: Any) -> Any:
+        layers = list(self._modules.values())
+        for at in range(len(layers) - 1):
+            # The first layer may change its input in place, which others see.
+            if _commute(layers[at], layers[at + 1]) and (at > 0 or not layers[at].inplace):
+                layers[at], layers[at + 1] = layers[at + 1], layers[at]
+        for layer in layers:
+            input = layer(input)
+        return input
+
+
+def _commute(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    """Whether they are a clamp and max pooling, and nobody looks on between them."""
+    if type(first) not in _CLAMPS or type(second) not in _MAX_POOLS or second.return_indices:
+        return False
+    return not any(vars(layer)[hooks] for layer in (first, second) for hooks in _HOOKS)
+
+
+_CLAMPS: Final = (torch.nn.ReLU, torch.nn.ReLU6)
+_MAX_POOLS: Final = (MaxPool1d, MaxPool2d, nn.MaxPool3d, torch.nn.MaxPool3d)
+_HOOKS: Final = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_MINE: Final = (
+    Conv1d,
+    Conv2d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    MaxPool1d,
+    MaxPool2d,
+    AvgPool1d,
+    AvgPool2d,
+)
 #: PyTorch's layers and striate's own, each with the class that it becomes.
 LAYERS: Final[dict[type, type]] = {
+    torch.nn.Sequential: Sequential,
     **{getattr(torch.nn, mine.__name__): mine for mine in _MINE},
     **{getattr(nn, mine.__name__): mine for mine in _MINE},
 }
@@ -244,6 +283,10 @@ def accelerate(model: Model) -> Model:
     Parameters, buffers, ``state_dict``, hooks, mode and results (up to rounding) stay what they are. Layers change
     their class, to a subclass of the one they had. Where a ``forward`` calls functions such as ``F.max_pool2d``, those
     calls are taken over as well. ``torch.compile``, ``torch.export`` and autograd go on as before.
+
+    In a ``torch.nn.Sequential`` a ReLU before max pooling is taken after it, where there is less to do: results and
+    gradients are the same number by number. And the C library is told to keep freed memory for the next step's tensors
+    (:func:`striate.engine.memory.keep_freed_memory`).
 
     Left alone are layers of three dimensions, for which there are no kernels of striate's own yet; adaptive pooling;
     subclasses of torch.nn's layers, which may do something else than their base; quantised, scripted and lazy layers.
@@ -263,6 +306,7 @@ def accelerate(model: Model) -> Model:
     """
     if not isinstance(model, torch.nn.Module):
         raise OperandError("accelerate", f"got {type(model).__name__}", "needed a torch.nn.Module")
+    keep_freed_memory()
     for module in model.modules():
         if "forward" in vars(module):
             continue  # somebody has replaced it already, maybe this function
