@@ -274,3 +274,29 @@ def test_a_clamp_is_taken_after_max_pooling(clamp: type, inplace: bool) -> None:
     fast[2].register_forward_hook(lambda module, inputs, output: heard.append(output.shape[-1]))
     fast(x)
     assert heard == [10]
+
+
+def test_it_tells_what_it_did_and_takes_it_back(capsys: pytest.CaptureFixture[str]) -> None:
+    class Mine(torch.nn.Conv2d):
+        pass
+
+    model = Functional()
+    model.other = torch.nn.Sequential(Mine(1, 1, 1), torch.nn.Conv3d(1, 1, 1), nn.Conv2d(1, 1, 1))
+    kinds = [type(module) for module in model.modules()]
+    state = list(model.state_dict())
+    striate.accelerate(model)
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err == (
+        "accelerate: 1 functions that Functional calls, 3 Conv2d; left as they were: 1 AdaptiveAvgPool2d (no kernels "
+        "for its windows), 1 Mine (a subclass may do something else), 1 Conv3d (no kernels for three dimensions)\n"
+    )
+    copied = pickle.loads(pickle.dumps(striate.accelerate(torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1)), quiet=True)))
+    assert capsys.readouterr().err == ""
+    assert [type(each) for each in acceleration.restore(copied).modules()] == [torch.nn.Sequential, torch.nn.Conv2d]
+    assert acceleration.restore(model) is model
+    assert [type(module) for module in model.modules()] == kinds
+    assert not any("forward" in vars(module) for module in model.modules())
+    assert list(model.state_dict()) == state
+    striate.accelerate(acceleration.restore(model))
+    assert type(model.first) is acceleration.Conv2d
