@@ -1,5 +1,6 @@
 """Layers: parameters, initialisation and a call to :mod:`striate.ops`. Those that torch.nn has are drop-in for it."""
 
+from striate.nn.blocks import ConvNormActivation, SqueezeExcite, StochasticDepth
 from striate.nn.convolution import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from striate.nn.pooling import (
     AdaptiveAvgPool1d,
@@ -20,6 +21,7 @@ from striate.nn.pooling import (
     MaxPool2d,
     MaxPool3d,
 )
+from striate.nn.residual import BasicBlock, Bottleneck, InvertedResidual
 from striate.nn.separable import DepthwiseSeparableConv2d
 
 __all__ = [
@@ -32,19 +34,25 @@ __all__ = [
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
+    "BasicBlock",
+    "Bottleneck",
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "ConvNormActivation",
     "ConvTranspose1d",
     "ConvTranspose2d",
     "ConvTranspose3d",
     "DepthwiseSeparableConv2d",
     "GlobalAvgPool",
     "GlobalMaxPool",
+    "InvertedResidual",
     "LPPool1d",
     "LPPool2d",
     "LPPool3d",
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
+    "SqueezeExcite",
+    "StochasticDepth",
 ]
