@@ -7,7 +7,7 @@ import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import torch
 
@@ -107,6 +107,18 @@ def has_small_form(name: str, image_size: tuple[int, int]) -> bool:
     (True, False, False)
     """
     return max(image_size) <= SMALL and _entry(name).has_small_form
+
+
+def input_shape(name: str) -> tuple[int, int, int]:
+    """The (C, H, W) of the images that a network was made for.
+
+    >>> input_shape("lenet5"), input_shape("efficientnet_b1")
+    ((1, 28, 28), (3, 240, 240))
+    """
+    channels: int = inspect.signature(_entry(name).builder).parameters["in_channels"].default
+    with torch.device("meta"):  # the size of some hangs on their form, and weights cost seconds
+        height, width = cast("tuple[int, int]", create(name).input_size)
+    return channels, height, width
 
 
 def describe(name: str) -> str:

