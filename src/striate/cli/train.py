@@ -47,10 +47,7 @@ def train(
     seed: Annotated[int | None, _option("seed", "Of initial weights, orders and the hold-out.")] = None,
     test_fraction: Annotated[float | None, _option("test_fraction", "Share held out, without a test set.")] = None,
     image_size: Annotated[
-        str | None,
-        _option(
-            "image_size", "As 28 or 28x32; up to 64 the model takes its form for small images [default: the model's]."
-        ),
+        str | None, _option("image_size", "As 28 or 28x32, to 64 in the model's small form [default: the model's].")
     ] = None,
     channels: Annotated[int | None, _option("channels", "1 (grey) or 3 (colour) [default: the data's].")] = None,
     threads: Annotated[int | None, _option("threads", "On the CPU [default: PyTorch's number].")] = None,
@@ -144,9 +141,7 @@ def predict(
     if folder in models.names() and not Path(folder).exists():
         classifier = models.pretrained(folder, weights or "pretrained")
     elif weights is not None:
-        raise RunError(
-            "--weights", f"got {weights!r} for {folder!r}", "needed the name of a network: a run has its own"
-        )
+        raise RunError("--weights", f"got {weights!r} for {folder!r}", "needed a network: a run has its own weights")
     else:
         classifier = Run.open(folder)
     ranked = classifier.classify(images, top=top)
