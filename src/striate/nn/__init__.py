@@ -1,5 +1,6 @@
 """Layers: parameters, initialisation and a call to :mod:`striate.ops`. Those that torch.nn has are drop-in for it."""
 
+from striate.nn.antialiasing import BlurPool2d, PolyphaseSampling2d
 from striate.nn.convolution import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from striate.nn.pooling import (
     AdaptiveAvgPool1d,
@@ -32,6 +33,7 @@ __all__ = [
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
+    "BlurPool2d",
     "Conv1d",
     "Conv2d",
     "Conv3d",
@@ -47,4 +49,5 @@ __all__ = [
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
+    "PolyphaseSampling2d",
 ]
