@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeAlias
 
 import torch
 from torch import Tensor
 
 from striate.analysis.trace import InputSize, input_shape
 from striate.errors import AnalysisError, StriateError
+
+#: From images to what a network takes of them, as a normalisation does.
+Prepare: TypeAlias = Callable[[Tensor], Tensor]
 
 _BATCH: Final = 256
 
@@ -48,6 +51,24 @@ def images_of(given: Tensor | InputSize, seed: int) -> Tensor:
     if not bool(given.isfinite().all()):
         raise AnalysisError("images", "hold numbers that are not finite", "needed finite ones")
     return given.detach()
+
+
+def pixels_of(given: Tensor) -> Tensor:
+    """Images whose pixels are 0 to 1.
+
+    Raises:
+        AnalysisError: others.
+    """
+    images = images_of(given, 0)
+    low, high = float(images.min()), float(images.max())
+    if low < 0 or high > 1:
+        raise AnalysisError(
+            "images",
+            f"got pixels from {low:.3g} to {high:.3g}",
+            "needed 0 to 1",
+            "divide bytes by 255, and give a normalisation as prepare",
+        )
+    return images
 
 
 def labels_of(given: Tensor, images: Tensor, classes: int) -> Tensor:
