@@ -1,6 +1,17 @@
 """Networks, one paper a file, under one register: :func:`names`, :func:`create`, :func:`describe`."""
 
-from striate.models import alexnet, efficientnet, lenet, mobilenet_v1, mobilenet_v2, resnet, simple_cnn, vgg
+from striate.models import (
+    alexnet,
+    efficientnet,
+    lenet,
+    mobilenet_v1,
+    mobilenet_v2,
+    resnet,
+    resnet_aps,
+    resnet_blur,
+    simple_cnn,
+    vgg,
+)
 from striate.models.pretrained import Pretrained, imagenet_classes, pretrained
 from striate.models.registry import create, describe, has_small_form, input_shape, names, register
 from striate.models.weights import load_weights, read_weights
@@ -23,6 +34,8 @@ __all__ = [
     "read_weights",
     "register",
     "resnet",
+    "resnet_aps",
+    "resnet_blur",
     "simple_cnn",
     "vgg",
 ]

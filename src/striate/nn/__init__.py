@@ -1,5 +1,6 @@
 """Layers: parameters, initialisation and a call to :mod:`striate.ops`. Those that torch.nn has are drop-in for it."""
 
+from striate.nn.antialiasing import BlurPool2d, PolyphaseSampling2d
 from striate.nn.blocks import ConvNormActivation, SqueezeExcite, StochasticDepth
 from striate.nn.convolution import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from striate.nn.pooling import (
@@ -35,6 +36,7 @@ __all__ = [
     "AvgPool2d",
     "AvgPool3d",
     "BasicBlock",
+    "BlurPool2d",
     "Bottleneck",
     "Conv1d",
     "Conv2d",
@@ -53,6 +55,7 @@ __all__ = [
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
+    "PolyphaseSampling2d",
     "SqueezeExcite",
     "StochasticDepth",
 ]
