@@ -41,7 +41,7 @@ def test_polyphase_sampling_is_consistent_before_training_and_strides_are_not() 
         torch.manual_seed(4)
         found[down] = shift_consistency(contested(classifier(down), images), images)
     assert found[snn.PolyphaseSampling2d].value == 1
-    assert found[None].value < 0.7
+    assert found[None].value < 0.75
     assert found[None].value + 0.1 < found[snn.BlurPool2d].value < 1
     assert (found[None].shifts, found[None].pairs, found[None].standard_error) == (256, 0, 0)
 
