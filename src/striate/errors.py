@@ -63,3 +63,7 @@ class AnalysisError(StriateError, ValueError):
 
 class ExplainError(StriateError, ValueError):
     """An explanation that can't be made: an unknown layer or class, a layer without places, an unreadable image."""
+
+
+class StudyError(StriateError, ValueError):
+    """A study that can't be run: an unknown name, or too few seeds for a spread."""
