@@ -67,3 +67,5 @@ class ExplainError(StriateError, ValueError):
 
 class WeightsWarning(UserWarning):
     """Weights fit a network but for its head, which stays random."""
+class StudyError(StriateError, ValueError):
+    """A study that can't be run: an unknown name, or too few seeds for a spread."""

@@ -193,7 +193,11 @@ def _gradient(model: torch.nn.Module, place: Tensor, targets: Tensor, prepare: P
         source = place.clone().requires_grad_()
         logits = logits_of(model, source if prepare is None else prepare(source))
         losses = F.cross_entropy(logits, targets, reduction="none")
-        (gradient,) = torch.autograd.grad(losses.sum(), source)
+        gradient = torch.autograd.grad(losses.sum(), source, allow_unused=True)[0] if logits.requires_grad else None
+    if gradient is None:
+        raise AnalysisError(
+            type(model).__name__, "its answer has no gradient by the images", "needed one all the way through"
+        )
     return gradient, losses.detach().where(logits.argmax(1) == targets, torch.inf)
 
 

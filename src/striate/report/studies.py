@@ -1,0 +1,146 @@
+"""Studies as tables and figures: the verdict, the numbers with their spread, what they don't show."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import Any, Final
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import EngFormatter
+from rich.table import Table
+from rich.text import Text
+
+from striate.report.tables import plain_table
+from striate.studies import Bars, Curves, Measured, Outcome, Panel, Pictures
+
+_COLOURS: Final = ("#1f5fbf", "#c8321e", "#2f8f5b", "#8a5fbf", "#c98a1b", "#5b6472", "#17a2b8", "#b0468f")
+_GREY: Final = "#8a94a6"
+_STYLES: Final = {"holds": "bold green", "holds in part": "bold yellow", "does not hold": "bold red"}
+
+
+def verdict(outcome: Outcome) -> Table:
+    """The claim, the verdict, and each criterion with what came of it."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    table.add_row("claim", Text(outcome.claim))
+    word = outcome.finding.verdict
+    table.add_row("verdict", Text(word, style=_STYLES[word]))
+    for check in outcome.finding.checks:
+        table.add_row("yes" if check.held else "no", Text(check.criterion))
+    return table
+
+
+def numbers(outcome: Outcome) -> Table:
+    """What was measured: value, spread over the seeds, unit."""
+    table = plain_table("measured", "value", "spread", "n", "unit")
+    table.columns[0].overflow = "fold"
+    table.columns[-1].justify = "left"
+    for row in outcome.finding.rows:
+        spread = "" if row.spread is None else f"± {_number(row.spread)}"
+        table.add_row(Text(row.name), _value(row), spread, str(row.n) if row.n > 1 else "", Text(row.unit))
+    return table
+
+
+def circumstances(outcome: Outcome) -> Table:
+    """What the numbers don't show, and what they were measured with."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for caveat in outcome.finding.caveats:
+        table.add_row("but", Text(caveat))
+    table.add_row("spread", "standard deviation over seeds " + ", ".join(map(str, outcome.seeds)))
+    known = ", ".join(f"{name} {version}" for name, version in outcome.versions.items())
+    threads = f"{outcome.threads} thread{'s' * (outcome.threads > 1)}"
+    table.add_row("took", f"{outcome.seconds:.1f} s on the CPU, {threads}; {known}")
+    return table
+
+
+def figure(outcome: Outcome) -> Figure:
+    """The panels of a study side by side under its verdict."""
+    panels = outcome.finding.panels
+    widths = [_width(panel) for panel in panels]
+    drawn = Figure(figsize=(max(sum(widths), 6.0), 5.2), layout="constrained")
+    drawn.suptitle(f"{outcome.study}: {outcome.finding.verdict}", fontsize=13, fontweight="bold")
+    parts = np.atleast_1d(np.asarray(drawn.subfigures(1, len(panels), width_ratios=widths), dtype=object))
+    for part, panel in zip(parts, panels, strict=True):
+        _draw(panel, part)
+    return drawn
+
+
+@singledispatch
+def _draw(panel: Panel, part: SubFigure) -> None:
+    raise TypeError(f"no drawing for {type(panel).__name__}")
+
+
+@_draw.register
+def _(panel: Curves, part: SubFigure) -> None:
+    axes: Axes = part.subplots()
+    for index, curve in enumerate(panel.curves):
+        colour = _COLOURS[index % len(_COLOURS)]
+        x, y = np.asarray(curve.x), np.asarray(curve.y)
+        axes.plot(x, y, color=colour, label=curve.label, marker="o", markersize=3, linewidth=1.5)
+        if curve.spread is not None:
+            spread = np.asarray(curve.spread)
+            axes.fill_between(x, y - spread, y + spread, color=colour, alpha=0.15, linewidth=0)
+    axes.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
+    if panel.log_x:
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(EngFormatter())
+    if panel.log_y:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(EngFormatter())
+    axes.grid(alpha=0.25)
+    if len(panel.curves) > 1:
+        axes.legend(frameon=False, fontsize=9)
+
+
+@_draw.register
+def _(panel: Bars, part: SubFigure) -> None:
+    axes: Axes = part.subplots()
+    places = np.arange(len(panel.labels))
+    spreads: Any = [spread or 0.0 for spread in panel.spreads]
+    if panel.span is None:
+        axes.barh(places, panel.values, 0.65, color=_COLOURS[0], xerr=spreads if any(spreads) else None, capsize=3)
+    else:
+        axes.errorbar(panel.values, places, xerr=spreads, color=_COLOURS[0], fmt="o", capsize=3)
+        axes.set_xlim(*panel.span)
+    axes.set_yticks(places, panel.labels)
+    axes.set_ylim(len(places) - 0.5, -0.5)
+    axes.set(title=panel.title, xlabel=panel.x)
+    if panel.log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(EngFormatter())
+    if panel.reference is not None:
+        place, text = panel.reference
+        axes.axvline(place, color=_GREY, linestyle="--", label=text)
+        axes.legend(frameon=False, fontsize=9)
+    axes.grid(alpha=0.25, axis="x")
+
+
+@_draw.register
+def _(panel: Pictures, part: SubFigure) -> None:
+    rows = -(-len(panel.images) // panel.columns)
+    part.suptitle(panel.title, fontsize=11)
+    frames = part.subplots(rows, panel.columns, squeeze=False)
+    for axes in frames.flat:
+        axes.set_axis_off()
+    for axes, image, caption in zip(frames.flat, panel.images, panel.captions, strict=False):
+        limit = float(np.abs(image).max()) or 1.0
+        colours = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit} if panel.signed else {"cmap": "gray"}
+        axes.imshow(image, interpolation="nearest", **colours)
+        axes.set_title(caption, fontsize=7, pad=2)
+
+
+def _width(panel: Panel) -> float:
+    return 0.75 * panel.columns + 0.5 if isinstance(panel, Pictures) else 6.0
+
+
+def _value(row: Measured) -> str:
+    return f"{row.value:,.0f}" if row.spread is None and float(row.value).is_integer() else _number(row.value)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"

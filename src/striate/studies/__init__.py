@@ -1,0 +1,26 @@
+"""Claims from the textbooks as experiments: each measured on the bundled digits, with a verdict from the numbers.
+
+A study is one file here and one line below; ``striate study`` lists them.
+"""
+
+import striate.studies.conv_vs_dense  # noqa: F401
+import striate.studies.two_3x3  # noqa: F401
+from striate.studies.panels import Bars, Curve, Curves, Panel, Pictures
+from striate.studies.study import Check, Finding, Measured, Outcome, Say, Study, run, studies, study
+
+__all__ = [
+    "Bars",
+    "Check",
+    "Curve",
+    "Curves",
+    "Finding",
+    "Measured",
+    "Outcome",
+    "Panel",
+    "Pictures",
+    "Say",
+    "Study",
+    "run",
+    "studies",
+    "study",
+]
