@@ -30,8 +30,8 @@ def register(builder: Builder) -> Builder:
 def names() -> tuple[str, ...]:
     """The names of all networks.
 
-    >>> names()
-    ('lenet5', 'lenet5_1998', 'simple_cnn')
+    >>> "lenet5" in names()
+    True
     """
     return tuple(sorted(_BUILDERS))
 

@@ -1,6 +1,8 @@
 """Layers: parameters, initialisation and a call to :mod:`striate.ops`. Those that torch.nn has are drop-in for it."""
 
+from striate.nn.attention import SelfAttention, SelfAttention2d
 from striate.nn.convolution import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
+from striate.nn.normalization import LayerNorm2d
 from striate.nn.pooling import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -21,6 +23,7 @@ from striate.nn.pooling import (
     MaxPool3d,
 )
 from striate.nn.separable import DepthwiseSeparableConv2d
+from striate.nn.stochastic_depth import StochasticDepth
 
 __all__ = [
     "AdaptiveAvgPool1d",
@@ -44,7 +47,11 @@ __all__ = [
     "LPPool1d",
     "LPPool2d",
     "LPPool3d",
+    "LayerNorm2d",
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
+    "SelfAttention",
+    "SelfAttention2d",
+    "StochasticDepth",
 ]
