@@ -115,5 +115,5 @@ class SelfAttention2d(SelfAttention):
                 raise GeometryError("SelfAttention2d", f"got a map of {got}", f"needed {needed}, as the bias has it")
             relative = self.relative_bias.flatten(1)[:, self.relative_index]
             bias = relative if bias is None else bias + relative
-        output = super().forward(input.flatten(2).transpose(1, 2), bias)
-        return output.transpose(1, 2).unflatten(2, size)
+        output: Tensor = super().forward(input.flatten(2).transpose(1, 2), bias)
+        return output.transpose(1, 2).reshape(input.shape)
