@@ -51,6 +51,14 @@ _OLDEST_OPSET: Final = 18
 _LARGEST: Final = 2**31  # bytes of a protocol buffer
 
 
+def _traced(model: torch.nn.Module, images: Tensor) -> torch.export.ExportedProgram:
+    with _explained("torch.export"):
+        program = torch.export.export(model, (images,), dynamic_shapes=_DYNAMIC)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # lines of source code, with the folders that they lie in
+    return program
+
+
 def _onnx(model: torch.nn.Module, images: Tensor, metadata: Mapping[str, str], opset: int | None) -> Encoded:
     onnx = _library("onnx")
     _library("onnxscript")
@@ -60,10 +68,10 @@ def _onnx(model: torch.nn.Module, images: Tensor, metadata: Mapping[str, str], o
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
     if size >= _LARGEST:
         raise ExportError("onnx", f"the network has {size:,} bytes", "needed less than 2 GiB", "take torch-export")
+    traced = _traced(model, images)
     with _explained("onnx"):
         program = torch.onnx.export(
-            model,
-            (images,),
+            traced,
             dynamo=True,
             dynamic_shapes=_DYNAMIC,
             input_names=["images"],
@@ -73,7 +81,7 @@ def _onnx(model: torch.nn.Module, images: Tensor, metadata: Mapping[str, str], o
         )
     assert program is not None
     for node in program.model.graph.all_nodes():
-        node.metadata_props.clear()  # lines of source code, with the folders that they lie in
+        node.metadata_props.clear()  # how the exporter came to it
     program.model.metadata_props.update(metadata)
     written = program.model.opset_imports[""]
     if opset is not None and written != opset:
@@ -95,12 +103,8 @@ def _run_onnx(content: bytes, model: torch.nn.Module) -> Compute:
 
 
 def _torch_export(model: torch.nn.Module, images: Tensor, metadata: Mapping[str, str], opset: int | None) -> Encoded:
-    with _explained("torch-export"):
-        program = torch.export.export(model, (images,), dynamic_shapes=_DYNAMIC)
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # lines of source code, with the folders that they lie in
     buffer = io.BytesIO()
-    torch.export.save(program, buffer, extra_files=dict(metadata))
+    torch.export.save(_traced(model, images), buffer, extra_files=dict(metadata))
     return buffer.getvalue(), None
 
 
@@ -137,11 +141,11 @@ def _library(name: str) -> Any:
 
 @contextlib.contextmanager
 def _explained(where: str) -> Iterator[None]:
-    """Failures as one line, without what exporters write to logs meanwhile for those who work on them."""
+    """Failures as one line, without what exporters log and print meanwhile for those who work on them."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore", FutureWarning)
             yield
     except Exception as error:
