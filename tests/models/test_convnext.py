@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from compiling import compiled, exported, loss_before_and_after_a_step
-
 from peers import peer
+
 from striate import models
 from striate.analysis import summarize
 from striate.models.convnext import Block, ConvNeXt, Variant
@@ -18,7 +18,7 @@ COUNTS = {
     "convnext_base": 88_591_464,
     "convnext_large": 197_767_336,
 }
-NANO = Variant((1, 1, 2, 1), (8, 16, 24, 32), 0.1)
+NANO = Variant("nano", (1, 1, 2, 1), (8, 16, 24, 32), 0.1, 0)
 
 
 def shaken(model: torch.nn.Module) -> torch.nn.Module:
@@ -35,8 +35,8 @@ def shaken(model: torch.nn.Module) -> torch.nn.Module:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "convnext_tiny")) for name in COUNTS]
 )
-def test_names_shapes_counts_and_logits_are_torchvisions(name: str) -> None:
-    theirs = shaken(getattr(peer("torchvision.models"), name)())
+def test_names_shapes_counts_and_logits_are_torchvisions(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = shaken(peer(monkeypatch, "torchvision", name))
     ours = models.create(name, num_classes=1000, in_channels=3).eval()
     assert {key: value.shape for key, value in ours.state_dict().items()} == {
         key: value.shape for key, value in theirs.state_dict().items()
@@ -52,8 +52,10 @@ def test_names_shapes_counts_and_logits_are_torchvisions(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [torch.nn.Conv2d, torch.nn.Linear, torch.nn.LayerNorm])
-def test_initial_values_are_spread_as_torchvisions(kind: type[torch.nn.Module]) -> None:
-    theirs = peer("torchvision.models").convnext_tiny()
+def test_initial_values_are_spread_as_torchvisions(
+    kind: type[torch.nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = peer(monkeypatch, "torchvision", "convnext_tiny")
     ours = models.create("convnext_tiny", num_classes=1000, in_channels=3)
     for one, other in zip(ours.modules(), theirs.modules(), strict=False):
         if isinstance(one, kind):
@@ -63,9 +65,11 @@ def test_initial_values_are_spread_as_torchvisions(kind: type[torch.nn.Module]) 
                 assert parameter.std().item() == pytest.approx(expected.std().item(), rel=0.05, abs=1e-9)
 
 
-def test_stochastic_depth_grows_as_torchvisions() -> None:
+def test_stochastic_depth_grows_as_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = [
-        m.p for m in peer("torchvision.models").convnext_small().modules() if type(m).__name__ == "StochasticDepth"
+        m.p
+        for m in peer(monkeypatch, "torchvision", "convnext_small").modules()
+        if type(m).__name__ == "StochasticDepth"
     ]
     model = models.create("convnext_small")
     ours = [block.stochastic_depth.p for block in model.modules() if isinstance(block, Block)]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 import torch.nn.functional as F
 from compiling import compiled, exported, loss_before_and_after_a_step
-
 from peers import peer
+
 from striate import models
 from striate.analysis import summarize
 from striate.errors import ModelError
@@ -21,7 +23,7 @@ COUNTS = {
     "vit_s_32": 22_878_952,
     "vit_b_32": 88_224_232,
 }
-NANO = Variant(24, 3)
+NANO = Variant("nano", 16, 24, 3, 0)
 
 
 def count(model: torch.nn.Module) -> int:
@@ -43,13 +45,13 @@ def test_parameter_counts(name: str) -> None:
         ("vit_s_32", "vit_small_patch32_224"),
     ],
 )
-def test_parameter_counts_are_timms(name: str, theirs: str) -> None:
-    assert count(peer("timm").create_model(theirs)) == COUNTS[name]
+def test_parameter_counts_are_timms(name: str, theirs: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert count(peer(monkeypatch, "timm", theirs)) == COUNTS[name]
 
 
 @pytest.mark.parametrize("name", ["vit_b_32", pytest.param("vit_b_16", marks=pytest.mark.slow)])
-def test_names_shapes_and_logits_are_torchvisions(name: str) -> None:
-    theirs = getattr(peer("torchvision.models"), name)().eval()
+def test_names_shapes_and_logits_are_torchvisions(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = peer(monkeypatch, "torchvision", name).eval()
     for parameter in theirs.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)
@@ -65,8 +67,8 @@ def test_names_shapes_and_logits_are_torchvisions(name: str) -> None:
         torch.testing.assert_close(ours(x), expected, rtol=0, atol=1e-5)
 
 
-def test_initial_values_are_spread_as_torchvisions() -> None:
-    theirs = peer("torchvision.models").vit_b_32()
+def test_initial_values_are_spread_as_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = peer(monkeypatch, "torchvision", "vit_b_32")
     ours = models.create("vit_b_32", num_classes=1000, in_channels=3)
     for (key, one), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         assert one.mean().item() == pytest.approx(other.mean().item(), abs=2e-3), key
@@ -84,7 +86,7 @@ def test_multiply_accumulates_are_the_literatures() -> None:
 
 
 def test_the_network_is_equations_one_to_four() -> None:
-    model = VisionTransformer(NANO, 16, num_classes=5, small_input=True).double().eval()
+    model = VisionTransformer(NANO, num_classes=5, small_input=True).double().eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     x = torch.randn(1, 3, 32, 32, dtype=torch.float64)
@@ -107,7 +109,7 @@ def test_the_network_is_equations_one_to_four() -> None:
 
 
 def test_another_size_is_an_error_until_it_is_asked_for() -> None:
-    model = VisionTransformer(NANO, 16, num_classes=10, in_channels=1, small_input=True).eval()
+    model = VisionTransformer(NANO, num_classes=10, in_channels=1, small_input=True).eval()
     with pytest.raises(ModelError, match=r"got images of 28x28; needed 32x32; .*resize") as caught:
         model(torch.zeros(1, 1, 28, 28))
     assert "\n" not in str(caught.value)
@@ -122,9 +124,10 @@ def test_another_size_is_an_error_until_it_is_asked_for() -> None:
     assert model(torch.zeros(1, 1, 28, 40)).shape == (1, 10)
 
 
-def test_interpolated_positions_are_torchvisions() -> None:
-    interpolate = peer("torchvision.models.vision_transformer").interpolate_embeddings
-    model = VisionTransformer(NANO, 16)
+def test_interpolated_positions_are_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = peer(monkeypatch, "torchvision", "vit_b_32")
+    interpolate = importlib.import_module(type(theirs).__module__).interpolate_embeddings
+    model = VisionTransformer(NANO)
     expected = interpolate(384, 16, {"encoder.pos_embedding": model.encoder.pos_embedding.detach().clone()})
     model.resize((384, 384))
     torch.testing.assert_close(model.encoder.pos_embedding.detach(), expected["encoder.pos_embedding"])
@@ -132,7 +135,7 @@ def test_interpolated_positions_are_torchvisions() -> None:
 
 
 def test_small_images_of_one_channel() -> None:
-    model = VisionTransformer(NANO, 16, num_classes=10, in_channels=1, small_input=True)
+    model = VisionTransformer(NANO, num_classes=10, in_channels=1, small_input=True)
     for size in ((32, 32), (28, 28)):
         model.resize(size)
         before, after = loss_before_and_after_a_step(model, torch.randn(4, 1, *size))
@@ -141,7 +144,7 @@ def test_small_images_of_one_channel() -> None:
 
 
 def test_dropout_is_off_in_evaluation() -> None:
-    model = VisionTransformer(NANO, 16, num_classes=10, in_channels=1, small_input=True)
+    model = VisionTransformer(NANO, num_classes=10, in_channels=1, small_input=True)
     x = torch.randn(2, 1, 32, 32)
     assert not torch.equal(model(x), model(x))
     model.eval()
@@ -149,7 +152,7 @@ def test_dropout_is_off_in_evaluation() -> None:
 
 
 def test_compiles_and_exports() -> None:
-    model = VisionTransformer(NANO, 16, num_classes=10, in_channels=1, small_input=True).eval()
+    model = VisionTransformer(NANO, num_classes=10, in_channels=1, small_input=True).eval()
     x = torch.randn(4, 1, 32, 32)
     with torch.no_grad():
         expected = model(x)

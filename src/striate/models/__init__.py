@@ -1,16 +1,41 @@
 """Networks, one paper a file, under one register: :func:`names`, :func:`create`, :func:`describe`."""
 
-from striate.models import convnext, lenet, simple_cnn, vit
-from striate.models.registry import create, describe, load_weights, names, register
+from striate.models import (
+    alexnet,
+    convnext,
+    efficientnet,
+    lenet,
+    mobilenet_v1,
+    mobilenet_v2,
+    resnet,
+    simple_cnn,
+    vgg,
+    vit,
+)
+from striate.models.pretrained import Pretrained, imagenet_classes, pretrained
+from striate.models.registry import create, describe, has_small_form, input_shape, names, register
+from striate.models.weights import load_weights, read_weights
 
 __all__ = [
+    "Pretrained",
+    "alexnet",
     "convnext",
     "create",
     "describe",
+    "efficientnet",
+    "has_small_form",
+    "imagenet_classes",
+    "input_shape",
     "lenet",
     "load_weights",
+    "mobilenet_v1",
+    "mobilenet_v2",
     "names",
+    "pretrained",
+    "read_weights",
     "register",
+    "resnet",
     "simple_cnn",
+    "vgg",
     "vit",
 ]

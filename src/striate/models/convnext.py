@@ -8,6 +8,7 @@ distribution are torchvision's, so that its files of weights fit.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import torch
@@ -19,17 +20,21 @@ from striate.models.registry import register
 
 @dataclass(frozen=True)
 class Variant:
-    """Blocks and channels of the four stages, and the probability with which the last block is dropped."""
+    """A row of the family: blocks and channels of the four stages, how often the last block is dropped, parameters."""
 
+    name: str
     blocks: tuple[int, int, int, int]
     channels: tuple[int, int, int, int]
-    stochastic_depth: float
+    drop: float
+    parameters: int
 
 
-TINY: Final = Variant((3, 3, 9, 3), (96, 192, 384, 768), 0.1)
-SMALL: Final = Variant((3, 3, 27, 3), (96, 192, 384, 768), 0.4)
-BASE: Final = Variant((3, 3, 27, 3), (128, 256, 512, 1024), 0.5)
-LARGE: Final = Variant((3, 3, 27, 3), (192, 384, 768, 1536), 0.5)
+VARIANTS: Final = (
+    Variant("convnext_tiny", (3, 3, 9, 3), (96, 192, 384, 768), 0.1, 28_589_128),
+    Variant("convnext_small", (3, 3, 27, 3), (96, 192, 384, 768), 0.4, 50_223_688),
+    Variant("convnext_base", (3, 3, 27, 3), (128, 256, 512, 1024), 0.5, 88_591_464),
+    Variant("convnext_large", (3, 3, 27, 3), (192, 384, 768, 1536), 0.5, 197_767_336),
+)
 
 _EPS: Final = 1e-6
 
@@ -94,7 +99,7 @@ class ConvNeXt(torch.nn.Module):
                 halving = nn.LayerNorm2d(width, eps=_EPS), nn.Conv2d(width, channels, 2, stride=2)
                 layers.append(torch.nn.Sequential(*halving))
                 width = channels
-            drops = (variant.stochastic_depth * each / last for each in range(number, number + blocks))
+            drops = (variant.drop * each / last for each in range(number, number + blocks))
             layers.append(torch.nn.Sequential(*(Block(channels, drop) for drop in drops)))
             number += blocks
         self.features = torch.nn.Sequential(*layers)
@@ -112,25 +117,9 @@ class ConvNeXt(torch.nn.Module):
         return output
 
 
-@register
-def convnext_tiny(num_classes: int = 1000, in_channels: int = 3, small_input: bool = False) -> ConvNeXt:
-    """ConvNeXt-T, 18 blocks, 96 to 768 channels; 28,589,128 parameters with 1000 classes, 224x224 images."""
-    return ConvNeXt(TINY, num_classes, in_channels, small_input)
-
-
-@register
-def convnext_small(num_classes: int = 1000, in_channels: int = 3, small_input: bool = False) -> ConvNeXt:
-    """ConvNeXt-S, 36 blocks, 96 to 768 channels; 50,223,688 parameters with 1000 classes, 224x224 images."""
-    return ConvNeXt(SMALL, num_classes, in_channels, small_input)
-
-
-@register
-def convnext_base(num_classes: int = 1000, in_channels: int = 3, small_input: bool = False) -> ConvNeXt:
-    """ConvNeXt-B, 36 blocks, 128 to 1024 channels; 88,591,464 parameters with 1000 classes, 224x224 images."""
-    return ConvNeXt(BASE, num_classes, in_channels, small_input)
-
-
-@register
-def convnext_large(num_classes: int = 1000, in_channels: int = 3, small_input: bool = False) -> ConvNeXt:
-    """ConvNeXt-L, 36 blocks, 192 to 1536 channels; 197,767,336 parameters with 1000 classes, 224x224 images."""
-    return ConvNeXt(LARGE, num_classes, in_channels, small_input)
+for _variant in VARIANTS:
+    register(
+        partial(ConvNeXt, _variant),
+        _variant.name,
+        f"ConvNeXt-{_variant.name.partition('_')[2][0].upper()}; {_variant.parameters:,} parameters, 224x224 images.",
+    )

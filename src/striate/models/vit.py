@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, cast
 
 import torch
@@ -25,15 +26,26 @@ from striate.models.registry import register
 
 @dataclass(frozen=True)
 class Variant:
-    """Channels of a token and heads; all have 12 layers, and four times the channels within a layer's MLP."""
+    """A row of the family: pixels a side of a patch, channels of a token, heads, parameters.
 
+    All have 12 layers, and four times the channels within a layer's MLP.
+    """
+
+    name: str
+    patch: int
     channels: int
     heads: int
+    parameters: int
 
 
-TINY: Final = Variant(192, 3)
-SMALL: Final = Variant(384, 6)
-BASE: Final = Variant(768, 12)
+VARIANTS: Final = (
+    Variant("vit_ti_16", 16, 192, 3, 5_717_416),
+    Variant("vit_s_16", 16, 384, 6, 22_050_664),
+    Variant("vit_b_16", 16, 768, 12, 86_567_656),
+    Variant("vit_ti_32", 32, 192, 3, 6_131_560),
+    Variant("vit_s_32", 32, 384, 6, 22_878_952),
+    Variant("vit_b_32", 32, 768, 12, 88_224_232),
+)
 
 _LAYERS: Final = 12
 _EPS: Final = 1e-6
@@ -91,7 +103,6 @@ class VisionTransformer(torch.nn.Module):
 
     Args:
         variant: a row of the table above.
-        patch: side of a patch in pixels.
         num_classes: K of the output (N, K).
         in_channels: of the images.
         small_input: patches of 4x4 in images of 32x32, which makes 64 of them.
@@ -101,14 +112,13 @@ class VisionTransformer(torch.nn.Module):
     def __init__(
         self,
         variant: Variant,
-        patch: int,
         num_classes: int = 1000,
         in_channels: int = 3,
         small_input: bool = False,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        patch, side = (4, 32) if small_input else (patch, 224)
+        patch, side = (4, 32) if small_input else (variant.patch, 224)
         channels = variant.channels
         self.input_size = (side, side)
         self.conv_proj = nn.Conv2d(in_channels, channels, patch, stride=patch)
@@ -143,7 +153,7 @@ class VisionTransformer(torch.nn.Module):
 
         Source: section 3.2.
 
-        >>> network = vit_ti_16()
+        >>> network = VisionTransformer(VARIANTS[0])
         >>> network.resize((192, 256))
         >>> network.input_size, tuple(network.encoder.pos_embedding.shape)
         ((192, 256), (1, 193, 192))
@@ -163,37 +173,10 @@ class VisionTransformer(torch.nn.Module):
         self.input_size = (height, width)
 
 
-@register
-def vit_ti_16(num_classes: int = 1000, in_channels: int = 3, small_input: bool = False) -> VisionTransformer:
-    """ViT-Ti/16, tokens of 192 channels, 3 heads; 5,717,416 parameters with 1000 classes, 224x224 images."""
-    return VisionTransformer(TINY, 16, num_classes, in_channels, small_input)
-
-
-@register
-def vit_s_16(num_classes: int = 1000, in_channels: int = 3, small_input: bool = False) -> VisionTransformer:
-    """ViT-S/16, tokens of 384 channels, 6 heads; 22,050,664 parameters with 1000 classes, 224x224 images."""
-    return VisionTransformer(SMALL, 16, num_classes, in_channels, small_input)
-
-
-@register
-def vit_b_16(num_classes: int = 1000, in_channels: int = 3, small_input: bool = False) -> VisionTransformer:
-    """ViT-B/16, tokens of 768 channels, 12 heads; 86,567,656 parameters with 1000 classes, 224x224 images."""
-    return VisionTransformer(BASE, 16, num_classes, in_channels, small_input)
-
-
-@register
-def vit_ti_32(num_classes: int = 1000, in_channels: int = 3, small_input: bool = False) -> VisionTransformer:
-    """ViT-Ti/32, tokens of 192 channels, 3 heads; 6,131,560 parameters with 1000 classes, 224x224 images."""
-    return VisionTransformer(TINY, 32, num_classes, in_channels, small_input)
-
-
-@register
-def vit_s_32(num_classes: int = 1000, in_channels: int = 3, small_input: bool = False) -> VisionTransformer:
-    """ViT-S/32, tokens of 384 channels, 6 heads; 22,878,952 parameters with 1000 classes, 224x224 images."""
-    return VisionTransformer(SMALL, 32, num_classes, in_channels, small_input)
-
-
-@register
-def vit_b_32(num_classes: int = 1000, in_channels: int = 3, small_input: bool = False) -> VisionTransformer:
-    """ViT-B/32, tokens of 768 channels, 12 heads; 88,224,232 parameters with 1000 classes, 224x224 images."""
-    return VisionTransformer(BASE, 32, num_classes, in_channels, small_input)
+for _variant in VARIANTS:
+    _size = _variant.name.split("_")[1].capitalize()
+    register(
+        partial(VisionTransformer, _variant),
+        _variant.name,
+        f"ViT-{_size}/{_variant.patch}; {_variant.parameters:,} parameters, 224x224 images.",
+    )

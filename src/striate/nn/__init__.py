@@ -1,6 +1,7 @@
 """Layers: parameters, initialisation and a call to :mod:`striate.ops`. Those that torch.nn has are drop-in for it."""
 
 from striate.nn.attention import SelfAttention, SelfAttention2d
+from striate.nn.blocks import ConvNormActivation, SqueezeExcite, StochasticDepth
 from striate.nn.convolution import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from striate.nn.normalization import LayerNorm2d
 from striate.nn.pooling import (
@@ -22,8 +23,8 @@ from striate.nn.pooling import (
     MaxPool2d,
     MaxPool3d,
 )
+from striate.nn.residual import BasicBlock, Bottleneck, InvertedResidual
 from striate.nn.separable import DepthwiseSeparableConv2d
-from striate.nn.stochastic_depth import StochasticDepth
 
 __all__ = [
     "AdaptiveAvgPool1d",
@@ -35,15 +36,19 @@ __all__ = [
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
+    "BasicBlock",
+    "Bottleneck",
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "ConvNormActivation",
     "ConvTranspose1d",
     "ConvTranspose2d",
     "ConvTranspose3d",
     "DepthwiseSeparableConv2d",
     "GlobalAvgPool",
     "GlobalMaxPool",
+    "InvertedResidual",
     "LPPool1d",
     "LPPool2d",
     "LPPool3d",
@@ -53,5 +58,6 @@ __all__ = [
     "MaxPool3d",
     "SelfAttention",
     "SelfAttention2d",
+    "SqueezeExcite",
     "StochasticDepth",
 ]
