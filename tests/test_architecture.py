@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "explain": {"errors", "geometry", "ops", "analysis"},
     "export": {"errors", "data", "models", "training"},
     "studies": {"errors", "geometry", "engine", "ops", "nn", "models", "data", "training", "analysis", "explain"},
-    "report": {"errors", "engine", "training", "analysis", "explain", "studies"},
+    "report": {"errors", "engine", "training", "analysis", "explain", "export", "studies"},
 }
 ANYTHING = {"cli", "__main__", "__init__"}
 

@@ -9,6 +9,7 @@ striate.data     images and labels
 striate.analysis cost and receptive fields of any network
 striate.studies  claims of the textbooks, tested by experiments
 striate.training recipes, runs, evaluations
+striate.export   trained networks as files for other programs
 striate.accelerate    any PyTorch model, computed by the engine
 """
 
@@ -21,7 +22,7 @@ from striate.errors import StriateError
 from striate.geometry import ConvShape, PoolShape, Window
 
 if TYPE_CHECKING:
-    from striate import analysis, data, engine, models, nn, ops, studies, training
+    from striate import analysis, data, engine, explain, export, models, nn, ops, studies, training
     from striate.acceleration import accelerate
 
 __version__ = "0.1.0"
@@ -35,6 +36,8 @@ __all__ = [
     "analysis",
     "data",
     "engine",
+    "explain",
+    "export",
     "models",
     "nn",
     "ops",
@@ -43,7 +46,7 @@ __all__ = [
 ]
 
 # PyTorch takes seconds to import, and geometry and `striate --help` don't need it: rooms open when they are entered.
-_ROOMS = ("analysis", "data", "engine", "models", "nn", "ops", "studies", "training")
+_ROOMS = ("analysis", "data", "engine", "explain", "export", "models", "nn", "ops", "studies", "training")
 
 
 def __getattr__(name: str) -> Any:

@@ -57,6 +57,10 @@ class RunError(StriateError, RuntimeError):
     """A training run that can't start, go on, or be read back."""
 
 
+class ExportError(StriateError, RuntimeError):
+    """A network that can't be exported: an unknown format, a layer that a format hasn't, results that differ."""
+
+
 class AnalysisError(StriateError, ValueError):
     """A network that can't be analysed: a size that doesn't fit, values that steer it, an unknown layer."""
 
@@ -67,5 +71,7 @@ class ExplainError(StriateError, ValueError):
 
 class WeightsWarning(UserWarning):
     """Weights fit a network but for its head, which stays random."""
+
+
 class StudyError(StriateError, ValueError):
     """A study that can't be run: an unknown name, or too few seeds for a spread."""

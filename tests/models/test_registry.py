@@ -11,8 +11,11 @@ from safetensors.torch import save_file
 from striate import models
 from striate.errors import ModelError
 
+SMALL = ("lenet5", "lenet5_1998", "simple_cnn")
+NAMES = [pytest.param(name, marks=[] if name in SMALL else [pytest.mark.slow]) for name in models.names()]
 
-@pytest.mark.parametrize("name", models.names())
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_network_trains_a_step_on_its_own_input(name: str) -> None:
     model = models.create(name, in_channels=2)
     x = torch.randn(3, 2, *model.input_size)
@@ -51,7 +54,7 @@ def test_a_name_can_be_taken_once() -> None:
         models.register(lenet5)
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", NAMES)
 def test_weights_come_back_from_a_file(name: str, tmp_path: Path) -> None:
     model = models.create(name)
     save_file(model.state_dict(), tmp_path / "weights.safetensors")

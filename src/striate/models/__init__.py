@@ -2,6 +2,7 @@
 
 from striate.models import (
     alexnet,
+    convnext,
     efficientnet,
     lenet,
     mobilenet_v1,
@@ -11,6 +12,7 @@ from striate.models import (
     resnet_blur,
     simple_cnn,
     vgg,
+    vit,
 )
 from striate.models.pretrained import Pretrained, imagenet_classes, pretrained
 from striate.models.registry import create, describe, has_small_form, input_shape, names, register
@@ -19,6 +21,7 @@ from striate.models.weights import load_weights, read_weights
 __all__ = [
     "Pretrained",
     "alexnet",
+    "convnext",
     "create",
     "describe",
     "efficientnet",
@@ -38,4 +41,5 @@ __all__ = [
     "resnet_blur",
     "simple_cnn",
     "vgg",
+    "vit",
 ]

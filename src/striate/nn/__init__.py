@@ -1,8 +1,10 @@
 """Layers: parameters, initialisation and a call to :mod:`striate.ops`. Those that torch.nn has are drop-in for it."""
 
 from striate.nn.antialiasing import BlurPool2d, PolyphaseSampling2d
+from striate.nn.attention import SelfAttention, SelfAttention2d
 from striate.nn.blocks import ConvNormActivation, SqueezeExcite, StochasticDepth
 from striate.nn.convolution import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
+from striate.nn.normalization import LayerNorm2d
 from striate.nn.pooling import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -52,10 +54,13 @@ __all__ = [
     "LPPool1d",
     "LPPool2d",
     "LPPool3d",
+    "LayerNorm2d",
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
     "PolyphaseSampling2d",
+    "SelfAttention",
+    "SelfAttention2d",
     "SqueezeExcite",
     "StochasticDepth",
 ]
