@@ -6,7 +6,8 @@ striate.engine   who computes an operation: explain, use, backends
 striate.nn       layers, drop-in for torch.nn's
 striate.models   networks by name
 striate.data     images and labels
-striate.analysis cost and receptive fields of any network
+striate.analysis what any network costs, sees, follows and knows
+striate.explain  why a network says what it says, on real images
 striate.studies  claims of the textbooks, tested by experiments
 striate.training recipes, runs, evaluations
 striate.export   trained networks as files for other programs
