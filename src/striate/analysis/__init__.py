@@ -3,16 +3,20 @@
 from striate.analysis.cost import CostRow, Summary, summarize
 from striate.analysis.effective import EffectiveField, effective_receptive_field
 from striate.analysis.field import FieldRow, ReceptiveFields, receptive_field
+from striate.analysis.gabor import Gabor, GaborFit, fit_gabor
 from striate.engine.timing import Roofline
 
 __all__ = [
     "CostRow",
     "EffectiveField",
     "FieldRow",
+    "Gabor",
+    "GaborFit",
     "ReceptiveFields",
     "Roofline",
     "Summary",
     "effective_receptive_field",
+    "fit_gabor",
     "receptive_field",
     "summarize",
 ]
