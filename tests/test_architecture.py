@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "data": {"errors"},
     "training": {"errors", "engine", "data", "models"},
     "analysis": {"errors", "geometry", "engine"},
-    "explain": {"errors", "geometry", "ops", "analysis"},
+    "explain": {"errors", "geometry", "ops", "analysis", "report"},  # results draw and save themselves
     "export": {"errors", "data", "models", "training"},
     "studies": {"errors", "geometry", "engine", "ops", "nn", "models", "data", "training", "analysis", "explain"},
     "report": {"errors", "engine", "training", "analysis", "explain", "studies"},

@@ -7,6 +7,7 @@ striate.nn       layers, drop-in for torch.nn's
 striate.models   networks by name
 striate.data     images and labels
 striate.analysis cost and receptive fields of any network
+striate.explain  why a network says what it says, on real images
 striate.training recipes, runs, evaluations
 striate.accelerate    any PyTorch model, computed by the engine
 """
@@ -20,7 +21,7 @@ from striate.errors import StriateError
 from striate.geometry import ConvShape, PoolShape, Window
 
 if TYPE_CHECKING:
-    from striate import analysis, data, engine, models, nn, ops, training
+    from striate import analysis, data, engine, explain, models, nn, ops, training
     from striate.acceleration import accelerate
 
 __version__ = "0.1.0"
@@ -34,6 +35,7 @@ __all__ = [
     "analysis",
     "data",
     "engine",
+    "explain",
     "models",
     "nn",
     "ops",
@@ -41,7 +43,7 @@ __all__ = [
 ]
 
 # PyTorch takes seconds to import, and geometry and `striate --help` don't need it: rooms open when they are entered.
-_ROOMS = ("analysis", "data", "engine", "models", "nn", "ops", "training")
+_ROOMS = ("analysis", "data", "engine", "explain", "models", "nn", "ops", "training")
 
 
 def __getattr__(name: str) -> Any:
