@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "ops": {"errors", "geometry", "engine"},
     "nn": {"errors", "geometry", "engine", "ops"},
     "acceleration": {"errors", "geometry", "engine", "nn", "ops"},
-    "models": {"errors", "nn", "ops"},
+    "models": {"errors", "geometry", "nn", "ops", "data"},
     "data": {"errors"},
     "training": {"errors", "engine", "data", "models"},
     "analysis": {"errors", "geometry", "engine"},

@@ -63,3 +63,7 @@ class AnalysisError(StriateError, ValueError):
 
 class ExplainError(StriateError, ValueError):
     """An explanation that can't be made: an unknown layer or class, a layer without places, an unreadable image."""
+
+
+class WeightsWarning(UserWarning):
+    """Weights fit a network but for its head, which stays random."""

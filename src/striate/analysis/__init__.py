@@ -2,6 +2,7 @@
 
 from striate.analysis.cost import CostRow, Summary, summarize
 from striate.analysis.effective import EffectiveField, effective_receptive_field
+from striate.analysis.equivariance import Equivariance, EquivarianceRow, equivariance
 from striate.analysis.field import FieldRow, ReceptiveFields, receptive_field
 from striate.analysis.gabor import Gabor, GaborFit, fit_gabor
 from striate.engine.timing import Roofline
@@ -9,6 +10,8 @@ from striate.engine.timing import Roofline
 __all__ = [
     "CostRow",
     "EffectiveField",
+    "Equivariance",
+    "EquivarianceRow",
     "FieldRow",
     "Gabor",
     "GaborFit",
@@ -16,6 +19,7 @@ __all__ = [
     "Roofline",
     "Summary",
     "effective_receptive_field",
+    "equivariance",
     "fit_gabor",
     "receptive_field",
     "summarize",

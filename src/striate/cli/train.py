@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -45,7 +46,9 @@ def train(
     clip_norm: Annotated[float | None, _option("clip_norm", "Largest 2-norm of the gradient [default: any].")] = None,
     seed: Annotated[int | None, _option("seed", "Of initial weights, orders and the hold-out.")] = None,
     test_fraction: Annotated[float | None, _option("test_fraction", "Share held out, without a test set.")] = None,
-    image_size: Annotated[str | None, _option("image_size", "As 28 or 28x32 [default: the model's].")] = None,
+    image_size: Annotated[
+        str | None, _option("image_size", "As 28 or 28x32, to 64 in the model's small form [default: the model's].")
+    ] = None,
     channels: Annotated[int | None, _option("channels", "1 (grey) or 3 (colour) [default: the data's].")] = None,
     threads: Annotated[int | None, _option("threads", "On the CPU [default: PyTorch's number].")] = None,
     device: Annotated[str | None, _option("device", "auto, cpu, cuda, cuda:1, mps.")] = None,
@@ -107,25 +110,41 @@ def evaluate(
 
 @app.command()
 def predict(
-    paths: Annotated[list[str], typer.Argument(metavar="[RUN] IMAGE...", help="A run's folder, then image files.")],
-    model: Annotated[str | None, typer.Option(metavar="RUN", help="The run's folder, if it isn't the first.")] = None,
+    paths: Annotated[
+        list[str], typer.Argument(metavar="[RUN|MODEL] IMAGE...", help="A run's folder or a network, then image files.")
+    ],
+    model: Annotated[
+        str | None, typer.Option(metavar="RUN|MODEL", help="The folder or the network, if it isn't the first.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="FILE|hf-hub:...", help="Of a network [default: those that a package ships].")
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many classes to name for each image.")] = 3,
     as_json: Json = False,
 ) -> None:
-    """Tell what is on images, by the network of a finished run.
+    """Tell what is on images, by the network of a finished run or one that was trained on ImageNet.
 
     \b
     Example:
       striate predict runs/first runs/first/samples/*.png
       striate predict photo.jpg --model runs/first --top 5 --json
+      striate predict photo.jpg --model efficientnet_lite0
     """
+    from striate import models
     from striate.report import tables
     from striate.training import Run
 
     folder, images = (model, paths) if model is not None else (paths[0], paths[1:])
     if not images:
         raise RunError("predict", "got no image", "needed one or more", f"striate predict {folder} IMAGE...")
-    ranked = Run.open(folder).classify(images, top=top)
+    classifier: Run | models.Pretrained
+    if folder in models.names() and not Path(folder).exists():
+        classifier = models.pretrained(folder, weights or "pretrained")
+    elif weights is not None:
+        raise RunError("--weights", f"got {weights!r} for {folder!r}", "needed a network: a run has its own weights")
+    else:
+        classifier = Run.open(folder)
+    ranked = classifier.classify(images, top=top)
     if as_json:
         likeliest = [[{"class": name, "probability": share} for name, share in classes] for classes in ranked]
         found = [{"image": image, "top": classes} for image, classes in zip(images, likeliest, strict=True)]

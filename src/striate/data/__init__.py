@@ -12,6 +12,7 @@ ImageSet(1438 images of 1x32x32, 10 classes)
 from striate.data.batches import Batches, Normalization
 from striate.data.idx import read_idx
 from striate.data.images import ImageSet, Split, as_channels, fit_image, load_image
+from striate.data.preprocessing import Preprocessing
 from striate.data.sources import SOURCES, Source, load, split
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Batches",
     "ImageSet",
     "Normalization",
+    "Preprocessing",
     "Source",
     "Split",
     "as_channels",

@@ -52,7 +52,7 @@ def grid_of(
     convolution that cuts patches), else of the image's proportions, with at most 16 tokens before it.
     """
     if len(shape) == 4:
-        channels_last = _alike(shape[1:3], image_size) and not _alike(shape[2:], image_size)
+        channels_last = alike(shape[1:3], image_size) and not alike(shape[2:], image_size)
         height, width = shape[1:3] if channels_last else shape[2:]
         if height * width > 1:
             form: Literal["map", "channels last"] = "channels last" if channels_last else "map"
@@ -68,7 +68,7 @@ def grid_of(
     return None
 
 
-def _alike(size: tuple[int, ...], image_size: tuple[int, int]) -> bool:
+def alike(size: tuple[int, ...], image_size: tuple[int, int]) -> bool:
     """The same stride along both axes, up to one place that padding adds or takes away."""
     (height, width), (rows, columns) = size, image_size
     return abs(height * columns - width * rows) <= max(rows, columns) and height <= rows and width <= columns

@@ -104,15 +104,19 @@ def logits_of(output: Any) -> Tensor:
     return output
 
 
+def probabilities_of(output: Tensor) -> Tensor:
+    """Logits (N, K) as probabilities, by softmax (sigmoid for a single logit); such already, they stay as they are."""
+    logits = logits_of(output).detach().double()
+    if bool((logits >= 0).all()) and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-3):
+        return logits  # the network ends with a softmax of its own
+    return logits.softmax(1) if logits.shape[1] > 1 else logits.sigmoid()
+
+
 def guesses(output: Any, top: int = 5) -> tuple[tuple[Guess, ...], ...]:
-    """The likeliest classes of each image, by softmax (sigmoid for a single logit); nothing for other outputs."""
+    """The likeliest classes of each image; nothing for outputs that aren't (N, K)."""
     if not isinstance(output, Tensor) or output.dim() != 2:
         return ()
-    logits = output.detach().double()
-    probabilities = logits.softmax(1) if logits.shape[1] > 1 else logits.sigmoid()
-    if bool((logits >= 0).all()) and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-3):
-        probabilities = logits  # the network ends with a softmax of its own
-    best = probabilities.topk(min(top, logits.shape[1]), dim=1)
+    best = probabilities_of(output).topk(min(top, output.shape[1]), dim=1)
     return tuple(
         tuple(Guess(category, value) for category, value in zip(*row, strict=True))
         for row in zip(best.indices.tolist(), best.values.tolist(), strict=True)

@@ -1,5 +1,7 @@
 """Layers: parameters, initialisation and a call to :mod:`striate.ops`. Those that torch.nn has are drop-in for it."""
 
+from striate.nn.antialiasing import BlurPool2d, PolyphaseSampling2d
+from striate.nn.blocks import ConvNormActivation, SqueezeExcite, StochasticDepth
 from striate.nn.convolution import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from striate.nn.pooling import (
     AdaptiveAvgPool1d,
@@ -20,6 +22,7 @@ from striate.nn.pooling import (
     MaxPool2d,
     MaxPool3d,
 )
+from striate.nn.residual import BasicBlock, Bottleneck, InvertedResidual
 from striate.nn.separable import DepthwiseSeparableConv2d
 
 __all__ = [
@@ -32,19 +35,27 @@ __all__ = [
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
+    "BasicBlock",
+    "BlurPool2d",
+    "Bottleneck",
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "ConvNormActivation",
     "ConvTranspose1d",
     "ConvTranspose2d",
     "ConvTranspose3d",
     "DepthwiseSeparableConv2d",
     "GlobalAvgPool",
     "GlobalMaxPool",
+    "InvertedResidual",
     "LPPool1d",
     "LPPool2d",
     "LPPool3d",
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
+    "PolyphaseSampling2d",
+    "SqueezeExcite",
+    "StochasticDepth",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,16 +11,21 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import PercentFormatter, ScalarFormatter
+from rich.table import Table
+from rich.text import Text
 
 from striate.explain.result import Explanation
+from striate.explain.sanity import Check
 from striate.report import figures
+from striate.report.tables import plain_table
 from striate.training.files import write_whole
 
 #: Beyond this share of a map's numbers colours saturate: a few pixels with extreme gradients would hide all others.
 _SHOWN: Final = 0.995
 #: Even the strongest evidence lets the photo through.
 _OPAQUE: Final = 0.7
+_TAKEN, _GIVEN = "#c8321e", "#1f5fbf"
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -74,6 +80,84 @@ def maps(found: Explanation) -> Figure:
         bar.ax.yaxis.label.set_fontsize(8)
         bar.ax.tick_params(labelsize=8)
     return figure
+
+
+def check_curves(found: Check) -> Figure:
+    """Deletion and insertion against a random order, and the likeness to maps of ever more random networks."""
+    figure = Figure(figsize=(11, 3.9), layout="constrained")
+    figure.suptitle(f"{found.explanation.method}: faithfulness {found.faithfulness:.2f}", fontsize=11)
+    curves, depth = figure.subplots(1, 2)
+    shares = np.array(found.curves.shares)
+    for name, colour in (("deletion", _TAKEN), ("insertion", _GIVEN)):
+        for source, style in ((found.curves, "-"), (found.chance, ":")):
+            mean = np.mean(getattr(source, name), axis=0)
+            order = "the map's" if source is found.curves else "a random"
+            label = f"{name}, {order} order: area {np.mean(getattr(source, f'{name}_auc')):.3f}"
+            curves.plot(shares, mean, style, color=colour, label=label)
+    curves.set(title="What is marked, taken away or put in first", xlabel="share of the pixels", ylabel="score")
+    curves.xaxis.set_major_formatter(PercentFormatter(1.0))
+    stages = found.randomisation
+    places = range(len(stages.layers))
+    ranks = [each.rank_correlation for each in stages.likeness]
+    depth.plot(places, ranks, "o-", color=_GIVEN, label="rank correlation")
+    depth.plot(places, [each.ssim for each in stages.likeness], "s-", color=_TAKEN, label="SSIM")
+    depth.axhline(0, color="black", linewidth=0.8)
+    depth.set_xticks(places, [_short(layer) for layer in stages.layers], rotation=20, ha="right", fontsize=8)
+    depth.set(title="Likeness to maps of random weights", xlabel="random from the output down to", ylim=(-1.05, 1.05))
+    for axes in (curves, depth):
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def checked(found: Check) -> Table:
+    """What was measured of a map, beside what chance gives."""
+    table = plain_table("check", "measured", "chance", "good is")
+    for name, good in (("deletion", "low"), ("insertion", "high")):
+        mine, other = (float(np.mean(getattr(each, f"{name}_auc"))) for each in (found.curves, found.chance))
+        table.add_row(f"{name} AUC", f"{mine:.3f}", f"{other:.3f}", good)
+    table.add_row("faithfulness (correlation with falls of the score)", f"{found.faithfulness:.3f}", "0", "1")
+    for layer, each in zip(found.randomisation.layers, found.randomisation.likeness, strict=True):
+        values = f"{each.rank_correlation:.3f}, {each.ssim:.3f}"
+        table.add_row(f"likeness, random down to {layer} (rank correlation, SSIM)", values, "", "low")
+    table.columns[0].justify = table.columns[-1].justify = "left"
+    return table
+
+
+def told(found: Explanation, picture: Path) -> Table:
+    """What was explained: predicted classes, target, layer, figures and notes, and where the picture lies."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for image in range(len(found)):
+        for place, guess in enumerate(found.predictions[image] if found.predictions else ()):
+            table.add_row(
+                "" if place else "predicted", Text(f"{guess.probability:7.2%}  {found.name_of(guess.category)}")
+            )
+        table.add_row("target", Text(f"{found.target_of(image)}, score {found.scores[image]:.4g}"))
+        for name, values in found.measures.items():
+            table.add_row(name, f"{values[image]:.4g}")
+    table.add_row("method", found.method)
+    if found.layer is not None:
+        table.add_row("layer", Text(f"{found.layer}, {_by(found.values.shape[1:])} places"))
+    for note in found.notes:
+        table.add_row("note", Text(note))
+    table.add_row("picture", Text(str(picture)))
+    return table
+
+
+def methods(described: Mapping[str, str]) -> Table:
+    """The methods, a line each."""
+    table = plain_table("method", "what its map is")
+    table.columns[0].justify = table.columns[1].justify = "left"
+    table.columns[1].overflow = "fold"
+    for name, text in described.items():
+        table.add_row(name, Text(text))
+    return table
+
+
+def _by(lengths: Sequence[int]) -> str:
+    return "x".join(map(str, lengths))
 
 
 def _draw(axes: Axes, picture: np.ndarray[Any, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 import torch
 
@@ -80,10 +80,11 @@ def _prepare(recipe: Recipe, threads: int) -> tuple[Settings, data.Split]:
     """Finds the device, loads the data, and sees that the network takes them."""
     device = find_device(recipe.device)
     with torch.random.fork_rng([]):  # weights that are only looked at; the caller's random numbers go on undisturbed
-        made_for = cast(tuple[int, int], models.create(recipe.model).input_size)
-        split = load_data(recipe, recipe.data, recipe.image_size or made_for, recipe.channels)
+        _, *made_for = models.input_shape(recipe.model)
+        split = load_data(recipe, recipe.data, recipe.image_size or (made_for[0], made_for[1]), recipe.channels)
         train = split.train
-        model = models.create(recipe.model, num_classes=len(train.classes), in_channels=train.channels).eval()
+        small = models.has_small_form(recipe.model, train.image_size)
+        model = models.create(recipe.model, len(train.classes), train.channels, small_input=small).eval()
     loss_of(model, recipe.label_smoothing)
     try:
         with torch.inference_mode():
@@ -105,6 +106,7 @@ def _prepare(recipe: Recipe, threads: int) -> tuple[Settings, data.Split]:
         normalization=data.Normalization.of(train),
         image_size=train.image_size,
         channels=train.channels,
+        small_input=small,
         train_images=len(train),
         test_images=len(split.test),
         parameters=sum(parameter.numel() for parameter in model.parameters()),

@@ -43,7 +43,8 @@ class Recipe:
         clip_norm: gradients of a larger 2-norm are scaled down to this one; None leaves them.
         seed: of initial weights, orders and the hold-out.
         test_fraction: share held out for testing where the data bring no test set.
-        image_size: (H, W) that images are brought to; None for the model's.
+        image_size: (H, W) that images are brought to; None for the model's. Up to 64 pixels a side the network takes
+            the form for small images that it has.
         channels: 1 or 3; None for the data's.
         threads: of PyTorch on the CPU; None leaves PyTorch's number.
         device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.

@@ -40,6 +40,7 @@ class Settings:
         normalization: of pixels, from the training images.
         image_size: (H, W) that the network gets.
         channels: that the network gets.
+        small_input: whether it is the network's form for small images.
         train_images: how many.
         test_images: how many.
         parameters: numbers that are learnt.
@@ -53,6 +54,7 @@ class Settings:
     normalization: Normalization
     image_size: tuple[int, int]
     channels: int
+    small_input: bool
     train_images: int
     test_images: int
     parameters: int
@@ -89,7 +91,12 @@ class Settings:
 
     def new_model(self) -> torch.nn.Module:
         """The network with random weights, on the CPU."""
-        return models.create(self.recipe.model, num_classes=len(self.classes), in_channels=self.channels)
+        return models.create(
+            self.recipe.model,
+            num_classes=len(self.classes),
+            in_channels=self.channels,
+            small_input=self.small_input,
+        )
 
 
 def recipe_for(given: Mapping[str, Any], *, resume: bool) -> Recipe:
