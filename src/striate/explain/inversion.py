@@ -161,7 +161,7 @@ def _minimum(
 
     before = float("inf")
     for _ in watched(range(math.ceil(steps / _AT_ONCE)), f"inverting {layer}"):
-        now = float(search.step(loss))  # type: ignore[arg-type]
+        now = float(search.step(loss))
         if not before - now > 1e-7 * abs(now):
             break
         before = now

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from striate.analysis.probing import Prepare
 from striate.errors import ExplainError
+from striate.explain.pictures import check_picture, prepared
 from striate.explain.places import Grid
 from striate.explain.probe import Probe, grid_at, input_of, probing
 from striate.explain.progress import watched
@@ -21,9 +23,6 @@ from striate.explain.targets import Target, settle
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-#: What makes the network's input of pictures (N, C, H, W) in 0..1, differentiable: a normalisation.
-Prepare: TypeAlias = Callable[[Tensor], Tensor]
 
 #: Square root of the covariance of colours in photographs, up to scale (Olah et al. 2017, in their code).
 _COLOURS: Final = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
@@ -237,8 +236,7 @@ def deep_dream(
     (((23, 23), (32, 32)), True)
     """
     _check(steps=steps, octaves=octaves)
-    if picture.dim() != 3 or not 0 <= float(picture.min()) <= float(picture.max()) <= 1:
-        raise ExplainError("picture", f"got {tuple(picture.shape)}", "needed (C, H, W) with numbers in 0..1")
+    check_picture(picture)
     height, width = picture.shape[1:]
     factors = [ratio**-octave for octave in reversed(range(octaves))]
     sizes = tuple((max(1, round(height * factor)), max(1, round(width * factor))) for factor in factors)
@@ -269,7 +267,7 @@ def deep_dream(
 
 
 def _energy(probe: Probe, pictures: Tensor, layer: str, channel: int | None, prepare: Prepare | None) -> Tensor:
-    probe(_prepared(probe.model, pictures, prepare))
+    probe(prepared(probe.model, pictures, prepare))
     activations = probe[layer].float()
     if channel is not None:
         if activations.dim() < 2 or not 0 <= channel < activations.shape[1]:
@@ -290,7 +288,8 @@ def total_variation(images: Tensor, beta: float = 2.0) -> Tensor:
     down = F.pad(images.diff(dim=2), (0, 0, 0, 1))
     squared = across.square() + down.square()
     # A root has no slope at 0.
-    return (squared if beta == 2 else (squared + 1e-12) ** (beta / 2)).mean((1, 2, 3))
+    varied: Tensor = squared if beta == 2 else (squared + 1e-12) ** (beta / 2)
+    return varied.mean((1, 2, 3))
 
 
 class _Series:
@@ -336,12 +335,14 @@ class _Objective:
     grid: Grid | None
 
     def __call__(self, pictures: Tensor) -> Tensor:
-        return self.of_input(_prepared(self.probe.model, pictures, self.prepare))
+        return self.of_input(prepared(self.probe.model, pictures, self.prepare))
 
     def of_input(self, images: Tensor) -> Tensor:
         output = self.probe(images)
         if self.layer is None:
-            return settle(self.target, output, len(images))(output).float()
+            aim = settle(self.target, output, len(images))
+            scores: Tensor = aim(output)
+            return scores.float()
         found = self.probe[self.layer].float()
         if self.grid is None:
             return found.flatten(1)[:, self.channel]
@@ -367,7 +368,7 @@ def _objective(
 ) -> Iterator[_Objective]:
     """The network, probed, with what to maximise checked on a grey picture."""
     with probing(model, *(() if layer is None else (layer,))) as probe, torch.no_grad():
-        grey = _prepared(model, torch.full((1, *input_size), 0.5), prepare)
+        grey = prepared(model, torch.full((1, *input_size), 0.5), prepare)
         output = probe(grey)
         grid = None
         if layer is None:
@@ -386,13 +387,6 @@ def _objective(
                 what += f" at ({position[0]}, {position[1]})"
         with torch.enable_grad():
             yield _Objective(probe, what, layer, channel or 0, position, target, prepare, grid)
-
-
-def _prepared(model: torch.nn.Module, pictures: Tensor, prepare: Prepare | None) -> Tensor:
-    """Pictures as the network's input, in its dtype, on its device; differentiable."""
-    like = next((p for p in model.parameters() if p.is_floating_point()), pictures)
-    pictures = pictures.to(like.device)
-    return (pictures if prepare is None else prepare(pictures)).to(like.dtype)
 
 
 def _check(**counts: int) -> None:
