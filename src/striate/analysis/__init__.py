@@ -8,6 +8,7 @@ from striate.analysis.effective import EffectiveField, effective_receptive_field
 from striate.analysis.equivariance import Equivariance, EquivarianceRow, equivariance
 from striate.analysis.field import FieldRow, ReceptiveFields, receptive_field
 from striate.analysis.robustness import DISTURBANCES, Robustness, RobustnessCurve, disturbed, robustness
+from striate.analysis.gabor import Gabor, GaborFit, fit_gabor
 from striate.engine.timing import Roofline
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "Equivariance",
     "EquivarianceRow",
     "FieldRow",
+    "Gabor",
+    "GaborFit",
     "ReceptiveFields",
     "Robustness",
     "RobustnessCurve",
@@ -33,6 +36,7 @@ __all__ = [
     "equivariance",
     "fgsm",
     "pgd",
+    "fit_gabor",
     "receptive_field",
     "robustness",
     "shift_consistency",

@@ -11,6 +11,7 @@ from striate.explain.cams import (
     x_grad_cam,
 )
 from striate.explain.faithful import Curves, deletion_insertion, faithfulness, pointing_game
+from striate.explain.filters import Filter, Filters, filters
 from striate.explain.gradients import (
     deconvnet,
     guided_backprop,
@@ -19,6 +20,7 @@ from striate.explain.gradients import (
     saliency,
     smooth_grad,
 )
+from striate.explain.inversion import Inversion, Inverted, invert
 from striate.explain.methods import METHODS
 from striate.explain.perturbation import occlusion, rise
 from striate.explain.probe import Probe, probing
@@ -33,35 +35,46 @@ from striate.explain.sanity import (
     model_randomisation,
 )
 from striate.explain.subject import ExplainWarning
+from striate.explain.synthesis import Dream, Synthesis, deep_dream, maximize
 from striate.explain.targets import Guess, detection_target, segmentation_target
 
 __all__ = [
     "METHODS",
     "Check",
     "Curves",
+    "Dream",
     "ExplainWarning",
     "Explanation",
+    "Filter",
+    "Filters",
     "Guess",
+    "Inversion",
+    "Inverted",
     "Likeness",
     "Pictured",
     "Probe",
     "Randomisation",
+    "Synthesis",
     "cam",
     "check",
     "deconvnet",
+    "deep_dream",
     "default_layer",
     "deletion_insertion",
     "detection_target",
     "eigen_cam",
     "faithfulness",
+    "filters",
     "grad_cam",
     "grad_cam_plus_plus",
     "guided_backprop",
     "input_x_gradient",
     "integrated_gradients",
+    "invert",
     "label_randomisation",
     "layer_cam",
     "likeness",
+    "maximize",
     "model_randomisation",
     "occlusion",
     "pointing_game",
