@@ -7,8 +7,8 @@ from striate.analysis.cost import CostRow, Summary, summarize
 from striate.analysis.effective import EffectiveField, effective_receptive_field
 from striate.analysis.equivariance import Equivariance, EquivarianceRow, equivariance
 from striate.analysis.field import FieldRow, ReceptiveFields, receptive_field
-from striate.analysis.robustness import DISTURBANCES, Robustness, RobustnessCurve, disturbed, robustness
 from striate.analysis.gabor import Gabor, GaborFit, fit_gabor
+from striate.analysis.robustness import DISTURBANCES, Robustness, RobustnessCurve, disturbed, robustness
 from striate.engine.timing import Roofline
 
 __all__ = [
@@ -35,8 +35,8 @@ __all__ = [
     "effective_receptive_field",
     "equivariance",
     "fgsm",
-    "pgd",
     "fit_gabor",
+    "pgd",
     "receptive_field",
     "robustness",
     "shift_consistency",

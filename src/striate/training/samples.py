@@ -7,10 +7,11 @@ import io
 from pathlib import Path
 from typing import Final
 
+import torch
 from PIL import Image
 from torch import Tensor
 
-from striate.data import ImageSet, load_image
+from striate.data import LabelledImages, load_image
 from striate.errors import RunError
 from striate.training.files import read_json, write_json, write_whole
 from striate.training.results import Example
@@ -18,7 +19,9 @@ from striate.training.results import Example
 INDEX: Final = "index.json"
 
 
-def choose(images: ImageSet, predicted: Tensor, probability: Tensor, *, even: int, mistakes: int) -> list[Example]:
+def choose(
+    images: LabelledImages, predicted: Tensor, probability: Tensor, *, even: int, mistakes: int
+) -> list[Example]:
     """``even`` images spread evenly over a set, then the ``mistakes`` that the network is surest of.
 
     Args:
@@ -34,7 +37,7 @@ def choose(images: ImageSet, predicted: Tensor, probability: Tensor, *, even: in
     spread = [number * len(images) // even for number in range(even)]
     return [
         Example(
-            images.images[index],
+            images.gather(torch.tensor([index]))[0],
             images.classes[int(images.labels[index])],
             images.classes[int(predicted[index])],
             float(probability[index]),
