@@ -48,6 +48,7 @@ def equivariance(
     from striate.data import load_image
     from striate.report import invariance
 
+    torch.manual_seed(0)  # of the weights of a network that isn't trained
     network, shape, prepare = network_of(model, size)
     source: Any = shape
     if image:
@@ -130,9 +131,12 @@ def checkerboard(model: _Model, size: _Size = None, out: _Out = None, as_json: J
     Example:
       striate checkerboard lenet5
     """
+    import torch
+
     from striate.analysis import checkerboard as counted
     from striate.report import invariance
 
+    torch.manual_seed(0)
     network, shape, _ = network_of(model, size)
     found = counted(network, shape)
     if out is not None:
