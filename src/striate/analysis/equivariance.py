@@ -388,9 +388,11 @@ def _own_axes(traced: Trace, call: Call, circular: bool) -> tuple[_Axis, ...] | 
         for value in operation.inputs
         if value not in made and value.kind not in ("parameter", "buffer") and value.known is None
     }
-    if not call.leaf or len(read) != 1 or len(next(iter(read)).shape) != 4:
+    if not call.leaf or len(read) != 1:
         return None
     source = read.pop()
+    if len(source.shape) != 4 or source.shape[2:] == (1, 1):
+        return None
     part = dataclasses.replace(traced, inputs=(source,), operations=operations)
     axes, note = _axes(call.outputs[0].shape, dependences(part, Notes()).get(call.outputs[0]), source.shape, circular)
     return None if note else axes
