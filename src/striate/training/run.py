@@ -42,7 +42,8 @@ class Settings:
         channels: that the network gets.
         train_images: how many.
         test_images: how many.
-        parameters: numbers that are learnt.
+        parameters: of the network, frozen ones too.
+        processes: that trained together.
     """
 
     recipe: Recipe
@@ -56,6 +57,7 @@ class Settings:
     train_images: int
     test_images: int
     parameters: int
+    processes: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, for JSON."""
@@ -87,9 +89,11 @@ class Settings:
             if field.name not in ("recipe", "versions") and getattr(self, field.name) != getattr(other, field.name)
         ]
 
-    def new_model(self) -> torch.nn.Module:
-        """The network with random weights, on the CPU."""
-        return models.create(self.recipe.model, num_classes=len(self.classes), in_channels=self.channels)
+    def new_model(self, weights: str | None = None) -> torch.nn.Module:
+        """The network with random weights or given ones, on the CPU."""
+        return models.create(
+            self.recipe.model, num_classes=len(self.classes), in_channels=self.channels, weights=weights
+        )
 
 
 def recipe_for(given: Mapping[str, Any], *, resume: bool) -> Recipe:
