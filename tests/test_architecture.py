@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "acceleration": {"errors", "geometry", "engine", "nn", "ops"},
     "models": {"errors", "geometry", "nn", "ops", "data"},
     "data": {"errors"},
-    "training": {"errors", "engine", "data", "models"},
+    "training": {"errors", "engine", "acceleration", "data", "models"},
     "analysis": {"errors", "geometry", "engine"},
     "explain": {"errors", "geometry", "ops", "analysis", "report"},  # results draw and save themselves
     "export": {"errors", "data", "models", "training"},

@@ -63,12 +63,12 @@ def _convolution(theirs: _Call, mine: _Call, problem_of: _Call, forward: Pass) -
         if named or traced(input, weight):
             return mine(input, weight, bias, *how, **named)
         key = _key(input, weight, how)
+        if key not in known:
+            _learn(known, key, problem_of, forward, input, weight, how)
         found = known.get(key)
         if found is not None:
             return theirs(input, weight, bias, how[0], found[0], *how[2:])
-        made = mine(input, weight, bias, *how)
-        _learn(known, key, problem_of, forward, input, weight, how)
-        return made
+        return mine(input, weight, bias, *how)
 
     return call
 

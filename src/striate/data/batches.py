@@ -81,6 +81,11 @@ class Normalization:
         )
         return images.sub_(mean).div_(std)
 
+    def pixels(self, images: torch.Tensor) -> torch.Tensor:
+        """Bytes again, uint8 (N, C, H, W), of what calling it gave."""
+        mean, std = (torch.tensor(numbers, device=images.device).view(-1, 1, 1) for numbers in (self.mean, self.std))
+        return (images * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8)
+
     def to_dict(self) -> dict[str, list[float]]:
         """The same as JSON has it."""
         return {"mean": list(map(float, self.mean)), "std": list(map(float, self.std))}
