@@ -55,7 +55,7 @@ class ResNet(torch.nn.Module):
             self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = torch.nn.BatchNorm2d(64)
         self.relu = torch.nn.ReLU()
-        self.maxpool = None if small_input else nn.MaxPool2d(3, 2, 1)
+        self.maxpool: torch.nn.Module | None = None if small_input else nn.MaxPool2d(3, 2, 1)
         channels = 64
         stages = []
         for width, stride, depth in zip((64, 128, 256, 512), (1, 2, 2, 2), depths, strict=True):
@@ -70,12 +70,16 @@ class ResNet(torch.nn.Module):
         kaiming_fan_out(self)
 
     def forward(self, input: Tensor) -> Tensor:
-        maps = self.relu(self.bn1(self.conv1(input)))
-        if self.maxpool is not None:
-            maps = self.maxpool(maps)
-        maps = self.layer4(self.layer3(self.layer2(self.layer1(maps))))
+        maps = self.layer4(self.layer3(self.layer2(self.layer1(self.stem(input)))))
         scores: Tensor = self.fc(self.avgpool(maps).flatten(1))
         return scores
+
+    def stem(self, input: Tensor) -> Tensor:
+        """What comes before the first stage."""
+        maps: Tensor = self.relu(self.bn1(self.conv1(input)))
+        if self.maxpool is not None:
+            maps = self.maxpool(maps)
+        return maps
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Layers: parameters, initialisation and a call to :mod:`striate.ops`. Those that torch.nn has are drop-in for it."""
 
+from striate.nn.antialiasing import BlurPool2d, PolyphaseSampling2d
 from striate.nn.attention import SelfAttention, SelfAttention2d
 from striate.nn.blocks import ConvNormActivation, SqueezeExcite, StochasticDepth
 from striate.nn.convolution import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
@@ -38,6 +39,7 @@ __all__ = [
     "AvgPool2d",
     "AvgPool3d",
     "BasicBlock",
+    "BlurPool2d",
     "Bottleneck",
     "Conv1d",
     "Conv2d",
@@ -58,6 +60,7 @@ __all__ = [
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
+    "PolyphaseSampling2d",
     "SelfAttention",
     "SelfAttention2d",
     "SqueezeExcite",

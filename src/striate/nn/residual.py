@@ -26,16 +26,26 @@ class _Residual(torch.nn.Module):
         self.downsample = None if same else ConvNormActivation(in_channels, channels, 1, stride, activation=None)
 
     def forward(self, input: Tensor) -> Tensor:
-        output = self.branch(input)
+        inner, shortcut = self.thinned(self.first(input), input)
+        output = self.last(inner)
         if self.se is not None:
             output = self.se(output)
-        shortcut = input if self.downsample is None else self.downsample(input)
+        if self.downsample is not None:
+            shortcut = self.downsample(shortcut)
         rectified: Tensor = self.relu(output + shortcut)
         return rectified
 
-    def branch(self, input: Tensor) -> Tensor:
-        """The convolutions."""
+    def first(self, input: Tensor) -> Tensor:
+        """The convolutions up to where the stride has been taken, rectified."""
         raise NotImplementedError
+
+    def last(self, inner: Tensor) -> Tensor:
+        """The rest of the branch."""
+        raise NotImplementedError
+
+    def thinned(self, inner: Tensor, shortcut: Tensor) -> tuple[Tensor, Tensor]:
+        """Both ways with fewer positions, in networks whose convolutions leave that to other layers."""
+        return inner, shortcut
 
 
 class BasicBlock(_Residual):
@@ -63,8 +73,12 @@ class BasicBlock(_Residual):
         self.bn2 = torch.nn.BatchNorm2d(channels)
         self._close(in_channels, stride, squeeze)
 
-    def branch(self, input: Tensor) -> Tensor:
-        output: Tensor = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(input)))))
+    def first(self, input: Tensor) -> Tensor:
+        inner: Tensor = self.relu(self.bn1(self.conv1(input)))
+        return inner
+
+    def last(self, inner: Tensor) -> Tensor:
+        output: Tensor = self.bn2(self.conv2(inner))
         return output
 
 
@@ -104,9 +118,12 @@ class Bottleneck(_Residual):
         self.bn3 = torch.nn.BatchNorm2d(self.out_channels)
         self._close(in_channels, stride, squeeze)
 
-    def branch(self, input: Tensor) -> Tensor:
-        narrow = self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(input))))))
-        output: Tensor = self.bn3(self.conv3(narrow))
+    def first(self, input: Tensor) -> Tensor:
+        inner: Tensor = self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(input))))))
+        return inner
+
+    def last(self, inner: Tensor) -> Tensor:
+        output: Tensor = self.bn3(self.conv3(inner))
         return output
 
 
