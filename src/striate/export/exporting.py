@@ -63,7 +63,8 @@ def export(
     Args:
         source: a run, its folder, or any other network as a :class:`Subject`.
         format: one of :data:`FORMATS`.
-        out: the file; None for ``model`` with the format's suffix, in the run's folder or the current one.
+        out: the file; None for ``model`` in the run's folder, or the network's name in the current one, with the
+            format's suffix.
         opset: of ONNX; None for what PyTorch's exporter prefers.
 
     Raises:
@@ -85,8 +86,8 @@ def export(
     chosen = FORMATS[format]
     if isinstance(source, str | os.PathLike):
         source = Run.open(Path(source))
-    folder = source.path if isinstance(source, Run) else Path()
-    path = folder / f"model{chosen.suffix}" if out is None else Path(out)
+    default = source.path / "model" if isinstance(source, Run) else Path(source.name)
+    path = Path(f"{default}{chosen.suffix}") if out is None else Path(out)
     if path.is_dir() or not path.parent.is_dir():
         raise ExportError(
             str(path), "is a folder" if path.is_dir() else "its folder isn't there", "needed a file's name"

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from sklearn.datasets import load_sample_images
 from torch import Tensor
 
 import striate
+from striate.data import Normalization
 from striate.errors import ExportError
+from striate.models import Pretrained
 from striate.training import Run
 
 
@@ -49,16 +52,27 @@ class Subject:
             ModelError, RunError, DataError: a folder with damaged weights or images.
         """
         settings = run.settings
-        preprocessing = {
-            "channels": settings.channels,
-            "image_size": list(settings.image_size),
-            "resize": "larger images to image_size, bilinear and antialiased; smaller ones by the largest whole factor "
-            "that fits, bilinear, and framed with zeros",
-            "scale": 1 / 255,
-            **settings.normalization.to_dict(),
-        }
+        resize = (
+            "larger images to image_size, bilinear and antialiased; smaller ones by the largest whole factor that fits "
+            "(bilinear), and framed with zeros"
+        )
+        preprocessing = _preprocessing(settings.image_size, resize, settings.normalization)
         images = settings.normalization(torch.stack([example.image for example in run.examples()]))
         return cls(run.model(), settings.recipe.model, settings.classes, preprocessing, images)
+
+    @classmethod
+    def of_pretrained(cls, trained: Pretrained, name: str) -> Subject:
+        """A network that others trained, with the two photographs that scikit-learn has.
+
+        Args:
+            trained: the network.
+            name: its name.
+        """
+        how = trained.preprocessing
+        resize = f"the shorter side to {how.resize}, {how.interpolation} and antialiased; its middle of image_size"
+        preprocessing = _preprocessing(how.image_size, resize, how.normalization)
+        photographs = [torch.from_numpy(pixels.copy()).permute(2, 0, 1) for pixels in load_sample_images().images]
+        return cls(trained.model, name, trained.classes, preprocessing, how(torch.stack(photographs)))
 
     def metadata(self) -> dict[str, str]:
         """What every exported file says of itself: text by name; ``classes`` and ``preprocessing`` are JSON.
@@ -71,3 +85,13 @@ class Subject:
             "classes": json.dumps(self.classes),
             "preprocessing": json.dumps(self.preprocessing, allow_nan=False),
         }
+
+
+def _preprocessing(image_size: tuple[int, int], resize: str, normalization: Normalization) -> dict[str, Any]:
+    return {
+        "channels": len(normalization.mean),
+        "image_size": list(image_size),
+        "resize": resize,
+        "scale": 1 / 255,
+        **normalization.to_dict(),
+    }

@@ -2,6 +2,7 @@
 
 from striate.models import (
     alexnet,
+    coatnet,
     convnext,
     efficientnet,
     lenet,
@@ -21,6 +22,7 @@ from striate.models.weights import load_weights, read_weights
 __all__ = [
     "Pretrained",
     "alexnet",
+    "coatnet",
     "convnext",
     "create",
     "describe",

@@ -4,6 +4,7 @@ from striate.nn.antialiasing import BlurPool2d, PolyphaseSampling2d
 from striate.nn.attention import SelfAttention, SelfAttention2d
 from striate.nn.blocks import ConvNormActivation, SqueezeExcite, StochasticDepth
 from striate.nn.convolution import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
+from striate.nn.graph import GraphConv, grid_adjacency
 from striate.nn.normalization import LayerNorm2d
 from striate.nn.pooling import (
     AdaptiveAvgPool1d,
@@ -50,6 +51,7 @@ __all__ = [
     "DepthwiseSeparableConv2d",
     "GlobalAvgPool",
     "GlobalMaxPool",
+    "GraphConv",
     "InvertedResidual",
     "LPPool1d",
     "LPPool2d",
@@ -63,4 +65,5 @@ __all__ = [
     "SelfAttention2d",
     "SqueezeExcite",
     "StochasticDepth",
+    "grid_adjacency",
 ]

@@ -124,4 +124,4 @@ def evaluate(run: Run, source: str | None = None, *, device: str = "auto") -> Ev
         raise RunError(source or run.recipe.data, f"has {got}", f"needed the run's {needed}")
     batches = data.Batches(test, run.recipe.batch_size, settings.normalization, device=where)
     model = run.model().to(where)
-    return assess(accelerate(model) if where.type == "cpu" else model, batches).evaluation
+    return assess(accelerate(model, quiet=True) if where.type == "cpu" else model, batches).evaluation

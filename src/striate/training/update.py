@@ -40,7 +40,7 @@ class Updates:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
         self.loss = loss_of(model, recipe.label_smoothing, mixed=recipe.mixup > 0 or recipe.cutmix > 0)
         if self.device.type == "cpu" and recipe.engine != "aten":
-            accelerate(model)
+            accelerate(model, quiet=True)
         self.average = None if recipe.ema is None else Average(model, recipe.ema)
         if recipe.checkpoint_activations:
             recompute(model)
