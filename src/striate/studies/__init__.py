@@ -3,8 +3,7 @@
 A study is one file here and one line below; ``striate study`` lists them.
 """
 
-import striate.studies.conv_vs_dense  # noqa: F401
-import striate.studies.two_3x3  # noqa: F401
+from striate.studies import conv_vs_dense, estimators, information_plane, two_3x3  # noqa: F401
 from striate.studies.panels import Bars, Curve, Curves, Panel, Pictures
 from striate.studies.study import Check, Finding, Measured, Outcome, Say, Study, run, studies, study
 
