@@ -289,7 +289,7 @@ def hierarchy(model: torch.nn.Module, image: Tensor, *, channels: int = 4) -> Hi
 
 def _stages(fields: ReceptiveFields, grids: dict[str, Grid], side: int) -> Iterator[tuple[str, str, tuple[int, int]]]:
     """For each stage that the network has: its name, its layer and the field's size."""
-    known = [(row.name, _extent(row)) for row in fields if row.name in grids]
+    known = [(layer, _extent(_row(fields, layer))) for layer in grids]
     sized = [(layer, size) for layer, size in known if size is not None and max(size) > 1]
     taken = 0
     for name, share in STAGES.items():
@@ -299,6 +299,12 @@ def _stages(fields: ReceptiveFields, grids: dict[str, Grid], side: int) -> Itera
             layer, size = within[-1] if share is None else max(within, key=lambda each: max(each[1]))
             taken = max(size)
             yield name, layer, size
+
+
+def _row(fields: ReceptiveFields, layer: str) -> FieldRow:
+    """A layer's row: of its last call, and not of a function that has the same name."""
+    calls = [row for row in fields if row.level != "operation" and row.name.partition("@")[0] == layer]
+    return calls[-1] if calls else fields.at(layer)
 
 
 def _extent(row: FieldRow) -> tuple[int, int] | None:
@@ -328,7 +334,7 @@ def _cut(
 
 def _spans(fields: ReceptiveFields, layer: str, grid: Grid, position: tuple[int, int]) -> list[tuple[int, int]]:
     """First and last row and column of the field, padding included."""
-    row = fields.at(layer)
+    row = _row(fields, layer)
     place = {"map": position, "channels last": (*position, 0)}.get(
         grid.form, (grid.extra + position[0] * grid.size[1] + position[1], 0)
     )
@@ -339,7 +345,7 @@ def _spans(fields: ReceptiveFields, layer: str, grid: Grid, position: tuple[int,
             first = start + position[axis] * stride
             spans.append((first, first + size - 1))
         else:
-            box = fields.box(layer, place) if box is None else box
+            box = fields.box(row.name, place) if box is None else box
             if box is None:
                 raise ExplainError(layer, f"sees nothing of the image at {position}", "needed a place that sees some")
             spans.append(box[axis])

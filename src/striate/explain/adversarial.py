@@ -129,10 +129,13 @@ def smallest_perturbation(
 
         def fooled(pictures: Tensor) -> bool:
             with torch.no_grad():
-                given = int(logits_of(probe(prepared(model, pictures, prepare))).argmax(1))
-            return given != seen if target is None else given == target
+                given = logits_of(probe(prepared(model, pictures, prepare)))[0].float()
+            # At the boundary itself two classes are equal, which half precision meets easily.
+            alone = given[seen if target is None else target]
+            rest = given[[k for k in range(count) if k != (seen if target is None else target)]].max()
+            return bool(rest > alone if target is None else rest < alone)
 
-        far = _deep_fool(probe, source, seen, others if target is None else [target], norm, prepare, steps, fooled)
+        far = _deep_fool(probe, source, others if target is None else [target], norm, prepare, steps, fooled)
         near = _nearest(source, far, fooled)
         method = "DeepFool"
     if norm == "linf" and target is None:
@@ -158,7 +161,6 @@ def smallest_perturbation(
 def _deep_fool(
     probe: Probe,
     source: Tensor,
-    seen: int,
     others: list[int],
     norm: str,
     prepare: Prepare | None,
@@ -169,9 +171,10 @@ def _deep_fool(
     for _ in range(steps):
         point = place.clone().requires_grad_()
         logits = logits_of(probe(prepared(probe.model, point, prepare)))[0].float()
+        best = int(logits.argmax())
         moves = []
         for other in others:
-            gap = logits[other] - logits[seen]
+            gap = logits[other] - logits[best]
             (slope,) = torch.autograd.grad(gap, point, retain_graph=True)
             # Pixels that are black or white already don't go further.
             slope = slope.where(((place > 0) | (slope > 0)) & ((place < 1) | (slope < 0)), 0.0)
