@@ -14,7 +14,7 @@ from striate.explain.subject import Subject, asking, in_batches
 from striate.explain.targets import Target
 
 #: Points of the first and of the last Gauss-Legendre rule that integrated gradients tries by itself.
-_FEWEST, _MOST = 16, 512
+_FEWEST, _MOST = 16, 256
 _MOVES: Final = "|change of the score per unit of the input|, largest over channels"
 _DRAWS: Final = (
     "known failure: this rule nearly reconstructs the input's edges, whatever the class and the upper layers' weights "
@@ -120,7 +120,7 @@ def integrated_gradients(
     *,
     baseline: Tensor | float = 0.0,
     steps: int | None = None,
-    tolerance: float = 0.01,
+    tolerance: float = 0.05,
     batch_size: int = 32,
 ) -> Explanation:
     """The gradient's integral along the straight way from a baseline, times the way: a share of the score a pixel.
@@ -133,8 +133,8 @@ def integrated_gradients(
 
     Args:
         baseline: a number, or what broadcasts to the images: the input that stands for no evidence.
-        steps: points of the Gauss-Legendre rule; None: 16, doubled until the gap is within the tolerance, at most 512.
-        tolerance: largest gap, as a share of the score's difference; a note tells where it isn't kept.
+        steps: points of the Gauss-Legendre rule; None: 16, doubled until the gap is within the tolerance, at most 256.
+        tolerance: largest gap, as a share of the score's difference, by default that of the source; a note tells where it fails.
         batch_size: points computed at once. Memory is bounded by what one training step of so many images takes.
 
     Source: Sundararajan, Taly & Yan, "Axiomatic attribution for deep networks" (2017), equation 1 and proposition 1.

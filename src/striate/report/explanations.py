@@ -23,8 +23,8 @@ from striate.training.files import write_whole
 
 #: Beyond this share of a map's numbers colours saturate: a few pixels with extreme gradients would hide all others.
 _SHOWN: Final = 0.995
-#: Even the strongest evidence lets the photo through.
-_OPAQUE: Final = 0.7
+#: What the colours cover of the photo, which lies in grey beneath them, so that no colour is the photo's.
+_OPAQUE: Final = 0.55
 _TAKEN, _GIVEN = "#c8321e", "#1f5fbf"
 
 
@@ -41,7 +41,7 @@ def save(figure: Figure, path: Path) -> Path:
 def maps(found: Explanation) -> Figure:
     """A row an image: the picture under what the network says, its map under the target.
 
-    Maps of regions lie on the picture, transparent where there is no evidence; maps of single pixels stand alone.
+    Maps of regions lie on the picture in grey; maps of single pixels stand alone.
     Colours go from 0 (signed: from minus the limit) to the largest number; maps of pixels to their 99.5th percentile.
     """
     count, height, width = found.map.shape
@@ -63,9 +63,8 @@ def maps(found: Explanation) -> Figure:
         _draw(left, picture)
         left.set_title(_said(found, image), fontsize=9)
         if found.detail == "regions":
-            _draw(right, picture)
-            alpha = _OPAQUE * np.minimum(strength / limit, 1.0)
-            right.imshow(numbers, cmap=colours, norm=scale, alpha=alpha, interpolation="nearest")
+            _draw(right, picture.mean(2, keepdims=True))
+            right.imshow(numbers, cmap=colours, norm=scale, alpha=_OPAQUE, interpolation="nearest")
         else:
             right.imshow(numbers, cmap=colours, norm=scale, interpolation="nearest")
         right.set_title(f"for {_short(found.target_of(image))}", fontsize=9)
