@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from striate.explain.activations import ActivationMaps, Hierarchy, Patch, Patches
 from striate.report.synthesis import show
 
-#: Hatched grey where a field hangs over the border.
-_OUTSIDE: Final = 0.5
+#: A field of which less than this share is image is larger than the image.
+_MOSTLY: Final = 0.3
 
 
 def grid(found: ActivationMaps, *, alike: bool, most: int) -> Figure:
@@ -96,7 +95,7 @@ def hierarchy(found: Hierarchy) -> Figure:
     show(axes, found.picture)
     for part, stage in zip(parts[1:], stages, strict=True):
         height, width = stage.field
-        part.suptitle(f"{stage.name}: {stage.layer}, field {height}x{width}", fontsize=10)
+        part.suptitle(f"{stage.name}: {stage.layer}, field {height}x{width}", fontsize=9)
         signed = float(stage.maps.min()) < 0
         low = min(float(patch.pixels.min()) for patch in stage.patches)
         high = max(float(patch.pixels.max()) for patch in stage.patches)
@@ -115,7 +114,7 @@ def hierarchy(found: Hierarchy) -> Figure:
             )
             left.set_title(f"channel {stage.channels[row]}, to {limit:.2g}", fontsize=7, pad=2)
             _patch(right, stage.patches[row], low, high)
-            right.set_title("strongest at", fontsize=7, pad=2)
+            right.set_title("strongest at ({}, {})".format(*stage.patches[row].position), fontsize=7, pad=2)
     return figure
 
 
@@ -124,9 +123,16 @@ def _limit(maps: Tensor) -> float:
 
 
 def _patch(axes: Axes, patch: Patch, low: float, high: float) -> None:
-    """A patch, hatched where there is no image."""
-    pixels = (patch.pixels - low) / max(high - low, 1e-12)
-    show(axes, torch.where(patch.inside, pixels, _OUTSIDE))
-    if not bool(patch.inside.all()):
-        outside: np.ndarray[Any, Any] = np.where(patch.inside.numpy(), np.nan, 1.0)
-        axes.contourf(np.nan_to_num(outside), levels=[0.5, 1.5], colors="none", hatches=["////"])
+    """A patch, hatched where there is no image; of one that is mostly that, the image and the field's middle."""
+    rows, columns = (patch.inside.any(dim).nonzero()[:, 0] for dim in (1, 0))
+    top, bottom, left, right = int(rows[0]), int(rows[-1]), int(columns[0]), int(columns[-1])
+    pixels = (patch.pixels[:, top : bottom + 1, left : right + 1] - low) / max(high - low, 1e-12)
+    height, width = patch.inside.shape
+    axes.add_patch(Rectangle((-0.5, -0.5), width, height, facecolor="#8a94a6", hatch="////", linewidth=0))
+    show(axes, pixels, (left - 0.5, right + 0.5, bottom + 0.5, top - 0.5))
+    if patch.inside.float().mean() < _MOSTLY:
+        axes.plot((width - 1) / 2, (height - 1) / 2, "+", color="white", markersize=9, markeredgewidth=2)
+        axes.plot((width - 1) / 2, (height - 1) / 2, "+", color="black", markersize=7, markeredgewidth=1)
+        axes.set(xlim=(left - 0.5, right + 0.5), ylim=(bottom + 0.5, top - 0.5))
+    else:
+        axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
