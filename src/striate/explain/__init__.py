@@ -1,5 +1,16 @@
 """Why a network says what it says: maps of evidence on images, from any network."""
 
+from striate.explain.activations import (
+    ActivationMaps,
+    Hierarchy,
+    Patch,
+    Patches,
+    Stage,
+    activation_maps,
+    hierarchy,
+    top_patches,
+)
+from striate.explain.adversarial import Perturbation, smallest_perturbation
 from striate.explain.cams import (
     cam,
     default_layer,
@@ -40,6 +51,7 @@ from striate.explain.targets import Guess, detection_target, segmentation_target
 
 __all__ = [
     "METHODS",
+    "ActivationMaps",
     "Check",
     "Curves",
     "Dream",
@@ -48,13 +60,19 @@ __all__ = [
     "Filter",
     "Filters",
     "Guess",
+    "Hierarchy",
     "Inversion",
     "Inverted",
     "Likeness",
+    "Patch",
+    "Patches",
+    "Perturbation",
     "Pictured",
     "Probe",
     "Randomisation",
+    "Stage",
     "Synthesis",
+    "activation_maps",
     "cam",
     "check",
     "deconvnet",
@@ -68,6 +86,7 @@ __all__ = [
     "grad_cam",
     "grad_cam_plus_plus",
     "guided_backprop",
+    "hierarchy",
     "input_x_gradient",
     "integrated_gradients",
     "invert",
@@ -83,6 +102,8 @@ __all__ = [
     "saliency",
     "score_cam",
     "segmentation_target",
+    "smallest_perturbation",
     "smooth_grad",
+    "top_patches",
     "x_grad_cam",
 ]

@@ -9,7 +9,8 @@ from typing import Final
 
 from striate.errors import ExplainError
 from striate.explain import cams, gradients, perturbation
-from striate.explain.result import Explanation
+from striate.explain.result import Explanation, Pictured
+from striate.explain.views import VIEWS
 
 METHODS: Final[dict[str, Callable[..., Explanation]]] = {
     function.__name__: function
@@ -33,8 +34,8 @@ METHODS: Final[dict[str, Callable[..., Explanation]]] = {
 }
 
 
-def method_named(name: str) -> Callable[..., Explanation]:
-    """The function of a method.
+def method_named(name: str) -> Callable[..., Pictured]:
+    """The function of a method or view.
 
     Raises:
         ExplainError: no such method; the nearest names are told.
@@ -43,10 +44,11 @@ def method_named(name: str) -> Callable[..., Explanation]:
     'grad_cam'
     """
     plain = name.lower().replace("-", "_")
-    if plain not in METHODS:
-        near = difflib.get_close_matches(plain, METHODS, n=3, cutoff=0.3)
-        raise ExplainError("method", f"got {name!r}", "needed one of " + ", ".join(METHODS), "near: " + ", ".join(near))
-    return METHODS[plain]
+    known = METHODS | VIEWS
+    if plain not in known:
+        near = difflib.get_close_matches(plain, known, n=3, cutoff=0.3)
+        raise ExplainError("method", f"got {name!r}", "needed one of " + ", ".join(known), "near: " + ", ".join(near))
+    return known[plain]
 
 
 def takes_layer(name: str) -> bool:
@@ -56,4 +58,4 @@ def takes_layer(name: str) -> bool:
 
 def describe(name: str) -> str:
     """One line on a method: the first of its docstring."""
-    return (METHODS[name].__doc__ or "").strip().partition("\n")[0]
+    return (method_named(name).__doc__ or "").strip().partition("\n")[0]

@@ -310,7 +310,7 @@ class _Series:
         self.colours = colours / colours.norm(dim=0).amax() if shape[1] == 3 else None
 
     def pictures(self) -> Tensor:
-        values = torch.fft.irfft2(torch.view_as_complex(self.waves) * self.scale, s=self.size, norm="ortho")
+        values: Tensor = torch.fft.irfft2(torch.view_as_complex(self.waves) * self.scale, s=self.size, norm="ortho")
         if self.colours is not None:
             values = torch.einsum("nkhw,ck->nchw", values, self.colours)
         return values.sigmoid()

@@ -23,6 +23,8 @@ from striate.report.tables import plain_table
 
 _COLUMNS: Final = 5
 _SIDE: Final = 2.6
+#: Evidence of regions lets the picture through.
+_OPAQUE: Final = 0.7
 
 
 def maximal(found: Synthesis) -> Figure:
@@ -117,7 +119,12 @@ def perturbation(found: Perturbation) -> Figure:
     scale = Normalize(-largest if signed else 0, largest)
     colours = "coolwarm" if signed else "inferno"
     for axes, each in ((beneath[0], found.before), (beneath[2], found.after)):
-        axes.imshow(each.map[0].numpy(), cmap=colours, norm=scale, interpolation="nearest")
+        strength = np.minimum(np.abs(each.map[0].numpy()) / largest, 1)
+        regions = each.detail == "regions"
+        if regions:
+            show(axes, found.picture)
+        alpha = _OPAQUE * strength if regions else None
+        axes.imshow(each.map[0].numpy(), cmap=colours, norm=scale, interpolation="nearest", alpha=alpha)
         axes.set_title(f"{each.method} for {each.target_of(0)}", fontsize=9)
     bar = figure.colorbar(ScalarMappable(scale, colours), ax=beneath[1], location="top", shrink=0.9)
     bar.set_label(found.before.quantity, fontsize=8)
@@ -125,11 +132,13 @@ def perturbation(found: Perturbation) -> Figure:
     return figure
 
 
-def show(axes: Axes, picture: Tensor) -> None:
+def show(axes: Axes, picture: Tensor, extent: tuple[float, float, float, float] | None = None) -> None:
     """A picture (C, H, W) in 0..1, in grey if it hasn't three channels; of other numbers of channels the mean."""
     pixels = picture if picture.shape[0] == 3 else picture.mean(0, keepdim=True)
-    shown: NDArray[Any] = np.clip(pixels.permute(1, 2, 0).float().numpy(), 0, 1).squeeze()
-    axes.imshow(shown, cmap="gray" if shown.ndim == 2 else None, vmin=0, vmax=1, interpolation="nearest")
+    shown: NDArray[Any] = np.clip(pixels.permute(1, 2, 0).float().numpy(), 0, 1)
+    shown = shown[:, :, 0] if shown.shape[2] == 1 else shown
+    colours = "gray" if shown.ndim == 2 else None
+    axes.imshow(shown, cmap=colours, vmin=0, vmax=1, interpolation="nearest", extent=extent)
 
 
 def _said(found: Explanation) -> str:
