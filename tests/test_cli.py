@@ -152,13 +152,17 @@ def test_predict_by_pretrained_weights(says: Says, tmp_path: Path) -> None:
 
 
 def test_small_images_train_the_small_form(says: Says, tmp_path: Path) -> None:
-    says.json("train", "mobilenet_v1", "--out", tmp_path, *QUICK, "--image-size", "8", "--batch-size", "360")
-    settings = json.loads((tmp_path / "settings.json").read_text())
+    for number in range(16):
+        (tmp_path / "pets" / ["cat", "dog"][number % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), number).save(tmp_path / "pets" / ["cat", "dog"][number % 2] / f"{number}.png")
+    out, data = tmp_path / "run", f"folder:{tmp_path / 'pets'}"
+    says.json("train", "mobilenet_v1", "--data", data, "--out", out, *QUICK, "--image-size", "8")
+    settings = json.loads((out / "settings.json").read_text())
     assert (settings["small_input"], settings["image_size"]) == (True, [8, 8])
+    (image, *_) = (out / "samples").glob("*.png")
+    assert len(says.json("predict", out, image)["predictions"]) == 1
     assert says.json("summary", "resnet18", "--size", "1x28x28")["parameters"] == 11_689_512 - 64 * (3 * 49 - 9)
     assert says.json("summary", "resnet18")["input_shape"] == [1, 3, 224, 224]
-    (image, *_) = (tmp_path / "samples").glob("*.png")
-    assert len(says.json("predict", tmp_path, image)["predictions"]) == 1
 
 
 def test_models_and_version(says: Says) -> None:
