@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import torch
 
@@ -104,8 +104,9 @@ def _prepare(recipe: Recipe, threads: int, team: Team) -> tuple[Settings, data.S
     """Finds the device, loads the data, and sees that the network takes them and can learn as the recipe says."""
     device = team.device(find_device(recipe.device))
     with torch.random.fork_rng([]):  # weights that are only looked at; the caller's random numbers go on undisturbed
-        _, *made_for = models.input_shape(recipe.model)
-        split = load_data(recipe, recipe.data, recipe.image_size or (made_for[0], made_for[1]), recipe.channels)
+        with torch.device("meta"):
+            made_for = cast(tuple[int, int], models.create(recipe.model).input_size)
+        split = load_data(recipe, recipe.data, recipe.image_size or made_for, recipe.channels)
         train = split.train
         small = models.has_small_form(recipe.model, train.image_size)
         model = models.create(recipe.model, len(train.classes), train.channels, small_input=small).eval()
