@@ -7,6 +7,7 @@ from striate.analysis.cost import CostRow, Summary, summarize
 from striate.analysis.effective import EffectiveField, effective_receptive_field
 from striate.analysis.equivariance import Equivariance, EquivarianceRow, equivariance
 from striate.analysis.field import FieldRow, ReceptiveFields, receptive_field
+from striate.analysis.gabor import Gabor, GaborFit, fit_gabor
 from striate.analysis.robustness import DISTURBANCES, Robustness, RobustnessCurve, disturbed, robustness
 from striate.engine.timing import Roofline
 
@@ -20,6 +21,8 @@ __all__ = [
     "Equivariance",
     "EquivarianceRow",
     "FieldRow",
+    "Gabor",
+    "GaborFit",
     "ReceptiveFields",
     "Robustness",
     "RobustnessCurve",
@@ -32,6 +35,7 @@ __all__ = [
     "effective_receptive_field",
     "equivariance",
     "fgsm",
+    "fit_gabor",
     "pgd",
     "receptive_field",
     "robustness",

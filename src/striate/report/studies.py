@@ -12,8 +12,10 @@ from matplotlib.ticker import EngFormatter
 from rich.table import Table
 from rich.text import Text
 
+from striate.report.information import draw_plane
 from striate.report.tables import plain_table
 from striate.studies import Bars, Curves, Measured, Outcome, Panel, Pictures
+from striate.studies.panels import Plane
 
 _COLOURS: Final = ("#1f5fbf", "#c8321e", "#2f8f5b", "#8a5fbf", "#c98a1b", "#5b6472", "#17a2b8", "#b0468f")
 _GREY: Final = "#8a94a6"
@@ -132,6 +134,11 @@ def _(panel: Pictures, part: SubFigure) -> None:
         colours = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit} if panel.signed else {"cmap": "gray"}
         axes.imshow(image, interpolation="nearest", **colours)
         axes.set_title(caption, fontsize=7, pad=2)
+
+
+@_draw.register
+def _(panel: Plane, part: SubFigure) -> None:
+    draw_plane(panel.plane, panel.title, part)
 
 
 def _width(panel: Panel) -> float:

@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from striate.analysis.information import InformationPlane
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -61,4 +63,12 @@ class Pictures:
     signed: bool = False
 
 
-Panel: TypeAlias = Curves | Bars | Pictures
+@dataclass(frozen=True)
+class Plane:
+    """An information plane under a title."""
+
+    title: str
+    plane: InformationPlane
+
+
+Panel: TypeAlias = Curves | Bars | Pictures | Plane

@@ -1,0 +1,151 @@
+"""Entropy and mutual information of symbols, by counting; and how numbers become symbols.
+
+The plug-in estimate takes observed shares for probabilities. It is too low for entropies, too high for mutual
+information, by about (symbols seen - 1) / 2N nats, which the correction of Miller (1955) and Madow puts back.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from striate.errors import AnalysisError
+
+Unit: TypeAlias = Literal["nats", "bits"]
+Numbers: TypeAlias = NDArray[np.float64]
+Symbols: TypeAlias = NDArray[Any]
+
+_NATS: Final = {"nats": 1.0, "bits": math.log(2)}
+
+
+def in_unit(nats: float, unit: Unit) -> float:
+    """Nats as ``unit``.
+
+    Raises:
+        AnalysisError: neither nats nor bits.
+
+    >>> in_unit(math.log(8), "bits")
+    3.0
+    """
+    if unit not in _NATS:
+        raise AnalysisError("unit", f"got {unit!r}", "needed nats or bits")
+    return nats / _NATS[unit]
+
+
+def entropy(symbols: ArrayLike, *, corrected: bool = False, unit: Unit = "nats") -> float:
+    """Entropy of symbols, by their shares among the samples.
+
+    Args:
+        symbols: (N,), or (N, d) where a row is one symbol.
+        corrected: adds (symbols seen - 1) / 2N nats (Miller 1955).
+        unit: ``"nats"`` or ``"bits"``.
+
+    Raises:
+        AnalysisError: no samples, or another shape.
+
+    >>> entropy([0, 1, 2, 3], unit="bits")
+    2.0
+    """
+    _, counts = np.unique(_rows(symbols, "entropy"), axis=0, return_counts=True)
+    shares = counts / counts.sum()
+    nats = float(-(shares * np.log(shares)).sum()) + 0.0  # of one symbol not -0
+    return in_unit(nats + ((len(counts) - 1) / (2 * counts.sum()) if corrected else 0.0), unit)
+
+
+def mutual_information(x: ArrayLike, y: ArrayLike, *, corrected: bool = False, unit: Unit = "nats") -> float:
+    """I(X; Y) = H(X) + H(Y) - H(X, Y) of symbols, each entropy by :func:`entropy`.
+
+    Args:
+        x: (N,), or (N, d) where a row is one symbol.
+        y: likewise.
+        corrected: each of the three entropies by Miller and Madow; the result may be negative then.
+        unit: ``"nats"`` or ``"bits"``.
+
+    Raises:
+        AnalysisError: no samples, or x and y of different length.
+
+    >>> mutual_information([0, 0, 1, 1], [0, 0, 1, 1], unit="bits")
+    1.0
+    """
+    one, other = (codes(_rows(each, "mutual_information")) for each in (x, y))
+    same_length(one, other, "mutual_information")
+    joint = entropy(np.stack([one, other], 1), corrected=corrected)
+    return in_unit(entropy(one, corrected=corrected) + entropy(other, corrected=corrected) - joint, unit)
+
+
+@dataclass(frozen=True)
+class Binning:
+    """How numbers become symbols.
+
+    Args:
+        count: bins, besides that of the atom.
+        kind: ``"width"``: as wide as each other, from the least to the greatest value (or over ``span``);
+            ``"quantile"``: as many values in each, as far as ties allow.
+        atom: a value with a bin of its own, as 0 is for ReLU, which puts out many exact zeros; None: no such value.
+        span: where equal widths begin and end; values beyond belong to the outer bins.
+
+    Raises:
+        AnalysisError: less than 2 bins, another kind, an empty span.
+
+    >>> Binning(2)([0.0, 0.0, 0.1, 0.9, 1.0]).tolist()
+    [0, 0, 1, 2, 2]
+    """
+
+    count: int = 30
+    kind: Literal["width", "quantile"] = "width"
+    atom: float | None = 0.0
+    span: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.count < 2:
+            raise AnalysisError("Binning", f"got {self.count} bins", "needed 2 or more")
+        if self.kind not in ("width", "quantile"):
+            raise AnalysisError("Binning", f"got kind {self.kind!r}", "needed width or quantile")
+        if self.span is not None and not self.span[0] < self.span[1]:
+            raise AnalysisError("Binning", f"got span {self.span}", "needed an end above the beginning")
+
+    def __call__(self, values: ArrayLike) -> NDArray[np.int64]:
+        """The bin of each value, in the shape of the values; all values share the edges.
+
+        Raises:
+            AnalysisError: values that aren't finite, or none.
+        """
+        numbers = np.asarray(values, dtype=np.float64)
+        if not numbers.size or not np.isfinite(numbers).all():
+            raise AnalysisError("Binning", "got no values, or such that aren't finite", "needed finite numbers")
+        loose = numbers[numbers != self.atom] if self.atom is not None else numbers.ravel()
+        if not loose.size:
+            return np.zeros(numbers.shape, np.int64)
+        low, high = self.span or (float(loose.min()), float(loose.max()))
+        shares = np.linspace(0, 1, self.count + 1)[1:-1]
+        edges = low + shares * (high - low) if self.kind == "width" else np.unique(np.quantile(loose, shares))
+        found = np.searchsorted(edges, numbers, side="right") + 1
+        if self.atom is not None:
+            found[numbers == self.atom] = 0
+        return found
+
+    def __str__(self) -> str:
+        words = f"{self.count} bins of equal {'width' if self.kind == 'width' else 'share'}"
+        return words + (f", and one for exactly {self.atom:g}" if self.atom is not None else "")
+
+
+def codes(rows: Symbols) -> NDArray[np.int64]:
+    """One integer for each different row: (N, d) to (N,)."""
+    return np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def same_length(x: Symbols, y: Symbols, where: str) -> None:
+    """Refuses samples that don't come in pairs."""
+    if len(x) != len(y):
+        raise AnalysisError(where, f"got {len(x)} and {len(y)} samples", "needed pairs, as many of one as of the other")
+
+
+def _rows(symbols: ArrayLike, where: str) -> Symbols:
+    found = np.asarray(symbols)
+    if found.ndim not in (1, 2) or not found.size:
+        raise AnalysisError(where, f"got shape {found.shape}", "needed (N,) or (N, d), N at least 1")
+    return found.reshape(len(found), -1)
