@@ -107,8 +107,8 @@ def test_curves_of_a_network_that_is_known_by_heart() -> None:
     assert model.training
     json.dumps(found.to_dict(), allow_nan=False)
     wrong = robustness(model, images, labels.flip(0), ["rotation"]).curves[0]
-    assert wrong.agreement[6] == 1
-    assert wrong.accuracy[6] == 0
+    assert wrong.agreement[5] == 1
+    assert wrong.accuracy[5] == 0
 
 
 def test_all_disturbances_by_default_and_the_network_gets_what_is_prepared() -> None:

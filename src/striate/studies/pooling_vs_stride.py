@@ -88,12 +88,12 @@ def pooling_vs_stride(seeds: Sequence[int], say: Say) -> Finding:
         ),
         (
             Bars(
-                "Digits as they are, and moved by a pixel along both axes",
+                "Digits, and digits moved by a pixel",
                 "held-out images predicted right, %",
                 tuple(f"{kind}{word}" for kind in kinds for word in ("", ", moved")),
                 tuple(each[kind].value for kind in kinds for each in (scores, moves)),
                 tuple(each[kind].spread for kind in kinds for each in (scores, moves)),
-                span=(80, 100),
+                span=(60, 100),
             ),
             Bars(
                 "Cost of an image",

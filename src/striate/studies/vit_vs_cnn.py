@@ -14,7 +14,7 @@ from striate.studies.panels import Curve, Curves
 from striate.studies.study import Check, Finding, Measured, Say, study
 
 _NUMBERS: Final = (50, 150, 450, 1400)
-_STEPS: Final = 400
+_STEPS: Final = 300
 _BATCH: Final = 64
 _WIDTH: Final = 32
 
