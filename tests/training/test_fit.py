@@ -421,6 +421,6 @@ def test_another_recipe_than_the_begun_one_is_one_line(tmp_path: Path, monkeypat
         interrupt_after(patch, 3)
         with pytest.raises(Interrupted):
             fit(recipe(tmp_path, augment="digits"), quiet=True)
-    with pytest.raises(RunError, match="begun otherwise: now augment 'none', not 'digits', ema 0.9, not None"):
+    with pytest.raises(RunError, match=r"begun otherwise: now augment 'none', not 'digits', ema 0.9, not None"):
         fit(recipe(tmp_path, ema=0.9), resume=True, quiet=True)
     fit(recipe(tmp_path, augment="digits", workers=1, checkpoint_activations=True), resume=True, quiet=True)

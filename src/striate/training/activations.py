@@ -70,16 +70,16 @@ def _statistics_left(modules: list[Module]) -> Iterator[None]:
     These are saved for gradients, so they are to be there and mustn't be written to: a momentum of 0 leaves their bits.
     """
     tracking = [
-        (layer, layer.momentum, layer.num_batches_tracked.clone())
+        (layer, layer.momentum, count, count.clone())
         for module in modules
         for layer in module.modules()
-        if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) and layer.num_batches_tracked is not None
+        if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) and (count := layer.num_batches_tracked) is not None
     ]
-    for layer, _, _ in tracking:
+    for layer, *_ in tracking:
         layer.momentum = 0.0
     try:
         yield
     finally:
-        for layer, momentum, count in tracking:
+        for layer, momentum, count, before in tracking:
             layer.momentum = momentum
-            layer.num_batches_tracked.copy_(count)
+            count.copy_(before)
