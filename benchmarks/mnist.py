@@ -20,18 +20,35 @@ def main(
     model: Annotated[str, typer.Option(help="A network's name.")] = "lenet5",
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 12,
     seeds: Annotated[int, typer.Option(help="How many runs, with seeds 0, 1, ...")] = 3,
+    augment: Annotated[str, typer.Option(help="How training images are changed.")] = "none",
+    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 32,
+    ema: Annotated[float | None, typer.Option(help="Decay of a moving average of the weights.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Pixels of a side [default: the network's].")] = None,
     save: Annotated[bool, typer.Option(help="Write results/mnist-MODEL.json.")] = False,
 ) -> None:
-    """Trains a network with the default recipe once a seed.
+    """Trains a network once a seed, by the default recipe but for what is said here.
 
-    Example: python -m benchmarks mnist --data idx:mnist --model lenet5 --save
+    \b
+    Example:
+      python -m benchmarks mnist --data idx:mnist --model lenet5 --augment digits --epochs 15 --save
+      python -m benchmarks mnist --data idx:mnist --model resnet18 --image-size 28 --epochs 5 --augment digits --save
     """
     from striate.training import Recipe, fit
 
     runs: list[dict[str, Any]] = []
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
-            recipe = Recipe(model, data=data, epochs=epochs, seed=seed, out=f"{folder}/run")
+            recipe = Recipe(
+                model,
+                data=data,
+                epochs=epochs,
+                seed=seed,
+                out=f"{folder}/run",
+                augment=augment,
+                batch_size=batch_size,
+                ema=ema,
+                image_size=None if image_size is None else (image_size, image_size),
+            )
             start = time.perf_counter()
             run = fit(recipe)
             seconds = time.perf_counter() - start

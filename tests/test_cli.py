@@ -78,7 +78,7 @@ def test_progress_goes_to_stderr_a_line_an_epoch(says: Says, tmp_path: Path) -> 
     assert [line.split()[:2] for line in errors.splitlines()] == [["epoch", "1/2"], ["epoch", "2/2"]]
 
 
-def test_every_option_reaches_the_recipe(says: Says, tmp_path: Path) -> None:
+def test_every_option_reaches_the_recipe(says: Says, run: Path, tmp_path: Path) -> None:
     options = {
         "data": "digits",
         "epochs": 1,
@@ -93,12 +93,32 @@ def test_every_option_reaches_the_recipe(says: Says, tmp_path: Path) -> None:
         "clip_norm": 2.0,
         "seed": 3,
         "test_fraction": 0.3,
-        "channels": 3,
+        "channels": 1,
         "threads": 1,
         "device": "cpu",
         "checkpoint_every": 5.0,
+        "augment": "photo",
+        "erase": 0.2,
+        "mixup": 0.3,
+        "cutmix": 0.4,
+        "weights": str(run / "weights.safetensors"),
+        "freeze": "backbone",
+        "backbone_lr_factor": 0.5,
+        "freeze_batch_norm": True,
+        "engine": "aten",
+        "precision": "bf16",
+        "accumulate": 2,
+        "ema": 0.5,
+        "checkpoint_activations": True,
+        "workers": 1,
+        "tensorboard": True,
     }
-    given = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
+    given = [
+        word
+        for name, value in options.items()
+        for word in (f"--{name.replace('_', '-')}", value)
+        if not isinstance(word, bool)
+    ]
     says.json("train", "lenet5", "--out", tmp_path, "--image-size", "28x28", *given, "--quiet")
     saved = json.loads((tmp_path / "settings.json").read_text())["recipe"]
     assert saved == {"model": "lenet5", "out": str(tmp_path), "image_size": [28, 28], **options}
@@ -266,7 +286,7 @@ def test_a_full_disk(says: Says, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(os, "fsync", full)
     code, output, errors = says("train", "lenet5", "--out", tmp_path, *QUICK)
     assert (code, output) == (2, "")
-    assert errors == "error: [Errno 28] No space left on device\n"
+    assert errors == f"error: {tmp_path / 'settings.json'}: No space left on device\n"
 
 
 def test_ctrl_c_is_130_and_says_how_to_go_on(says: Says, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

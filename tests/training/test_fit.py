@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from striate import models
@@ -346,4 +349,77 @@ def test_the_default_recipe_reads_digits(seed: int, tmp_path: Path) -> None:
     ],
 )
 def test_the_peak_rate_suits_optimizer_and_network(model: str, settings: dict[str, Any], peak: float) -> None:
-    assert _peak(models.create(model), Recipe(model, **settings)) == peak
+    assert peak_of(models.create(model), Recipe(model, **settings)) == peak
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = fit(recipe(tmp_path / "whole"), quiet=True).path
+    path = tmp_path / "full"
+    monkeypatch.setattr("striate.training.loop._GLANCE", -1.0)
+    sync, written = os.fsync, 0
+
+    def full(descriptor: int) -> None:
+        nonlocal written
+        written += 1
+        if written > 8:  # two a file
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(
+            RunError, match=r"can't be saved \(No space left on device\); the last good one stays; make room"
+        ):
+            fit(recipe(path, checkpoint_every=0.0), quiet=True)
+    assert Checkpoint.load(path / "checkpoint.safetensors").done > 0
+    assert not list(path.glob("*.partial"))
+    fit(recipe(path), resume=True, quiet=True)
+    assert_same_run(whole, path)
+
+
+@pytest.mark.usefixtures("noisy")
+def test_augmentation_averages_and_scales_go_on_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"augment": "digits", "mixup": 0.3, "ema": 0.9, "precision": "fp16", "accumulate": 2, "epochs": 2}
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    fit(recipe(whole, **settings), quiet=True)
+    for steps in (3, 11):
+        with monkeypatch.context() as patch:
+            interrupt_after(patch, steps)
+            with pytest.raises(Interrupted):
+                fit(recipe(stopped, **settings), resume=True, quiet=True)
+    fit(recipe(stopped, **settings), resume=True, quiet=True)
+    assert_same_run(whole, stopped)
+
+
+def test_the_average_is_what_is_tested_and_saved(tmp_path: Path) -> None:
+    plain, averaged = (fit(recipe(tmp_path / str(ema), ema=ema), quiet=True) for ema in (None, 0.99))
+    assert evaluate(averaged) == averaged.evaluation != plain.evaluation
+
+
+def test_a_picture_of_what_was_changed_and_events(tmp_path: Path) -> None:
+    fit(recipe(tmp_path, augment="digits", tensorboard=True, epochs=2), quiet=True)
+    with Image.open(tmp_path / "augmented.png") as picture:
+        assert picture.size == (12 * 30, 10 * 30)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    told = [(event.step, event.value) for event in events.Scalars("accuracy/test")]
+    assert told == [(epoch.epoch, pytest.approx(epoch.test_accuracy)) for epoch in Run.open(tmp_path).history]
+
+
+def test_images_to_mix_need_a_loss_that_takes_them(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"^mixup, cutmix: got images to mix; needed none"):
+        fit(recipe(tmp_path / "out", model="lenet5_1998", mixup=0.2), quiet=True)
+
+
+def test_another_recipe_than_the_begun_one_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 3)
+        with pytest.raises(Interrupted):
+            fit(recipe(tmp_path, augment="digits"), quiet=True)
+    with pytest.raises(RunError, match=r"begun otherwise: now augment 'none', not 'digits', ema 0.9, not None"):
+        fit(recipe(tmp_path, ema=0.9), resume=True, quiet=True)
+    fit(recipe(tmp_path, augment="digits", workers=1, checkpoint_activations=True), resume=True, quiet=True)

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from striate.data import STYLES
 from striate.errors import RunError
 from striate.training import Recipe
+from striate.training.recipe import AUGMENTS
 
 
 @pytest.mark.parametrize(
@@ -41,11 +43,30 @@ from striate.training import Recipe
         ("threads", 0),
         ("device", ""),
         ("checkpoint_every", -1.0),
+        ("augment", "rotate"),
+        ("erase", 1.1),
+        ("mixup", -0.1),
+        ("cutmix", float("inf")),
+        ("weights", ""),
+        ("freeze", "head"),
+        ("backbone_lr_factor", -1.0),
+        ("freeze_batch_norm", 1),
+        ("engine", "fast"),
+        ("precision", "float16"),
+        ("accumulate", 0),
+        ("ema", 1.0),
+        ("checkpoint_activations", "yes"),
+        ("workers", -1),
+        ("tensorboard", None),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(RunError, match=rf"^{field}: got .*; needed "):
         Recipe(**{"model": "lenet5", field: value})
+
+
+def test_styles_are_those_of_the_data() -> None:
+    assert tuple(STYLES) == AUGMENTS
 
 
 def test_json_brings_it_back() -> None:

@@ -132,7 +132,9 @@ class Augmentation:
         sources = self.sources(batch, wanted, epoch, step)
         generator = torch.Generator().manual_seed(int(self._random(epoch, step, 0).integers(2**63)))
         draws = Draws(generator, batch, sources, images.device)
-        changed = STYLES[self.style].transform(images.to(torch.float32).div_(255), draws)
+        changed = images.to(torch.float32).div_(255)
+        if len(changed):  # a part may be empty, which samplers don't take
+            changed = STYLES[self.style].transform(changed, draws)
         if self.erase:
             changed = _erased(changed, self.erase, draws)
         changed = changed.clamp(0, 1).mul_(255)

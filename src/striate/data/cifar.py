@@ -123,6 +123,13 @@ _HARMLESS: Final[dict[tuple[str, str], Any]] = {
 }
 
 
+#: What a damaged pickle brings forth: what the documentation of pickle names, and what wrong lengths and types cause.
+_DAMAGED: Final = (
+    *(pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError),
+    *(ValueError, TypeError, KeyError, MemoryError, OverflowError),
+)
+
+
 def _latin(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"it wants the encoding {encoding!r}")
@@ -141,8 +148,7 @@ def _unpickled(path: Path) -> dict[str, Any]:
     content = path.read_bytes()
     try:
         found = _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
-    # What a damaged pickle brings forth, as the module's own documentation has it, and numpy on damaged arrays.
-    except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, ValueError, TypeError, KeyError) as error:
+    except _DAMAGED as error:
         raise DataError(
             str(path), f"can't be read as a pickle of arrays ({error})", "needed the file as published"
         ) from error

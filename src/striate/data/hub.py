@@ -124,7 +124,10 @@ class _Named(io.BytesIO):
 
     def __init__(self, content: bytes, name: str) -> None:
         super().__init__(content)
-        self.name = name
+        self._name = name
+
+    def __str__(self) -> str:
+        return self._name
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ _OPENING = threading.Lock()
 _CHUNK = 1 << 22
 
 
-#: What holds one encoded image: the path of a file, or an open one.
+#: What holds one encoded image: the path of a file, or an open one, whose ``str`` is what messages call it.
 Encoded = str | Path | BinaryIO
 
 
@@ -284,12 +284,11 @@ def _pixels(image: Image.Image) -> NDArray[np.uint8]:
 
 def _unreadable(path: Encoded, error: Exception) -> DataError:
     """The one line for a file that gave no picture: what the system says of it, or else what Pillow does."""
-    where = str(getattr(path, "name", "image bytes")) if not isinstance(path, str | Path) else str(path)
     if isinstance(error, UnidentifiedImageError):
-        return DataError(where, "holds no image that can be read", f"needed {', '.join(FORMATS)}")
+        return DataError(str(path), "holds no image that can be read", f"needed {', '.join(FORMATS)}")
     if isinstance(error, OSError) and error.strerror:
-        return DataError(where, error.strerror, "needed an image file")
-    return DataError(where, f"can't be decoded: {error}")
+        return DataError(str(path), error.strerror, "needed an image file")
+    return DataError(str(path), f"can't be decoded: {error}")
 
 
 def checked_indices(indices: Sequence[int] | NDArray[np.integer[Any]] | torch.Tensor, count: int) -> torch.Tensor:

@@ -57,7 +57,11 @@ def affine(
         translate_x, translate_y: to the right and down, as a share of the width and the height.
         flip: bool, whether left and right change places.
     """
-    given = [each for each in (degrees, scale_x, shear_x, shear_y, translate_x, translate_y, flip) if each is not None]
+    given = [
+        each
+        for each in (degrees, scale_x, scale_y, shear_x, shear_y, translate_x, translate_y, flip)
+        if each is not None
+    ]
     zero = torch.zeros(len(given[0]), device=given[0].device)
     one = zero + 1
 

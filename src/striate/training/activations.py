@@ -65,17 +65,21 @@ def _again(modules: list[Module], calls: list[Any], *inputs: Any) -> Any:
 
 @contextlib.contextmanager
 def _statistics_left(modules: list[Module]) -> Iterator[None]:
-    """While entered, batch normalisation in training mode uses the batch's statistics and keeps no running ones."""
+    """While entered, batch normalisation takes nothing into its running statistics.
+
+    These are saved for gradients, so they are to be there and mustn't be written to: a momentum of 0 leaves their bits.
+    """
     tracking = [
-        layer
+        (layer, layer.momentum, count, count.clone())
         for module in modules
         for layer in module.modules()
-        if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) and layer.training and layer.track_running_stats
+        if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) and (count := layer.num_batches_tracked) is not None
     ]
-    for layer in tracking:
-        layer.track_running_stats = False
+    for layer, *_ in tracking:
+        layer.momentum = 0.0
     try:
         yield
     finally:
-        for layer in tracking:
-            layer.track_running_stats = True
+        for layer, momentum, count, before in tracking:
+            layer.momentum = momentum
+            count.copy_(before)

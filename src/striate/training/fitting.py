@@ -62,7 +62,7 @@ def _fit(recipe: Recipe, team: Team, *, resume: bool, quiet: bool) -> Run:
         raise RunError("resume", "got no folder", "needed the one of the run to go on with")
     # All that can be wrong with the recipe shows before there is a folder.
     threads = recipe.threads or (begun.threads if begun else torch.get_num_threads())
-    settings, split = _prepare(recipe, threads, team)
+    settings, split = _prepare(recipe, threads, team, weights=recipe.weights if begun is None else None)
     path = fresh_folder(recipe) if recipe.out is None else Path(recipe.out)
     team.meet()  # nobody writes before all have looked
     with locked(path) if team.leads else contextlib.nullcontext():
@@ -100,7 +100,7 @@ def _begun(path: Path, recipe: Recipe, *, resume: bool) -> Settings | None:
     return begun
 
 
-def _prepare(recipe: Recipe, threads: int, team: Team) -> tuple[Settings, data.Split]:
+def _prepare(recipe: Recipe, threads: int, team: Team, weights: str | None) -> tuple[Settings, data.Split]:
     """Finds the device, loads the data, and sees that the network takes them and can learn as the recipe says."""
     device = team.device(find_device(recipe.device))
     with torch.random.fork_rng([]):  # weights that are only looked at; the caller's random numbers go on undisturbed
@@ -109,9 +109,10 @@ def _prepare(recipe: Recipe, threads: int, team: Team) -> tuple[Settings, data.S
         split = load_data(recipe, recipe.data, recipe.image_size or made_for, recipe.channels)
         train = split.train
         small = models.has_small_form(recipe.model, train.image_size)
-        model = models.create(recipe.model, len(train.classes), train.channels, small_input=small).eval()
+        classes = len(train.classes)
+        model = models.create(recipe.model, classes, train.channels, weights, small_input=small).eval()
     loss_of(model, recipe.label_smoothing, mixed=recipe.mixup > 0 or recipe.cutmix > 0)
-    Learning.of(model, recipe, len(train.classes))
+    Learning.of(model, recipe, classes)
     try:
         with torch.inference_mode():
             model(torch.zeros(1, train.channels, *train.image_size))

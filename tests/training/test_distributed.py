@@ -1,0 +1,104 @@
+"""Several processes: the loss curve of one, the same bits after a resume, and an end with one line when one is killed.
+
+One process loads everything and then forks those that train together, which costs a moment and not two interpreters.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from striate.training import Recipe, Run, fit
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks the processes that train together")
+
+DRIVER = """
+import json, os, signal, sys
+import torch
+torch.set_num_threads(1)
+from striate.errors import StriateError
+from striate.training import Recipe, fit
+from striate.training.loop import Training
+
+settings, size, port, kill = json.loads(sys.argv[1])
+children = []
+for number in range(size):
+    if (child := os.fork()) == 0:
+        os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(size),
+                       "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        if number == size - 1 and kill:
+            step = Training._step
+            def dying(self, *arguments):
+                if self.done + len(self.history) * len(self.batches) == kill:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                step(self, *arguments)
+            Training._step = dying
+        try:
+            fit(Recipe(**settings), resume=True, quiet=True)
+        except StriateError as error:
+            print(error, file=sys.stderr)
+            os._exit(2)
+        os._exit(0)
+    children.append(child)
+print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]))
+"""
+
+
+def together(size: int, kill: int = 0, **settings: Any) -> tuple[list[int], str]:
+    """Exit codes of the processes, and what they said."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = json.dumps([settings, size, port, kill])
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, arguments], capture_output=True, text=True, timeout=120, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), done.stderr
+
+
+def settings(out: Path, **more: Any) -> dict[str, Any]:
+    return {"model": "lenet5", "out": str(out), "epochs": 1, "batch_size": 100, "threads": 1, "device": "cpu", **more}
+
+
+MIXED = {"augment": "digits", "mixup": 0.2, "ema": 0.9, "accumulate": 2}
+
+
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_the_loss_curve_of_one(size: int, tmp_path: Path) -> None:
+    """The last batch of an epoch, of 38 images, and images mixed across processes."""
+    codes, said = together(size, **settings(tmp_path / "many", **MIXED))
+    assert (codes, said) == ([0] * size, "")
+    many, one = Run.open(tmp_path / "many"), fit(Recipe(**settings(tmp_path / "one", **MIXED)), quiet=True)
+    assert many.settings.processes == size
+    for mine, theirs in zip(many.history, one.history, strict=True):
+        assert mine.train_loss == pytest.approx(theirs.train_loss, rel=1e-5)
+        assert mine.test_loss == pytest.approx(theirs.test_loss, rel=1e-4)
+        assert mine.train_accuracy == pytest.approx(theirs.train_accuracy, abs=2e-3)
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_run_with_a_line_and_it_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    plan = settings(tmp_path / "killed", checkpoint_every=0.0, augment="flip-crop", epochs=2)
+    began = time.monotonic()
+    codes, said = together(2, kill=20, **plan)
+    assert time.monotonic() - began < 60
+    assert codes == [2, -9]
+    assert said.count("\n") == 1
+    assert "process 0 of 2: lost another one (" in said
+    assert "start all anew with --resume" in said
+    assert not (tmp_path / "killed" / "weights.safetensors").exists()
+    assert together(2, **plan) == ([0, 0], "")
+    whole = settings(tmp_path / "whole", checkpoint_every=0.0, augment="flip-crop", epochs=2)
+    assert together(2, **whole) == ([0, 0], "")
+    for name in ("weights.safetensors", "evaluation.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
