@@ -161,7 +161,7 @@ def test_every_network_exports(name: str, format: str, tmp_path: Path) -> None:
     assert done.max_difference <= done.tolerance
     with torch.no_grad():
         spread = model.eval()(images).std(0).max().item()
-    assert spread > 10 * done.max_difference, "an output that hears the image"
+    assert spread > 100 * done.max_difference, "an output that hears the image"
 
 
 class Elsewhere(torch.nn.Module):
@@ -219,10 +219,10 @@ def test_what_is_not_the_network_is_not_written(
 
 
 def test_another_class_within_the_tolerance_is_an_error_too(tmp_path: Path) -> None:
-    model = Elsewhere((0.0, 2e-6))
+    model = Elsewhere((0.0, 2e-5))
     torch.nn.init.zeros_(model.linear.weight)
     with torch.no_grad():
-        model.linear.bias.copy_(torch.tensor([0.5 + 1e-6, 0.5]))
+        model.linear.bias.copy_(torch.tensor([0.5 + 1e-5, 0.5]))
     assert "another class" in refused(subject(model, torch.rand(3, 1, 2, 2)), "onnx", tmp_path / "network")
     assert not list(tmp_path.iterdir())
 

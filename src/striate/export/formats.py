@@ -30,7 +30,8 @@ class Format:
     Args:
         suffix: of its name.
         tolerance: how far a result may be from the network's own, as a share of the largest output (of 1, if all are
-            smaller): 1e-5 leaves room for sums in another order, in float32, over a hundred layers.
+            smaller). 1e-4 leaves room for sums in another order: with the very statistics of its images an untrained
+            MobileNetV2 in float32 is 4e-5 from itself in float64.
         encode: from (network in evaluation mode, images, metadata, ONNX's version of operators or None) to the file's
             bytes, with the version that they are in.
         decode: from (bytes, network of that shape) to what computes with the file's content alone.
@@ -125,8 +126,8 @@ def _run_safetensors(content: bytes, model: torch.nn.Module) -> Compute:
 
 #: ONNX Runtime and others read the first, PyTorch without striate the second; the third has weights alone.
 FORMATS: Final[Mapping[str, Format]] = {
-    "onnx": Format(".onnx", 1e-5, _onnx, _run_onnx),
-    "torch-export": Format(".pt2", 1e-5, _torch_export, _run_torch_export),
+    "onnx": Format(".onnx", 1e-4, _onnx, _run_onnx),
+    "torch-export": Format(".pt2", 1e-4, _torch_export, _run_torch_export),
     "safetensors": Format(".safetensors", 0.0, _safetensors, _run_safetensors),
 }
 
