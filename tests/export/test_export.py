@@ -147,18 +147,21 @@ def test_the_version_of_onnx_operators(opset: int | None, run: Run, tmp_path: Pa
 )
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_network_exports(name: str, format: str, tmp_path: Path) -> None:
-    model = models.create(name)
+    channels, *size = models.input_shape(name)
+    model, images = models.create(name), digits(channels, (size[0], size[1]))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() < 4 and parameter.abs().max() < 1e-5:
                 parameter.normal_(std=0.1)  # layers that begin as nothing count as well
-    channels, *size = models.input_shape(name)
-    images = digits(channels, (size[0], size[1]))
+        for layer in model.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.momentum = 1.0
+        model(images)  # untrained, but with the statistics of the images, so that these aren't lost on the way
     done = export(Subject(model, name, (), {}, images), format, tmp_path / "network")
     assert done.max_difference <= done.tolerance
     with torch.no_grad():
         spread = model.eval()(images).std(0).max().item()
-    assert spread > 10 * done.max_difference, "an output that hears the image"
+    assert spread > 100 * done.max_difference, "an output that hears the image"
 
 
 class Elsewhere(torch.nn.Module):
@@ -216,10 +219,10 @@ def test_what_is_not_the_network_is_not_written(
 
 
 def test_another_class_within_the_tolerance_is_an_error_too(tmp_path: Path) -> None:
-    model = Elsewhere((0.0, 2e-6))
+    model = Elsewhere((0.0, 2e-5))
     torch.nn.init.zeros_(model.linear.weight)
     with torch.no_grad():
-        model.linear.bias.copy_(torch.tensor([0.5 + 1e-6, 0.5]))
+        model.linear.bias.copy_(torch.tensor([0.5 + 1e-5, 0.5]))
     assert "another class" in refused(subject(model, torch.rand(3, 1, 2, 2)), "onnx", tmp_path / "network")
     assert not list(tmp_path.iterdir())
 

@@ -123,7 +123,7 @@ class PolyphaseSampling2d(torch.nn.Module):
     def forward(self, input: Tensor, phase: Tensor | None = None) -> Tensor:
         """The phase of each image by :meth:`phase`'s number, (N,); its strongest by default."""
         chosen = self.phase(input) if phase is None else phase
-        images = torch.arange(len(input), device=input.device)
+        images = torch.arange(input.shape[0], device=input.device)
         return self._phases(input)[images, :, :, chosen // self.stride, :, chosen % self.stride]
 
     def _phases(self, input: Tensor) -> Tensor:
