@@ -63,7 +63,7 @@ def contestants(work: Work, batch: int, task: Any, with_compile: bool) -> dict[s
     for layout, format_ in _FORMATS.items():
         shown = images.contiguous(memory_format=format_)
         theirs = copy.deepcopy(original).to(memory_format=format_)  # type: ignore[call-overload]
-        mine = striate.accelerate(copy.deepcopy(theirs))
+        mine = striate.accelerate(copy.deepcopy(theirs), quiet=True)
         # No speed without the right answer.
         torch.testing.assert_close(mine.eval()(shown), theirs.eval()(shown), rtol=1e-3, atol=1e-3)
         made[f"striate {layout}"] = task(mine, shown, labels)

@@ -17,14 +17,14 @@ MAY_IMPORT = {
     "ops": {"errors", "geometry", "engine"},
     "nn": {"errors", "geometry", "engine", "ops"},
     "acceleration": {"errors", "geometry", "engine", "nn", "ops"},
-    "models": {"errors", "nn", "ops"},
+    "models": {"errors", "geometry", "nn", "ops", "data"},
     "data": {"errors"},
-    "training": {"errors", "engine", "data", "models"},
+    "training": {"errors", "engine", "acceleration", "data", "models"},
     "analysis": {"errors", "geometry", "engine"},
-    "explain": {"errors", "geometry", "ops", "analysis"},
+    "explain": {"errors", "geometry", "ops", "analysis", "report"},  # results draw and save themselves
     "export": {"errors", "data", "models", "training"},
     "studies": {"errors", "geometry", "engine", "ops", "nn", "models", "data", "training", "analysis", "explain"},
-    "report": {"errors", "engine", "training", "analysis", "explain", "studies"},
+    "report": {"errors", "engine", "training", "analysis", "explain", "export", "studies"},
 }
 ANYTHING = {"cli", "__main__", "__init__"}
 

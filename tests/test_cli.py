@@ -325,3 +325,34 @@ def test_mistakes_in_measuring_are_one_line(says: Says, arguments: list[str], me
     code, output, errors = says(*arguments)
     assert (code, output, errors.count("\n")) == (2, "", 1)
     assert message in errors
+
+
+def test_export_both_ways(says: Says, run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "digits.onnx"
+    code, output, errors = says("export", run, "--out", out)
+    assert (code, errors) == (0, "")
+    assert f"{out} ({out.stat().st_size:,} bytes)" in output
+    assert "largest difference" in output
+    found = says.json("export", run, "--format", "safetensors", "--out", tmp_path / "digits.safetensors")
+    assert found["max_difference"] == 0
+    assert found["bytes"] == (tmp_path / "digits.safetensors").stat().st_size
+
+
+def test_export_mistakes_are_one_line(says: Says, run: Path, tmp_path: Path) -> None:
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    (unfinished / "settings.json").write_bytes((run / "settings.json").read_bytes())
+    for arguments, said in (
+        ((run, "--format", "onxx"), "did you mean onnx?"),
+        ((run, "--opset", "3"), "needed 18"),
+        ((run, "--out", tmp_path / "no" / "where"), "its folder isn't there"),
+        ((tmp_path,), "no run"),
+        ((tmp_path / "nowhere",), "no such folder or network"),
+        (("efficientnet_lite",), "did you mean efficientnet_lite0?"),
+        (("resnet18",), "give a file of weights"),
+        ((run, "--weights", "other.pth"), "a run has its own weights"),
+        ((unfinished,), "isn't finished"),
+    ):
+        code, output, errors = says("export", *arguments)
+        assert (code, output, errors.count("\n")) == (2, "", 1), errors
+        assert said in errors

@@ -11,7 +11,7 @@ README = (ROOT / "README.md").read_text()
 
 def test_its_python_runs() -> None:
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     exec("\n".join(blocks), {})
 
 
@@ -26,7 +26,7 @@ def test_its_make_targets_and_commands_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"(?:^|`)make (\w+)", README, re.MULTILINE)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    program = (ROOT / "src" / "striate" / "cli.py").read_text()
+    program = "\n".join(path.read_text() for path in (ROOT / "src" / "striate" / "cli").glob("*.py"))
     shell = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
     for command in set(re.findall(r"^striate (\w+)", shell, re.MULTILINE)):
         assert re.search(rf"^def {command}\(", program, re.MULTILINE), command

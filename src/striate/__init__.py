@@ -6,9 +6,11 @@ striate.engine   who computes an operation: explain, use, backends
 striate.nn       layers, drop-in for torch.nn's
 striate.models   networks by name
 striate.data     images and labels
-striate.analysis cost and receptive fields of any network
+striate.analysis what any network costs, sees, follows and knows
+striate.explain  why a network says what it says, on real images
 striate.studies  claims of the textbooks, tested by experiments
 striate.training recipes, runs, evaluations
+striate.export   trained networks as files for other programs
 striate.accelerate    any PyTorch model, computed by the engine
 """
 
@@ -21,7 +23,7 @@ from striate.errors import StriateError
 from striate.geometry import ConvShape, PoolShape, Window
 
 if TYPE_CHECKING:
-    from striate import analysis, data, engine, models, nn, ops, studies, training
+    from striate import analysis, data, engine, explain, export, models, nn, ops, studies, training
     from striate.acceleration import accelerate
 
 __version__ = "0.1.0"
@@ -35,6 +37,8 @@ __all__ = [
     "analysis",
     "data",
     "engine",
+    "explain",
+    "export",
     "models",
     "nn",
     "ops",
@@ -43,7 +47,7 @@ __all__ = [
 ]
 
 # PyTorch takes seconds to import, and geometry and `striate --help` don't need it: rooms open when they are entered.
-_ROOMS = ("analysis", "data", "engine", "models", "nn", "ops", "studies", "training")
+_ROOMS = ("analysis", "data", "engine", "explain", "export", "models", "nn", "ops", "studies", "training")
 
 
 def __getattr__(name: str) -> Any:

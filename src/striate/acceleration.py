@@ -7,6 +7,8 @@ its gradients need, the call is left to PyTorch as it was, autograd included.
 from __future__ import annotations
 
 import inspect
+import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial, wraps
 from inspect import signature
@@ -20,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from striate import nn, ops
 from striate.engine import Pass, gain, traced, tuning
 from striate.engine.layout import is_channels_last
+from striate.engine.memory import keep_freed_memory
 from striate.errors import OperandError
 from striate.geometry import PoolShape, Problem
 from striate.ops import convolution, pooling
@@ -60,12 +63,12 @@ def _convolution(theirs: _Call, mine: _Call, problem_of: _Call, forward: Pass) -
         if named or traced(input, weight):
             return mine(input, weight, bias, *how, **named)
         key = _key(input, weight, how)
+        if key not in known:
+            _learn(known, key, problem_of, forward, input, weight, how)
         found = known.get(key)
         if found is not None:
             return theirs(input, weight, bias, how[0], found[0], *how[2:])
-        made = mine(input, weight, bias, *how)
-        _learn(known, key, problem_of, forward, input, weight, how)
-        return made
+        return mine(input, weight, bias, *how)
 
     return call
 
@@ -230,26 +233,71 @@ class AvgPool2d(nn.AvgPool2d):
     _function = staticmethod(FUNCTIONS[F.avg_pool2d])
 
 
-_MINE: Final = (Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d, MaxPool1d, MaxPool2d, AvgPool1d, AvgPool2d)
+class Sequential(torch.nn.Sequential):
+    """Takes a clamp from below (or from both sides) after max pooling instead of before.
+
+    The maximum of clamped values is the clamped maximum, of fewer values. The gradient goes to the first of the largest
+    either way, and where these are clamped none goes anywhere.
+    """
+
+    def forward(self, input: Any) -> Any:
+        layers = list(self._modules.values())
+        for at in range(len(layers) - 1):
+            # The first layer may change its input in place, which others see.
+            if _commute(layers[at], layers[at + 1]) and (at > 0 or not layers[at].inplace):
+                layers[at], layers[at + 1] = layers[at + 1], layers[at]
+        for layer in layers:
+            input = layer(input)
+        return input
+
+
+def _commute(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    """Whether they are a clamp and max pooling, and nobody looks on between them."""
+    if type(first) not in _CLAMPS or type(second) not in _MAX_POOLS or second.return_indices:
+        return False
+    return not any(vars(layer)[hooks] for layer in (first, second) for hooks in _HOOKS)
+
+
+_CLAMPS: Final = (torch.nn.ReLU, torch.nn.ReLU6)
+_MAX_POOLS: Final = (MaxPool1d, MaxPool2d, nn.MaxPool3d, torch.nn.MaxPool3d)
+_HOOKS: Final = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_MINE: Final = (
+    Conv1d,
+    Conv2d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    MaxPool1d,
+    MaxPool2d,
+    AvgPool1d,
+    AvgPool2d,
+)
 #: PyTorch's layers and striate's own, each with the class that it becomes.
 LAYERS: Final[dict[type, type]] = {
+    torch.nn.Sequential: Sequential,
     **{getattr(torch.nn, mine.__name__): mine for mine in _MINE},
     **{getattr(nn, mine.__name__): mine for mine in _MINE},
 }
 
 
-def accelerate(model: Model) -> Model:
+def accelerate(model: Model, *, quiet: bool = False) -> Model:
     """Has striate's engine compute a model's convolutions and pooling; returns the model, which is changed in place.
 
     Parameters, buffers, ``state_dict``, hooks, mode and results (up to rounding) stay what they are. Layers change
     their class, to a subclass of the one they had. Where a ``forward`` calls functions such as ``F.max_pool2d``, those
     calls are taken over as well. ``torch.compile``, ``torch.export`` and autograd go on as before.
 
+    In a ``torch.nn.Sequential`` a ReLU before max pooling is taken after it, where there is less to do: results and
+    gradients are the same number by number. And the C library is told to keep freed memory for the next step's tensors
+    (:func:`striate.engine.memory.keep_freed_memory`).
+
     Left alone are layers of three dimensions, for which there are no kernels of striate's own yet; adaptive pooling;
     subclasses of torch.nn's layers, which may do something else than their base; quantised, scripted and lazy layers.
 
+    :func:`restore` takes it back.
+
     Args:
         model: any module. Doing it twice does nothing more.
+        quiet: doesn't print, in one line on stderr, what has changed and why the rest hasn't.
 
     Returns:
         The same object.
@@ -263,16 +311,70 @@ def accelerate(model: Model) -> Model:
     """
     if not isinstance(model, torch.nn.Module):
         raise OperandError("accelerate", f"got {type(model).__name__}", "needed a torch.nn.Module")
+    keep_freed_memory()
+    changed: Counter[str] = Counter()
+    left: Counter[str] = Counter()
     for module in model.modules():
-        if "forward" in vars(module):
-            continue  # somebody has replaced it already, maybe this function
         kind = LAYERS.get(type(module))
-        if kind is not None:
+        if "forward" in vars(module):
+            if not _is_redirected(module):
+                left[f"{type(module).__name__} (its forward has been replaced)"] += 1
+        elif kind is not None:
+            vars(module)[_BEFORE] = type(module)
             module.__class__ = kind
+            changed[kind.__name__] += kind is not Sequential
         elif _calls_functions(type(module)):
             # A partial of a named function can be copied, pickled and compiled; a closure can't.
             module.forward = partial(_redirected, module)
+            changed[f"functions that {type(module).__name__} calls"] += 1
+        elif reason := _why_not(module):
+            left[f"{type(module).__name__} ({reason})"] += 1
+    if not quiet:
+        print("accelerate:", _counted(changed) or "nothing to change", file=sys.stderr, end="")
+        print(f"; left as they were: {_counted(left)}" if left else "", file=sys.stderr)
     return model
+
+
+def restore(model: Model) -> Model:
+    """Takes back what :func:`accelerate` did; returns the model, changed in place.
+
+    >>> model = accelerate(torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3)), quiet=True)
+    >>> type(restore(model)[0]).__module__
+    'torch.nn.modules.conv'
+    """
+    for module in model.modules():
+        if _BEFORE in vars(module):
+            module.__class__ = vars(module).pop(_BEFORE)
+        elif _is_redirected(module):
+            del module.forward
+    return model
+
+
+#: Where a layer keeps the class that it had.
+_BEFORE: Final = "_class_before_acceleration"
+
+
+def _is_redirected(module: torch.nn.Module) -> bool:
+    forward = vars(module).get("forward")
+    return isinstance(forward, partial) and forward.func is _redirected
+
+
+def _why_not(module: torch.nn.Module) -> str:
+    """Why a layer that has windows stays as it is; nothing is said of layers that have none, or are done already."""
+    kind = type(module)
+    if kind in LAYERS.values():
+        return ""
+    if isinstance(module, tuple(LAYERS)) and not isinstance(module, torch.nn.Sequential):
+        return "a subclass may do something else"
+    if isinstance(module, (torch.nn.Conv3d, torch.nn.ConvTranspose3d, torch.nn.MaxPool3d, torch.nn.AvgPool3d)):
+        return "no kernels for three dimensions"
+    if kind.__name__.startswith(("Adaptive", "LPPool", "FractionalMaxPool", "MaxUnpool")):
+        return "no kernels for its windows"
+    return ""
+
+
+def _counted(kinds: Counter[str]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
 
 
 def _calls_functions(kind: type[torch.nn.Module]) -> bool:

@@ -57,12 +57,20 @@ class RunError(StriateError, RuntimeError):
     """A training run that can't start, go on, or be read back."""
 
 
+class ExportError(StriateError, RuntimeError):
+    """A network that can't be exported: an unknown format, a layer that a format hasn't, results that differ."""
+
+
 class AnalysisError(StriateError, ValueError):
     """A network that can't be analysed: a size that doesn't fit, values that steer it, an unknown layer."""
 
 
 class ExplainError(StriateError, ValueError):
     """An explanation that can't be made: an unknown layer or class, a layer without places, an unreadable image."""
+
+
+class WeightsWarning(UserWarning):
+    """Weights fit a network but for its head, which stays random."""
 
 
 class StudyError(StriateError, ValueError):

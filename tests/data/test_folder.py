@@ -11,6 +11,7 @@ from PIL import Image
 
 from striate.data import load
 from striate.data.folder import read_class_folder
+from striate.data.streamed import Wanted
 from striate.errors import DataError
 
 
@@ -83,7 +84,7 @@ def test_what_is_hidden_or_no_image_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.PNG", "a.jpg", "a.JPEG", "a.bmp", "a.webp"])
 def test_suffixes(name: str, tmp_path: Path) -> None:
     draw(pets(tmp_path) / "dog" / name, 60)
-    images, _ = read_class_folder(tmp_path, channels=1)
+    images, _ = read_class_folder(tmp_path, Wanted(channels=1))
     assert len(images) == 9
     assert abs(values(images.images)[8] - 60) <= 1
 
@@ -104,7 +105,7 @@ class TestChannels:
     @pytest.mark.parametrize("channels", [1, 3])
     def test_as_asked_for(self, channels: int, tmp_path: Path) -> None:
         draw(pets(tmp_path) / "dog" / "9.png", 50, mode="RGB")
-        images, _ = read_class_folder(tmp_path, channels=channels)
+        images, _ = read_class_folder(tmp_path, Wanted(channels=channels))
         assert images.channels == channels
         assert values(images.images)[-1] == 50
 
@@ -195,7 +196,7 @@ class TestRefuses:
                 raise DataError(str(path), "spoilt")
             return torch.zeros(1, 4, 5 if path.name == "0.png" else 6, dtype=torch.uint8)
 
-        monkeypatch.setattr("striate.data.folder.load_image", slow)
+        monkeypatch.setattr("striate.data.streamed.load_image", slow)
         with pytest.raises(DataError, match=r"cat/1\.png"):
             read_class_folder(tmp_path)
         assert len(decoded) < 600
@@ -209,7 +210,7 @@ class TestRefuses:
 
 class TestProgress:
     def test_none_without_a_terminal(self, tmp_path: Path, monkeypatch, capfd: pytest.CaptureFixture[str]) -> None:
-        monkeypatch.setattr("striate.data.folder._PATIENCE", 0.0)
+        monkeypatch.setattr("striate.data.progress._PATIENCE", 0.0)
         read_class_folder(pets(tmp_path))
         assert capfd.readouterr() == ("", "")
 
@@ -217,7 +218,7 @@ class TestProgress:
     def test_on_a_terminal_when_it_takes_long(
         self, patience: float, shown: bool, tmp_path: Path, monkeypatch, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setattr("striate.data.folder._PATIENCE", patience)
+        monkeypatch.setattr("striate.data.progress._PATIENCE", patience)
         monkeypatch.setenv("FORCE_COLOR", "1")
         monkeypatch.setenv("TERM", "xterm")
         assert len(read_class_folder(pets(tmp_path))[0]) == 8

@@ -117,7 +117,7 @@ class TestSplit:
     [
         (
             "mnist",
-            "data 'mnist': no such source; needed one of digits .*, idx:FOLDER .as in 'idx:data/mnist'., folder:PATH",
+            "data 'mnist': no such source; needed one of digits .*, idx:FOLDER .as in 'idx:data/mnist'., .*folder:PATH",
         ),
         ("digit", "did you mean digits"),
         ("DIGITS", "did you mean digits"),

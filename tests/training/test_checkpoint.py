@@ -28,7 +28,8 @@ def checkpoint() -> Checkpoint:
         correct=torch.tensor([3, 4, 0]),
         model={"a.weight": shared, "tied.weight": shared, "a.steps": torch.tensor(7), "b": torch.randn(4, 5).T},
         optimizer={0: {"momentum_buffer": torch.randn(3, 2)}, 10: {"step": torch.tensor(3.0)}},
-        random={"cpu": torch.get_rng_state()},
+        average={"a.weight": torch.randn(3, 2)},
+        scaler={"scale": 65536.0, "_growth_tracker": 3},
     )
 
 

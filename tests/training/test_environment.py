@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from striate.errors import RunError
-from striate.training.environment import Stop, find_device, random_state, reproducible, set_random_state
+from striate.training.environment import Stop, find_device, reproducible, seed_step
 
 CPU = torch.device("cpu")
 
@@ -38,12 +38,16 @@ def test_frozen_flags_are_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
         torch._C._set_cudnn_benchmark(False)
 
 
-def test_generators_go_on_where_they_were() -> None:
-    torch.rand(7)
-    state = random_state(CPU)
-    expected = torch.rand(3)
-    set_random_state(CPU, state)
-    assert torch.equal(torch.rand(3), expected)
+def test_every_step_has_random_numbers_of_its_own() -> None:
+    def drawn(*where: int) -> tuple[float, ...]:
+        seed_step(*where)
+        return tuple(torch.rand(3).tolist())
+
+    places = [
+        (seed, epoch, step, process) for seed in (0, 1) for epoch in (0, 1) for step in (0, 1) for process in (0, 1)
+    ]
+    assert len({drawn(*place) for place in places}) == len(places)
+    assert drawn(*places[5]) == drawn(*places[5])
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "tpu", "cpu:x", "meta-ish"])

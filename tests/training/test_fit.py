@@ -19,7 +19,8 @@ from striate.errors import DataError, ModelError, RunError
 from striate.training import Interrupted, Recipe, Run, evaluate, fit
 from striate.training.checkpoint import Checkpoint
 from striate.training.folder import locked
-from striate.training.loop import Training, _peak
+from striate.training.loop import Training
+from striate.training.update import peak as peak_of
 
 FILES = {
     "settings.json",
@@ -78,7 +79,7 @@ class Noisy(torch.nn.Sequential):
 
 @pytest.fixture
 def noisy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "create", lambda name, num_classes=10, in_channels=1: Noisy(num_classes))
+    monkeypatch.setattr(models, "create", lambda name, num_classes=10, in_channels=1, weights=None: Noisy(num_classes))
 
 
 @pytest.mark.usefixtures("noisy")
@@ -346,4 +347,4 @@ def test_the_default_recipe_reads_digits(seed: int, tmp_path: Path) -> None:
     ],
 )
 def test_the_peak_rate_suits_optimizer_and_network(model: str, settings: dict[str, Any], peak: float) -> None:
-    assert _peak(models.create(model), Recipe(model, **settings)) == peak
+    assert peak_of(models.create(model), Recipe(model, **settings)) == peak

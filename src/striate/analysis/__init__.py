@@ -1,18 +1,44 @@
-"""Exact measures of any network, before a number is computed: what it costs, and what each layer sees."""
+"""Measures of any network: what it costs, what each layer sees, what follows when images move or change."""
 
+from striate.analysis.adversarial import AdversarialCurve, adversarial, fgsm, pgd
+from striate.analysis.checkerboard import CheckerboardRow, Checkerboards, checkerboard
+from striate.analysis.consistency import ShiftConsistency, shift_consistency
 from striate.analysis.cost import CostRow, Summary, summarize
 from striate.analysis.effective import EffectiveField, effective_receptive_field
+from striate.analysis.equivariance import Equivariance, EquivarianceRow, equivariance
 from striate.analysis.field import FieldRow, ReceptiveFields, receptive_field
+from striate.analysis.gabor import Gabor, GaborFit, fit_gabor
+from striate.analysis.robustness import DISTURBANCES, Robustness, RobustnessCurve, disturbed, robustness
 from striate.engine.timing import Roofline
 
 __all__ = [
+    "DISTURBANCES",
+    "AdversarialCurve",
+    "CheckerboardRow",
+    "Checkerboards",
     "CostRow",
     "EffectiveField",
+    "Equivariance",
+    "EquivarianceRow",
     "FieldRow",
+    "Gabor",
+    "GaborFit",
     "ReceptiveFields",
+    "Robustness",
+    "RobustnessCurve",
     "Roofline",
+    "ShiftConsistency",
     "Summary",
+    "adversarial",
+    "checkerboard",
+    "disturbed",
     "effective_receptive_field",
+    "equivariance",
+    "fgsm",
+    "fit_gabor",
+    "pgd",
     "receptive_field",
+    "robustness",
+    "shift_consistency",
     "summarize",
 ]

@@ -211,10 +211,7 @@ def fields_of(traced: Trace, name: str) -> ReceptiveFields:
             "needed (N, C, L), (N, C, H, W) or (N, C, D, H, W)",
         )
     notes = Notes()
-    try:
-        found = _followed(traced, notes)
-    finally:
-        support.forget()
+    found = dependences(traced, notes)
     rows: list[FieldRow] = []
     kept: dict[str, Maybe] = {}
     entries = _entries(traced)
@@ -227,6 +224,14 @@ def fields_of(traced: Trace, name: str) -> ReceptiveFields:
         rows.append(_row(label, kind, level, value, dependence, source.shape[2:]))
         kept[label] = dependence
     return ReceptiveFields(name, source.shape, tuple(rows), tuple(notes.misaligned), kept)
+
+
+def dependences(traced: Trace, notes: Notes) -> dict[Value, Maybe]:
+    """What each tensor of a network that is traced already depends on; None for one that depends on no input."""
+    try:
+        return _followed(traced, notes)
+    finally:
+        support.forget()
 
 
 def _followed(traced: Trace, notes: Notes) -> dict[Value, Maybe]:

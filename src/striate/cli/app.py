@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -109,22 +109,26 @@ def draw(out: Path, figure: Callable[[], Figure]) -> None:
     write_whole(out, figures.png(figure()))
 
 
-def network_of(model: str, size: str | None) -> tuple[torch.nn.Module, tuple[int, ...], Callable[[Tensor], Tensor]]:
+def network_of(
+    model: str, size: str | None
+) -> tuple[torch.nn.Module, tuple[int, int, int], Callable[[Tensor], Tensor]]:
     """A network by name or from a run's folder, the (C, H, W) of its images, and what makes bytes its input."""
     from striate import models as known
     from striate.training import Run
 
     given = None if size is None else _channels_first(size)
     if model in known.names() or not Path(model).exists():
-        network = known.create(model, in_channels=1 if given is None else given[0])
-        return network, given or (1, *cast("tuple[int, int]", network.input_size)), lambda pixels: pixels / 255
+        shape = given or known.input_shape(model)
+        network = known.create(model, in_channels=shape[0], small_input=known.has_small_form(model, shape[1:]))
+        return network, shape, lambda pixels: pixels / 255
     run = Run.open(model)
     settings = run.settings
     return run.model(), given or (settings.channels, *settings.image_size), settings.normalization
 
 
-def _channels_first(text: str) -> tuple[int, ...]:
+def _channels_first(text: str) -> tuple[int, int, int]:
     sides = text.lower().split("x")
     if len(sides) != 3 or not all(side.isdecimal() and int(side) for side in sides):
         raise RunError("--size", f"got {text!r}", "needed channels x height x width, as 3x224x224")
-    return tuple(int(side) for side in sides)
+    channels, height, width = map(int, sides)
+    return channels, height, width

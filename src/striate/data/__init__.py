@@ -9,18 +9,26 @@ ImageSet(1438 images of 1x32x32, 10 classes)
 (torch.Size([64, 1, 32, 32]), torch.Size([64]))
 """
 
+from striate.data.augmentation import STYLES, Augmentation
 from striate.data.batches import Batches, Normalization
 from striate.data.idx import read_idx
 from striate.data.images import ImageSet, Split, as_channels, fit_image, load_image
+from striate.data.preprocessing import Preprocessing
 from striate.data.sources import SOURCES, Source, load, split
+from striate.data.streamed import LabelledImages, StreamedSet
 
 __all__ = [
     "SOURCES",
+    "STYLES",
+    "Augmentation",
     "Batches",
     "ImageSet",
+    "LabelledImages",
     "Normalization",
+    "Preprocessing",
     "Source",
     "Split",
+    "StreamedSet",
     "as_channels",
     "fit_image",
     "load",

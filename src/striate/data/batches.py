@@ -1,7 +1,7 @@
 """From sets of images to the batches that networks learn from.
 
 Images that lie in memory need no worker processes and no loop over samples: a batch is a gather, a subtraction and a
-division.
+division, and augmentation works on whole batches.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from striate.data.images import ImageSet
+from striate.data.augmentation import Augmentation
+from striate.data.streamed import LabelledImages, gathered
 from striate.errors import DataError
 
 _CHUNK = 1 << 22  # pixels counted at a time
+_SAMPLE = 200_000  # images that are counted
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,16 @@ class Normalization:
             )
 
     @classmethod
-    def of(cls, images: ImageSet) -> Normalization:
+    def of(cls, images: LabelledImages, workers: int = 0) -> Normalization:
         """That of a set: with it, each channel has mean 0 and standard deviation 1 over the set (a constant channel 0).
 
-        Counts how often each pixel value occurs, and goes on in whole numbers: exact for any size, in any order.
+        Counts how often each pixel value occurs, and goes on in whole numbers: exact in any order, for up to 200,000
+        images; of a larger set so many count, spread evenly over it.
         """
         counts = torch.zeros(images.channels, 256, dtype=torch.int64)
-        for part in images.images.split(max(1, _CHUNK // images.images[0].numel())):
+        some = torch.arange(len(images)) if len(images) <= _SAMPLE else torch.arange(_SAMPLE) * len(images) // _SAMPLE
+        at_once = max(1, _CHUNK // (images.channels * math.prod(images.image_size)))
+        for part in gathered(images, some.split(at_once), workers):
             for channel, pixels in zip(counts, part.unbind(1), strict=True):
                 channel += torch.bincount(pixels.flatten(), minlength=256)
         mean, std = [], []
@@ -66,11 +71,20 @@ class Normalization:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != len(self.mean):
             got = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
             raise DataError("normalization", f"got images of {got}", f"needed uint8 (N, {len(self.mean)}, H, W)")
+        return self.of_bytes(images.to(torch.float32))
+
+    def of_bytes(self, images: torch.Tensor) -> torch.Tensor:
+        """The same for float32 images (N, C, H, W) with values from 0 to 255, which are overwritten."""
         mean, std = (
             torch.tensor(numbers, dtype=torch.float32, device=images.device).mul_(255).view(-1, 1, 1)
             for numbers in (self.mean, self.std)
         )
-        return images.to(torch.float32).sub_(mean).div_(std)
+        return images.sub_(mean).div_(std)
+
+    def pixels(self, images: torch.Tensor) -> torch.Tensor:
+        """Bytes again, uint8 (N, C, H, W), of what calling it gave."""
+        mean, std = (torch.tensor(numbers, device=images.device).view(-1, 1, 1) for numbers in (self.mean, self.std))
+        return (images * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8)
 
     def to_dict(self) -> dict[str, list[float]]:
         """The same as JSON has it."""
@@ -100,10 +114,15 @@ class Batches:
         normalization: from uint8 to float32.
         shuffle_seed: the order in epoch k depends on this and on k alone; None: always the order of the set.
         device: where the batches are.
+        augmentation: changes whole batches; the labels that it mixes are probabilities, float32 (B, K).
+        part: (number, count): of each batch only this one of so many about equal parts, for one of several processes.
+            A part may be empty. What augmentation draws doesn't depend on it.
+        workers: processes that decode ahead where images are streamed.
 
     Raises:
         DataError: a batch size below 1, a negative seed, a normalization for other channels.
 
+    >>> from striate.data import ImageSet
     >>> images = ImageSet(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.arange(5), tuple("abcde"))
     >>> batches = Batches(images, 2, Normalization.of(images))
     >>> [labels.tolist() for _, labels in batches.epoch(0)]
@@ -112,12 +131,15 @@ class Batches:
 
     def __init__(
         self,
-        images: ImageSet,
+        images: LabelledImages,
         batch_size: int,
         normalization: Normalization,
         *,
         shuffle_seed: int | None = None,
         device: str | torch.device = "cpu",
+        augmentation: Augmentation | None = None,
+        part: tuple[int, int] = (0, 1),
+        workers: int = 0,
     ) -> None:
         if batch_size < 1:
             raise DataError("batches", f"got batch size {batch_size}", "needed 1 or more")
@@ -131,6 +153,7 @@ class Batches:
             )
         self.images, self.batch_size, self.normalization = images, batch_size, normalization
         self.shuffle_seed, self.device = shuffle_seed, torch.device(device)
+        self.augmentation, self.part, self.workers = augmentation, part, workers
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -148,7 +171,7 @@ class Batches:
         if number < 0 or not 0 <= start <= len(self):
             got = f"got epoch {number}, start {start}"
             raise DataError("batches", got, f"needed an epoch from 0, a start from 0 to {len(self)}")
-        return self._from(self._order(number), start)
+        return self._from(number, start)
 
     def _order(self, number: int) -> torch.Tensor:
         count = len(self.images)
@@ -158,12 +181,34 @@ class Batches:
         random = np.random.default_rng(np.random.SeedSequence(self.shuffle_seed, spawn_key=(number,)))
         return torch.from_numpy(random.permutation(count))
 
-    def _from(self, order: torch.Tensor, start: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        # index_select: indexing by brackets is several times slower for bytes.
-        for chosen in order.split(self.batch_size)[start:]:
-            images = self.images.images.index_select(0, chosen).to(self.device, non_blocking=True)
+    def _from(self, epoch: int, start: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        number, count = self.part
+        batches = self._order(epoch).split(self.batch_size)
+        wanted = [torch.arange(len(batch)).tensor_split(count)[number] for batch in batches]
+        rows = [
+            batch[
+                positions if self.augmentation is None else self.augmentation.sources(len(batch), positions, epoch, n)
+            ]
+            for n, (batch, positions) in enumerate(zip(batches, wanted, strict=True))
+        ][start:]
+        for step, (chosen, pixels) in enumerate(
+            zip(rows, gathered(self.images, rows, self.workers), strict=True), start
+        ):
+            images = pixels.to(self.device, non_blocking=True)
             labels = self.images.labels.index_select(0, chosen).to(self.device, non_blocking=True)
-            yield self.normalization(images), labels
+            if self.augmentation is None:
+                yield self.normalization(images), labels
+                continue
+            augmented, targets = self.augmentation(
+                images,
+                labels,
+                len(self.images.classes),
+                epoch=epoch,
+                step=step,
+                batch=len(batches[step]),
+                wanted=wanted[step],
+            )
+            yield self.normalization.of_bytes(augmented), targets
 
 
 def _is_floats(value: object) -> bool:

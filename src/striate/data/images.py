@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from striate.errors import DataError
+
+if TYPE_CHECKING:
+    from striate.data.streamed import StreamedSet
 
 # And nothing else: Pillow knows formats that start other programs (EPS) and such that hold many pictures (GIF, TIFF).
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
@@ -47,11 +50,17 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
+_GREY = ("1", "L", "LA")
+
 # Warning filters belong to the whole process, so that only one file at a time may be opened under a changed one.
 _OPENING = threading.Lock()
 
 # Pixels held as numbers wider than a byte at any one time.
 _CHUNK = 1 << 22
+
+
+#: What holds one encoded image: the path of a file, or an open one.
+Encoded = str | Path | BinaryIO
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -109,20 +118,18 @@ class ImageSet:
         """Height and width."""
         return self.images.shape[2], self.images.shape[3]
 
+    def gather(self, indices: torch.Tensor) -> torch.Tensor:
+        """The images at ``indices``, int64 (B,), as uint8 (B, C, H, W)."""
+        # index_select: indexing by brackets is several times slower for bytes.
+        return self.images.index_select(0, indices)
+
     def subset(self, indices: Sequence[int] | NDArray[np.integer[Any]] | torch.Tensor) -> ImageSet:
         """The images at ``indices``, in their order (a copy).
 
         Raises:
             DataError: no indices, or one that is no integer from 0 to N-1.
         """
-        chosen = torch.as_tensor(indices)
-        if chosen.dtype.is_floating_point or chosen.dtype == torch.bool or chosen.ndim != 1 or not len(chosen):
-            raise DataError("subset", f"got indices of {_kind(chosen)}", "needed a list of integers, at least one")
-        chosen = chosen.to(torch.int64)
-        if chosen.min() < 0 or chosen.max() >= len(self):
-            raise DataError(
-                "subset", f"got indices from {int(chosen.min())} to {int(chosen.max())}", f"needed 0 to {len(self) - 1}"
-            )
+        chosen = checked_indices(indices, len(self))
         return ImageSet(self.images[chosen], self.labels[chosen], self.classes)
 
 
@@ -139,8 +146,8 @@ class Split:
         DataError: sets that differ in more than their images.
     """
 
-    train: ImageSet
-    test: ImageSet
+    train: ImageSet | StreamedSet
+    test: ImageSet | StreamedSet
     source: str
 
     def __post_init__(self) -> None:
@@ -218,14 +225,14 @@ def as_channels(images: torch.Tensor, channels: int) -> torch.Tensor:
 
 
 def load_image(
-    path: str | Path, *, channels: int | None = None, image_size: tuple[int, int] | None = None
+    path: Encoded, *, channels: int | None = None, image_size: tuple[int, int] | None = None
 ) -> torch.Tensor:
     """The picture in a PNG, JPEG, BMP or WebP file as uint8 (C, H, W), upright as its EXIF orientation says.
 
     Transparent pixels are laid over black, 16-bit grey is rounded to 8 bits, palettes and CMYK become RGB.
 
     Args:
-        path: the file.
+        path: the file, or an open one of bytes.
         channels: 1 or 3, by :func:`as_channels`; None: 1 for a file that stores grey, else 3.
         image_size: (height, width), by :func:`fit_image`; None: the picture's own.
 
@@ -245,7 +252,20 @@ def load_image(
     return picture if image_size is None else fit_image(picture, image_size)
 
 
-def _open(path: str | Path) -> Image.Image:
+def stores_grey(path: Encoded) -> bool:
+    """Whether an image file stores grey; only its header is read.
+
+    Raises:
+        DataError: as :func:`load_image`, for what the header tells.
+    """
+    try:
+        with _open(path) as image:
+            return image.mode.startswith("I") or image.mode in _GREY
+    except _BROKEN as error:
+        raise _unreadable(path, error) from error
+
+
+def _open(path: Encoded) -> Image.Image:
     with _OPENING, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         return Image.open(path, formats=FORMATS)
@@ -255,20 +275,38 @@ def _pixels(image: Image.Image) -> NDArray[np.uint8]:
     """(H, W, C) with C = 1 for grey modes, 3 for all others."""
     if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion would clip at 255
         return ((np.asarray(image).astype(np.int64) + 128) // 257).astype(np.uint8)[..., None]
-    grey = image.mode in ("1", "L", "LA")
+    grey = image.mode in _GREY
     if image.has_transparency_data:
         layers = np.asarray(image.convert("LA" if grey else "RGBA")).astype(np.uint16)
         return ((layers[..., :-1] * layers[..., -1:] + 127) // 255).astype(np.uint8)
     return np.asarray(image.convert("L" if grey else "RGB")).reshape(image.height, image.width, -1)
 
 
-def _unreadable(path: str | Path, error: Exception) -> DataError:
+def _unreadable(path: Encoded, error: Exception) -> DataError:
     """The one line for a file that gave no picture: what the system says of it, or else what Pillow does."""
+    where = str(getattr(path, "name", "image bytes")) if not isinstance(path, str | Path) else str(path)
     if isinstance(error, UnidentifiedImageError):
-        return DataError(str(path), "holds no image that can be read", f"needed {', '.join(FORMATS)}")
+        return DataError(where, "holds no image that can be read", f"needed {', '.join(FORMATS)}")
     if isinstance(error, OSError) and error.strerror:
-        return DataError(str(path), error.strerror, "needed an image file")
-    return DataError(str(path), f"can't be decoded: {error}")
+        return DataError(where, error.strerror, "needed an image file")
+    return DataError(where, f"can't be decoded: {error}")
+
+
+def checked_indices(indices: Sequence[int] | NDArray[np.integer[Any]] | torch.Tensor, count: int) -> torch.Tensor:
+    """Indices of images out of ``count`` as int64 (B,).
+
+    Raises:
+        DataError: no indices, or one that is no integer from 0 to ``count`` - 1.
+    """
+    chosen = torch.as_tensor(indices)
+    if chosen.dtype.is_floating_point or chosen.dtype == torch.bool or chosen.ndim != 1 or not len(chosen):
+        raise DataError("subset", f"got indices of {_kind(chosen)}", "needed a list of integers, at least one")
+    chosen = chosen.to(torch.int64)
+    if chosen.min() < 0 or chosen.max() >= count:
+        raise DataError(
+            "subset", f"got indices from {int(chosen.min())} to {int(chosen.max())}", f"needed 0 to {count - 1}"
+        )
+    return chosen
 
 
 def _check_images(where: str, images: torch.Tensor) -> None:

@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from striate.data.cifar import read_cifar_folder
 from striate.data.folder import read_class_folder
+from striate.data.hub import read_hub
 from striate.data.idx import read_idx_folder
 from striate.data.images import ImageSet, Split, as_channels, fit_image
+from striate.data.streamed import LabelledImages, StreamedSet, Wanted
 from striate.errors import DataError
 
 Size = tuple[int, int]
@@ -26,14 +29,14 @@ class Source:
         usage: what to write, ``"idx:FOLDER"``; what follows the colon is a path.
         example: the same with a path that may exist.
         description: one line for people who choose.
-        read: from (path, image_size, channels) to the training set, and the test set where the place has one. Size and
-            channels are for sources whose images differ in them; :func:`load` sees to the rest.
+        read: from the path, and what is wanted of encoded images, to the training set, and the test set where the place
+            has one. For all others :func:`load` sees to size and channels.
     """
 
     usage: str
     example: str
     description: str
-    read: Callable[[Path, Size | None, int | None], tuple[ImageSet, ImageSet | None]]
+    read: Callable[[Path, Wanted], tuple[LabelledImages, LabelledImages | None]]
 
 
 def load(
@@ -43,15 +46,19 @@ def load(
     channels: int | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
+    stream: bool | None = None,
 ) -> Split:
     """The images of ``source`` for training and for testing.
 
     Args:
-        source: one of :data:`SOURCES`: ``"digits"``, ``"idx:FOLDER"``, ``"folder:PATH"``.
+        source: one of :data:`SOURCES`: ``"digits"``, ``"idx:FOLDER"``, ``"cifar:FOLDER"``, ``"folder:PATH"``,
+            ``"hf:PATH"``.
         image_size: (height, width) that all images are brought to by :func:`~striate.data.fit_image`; None: their own.
         channels: 1 or 3, by :func:`~striate.data.as_channels`; None: their own.
         test_fraction: the share held out by :func:`split` where the source has no test set of its own.
         seed: which images those are.
+        stream: whether encoded images (folder, hf) are decoded when a batch needs them, each time anew, rather than
+            once; None: where they would take more than 2 GiB. That takes an image size.
 
     Raises:
         DataError: an unknown source, or one that doesn't hold what it should.
@@ -66,13 +73,13 @@ def load(
     if (":" in found.usage) != bool(path):
         got = "got a path" if path else "got no path"
         raise DataError(f"data {source!r}", got, f"needed {found.usage}, as in {found.example!r}")
-    train, test = found.read(Path(path).expanduser(), image_size, channels)
+    train, test = found.read(Path(path).expanduser(), Wanted(image_size, channels, stream))
     if test is None:
         train, test = split(train, test_fraction=test_fraction, seed=seed)
     return Split(_brought(train, image_size, channels), _brought(test, image_size, channels), source)
 
 
-def split(images: ImageSet, *, test_fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
+def split(images: LabelledImages, *, test_fraction: float, seed: int) -> tuple[LabelledImages, LabelledImages]:
     """A training and a test set out of one, every class divided in the same proportion.
 
     Of each class round(``test_fraction`` x its images) go to the test set, but at least one, and at least one stays.
@@ -122,13 +129,25 @@ SOURCES: dict[str, Source] = {
         usage="idx:FOLDER",
         example="idx:data/mnist",
         description="MNIST and its relatives: IDX files, plain or gzipped",
-        read=lambda path, *_: read_idx_folder(path),
+        read=lambda path, _: read_idx_folder(path),
+    ),
+    "cifar": Source(
+        usage="cifar:FOLDER",
+        example="cifar:data/cifar-10-batches-py",
+        description="CIFAR-10 and CIFAR-100 as published, the binary or the Python version",
+        read=lambda path, _: read_cifar_folder(path),
     ),
     "folder": Source(
         usage="folder:PATH",
         example="folder:data/pets",
         description="PNG, JPEG, BMP and WebP files in a sub-folder for each class, or those in train/ and test/",
         read=read_class_folder,
+    ),
+    "hf": Source(
+        usage="hf:PATH",
+        example="hf:data/pets.parquet",
+        description="Hugging Face data sets: parquet files, or OWNER/NAME on the Hub; a split after a colon",
+        read=read_hub,
     ),
 }
 
@@ -144,7 +163,9 @@ def _unknown(source: str, name: str) -> DataError:
     return DataError(f"data {source!r}", "no such source", f"needed one of {known}", remedy)
 
 
-def _brought(images: ImageSet, image_size: Size | None, channels: int | None) -> ImageSet:
+def _brought(images: LabelledImages, image_size: Size | None, channels: int | None) -> LabelledImages:
+    if isinstance(images, StreamedSet):
+        return images  # as it was wanted
     pixels = images.images
     if channels is not None:
         pixels = as_channels(pixels, channels)

@@ -61,7 +61,8 @@ class Subsampling(torch.nn.Module):
         self.bias = torch.nn.Parameter(torch.empty(channels))
 
     def forward(self, input: Tensor) -> Tensor:
-        total = ops.avg_pool2d(input, 2, divisor_override=1)
+        # Four averages, not a divisor of 1: to the bit the same, and PyTorch's ONNX exporter drops the divisor.
+        total = ops.avg_pool2d(input, 2) * 4
         return total * self.coefficient[:, None, None] + self.bias[:, None, None]
 
 

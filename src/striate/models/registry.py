@@ -3,103 +3,136 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar, cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from striate.errors import ModelError
+from striate.models.shipped import shipped
+from striate.models.weights import load_weights
 
 Builder = TypeVar("Builder", bound=Callable[..., torch.nn.Module])
 
-_BUILDERS: dict[str, Callable[..., torch.nn.Module]] = {}
+#: Images with no side longer than this are small.
+SMALL: Final = 64
 
 
-def register(builder: Builder) -> Builder:
-    """Enters a function or class under its own name, in lower case; it takes ``num_classes`` and ``in_channels``."""
-    name = builder.__name__.lower()
-    if name in _BUILDERS:
+@dataclass(frozen=True)
+class _Entry:
+    builder: Callable[..., torch.nn.Module]
+    description: str
+
+    @property
+    def has_small_form(self) -> bool:
+        return "small_input" in inspect.signature(self.builder).parameters
+
+
+_ENTRIES: dict[str, _Entry] = {}
+
+
+def register(builder: Builder, name: str = "", description: str = "") -> Builder:
+    """Enters a function or class; it takes ``num_classes``, ``in_channels`` and, if it has that form, ``small_input``.
+
+    Args:
+        builder: what makes the network; the defaults of its arguments are those of :func:`create`.
+        name: by default the builder's own, in lower case.
+        description: one line; by default the first of the builder's docstring.
+    """
+    name = name or builder.__name__.lower()
+    if name in _ENTRIES:
         raise ModelError("models.register", f"a model named {name!r} exists", "needed a new name")
-    _BUILDERS[name] = builder
+    _ENTRIES[name] = _Entry(builder, description or (builder.__doc__ or "").strip().partition("\n")[0])
     return builder
 
 
 def names() -> tuple[str, ...]:
-    """The names of all networks.
+    """The names of all networks, those of one paper side by side.
 
-    >>> names()
-    ('lenet5', 'lenet5_1998', 'simple_cnn')
+    >>> [name for name in names() if name.startswith("lenet")]
+    ['lenet5', 'lenet5_1998']
     """
-    return tuple(sorted(_BUILDERS))
+    return tuple(_ENTRIES)
 
 
 def create(
-    name: str, num_classes: int = 10, in_channels: int = 1, weights: str | os.PathLike[str] | None = None
+    name: str,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    small_input: bool = False,
 ) -> torch.nn.Module:
-    """A new network, with random weights from torch's global generator or with those of a file.
+    """A new network, with random weights from torch's global generator or with given ones.
 
     Every network has ``input_size``, the (H, W) it was made for; its output is (N, num_classes), larger is likelier.
 
     Args:
         name: one of :func:`names`.
-        num_classes: length of the output.
-        in_channels: channels of the images.
-        weights: a .safetensors file of this network's parameters, as training writes it.
+        num_classes: length of the output; None for the network's own, which is 1000 or, of digits, 10.
+        in_channels: channels of the images; None for the network's own, 3 or 1.
+        weights: what :func:`load_weights` takes, or ``"pretrained"`` for those that a package ships. A head for other
+            classes stays random, with a ``WeightsWarning``.
+        small_input: the form for images of about 32x32 pixels; the network's docstring says what differs.
 
     Raises:
-        ModelError: an unknown name, sizes that the network can't have, weights that can't be read or are another's.
+        ModelError: an unknown name, a form or sizes that the network can't have, weights that can't be read or are
+            another's.
 
     >>> sum(parameter.numel() for parameter in create("lenet5").parameters())
     61706
     """
-    builder = _builder(name)
-    for what, value in (("num_classes", num_classes), ("in_channels", in_channels)):
+    builder = _entry(name).builder
+    given: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
+    given = {what: value for what, value in given.items() if value is not None}
+    for what, value in given.items():
         if value < 1:
             raise ModelError(name, f"{what} is {value}", "needed 1 or more")
-    model = builder(num_classes=num_classes, in_channels=in_channels)
+    if small_input:
+        if not _entry(name).has_small_form:
+            raise ModelError(name, "has no form for small images", "needed small_input=False")
+        given["small_input"] = True
+    model = builder(**given)
     if weights is not None:
-        load_weights(model, weights)
+        load_weights(model, shipped(name).file() if weights == "pretrained" else weights, new_head=True)
     return model
 
 
-def load_weights(model: torch.nn.Module, path: str | os.PathLike[str]) -> None:
-    """Gives ``model`` the parameters in a .safetensors file; nothing in the file is executed.
+def has_small_form(name: str, image_size: tuple[int, int]) -> bool:
+    """Whether images of (H, W) are small, no side above 64, and the network has a form for such.
 
-    Raises:
-        ModelError: the file can't be read, or its names or shapes are not the model's; the model is left as it was.
+    >>> has_small_form("resnet18", (28, 28)), has_small_form("resnet18", (224, 224)), has_small_form("lenet5", (28, 28))
+    (True, False, False)
     """
-    try:
-        loaded = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(str(path), f"no readable weights ({error})", "needed a whole .safetensors file") from error
-    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in loaded.items()}
-    wrong = [
-        f"{name} {found.get(name, 'missing')} instead of {own.get(name, 'none')}"
-        for name in sorted(own.keys() | found.keys())
-        if own.get(name) != found.get(name)
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise ModelError(str(path), "weights of another model: " + ", ".join(wrong[:3]) + more)
-    model.load_state_dict(loaded)
+    return max(image_size) <= SMALL and _entry(name).has_small_form
+
+
+def input_shape(name: str) -> tuple[int, int, int]:
+    """The (C, H, W) of the images that a network was made for.
+
+    >>> input_shape("lenet5"), input_shape("efficientnet_b1")
+    ((1, 28, 28), (3, 240, 240))
+    """
+    channels: int = inspect.signature(_entry(name).builder).parameters["in_channels"].default
+    with torch.device("meta"):  # the size of some hangs on their form, and weights cost seconds
+        height, width = cast("tuple[int, int]", create(name).input_size)
+    return channels, height, width
 
 
 def describe(name: str) -> str:
-    """One line on a network: the first of its docstring."""
-    return (_builder(name).__doc__ or "").strip().partition("\n")[0]
+    """One line on a network: what it is, its parameters, the images that it was made for."""
+    return _entry(name).description
 
 
-def _builder(name: str) -> Callable[..., torch.nn.Module]:
-    if name not in _BUILDERS:
-        close = difflib.get_close_matches(name, _BUILDERS, n=1)
+def _entry(name: str) -> _Entry:
+    if name not in _ENTRIES:
+        close = difflib.get_close_matches(name, _ENTRIES, n=1)
         raise ModelError(
             "model",
             f"got {name!r}",
-            "needed one of " + ", ".join(names()),
+            "needed one of " + ", ".join(names()) if not close else "",
             f"did you mean {close[0]}?" if close else "",
         )
-    return _BUILDERS[name]
+    return _ENTRIES[name]

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from striate.engine.timing import Timing
+from striate.export import Exported
 from striate.training.results import Evaluation, Example
 
 #: Up to this many classes are all listed; of more, the WEAKEST.
@@ -68,6 +69,21 @@ def predictions(images: Iterable[str], ranked: Iterable[Sequence[tuple[str, floa
     for image, likeliest in zip(images, ranked, strict=True):
         table.add_row(Text(image), *(Text(f"{name} {probability:.1%}") for name, probability in likeliest))
     return table
+
+
+def exported(done: Exported) -> Table:
+    """A file that was exported, and how near its results are to the network's own."""
+    kind = done.format if done.opset is None else f"{done.format}, opset {done.opset}"
+    several = f"{done.images} image{'s' * (done.images > 1)}, one alone and all as a batch"
+    exact = "the same to the bit" if done.max_difference == 0 else f"largest difference {done.max_difference:.2g}"
+    return described(
+        {
+            "file": f"{done.path} ({done.bytes:,} bytes)",
+            "format": kind,
+            "network": done.model,
+            "verified": f"{several}: {exact} ({done.tolerance:.2g} allowed), the same classes",
+        }
+    )
 
 
 def timing(found: Timing) -> Group:

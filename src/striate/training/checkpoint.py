@@ -1,6 +1,6 @@
 """A checkpoint: all that changes while a run goes on, in one safetensors file.
 
-Tensors (weights, the optimizer's state, random generators, the epoch's losses so far) are the file's tensors;
+Tensors (weights and their moving average, the optimizer's state, the epoch's losses so far) are the file's tensors;
 everything else is JSON in its metadata. A digest over both tells a damaged file from a whole one, and nothing in a
 file is ever executed.
 """
@@ -24,7 +24,7 @@ from striate.training.files import write_whole
 from striate.training.recipe import Recipe
 from striate.training.results import Epoch
 
-FORMAT: Final = "striate checkpoint 1"
+FORMAT: Final = "striate checkpoint 2"
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,9 @@ class Checkpoint:
         losses: float32 (batches,), a loss for each batch of the epoch that has begun.
         correct: int64 (batches,), right predictions in each.
         model: the model's state.
+        average: the state of the moving average; empty without one.
         optimizer: the optimizer's state, for each parameter's index.
-        random: the states of the random generators, ``"cpu"`` and the device's.
+        scaler: the state of the loss's scale; empty but with fp16.
     """
 
     recipe: Recipe
@@ -52,8 +53,9 @@ class Checkpoint:
     losses: Tensor
     correct: Tensor
     model: dict[str, Tensor]
+    average: dict[str, Tensor]
     optimizer: dict[int, dict[str, Tensor]]
-    random: dict[str, Tensor]
+    scaler: dict[str, float]
 
     def save(self, path: Path) -> None:
         """Writes the file whole or not at all.
@@ -63,7 +65,7 @@ class Checkpoint:
         """
         tensors = {"epoch/losses": self.losses, "epoch/correct": self.correct}
         tensors |= {f"model/{name}": tensor for name, tensor in self.model.items()}
-        tensors |= {f"random/{name}": tensor for name, tensor in self.random.items()}
+        tensors |= {f"average/{name}": tensor for name, tensor in self.average.items()}
         for index, state in self.optimizer.items():
             tensors |= {f"optimizer/{index}/{name}": tensor for name, tensor in state.items()}
         tensors = own_copies(tensors)
@@ -74,6 +76,7 @@ class Checkpoint:
                 "history": [epoch.to_dict() for epoch in self.history],
                 "seconds": self.seconds,
                 "done": self.done,
+                "scaler": self.scaler,
             },
             allow_nan=False,
         )
@@ -93,7 +96,7 @@ class Checkpoint:
         if metadata.get("digest") != _digest(metadata.get("facts", ""), tensors):
             raise RunError(str(path), "is damaged: its content doesn't match its digest", remedy=_REMEDY)
         facts: dict[str, Any] = json.loads(metadata["facts"])
-        groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "random": {}, "epoch": {}}
+        groups: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}, "epoch": {}}
         for name, tensor in tensors.items():
             group, _, rest = name.partition("/")
             groups[group][rest] = tensor
@@ -110,8 +113,9 @@ class Checkpoint:
             groups["epoch"]["losses"],
             groups["epoch"]["correct"],
             groups["model"],
+            groups["average"],
             optimizer,
-            groups["random"],
+            facts["scaler"],
         )
 
 

@@ -9,9 +9,10 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+import numpy as np
 import torch
-from torch import Tensor
 
+from striate import engine
 from striate.engine import tuning
 from striate.errors import RunError
 
@@ -34,8 +35,10 @@ def find_device(name: str) -> torch.device:
 
 
 @contextlib.contextmanager
-def reproducible(seed: int, threads: int, device: torch.device) -> Iterator[None]:
+def reproducible(seed: int, threads: int, device: torch.device, backend: str = "auto") -> Iterator[None]:
     """Seeded generators, a fixed number of threads and deterministic kernels; afterwards all is as it was before.
+
+    The engine's backend is the one that is named, or the one that would be used anyway.
 
     Where an operation has no deterministic kernel on the device, PyTorch warns.
     """
@@ -47,6 +50,7 @@ def reproducible(seed: int, threads: int, device: torch.device) -> Iterator[None
         torch.random.fork_rng([] if on_cpu else [device], device_type="cuda" if on_cpu else device.type),
         # Backends order sums differently, so which one computes must not hang on a clock.
         tuning.fixed(),
+        contextlib.nullcontext() if backend == "auto" else engine.use(backend),
     ):
         torch.manual_seed(seed)
         torch.set_num_threads(threads)
@@ -69,19 +73,10 @@ def _set_cudnn_benchmark(on: bool) -> None:
     torch._C._set_cudnn_benchmark(on)
 
 
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """The states of the generators that layers draw from."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type != "cpu":
-        states["device"] = torch.get_device_module(device).get_rng_state()
-    return states
-
-
-def set_random_state(device: torch.device, states: dict[str, Tensor]) -> None:
-    """Puts the generators where :func:`random_state` found them."""
-    torch.set_rng_state(states["cpu"])
-    if device.type != "cpu":
-        torch.get_device_module(device).set_rng_state(states["device"])
+def seed_step(seed: int, epoch: int, step: int, process: int) -> None:
+    """Starts the generators that layers draw from, for one step: a run that goes on later needs no state of theirs."""
+    words = np.random.SeedSequence(seed, spawn_key=(epoch, step, process)).generate_state(1, np.uint64)
+    torch.manual_seed(int(words[0]))
 
 
 class Stop:

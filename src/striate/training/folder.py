@@ -22,6 +22,8 @@ CHECKPOINT: Final = "checkpoint.safetensors"
 METRICS: Final = "metrics.jsonl"
 WEIGHTS: Final = "weights.safetensors"
 SAMPLES: Final = "samples"
+AUGMENTED: Final = "augmented.png"
+EVENTS: Final = "tensorboard"
 #: The last file of a run; with it in place, the checkpoint goes.
 EVALUATION: Final = "evaluation.json"
 LOCK: Final = ".lock"

@@ -1,11 +1,12 @@
 """The training loop, which ends with the same numbers however often it is killed on the way.
 
-What makes that exact: every random stream starts from the seed, the order of epoch k depends on the seed and k alone,
-the learning rate is a function of the step, and a checkpoint has all the rest.
+What makes that exact: what is random in a step depends on the seed and the step alone, the order of epoch k on the seed
+and k, the learning rate on the step; and a checkpoint has all the rest.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from pathlib import Path
@@ -18,26 +19,32 @@ from torch import Tensor
 from striate import data
 from striate.errors import RunError
 from striate.training import samples
-from striate.training.assess import Assessment, assess, loss_of
+from striate.training.assess import Assessment, assess
 from striate.training.checkpoint import Checkpoint, own_copies
 from striate.training.display import Display
-from striate.training.environment import Stop, random_state, set_random_state
+from striate.training.distributed import Team
+from striate.training.environment import Stop, seed_step
+from striate.training.events import write_events
 from striate.training.files import sync_folder, write_json, write_whole
 from striate.training.folder import (
+    AUGMENTED,
     CHECKPOINT,
     EVALUATION,
+    EVENTS,
     SAMPLES,
     WEIGHTS,
     append_metrics,
     go_on,
     write_metrics,
 )
-from striate.training.recipe import Recipe
+from striate.training.images import augmentation, workers
 from striate.training.results import Epoch, Evaluation
 from striate.training.run import Settings, versions
 from striate.training.schedule import learning_rate
+from striate.training.update import Updates
 
 _GLANCE: Final = 0.1  # seconds between looks at the losses, which wait for a GPU
+_TOGETHER: Final = 16  # steps between two that several processes may look after, since they look together
 _EVEN, _MISTAKES = 16, 8  # held-out images that a run keeps: some over the whole set, and the worst mistakes
 _DELETE: Final = "restore the run's own file, or delete the folder and train anew"
 
@@ -55,21 +62,35 @@ class Training:
         split: its images.
         display: who watches.
         stop: whether to stop at the next step.
+        team: the processes that train together.
     """
 
-    def __init__(self, path: Path, settings: Settings, split: data.Split, display: Display, stop: Stop) -> None:
+    def __init__(
+        self,
+        path: Path,
+        settings: Settings,
+        split: data.Split,
+        display: Display,
+        stop: Stop,
+        team: Team = Team(),  # noqa: B008 - frozen
+    ) -> None:
         recipe = settings.recipe
         self.path, self.settings, self.recipe = path, settings, recipe
-        self.display, self.stop = display, stop
+        self.display, self.stop, self.team = display, stop, team
         self.device = torch.device(settings.device)
-        self.model = settings.new_model().to(self.device).train()
-        self.peak = _peak(self.model, recipe)
-        self.optimizer = _optimizer(self.model, recipe, self.peak)
-        self.loss = loss_of(self.model, recipe.label_smoothing)
-        self.batches = data.Batches(
-            split.train, recipe.batch_size, settings.normalization, shuffle_seed=recipe.seed, device=self.device
+        begun = (path / CHECKPOINT).exists()
+        self.model = settings.new_model(None if begun else recipe.weights).to(self.device)
+        self.updates = Updates(self.model, recipe, len(settings.classes), team)
+        batches = functools.partial(
+            data.Batches,
+            batch_size=recipe.batch_size,
+            normalization=settings.normalization,
+            device=self.device,
+            part=(team.number, team.size),
+            workers=workers(recipe),
         )
-        self.test_batches = data.Batches(split.test, recipe.batch_size, settings.normalization, device=self.device)
+        self.batches = batches(split.train, shuffle_seed=recipe.seed, augmentation=augmentation(recipe))
+        self.test_batches = batches(split.test)
         self.history: tuple[Epoch, ...] = ()
         self._begin_epoch()
 
@@ -85,49 +106,59 @@ class Training:
             self._restore(Checkpoint.load(self.path / CHECKPOINT))
         else:
             self._save()
-        write_metrics(self.path, self.history)
+        if self.team.leads:
+            write_metrics(self.path, self.history)
+            if self.batches.augmentation is not None:
+                samples.write_augmented(self.path / AUGMENTED, self.batches)
         while len(self.history) < self.recipe.epochs:
             self._train()
             tested = self._test()
             self.history += (self._measured(tested.evaluation),)
             self._begin_epoch()
             self._save()
-            append_metrics(self.path, self.history[-1])
+            if self.team.leads:
+                append_metrics(self.path, self.history[-1])
+                if self.recipe.tensorboard:
+                    write_events(self.path / EVENTS, self.history[-1])
             self.display.epoch(self.history[-1])
         self._finish()
 
     def _train(self) -> None:
         """Goes through the rest of the epoch."""
-        self.model.train()
+        self.updates.train()
         saved = lap = time.perf_counter()
         for images, labels in self.batches.epoch(len(self.history), start=self.done):
             self._step(images, labels)
             now = time.perf_counter()
-            if now - lap > _GLANCE or self.stop.asked:
+            if self._agreed(now - lap > _GLANCE or self.stop.asked):
                 self.seconds += now - lap
                 self._show()
-                if self.stop.asked or now - saved > self.recipe.checkpoint_every:
+                stops = self.team.any(self.stop.asked, self.device)
+                if self.team.any(stops or now - saved > self.recipe.checkpoint_every, self.device):
                     self._save()
-                    self._halt_if_asked()
+                    if stops:
+                        raise self._interrupted()
                     saved = time.perf_counter()
                 lap = time.perf_counter()
         self._check()  # waits for the device, so that the clock is right
         self.seconds += time.perf_counter() - lap
 
+    def _agreed(self, wish: bool) -> bool:
+        """Whether one of the processes wishes it; several ask each other now and then only, which takes its time."""
+        if self.team.alone:
+            return wish
+        return self.done % _TOGETHER == 0 and self.team.any(wish, self.device)
+
     def _step(self, images: Tensor, labels: Tensor) -> None:
-        rate = self._rate(self.done)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        output = self.model(images)
-        loss = self.loss(output, labels)
-        self.optimizer.zero_grad()
-        loss.backward()
-        if self.recipe.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
-        self.optimizer.step()
-        with torch.no_grad():
-            self.losses[self.done] = loss
-            self.correct[self.done] = (output.argmax(1) == labels).sum()
+        epoch, step = len(self.history), self.done
+        seed_step(self.recipe.seed, epoch, step, self.team.number)
+        self.losses[step], self.correct[step] = self.updates.step(
+            images,
+            labels,
+            rate=self._rate(step),
+            number=epoch * len(self.batches) + step,
+            whole=min(self.recipe.batch_size, len(self.batches.images) - step * self.recipe.batch_size),
+        )
         self.done += 1
 
     def _rate(self, batch: int) -> float:
@@ -135,13 +166,16 @@ class Training:
         return learning_rate(
             len(self.history) * batches + batch,
             recipe.epochs * batches,
-            peak=self.peak,
+            peak=self.updates.peak,
             schedule=recipe.schedule,
             warmup=recipe.warmup,
         )
 
     def _test(self) -> Assessment:
-        return assess(self.model, self.test_batches, each_batch=self._halt_if_asked)
+        if not self.team.alone:
+            # Buffers, such as running means, are the leader's when a step begins, but each process's own at its end.
+            self.team.share(self.updates.tested.buffers())
+        return assess(self.updates.tested, self.test_batches, self._halt_if_asked, self.team)
 
     def _measured(self, tested: Evaluation) -> Epoch:
         if not math.isfinite(tested.loss):
@@ -163,9 +197,9 @@ class Training:
         """Loss and accuracy of an image, over the batches that are done."""
         size, images = self.recipe.batch_size, len(self.batches.images)
         seen = min(self.done * size, images)
-        losses = self.losses[: self.done].tolist()
+        losses = self.team.total(self.losses)[: self.done].tolist()
         total = math.fsum(loss * min(size, images - n * size) for n, loss in enumerate(losses))
-        return total / seen, int(self.correct.sum()) / seen
+        return total / seen, int(self.team.total(self.correct).sum()) / seen
 
     def _show(self) -> None:
         self._check()
@@ -177,7 +211,7 @@ class Training:
 
     def _check(self) -> None:
         """Refuses to go on from a loss that isn't finite."""
-        losses = self.losses[: self.done].cpu()
+        losses = self.team.total(self.losses)[: self.done].cpu()
         if (bad := (~losses.isfinite()).nonzero()).numel():
             step = int(bad[0])
             raise self._diverged(f"the loss of step {step + 1} is {float(losses[step])}")
@@ -186,14 +220,18 @@ class Training:
         return RunError(
             f"epoch {len(self.history) + 1}",
             what,
-            remedy=f"take a lower learning rate than {self.peak}, or a clip_norm, and another folder; "
+            remedy=f"take a lower learning rate than {self.updates.peak}, or a clip_norm, and another folder; "
             f"the last good checkpoint stays: {self.path / CHECKPOINT}",
         )
 
     def _halt_if_asked(self) -> None:
-        if self.stop.asked:
+        """Stops between two images of a test; several processes stop in the next epoch instead, where they ask."""
+        if self.stop.asked and self.team.alone:
             self._save()
-            raise Interrupted(f"stopped {self._where()}; go on with: {go_on(self.path)}")
+            raise self._interrupted()
+
+    def _interrupted(self) -> Interrupted:
+        return Interrupted(f"stopped {self._where()}; go on with: {go_on(self.path)}")
 
     def _where(self) -> str:
         return f"after {len(self.history)} of {self.recipe.epochs} epochs and {self.done} steps"
@@ -203,18 +241,29 @@ class Training:
         for name, tensor in state.items():
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise self._diverged(f"step {self.done} made {name} infinite")
-        Checkpoint(
-            self.recipe,
-            versions(),
-            self.history,
-            self.seconds,
-            self.done,
-            self.losses,
-            self.correct,
-            state,
-            self.optimizer.state_dict()["state"],
-            random_state(self.device),
-        ).save(self.path / CHECKPOINT)
+        losses, correct = self.team.total(self.losses), self.team.total(self.correct)
+        if not self.team.leads:
+            return
+        made = Checkpoint(
+            recipe=self.recipe,
+            versions=versions(),
+            history=self.history,
+            seconds=self.seconds,
+            done=self.done,
+            losses=losses,
+            correct=correct,
+            model=state,
+            **self.updates.state(),
+        )
+        try:
+            made.save(self.path / CHECKPOINT)
+        except OSError as error:
+            kept = "the last good one stays" if (self.path / CHECKPOINT).exists() else "nothing is lost"
+            raise RunError(
+                str(self.path / CHECKPOINT),
+                f"can't be saved ({error.strerror})",
+                remedy=f"{kept}; make room and go on with: {go_on(self.path)}",
+            ) from error
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         where = str(self.path / CHECKPOINT)
@@ -227,19 +276,20 @@ class Training:
             self.model.load_state_dict(checkpoint.model)
         except RuntimeError as error:
             raise RunError(where, f"has weights of another network ({error})", remedy=_DELETE) from error
-        state = self.optimizer.state_dict() | {"state": checkpoint.optimizer}
-        self.optimizer.load_state_dict(state)
-        set_random_state(self.device, checkpoint.random)
+        self.updates.restore(checkpoint.optimizer, checkpoint.average, checkpoint.scaler)
         self.history = checkpoint.history
         self.done, self.seconds = checkpoint.done, checkpoint.seconds
-        self.losses, self.correct = checkpoint.losses.to(self.device), checkpoint.correct.to(self.device)
+        if self.team.leads:  # of the others they are added up
+            self.losses, self.correct = checkpoint.losses.to(self.device), checkpoint.correct.to(self.device)
         self.display.note(f"goes on {self._where()}")
 
     def _finish(self) -> None:
         """Writes what a finished run consists of; the evaluation comes last, and then the checkpoint goes."""
         tested = self._test()
+        if not self.team.leads:
+            return
         write_metrics(self.path, self.history)
-        write_whole(self.path / WEIGHTS, save(own_copies(self.model.state_dict())))
+        write_whole(self.path / WEIGHTS, save(own_copies(self.updates.tested.state_dict())))
         chosen = samples.choose(
             self.test_batches.images, tested.predicted, tested.probability, even=_EVEN, mistakes=_MISTAKES
         )
@@ -247,23 +297,3 @@ class Training:
         write_json(self.path / EVALUATION, tested.evaluation.to_dict())
         (self.path / CHECKPOINT).unlink()
         sync_folder(self.path)
-
-
-def _peak(model: torch.nn.Module, recipe: Recipe) -> float:
-    """The highest learning rate: the recipe's, or what suits the optimizer and the network's loss."""
-    if recipe.learning_rate is not None:
-        return recipe.learning_rate
-    return 1e-3 if recipe.optimizer == "adamw" else float(getattr(model, "learning_rate", 0.05))
-
-
-def _optimizer(model: torch.nn.Module, recipe: Recipe, peak: float) -> torch.optim.Optimizer:
-    """PyTorch's optimizer of the recipe's name. Biases and other 1-D parameters don't decay."""
-    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [parameter for parameter in learnt if parameter.dim() > 1], "weight_decay": recipe.weight_decay},
-        {"params": [parameter for parameter in learnt if parameter.dim() <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=peak, betas=(recipe.momentum, 0.999))
-    return torch.optim.SGD(groups, lr=peak, momentum=recipe.momentum, nesterov=recipe.momentum > 0)

@@ -17,8 +17,14 @@ from striate.errors import RunError
 OPTIMIZERS: Final = ("sgd", "adamw")
 SCHEDULES: Final = ("one-cycle", "cosine", "constant")
 
+ENGINES: Final = ("auto", "llvm", "aten")
+PRECISIONS: Final = ("float32", "bf16", "fp16")
+FREEZES: Final = ("none", "backbone", "all-but-head")
+#: As :data:`striate.data.STYLES`, which aren't imported here: reading a recipe's defaults takes no PyTorch.
+AUGMENTS: Final = ("none", "digits", "flip-crop", "photo", "randaugment")
+
 #: Settings that don't change the numbers, so that a run may go on with others.
-FREE: Final = ("out", "checkpoint_every")
+FREE: Final = ("out", "checkpoint_every", "workers", "checkpoint_activations", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -27,10 +33,11 @@ class Recipe:
 
     Args:
         model: a name from ``striate.models.names()``.
-        data: a source as ``striate.data.load`` takes it: ``"digits"``, ``"idx:FOLDER"``, ``"folder:PATH"``.
+        data: a source as ``striate.data.load`` takes it: ``"digits"``, ``"idx:FOLDER"``, ``"cifar:FOLDER"``,
+            ``"folder:PATH"``, ``"hf:PATH"``.
         out: the run's folder; None for a fresh one, ``runs/<model>-<data>-<n>``.
         epochs: passes over the training images.
-        batch_size: images a step; an epoch's last batch may be smaller.
+        batch_size: images a step, of all processes together; an epoch's last batch may be smaller.
         optimizer: ``"sgd"`` (with Nesterov's momentum) or ``"adamw"``.
         learning_rate: the schedule's peak; None for 0.001 with AdamW, and with SGD for 0.05 or what the network
             says suits its own loss.
@@ -43,10 +50,30 @@ class Recipe:
         clip_norm: gradients of a larger 2-norm are scaled down to this one; None leaves them.
         seed: of initial weights, orders and the hold-out.
         test_fraction: share held out for testing where the data bring no test set.
-        image_size: (H, W) that images are brought to; None for the model's.
+        image_size: (H, W) that images are brought to; None for the model's. Up to 64 pixels a side the network takes
+            the form for small images that it has.
         channels: 1 or 3; None for the data's.
         threads: of PyTorch on the CPU; None leaves PyTorch's number.
         device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+        augment: how training images are changed, one of ``striate.data.STYLES``: ``"none"``, ``"digits"``,
+            ``"flip-crop"``, ``"photo"``, ``"randaugment"``.
+        erase: probability with which a rectangle of a training image turns black.
+        mixup: Beta distribution's parameter for means of two images; 0 for none.
+        cutmix: the same for rectangles of one image in another; 0 for none.
+        weights: to begin with, as ``striate.models.create`` takes them; None for random ones.
+        freeze: what keeps its weights: ``"none"``; ``"backbone"``, all before the linear layers at the end;
+            ``"all-but-head"``, all but the last of these. It stays in evaluation mode.
+        backbone_lr_factor: the learning rate of the backbone, as a multiple of the others'.
+        freeze_batch_norm: batch normalisation uses the statistics that it has, and its weights go on learning.
+        engine: who computes on the CPU: ``"auto"`` (``striate.accelerate``), ``"llvm"`` (striate's kernels, an error
+            where they can't), ``"aten"`` (PyTorch's).
+        precision: ``"float32"``; ``"bf16"`` and ``"fp16"`` by PyTorch's autocast, with weights and tests in float32.
+        accumulate: a step's images go through the network in so many parts, one after the other.
+        ema: decay of the weights' moving average, which is then what is tested and saved; None for none.
+        checkpoint_activations: compute blocks again for their gradients, rather than keep what they computed.
+        workers: processes that decode images, which then stay in their files; None for none, unless the images would
+            take more than 2 GiB.
+        tensorboard: write the metrics for TensorBoard as well.
         checkpoint_every: seconds between checkpoints within an epoch; each epoch's end has one besides.
 
     Raises:
@@ -76,6 +103,21 @@ class Recipe:
     channels: int | None = None
     threads: int | None = None
     device: str = "auto"
+    augment: str = "none"
+    erase: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    weights: str | None = None
+    freeze: str = "none"
+    backbone_lr_factor: float = 1.0
+    freeze_batch_norm: bool = False
+    engine: str = "auto"
+    precision: str = "float32"
+    accumulate: int = 1
+    ema: float | None = None
+    checkpoint_activations: bool = False
+    workers: int | None = None
+    tensorboard: bool = False
     checkpoint_every: float = 30.0
 
     def __post_init__(self) -> None:
@@ -146,6 +188,8 @@ def _is_size(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) == 2 and all(_whole(1)[0](side) for side in value)
 
 
+_FLAG: Final[Rule] = ((lambda value: isinstance(value, bool)), "True or False")
+
 _RULES: Final[dict[str, Rule]] = {
     "model": _text(),
     "data": _text(),
@@ -166,5 +210,20 @@ _RULES: Final[dict[str, Rule]] = {
     "channels": _or_none((lambda value: value in (1, 3) and not isinstance(value, bool), "1 or 3")),
     "threads": _or_none(_whole(1)),
     "device": _text(),
+    "augment": _text(*AUGMENTS),
+    "erase": _real(lambda value: 0 <= value <= 1, "from 0 to 1"),
+    "mixup": _real(lambda value: value >= 0, "from 0"),
+    "cutmix": _real(lambda value: value >= 0, "from 0"),
+    "weights": _or_none(_text()),
+    "freeze": _text(*FREEZES),
+    "backbone_lr_factor": _real(lambda value: value >= 0, "from 0"),
+    "freeze_batch_norm": _FLAG,
+    "engine": _text(*ENGINES),
+    "precision": _text(*PRECISIONS),
+    "accumulate": _whole(1),
+    "ema": _or_none(_real(lambda value: 0 <= value < 1, "from 0 to below 1")),
+    "checkpoint_activations": _FLAG,
+    "workers": _or_none(_whole(0)),
+    "tensorboard": _FLAG,
     "checkpoint_every": _real(lambda value: value >= 0, "of seconds, from 0"),
 }

@@ -40,9 +40,11 @@ class Settings:
         normalization: of pixels, from the training images.
         image_size: (H, W) that the network gets.
         channels: that the network gets.
+        small_input: whether it is the network's form for small images.
         train_images: how many.
         test_images: how many.
-        parameters: numbers that are learnt.
+        parameters: of the network, frozen ones too.
+        processes: that trained together.
     """
 
     recipe: Recipe
@@ -53,9 +55,11 @@ class Settings:
     normalization: Normalization
     image_size: tuple[int, int]
     channels: int
+    small_input: bool
     train_images: int
     test_images: int
     parameters: int
+    processes: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, for JSON."""
@@ -87,9 +91,15 @@ class Settings:
             if field.name not in ("recipe", "versions") and getattr(self, field.name) != getattr(other, field.name)
         ]
 
-    def new_model(self) -> torch.nn.Module:
-        """The network with random weights, on the CPU."""
-        return models.create(self.recipe.model, num_classes=len(self.classes), in_channels=self.channels)
+    def new_model(self, weights: str | None = None) -> torch.nn.Module:
+        """The network with random weights or given ones, on the CPU."""
+        return models.create(
+            self.recipe.model,
+            num_classes=len(self.classes),
+            in_channels=self.channels,
+            weights=weights,
+            small_input=self.small_input,
+        )
 
 
 def recipe_for(given: Mapping[str, Any], *, resume: bool) -> Recipe:

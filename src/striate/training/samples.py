@@ -7,10 +7,12 @@ import io
 from pathlib import Path
 from typing import Final
 
+import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from striate.data import ImageSet, load_image
+from striate.data import Batches, LabelledImages, load_image
 from striate.errors import RunError
 from striate.training.files import read_json, write_json, write_whole
 from striate.training.results import Example
@@ -18,7 +20,9 @@ from striate.training.results import Example
 INDEX: Final = "index.json"
 
 
-def choose(images: ImageSet, predicted: Tensor, probability: Tensor, *, even: int, mistakes: int) -> list[Example]:
+def choose(
+    images: LabelledImages, predicted: Tensor, probability: Tensor, *, even: int, mistakes: int
+) -> list[Example]:
     """``even`` images spread evenly over a set, then the ``mistakes`` that the network is surest of.
 
     Args:
@@ -34,7 +38,7 @@ def choose(images: ImageSet, predicted: Tensor, probability: Tensor, *, even: in
     spread = [number * len(images) // even for number in range(even)]
     return [
         Example(
-            images.images[index],
+            images.gather(torch.tensor([index]))[0],
             images.classes[int(images.labels[index])],
             images.classes[int(predicted[index])],
             float(probability[index]),
@@ -71,6 +75,27 @@ def read(folder: Path, *, channels: int, image_size: tuple[int, int]) -> list[Ex
     ]
 
 
+def write_augmented(path: Path, batches: Batches) -> None:
+    """Writes a picture of training images, each row of them followed by the same as the first step sees them."""
+    plain = Batches(batches.images, _COLUMNS * _ROWS, batches.normalization, shuffle_seed=batches.shuffle_seed)
+    changed = Batches(
+        batches.images,
+        _COLUMNS * _ROWS,
+        batches.normalization,
+        shuffle_seed=batches.shuffle_seed,
+        augmentation=batches.augmentation,
+    )
+    pairs = [next(each.epoch(0))[0] for each in (plain, changed)]
+    count = len(pairs[0]) // _COLUMNS * _COLUMNS or len(pairs[0])
+    columns = min(_COLUMNS, count)
+    both = torch.stack([batches.normalization.pixels(each[:count]) for each in pairs])
+    framed = F.pad(both, (1, 1, 1, 1), value=_FRAME)
+    channels, height, width = framed.shape[2:]
+    rows = framed.view(2, -1, columns, channels, height, width).permute(3, 1, 0, 4, 2, 5)
+    write_whole(path, _png(rows.reshape(channels, -1, columns * width)))
+
+
+_COLUMNS, _ROWS, _FRAME = 12, 5, 96
 _SPOKEN: Final = tuple(field.name for field in dataclasses.fields(Example) if field.name != "image")
 
 

@@ -20,6 +20,7 @@ from striate.engine.llvm import compile as compiler
 from striate.engine.llvm import (
     contraction,
     interleaved,
+    interleaved_depthwise,
     interleaved_pooling,
     interleaved_weight,
     isa,
@@ -41,9 +42,12 @@ def kernels(target: isa.Isa) -> dict[str, object]:
         axis = Axis(3, stride, 1, 1)
         made[f"output {stride}"] = planar.generate(target, axis, axis, planar.Tile.choose(target, 16, 14, 14))
     made["weight"] = planar_weight.generate(target, AXIS, AXIS, planar_weight.WeightTile.choose(target, 16, 8, 9))
+    made["interleaved output"] = interleaved.generate(target, interleaved.ChannelTile.choose(target, 32, 14))
+    for backwards in (False, True):
+        tile = interleaved_depthwise.Columns.choose(target, AXIS, 14, backwards)
+        each = interleaved_depthwise.generate(target, AXIS, AXIS, tile.together, backwards)
+        made[f"interleaved depthwise {backwards}"] = each
     for depthwise in (False, True):
-        tile = interleaved.ChannelTile.choose(target, 32, 14, depthwise)
-        made[f"interleaved output {depthwise}"] = interleaved.generate(target, tile)
         taps = interleaved_weight.TapTile.choose(target, 32, 3, depthwise)
         made[f"interleaved weight {depthwise}"] = interleaved_weight.generate(target, taps)
     made["maximum"] = pooling_kernels.generate_maximum(target, AXIS, AXIS, "i16")

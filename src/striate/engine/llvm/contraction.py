@@ -15,8 +15,9 @@ from torch import Tensor
 
 from striate.engine.backends import Pass
 from striate.engine.layout import reshaped
-from striate.engine.llvm import interleaved, interleaved_weight, launch, planar, planar_weight
+from striate.engine.llvm import interleaved, interleaved_depthwise, interleaved_weight, launch, planar, planar_weight
 from striate.engine.llvm.interleaved import ChannelTile
+from striate.engine.llvm.interleaved_depthwise import Columns
 from striate.engine.llvm.interleaved_weight import TapTile
 from striate.engine.llvm.isa import Isa, host
 from striate.engine.llvm.launch import Kernel
@@ -45,6 +46,12 @@ def _tap_kernel(isa: Isa, tile: TapTile) -> Kernel:
 @cache
 def _channel_kernel(isa: Isa, tile: ChannelTile) -> Kernel:
     return Kernel(interleaved.generate(isa, tile), isa)
+
+
+@cache
+def _depthwise_kernel(isa: Isa, rows: Axis, columns: Axis, width: int, backwards: bool) -> Kernel:
+    tile = Columns.choose(isa, columns, width, backwards)
+    return Kernel(interleaved_depthwise.generate(isa, rows, columns, tile.together, backwards), isa)
 
 
 @cache
@@ -119,6 +126,8 @@ def _sum(x: Tensor, weights: Weights, bias: Tensor | None, windows: tuple[Axis, 
     isa = the_isa()
     groups, outer, inner = weights.sizes[:3]
     side_by_side = interleaves(x, weights)
+    if side_by_side and groups > 1:
+        return _depthwise(x, weights, bias, windows, size, backwards=False)
     if not side_by_side:
         x = planes(x)
     batch, _, height, width = x.shape
@@ -188,7 +197,7 @@ def _interleaved_plan(
 ) -> _Plan:
     """The sum with channels side by side, in the operand and in the result."""
     channels = groups * outer
-    tile = ChannelTile.choose(isa, channels, outputs[1], groups > 1)
+    tile = ChannelTile.choose(isa, channels, outputs[1])
     together = tile.vectors * isa.lanes
     # The last tile of a row, and the last vector of a position's channels, read on beyond what is kept.
     each = (batch, groups * inner, size, windows, outputs, channels, tile.columns, together, isa, threads)
@@ -226,6 +235,26 @@ def _interleaved_block(
     return batch * blocks, before, [block, blocks, deep, row_size, deep * row_size]
 
 
+def _depthwise(
+    x: Tensor,
+    weights: Weights,
+    bias: Tensor | None,
+    windows: tuple[Axis, Axis],
+    size: tuple[int, int],
+    backwards: bool,
+) -> Tensor:
+    """The output of depthwise windows over x, or backwards the gradient of their input, x being that of the output."""
+    isa, (rows, columns) = the_isa(), windows
+    batch, channels, height, width = x.shape
+    packed = pack(isa, weights, bias, isa.lanes, True)
+    y = torch.empty((batch, channels, *size), memory_format=torch.channels_last)
+    words = [x.data_ptr(), packed.data_ptr(), y.data_ptr(), channels, height, width, *size, x.stride(0), x.stride(2)]
+    # The tile depends on the width, of which few are worth code of their own.
+    kernel = _depthwise_kernel(isa, rows, columns, min(size[1], isa.registers), backwards)
+    kernel(batch * size[0], words, launch.threads())
+    return y
+
+
 def _input_grad(
     g: Tensor, weights: Weights, bias: Tensor | None, windows: tuple[Axis, Axis], size: tuple[int, int]
 ) -> Tensor:
@@ -239,6 +268,8 @@ def _input_grad(
     if all(axis.stride == 1 for axis in windows):
         (rows, row_taps), (columns, column_taps) = (_phase(axis, 0) for axis in windows)
         return _sum(g, weights.taps(row_taps, column_taps), bias, (rows, columns), size)
+    if weights.sizes[0] > 1 and interleaves(g, weights):
+        return _depthwise(g, weights, bias, windows, size, backwards=True)
     # In the layout that its parts will have: copying across layouts costs more than the sums.
     layout = torch.channels_last if interleaves(g, weights) else torch.contiguous_format
     grad = torch.empty((g.shape[0], weights.sizes[0] * weights.sizes[1], height, width), memory_format=layout)

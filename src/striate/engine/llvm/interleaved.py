@@ -1,28 +1,26 @@
 """Convolution of interleaved channels (channels last): lanes over channels. Outputs, and input gradients of stride 1.
 
+Depthwise convolutions have kernels of their own (interleaved_depthwise.py).
+
     for every item: an image n, a block of output rows
         copy the block's input rows with zeros for padding: packed[row][column][channel]
         for every V vectors of output channels, for every row of the block, for every P columns
             total[P][V] = bias[V]
-            for every kernel row i, for every kernel column j
-                dense:      for every input channel c
-                                total[p][v] += packed[row(i), column(p, j), c] * weight[i, j, c, v]
-                depthwise:  total[p][v] += packed[row(i), column(p, j), v] * weight[i, j, v]
+            for every kernel row i, for every kernel column j, for every input channel c
+                total[p][v] += packed[row(i), column(p, j), c] * weight[i, j, c, v]
             write total to y[n, row, column p, channels v]
 
-Dense, an input is one number for all lanes and a weight one vector for all P columns. Depthwise, both are vectors, as
-each channel has its own. P * V totals, V weights and an input have to fit the registers.
+An input is one number for all lanes and a weight one vector for all P columns. P * V totals, V weights and an input
+have to fit the registers.
 
 Only the tile is generated. Kernel, stride, dilation and all sizes are passed: with the channels innermost the loops
 over taps cost next to nothing, so one piece of code serves every geometry.
 
-Packed weight: [V vectors of channels] of [V * lanes] biases and [kernel row][kernel column][C_in or 1][V * lanes].
+Packed weight: [V vectors of channels] of [V * lanes] biases and [kernel row][kernel column][C_in][V * lanes].
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -37,11 +35,10 @@ class ChannelTile:
 
     columns: int
     vectors: int
-    depthwise: bool
 
     @classmethod
     @cache
-    def choose(cls, isa: Isa, channels: int, width: int, depthwise: bool) -> ChannelTile:
+    def choose(cls, isa: Isa, channels: int, width: int) -> ChannelTile:
         """The tile that should cost the fewest cycles for ``channels`` output channels and rows of ``width``."""
         across = -(-channels // isa.lanes)
         best: tuple[float, ChannelTile] | None = None
@@ -51,11 +48,11 @@ class ChannelTile:
                 if totals > isa.tile(vectors + 1):
                     break
                 # See planar.Tile for the cost.
-                loads = vectors + (totals if depthwise else columns)
+                loads = vectors + columns
                 cost = max(totals, loads, 8) / 2 + 0.1 * loads
                 cost *= -(-across // vectors) * -(-width // columns)
                 if best is None or cost < best[0] - 1e-9:
-                    best = (cost, cls(columns, vectors, depthwise))
+                    best = (cost, cls(columns, vectors))
         assert best is not None
         return best[1]
 
@@ -102,8 +99,7 @@ class _Generator:
         x, self.weight, y, scratch = f.pointer(), f.pointer(), f.pointer(), f.pointer()
         block = self.block = Block(f, x, scratch)
         group = tile.vectors * f.lanes
-        depth = 1 if tile.depthwise else block.inner
-        self.weight_size = (block.kernel_rows * block.kernel_columns * depth + 1) * group
+        self.weight_size = (block.kernel_rows * block.kernel_columns * block.inner + 1) * group
         with f.loop(f.first, f.last) as item:
             packed, image, start, stop = block.pack(item)
             with f.loop(0, block.outer, group) as first, f.loop(start, stop) as row:
@@ -126,31 +122,18 @@ class _Generator:
             place = (column * block.column_stride + j * block.column_dilation) * block.inner
             seen = lines + (i * block.row_dilation * block.row_size + place)
             tap = i * block.kernel_columns + j
-            with self._channels() as c:
-                depth = 1 if tile.depthwise else block.inner
-                factors = weights + (tap * depth + c + 1) * group
+            with f.loop(0, block.inner) as c:
+                factors = weights + (tap * block.inner + c + 1) * group
                 held = [f.load(factors + v * f.lanes) for v in range(tile.vectors)]
                 for p in range(tile.columns):
-                    here = seen + p * step
-                    if tile.depthwise:
-                        values = [f.load(here + first + v * f.lanes) for v in range(tile.vectors)]
-                    else:
-                        values = [f.broadcast(here + c)] * tile.vectors
+                    value = f.broadcast(seen + p * step + c)
                     for v in range(tile.vectors):
-                        totals[p, v].set(f.fma(values[v], held[v], totals[p, v].get()))
+                        totals[p, v].set(f.fma(value, held[v], totals[p, v].get()))
         for p in range(tile.columns):
             # The last tiles may reach beyond columns and channels; what was summed there is dropped.
             with f.when(f.less(column + p, block.out_width)):
                 position = out + (column + p) * block.outer
                 store_row(f, [totals[p, v].get() for v in range(tile.vectors)], position, block.outer - first)
-
-    @contextmanager
-    def _channels(self) -> Iterator[Number]:
-        if self.tile.depthwise:
-            yield 0
-        else:
-            with self.f.loop(0, self.block.inner) as c:
-                yield c
 
 
 def generate(isa: Isa, tile: ChannelTile) -> Function:

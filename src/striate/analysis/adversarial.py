@@ -1,0 +1,205 @@
+"""Accuracy under attack: images changed by no more than epsilon in any pixel so that a classifier errs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from striate.analysis.probing import Prepare, evaluating, labels_of, logits_of, pixels_of
+from striate.errors import AnalysisError
+
+EPSILONS: Final = (0.0, 0.01, 0.02, 0.04, 0.08, 0.12, 0.16, 0.2, 0.3)
+_STEPS: Final = 20
+
+
+@dataclass(frozen=True)
+class AdversarialCurve:
+    """Accuracy over the largest change of a pixel.
+
+    Args:
+        model: the network's class.
+        images: how many. The standard error of a share p is sqrt(p (1 - p) / images).
+        epsilons: largest change, pixels being 0 to 1.
+        fgsm: share of images whose class is right after one signed step, 0 to 1, for each epsilon.
+        pgd: after many steps.
+        steps, restarts: of the latter.
+    """
+
+    model: str
+    images: int
+    epsilons: tuple[float, ...]
+    fgsm: tuple[float, ...]
+    pgd: tuple[float, ...]
+    steps: int
+    restarts: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, for JSON."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
+
+
+def fgsm(
+    model: torch.nn.Module, images: Tensor, labels: Tensor, epsilon: float, *, prepare: Prepare | None = None
+) -> Tensor:
+    """Images moved by epsilon in each pixel, up the sign of the cross entropy's gradient, and kept within 0 to 1.
+
+    Args:
+        model: a classifier, (N, C, H, W) to (N, K); it is left as it is, gradients too.
+        images: (N, C, H, W), pixels 0 to 1.
+        labels: (N,), the right classes.
+        epsilon: 0 to 1.
+        prepare: what the network gets of the images, a normalisation say; the gradient goes through it.
+
+    Raises:
+        AnalysisError: images, labels or an epsilon out of range.
+
+    Source: Goodfellow, Shlens & Szegedy, "Explaining and harnessing adversarial examples" (2015), section 4.
+
+    >>> line = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    >>> image = torch.full((1, 1, 2, 2), 0.5)
+    >>> (fgsm(line, image, torch.tensor([1]), 0.1) - image).abs()
+    tensor([[[[0.1000, 0.1000],
+              [0.1000, 0.1000]]]])
+    """
+    pixels, size = pixels_of(images), _checked(epsilon)
+    with evaluating(model):
+        targets = _targets(model, pixels, labels, prepare)
+        gradient, _ = _gradient(model, pixels, targets, prepare)
+    return _within(pixels + size * gradient.sign(), pixels, size)
+
+
+def pgd(
+    model: torch.nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    epsilon: float,
+    *,
+    steps: int = _STEPS,
+    step_size: float | None = None,
+    restarts: int = 1,
+    seed: int = 0,
+    prepare: Prepare | None = None,
+) -> Tensor:
+    """Images moved by signed gradient steps, each projected back to within epsilon of the image and to 0 to 1.
+
+    Every image starts from a random place around it. Of all places on its way, the last ones included, it stays at one
+    where the network errs, or else where the loss is largest. An attack that fails proves nothing: a network can hide
+    its gradients and be no safer.
+
+    Args:
+        model, images, labels, epsilon, prepare: as for :func:`fgsm`.
+        steps: 1 or more.
+        step_size: in pixels of 0 to 1; 2.5 epsilon / steps by default, which reaches every place from any other.
+        restarts: random places to start from, one after the other.
+        seed: of these.
+
+    Raises:
+        AnalysisError: images, labels or numbers out of range.
+
+    Source: Madry, Makelov, Schmidt, Tsipras & Vladu, "Towards deep learning models resistant to adversarial attacks"
+    (2018), section 2.1.
+
+    >>> line = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    >>> image = torch.full((1, 1, 2, 2), 0.5)
+    >>> attacked = pgd(line, image, torch.tensor([1]), 0.1)
+    >>> float((attacked - image).abs().max()) < 0.1 + 1e-6
+    True
+    """
+    pixels, size = pixels_of(images), _checked(epsilon)
+    if steps < 1 or restarts < 1:
+        name, got = ("steps", steps) if steps < 1 else ("restarts", restarts)
+        raise AnalysisError(name, f"got {got}", "needed 1 or more")
+    stride = 2.5 * size / steps if step_size is None else step_size
+    if not (stride >= 0 and math.isfinite(stride)):
+        raise AnalysisError("step_size", f"got {step_size}", "needed 0 or more")
+    generator = torch.Generator().manual_seed(seed)
+    with evaluating(model):
+        targets = _targets(model, pixels, labels, prepare)
+        best, strength = pixels, torch.full((len(pixels),), -torch.inf, device=pixels.device)
+        for _ in range(restarts):
+            start = (2 * torch.rand(pixels.shape, generator=generator) - 1).to(pixels)
+            place = _within(pixels + size * start, pixels, size)
+            for _ in range(steps + 1):
+                gradient, reached = _gradient(model, place, targets, prepare)
+                better = reached > strength
+                strength = torch.where(better, reached, strength)
+                best = torch.where(better[:, None, None, None], place, best)
+                place = _within(place + stride * gradient.sign(), pixels, size)
+    return best
+
+
+def adversarial(
+    model: torch.nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    epsilons: Sequence[float] = EPSILONS,
+    *,
+    steps: int = _STEPS,
+    restarts: int = 1,
+    seed: int = 0,
+    prepare: Prepare | None = None,
+) -> AdversarialCurve:
+    """Accuracy under both attacks over the largest change of a pixel.
+
+    Args:
+        model, images, labels, prepare: as for :func:`fgsm`.
+        epsilons: 0 to 1; at 0 stands the accuracy on the images themselves.
+        steps, restarts, seed: of :func:`pgd`.
+
+    Raises:
+        AnalysisError: images, labels or numbers out of range.
+
+    >>> line = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    >>> found = adversarial(line, torch.rand(8, 1, 2, 2), torch.zeros(8, dtype=torch.long), [0, 1])
+    >>> found.fgsm[0] == found.pgd[0] >= found.pgd[1]
+    True
+    """
+    sizes = tuple(_checked(epsilon) for epsilon in epsilons)
+    if not sizes:
+        raise AnalysisError("epsilons", "got none", "needed one or more")
+
+    def accuracy(attacked: Tensor) -> float:
+        with evaluating(model), torch.no_grad():
+            given = logits_of(model, attacked if prepare is None else prepare(attacked)).argmax(1)
+        return float((given == labels.to(given)).double().mean())
+
+    once = tuple(accuracy(fgsm(model, images, labels, size, prepare=prepare)) for size in sizes)
+    often: dict[str, Any] = {"steps": steps, "restarts": restarts, "seed": seed, "prepare": prepare}
+    more = tuple(accuracy(pgd(model, images, labels, size, **often) if size else images) for size in sizes)
+    return AdversarialCurve(type(model).__name__, len(images), sizes, once, more, steps, restarts)
+
+
+def _checked(epsilon: float) -> float:
+    if not 0 <= epsilon <= 1:
+        raise AnalysisError("epsilon", f"got {epsilon}", "needed 0 to 1", "pixels are 0 to 1; divide by 255")
+    return float(epsilon)
+
+
+def _targets(model: torch.nn.Module, pixels: Tensor, labels: Tensor, prepare: Prepare | None) -> Tensor:
+    with torch.no_grad():
+        classes = logits_of(model, pixels[:1] if prepare is None else prepare(pixels[:1])).shape[1]
+    return labels_of(labels, pixels, classes)
+
+
+def _gradient(model: torch.nn.Module, place: Tensor, targets: Tensor, prepare: Prepare | None) -> tuple[Tensor, Tensor]:
+    """The cross entropy's gradient by the images, and how far each is led astray: its loss, infinite where it is."""
+    with torch.enable_grad():
+        source = place.clone().requires_grad_()
+        logits = logits_of(model, source if prepare is None else prepare(source))
+        losses = F.cross_entropy(logits, targets, reduction="none")
+        gradient = torch.autograd.grad(losses.sum(), source, allow_unused=True)[0] if logits.requires_grad else None
+    if gradient is None:
+        raise AnalysisError(
+            type(model).__name__, "its answer has no gradient by the images", "needed one all the way through"
+        )
+    return gradient, losses.detach().where(logits.argmax(1) == targets, torch.inf)
+
+
+def _within(place: Tensor, pixels: Tensor, size: float) -> Tensor:
+    return place.clamp((pixels - size).clamp(min=0), (pixels + size).clamp(max=1))

@@ -1,0 +1,244 @@
+"""Accuracy of a classifier on images that are moved, turned, scaled, faded, covered, noisy or blurred."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from striate.analysis.probing import Prepare, evaluating, labels_of, logits_of, pixels_of
+from striate.analysis.shifts import shifted
+from striate.errors import AnalysisError
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """Something that happens to images.
+
+    Args:
+        unit: of its strength.
+        levels: strengths that are measured by default.
+        neutral: the strength that changes nothing.
+        apply: from (N, C, H, W) pixels 0 to 1, a strength and a seed to as many images.
+        least, most: strengths beyond them make no sense.
+    """
+
+    unit: str
+    levels: tuple[float, ...]
+    neutral: float
+    apply: Callable[[Tensor, float, int], Tensor]
+    least: float = -math.inf
+    most: float = math.inf
+
+
+@dataclass(frozen=True)
+class RobustnessCurve:
+    """Accuracy over the strength of one disturbance.
+
+    Args:
+        name: one of :data:`DISTURBANCES`.
+        unit: of the levels.
+        levels: strengths.
+        accuracy: share of images whose class is right, 0 to 1, at each level.
+        agreement: share of images that get the class which they get undisturbed.
+    """
+
+    name: str
+    unit: str
+    levels: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    agreement: tuple[float, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, for JSON."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """Accuracy on images as they are, and the curves.
+
+    Args:
+        model: the network's class.
+        images: how many.
+        accuracy: undisturbed, 0 to 1. The standard error of a share p over the images is sqrt(p (1 - p) / images).
+        curves: one for each disturbance.
+        seed: of what is drawn.
+    """
+
+    model: str
+    images: int
+    accuracy: float
+    curves: tuple[RobustnessCurve, ...]
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return {**vars(self), "curves": [curve.to_dict() for curve in self.curves]}
+
+
+def robustness(
+    model: torch.nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    disturbances: Sequence[str] | Mapping[str, Sequence[float]] | None = None,
+    *,
+    prepare: Prepare | None = None,
+    seed: int = 0,
+) -> Robustness:
+    """Accuracy, and agreement with the undisturbed answer, over the strength of disturbances.
+
+    Args:
+        model: a classifier, (N, C, H, W) to (N, K); it is left as it is.
+        images: (N, C, H, W), pixels 0 to 1.
+        labels: (N,), whole numbers below K.
+        disturbances: some of :data:`DISTURBANCES`, as names or with levels of one's own; all by default.
+        prepare: what the network gets of the disturbed images, a normalisation say.
+        seed: of noise and of what is covered, which are the same ones at every level.
+
+    Raises:
+        AnalysisError: an unknown disturbance or a level out of its range, images or labels that don't fit.
+
+    >>> flat = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(1, 2))
+    >>> found = robustness(flat, torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]), {"brightness": [0, 0.5]})
+    >>> found.curves[0].agreement[0], found.curves[0].accuracy[0] == found.accuracy
+    (1.0, True)
+    """
+    pixels = pixels_of(images)
+    asked = list(DISTURBANCES) if disturbances is None else disturbances
+    levels = {name: tuple(_levels(name, asked)) for name in asked}
+    with evaluating(model), torch.no_grad():
+
+        def classes(disturbed_images: Tensor) -> Tensor:
+            return logits_of(model, disturbed_images if prepare is None else prepare(disturbed_images))
+
+        logits = classes(pixels)
+        targets, clean = labels_of(labels, pixels, logits.shape[1]), logits.argmax(1)
+        curves = []
+        for name, strengths in levels.items():
+            given = [classes(disturbed(pixels, name, level, seed)).argmax(1) for level in strengths]
+            curves.append(
+                RobustnessCurve(
+                    name,
+                    DISTURBANCES[name].unit,
+                    strengths,
+                    tuple(_share(each == targets) for each in given),
+                    tuple(_share(each == clean) for each in given),
+                )
+            )
+    return Robustness(type(model).__name__, len(pixels), _share(clean == targets), tuple(curves), seed)
+
+
+def disturbed(images: Tensor, name: str, level: float, seed: int = 0) -> Tensor:
+    """Images, (N, C, H, W) with pixels 0 to 1, after one disturbance.
+
+    Raises:
+        AnalysisError: an unknown disturbance, or a level out of its range.
+
+    >>> disturbed(torch.tensor([[[[0.0, 0.5]]]]), "brightness", 0.25)
+    tensor([[[[0.2500, 0.7500]]]])
+    """
+    found = _known(name)
+    if not (found.least <= level <= found.most and math.isfinite(level)):
+        bounds = f"{found.least:g} or more" if found.most == math.inf else f"{found.least:g} to {found.most:g}"
+        raise AnalysisError(name, f"got a level of {level:g} {found.unit}", f"needed {bounds}")
+    return images if level == found.neutral else found.apply(images, float(level), seed)
+
+
+def _known(name: str) -> Disturbance:
+    if name not in DISTURBANCES:
+        near = difflib.get_close_matches(name, DISTURBANCES, n=1)
+        remedy = f"did you mean {near[0]!r}?" if near else ""
+        raise AnalysisError("disturbance", f"got {name!r}", "needed one of " + ", ".join(DISTURBANCES), remedy)
+    return DISTURBANCES[name]
+
+
+def _levels(name: str, asked: Sequence[str] | Mapping[str, Sequence[float]]) -> Sequence[float]:
+    default = _known(name).levels
+    return asked[name] if isinstance(asked, Mapping) else default
+
+
+def _share(hits: Tensor) -> float:
+    return float(hits.double().mean())
+
+
+def _translated(images: Tensor, level: float, seed: int) -> Tensor:
+    return shifted(images, (level, level))
+
+
+def _turned(images: Tensor, level: float, seed: int) -> Tensor:
+    return _seen_through(images, math.radians(level), 1)
+
+
+def _scaled(images: Tensor, level: float, seed: int) -> Tensor:
+    return _seen_through(images, 0, level)
+
+
+def _seen_through(images: Tensor, angle: float, scale: float) -> Tensor:
+    """Turned counter-clockwise by an angle and enlarged around the middle; zeros come in."""
+    height, width = images.shape[2:]
+    cosine, sine = math.cos(angle) / scale, math.sin(angle) / scale
+    # Where each pixel comes from, in coordinates that run from -1 to 1 along both axes.
+    rows = [[cosine, -sine * height / width, 0], [sine * width / height, cosine, 0]]
+    matrix = torch.tensor(rows, dtype=images.dtype, device=images.device).expand(len(images), 2, 3)
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _contrasted(images: Tensor, level: float, seed: int) -> Tensor:
+    middle = images.mean((1, 2, 3), keepdim=True)
+    return (middle + level * (images - middle)).clamp(0, 1)
+
+
+def _brightened(images: Tensor, level: float, seed: int) -> Tensor:
+    return (images + level).clamp(0, 1)
+
+
+def _covered(images: Tensor, level: float, seed: int) -> Tensor:
+    height, width = images.shape[2:]
+    places = torch.rand(len(images), 2, 1, generator=torch.Generator().manual_seed(seed)).to(images.device)
+    hidden = []
+    for axis, length in enumerate((height, width)):
+        side = round(level * length)
+        first = (places[:, axis] * (length - side + 1)).floor()
+        along = torch.arange(length, device=images.device)
+        hidden.append((along >= first) & (along < first + side))
+    square = hidden[0][:, None, :, None] & hidden[1][:, None, None, :]
+    return images.masked_fill(square, 0)
+
+
+def _noisy(images: Tensor, level: float, seed: int) -> Tensor:
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed)).to(images)
+    return (images + level * noise).clamp(0, 1)
+
+
+def _blurred(images: Tensor, level: float, seed: int) -> Tensor:
+    reach = math.ceil(3 * level)
+    taps = torch.exp(-(torch.arange(-reach, reach + 1, dtype=torch.float64) ** 2) / (2 * level**2))
+    row = (taps / taps.sum()).to(images)
+    channels = images.shape[1]
+    padded = F.pad(images, (reach,) * 4, mode="replicate")
+    across = F.conv2d(padded, row.expand(channels, 1, 1, -1), groups=channels)
+    return F.conv2d(across, row[:, None].expand(channels, 1, -1, 1), groups=channels)
+
+
+#: What can happen to images. Moved, turned and scaled ones are interpolated linearly, and black comes in from outside;
+#: pixels that get out of 0 to 1 are cut off there.
+DISTURBANCES: dict[str, Disturbance] = {
+    "translation": Disturbance("pixels, right and down", tuple(range(-4, 5)), 0, _translated),
+    "rotation": Disturbance("degrees, counter-clockwise", tuple(range(-90, 91, 15)), 0, _turned, -360, 360),
+    "scale": Disturbance("times", (0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 1.75, 2), 1, _scaled, 0.05, 20),
+    "contrast": Disturbance("times, around each image's mean", (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 4), 1, _contrasted, 0),
+    "brightness": Disturbance("added to pixels 0 to 1", (-0.5, -0.25, -0.1, 0, 0.1, 0.25, 0.5), 0, _brightened, -1, 1),
+    "occlusion": Disturbance(
+        "of each side, one black box", (0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75), 0, _covered, 0, 1
+    ),
+    "noise": Disturbance("standard deviation, pixels 0 to 1", (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5), 0, _noisy, 0),
+    "blur": Disturbance("pixels, standard deviation", (0, 0.25, 0.5, 0.75, 1, 1.5, 2), 0, _blurred, 0),
+}

@@ -1,0 +1,74 @@
+"""Commands that give a network to other programs: export."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from striate.cli.app import Json, app, print_json, show
+from striate.errors import RunError
+
+if TYPE_CHECKING:
+    from striate.export import Subject
+    from striate.training import Run
+
+
+@app.command()
+def export(
+    source: Annotated[
+        str, typer.Argument(metavar="RUN|MODEL", help="The folder of a finished run, or a network trained on ImageNet.")
+    ],
+    format: Annotated[str, typer.Option(help="onnx, torch-export or safetensors.")] = "onnx",
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="[default: RUN/model.SUFFIX, MODEL.SUFFIX]")] = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="FILE|hf-hub:...", help="Of MODEL [default: those that a package ships].")
+    ] = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX's version of operators, 18 or newer.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a trained network to a file for other programs, once its results are those of the network.
+
+    The file takes batches of any size. Its metadata hold the names of the classes and how pixels become its input.
+    Held-out images of the run (or photographs) are computed by the file and by the network; if they differ, that is an
+    error, and no file is written.
+
+    \b
+    Example:
+      striate export runs/first --format onnx
+      striate export runs/first --format torch-export --out digits.pt2 --json
+      striate export efficientnet_lite0 --out lite0.onnx
+    """
+    from rich.console import Console
+
+    from striate.export import export as write
+    from striate.report import tables
+
+    with Console(stderr=True).status(f"exporting {source}"):
+        done = write(_subject(source, weights), format, out, opset=opset)
+    if as_json:
+        print_json(done.to_dict())
+    else:
+        show(tables.exported(done))
+
+
+def _subject(source: str, weights: str | None) -> Run | Subject:
+    from striate import models
+    from striate.export import Subject
+    from striate.training import Run
+
+    if source in models.names() and not Path(source).exists():
+        return Subject.of_pretrained(models.pretrained(source, weights or "pretrained"), source)
+    if weights is not None:
+        raise RunError("--weights", f"got {weights!r} for {source!r}", "needed a network: a run has its own weights")
+    if not Path(source).exists():
+        close = difflib.get_close_matches(source, models.names(), n=1)
+        raise RunError(
+            source,
+            "no such folder or network",
+            "needed the folder of a finished run, or one of `striate models`",
+            f"did you mean {close[0]}?" if close else "",
+        )
+    return Run.open(source)

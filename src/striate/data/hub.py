@@ -1,0 +1,147 @@
+"""Images in Hugging Face's format: parquet files on this machine, or a data set by its name on the Hub."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+
+from striate.data.images import Encoded
+from striate.data.streamed import AS_STORED, LabelledImages, Wanted, labelled
+from striate.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict, Features
+
+_HELD_OUT: Final = ("test", "validation", "valid", "val")
+
+
+def read_hub(where: str | Path, wanted: Wanted = AS_STORED) -> tuple[LabelledImages, LabelledImages | None]:
+    """The images of a data set by Hugging Face's ``datasets``: its one column of images, its one column of classes.
+
+    Args:
+        where: a parquet file, a folder with some, or a name on the Hub, each with or without ``:SPLIT``. With a split,
+            the images are that one's, and there is no test set; without one, training is ``train`` and testing the
+            first of ``test``, ``validation`` and ``val`` that is there.
+        wanted: as for :func:`~striate.data.folder.read_class_folder`.
+
+    Raises:
+        DataError: the library isn't installed, nothing of that name can be had, no such split, no such columns,
+            a row without an image or class, an image that can't be read.
+    """
+    place, split = _parted(str(where))
+    found = _load(place)
+    if split and split not in found:
+        raise DataError(f"hf:{place}", f"has no split {split!r}", f"needed one of {', '.join(found)}")
+    if not split and "train" not in found and len(found) > 1:
+        raise DataError(
+            f"hf:{place}", f"has the splits {', '.join(found)}, no train", remedy=f"name one: hf:{place}:SPLIT"
+        )
+    train = split or ("train" if "train" in found else next(iter(found)))
+    held_out = None if split else next((name for name in _HELD_OUT if name in found and name != train), None)
+    if held_out is None:
+        return _read(found[train], f"hf:{place}:{train}", wanted), None
+    if found[train].features != found[held_out].features:
+        raise DataError(f"hf:{place}", f"{train} and {held_out} have different columns or classes", "needed the same")
+    return _read(found[train], f"hf:{place}:{train}", wanted), _read(found[held_out], f"hf:{place}:{held_out}", wanted)
+
+
+def _parted(where: str) -> tuple[str, str]:
+    """The place and the split, which may be empty."""
+    place, _, split = where.rpartition(":")
+    return (where, "") if not place or Path(where).exists() else (place, split)
+
+
+def _load(place: str) -> DatasetDict:
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(
+            f"hf:{place}", "the library datasets isn't installed", remedy="pip install 'striate[data]'"
+        ) from error
+    path = Path(place).expanduser()
+    try:
+        if path.is_file():
+            found = datasets.load_dataset("parquet", data_files={"train": str(path)})
+        else:
+            found = datasets.load_dataset(str(path) if path.exists() else place)
+        assert isinstance(found, datasets.DatasetDict)
+        return (
+            found
+            if any(isinstance(each, datasets.ClassLabel) for each in _features(found).values())
+            else _encoded(found)
+        )
+    # All that the library, pyarrow and the network below raise for files and names that are none.
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(
+            f"hf:{place}",
+            f"can't be loaded ({str(error).partition(chr(10))[0]})",
+            "needed parquet files on this machine, or a name on the Hub and a network to reach it",
+        ) from error
+
+
+def _features(found: DatasetDict) -> Features:
+    return next(iter(found.values())).features
+
+
+def _encoded(found: DatasetDict) -> DatasetDict:
+    """With the column ``label`` made one of classes, if there is one."""
+    return found.class_encode_column("label") if "label" in _features(found) else found
+
+
+def _read(table: Dataset, name: str, wanted: Wanted) -> LabelledImages:
+    import datasets
+
+    columns = {
+        kind: [column for column, feature in table.features.items() if isinstance(feature, kind)]
+        for kind in (datasets.Image, datasets.ClassLabel)
+    }
+    images, classes = columns.values()
+    if len(images) != 1 or not classes:
+        raise DataError(
+            name,
+            f"has the columns {', '.join(table.features)}",
+            "needed one of images, and one of classes (or one called label)",
+        )
+    # Of several kinds of classes, as CIFAR-100's fine and coarse ones, the first.
+    labels = table.with_format("numpy", columns=[classes[0]])[classes[0]][:]
+    if len(labels) == 0 or labels.min() < 0:
+        raise DataError(name, "has images without a class" if len(labels) else "is empty", "needed labelled images")
+    encoded = _Column(
+        table.select_columns(images).cast_column(images[0], datasets.Image(decode=False)), images[0], name
+    )
+    names = tuple(table.features[classes[0]].names)
+    return labelled(encoded, torch.from_numpy(labels.astype(np.int64)), names, wanted)
+
+
+class _Named(io.BytesIO):
+    """Bytes in memory that say where they are from."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
+
+
+@dataclass(frozen=True)
+class _Column(Sequence[Encoded]):
+    """A column of encoded images."""
+
+    table: Dataset
+    column: str
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: Any) -> Any:
+        if index >= len(self.table):
+            raise IndexError(index)  # what ends an iteration over a sequence
+        image = self.table[index][self.column]
+        if image is None:
+            raise DataError(f"{self.name} row {index}", "no image", "needed one in every row")
+        return Path(image["path"]) if image["bytes"] is None else _Named(image["bytes"], f"{self.name} row {index}")

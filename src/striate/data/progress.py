@@ -1,0 +1,31 @@
+"""A bar on stderr for who waits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+_PATIENCE = 1.0  # seconds
+
+
+@contextmanager
+def progress(description: str, total: int) -> Iterator[Callable[[], None]]:
+    """What to call after each image: it shows a bar, but only on a terminal and to somebody who has waited."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    shown, began = Progress(console=console, transient=True), time.monotonic()
+    bar = shown.add_task(description, total=total)
+
+    def advance() -> None:
+        shown.advance(bar)
+        if console.is_interactive and not shown.live.is_started and time.monotonic() - began > _PATIENCE:
+            shown.start()
+
+    try:
+        yield advance
+    finally:
+        if shown.live.is_started:
+            shown.stop()

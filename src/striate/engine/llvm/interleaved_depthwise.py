@@ -1,0 +1,149 @@
+"""Depthwise convolution of interleaved channels (channels last): lanes over channels, rows read where they lie.
+
+    for every item: an image n, a row of the result
+        for every T columns, for every vector of channels
+            total[t] = bias
+            for every kernel row i whose source row exists
+                for every source column p that the T columns see (unrolled)
+                    value = x[n, row(i), p, channels], zero off the operand
+                    total[t] += value * weight[i, j, channels]    for every (t, j) that sees p there
+            write total to y[n, row, column t, channels]
+
+A column is seen by up to a kernel's width of the T columns and read once for all of them. The result is the output,
+whose column c sees through tap j the input's c * stride - before + j * dilation; or the input gradient, whose column c
+sees the output gradient's (c + before - j * dilation) / stride, where that is whole. In both, the T columns from c on
+see the same offsets from c * stride or c / stride, if in the second T is a multiple of the stride.
+
+Packed weight: [vectors of channels] of [lanes] biases and [kernel row][kernel column][lanes].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from striate.engine.llvm.emit import Function, Number, Pointer
+from striate.engine.llvm.isa import Isa
+from striate.engine.llvm.packing import Axis
+
+
+@dataclass(frozen=True)
+class Columns:
+    """T columns of a result, and what each sees: ``seers[p]`` has (t, j) for the source column at offset p."""
+
+    together: int
+    seers: dict[int, list[tuple[int, int]]]
+
+    @classmethod
+    def of(cls, axis: Axis, together: int, backwards: bool) -> Columns:
+        """``together`` columns of the output, or backwards of the input gradient."""
+        seers: dict[int, list[tuple[int, int]]] = {}
+        for t in range(together):
+            for j in range(axis.kernel):
+                place = t * axis.stride - axis.before + j * axis.dilation
+                rest = 0
+                if backwards:
+                    place, rest = divmod(t + axis.before - j * axis.dilation, axis.stride)
+                if rest == 0:
+                    seers.setdefault(place, []).append((t, j))
+        return cls(together, dict(sorted(seers.items())))
+
+    @classmethod
+    def choose(cls, isa: Isa, axis: Axis, width: int, backwards: bool) -> Columns:
+        """As many as should cost the fewest cycles for rows of ``width``."""
+        step = axis.stride if backwards else 1
+        # Weights that find no register are read by the instruction that multiplies.
+        most = max(step, isa.tile(min(axis.kernel, isa.registers // 2) + 1))
+        candidates = [cls.of(axis, together, backwards) for together in range(step, most + step, step)]
+        return min(candidates, key=lambda each: (-(-width // each.together) * each._cost(axis.kernel), each.together))
+
+    def _cost(self, kernel: int) -> int:
+        """Loads and multiplications for one kernel row, and what a tile costs beside."""
+        return 4 + kernel + len(self.seers) + sum(map(len, self.seers.values()))
+
+
+@dataclass
+class _Generator:
+    f: Function
+    rows: Axis
+    columns: Axis
+    tile: Columns
+    backwards: bool
+
+    def emit(self) -> None:
+        f = self.f
+        self.x, self.weight, y = f.pointer(), f.pointer(), f.pointer()
+        self.channels, self.height, self.width, out_height, self.out_width = (f.size() for _ in range(5))
+        self.x_image, self.x_row = f.size(), f.size()
+        with f.loop(f.first, f.last) as item:
+            image, row = item // out_height, item % out_height
+            out = y + item * self.out_width * self.channels
+            with f.loop(0, self.out_width, self.tile.together) as column:
+                first = column // self.columns.stride if self.backwards else column * self.columns.stride
+                last = max(self.tile.seers)
+                inside = f.both(f.less(-1, first + min(self.tile.seers)), f.less(first + last, self.width))
+                whole = f.both(inside, f.less(column + (self.tile.together - 1), self.out_width))
+                with f.loop(0, self.channels, f.lanes) as channel:
+                    full = f.less(channel + (f.lanes - 1), self.channels)
+                    for guarded, masked, condition in (
+                        (False, False, f.both(full, whole)),
+                        (True, False, f.both(full, f.negation(whole))),
+                        (True, True, f.negation(full)),
+                    ):
+                        with f.when(condition):
+                            mask = f.inside(channel, self.channels) if masked else ""
+                            self._tile(image, row, first, column, channel, out, guarded, mask)
+
+    def _tile(
+        self,
+        image: Number,
+        row: Number,
+        first: Number,
+        column: Number,
+        channel: Number,
+        out: Pointer,
+        guarded: bool,
+        mask: str,
+    ) -> None:
+        f, kernel = self.f, self.columns.kernel
+        weights = self.weight + channel * (self.rows.kernel * kernel + 1)
+        bias = f.load(weights)
+        totals = [f.variable(bias) for _ in range(self.tile.together)]
+        with f.loop(0, self.rows.kernel) as i:
+            source, exists = self._source(row, i)
+            with f.when(f.both(exists, f.both(f.less(-1, source), f.less(source, self.height)))):
+                line = self.x + (image * self.x_image + source * self.x_row + channel)
+                factors = [f.load(weights + (i * kernel + j + 1) * f.lanes) for j in range(kernel)]
+                for offset, seers in self.tile.seers.items():
+                    value = self._value(line, first + offset, mask, guarded)
+                    for t, j in seers:
+                        totals[t].set(f.fma(value, factors[j], totals[t].get()))
+        for t, total in enumerate(totals):
+            place = out + ((column + t) * self.channels + channel)
+            with f.when(f.less(column + t, self.out_width) if guarded else "true"):
+                f.store(total.get(), place, mask)
+
+    def _source(self, row: Number, i: Number) -> tuple[Number, str]:
+        """The operand's row that a row of the result sees through kernel row i, and whether it is one."""
+        f, axis = self.f, self.rows
+        if not self.backwards:
+            return row * axis.stride - axis.before + i * axis.dilation, "true"
+        ahead = row + axis.before - i * axis.dilation
+        return ahead // axis.stride, f.same(ahead % axis.stride, 0)
+
+    def _value(self, line: Pointer, place: Number, mask: str, guarded: bool) -> str:
+        f = self.f
+        if not guarded:
+            return f.load(line + place * self.channels)
+        there = f.both(f.less(-1, place), f.less(place, self.width))
+        near = f.smaller(f.larger(place, 0), self.width - 1)
+        value = f.load(line + near * self.channels, mask)
+        return f.value(f"select i1 {there}, {f.vector} {value}, {f.vector} {f.zeros()}")
+
+
+@cache
+def generate(isa: Isa, rows: Axis, columns: Axis, together: int, backwards: bool) -> Function:
+    """The kernel; its arguments in the order in which they are asked for above."""
+    f = Function("interleaved_depthwise", isa)
+    _Generator(f, rows, columns, Columns.of(columns, together, backwards), backwards).emit()
+    return f

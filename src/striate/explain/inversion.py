@@ -1,0 +1,177 @@
+"""What a layer still knows of an image: the image made again from that layer's output alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor
+
+from striate.errors import ExplainError
+from striate.explain.probe import Probe, input_of, probing
+from striate.explain.progress import watched
+from striate.explain.result import Pictured
+from striate.explain.synthesis import total_variation
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Steps between two looks at whether it still goes down.
+_AT_ONCE: Final = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Inverted:
+    """An image made from a layer's output.
+
+    Args:
+        layer: its path.
+        image: (C, H, W), as the network's input.
+        feature_error: squared distance of the layer's outputs, over the squared norm of the original's.
+        image_error: squared distance of the images, over the squared deviation of the original from its mean: 1 is as
+            bad as a plain image of that mean.
+        numbers: how many the layer's output has.
+    """
+
+    layer: str
+    image: Tensor
+    feature_error: float
+    image_error: float
+    numbers: int
+
+
+@dataclass(frozen=True, eq=False)
+class Inversion(Pictured):
+    """An image, made again from the outputs of layers.
+
+    Args:
+        image: (C, H, W), as the network's input.
+        rows: one a layer, as they were asked for.
+        alpha_weight, variation_weight: of the penalties.
+    """
+
+    image: Tensor
+    rows: tuple[Inverted, ...]
+    alpha_weight: float
+    variation_weight: float
+
+    def figure(self) -> Figure:
+        """The original and its reconstructions in a strip, with their errors."""
+        from striate.report import synthesis as report
+
+        return report.inversion(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The errors by layer, for JSON."""
+        return {
+            "alpha_weight": self.alpha_weight,
+            "variation_weight": self.variation_weight,
+            "rows": [{name: value for name, value in vars(row).items() if name != "image"} for row in self.rows],
+        }
+
+
+def invert(
+    model: torch.nn.Module,
+    image: Tensor,
+    layers: str | Sequence[str],
+    *,
+    steps: int = 200,
+    alpha: float = 6.0,
+    alpha_weight: float = 1e-2,
+    beta: float = 2.0,
+    variation_weight: float = 1e-1,
+    seed: int = 0,
+) -> Inversion:
+    """Images whose outputs at a layer are those of the given one, as far as natural images can have them.
+
+    Minimised is ``|f(x) - f(x0)|^2 / |f(x0)|^2``, plus penalties: the mean of ``|x / b| ** alpha``, which keeps numbers
+    in range, b the largest of the image's; and the total variation of ``x / b``. L-BFGS goes downhill, from noise.
+
+    Args:
+        model: any network.
+        image: (C, H, W), as the network wants it.
+        layers: one or more paths.
+        steps: of L-BFGS, at most, for each layer.
+        alpha_weight, variation_weight: of the penalties; 0 switches one off.
+        seed: of the noise.
+
+    Raises:
+        ExplainError: unknown layer, another shape, an image or output of nothing but zeros.
+
+    Source: Mahendran & Vedaldi, "Understanding deep image representations by inverting them" (2015), equations 1-4.
+
+    >>> layer = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 2, 2))
+    >>> found = invert(layer, torch.rand(1, 8, 8), "0", alpha_weight=0, variation_weight=0)
+    >>> found.rows[0].image_error < 1e-3
+    True
+    """
+    if steps < 1:
+        raise ExplainError("steps", f"got {steps}", "needed 1 or more")
+    names = (layers,) if isinstance(layers, str) else tuple(layers)
+    source = input_of(model, image)
+    if len(source) != 1:
+        raise ExplainError("image", f"got {len(source)} images", "needed one")
+    original = source.float()
+    bound = float(original.abs().max())
+    spread = float((original - original.mean()).square().sum())
+    if not bound or not spread:
+        raise ExplainError("image", "is one number everywhere", "needed an image with something in it")
+    noise = torch.randn(original.shape, generator=torch.Generator().manual_seed(seed)).to(original.device)
+    rows = []
+    with probing(model, *names) as probe:
+        for name in names:
+            found = _minimum(
+                probe, source, name, steps, bound, 0.01 * bound * noise, (alpha, alpha_weight, beta, variation_weight)
+            )
+            with torch.no_grad():
+                wanted = _features(probe, source, name)
+                error = _distance(_features(probe, found.to(source.dtype), name), wanted)
+            away = float((found - original).square().sum()) / spread
+            rows.append(Inverted(name, found[0].cpu(), float(error), away, wanted.numel()))
+    return Inversion(original[0].cpu(), tuple(rows), alpha_weight, variation_weight)
+
+
+def _minimum(
+    probe: Probe,
+    source: Tensor,
+    layer: str,
+    steps: int,
+    bound: float,
+    start: Tensor,
+    penalties: tuple[float, float, float, float],
+) -> Tensor:
+    alpha, alpha_weight, beta, variation_weight = penalties
+    with torch.no_grad():
+        wanted = _features(probe, source, layer)
+    if not float(wanted.square().sum()):
+        raise ExplainError(layer, "puts out nothing but zeros for this image", "needed a layer that is active")
+    image = start.clone().requires_grad_()
+    search = torch.optim.LBFGS([image], max_iter=min(steps, _AT_ONCE), history_size=20, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        value = _distance(_features(probe, image.to(source.dtype), layer), wanted)
+        scaled = image / bound
+        value = value + alpha_weight * scaled.abs().pow(alpha).mean()
+        value = value + variation_weight * total_variation(scaled, beta).sum()
+        (image.grad,) = torch.autograd.grad(value, image)
+        return value.detach()
+
+    before = float("inf")
+    for _ in watched(range(math.ceil(steps / _AT_ONCE)), f"inverting {layer}"):
+        now = float(search.step(loss))
+        if not before - now > 1e-7 * abs(now):
+            break
+        before = now
+    return image.detach()
+
+
+def _features(probe: Probe, images: Tensor, layer: str) -> Tensor:
+    probe(images)
+    return probe[layer].float()
+
+
+def _distance(found: Tensor, wanted: Tensor) -> Tensor:
+    return (found - wanted).square().sum() / wanted.square().sum()

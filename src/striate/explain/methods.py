@@ -1,0 +1,61 @@
+"""The methods that make a map, by name."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from typing import Final
+
+from striate.errors import ExplainError
+from striate.explain import cams, gradients, perturbation
+from striate.explain.result import Explanation, Pictured
+from striate.explain.views import VIEWS
+
+METHODS: Final[dict[str, Callable[..., Explanation]]] = {
+    function.__name__: function
+    for function in (
+        cams.cam,
+        cams.grad_cam,
+        cams.grad_cam_plus_plus,
+        cams.x_grad_cam,
+        cams.layer_cam,
+        cams.score_cam,
+        cams.eigen_cam,
+        gradients.saliency,
+        gradients.input_x_gradient,
+        gradients.smooth_grad,
+        gradients.integrated_gradients,
+        gradients.guided_backprop,
+        gradients.deconvnet,
+        perturbation.occlusion,
+        perturbation.rise,
+    )
+}
+
+
+def method_named(name: str) -> Callable[..., Pictured]:
+    """The function of a method or view.
+
+    Raises:
+        ExplainError: no such method; the nearest names are told.
+
+    >>> method_named("grad-cam").__name__
+    'grad_cam'
+    """
+    plain = name.lower().replace("-", "_")
+    known = METHODS | VIEWS
+    if plain not in known:
+        near = difflib.get_close_matches(plain, known, n=3, cutoff=0.3)
+        raise ExplainError("method", f"got {name!r}", "needed one of " + ", ".join(known), "near: " + ", ".join(near))
+    return known[plain]
+
+
+def takes_layer(name: str) -> bool:
+    """Whether a method looks at a layer."""
+    return "layer" in inspect.signature(METHODS[name]).parameters
+
+
+def describe(name: str) -> str:
+    """One line on a method: the first of its docstring."""
+    return (method_named(name).__doc__ or "").strip().partition("\n")[0]

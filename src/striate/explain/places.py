@@ -1,0 +1,74 @@
+"""Where the numbers of a layer's output lie on the image: maps, maps with channels last, grids of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from torch import Tensor
+
+#: Class, distillation and register tokens that may stand before those of the grid.
+_EXTRA: Final = 16
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How to see an output as maps.
+
+    Args:
+        size: (h, w), rows and columns of places.
+        channels: at each place.
+        form: ``"map"`` (N, C, h, w), ``"channels last"`` (N, h, w, C) or ``"tokens"`` (N, extra + h * w, C).
+        extra: tokens without a place (class, registers), in front.
+
+    >>> import torch
+    >>> grid = grid_of((1, 197, 768), (224, 224))
+    >>> grid.size, grid.extra, grid.maps(torch.zeros(1, 197, 768)).shape
+    ((14, 14), 1, torch.Size([1, 768, 14, 14]))
+    """
+
+    size: tuple[int, int]
+    channels: int
+    form: Literal["map", "channels last", "tokens"]
+    extra: int = 0
+
+    def maps(self, output: Tensor) -> Tensor:
+        """The output as (N, C, h, w)."""
+        if self.form == "map":
+            return output
+        if self.form == "channels last":
+            return output.permute(0, 3, 1, 2)
+        return output[:, self.extra :].transpose(1, 2).reshape(len(output), -1, *self.size)
+
+
+def grid_of(
+    shape: tuple[int, ...], image_size: tuple[int, int], known: Collection[tuple[int, ...]] = ()
+) -> Grid | None:
+    """How an output of a shape lies on images of a size (H, W); None if it has no places, or only one.
+
+    Of four dimensions the last two are the places, unless those don't have the image's proportions and the middle two
+    do. A sequence is taken for the largest grid of a size in ``known`` (maps seen elsewhere in the network, as the
+    convolution that cuts patches), else of the image's proportions, with at most 16 tokens before it.
+    """
+    if len(shape) == 4:
+        channels_last = alike(shape[1:3], image_size) and not alike(shape[2:], image_size)
+        height, width = shape[1:3] if channels_last else shape[2:]
+        if height * width > 1:
+            form: Literal["map", "channels last"] = "channels last" if channels_last else "map"
+            return Grid((height, width), shape[3 if channels_last else 1], form)
+    if len(shape) == 3:
+        proportional = [(h, h * image_size[1] // image_size[0]) for h in range(1, image_size[0] + 1)]
+        exact = [size for size in proportional if size[0] * image_size[1] == size[1] * image_size[0]]
+        for sizes in ([(h, w) for h, w in known], exact):
+            fitting = [(h, w) for h, w in sizes if 1 < h * w <= shape[1] <= min(h * w + _EXTRA, 2 * h * w)]
+            if fitting:
+                size = max(fitting, key=lambda each: each[0] * each[1])
+                return Grid(size, shape[2], "tokens", shape[1] - size[0] * size[1])
+    return None
+
+
+def alike(size: tuple[int, ...], image_size: tuple[int, int]) -> bool:
+    """The same stride along both axes, up to one place that padding adds or takes away."""
+    (height, width), (rows, columns) = size, image_size
+    return abs(height * columns - width * rows) <= max(rows, columns) and height <= rows and width <= columns

@@ -1,0 +1,154 @@
+"""What an explanation is when it is done: numbers, and all that is needed to draw them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from striate.errors import ExplainError
+from striate.explain.targets import Guess
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Pictured(ABC):
+    """A result that can be drawn and saved."""
+
+    @abstractmethod
+    def figure(self) -> Figure:
+        """It as a matplotlib figure."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Its numbers, for JSON."""
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the figure as PNG, whole or not at all, and gives back where it lies.
+
+        Raises:
+            OSError: no room, no permission, no such folder.
+        """
+        from striate.report import explanations
+
+        return explanations.save(self.figure(), Path(path))
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation(Pictured):
+    """How much each place of N images speaks for a target.
+
+    Args:
+        method: ``"grad_cam"``, as the function is called.
+        map: (N, H, W), float, of the images' size, finite, on the CPU.
+        signed: whether negative numbers are evidence against the target; else all are 0 or more.
+        quantity: what the numbers are, with their unit, for a colour bar.
+        values: before enlargement or the sum over channels: (N, h, w) of the layer, or (N, C, H, W).
+        detail: ``"pixels"`` where each one has its own number, ``"regions"`` where neighbours share.
+        layer: whose activations were used; None for methods that look at the input only.
+        target: in words.
+        classes: one an image; None for a target that is a function.
+        scores: of the target, one an image.
+        predictions: the likeliest classes of each image, likeliest first; empty if the output isn't (N, classes).
+        picture: (N, 1 or 3, H, W) in 0..1, to draw on.
+        names: of the classes, if they are known.
+        measures: figures of the method about itself, such as the gap of a sum rule; one an image.
+        notes: what a reader must know: evidence that is missing, known failures.
+    """
+
+    method: str
+    map: Tensor
+    signed: bool
+    quantity: str
+    values: Tensor
+    detail: Literal["pixels", "regions"]
+    layer: str | None
+    target: str
+    classes: tuple[int, ...] | None
+    scores: tuple[float, ...]
+    predictions: tuple[tuple[Guess, ...], ...]
+    picture: Tensor
+    names: tuple[str, ...] = ()
+    measures: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.map)
+
+    def on(self, picture: Tensor | None = None, *, names: Sequence[str] = ()) -> Explanation:
+        """The same, to be drawn on a picture and told in names.
+
+        Args:
+            picture: (C, H, W) or (N, C, H, W), uint8 or floats in 0..1, of the images' size; 1 or 3 channels.
+            names: of the classes, in order.
+
+        Raises:
+            ExplainError: a picture of another size.
+        """
+        shown = self.picture if picture is None else picture.detach().cpu()
+        shown = shown / 255 if shown.dtype == torch.uint8 else shown.float()
+        shown = shown[None] if shown.dim() == 3 else shown
+        if shown.dim() != 4 or len(shown) != len(self) or shown.shape[1] not in (1, 3):
+            needed = f"needed ({len(self)}, 1 or 3, {self.map.shape[1]}, {self.map.shape[2]})"
+            raise ExplainError("picture", f"got {tuple(shown.shape)}", needed)
+        if shown.shape[2:] != self.map.shape[1:]:
+            size = "x".join(map(str, self.map.shape[1:]))
+            got = "x".join(map(str, shown.shape[2:]))
+            raise ExplainError("picture", f"got {got}", f"needed {size}, as the network saw it")
+        return dataclasses.replace(self, picture=shown, names=tuple(names) or self.names)
+
+    def name_of(self, category: int) -> str:
+        """A class in words: its name, or ``"class 3"``."""
+        return self.names[category] if category < len(self.names) else f"class {category}"
+
+    def target_of(self, image: int) -> str:
+        """What an image is explained for, in words."""
+        return self.target if self.classes is None else self.name_of(self.classes[image])
+
+    def figure(self) -> Figure:
+        """Each image beside its map, with titles and a colour bar."""
+        from striate.report import explanations
+
+        return explanations.maps(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the picture, for JSON."""
+        return {
+            "method": self.method,
+            "layer": self.layer,
+            "target": [self.target_of(image) for image in range(len(self))],
+            "classes": None if self.classes is None else list(self.classes),
+            "scores": list(self.scores),
+            "predictions": [
+                [{"class": g.category, "name": self.name_of(g.category), "probability": g.probability} for g in row]
+                for row in self.predictions
+            ],
+            "signed": self.signed,
+            "quantity": self.quantity,
+            "measures": {
+                name: [value if math.isfinite(value) else None for value in values]
+                for name, values in self.measures.items()
+            },
+            "notes": list(self.notes),
+            "map": self.map.tolist(),
+        }
+
+
+def picture_of(images: Tensor) -> Tensor:
+    """Network input (N, C, H, W) as pictures (N, 1 or 3, H, W): each from 0 at its smallest number to 1 at its largest.
+
+    >>> picture_of(torch.tensor([[[[-2.0, 2.0]]]])).tolist()
+    [[[[0.0, 1.0]]]]
+    """
+    numbers = images.detach().float().cpu()
+    numbers = numbers if numbers.shape[1] in (1, 3) else numbers.mean(1, keepdim=True)
+    low, high = numbers.amin((1, 2, 3), keepdim=True), numbers.amax((1, 2, 3), keepdim=True)
+    return (numbers - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)

@@ -1,0 +1,150 @@
+"""The network, the images and the question, settled once, and asked again with varied images."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from striate.errors import ExplainError
+from striate.explain.probe import Probe, input_of, probing
+from striate.explain.rectify import change_rectifiers
+from striate.explain.result import Explanation, picture_of
+from striate.explain.targets import Aim, Target, guesses, probabilities_of, settle
+
+
+class ExplainWarning(UserWarning):
+    """An explanation that shows nothing, or less than it seems to; its notes say the same."""
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """Images that a network is asked about; made by :func:`asking`.
+
+    Args:
+        probe: the network, in evaluation mode.
+        images: (N, C, H, W) as it computes.
+        aim: the target, settled on these images.
+        output: the network's, of these images.
+    """
+
+    probe: Probe
+    images: Tensor
+    aim: Aim
+    output: Any
+
+    def gradient(self, images: Tensor, which: Tensor | None = None, *, rectified: str | None = None) -> Tensor:
+        """The derivative of each image's score by the image.
+
+        Args:
+            images: (B, C, H, W).
+            which: (B,), of which image each is a copy; None if they are all images.
+            rectified: a rule of :func:`striate.explain.rectify.change_rectifiers`.
+
+        Raises:
+            ExplainError: a score that no gradient leads back from.
+        """
+        images = images.detach().requires_grad_()
+        score = self.aim(self.probe(images), which)
+        if rectified is not None:
+            change_rectifiers(score, rectified)
+        if score.requires_grad:
+            (gradient,) = torch.autograd.grad(score.sum(), images, allow_unused=True)
+            if gradient is not None:
+                return gradient
+        raise ExplainError(
+            self.probe.name,
+            f"no gradient leads from {self.aim.label} back to the image",
+            "needed a network without detach or no_grad on the way",
+            "occlusion and rise need no gradients",
+        )
+
+    def scores(self, images: Tensor, which: Tensor, *, probabilities: bool = False) -> Tensor:
+        """The score of each of B images, float64 (B,): of the output, or of its softmax if the target is classes."""
+        with torch.no_grad():
+            output = self.probe(images)
+            if probabilities and self.aim.classes is not None:
+                output = probabilities_of(output)
+            return self.aim(output, which).double()
+
+    def explanation(
+        self,
+        method: str,
+        values: Tensor,
+        map_: Tensor,
+        quantity: str,
+        *,
+        signed: bool,
+        detail: Literal["pixels", "regions"],
+        layer: str | None = None,
+        empty: str = "the score doesn't hang on any pixel",
+        measures: dict[str, tuple[float, ...]] | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> Explanation:
+        """The result, after a look whether it shows anything.
+
+        Raises:
+            ExplainError: numbers that aren't finite.
+        """
+        dtype = torch.float64 if self.images.dtype == torch.float64 else torch.float32
+        map_, values = map_.detach().to("cpu", dtype), values.detach().to("cpu", dtype)
+        if not bool(map_.isfinite().all()):
+            raise ExplainError(
+                method,
+                "the map isn't finite",
+                f"needed a network whose gradients fit {str(self.images.dtype).removeprefix('torch.')}",
+                "model.float()",
+            )
+        blank = [image for image, numbers in enumerate(map_) if not bool(numbers.any())]
+        if blank:
+            which = "" if len(map_) == 1 else f"image {', '.join(map(str, blank))}: "
+            notes = (*notes, f"{which}the map is empty: {empty}")
+            warnings.warn(f"{method}: {notes[-1]}", ExplainWarning, stacklevel=3)
+        scores = self.aim(self.output).detach().double().tolist()
+        return Explanation(
+            method=method,
+            map=map_,
+            signed=signed,
+            quantity=quantity,
+            values=values,
+            detail=detail,
+            layer=layer,
+            target=self.aim.label,
+            classes=self.aim.classes,
+            scores=tuple(scores),
+            predictions=guesses(self.output),
+            picture=picture_of(self.images),
+            measures=measures or {},
+            notes=notes,
+        )
+
+
+@contextmanager
+def asking(model: torch.nn.Module, image: Tensor, target: Target, *layers: str) -> Iterator[Subject]:
+    """A :class:`Subject`; the network is left as it was found."""
+    images = input_of(model, image)
+    with probing(model, *layers) as probe:
+        output = probe(images)
+        yield Subject(probe, images, settle(target, output, len(images)), output)
+
+
+def in_batches(total: int, batch_size: int, what: str) -> Iterator[Tensor]:
+    """The numbers 0 to total-1, so many at a time, with progress on stderr where that is a terminal.
+
+    Raises:
+        ExplainError: a batch of none.
+    """
+    if batch_size < 1:
+        raise ExplainError("batch_size", f"got {batch_size}", "needed 1 or more")
+    console = Console(stderr=True)
+    parts = torch.arange(total).split(batch_size)
+    yield from track(
+        parts, description=what, console=console, transient=True, disable=not console.is_terminal or len(parts) < 4
+    )

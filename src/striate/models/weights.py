@@ -1,0 +1,158 @@
+"""Weights from files and from the Hugging Face hub. Nothing in a file is executed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from striate.errors import ModelError, WeightsWarning
+from striate.models.naming import translated
+
+HUB: Final = "hf-hub:"
+SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".bin")
+#: What a repository's weights are called, the better name first.
+_HUB_FILES: Final = ("model.safetensors", "pytorch_model.bin")
+#: Where training programs put the parameters among what else they save.
+_WITHIN: Final = ("state_dict", "model")
+
+
+def load_weights(model: torch.nn.Module, source: str | os.PathLike[str], *, new_head: bool = False) -> None:
+    """Gives ``model`` the parameters that a file holds.
+
+    Names are the model's own (which are torchvision's where torchvision has the network), or timm's.
+
+    Args:
+        model: any network.
+        source: a .safetensors or a PyTorch file (.pth, .pt, .bin), or ``"hf-hub:OWNER/REPO"``, with ``@REVISION`` if it
+            isn't to be the newest.
+        new_head: where all fits but the number of classes, leave the model's last linear layer as it is, and warn.
+
+    Raises:
+        ModelError: weights that can't be had or read, names or shapes that are not the model's; the model is left as it
+            was.
+    """
+    where = os.fspath(source)
+    own = model.state_dict()
+    found = translated(read_weights(source), own)
+    # A counter of batches that training alone reads; older files don't have it.
+    needed = {name for name in own if not name.endswith("num_batches_tracked")} | found.keys()
+    wrong = [
+        name for name in sorted(needed) if name not in own or name not in found or own[name].shape != found[name].shape
+    ]
+    if wrong and new_head and (replaced := _head(model, wrong, found)):
+        head, classes = replaced
+        warnings.warn(
+            f"{where}: {head} is for {classes} classes, this network's for {len(own[wrong[0]])}, and stays random",
+            WeightsWarning,
+            stacklevel=3,
+        )
+    elif wrong:
+        listed = ", ".join(
+            f"{name} {_shape(found, name, 'missing')} instead of {_shape(own, name, 'none')}" for name in wrong[:3]
+        )
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ModelError(where, f"weights of another model: {listed}{more}", remedy=_other_channels(own, found))
+    model.load_state_dict({name: tensor for name, tensor in found.items() if name not in wrong}, strict=False)
+
+
+def read_weights(source: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The named tensors of what :func:`load_weights` takes, on the CPU.
+
+    Raises:
+        ModelError: weights that can't be had or read.
+    """
+    path = Path(_from_hub(str(source)) if str(source).startswith(HUB) else source)
+    if path.suffix not in SUFFIXES:
+        raise ModelError(str(path), f"got a file named {path.name!r}", "needed one that ends in " + ", ".join(SUFFIXES))
+    try:
+        loaded: Any = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            str(path), f"no readable weights ({getattr(error, 'strerror', None) or error})", "needed a whole file"
+        ) from error
+    for key in _WITHIN:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in loaded.items()
+    ):
+        raise ModelError(str(path), "holds something else than named tensors", "needed a model's state_dict")
+    return dict(loaded)
+
+
+def _unpickled(path: Path) -> Any:
+    """What torch.save wrote, if it consists of tensors, numbers, text and containers of them."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # damaged bytes bring forth all kinds, as flipping them at random has shown
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
+            raise ModelError(
+                str(path),
+                "holds more than tensors, and reading that could run code",
+                "needed a state_dict",
+                "save model.state_dict(), or a .safetensors file",
+            ) from error
+        # PyTorch's own words go on for lines, and advise to read such a file without care.
+        raise ModelError(str(path), "no readable weights: cut off, damaged, or not from torch.save") from error
+
+
+def _from_hub(source: str) -> str:
+    """The weights' file of a repository on the hub, from the local cache where it lies there."""
+    try:
+        import huggingface_hub as hub
+    except ImportError as error:
+        raise ModelError(source, "needs huggingface_hub", "pip install 'striate[pretrained]'") from error
+    repository, _, revision = source.removeprefix(HUB).partition("@")
+    where: dict[str, Any] = {"repo_id": repository, "revision": revision or None}
+    try:
+        # Without a connection each file is waited for in vain, so the one that the cache has comes first.
+        for name in sorted(_HUB_FILES, key=lambda name: hub.try_to_load_from_cache(filename=name, **where) is None):
+            try:
+                return str(hub.hf_hub_download(filename=name, **where))
+            except hub.errors.RemoteEntryNotFoundError:
+                continue
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelError(source, f"can't be had ({reason})", "needed hf-hub:OWNER/REPO and a connection") from error
+    raise ModelError(source, "holds no weights", "needed " + " or ".join(_HUB_FILES) + " in the repository")
+
+
+def _head(model: torch.nn.Module, wrong: list[str], found: Mapping[str, Tensor]) -> tuple[str, int] | None:
+    """The name of the model's last linear layer and the classes that the file has there, if nothing else is wrong."""
+    linear = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)]
+    if not linear:
+        return None
+    name, layer = linear[-1]
+    parts = {f"{name}.{part}": tensor for part, tensor in layer.named_parameters()}
+    if set(wrong) != parts.keys() or not parts.keys() <= found.keys():
+        return None
+    if any(tensor.shape[1:] != found[part].shape[1:] for part, tensor in parts.items()):
+        return None
+    return name, len(found[wrong[0]])
+
+
+def _other_channels(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """What to do where the first layer alone tells that the weights are for images of other channels."""
+    for name, tensor in own.items():
+        if tensor.dim() != 4 or name not in found or found[name].dim() != 4:
+            continue
+        here, there = tensor.shape, found[name].shape
+        if here[1] != there[1] and here[:1] + here[2:] == there[:1] + there[2:]:
+            return f"make the network with in_channels={there[1]}, as these weights need"
+        break
+    return ""
+
+
+def _shape(tensors: Mapping[str, Tensor], name: str, absent: str) -> str:
+    return str(tuple(tensors[name].shape)) if name in tensors else absent

@@ -1,0 +1,101 @@
+"""What networks are put together from: convolution with normalisation, squeeze-and-excitation, stochastic depth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from striate.errors import OperandError
+from striate.geometry import Padding
+from striate.nn.convolution import Conv2d
+from striate.nn.pooling import GlobalAvgPool
+
+
+class ConvNormActivation(torch.nn.Sequential):
+    """A convolution without bias, a normalisation and an activation, (N, C_in, H, W) to (N, C_out, H', W').
+
+    Args:
+        in_channels, out_channels: C_in, C_out.
+        kernel_size: odd.
+        stride, groups: of the convolution.
+        padding: by default what keeps the size at stride 1, the same on both sides.
+        norm: from a number of channels to a layer.
+        activation: a layer's class; None for none.
+
+    >>> ConvNormActivation(3, 32, 3, stride=2)(torch.zeros(1, 3, 224, 224)).shape
+    torch.Size([1, 32, 112, 112])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        groups: int = 1,
+        padding: Padding | None = None,
+        norm: Callable[[int], torch.nn.Module] = torch.nn.BatchNorm2d,
+        activation: Callable[[], torch.nn.Module] | None = torch.nn.ReLU,
+    ) -> None:
+        pads = kernel_size // 2 if padding is None else padding
+        super().__init__(
+            Conv2d(in_channels, out_channels, kernel_size, stride, pads, groups=groups, bias=False),
+            norm(out_channels),
+            *([] if activation is None else [activation()]),
+        )
+
+
+class SqueezeExcite(torch.nn.Module):
+    """Weighs each channel by a number between 0 and 1 that follows from the means of all channels; keeps the shape.
+
+    Args:
+        channels: C.
+        squeezed: channels between the two fully connected layers (1x1 convolutions here).
+        activation: between the two.
+
+    Source: Hu, Shen & Sun, "Squeeze-and-excitation networks" (2018), equations 2 to 4, figure 1.
+
+    >>> sum(parameter.numel() for parameter in SqueezeExcite(64, 4).parameters())
+    580
+    """
+
+    def __init__(self, channels: int, squeezed: int, activation: Callable[[], torch.nn.Module] = torch.nn.ReLU) -> None:
+        super().__init__()
+        self.avgpool = GlobalAvgPool()
+        self.fc1 = Conv2d(channels, squeezed, 1)
+        self.fc2 = Conv2d(squeezed, channels, 1)
+        self.activation = activation()
+
+    def forward(self, input: Tensor) -> Tensor:
+        scale: Tensor = self.fc2(self.activation(self.fc1(self.avgpool(input)))).sigmoid()
+        return input * scale
+
+
+class StochasticDepth(torch.nn.Module):
+    """In training, sets whole samples of (N, ...) to zero with probability ``p`` and divides the others by 1 - p.
+
+    On the residual branch of a block it leaves, by chance and for each sample, the shortcut alone.
+
+    Raises:
+        OperandError: a probability outside of 0 to below 1.
+
+    Source: Huang et al., "Deep networks with stochastic depth" (2016), equations 2 to 4; with the division the
+    expectation needs no change at inference.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        if not 0 <= p < 1:
+            raise OperandError("StochasticDepth", f"got p = {p}", "needed a probability from 0 to below 1")
+        self.p = p
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return input
+        kept = input.new_empty([len(input)] + [1] * (input.dim() - 1)).bernoulli_(1 - self.p)
+        return input * kept.div_(1 - self.p)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"

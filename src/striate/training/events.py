@@ -1,0 +1,34 @@
+"""The metrics as TensorBoard reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from striate.errors import RunError
+from striate.training.results import Epoch
+
+
+def check_tensorboard() -> None:
+    """Sees that TensorBoard is there before a run begins.
+
+    Raises:
+        RunError: it isn't installed.
+    """
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError as error:
+        raise RunError(
+            "tensorboard", "isn't installed", remedy="pip install 'striate[tensorboard]', or leave the option out"
+        ) from error
+
+
+def write_events(folder: Path, epoch: Epoch) -> None:
+    """Adds an epoch to the event files in a folder; a resumed run's epochs take the place of what it had begun."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder), purge_step=epoch.epoch) as writer:
+        for name, value in epoch.to_dict().items():
+            if name != "epoch":
+                part, _, rest = name.partition("_")
+                tag = f"{rest}/{part}" if part in ("train", "test") else name
+                writer.add_scalar(tag, value, epoch.epoch)

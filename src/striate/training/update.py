@@ -1,0 +1,146 @@
+"""A step of training: what a batch does to a network's weights."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from striate.acceleration import accelerate
+from striate.training.activations import recompute
+from striate.training.assess import loss_of
+from striate.training.distributed import Team
+from striate.training.ema import Average
+from striate.training.recipe import Recipe
+from striate.training.transfer import Learning
+
+_DTYPES: Final = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Updates:
+    """A network with all that changes it: loss, optimizer, precision, the moving average of its weights.
+
+    Args:
+        model: on its device; what is frozen is frozen here.
+        recipe: the settings.
+        num_classes: K.
+        team: the processes that make each step together.
+    """
+
+    def __init__(self, model: torch.nn.Module, recipe: Recipe, num_classes: int, team: Team) -> None:
+        self.recipe, self.team = recipe, team
+        self.device = next(model.parameters()).device
+        learning = Learning.of(model, recipe, num_classes)
+        self.still = learning.still
+        self.peak = peak(model, recipe)
+        self.optimizer = _optimizer(learning, recipe, self.peak)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
+        self.loss = loss_of(model, recipe.label_smoothing, mixed=recipe.mixup > 0 or recipe.cutmix > 0)
+        if self.device.type == "cpu" and recipe.engine != "aten":
+            accelerate(model, quiet=True)
+        self.average = None if recipe.ema is None else Average(model, recipe.ema)
+        if recipe.checkpoint_activations:
+            recompute(model)
+        self.model, self.network = model, team.wrap(model)
+
+    @property
+    def tested(self) -> torch.nn.Module:
+        """The network that is tested and saved."""
+        return self.model if self.average is None else self.average.model
+
+    def train(self) -> None:
+        """Training mode, except for what stays still."""
+        self.model.train()
+        for layer in self.still:
+            layer.eval()
+
+    def step(self, images: Tensor, targets: Tensor, *, rate: float, number: int, whole: int) -> tuple[Tensor, Tensor]:
+        """A step with one batch.
+
+        Args:
+            images: float32 (B, C, H, W), this process's part of the batch, which may be empty.
+            targets: labels, int64 (B,), or probabilities, float32 (B, K).
+            rate: the learning rate.
+            number: of the step in the run, from 0.
+            whole: images in the batch, of all processes together.
+
+        Returns:
+            This part's share of the batch's mean loss, and how many of its images are recognised, both scalars.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["factor"]
+        self.optimizer.zero_grad()
+        loss, correct = self._gradients(images, targets, whole)
+        if self.recipe.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.follow(self.model, number)
+        return loss, correct
+
+    def _gradients(self, images: Tensor, targets: Tensor, whole: int) -> tuple[Tensor, Tensor]:
+        counted = len(images)
+        if not counted:  # the others wait for gradients all the same: those of an image that doesn't count
+            images = images.new_zeros(1, *images.shape[1:])
+            targets = targets.new_zeros(1, *targets.shape[1:])
+        losses, correct = [], []
+        parts = min(self.recipe.accumulate, len(images))
+        for left, image, target in zip(
+            reversed(range(parts)), images.tensor_split(parts), targets.tensor_split(parts), strict=True
+        ):
+            alone = self.network.no_sync() if left and isinstance(self.network, DistributedDataParallel) else None
+            with alone or contextlib.nullcontext(), self.team.waiting():
+                with torch.autocast(
+                    self.device.type, _DTYPES[self.recipe.precision], enabled=self.recipe.precision != "float32"
+                ):
+                    output = self.network(image)
+                loss = self.loss(output.float(), target) * (len(image) / whole if counted else 0.0)
+                # DistributedDataParallel takes the mean over the processes, and what is wanted is the sum.
+                self.scaler.scale(loss * self.team.size).backward()
+            losses.append(loss.detach())
+            labels = target if target.ndim == 1 else target.argmax(1)
+            correct.append((output.detach().argmax(1) == labels).sum() * (counted > 0))
+        return torch.stack(losses).sum(), torch.stack(correct).sum()
+
+    def state(self) -> dict[str, Any]:
+        """All that a step depends on and changes, besides the network itself, for a checkpoint."""
+        return {
+            "optimizer": self.optimizer.state_dict()["state"],
+            "average": {} if self.average is None else self.average.model.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def restore(
+        self, optimizer: dict[int, dict[str, Tensor]], average: dict[str, Tensor], scaler: dict[str, float]
+    ) -> None:
+        """What :meth:`state` gave."""
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": optimizer})
+        if self.average is not None:
+            self.average.model.load_state_dict(average)
+        if scaler:
+            self.scaler.load_state_dict(scaler)
+
+
+def peak(model: torch.nn.Module, recipe: Recipe) -> float:
+    """The highest learning rate: the recipe's, or what suits the optimizer and the network's loss."""
+    if recipe.learning_rate is not None:
+        return recipe.learning_rate
+    return 1e-3 if recipe.optimizer == "adamw" else float(getattr(model, "learning_rate", 0.05))
+
+
+def _optimizer(learning: Learning, recipe: Recipe, peak: float) -> torch.optim.Optimizer:
+    """PyTorch's optimizer of the recipe's name. Biases and other 1-D parameters don't decay."""
+    groups = [
+        {"params": chosen, "weight_decay": recipe.weight_decay * decays, "factor": factor}
+        for parameters, factor in learning.groups
+        for decays in (True, False)
+        if (chosen := [parameter for parameter in parameters if (parameter.dim() > 1) == decays])
+    ]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=peak, betas=(recipe.momentum, 0.999))
+    return torch.optim.SGD(groups, lr=peak, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
