@@ -7,8 +7,9 @@ from striate.cli import train  # isort: skip
 from striate.cli import export  # isort: skip
 from striate.cli import networks  # isort: skip
 from striate.cli import measure  # isort: skip
+from striate.cli import invariance  # isort: skip
 from striate.cli import explain  # isort: skip
 from striate.cli import study  # isort: skip
 from striate.cli.app import main
 
-__all__ = ["explain", "export", "main", "measure", "networks", "study", "train"]
+__all__ = ["explain", "export", "invariance", "main", "measure", "networks", "study", "train"]

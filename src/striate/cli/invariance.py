@@ -81,18 +81,21 @@ def robustness(
       striate robustness runs/first --out curves.png
       striate robustness runs/first --only rotation,scale --images 200 --attack
     """
+    import torch
+
     from striate.analysis import adversarial, shift_consistency
     from striate.analysis import robustness as measured
     from striate.report import invariance
     from striate.training import Run
-    from striate.training.assess import load_data
+    from striate.training.images import load_data
 
     opened = Run.open(run)
     settings, network = opened.settings, opened.model()
     held_out = load_data(opened.recipe, data or opened.recipe.data, settings.image_size, settings.channels).test
     if held_out.classes != settings.classes:
         raise RunError("--data", f"got classes {', '.join(held_out.classes[:5])}", "needed those of the run")
-    pixels, labels = held_out.images[:images].float() / 255, held_out.labels[:images]
+    chosen = torch.arange(min(images, len(held_out)))
+    pixels, labels = held_out.gather(chosen).float() / 255, held_out.labels[chosen]
 
     def prepare(shown: Tensor) -> Tensor:
         mean, std = (

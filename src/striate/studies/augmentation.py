@@ -42,7 +42,7 @@ def augmentation(seeds: Sequence[int], say: Say) -> Finding:
     right: dict[str, dict[str, list[tuple[float, ...]]]] = {kind: {name: [] for name in _LEVELS} for kind in kinds}
     for seed in seeds:
         data = load("digits", image_size=_SIZE, seed=seed)
-        images, test = data.train.images.float() / 255, data.test.images.float() / 255
+        images, test = (part.gather(torch.arange(len(part))).float() / 255 for part in (data.train, data.test))
         for kind in kinds:
             torch.manual_seed(seed)
             network = _network()

@@ -37,7 +37,8 @@ def digits(seed: int, image_size: tuple[int, int] = (8, 8), test_fraction: float
     """
     found = load("digits", image_size=image_size, test_fraction=test_fraction, seed=seed)
     prepare = Normalization.of(found.train)
-    return Digits(prepare(found.train.images), found.train.labels, prepare(found.test.images), found.test.labels)
+    images, test_images = (prepare(part.gather(torch.arange(len(part)))) for part in (found.train, found.test))
+    return Digits(images, found.train.labels, test_images, found.test.labels)
 
 
 def train(
