@@ -9,6 +9,7 @@ from striate.analysis.information.continuous import (
     neighbour_entropy,
 )
 from striate.analysis.information.discrete import Binning, entropy, mutual_information
+from striate.analysis.information.patches import FilterMatch, PoolingEntropy, filter_match, pooling_entropy
 from striate.analysis.information.plane import InformationPlane, LayerInformation, information
 from striate.analysis.information.validation import (
     Case,
@@ -25,13 +26,16 @@ from striate.analysis.information.validation import (
 __all__ = [
     "Binning",
     "Case",
+    "FilterMatch",
     "InformationPlane",
     "KernelBounds",
     "LayerInformation",
+    "PoolingEntropy",
     "Validation",
     "binned",
     "entropy",
     "erasure_channel",
+    "filter_match",
     "gaussian",
     "gaussian_copula",
     "independent",
@@ -42,6 +46,7 @@ __all__ = [
     "labelled_intervals",
     "mutual_information",
     "neighbour_entropy",
+    "pooling_entropy",
     "symmetric_channel",
     "validate",
 ]

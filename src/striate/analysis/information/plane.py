@@ -247,8 +247,7 @@ def _activations(twin: torch.nn.Module, images: Tensor, layers: Sequence[str]) -
         calls[path] = calls.get(path, 0) + 1
         name = path if calls[path] == 1 else f"{path}:{calls[path]}"
         # A copy: the next layer may write into the same memory.
-        numbers = np.array(output.detach().double().cpu().flatten(1) if output.dim() > 1 else output[:, None].cpu())
-        found.setdefault(name, []).append(numbers)
+        found.setdefault(name, []).append(output.reshape(len(output), -1).to("cpu", torch.float64, copy=True).numpy())
 
     # A layer with several names is one layer, under the first of them.
     hooked = {twin.get_submodule(path): path for path in reversed(layers)}
