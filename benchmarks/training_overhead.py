@@ -99,6 +99,7 @@ def epochs(
         normalization=data.Normalization.of(images),
         image_size=images.image_size,
         channels=images.channels,
+        small_input=False,
         train_images=len(images),
         test_images=len(images),
         parameters=0,

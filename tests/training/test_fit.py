@@ -22,7 +22,8 @@ from striate.errors import DataError, ModelError, RunError
 from striate.training import Interrupted, Recipe, Run, evaluate, fit
 from striate.training.checkpoint import Checkpoint
 from striate.training.folder import locked
-from striate.training.loop import Training, _peak
+from striate.training.loop import Training
+from striate.training.update import peak as peak_of
 
 FILES = {
     "settings.json",
