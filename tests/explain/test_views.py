@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from made import Tangled, untouched
 from rich.console import Console
 
-from made import Tangled, untouched
 from striate.errors import ExplainError
 from striate.explain.methods import METHODS, describe, method_named
 from striate.explain.views import VIEWS, Question, view

@@ -146,7 +146,7 @@ def maximize(
 
     >>> network = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 4, bias=False))
     >>> found = maximize(network, (1, 4, 4), layer="0", channel=0, jitter=0)
-    >>> found.started[0] < found.reached[0] <= float(network[0].weight.clamp_min(0).sum())
+    >>> found.started[0] < found.reached[0] <= float(network[0].weight.detach().clamp_min(0).sum())
     True
     """
     _check(steps=steps, count=count)
