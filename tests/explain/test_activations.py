@@ -31,7 +31,7 @@ def test_patches_are_found_by_a_search_over_everything(kernel: int, stride: int,
     layer = nn.Conv2d(2, 3, kernel, stride, padding)
     images = torch.rand(6, 2, 11, 13)
     found = top_patches(nn.Sequential(layer), images, "0", 1, count=4, batch_size=4)
-    outputs = layer(images)[:, 1]
+    outputs = layer(images)[:, 1].detach()
     best = []
     for number in range(6):
         places = {
@@ -45,7 +45,7 @@ def test_patches_are_found_by_a_search_over_everything(kernel: int, stride: int,
         # The patch is what the window saw: its product with the kernel is the activation.
         assert patch.pixels.shape == (2, kernel, kernel)
         value = (patch.pixels * layer.weight[1]).sum() + layer.bias[1]
-        assert patch.activation == pytest.approx(float(value), abs=1e-5)
+        assert patch.activation == pytest.approx(float(value.detach()), abs=1e-5)
         rows = torch.arange(kernel) + patch.top
         columns = torch.arange(kernel) + patch.left
         inside = ((rows >= 0) & (rows < 11))[:, None] & ((columns >= 0) & (columns < 13))
@@ -117,6 +117,21 @@ def test_every_kind_of_network(kind: str, tmp_path: object) -> None:
         json.dumps(result.to_dict(), allow_nan=False)
         result.save(f"{tmp_path}/{number}.png")
     found.figure(alike=False, most=2)
+
+
+def test_patches_are_seen_in_the_picture() -> None:
+    # The window around (0, 0) is the first that sees all that is white; two rows and columns of it hang over.
+    network = nn.Sequential(nn.Conv2d(1, 1, 5, padding=2))
+    nn.init.ones_(network[0].weight)
+    images = torch.zeros(1, 1, 9, 9)
+    images[0, 0, :3, :3] = 1
+    figure = top_patches(network, images, "0", 0, count=1).figure()
+    figure.canvas.draw()
+    axes = next(each for each in figure.axes if each.images)
+    assert axes.patches[0].get_zorder() < axes.images[0].get_zorder()
+    left, right, bottom, top = axes.images[0].get_extent()
+    assert (axes.get_xlim(), axes.get_ylim()) == ((-0.5, 4.5), (4.5, -0.5))
+    assert (left, right, bottom, top) == (1.5, 4.5, 4.5, 1.5)
 
 
 def test_mistakes() -> None:

@@ -14,7 +14,7 @@ from striate.errors import ExplainError
 from striate.explain.probe import Probe, input_of, probing
 from striate.explain.progress import watched
 from striate.explain.result import Pictured
-from striate.explain.synthesis import total_variation
+from striate.explain.synthesis import falling, total_variation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,12 +83,14 @@ def invert(
     alpha_weight: float = 1e-2,
     beta: float = 2.0,
     variation_weight: float = 1e-1,
+    decay: float = 1.0,
     seed: int = 0,
 ) -> Inversion:
     """Images whose outputs at a layer are those of the given one, as far as natural images can have them.
 
     Minimised is ``|f(x) - f(x0)|^2 / |f(x0)|^2``, plus penalties: the mean of ``|x / b| ** alpha``, which keeps numbers
-    in range, b the largest of the image's; and the total variation of ``x / b``. L-BFGS goes downhill, from noise.
+    in range, b the largest of the image's; and the total variation of ``x / b``. L-BFGS goes downhill, from noise, on
+    images whose waves are weighted by ``frequency ** -decay``, else deep layers' colours and shades are never reached.
 
     Args:
         model: any network.
@@ -96,6 +98,7 @@ def invert(
         layers: one or more paths.
         steps: of L-BFGS, at most, for each layer.
         alpha_weight, variation_weight: of the penalties; 0 switches one off.
+        decay: 1 as in photographs, 0 for pixels. Of many images with the same output it prefers smooth ones.
         seed: of the noise.
 
     Raises:
@@ -119,13 +122,14 @@ def invert(
     spread = float((original - original.mean()).square().sum())
     if not bound or not spread:
         raise ExplainError("image", "is one number everywhere", "needed an image with something in it")
+    scale = falling(original.shape[2:], decay).to(original.device)
+    scale = scale / scale.square().mean().sqrt()
     noise = torch.randn(original.shape, generator=torch.Generator().manual_seed(seed)).to(original.device)
     rows = []
     with probing(model, *names) as probe:
         for name in names:
-            found = _minimum(
-                probe, source, name, steps, bound, 0.01 * bound * noise, (alpha, alpha_weight, beta, variation_weight)
-            )
+            penalties = (alpha, alpha_weight, beta, variation_weight)
+            found = _minimum(probe, source, name, steps, bound, 0.01 * bound * noise, scale, penalties)
             with torch.no_grad():
                 wanted = _features(probe, source, name)
                 error = _distance(_features(probe, found.to(source.dtype), name), wanted)
@@ -141,6 +145,7 @@ def _minimum(
     steps: int,
     bound: float,
     start: Tensor,
+    scale: Tensor,
     penalties: tuple[float, float, float, float],
 ) -> Tensor:
     alpha, alpha_weight, beta, variation_weight = penalties
@@ -148,15 +153,20 @@ def _minimum(
         wanted = _features(probe, source, layer)
     if not float(wanted.square().sum()):
         raise ExplainError(layer, "puts out nothing but zeros for this image", "needed a layer that is active")
-    image = start.clone().requires_grad_()
-    search = torch.optim.LBFGS([image], max_iter=min(steps, _AT_ONCE), history_size=20, line_search_fn="strong_wolfe")
+    free = start.clone().requires_grad_()
+    search = torch.optim.LBFGS([free], max_iter=min(steps, _AT_ONCE), history_size=20, line_search_fn="strong_wolfe")
+
+    def image_of(free: Tensor) -> Tensor:
+        image: Tensor = torch.fft.irfft2(torch.fft.rfft2(free) * scale, s=free.shape[2:])
+        return image
 
     def loss() -> Tensor:
+        image = image_of(free)
         value = _distance(_features(probe, image.to(source.dtype), layer), wanted)
         scaled = image / bound
         value = value + alpha_weight * scaled.abs().pow(alpha).mean()
         value = value + variation_weight * total_variation(scaled, beta).sum()
-        (image.grad,) = torch.autograd.grad(value, image)
+        (free.grad,) = torch.autograd.grad(value, free)
         return value.detach()
 
     before = float("inf")
@@ -165,7 +175,7 @@ def _minimum(
         if not before - now > 1e-7 * abs(now):
             break
         before = now
-    return image.detach()
+    return image_of(free).detach()
 
 
 def _features(probe: Probe, images: Tensor, layer: str) -> Tensor:

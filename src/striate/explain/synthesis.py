@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Square root of the covariance of colours in photographs, up to scale (Olah et al. 2017, in their code).
 _COLOURS: Final = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
+#: Sizes of a dream.
+_OCTAVES: Final = 4
 #: Steps from one blur to the next, as Yosinski et al. (2015) take.
 _BLUR_EVERY: Final = 4
 
@@ -144,7 +146,7 @@ def maximize(
 
     >>> network = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 4, bias=False))
     >>> found = maximize(network, (1, 4, 4), layer="0", channel=0, jitter=0)
-    >>> torch.equal(found.pictures[0] > 0.5, network[0].weight[0] > 0)
+    >>> found.started[0] < found.reached[0] <= float(network[0].weight.detach().clamp_min(0).sum())
     True
     """
     _check(steps=steps, count=count)
@@ -205,7 +207,7 @@ def deep_dream(
     *,
     channel: int | None = None,
     prepare: Prepare | None = None,
-    octaves: int = 4,
+    octaves: int | None = None,
     ratio: float = 1.4,
     steps: int = 10,
     rate: float = 0.02,
@@ -216,12 +218,13 @@ def deep_dream(
     From the smallest octave to the picture's own size; what an octave added is enlarged and taken along.
 
     Args:
-        model: a network that takes images of several sizes, or else ``octaves=1``.
+        model: any network; it is left as it is.
         picture: (C, H, W) in 0..1.
         layer: whose activations grow.
         channel: the only one that counts; all by default.
         prepare: makes the network's input of pictures in 0..1.
-        octaves: sizes, each ``ratio`` times as large as the one before.
+        octaves: sizes, each ``ratio`` times as large as the one before; by default four, or one if the network doesn't
+            take images of the smallest.
         steps: in each octave.
         rate: how far a step goes, in units of 0..1, where the gradient is as large as it is on average.
 
@@ -235,9 +238,17 @@ def deep_dream(
     >>> found.sizes, found.energies[1] > found.energies[0]
     (((23, 23), (32, 32)), True)
     """
-    _check(steps=steps, octaves=octaves)
     check_picture(picture)
     height, width = picture.shape[1:]
+    if octaves is None:
+        smallest = (
+            1,
+            picture.shape[0],
+            max(1, round(height * ratio ** (1 - _OCTAVES))),
+            max(1, round(width * ratio ** (1 - _OCTAVES))),
+        )
+        octaves = _OCTAVES if _takes(model, prepared(model, torch.full(smallest, 0.5), prepare)) else 1
+    _check(steps=steps, octaves=octaves)
     factors = [ratio**-octave for octave in reversed(range(octaves))]
     sizes = tuple((max(1, round(height * factor)), max(1, round(width * factor))) for factor in factors)
     generator = torch.Generator().manual_seed(seed)
@@ -266,6 +277,16 @@ def deep_dream(
     return Dream(what, original[0].cpu(), dreamt[0].detach().cpu(), (energies[0], energies[1]), sizes)
 
 
+def _takes(model: torch.nn.Module, images: Tensor) -> bool:
+    """Whether a network runs on such images."""
+    with probing(model) as probe, torch.no_grad():
+        try:
+            probe(images)
+        except ExplainError:
+            return False
+    return True
+
+
 def _energy(probe: Probe, pictures: Tensor, layer: str, channel: int | None, prepare: Prepare | None) -> Tensor:
     probe(prepared(probe.model, pictures, prepare))
     activations = probe[layer].float()
@@ -292,15 +313,28 @@ def total_variation(images: Tensor, beta: float = 2.0) -> Tensor:
     return varied.mean((1, 2, 3))
 
 
+def falling(size: Sequence[int], decay: float) -> Tensor:
+    """Weights ``frequency ** -decay`` of an image's waves, as ``rfft2`` lays them out; the mean counts as the lowest.
+
+    >>> falling((1, 4), 1.0)
+    tensor([[4., 4., 2.]])
+    """
+    frequencies = _frequencies(size)
+    return frequencies.clamp_min(1 / max(size)) ** -decay
+
+
+def _frequencies(size: Sequence[int]) -> Tensor:
+    """Cycles a pixel."""
+    return torch.hypot(torch.fft.fftfreq(size[0])[:, None], torch.fft.rfftfreq(size[1]))
+
+
 class _Series:
     """Images as Fourier series; a seed's image is the same whatever others are made beside it."""
 
     def __init__(self, shape: tuple[int, ...], decay: float, seeds: Sequence[int], device: torch.device) -> None:
         self.size = shape[2:]
-        height, width = self.size
-        fy, fx = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)
-        self.frequencies = torch.hypot(fy, fx).to(device)
-        self.scale = self.frequencies.clamp_min(1 / max(height, width)) ** -decay / 4
+        self.frequencies = _frequencies(self.size).to(device)
+        self.scale = falling(self.size, decay).to(device) / 4
         noise = [
             torch.randn(shape[1], *self.frequencies.shape, 2, generator=torch.Generator().manual_seed(each))
             for each in seeds

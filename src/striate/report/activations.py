@@ -128,7 +128,8 @@ def _patch(axes: Axes, patch: Patch, low: float, high: float) -> None:
     top, bottom, left, right = int(rows[0]), int(rows[-1]), int(columns[0]), int(columns[-1])
     pixels = (patch.pixels[:, top : bottom + 1, left : right + 1] - low) / max(high - low, 1e-12)
     height, width = patch.inside.shape
-    axes.add_patch(Rectangle((-0.5, -0.5), width, height, facecolor="#8a94a6", hatch="////", linewidth=0))
+    behind = Rectangle((-0.5, -0.5), width, height, facecolor="#8a94a6", hatch="////", linewidth=0, zorder=-1)
+    axes.add_patch(behind)
     show(axes, pixels, (left - 0.5, right + 0.5, bottom + 0.5, top - 0.5))
     if patch.inside.float().mean() < _MOSTLY:
         axes.plot((width - 1) / 2, (height - 1) / 2, "+", color="white", markersize=9, markeredgewidth=2)
