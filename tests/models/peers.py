@@ -35,6 +35,15 @@ def peer(monkeypatch: pytest.MonkeyPatch) -> Peer:
     return make
 
 
+@torch.no_grad()
+def told_apart(model: torch.nn.Module) -> torch.nn.Module:
+    """``model`` with other numbers in each vector: ones and zeros would hide that two were exchanged."""
+    for tensor in model.state_dict().values():
+        if tensor.dim() == 1:
+            tensor.uniform_(0.5, 1.5)
+    return model
+
+
 def without_chance(model: torch.nn.Module) -> torch.nn.Module:
     """``model`` in float64, with nothing dropped, and statistics that one batch sets: of one size all the way."""
     for layer in model.modules():

@@ -78,7 +78,7 @@ class Noisy(torch.nn.Sequential):
 
 @pytest.fixture
 def noisy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "create", lambda name, num_classes=10, in_channels=1: Noisy(num_classes))
+    monkeypatch.setattr(models, "create", lambda name, num_classes=10, *_, **__: Noisy(num_classes))
 
 
 @pytest.mark.usefixtures("noisy")

@@ -20,4 +20,8 @@ def models(as_json: Json = False) -> None:
     if as_json:
         print_json(described)
     else:
-        show(tables.described(described))
+        show(
+            tables.grouped(
+                {about: {name: described[name] for name in listed} for about, listed in known.families().items()}
+            )
+        )

@@ -62,10 +62,10 @@ class Preprocessing:
         height, width = coloured.shape[2:]
         factor = self.resize / min(height, width)
         size = [max(self.resize, math.floor(side * factor)) for side in (height, width)]
-        # Bicubic interpolation overshoots.
-        resized = F.interpolate(coloured.float(), size, mode=self.interpolation, antialias=True).round_().clamp_(0, 255)
+        # On bytes this is Pillow's fixed-point arithmetic, in which most weights were trained.
+        resized = F.interpolate(coloured, size, mode=self.interpolation, antialias=True)
         top, left = ((side - self.crop) // 2 for side in size)
-        return resized[..., top : top + self.crop, left : left + self.crop].to(coloured.dtype)
+        return resized[..., top : top + self.crop, left : left + self.crop]
 
     def __call__(self, images: Tensor) -> Tensor:
         """What the network takes: uint8 (N, C, H, W) to float32 (N, channels, crop, crop)."""

@@ -15,11 +15,12 @@ from striate.models import (
     vgg,
     vit,
 )
-from striate.models.pretrained import Pretrained, imagenet_classes, pretrained
-from striate.models.registry import create, describe, has_small_form, input_shape, names, register
+from striate.models.pretrained import IMAGENET, Pretrained, imagenet_classes, pretrained
+from striate.models.registry import create, describe, families, has_small_form, input_shape, names, register
 from striate.models.weights import load_weights, read_weights
 
 __all__ = [
+    "IMAGENET",
     "Pretrained",
     "alexnet",
     "coatnet",
@@ -27,6 +28,7 @@ __all__ = [
     "create",
     "describe",
     "efficientnet",
+    "families",
     "has_small_form",
     "imagenet_classes",
     "input_shape",

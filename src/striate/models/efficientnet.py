@@ -43,7 +43,7 @@ TENSORFLOW: Final = partial(torch.nn.BatchNorm2d, eps=1e-3, momentum=0.01)
 class Variant:
     """A row of the family: factors of width and depth, pixels a side, dropout before the last layer, parameters.
 
-    ``lite`` is EfficientNet-Lite's form; ``norm`` makes a normalisation.
+    ``lite`` is EfficientNet-Lite's form; ``norm`` makes a normalisation; ``note`` is for the list of networks.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Variant:
     parameters: int
     norm: type[torch.nn.BatchNorm2d] | partial[torch.nn.BatchNorm2d] = torch.nn.BatchNorm2d
     lite: bool = False
+    note: str = ""
 
 
 VARIANTS: Final = (
@@ -65,7 +66,7 @@ VARIANTS: Final = (
     Variant("efficientnet_b5", 1.6, 2.2, 456, 0.4, 30_389_784, TENSORFLOW),
     Variant("efficientnet_b6", 1.8, 2.6, 528, 0.5, 43_040_704, TENSORFLOW),
     Variant("efficientnet_b7", 2.0, 3.1, 600, 0.5, 66_347_960, TENSORFLOW),
-    Variant("efficientnet_lite0", 1.0, 1.0, 224, 0.2, 4_652_008, TENSORFLOW, lite=True),
+    Variant("efficientnet_lite0", 1.0, 1.0, 224, 0.2, 4_652_008, TENSORFLOW, lite=True, note=", pretrained"),
 )
 
 
@@ -136,6 +137,6 @@ for _variant in VARIANTS:
     register(
         partial(EfficientNet, _variant),
         _variant.name,
-        f"EfficientNet-{_variant.name.partition('_')[2].capitalize()}; {_variant.parameters:,} parameters, "
-        f"{_variant.size}x{_variant.size} images.",
+        f"EfficientNet-{_variant.name.partition('_')[2].capitalize()}{_variant.note}; "
+        f"{_variant.parameters:,} parameters, {_variant.size}x{_variant.size} images.",
     )

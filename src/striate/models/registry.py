@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
@@ -124,6 +126,20 @@ def input_shape(name: str) -> tuple[int, int, int]:
 def describe(name: str) -> str:
     """One line on a network: what it is, its parameters, the images that it was made for."""
     return _entry(name).description
+
+
+def families() -> dict[str, tuple[str, ...]]:
+    """The names of the networks of each paper, under what the paper is about.
+
+    >>> families()["LeNet-5, as usually written today and as it was in 1998."]
+    ('lenet5', 'lenet5_1998')
+    """
+    found: dict[str, list[str]] = {}
+    for name, entry in _ENTRIES.items():
+        builder = entry.builder.func if isinstance(entry.builder, functools.partial) else entry.builder
+        about = (sys.modules[builder.__module__].__doc__ or "").strip().partition("\n")[0]
+        found.setdefault(about, []).append(name)
+    return {about: tuple(listed) for about, listed in found.items()}
 
 
 def _entry(name: str) -> _Entry:

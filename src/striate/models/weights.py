@@ -60,7 +60,7 @@ def load_weights(model: torch.nn.Module, source: str | os.PathLike[str], *, new_
             f"{name} {_shape(found, name, 'missing')} instead of {_shape(own, name, 'none')}" for name in wrong[:3]
         )
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise ModelError(where, f"weights of another model: {listed}{more}")
+        raise ModelError(where, f"weights of another model: {listed}{more}", remedy=_other_channels(own, found))
     model.load_state_dict({name: tensor for name, tensor in found.items() if name not in wrong}, strict=False)
 
 
@@ -76,11 +76,15 @@ def read_weights(source: str | os.PathLike[str]) -> dict[str, Tensor]:
     try:
         loaded: Any = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
     except (OSError, SafetensorError) as error:
-        raise ModelError(str(path), f"no readable weights ({error})", "needed a whole file of weights") from error
+        raise ModelError(
+            str(path), f"no readable weights ({getattr(error, 'strerror', None) or error})", "needed a whole file"
+        ) from error
     for key in _WITHIN:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
-    if not isinstance(loaded, Mapping) or not all(isinstance(tensor, Tensor) for tensor in loaded.values()):
+    if not isinstance(loaded, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in loaded.items()
+    ):
         raise ModelError(str(path), "holds something else than named tensors", "needed a model's state_dict")
     return dict(loaded)
 
@@ -89,16 +93,18 @@ def _unpickled(path: Path) -> Any:
     """What torch.save wrote, if it consists of tensors, numbers, text and containers of them."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-        if "Unsupported global" in str(error) or "Unsupported operand" in str(error):
+    except OSError:
+        raise
+    except Exception as error:  # damaged bytes bring forth all kinds, as flipping them at random has shown
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
             raise ModelError(
                 str(path),
                 "holds more than tensors, and reading that could run code",
                 "needed a state_dict",
                 "save model.state_dict(), or a .safetensors file",
             ) from error
-        reason = str(error).partition("\n")[0]
-        raise ModelError(str(path), f"no readable weights ({reason})", "needed a whole file of torch.save") from error
+        # PyTorch's own words go on for lines, and advise to read such a file without care.
+        raise ModelError(str(path), "no readable weights: cut off, damaged, or not from torch.save") from error
 
 
 def _from_hub(source: str) -> str:
@@ -124,13 +130,28 @@ def _from_hub(source: str) -> str:
 
 def _head(model: torch.nn.Module, wrong: list[str], found: Mapping[str, Tensor]) -> tuple[str, int] | None:
     """The name of the model's last linear layer and the classes that the file has there, if nothing else is wrong."""
-    *_, (name, layer) = ((n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear))
+    linear = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)]
+    if not linear:
+        return None
+    name, layer = linear[-1]
     parts = {f"{name}.{part}": tensor for part, tensor in layer.named_parameters()}
     if set(wrong) != parts.keys() or not parts.keys() <= found.keys():
         return None
     if any(tensor.shape[1:] != found[part].shape[1:] for part, tensor in parts.items()):
         return None
     return name, len(found[wrong[0]])
+
+
+def _other_channels(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """What to do where the first layer alone tells that the weights are for images of other channels."""
+    for name, tensor in own.items():
+        if tensor.dim() != 4 or name not in found or found[name].dim() != 4:
+            continue
+        here, there = tensor.shape, found[name].shape
+        if here[1] != there[1] and here[:1] + here[2:] == there[:1] + there[2:]:
+            return f"make the network with in_channels={there[1]}, as these weights need"
+        break
+    return ""
 
 
 def _shape(tensors: Mapping[str, Tensor], name: str, absent: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from rich.console import Group
+from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -60,6 +61,17 @@ def described(texts: Mapping[str, str]) -> Table:
     for name, text in texts.items():
         table.add_row(Text(name), Text(text))
     return table
+
+
+def grouped(groups: Mapping[str, Mapping[str, str]]) -> Group:
+    """Things and what they are, under headings."""
+    width = max(len(name) for texts in groups.values() for name in texts)
+    shown: list[RenderableType] = []
+    for heading, texts in groups.items():
+        table = described(texts)
+        table.columns[0].min_width = width
+        shown += [Text(heading, style="bold"), Padding(table, (0, 0, 0, 2), expand=False), Text("")]
+    return Group(*shown[:-1])
 
 
 def predictions(images: Iterable[str], ranked: Iterable[Sequence[tuple[str, float]]]) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import torch
 
@@ -80,8 +80,9 @@ def _prepare(recipe: Recipe, threads: int) -> tuple[Settings, data.Split]:
     """Finds the device, loads the data, and sees that the network takes them."""
     device = find_device(recipe.device)
     with torch.random.fork_rng([]):  # weights that are only looked at; the caller's random numbers go on undisturbed
-        _, *made_for = models.input_shape(recipe.model)
-        split = load_data(recipe, recipe.data, recipe.image_size or (made_for[0], made_for[1]), recipe.channels)
+        with torch.device("meta"):
+            made_for = cast(tuple[int, int], models.create(recipe.model).input_size)
+        split = load_data(recipe, recipe.data, recipe.image_size or made_for, recipe.channels)
         train = split.train
         small = models.has_small_form(recipe.model, train.image_size)
         model = models.create(recipe.model, len(train.classes), train.channels, small_input=small).eval()
