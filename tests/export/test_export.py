@@ -203,7 +203,7 @@ def refused(source: Any, *arguments: Any, **named: Any) -> str:
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        (Elsewhere((0.01, 0.01)), "results differ by 0.01; needed 1"),
+        (Elsewhere((0.01, 0.01)), "results differ by 0.01; needed 0.0001"),
         (Elsewhere((float("nan"), 0.0)), "results differ by nan"),
         (Branch(), "data-dependent"),
         (FixedBatch(), "Constraints violated (batch)"),

@@ -29,7 +29,7 @@ def test_cost_is_the_papers() -> None:
     count = sum(parameter.numel() for parameter in model.parameters())
     assert count == 24_446_228
     assert f"{count:,}" in models.describe("coatnet_0")
-    # table 4 rounds to 25 million and 4.2 billion
+    # the paper says 25 million and 4.2 billion
     assert count / 1e6 == pytest.approx(25, rel=0.03)
     assert cost.macs / 1e9 == pytest.approx(4.2, rel=0.02)
 

@@ -1,8 +1,8 @@
 """CoAtNet: convolutions where maps are large, attention with relative positions where they are small.
 
 Source: Dai, Liu, Le & Tan, "CoAtNet: Marrying Convolution and Attention for All Data Sizes" (NeurIPS 2021): the stages
-of table 3, relative attention of equation 3, blocks and downsampling of appendix A.1, stochastic depth of table 8's
-first row. Where the paper says nothing, this is done: pooling is the maximum of 2x2; the inverted bottleneck has four
+of table 3, relative attention of equation 3, blocks, downsampling and stochastic depth of the appendix.
+Where the paper says nothing, this is done: pooling is the maximum of 2x2; the inverted bottleneck has four
 times its block's output channels, and squeezes to a quarter of these; convolutions before a batch normalisation have no
 bias, and shortcuts are projected in the first block of a stage alone; a LayerNorm stands before the mean over the last
 map. That gives 24.4 million parameters and 4.14 billion multiply-accumulates, for the paper's 25 and 4.2.
@@ -164,7 +164,7 @@ class CoAtNet(torch.nn.Module):
         Raises:
             ModelError: no pixels.
 
-        Source: appendix A.1.
+        Source: the appendix.
 
         >>> network = CoAtNet(VARIANTS[0], small_input=True)
         >>> network.resize((28, 28))

@@ -125,7 +125,7 @@ class SelfAttention2d(SelfAttention):
 
         Afterwards the bias is another parameter than before, which an optimizer made earlier doesn't know.
 
-        Source: Dai et al. (2021), appendix A.1.
+        Source: Dai et al. (2021), appendix.
         """
         if self.size is None:
             return
