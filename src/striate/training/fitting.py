@@ -21,7 +21,7 @@ from striate.training.folder import SETTINGS, fresh_folder, is_finished, locked,
 from striate.training.images import load_data, workers
 from striate.training.loop import Training
 from striate.training.recipe import Recipe
-from striate.training.run import Run, Settings, versions
+from striate.training.run import Run, Settings, build, versions
 from striate.training.transfer import Learning
 
 _AS_BEGUN: Final = "resume with the run's own settings, or take another folder"
@@ -109,13 +109,13 @@ def _prepare(recipe: Recipe, threads: int, team: Team, weights: str | None) -> t
         split = load_data(recipe, recipe.data, recipe.image_size or made_for, recipe.channels)
         train = split.train
         small = models.has_small_form(recipe.model, train.image_size)
-        classes = len(train.classes)
-        model = models.create(recipe.model, classes, train.channels, weights, small_input=small).eval()
+        classes, shape = len(train.classes), (train.channels, *train.image_size)
+        model = build(recipe.model, classes, shape, weights, small).eval()
     loss_of(model, recipe.label_smoothing, mixed=recipe.mixup > 0 or recipe.cutmix > 0)
     Learning.of(model, recipe, classes)
     try:
         with torch.inference_mode():
-            model(torch.zeros(1, train.channels, *train.image_size))
+            model(torch.zeros(1, *shape))
     except (RuntimeError, ValueError) as error:
         size, needed = ("x".join(map(str, sides)) for sides in (train.image_size, made_for))
         raise RunError(

@@ -93,13 +93,19 @@ class Settings:
 
     def new_model(self, weights: str | None = None) -> torch.nn.Module:
         """The network with random weights or given ones, on the CPU."""
-        return models.create(
-            self.recipe.model,
-            num_classes=len(self.classes),
-            in_channels=self.channels,
-            weights=weights,
-            small_input=self.small_input,
-        )
+        shape = (self.channels, *self.image_size)
+        return build(self.recipe.model, len(self.classes), shape, weights, self.small_input)
+
+
+def build(
+    name: str, num_classes: int, shape: tuple[int, int, int], weights: str | None, small_input: bool
+) -> torch.nn.Module:
+    """A network for images of (C, H, W); one whose weights are bound to a size is brought to that one."""
+    model = models.create(name, num_classes, shape[0], weights, small_input=small_input)
+    resize = getattr(model, "resize", None)
+    if resize is not None and model.input_size != shape[1:]:
+        resize(shape[1:])
+    return model
 
 
 def recipe_for(given: Mapping[str, Any], *, resume: bool) -> Recipe:
