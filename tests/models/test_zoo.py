@@ -106,7 +106,8 @@ def learns(name: str, model: torch.nn.Module, images: torch.Tensor) -> None:
             assert parameter.grad is not None, key
             assert parameter.grad.isfinite().all(), key
             assert parameter.grad.any(), key
-            parameter -= 0.01 * parameter.grad / norm
+            # By the gradient the loss falls by 0.05; the deeper a network at its start, the larger its gradients.
+            parameter -= 0.05 / norm**2 * parameter.grad
         after = F.cross_entropy(model(images), labels)
     assert after < before, name
 
