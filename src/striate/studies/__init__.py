@@ -3,14 +3,17 @@
 A study is one file here and one line below; ``striate study`` lists them.
 """
 
-import striate.studies.augmentation
-import striate.studies.conv_vs_dense
-import striate.studies.equivariance
-import striate.studies.flipped_kernels
-import striate.studies.pooling_vs_stride
-import striate.studies.two_3x3
-import striate.studies.vit_vs_cnn  # noqa: F401
-from striate.studies import conv_vs_dense, estimators, information_plane, two_3x3  # noqa: F401
+from striate.studies import (  # noqa: F401
+    augmentation,
+    conv_vs_dense,
+    equivariance,
+    estimators,
+    flipped_kernels,
+    information_plane,
+    pooling_vs_stride,
+    two_3x3,
+    vit_vs_cnn,
+)
 from striate.studies.panels import Bars, Curve, Curves, Panel, Pictures
 from striate.studies.study import Check, Finding, Measured, Outcome, Say, Study, run, studies, study
 
