@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import Functional, Nested
 from torch import Tensor, nn
 
+from networks import Functional, Nested
 from striate import explain
 from striate.errors import ExplainError
 

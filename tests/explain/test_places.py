@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import Nested, TinyViT
 
+from networks import Nested, TinyViT
 from striate.explain import default_layer, grad_cam
 from striate.explain.places import grid_of
 

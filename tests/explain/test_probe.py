@@ -6,9 +6,9 @@ import copy
 
 import pytest
 import torch
-from networks import Functional, Nested, Reused
 from torch import Tensor, nn
 
+from networks import Functional, Nested, Reused
 from striate import explain
 from striate.errors import ExplainError
 from striate.explain import probing
@@ -113,8 +113,7 @@ def test_also_after_an_exception() -> None:
         explain.grad_cam(model, torch.randn(1, 3, 16, 16), broken, "last")
     with pytest.raises(ExplainError):
         explain.saliency(model, torch.randn(1, 4, 16, 16))
-    with pytest.raises(ZeroDivisionError), probing(model, "act") as probe:
-        probe(torch.randn(1, 3, 16, 16))
+    with pytest.raises(ZeroDivisionError), probing(model, "act"):
         raise ZeroDivisionError
     assert same(before, state(model))
 
@@ -138,7 +137,9 @@ def test_forms_of_one_network_give_the_same_map(name: str) -> None:
         layer = {"layer": "like.last" if isinstance(form, Functional) else "last"} if layered else {}
         assert torch.allclose(method(form, images, 1, **layer).map, true, atol=1e-5)
     with torch.inference_mode():
-        assert torch.allclose(method(model, x.clone(), 1, **({"layer": "last"} if layered else {})).map, true, atol=1e-5)
+        assert torch.allclose(
+            method(model, x.clone(), 1, **({"layer": "last"} if layered else {})).map, true, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

@@ -134,7 +134,7 @@ def integrated_gradients(
     Args:
         baseline: a number, or what broadcasts to the images: the input that stands for no evidence.
         steps: points of the Gauss-Legendre rule; None: 16, doubled until the gap is within the tolerance, at most 256.
-        tolerance: largest gap, as a share of the score's difference, by default that of the source; a note tells where it fails.
+        tolerance: largest gap, as a share of the score's difference; a note tells where it isn't kept.
         batch_size: points computed at once. Memory is bounded by what one training step of so many images takes.
 
     Source: Sundararajan, Taly & Yan, "Axiomatic attribution for deep networks" (2017), equation 1 and proposition 1.

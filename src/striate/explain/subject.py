@@ -104,7 +104,8 @@ class Subject:
             )
         blank = [image for image, numbers in enumerate(map_) if not bool(numbers.any())]
         if blank:
-            which = "" if len(map_) == 1 else f"image {', '.join(map(str, blank))}: "
+            more = f" and {len(blank) - 5} more" if len(blank) > 5 else ""
+            which = "" if len(map_) == 1 else f"image {', '.join(map(str, blank[:5]))}{more}: "
             notes = (*notes, f"{which}the map is empty: {empty}")
             warnings.warn(f"{method}: {notes[-1]}", ExplainWarning, stacklevel=3)
         scores = self.aim(self.output).detach().double().tolist()
