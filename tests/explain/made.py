@@ -1,75 +1,57 @@
-"""Networks of the kinds that people explain, and a look at whether one was left as it was."""
+"""Made images whose evidence has a known place: a digit at a random place, on clutter of what isn't a digit."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import torch
 import torch.nn.functional as F
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-
-class Tangled(nn.Module):
-    """A layer used twice, a ReLU that overwrites its input, nested containers, functional calls, dropout."""
-
-    def __init__(self, classes: int = 4) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(1, 6, 3, padding=1)
-        self.again = nn.Conv2d(6, 6, 3, padding=1)
-        self.relu = nn.ReLU(inplace=True)
-        self.deep = nn.ModuleDict({"part": nn.Sequential(nn.Sequential(nn.Conv2d(6, 8, 3)), nn.BatchNorm2d(8))})
-        self.drop = nn.Dropout(0.5)
-        self.head = nn.Linear(8, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.relu(self.stem(x))
-        x = self.relu(self.again(self.relu(self.again(x))))
-        x = self.deep["part"](F.max_pool2d(x, 2))
-        return self.head(self.drop(F.relu(x).mean((2, 3))))
+SIDE, DIGIT = 40, 16
 
 
-def frozen(model: nn.Module) -> nn.Module:
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    return model
+def pasted(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Images (N, 1, 40, 40), digits (N,) and the boxes (N, 4) where they are: left, top, right, bottom."""
+    generator = torch.Generator().manual_seed(seed)
+    data = load_digits()
+    chosen = torch.randint(len(data.target), (count,), generator=generator)
+    small = torch.from_numpy(data.images).float()[chosen, None] / 16
+    digits = F.interpolate(small, (DIGIT, DIGIT), mode="bilinear")
+    # Clutter: quarters of other digits, each turned about, so that strokes alone tell nothing.
+    images = torch.zeros(count, 1, SIDE, SIDE)
+    places = torch.randint(0, SIDE - DIGIT + 1, (count, 2), generator=generator)
+    for image in range(count):
+        for _ in range(12):
+            piece = digits[int(torch.randint(count, (1,), generator=generator))]
+            piece = torch.rot90(piece[:, 4:10, 4:10], int(torch.randint(4, (1,), generator=generator)), (1, 2))
+            top, left = torch.randint(0, SIDE - 6 + 1, (2,), generator=generator).tolist()
+            images[image, :, top : top + 6, left : left + 6] = piece
+        top, left = places[image].tolist()
+        images[image, :, top : top + DIGIT, left : left + DIGIT] = digits[image]
+    tops, lefts = places.unbind(1)
+    boxes = torch.stack([lefts, tops, lefts + DIGIT, tops + DIGIT], 1)
+    return images, torch.from_numpy(data.target)[chosen], boxes
 
 
-#: Each with images that it takes.
-KINDS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
-    "training": lambda: (Tangled().train(), torch.rand(3, 1, 12, 12)),
-    "frozen": lambda: (frozen(Tangled()), torch.rand(3, 1, 12, 12)),
-    "half": lambda: (Tangled().bfloat16(), torch.rand(3, 1, 12, 12)),
-    "channels_last": lambda: (
-        Tangled().to(memory_format=torch.channels_last),
-        torch.rand(3, 1, 12, 12).to(memory_format=torch.channels_last),
-    ),
-}
+def network(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = []
+    for before, after in ((1, 16), (16, 32), (32, 64)):
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)]
+    layers = [*layers[:-1], nn.Conv2d(64, 64, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
-@contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Fails if inside it the network changes: parameters, buffers, gradients, modes, hooks, requires_grad."""
-    before = _state(model)
-    try:
-        yield
-    finally:
-        after = _state(model)
-        assert before.keys() == after.keys()
-        for name, value in before.items():
-            same = torch.equal(value, after[name]) if isinstance(value, Tensor) else value == after[name]
-            assert same, f"{name} has changed"
-
-
-def _state(model: nn.Module) -> dict[str, Any]:
-    state: dict[str, Any] = {name: value.clone() for name, value in model.state_dict().items()}
-    for name, parameter in model.named_parameters():
-        state[f"{name} learns"] = parameter.requires_grad
-        state[f"{name} gradient"] = None if parameter.grad is None else parameter.grad.clone()
-    for name, module in model.named_modules():
-        state[f"{name} training"] = module.training
-        for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks"):
-            state[f"{name} {hooks}"] = copy.copy(list(getattr(module, hooks)))
-    return state
+def train(images: Tensor, labels: Tensor, epochs: int = 7) -> nn.Sequential:
+    model = network().train()
+    steps = epochs * (len(images) // 64)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, total_steps=steps)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(epochs):
+        for part in torch.randperm(len(images), generator=generator).split(64)[: len(images) // 64]:
+            optimizer.zero_grad()
+            F.cross_entropy(model(images[part]), labels[part]).backward()
+            optimizer.step()
+            schedule.step()
+    return model.eval()

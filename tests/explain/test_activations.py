@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from made import KINDS, Tangled, untouched
+from tangled import KINDS, Tangled, untouched
 from torch import Tensor, nn
 
 from striate.errors import ExplainError

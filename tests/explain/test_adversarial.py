@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from made import KINDS, Tangled, untouched
+from tangled import KINDS, Tangled, untouched
 from torch import Tensor, nn
 
 from striate.errors import ExplainError
@@ -50,6 +50,21 @@ def test_it_is_the_distance_to_a_linear_boundary(norm: str, classes: int) -> Non
     size = found.l2 if norm == "l2" else found.largest
     assert size == pytest.approx(float(distances.min()), rel=2e-3)
     assert found.classes[0] == seen
+
+
+@pytest.mark.parametrize(("norm", "nearest", "size"), [("l2", 1, 0.1), ("linf", 2, 0.1 / 3.6)])
+def test_the_nearest_class_depends_on_the_norm(norm: str, nearest: int, size: float) -> None:
+    # Slopes of one pixel (l2 1, l1 1) and of 16 pixels (l2 0.9, l1 3.6), with the same gap of 0.1.
+    weights = torch.zeros(3, 16)
+    weights[1, 0] = 1
+    weights[2] = 0.225
+    found = smallest_perturbation(
+        classifier(weights, torch.tensor([0.0, -0.6, -1.9])),
+        torch.full((1, 4, 4), 0.5),
+        norm=norm,  # type: ignore[arg-type]
+    )
+    assert (found.classes, found.method) == ((0, nearest), "DeepFool")
+    assert (found.l2 if norm == "l2" else found.largest) == pytest.approx(size, rel=2e-3)
 
 
 def test_a_class_can_be_asked_for() -> None:

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from made import KINDS, Tangled, untouched
+from tangled import KINDS, Tangled, untouched
 from torch import nn
 
 from striate.errors import ExplainError

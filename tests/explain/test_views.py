@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from made import Tangled, untouched
 from rich.console import Console
+from tangled import Tangled, untouched
 
 from striate.errors import ExplainError
 from striate.explain.methods import METHODS, describe, method_named
