@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from explained_networks import Nested, Reused
 from torch import Tensor, nn
 
-from networks import Nested, Reused
 from striate import explain
 from striate.errors import ExplainError
 

@@ -6,11 +6,11 @@ import json
 
 import pytest
 import torch
+from explained_networks import Nested
 from scipy.ndimage import gaussian_filter1d
 from scipy.stats import pearsonr
 from torch import nn
 
-from networks import Nested
 from striate import explain
 from striate.errors import ExplainError
 from striate.explain.faithful import _blurred

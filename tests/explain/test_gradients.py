@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from explained_networks import Functional, Nested
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from networks import Functional, Nested
 from striate import explain
 from striate.errors import ExplainError
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from explained_networks import Nested
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from networks import Nested
 from striate import explain
 from striate.errors import ExplainError
 

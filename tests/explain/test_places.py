@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from explained_networks import Nested, TinyViT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from networks import Nested, TinyViT
 from striate.explain import default_layer, grad_cam
 from striate.explain.places import grid_of
 

@@ -6,9 +6,9 @@ import copy
 
 import pytest
 import torch
+from explained_networks import Functional, Nested, Reused
 from torch import Tensor, nn
 
-from networks import Functional, Nested, Reused
 from striate import explain
 from striate.errors import ExplainError
 from striate.explain import probing

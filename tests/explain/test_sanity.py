@@ -7,11 +7,11 @@ import copy
 import numpy as np
 import pytest
 import torch
-from made import DIGIT, SIDE, network, pasted, train
+from explained_networks import Nested
+from made_images import DIGIT, SIDE, network, pasted, train
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from networks import Nested
 from striate import explain
 from striate.errors import ExplainError
 

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
+from explained_networks import Nested
 from torch import Tensor, nn
 
-from networks import Nested
 from striate import explain
 from striate.errors import ExplainError
 from striate.explain.targets import guesses, probabilities_of
