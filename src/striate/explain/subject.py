@@ -6,18 +6,20 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from striate.errors import ExplainError
 from striate.explain.probe import Probe, input_of, probing
+from striate.explain.progress import watched
 from striate.explain.rectify import change_rectifiers
 from striate.explain.result import Explanation, picture_of
 from striate.explain.targets import Aim, Target, guesses, probabilities_of, settle
+
+#: Batches that are done before a bar would be seen.
+_FEW: Final = 4
 
 
 class ExplainWarning(UserWarning):
@@ -144,8 +146,5 @@ def in_batches(total: int, batch_size: int, what: str) -> Iterator[Tensor]:
     """
     if batch_size < 1:
         raise ExplainError("batch_size", f"got {batch_size}", "needed 1 or more")
-    console = Console(stderr=True)
     parts = torch.arange(total).split(batch_size)
-    yield from track(
-        parts, description=what, console=console, transient=True, disable=not console.is_terminal or len(parts) < 4
-    )
+    yield from parts if len(parts) < _FEW else watched(parts, what, len(parts))
