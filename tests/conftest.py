@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,3 +37,26 @@ def _clean_slate() -> Iterator[None]:
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def peer(monkeypatch: pytest.MonkeyPatch) -> Callable[..., torch.nn.Module]:
+    """From ``"torchvision:resnet18"`` or ``"timm:..."`` to that network with random weights."""
+    register = torch.library.register_fake
+
+    def lenient(operator: Any, *arguments: Any, **named: Any) -> Any:
+        # Without its compiled part torchvision has no operators to register a shape for.
+        if isinstance(operator, str) and operator.startswith("torchvision::"):
+            return lambda function: function
+        return register(operator, *arguments, **named)
+
+    monkeypatch.setattr(torch.library, "register_fake", lenient)
+
+    def make(name: str, **options: Any) -> torch.nn.Module:
+        library, _, model = name.partition(":")
+        pytest.importorskip(library)
+        if library == "timm":
+            return importlib.import_module("timm").create_model(model, **options)  # type: ignore[no-any-return]
+        return getattr(importlib.import_module("torchvision.models"), model)(**options)  # type: ignore[no-any-return]
+
+    return make

@@ -10,6 +10,7 @@ from PIL import Image
 
 from striate.cli import main
 from striate.explain.methods import METHODS
+from striate.explain.views import VIEWS
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +83,9 @@ def test_every_method_draws(
 def test_the_list_of_methods(capsys: pytest.CaptureFixture[str]) -> None:
     code, output, _ = said(capsys, "--method", "list")
     assert code == 0
-    assert all(name in output for name in METHODS)
+    assert all(name in output for name in (*METHODS, *VIEWS))
     code, output, _ = said(capsys, "--method", "list", "--json")
-    assert list(json.loads(output)) == list(METHODS)
+    assert list(json.loads(output)) == [*METHODS, *VIEWS]
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import importlib
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -30,28 +28,6 @@ LAYERS = {
     "timm:repvgg_a0": ("stages.1", "stages.3"),
 }
 FLAT = (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.SiLU, nn.GELU)
-
-
-@pytest.fixture
-def build(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], nn.Module]:
-    register = torch.library.register_fake
-
-    def lenient(name: Any, *arguments: Any, **named: Any) -> Any:
-        # Without its compiled part torchvision has no operators to register a shape for.
-        if isinstance(name, str) and name.startswith("torchvision::"):
-            return lambda function: function
-        return register(name, *arguments, **named)
-
-    monkeypatch.setattr(torch.library, "register_fake", lenient)
-
-    def make(name: str) -> nn.Module:
-        library, _, model = name.partition(":")
-        pytest.importorskip(library)
-        if library == "timm":
-            return importlib.import_module("timm").create_model(model)  # type: ignore[no-any-return]
-        return getattr(importlib.import_module("torchvision.models"), model)()  # type: ignore[no-any-return]
-
-    return make
 
 
 class Averaged(nn.Module):
@@ -84,8 +60,8 @@ def linear(model: nn.Module) -> nn.Module:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
-def test_support_equals_the_gradients(name: str, build: Callable[[str], nn.Module]) -> None:
-    model = build(name)
+def test_support_equals_the_gradients(name: str, peer: Callable[[str], nn.Module]) -> None:
+    model = peer(name)
     fields, twin = receptive_field(model, (3, 128, 128)), linear(model)
     for layer in LAYERS[name]:
         height, width = fields.at(layer).shape[2:]

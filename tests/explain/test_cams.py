@@ -23,23 +23,10 @@ PEERS = {
 ALL = (*PEERS, "grad_cam_plus_plus", "score_cam", "eigen_cam")
 
 
-@pytest.fixture
-def build(monkeypatch: pytest.MonkeyPatch) -> None:
-    register = torch.library.register_fake
-    monkeypatch.setattr(
-        torch.library,
-        "register_fake",
-        lambda name, *rest, **named: (
-            (lambda function: function)
-            if isinstance(name, str) and name.startswith("torchvision::")
-            else register(name, *rest, **named)
-        ),
-    )
-
-
+@pytest.mark.usefixtures("peer")  # torchcam imports torchvision
 @pytest.mark.parametrize("name", PEERS)
 @pytest.mark.parametrize("target", [0, 3])
-def test_torchcam_agrees(name: str, target: int, build: None) -> None:
+def test_torchcam_agrees(name: str, target: int) -> None:
     methods = pytest.importorskip("torchcam.methods")
     model, x = Nested().double().eval(), torch.randn(2, 3, 16, 16, dtype=torch.float64)
     model.fc.weight.data *= 1e4  # torchcam adds 1e-8 to what it divides by

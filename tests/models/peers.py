@@ -2,37 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
-import pytest
 import torch
 
 Peer = Callable[..., torch.nn.Module]
-
-
-@pytest.fixture
-def peer(monkeypatch: pytest.MonkeyPatch) -> Peer:
-    """From ``"torchvision:resnet18"`` or ``"timm:..."`` to that network with random weights."""
-    register = torch.library.register_fake
-
-    def lenient(operator: Any, *arguments: Any, **named: Any) -> Any:
-        # Without its compiled part torchvision has no operators to register a shape for.
-        if isinstance(operator, str) and operator.startswith("torchvision::"):
-            return lambda function: function
-        return register(operator, *arguments, **named)
-
-    monkeypatch.setattr(torch.library, "register_fake", lenient)
-
-    def make(name: str, **options: Any) -> torch.nn.Module:
-        library, _, model = name.partition(":")
-        pytest.importorskip(library)
-        if library == "timm":
-            return importlib.import_module("timm").create_model(model, **options)  # type: ignore[no-any-return]
-        return getattr(importlib.import_module("torchvision.models"), model)(**options)  # type: ignore[no-any-return]
-
-    return make
 
 
 @torch.no_grad()

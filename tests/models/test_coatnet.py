@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from compiling import compiled, exported, loss_before_and_after_a_step
-from peers import peer
+from peers import Peer
 
 from striate import models, nn
 from striate.analysis import summarize
@@ -34,8 +34,8 @@ def test_cost_is_the_papers() -> None:
     assert cost.macs / 1e9 == pytest.approx(4.2, rel=0.02)
 
 
-def test_layers_and_logits_are_timms(monkeypatch: pytest.MonkeyPatch) -> None:
-    theirs = peer(monkeypatch, "timm", "coatnet_0_224", **CHOICES).eval()
+def test_layers_and_logits_are_timms(peer: Peer) -> None:
+    theirs = peer("timm:coatnet_0_224", **CHOICES).eval()
     ours = models.create("coatnet_0").eval()
     for tensor in theirs.state_dict().values():
         if tensor.dim() == 1:

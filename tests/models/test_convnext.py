@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from compiling import compiled, exported, loss_before_and_after_a_step
-from peers import peer
+from peers import Peer
 
 from striate import models
 from striate.analysis import summarize
@@ -35,8 +35,8 @@ def shaken(model: torch.nn.Module) -> torch.nn.Module:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "convnext_tiny")) for name in COUNTS]
 )
-def test_names_shapes_counts_and_logits_are_torchvisions(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    theirs = shaken(peer(monkeypatch, "torchvision", name))
+def test_names_shapes_counts_and_logits_are_torchvisions(name: str, peer: Peer) -> None:
+    theirs = shaken(peer(f"torchvision:{name}"))
     ours = models.create(name, num_classes=1000, in_channels=3).eval()
     assert {key: value.shape for key, value in ours.state_dict().items()} == {
         key: value.shape for key, value in theirs.state_dict().items()
@@ -52,10 +52,8 @@ def test_names_shapes_counts_and_logits_are_torchvisions(name: str, monkeypatch:
 
 
 @pytest.mark.parametrize("kind", [torch.nn.Conv2d, torch.nn.Linear, torch.nn.LayerNorm])
-def test_initial_values_are_spread_as_torchvisions(
-    kind: type[torch.nn.Module], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    theirs = peer(monkeypatch, "torchvision", "convnext_tiny")
+def test_initial_values_are_spread_as_torchvisions(kind: type[torch.nn.Module], peer: Peer) -> None:
+    theirs = peer("torchvision:convnext_tiny")
     ours = models.create("convnext_tiny", num_classes=1000, in_channels=3)
     for one, other in zip(ours.modules(), theirs.modules(), strict=False):
         if isinstance(one, kind):
@@ -65,12 +63,8 @@ def test_initial_values_are_spread_as_torchvisions(
                 assert parameter.std().item() == pytest.approx(expected.std().item(), rel=0.05, abs=1e-9)
 
 
-def test_stochastic_depth_grows_as_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
-    theirs = [
-        m.p
-        for m in peer(monkeypatch, "torchvision", "convnext_small").modules()
-        if type(m).__name__ == "StochasticDepth"
-    ]
+def test_stochastic_depth_grows_as_torchvisions(peer: Peer) -> None:
+    theirs = [m.p for m in peer("torchvision:convnext_small").modules() if type(m).__name__ == "StochasticDepth"]
     model = models.create("convnext_small")
     ours = [block.stochastic_depth.p for block in model.modules() if isinstance(block, Block)]
     assert ours == pytest.approx(theirs)

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from peers import Peer, differences, peer, told_apart
+from peers import Peer, differences, told_apart
 from safetensors.torch import save_file
 
 from striate import models
 from striate.models.naming import translated
-
-__all__ = ["peer"]  # a fixture, found by its name
 
 SMALL = ("alexnet", "vgg11_bn", "resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0")
 LARGE = (

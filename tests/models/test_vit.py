@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from compiling import compiled, exported, loss_before_and_after_a_step
-from peers import peer
+from peers import Peer
 
 from striate import models
 from striate.analysis import summarize
@@ -45,13 +45,13 @@ def test_parameter_counts(name: str) -> None:
         ("vit_s_32", "vit_small_patch32_224"),
     ],
 )
-def test_parameter_counts_are_timms(name: str, theirs: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert count(peer(monkeypatch, "timm", theirs)) == COUNTS[name]
+def test_parameter_counts_are_timms(name: str, theirs: str, peer: Peer) -> None:
+    assert count(peer(f"timm:{theirs}")) == COUNTS[name]
 
 
 @pytest.mark.parametrize("name", ["vit_b_32", pytest.param("vit_b_16", marks=pytest.mark.slow)])
-def test_names_shapes_and_logits_are_torchvisions(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    theirs = peer(monkeypatch, "torchvision", name).eval()
+def test_names_shapes_and_logits_are_torchvisions(name: str, peer: Peer) -> None:
+    theirs = peer(f"torchvision:{name}").eval()
     for parameter in theirs.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)
@@ -67,8 +67,8 @@ def test_names_shapes_and_logits_are_torchvisions(name: str, monkeypatch: pytest
         torch.testing.assert_close(ours(x), expected, rtol=0, atol=1e-5)
 
 
-def test_initial_values_are_spread_as_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
-    theirs = peer(monkeypatch, "torchvision", "vit_b_32")
+def test_initial_values_are_spread_as_torchvisions(peer: Peer) -> None:
+    theirs = peer("torchvision:vit_b_32")
     ours = models.create("vit_b_32", num_classes=1000, in_channels=3)
     for (key, one), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         assert one.mean().item() == pytest.approx(other.mean().item(), abs=2e-3), key
@@ -124,8 +124,8 @@ def test_another_size_is_an_error_until_it_is_asked_for() -> None:
     assert model(torch.zeros(1, 1, 28, 40)).shape == (1, 10)
 
 
-def test_interpolated_positions_are_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
-    theirs = peer(monkeypatch, "torchvision", "vit_b_32")
+def test_interpolated_positions_are_torchvisions(peer: Peer) -> None:
+    theirs = peer("torchvision:vit_b_32")
     interpolate = importlib.import_module(type(theirs).__module__).interpolate_embeddings
     model = VisionTransformer(NANO)
     expected = interpolate(384, 16, {"encoder.pos_embedding": model.encoder.pos_embedding.detach().clone()})

@@ -51,16 +51,8 @@ def test_blur_is_scipys_filter_thinned_out(kernel: int, stride: int, height: int
 
 
 @pytest.mark.parametrize("kernel", [3, 5])
-def test_blur_of_odd_kernels_is_timms(kernel: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    register = torch.library.register_fake
-
-    def lenient(name: Any, *arguments: Any, **named: Any) -> Any:
-        # Without its compiled part torchvision, which timm imports, has no operators to register a shape for.
-        if isinstance(name, str) and name.startswith("torchvision::"):
-            return lambda function: function
-        return register(name, *arguments, **named)
-
-    monkeypatch.setattr(torch.library, "register_fake", lenient)
+@pytest.mark.usefixtures("peer")  # timm imports torchvision
+def test_blur_of_odd_kernels_is_timms(kernel: int) -> None:
     pytest.importorskip("timm")
     theirs = importlib.import_module("timm.layers").BlurPool2d(4, filt_size=kernel, stride=2)
     x = torch.randn(2, 4, 14, 11)

@@ -196,10 +196,16 @@ def _starts(pixels: Floats, count: int) -> Iterator[Floats]:
     middle = (height - 1) / 2, (width - 1) / 2
     energy = pixels**2 / (pixels**2).sum()
     y, x = ((energy * np.indices(pixels.shape)[axis]).sum() - middle[axis] for axis in (0, 1))
+    slowest = 1 / max(height, width)
+    waves = []
     for place in np.argsort(-strength, kind="stable")[:count]:
         if strength[place] < 0:
-            return
+            break
         orientation, frequency = math.atan2(fy[place], fx[place]), min(math.hypot(fy[place], fx[place]), 0.5)
+        # At frequency 0 nothing tells the orientation, and a search that starts there stays: it tries several.
+        turns = [orientation] if frequency >= slowest or height == 1 else [n * math.pi / 4 for n in range(4)]
+        waves += [(turn, max(frequency, slowest if height > 1 else 0.0)) for turn in turns]
+    for orientation, frequency in waves:
         for width_ in (max(height, width) / 6, max(height, width) / 3):
             if height == 1:
                 yield np.array([frequency, width_, x])

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter
 from rich.table import Table
 from rich.text import Text
 
@@ -77,6 +77,11 @@ def _draw(panel: Panel, part: SubFigure) -> None:
     raise TypeError(f"no drawing for {type(panel).__name__}")
 
 
+_thousands: Final = EngFormatter()
+#: 0.01, 5, 20 k: prefixes are for large numbers, and a ratio has none.
+_plain: Final = FuncFormatter(lambda x, _: f"{x:g}" if abs(x) < 10_000 else _thousands(x))
+
+
 @_draw.register
 def _(panel: Curves, part: SubFigure) -> None:
     axes: Axes = part.subplots()
@@ -90,10 +95,10 @@ def _(panel: Curves, part: SubFigure) -> None:
     axes.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
     if panel.log_x:
         axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(EngFormatter())
+        axes.xaxis.set_major_formatter(_plain)
     if panel.log_y:
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(EngFormatter())
+        axes.yaxis.set_major_formatter(_plain)
     axes.grid(alpha=0.25)
     if len(panel.curves) > 1:
         axes.legend(frameon=False, fontsize=9)
@@ -114,7 +119,7 @@ def _(panel: Bars, part: SubFigure) -> None:
     axes.set(title=panel.title, xlabel=panel.x)
     if panel.log:
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(EngFormatter())
+        axes.xaxis.set_major_formatter(_plain)
     if panel.reference is not None:
         place, text = panel.reference
         axes.axvline(place, color=_GREY, linestyle="--", label=text)
