@@ -117,3 +117,10 @@ def test_mistakes_are_one_line(
     assert (code, output) == (2, "")
     assert errors.count("\n") == 1
     assert message in errors
+
+
+def test_a_mistyped_network_is_told_from_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, errors = said(capsys, "photo.png", "--model", "efficientnt_lite0")
+    assert "did you mean efficientnet_lite0?" in errors
+    _, _, errors = said(capsys, "photo.png", "--model", "runs/none")
+    assert "no such folder" in errors

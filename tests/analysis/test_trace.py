@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -177,3 +178,11 @@ def test_calls_know_their_layers() -> None:
     convolutions = [o for o in traced.operations if o.name == "aten.convolution"]
     assert traced.calls[convolutions[1].call].path == "layer1.0.conv1"
     assert sum(call.path == "layer1.0.relu" for call in traced.calls) == 2
+
+
+def test_an_error_is_all_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(logging.Logger, "handle", lambda self, record: said.append(record.getMessage()))
+    with pytest.raises(AnalysisError, match="doesn't go through"):
+        trace(nn.Linear(3, 4), (1, 5))
+    assert said == []

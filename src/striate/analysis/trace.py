@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -155,6 +156,17 @@ class Trace:
     saved: dict[int, int] = field(default_factory=dict)
 
 
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """A size that doesn't fit is told by an error of ours; PyTorch would log its own with a page of frames before."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
+
+
 def trace(model: torch.nn.Module, input_size: InputSize, *, training: bool = False) -> Trace:
     """Runs a copy of ``model`` on an input without memory and writes down each operator.
 
@@ -176,6 +188,7 @@ def trace(model: torch.nn.Module, input_size: InputSize, *, training: bool = Fal
     made = _inputs(model, input_size, fake)
     with ExitStack() as stack:
         stack.enter_context(_plain_attention())
+        stack.enter_context(_unlogged())
         # Kernels of other backends take pointers, and fake tensors have none.
         stack.enter_context(engine.use("aten"))
         stack.enter_context(fake)

@@ -6,6 +6,7 @@ JSON object on stdout, and nothing else there.
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -107,6 +108,13 @@ def draw(out: Path, figure: Callable[[], Figure]) -> None:
     from striate.training.files import write_whole
 
     write_whole(out, figures.png(figure()))
+
+
+def is_network(text: str) -> bool:
+    """Whether a network's name is meant, maybe mistyped, and no run's folder."""
+    from striate import models
+
+    return not Path(text).exists() and bool(difflib.get_close_matches(text, models.names(), n=1, cutoff=0.8))
 
 
 def network_of(

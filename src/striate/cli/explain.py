@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from striate.cli.app import Json, app, print_json, show
+from striate.cli.app import Json, app, is_network, print_json, show
 from striate.errors import ExplainError, RunError
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _asked(
     from striate.data import as_channels, fit_image, load_image
     from striate.training import Run
 
-    if model in models.names() and not Path(model).exists():
+    if is_network(model):
         known = models.pretrained(model, weights or "pretrained")
         fitted = torch.cat([known.preprocessing.fit(load_image(image)[None]) for image in images])
         return known.model, fitted, known.preprocessing.normalization, known.classes

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from typer.core import TyperArgument, TyperCommand
 
-from striate.cli.app import Json, app, print_json, show
+from striate.cli.app import Json, app, is_network, print_json, show
 from striate.errors import RunError
 from striate.training.recipe import AUGMENTS, OPTIMIZERS, PRECISIONS, SCHEDULES, Recipe
 
@@ -212,7 +211,7 @@ def predict(
     if not images:
         raise RunError("predict", "got no image", "needed one or more", f"striate predict {folder} IMAGE...")
     classifier: Run | models.Pretrained
-    if folder in models.names() and not Path(folder).exists():
+    if is_network(folder):
         classifier = models.pretrained(folder, weights or "pretrained")
     elif weights is not None:
         raise RunError("--weights", f"got {weights!r} for {folder!r}", "needed a network: a run has its own weights")
