@@ -100,7 +100,9 @@ def _(panel: Curves, part: SubFigure) -> None:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(_plain)
     axes.grid(alpha=0.25)
-    if len(panel.curves) > 1:
+    if len(panel.curves) > 3:  # too many to find a place among the lines
+        part.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    elif len(panel.curves) > 1:
         axes.legend(frameon=False, fontsize=9)
 
 
