@@ -24,7 +24,7 @@ def main(
     batch_size: Annotated[int, typer.Option(help="Images a step.")] = 32,
     ema: Annotated[float | None, typer.Option(help="Decay of a moving average of the weights.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Pixels of a side [default: the network's].")] = None,
-    save: Annotated[bool, typer.Option(help="Write results/mnist-MODEL.json.")] = False,
+    save: Annotated[bool, typer.Option(help="Write results/mnist-MODEL[-AUGMENT].json.")] = False,
 ) -> None:
     """Trains a network once a seed, by the default recipe but for what is said here.
 
@@ -82,4 +82,5 @@ def main(
     if save:
         RESULTS.mkdir(exist_ok=True)
         content = {"model": model, **told, "recipe": settings, "summary": summary, "runs": runs}
-        (RESULTS / f"mnist-{model}.json").write_text(json.dumps(content, indent=2) + "\n")
+        name = model if augment == "none" else f"{model}-{augment}"
+        (RESULTS / f"mnist-{name}.json").write_text(json.dumps(content, indent=2) + "\n")
