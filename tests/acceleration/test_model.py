@@ -12,8 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import striate
-from striate import acceleration, engine, nn, ops
-from striate.acceleration import FUNCTIONS, LAYERS, _Redirect
+from striate import engine, nn, ops
+from striate.acceleration import calls, layers, restore
+from striate.acceleration.calls import FUNCTIONS
+from striate.acceleration.forward import Redirect
+from striate.acceleration.layers import LAYERS
 from striate.engine import Pass, tuning
 from striate.engine.backends import forget
 from striate.engine.llvm.backend import LlvmBackend
@@ -118,7 +121,7 @@ def test_every_function_agrees_with_the_one_it_stands_for(room, dims: int, kind:
         return
     function, x = getattr(room, name), torch.randn(2, 2, *[7] * dims)
 
-    with _Redirect():
+    with Redirect():
         mine = CALLS[kind](function, x)
     torch.testing.assert_close(mine, CALLS[kind](function, x))
     assert asked == [name]
@@ -181,7 +184,7 @@ def test_a_call_that_pytorch_does_best_is_pytorchs(backend: str, node: str, monk
 
 @pytest.mark.parametrize(("saved", "node"), [(50e-6, "ConvolutionBackward0"), (200e-6, "_ContractionBackward")])
 def test_small_savings_are_not_worth_a_detour(saved: float, node: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(acceleration, "gain", lambda *_: saved)
+    monkeypatch.setattr(calls, "gain", lambda *_: saved)
     fast = striate.accelerate(torch.nn.Conv2d(2, 5, 3))
     x = torch.randn(2, 2, 11, 11, requires_grad=True)
     fast(x)
@@ -307,10 +310,10 @@ def test_it_tells_what_it_did_and_takes_it_back(capsys: pytest.CaptureFixture[st
     )
     copied = pickle.loads(pickle.dumps(striate.accelerate(torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1)), quiet=True)))
     assert capsys.readouterr().err == ""
-    assert [type(each) for each in acceleration.restore(copied).modules()] == [torch.nn.Sequential, torch.nn.Conv2d]
-    assert acceleration.restore(model) is model
+    assert [type(each) for each in restore(copied).modules()] == [torch.nn.Sequential, torch.nn.Conv2d]
+    assert restore(model) is model
     assert [type(module) for module in model.modules()] == kinds
     assert not any("forward" in vars(module) for module in model.modules())
     assert list(model.state_dict()) == state
-    striate.accelerate(acceleration.restore(model))
-    assert type(model.first) is acceleration.Conv2d
+    striate.accelerate(restore(model))
+    assert type(model.first) is layers.Conv2d
