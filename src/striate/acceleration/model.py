@@ -9,8 +9,8 @@ from typing import Final, TypeVar
 
 import torch
 
-from striate.acceleration.forward import calls_functions, is_redirected, redirected
-from striate.acceleration.layers import LAYERS, Sequential
+from striate.acceleration.forward import Blocks, blocked, calls_functions, holds_layers, is_blocked
+from striate.acceleration.layers import LAYERS
 from striate.engine.memory import keep_freed_memory
 from striate.errors import OperandError
 
@@ -55,16 +55,16 @@ def accelerate(model: Model, *, quiet: bool = False) -> Model:
     for module in model.modules():
         kind = LAYERS.get(type(module))
         if "forward" in vars(module):
-            if not is_redirected(module):
+            if not is_blocked(module):
                 left[f"{type(module).__name__} (its forward has been replaced)"] += 1
         elif kind is not None:
             vars(module)[_BEFORE] = type(module)
             module.__class__ = kind
-            changed[kind.__name__] += kind is not Sequential
-        elif calls_functions(type(module)):
+            changed[kind.__name__] += 1
+        elif calls_functions(type(module)) or holds_layers(module):
             # A partial of a named function can be copied, pickled and compiled; a closure can't.
-            module.forward = partial(redirected, module)
-            changed[f"functions that {type(module).__name__} calls"] += 1
+            module.forward = partial(blocked, module, Blocks())
+            changed[f"functions that {type(module).__name__} calls"] += calls_functions(type(module))
         elif reason := _why_not(module):
             left[f"{type(module).__name__} ({reason})"] += 1
     if not quiet:
@@ -83,7 +83,7 @@ def restore(model: Model) -> Model:
     for module in model.modules():
         if _BEFORE in vars(module):
             module.__class__ = vars(module).pop(_BEFORE)
-        elif is_redirected(module):
+        elif is_blocked(module):
             del module.forward
     return model
 
@@ -97,7 +97,7 @@ def _why_not(module: torch.nn.Module) -> str:
     kind = type(module)
     if kind in LAYERS.values():
         return ""
-    if isinstance(module, tuple(LAYERS)) and not isinstance(module, torch.nn.Sequential):
+    if isinstance(module, tuple(LAYERS)):
         return "a subclass may do something else"
     if isinstance(module, (torch.nn.Conv3d, torch.nn.ConvTranspose3d, torch.nn.MaxPool3d, torch.nn.AvgPool3d)):
         return "no kernels for three dimensions"

@@ -1,0 +1,310 @@
+"""Neighbouring layers as one operation, found in the graph of a module's forward.
+
+    (convolution) + clamp* + max pooling + clamp*          -> conv_max_pool, or the pooling before the clamps
+    batch norm + (addition) + (activation)                 -> normalize
+
+A layer and the function of the same name are one thing here: ``self.relu(x)``, ``F.relu(x)``, ``x.relu()``. A map that
+somebody else uses too is never fused away. An activation that works in place is like any other where it works on what
+a convolution or normalisation has just made. An operation's operands are read where they were: a group stands at its
+first member's place, or where the addition stood, for what is added may have changed until then.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.fx import Node
+
+from striate import nn, ops
+from striate.acceleration import layers
+from striate.acceleration.calls import FUNCTIONS
+from striate.acceleration.tracing import Path, Trace
+from striate.ops.conv_pool import conv_max_pool
+from striate.ops.norm import batch_norm
+
+# --------------------------------------------------------------------------------------------------- when it pays
+
+
+def pays(input: Tensor, *others: Tensor | None) -> bool:
+    """Whether a fused operation is taken on these operands, else its parts one after the other.
+
+    The one place for this choice: float32 in main memory, for which the fused kernels are made. Times measured for a
+    shape would be asked for here.
+    """
+    return all(each is None or (each.dtype is torch.float32 and each.device.type == "cpu") for each in (input, *others))
+
+
+# ------------------------------------------------------------------------------------------- what the graphs call
+
+_ACTIVATE: Final[dict[str, Callable[[Tensor], Tensor]]] = {
+    "": lambda activated: activated,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "silu": F.silu,
+    "hardswish": F.hardswish,
+}
+_CONVOLVE: Final = {1: F.conv1d, 2: F.conv2d}
+_POOL: Final = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+
+
+def convolve_and_pool(
+    input: Tensor, weight: Tensor, bias: Tensor | None, how: tuple[Any, ...], activation: str, window: tuple[Any, ...]
+) -> Tensor:
+    """``window`` is the pooling's, ``how`` the convolution's."""
+    dims = weight.dim() - 2
+    if input.dim() == weight.dim() and pays(input, weight, bias):
+        return conv_max_pool(input, weight, bias, *how, activation, *window)  # type: ignore[call-arg]
+    return pool_and_activate(dims, FUNCTIONS[_CONVOLVE[dims]](input, weight, bias, *how), activation, window)
+
+
+def pool_and_activate(dims: int, input: Tensor, activation: str, window: tuple[Any, ...]) -> Tensor:
+    pool = FUNCTIONS.get(_POOL[dims], ops.max_pool3d)
+    return _ACTIVATE[activation](pool(input, *window))
+
+
+def normalize(
+    layer: Any, input: Tensor, residual: Any, join: Callable[[Any, Any], Any] | None, activation: str
+) -> Tensor:
+    """A batch norm layer with its books, which are those of ``torch.nn.modules.batchnorm._BatchNorm.forward``."""
+    layer._check_input_dim(input)
+    training, tracked, momentum = layer.training, layer.track_running_stats, layer.momentum
+    mean, variance = layer.running_mean, layer.running_var
+    if training and tracked and layer.num_batches_tracked is not None:
+        layer.num_batches_tracked.add_(1)
+        if momentum is None:
+            momentum = 1.0 / float(layer.num_batches_tracked)
+    of_batch = training or (mean is None and variance is None)
+    if training and not tracked:
+        mean = variance = None
+    how = (mean, variance, of_batch, 0.0 if momentum is None else momentum, layer.eps)
+    weight, bias = layer.weight, layer.bias
+    alike = join is None or (
+        isinstance(residual, Tensor) and residual.shape == input.shape and residual.dtype is input.dtype
+    )
+    if alike and pays(input, weight, bias, mean, variance, residual):
+        return batch_norm(input, weight, bias, *how, residual=residual, activation=activation)
+    normed = F.batch_norm(input, mean, variance, weight, bias, *how[2:])
+    return _ACTIVATE[activation](normed if join is None else join(normed, residual))
+
+
+# ------------------------------------------------------------------------------------------------- what is looked for
+
+_CONVOLUTIONS: Final[dict[Any, int]] = {
+    **{getattr(room, f"conv{dims}d"): dims for room in (torch, F, ops) for dims in (1, 2)},
+    layers.Conv1d: 1,
+    layers.Conv2d: 2,
+}
+_POOLINGS: Final[dict[Any, int]] = {
+    **{getattr(room, f"max_pool{dims}d"): dims for room in (torch, F, ops) for dims in (1, 2, 3)},
+    layers.MaxPool1d: 1,
+    layers.MaxPool2d: 2,
+    nn.MaxPool3d: 3,
+    torch.nn.MaxPool3d: 3,
+}
+_NORMS: Final = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
+#: Each with its name. ``clamp(min=0)`` is none of them: it hands gradients on at 0.
+_ACTIVATIONS: Final[dict[Any, str]] = {
+    **dict.fromkeys((F.relu, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_), "relu"),
+    **dict.fromkeys(("relu", "relu_", torch.nn.ReLU), "relu"),
+    **dict.fromkeys((F.relu6, torch.nn.ReLU6, torch.nn.Hardtanh), "relu6"),
+    **dict.fromkeys((F.silu, torch.nn.SiLU), "silu"),
+    **dict.fromkeys((F.hardswish, torch.nn.Hardswish), "hardswish"),
+}
+_CLAMPS: Final = ("relu", "relu6")
+_INTO_FIRST: Final = (operator.iadd, torch.Tensor.add_, "add_")
+_ADDITIONS: Final = (operator.add, torch.add, torch.Tensor.add, "add", *_INTO_FIRST)
+_CONVOLUTION: Final = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+_WINDOW: Final = {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False}
+#: Layers and functions whose result is new memory.
+_MAKERS: Final = (*_CONVOLUTIONS, *_POOLINGS, *_NORMS, torch.nn.Conv3d, torch.nn.Linear, F.linear)
+
+
+class Fusion:
+    """Rewrites a graph.
+
+    ``fused``: what was put together, in words. ``layers``: those that no longer are called, with nobody to notice.
+    """
+
+    def __init__(self, module: torch.nn.Module, made: Trace) -> None:
+        self.fused: list[str] = []
+        self.layers: dict[Path, None] = {}
+        self._module, self._made = module, made
+        # From the end: of two normalisations that are added, the later one takes the other's result.
+        for node in reversed(made.graph.nodes):
+            if self._kind(node) in _NORMS:
+                self._fuse_norm(node)
+        for node in reversed(made.graph.nodes):
+            if self._kind(node) in _POOLINGS:
+                self._fuse_pooling(node)
+
+    # ---------------------------------------------------------------------------------------------- patterns
+
+    def _fuse_norm(self, norm: Node) -> None:
+        members, residual, join = [norm], None, None
+        addition = _only_user(norm)
+        if addition is not None and self._is_addition(addition):
+            first, second = addition.args
+            residual = second if first is norm else first
+            in_place = addition.target in _INTO_FIRST
+            unmoved = norm.next is addition or self._is_own(norm.args[0])
+            if residual is not norm and unmoved and (first is norm or not in_place):
+                members.append(addition)
+                join = operator.iadd if in_place else operator.add
+            else:
+                residual = None
+        activation = _only_user(members[-1])
+        name = self._activation(activation)
+        if activation is not None and name is not None:
+            members.append(activation)
+        layer = self._get(norm, norm.target)
+        self._replace(
+            members, normalize, (layer, norm.args[0], residual, join, name or ""), at=members[join is not None]
+        )
+
+    def _fuse_pooling(self, pooling: Node) -> None:
+        dims = _POOLINGS[self._kind(pooling)]
+        window = self._window(pooling)
+        if window is None:
+            return
+        members, names = [pooling], []
+        below = _operand(pooling)
+        while (name := self._activation(below)) in _CLAMPS and _only_user(below) is members[0]:
+            if _is_in_place(self, below) and not self._is_own(_operand(below)):
+                break
+            members.insert(0, below)
+            names.append(name)
+            below = _operand(below)
+        convolution = None
+        if _CONVOLUTIONS.get(self._kind(below)) == dims and _only_user(below) is members[0]:
+            convolution = self._convolution(below)
+        if convolution is not None:
+            members.insert(0, below)
+        elif not names:
+            return
+        above = _only_user(pooling)
+        while above is not None and (name := self._activation(above)) in _CLAMPS:
+            members.append(above)
+            names.append(name)
+            above = _only_user(above)
+        clamp = "" if not names else "relu6" if "relu6" in names else "relu"
+        if convolution is not None:
+            *operands, how = convolution
+            self._replace(members, convolve_and_pool, (*operands, how, clamp, window), at=members[0])
+        else:
+            self._replace(members, pool_and_activate, (dims, below, clamp, window), at=members[0])
+
+    def _replace(self, members: list[Node], function: Callable[..., Any], arguments: tuple[Any, ...], at: Node) -> None:
+        graph = self._made.graph
+        with graph.inserting_before(at):
+            fused = graph.create_node("call_function", function, arguments)
+        members[-1].replace_all_uses_with(fused)
+        self.fused.append(" + ".join(self._name(node) for node in members))
+        for node in reversed(members):
+            if node.op == "call_module":
+                self.layers[path_of(node.target)] = None
+            graph.erase_node(node)
+
+    # ------------------------------------------------------------------------------------------ reading nodes
+
+    def _layer(self, target: Any) -> torch.nn.Module:
+        return self._module.get_submodule(target)
+
+    def _kind(self, node: Any) -> Any:
+        """The function or name of a method that a node calls, or the class of a layer; None for all others."""
+        if not isinstance(node, Node) or node.op not in ("call_module", "call_function", "call_method"):
+            return None
+        if node.op != "call_module":
+            return node.target
+        return type(self._layer(node.target)) if len(node.args) == 1 and not node.kwargs else None
+
+    def _name(self, node: Node) -> str:
+        return str(node.target if node.op == "call_module" else getattr(node.target, "__name__", node.target))
+
+    def _get(self, before: Node, target: Any) -> Node:
+        """A node for a layer, or for an attribute of one as it is when the graph runs."""
+        with self._made.graph.inserting_before(before):
+            return self._made.graph.create_node("get_attr", target)
+
+    def _require(self, node: Node, name: str, value: Any) -> bool:
+        """Whether a layer's attribute has a value; it is a fact then."""
+        if getattr(self._layer(node.target), name) != value:
+            return False
+        self._made.facts[path_of(node.target), name] = value
+        return True
+
+    def _activation(self, node: Node | None) -> str | None:
+        name = _ACTIVATIONS.get(self._kind(node))
+        if node is None or name is None:
+            return None
+        if node.op == "call_module":
+            clamped = not isinstance(self._layer(node.target), torch.nn.Hardtanh)
+            return (
+                name if clamped or (self._require(node, "min_val", 0) and self._require(node, "max_val", 6)) else None
+            )
+        return name if len(node.args) in (1, 2) and node.kwargs.keys() <= {"inplace"} else None
+
+    def _is_addition(self, node: Node) -> bool:
+        kinds = [isinstance(each, Node) for each in node.args]
+        return self._kind(node) in _ADDITIONS and kinds == [True, True] and not node.kwargs
+
+    def _is_own(self, value: Any) -> bool:
+        """Whether a value is new memory, and used once: nobody else sees it."""
+        return self._kind(value) in _MAKERS and _only_user(value) is not None
+
+    def _convolution(self, node: Node) -> tuple[Any, ...] | None:
+        """Input, weight, bias, and the other arguments together."""
+        if node.op == "call_module":
+            if not self._require(node, "padding_mode", "zeros"):
+                return None
+            weight = self._get(node, f"{node.target}.weight")
+            has_bias = self._layer(node.target)._parameters.get("bias") is not None
+            bias = self._get(node, f"{node.target}.bias") if has_bias else None
+            if not has_bias:
+                self._made.absent.add((path_of(node.target), "bias"))
+            names = tuple(_CONVOLUTION)[1:]
+            return _operand(node), weight, bias, tuple(self._get(node, f"{node.target}.{name}") for name in names)
+        bound = _bound(node, {"input": None, "weight": None, **_CONVOLUTION})
+        return None if bound is None else (*bound[:3], bound[3:])
+
+    def _window(self, node: Node) -> tuple[Any, ...] | None:
+        """The arguments of max pooling after its input."""
+        if node.op == "call_module":
+            if not self._require(node, "return_indices", False):
+                return None
+            return tuple(self._get(node, f"{node.target}.{name}") for name in ("kernel_size", *_WINDOW))
+        bound = _bound(node, {"input": None, "kernel_size": None, **_WINDOW, "return_indices": False})
+        return None if bound is None or bound[-1] is not False else bound[1:-1]
+
+
+def path_of(target: Any) -> Path:
+    return tuple(target.split("."))
+
+
+def _only_user(node: Node) -> Node | None:
+    """The one node that uses a value, once."""
+    users = list(node.users)
+    return users[0] if len(users) == 1 and users[0].all_input_nodes.count(node) == 1 else None
+
+
+def _operand(node: Node) -> Any:
+    return node.args[0] if node.args else node.kwargs.get("input")
+
+
+def _is_in_place(fusion: Fusion, node: Node) -> bool:
+    if node.op == "call_module":
+        return bool(fusion._layer(node.target).inplace)
+    name = node.target if isinstance(node.target, str) else node.target.__name__
+    return name.endswith("_") or bool(node.kwargs.get("inplace")) or len(node.args) == 2
+
+
+def _bound(node: Node, parameters: dict[str, Any]) -> tuple[Any, ...] | None:
+    """A call's arguments in the order of the parameters, which come with their defaults; None if it has others."""
+    named = dict(zip(parameters, node.args, strict=False))
+    if len(node.args) > len(parameters) or not node.kwargs.keys() <= parameters.keys() - named.keys():
+        return None
+    return tuple({**parameters, **named, **node.kwargs}.values())
