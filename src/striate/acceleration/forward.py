@@ -16,7 +16,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -39,13 +39,15 @@ _PATIENCE: Final = 8
 class Blocks:
     """A module's generated forwards, by mode and number of arguments; copies of the module start without."""
 
-    def __init__(self) -> None:
+    def __init__(self, calls: bool) -> None:
+        #: Whether the module's own forward calls functions that striate has.
+        self.calls = calls
         self.made: dict[tuple[bool, int], Callable[..., Any]] = {}
         self.told: dict[tuple[bool, int], str] = {}
         self.patience = _PATIENCE
 
-    def __reduce__(self) -> tuple[type[Blocks], tuple[()]]:
-        return Blocks, ()
+    def __reduce__(self) -> tuple[type[Blocks], tuple[bool]]:
+        return Blocks, (self.calls,)
 
 
 def is_blocked(module: torch.nn.Module) -> bool:
@@ -53,7 +55,6 @@ def is_blocked(module: torch.nn.Module) -> bool:
     return isinstance(forward, partial) and forward.func is blocked
 
 
-@lru_cache(maxsize=1024)
 def calls_functions(kind: type[torch.nn.Module]) -> bool:
     """Whether the class's ``forward`` names a function that striate has; PyTorch's own layers are none of ours."""
     code = getattr(inspect.unwrap(kind.forward), "__code__", None)
@@ -80,7 +81,7 @@ def blocked(module: torch.nn.Module, blocks: Blocks, *args: Any, **kwargs: Any) 
 def own(module: torch.nn.Module, blocks: Blocks, *args: Any, **kwargs: Any) -> Any:
     """A module's own ``forward``, with PyTorch's functions led to striate's while it runs."""
     kind = type(module)
-    if not calls_functions(kind):
+    if not blocks.calls:
         return kind.forward(module, *args, **kwargs)
     with Redirect():
         return kind.forward(module, *args, **kwargs)
@@ -211,6 +212,8 @@ class _Code:
         last: dict[Node, Node] = {}
         for node in self._made.graph.nodes:
             last.update(dict.fromkeys(node.all_input_nodes, node))
+        asserts = any(node.target is torch._assert for node in self._made.graph.nodes)
+        freeable = ("value_",) if asserts else ("value_", "input_")
         for node in self._made.graph.nodes:
             if node.op == "get_attr":
                 self._read(node)
@@ -219,12 +222,16 @@ class _Code:
                 self._lines.append(f"return {self._word(node.args[0])}")
             elif node.op in ("call_module", "call_function", "call_method"):
                 call = self._call(node)
+                if node.target is torch._assert:
+                    # The module's own words say best what is wrong.
+                    self._leave("own", [f"not {self._word(node.args[0])}"])
+                    continue
                 self._values[node] = f"value_{len(self._values)}"
                 self._lines.append(f"{self._values[node]} = {call}")
                 # Maps are freed when nobody needs them any more.
                 freed = [self._values[each] for each in node.all_input_nodes if last[each] is node]
                 freed += [] if node in last else [self._values[node]]
-                freed = [name for name in freed if name.startswith(("value_", "input_"))]
+                freed = [name for name in freed if name.startswith(freeable)]
                 if freed:
                     self._lines.append(f"del {', '.join(freed)}")
 

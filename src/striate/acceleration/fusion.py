@@ -67,7 +67,7 @@ def pool_and_activate(dims: int, input: Tensor, activation: str, window: tuple[A
     return _ACTIVATE[activation](pool(input, *window))
 
 
-def normalize(
+def normalize_by(
     layer: Any, input: Tensor, residual: Any, join: Callable[[Any, Any], Any] | None, activation: str
 ) -> Tensor:
     """A batch norm layer with its books, which are those of ``torch.nn.modules.batchnorm._BatchNorm.forward``."""
@@ -81,14 +81,19 @@ def normalize(
     of_batch = training or (mean is None and variance is None)
     if training and not tracked:
         mean = variance = None
-    how = (mean, variance, of_batch, 0.0 if momentum is None else momentum, layer.eps)
-    weight, bias = layer.weight, layer.bias
+    how = (of_batch, 0.0 if momentum is None else momentum, layer.eps)
+    return normalize((input, mean, variance, layer.weight, layer.bias, *how), residual, join, activation)
+
+
+def normalize(norm: tuple[Any, ...], residual: Any, join: Callable[[Any, Any], Any] | None, activation: str) -> Tensor:
+    """``norm``: the arguments of ``F.batch_norm``; ``join``: how the residual is added, if there is one."""
+    input, mean, variance, weight, bias, *how = norm
     alike = join is None or (
         isinstance(residual, Tensor) and residual.shape == input.shape and residual.dtype is input.dtype
     )
     if alike and pays(input, weight, bias, mean, variance, residual):
-        return batch_norm(input, weight, bias, *how, residual=residual, activation=activation)
-    normed = F.batch_norm(input, mean, variance, weight, bias, *how[2:])
+        return batch_norm(input, weight, bias, mean, variance, *how, residual=residual, activation=activation)
+    normed = F.batch_norm(*norm)
     return _ACTIVATE[activation](normed if join is None else join(normed, residual))
 
 
@@ -106,7 +111,7 @@ _POOLINGS: Final[dict[Any, int]] = {
     nn.MaxPool3d: 3,
     torch.nn.MaxPool3d: 3,
 }
-_NORMS: Final = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
+_NORMS: Final = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, F.batch_norm)
 #: Each with its name. ``clamp(min=0)`` is none of them: it hands gradients on at 0.
 _ACTIVATIONS: Final[dict[Any, str]] = {
     **dict.fromkeys((F.relu, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_), "relu"),
@@ -119,6 +124,7 @@ _CLAMPS: Final = ("relu", "relu6")
 _INTO_FIRST: Final = (operator.iadd, torch.Tensor.add_, "add_")
 _ADDITIONS: Final = (operator.add, torch.add, torch.Tensor.add, "add", *_INTO_FIRST)
 _CONVOLUTION: Final = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+_NORM: Final = {"weight": None, "bias": None, "training": False, "momentum": 0.1, "eps": 1e-5}
 _WINDOW: Final = {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False}
 #: Layers and functions whose result is new memory.
 _MAKERS: Final = (*_CONVOLUTIONS, *_POOLINGS, *_NORMS, torch.nn.Conv3d, torch.nn.Linear, F.linear)
@@ -134,6 +140,10 @@ class Fusion:
         self.fused: list[str] = []
         self.layers: dict[Path, None] = {}
         self._module, self._made = module, made
+        for node in list(made.graph.nodes):
+            if self._kind(node) is torch.nn.Identity:
+                node.replace_all_uses_with(node.args[0])
+                self._erase(node)
         # From the end: of two normalisations that are added, the later one takes the other's result.
         for node in reversed(made.graph.nodes):
             if self._kind(node) in _NORMS:
@@ -151,7 +161,7 @@ class Fusion:
             first, second = addition.args
             residual = second if first is norm else first
             in_place = addition.target in _INTO_FIRST
-            unmoved = norm.next is addition or self._is_own(norm.args[0])
+            unmoved = norm.next is addition or self._is_own(_operand(norm))
             if residual is not norm and unmoved and (first is norm or not in_place):
                 members.append(addition)
                 join = operator.iadd if in_place else operator.add
@@ -161,10 +171,14 @@ class Fusion:
         name = self._activation(activation)
         if activation is not None and name is not None:
             members.append(activation)
-        layer = self._get(norm, norm.target)
-        self._replace(
-            members, normalize, (layer, norm.args[0], residual, join, name or ""), at=members[join is not None]
-        )
+        added = (residual, join, name or "")
+        at = members[join is not None]
+        if norm.op == "call_module":
+            self._replace(members, normalize_by, (self._get(norm, norm.target), norm.args[0], *added), at)
+            return
+        bound = _bound(norm, {"input": None, "running_mean": None, "running_var": None, **_NORM})
+        if bound is not None:
+            self._replace(members, normalize, (bound, *added), at)
 
     def _fuse_pooling(self, pooling: Node) -> None:
         dims = _POOLINGS[self._kind(pooling)]
@@ -205,9 +219,12 @@ class Fusion:
         members[-1].replace_all_uses_with(fused)
         self.fused.append(" + ".join(self._name(node) for node in members))
         for node in reversed(members):
-            if node.op == "call_module":
-                self.layers[path_of(node.target)] = None
-            graph.erase_node(node)
+            self._erase(node)
+
+    def _erase(self, node: Node) -> None:
+        if node.op == "call_module":
+            self.layers[path_of(node.target)] = None
+        self._made.graph.erase_node(node)
 
     # ------------------------------------------------------------------------------------------ reading nodes
 

@@ -61,10 +61,10 @@ def accelerate(model: Model, *, quiet: bool = False) -> Model:
             vars(module)[_BEFORE] = type(module)
             module.__class__ = kind
             changed[kind.__name__] += 1
-        elif calls_functions(type(module)) or holds_layers(module):
+        elif (calls := calls_functions(type(module))) or holds_layers(module):
             # A partial of a named function can be copied, pickled and compiled; a closure can't.
-            module.forward = partial(blocked, module, Blocks())
-            changed[f"functions that {type(module).__name__} calls"] += calls_functions(type(module))
+            module.forward = partial(blocked, module, Blocks(calls))
+            changed[f"functions that {type(module).__name__} calls"] += calls
         elif reason := _why_not(module):
             left[f"{type(module).__name__} ({reason})"] += 1
     if not quiet:

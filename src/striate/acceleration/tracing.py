@@ -18,15 +18,17 @@ from __future__ import annotations
 
 import builtins
 import dis
+import gc
+import operator
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any, Final
 
 import torch
-from torch.fx import Graph
-from torch.fx.proxy import GraphAppendingTracer
+from torch.fx import Graph, Node, Proxy
+from torch.fx.proxy import Attribute, GraphAppendingTracer
 from torch.overrides import TorchFunctionMode
 
 #: A module within the traced one: its name, the names of those that hold it.
@@ -65,6 +67,8 @@ def trace(module: torch.nn.Module, count: int) -> Trace:
     inputs = [tracer.create_proxy("placeholder", f"input_{place}", (), {}) for place in range(count)]
     shadow = Shadow(module, (), made, tracer)
     watch = _Watch(kind)
+    collects = gc.isenabled()
+    gc.disable()  # it calls back, and that code is none of the forward's
     sys.setprofile(watch)
     try:
         with _Record(tracer):
@@ -76,9 +80,36 @@ def trace(module: torch.nn.Module, count: int) -> Trace:
         raise RefusalError(watch.objection or f"{error}".strip().partition("\n")[0]) from error
     finally:
         sys.setprofile(None)
+        if collects:
+            gc.enable()
     if watch.objection is not None:  # somebody caught the error
         raise RefusalError(watch.objection)
     return made
+
+
+class _InPlace:
+    """``x += y`` changes x; torch.fx's own proxies make ``x = x + y`` of it."""
+
+
+def _in_place(name: str) -> Callable[[Any, Any], Any]:
+    def change(self: Any, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", getattr(operator, name), (self, other), {})
+
+    return change
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor"):
+    setattr(_InPlace, f"__i{_name}__", _in_place(f"i{_name}" + "_" * (_name in ("and", "or"))))
+
+
+class _Value(_InPlace, Proxy):
+    def __getattr__(self, k: str) -> _Attribute:
+        return _Attribute(self, k)
+
+
+class _Attribute(_InPlace, Attribute):
+    def __getattr__(self, k: str) -> _Attribute:
+        return _Attribute(self, k)
 
 
 class _Tracer(GraphAppendingTracer):
@@ -90,6 +121,9 @@ class _Tracer(GraphAppendingTracer):
         if self._mode != _computing_mode():
             raise RefusalError("it changes how PyTorch computes")
         return super().create_node(*args, **kwargs)
+
+    def proxy(self, node: Node) -> Proxy:
+        return _Value(node, self)
 
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, torch.Tensor):
@@ -115,8 +149,8 @@ class _Record(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if getattr(func, "__name__", "_").startswith("_"):  # torch._C._set_grad_enabled
-            raise RefusalError(f"{getattr(func, '__name__', 'a function')} is called")
+        if getattr(func, "__name__", "_set").startswith("_set"):  # torch._C._set_grad_enabled
+            raise RefusalError("it changes how PyTorch computes")
         return self._tracer.create_proxy("call_function", func, tuple(args), kwargs or {})
 
 
