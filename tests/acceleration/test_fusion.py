@@ -270,6 +270,36 @@ LEFT = {
 }
 
 
+class _Remembers(nn.Module):
+    """Changes a buffer and a number whenever it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("last", torch.zeros(()))
+        self.times = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = x.mean()
+        self.times += 1
+        return x
+
+
+def test_what_a_layer_remembers_is_read_when_it_is_asked_for() -> None:
+    def buffer(self: Any, x: Tensor) -> Tensor:
+        return F.max_pool2d(self.c(x), 2) + self.r.last + self.r(x).mean() + self.r.last
+
+    def number(self: Any, x: Tensor) -> Tensor:
+        return F.max_pool2d(self.c(x), 2) + self.r(x).mean() + self.r.times
+
+    for compute, told in ((buffer, "c + max_pool2d"), (number, "left as it is: times is read of a module")):
+        model = Written(compute, c=conv(), r=_Remembers())
+        fast = accelerated(model)
+        for _ in range(3):
+            x = torch.randn(2, 3, 8, 8)
+            torch.testing.assert_close(fast(x), model(x))
+        assert blocks_of(fast)[""].startswith(told)
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", LEFT)
 def test_what_can_not_be_proven_is_left(name: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -299,6 +329,11 @@ def _adds_into(self: Any, x: Tensor) -> Tensor:
     return F.max_pool2d(F.relu(self.c(x)), 2)
 
 
+def _window_of_another(self: Any, x: Tensor) -> Tensor:
+    y = F.relu(self.c(x))
+    return F.max_pool2d(y, self.d(x).size(1) - 1)
+
+
 def _used_twice(self: Any, x: Tensor) -> Tensor:
     y = F.relu(self.c(x))
     return F.max_pool2d(y, 2) + y.mean()
@@ -315,6 +350,7 @@ def _adds_into_its_input(self: Any, x: Tensor) -> Tensor:
 
 
 UNFUSED: dict[str, Callable[[], nn.Module]] = {
+    "a window that is not known yet": lambda: Written(_window_of_another, c=conv(), d=conv()),
     "used twice": lambda: Written(_used_twice, c=conv()),
     "in place on its input": lambda: Written(_in_place_on_its_input, a=nn.ReLU(inplace=True), c=conv()),
     "in place on what may be its input": lambda: nn.Sequential(nn.Identity(), nn.ReLU(True), nn.MaxPool2d(2)),
@@ -538,7 +574,7 @@ def test_who_looks_on_sees_the_parts(taken: list[str]) -> None:
     assert grads.keys() == parameters.keys()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        scripted = torch.jit.trace(fast, x)
+        scripted = torch.jit.trace(fast, x, check_trace=False)
     torch.testing.assert_close(scripted(x), expected)
     exported = torch.export.export(fast, (x,)).module()
     torch.testing.assert_close(exported(x), expected)

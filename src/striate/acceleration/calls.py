@@ -117,7 +117,7 @@ def _max_pool(theirs: Call, mine: Call) -> Call:
         return_indices: bool = False,
     ) -> Any:
         how = (kernel_size, stride, padding, dilation, ceil_mode)
-        if input.dim() == _rank(mine) and not return_indices and not traced(input):
+        if not return_indices and not traced(input) and input.dim() == _rank(mine):
             problem = pooling.problem_of("max", input.shape, *how)
             sides, last = _pytorchs_padding(problem), is_channels_last(input)
             if sides and _not_worth_it(problem, _asked(Pass.OUTPUT, input), input, last):
@@ -141,7 +141,7 @@ def _avg_pool(theirs: Call, mine: Call) -> Call:
         dilation: Any = 1,
     ) -> Any:
         how: tuple[Any, ...] = (ceil_mode, count_include_pad, divisor_override)
-        if input.dim() == _rank(mine) and not traced(input) and divisor_override is None:
+        if divisor_override is None and not traced(input) and input.dim() == _rank(mine):
             problem = pooling.problem_of("avg", input.shape, kernel_size, stride, padding, dilation, *how)
             sides, last = _pytorchs_padding(problem), is_channels_last(input)
             if sides and _not_worth_it(problem, _asked(Pass.OUTPUT, input), input, last):

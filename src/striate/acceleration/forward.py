@@ -70,12 +70,10 @@ def holds_layers(module: torch.nn.Module) -> bool:
 
 def blocked(module: torch.nn.Module, blocks: Blocks, *args: Any, **kwargs: Any) -> Any:
     """A module's forward, generated where nobody looks on, else its own."""
-    if kwargs or not _is_unobserved(args):
-        return own(module, blocks, *args, **kwargs)
     made = blocks.made.get((module.training, len(args)))
-    if made is None:
-        made = make(module, blocks, len(args))
-    return made(module, blocks, *args)
+    if made is own or kwargs or not _is_unobserved(args):
+        return own(module, blocks, *args, **kwargs)
+    return (made or make(module, blocks, len(args)))(module, blocks, *args)
 
 
 def own(module: torch.nn.Module, blocks: Blocks, *args: Any, **kwargs: Any) -> Any:
@@ -190,6 +188,10 @@ class _Code:
         ]
         changed += [f"{self._held(path, name)} is not None" for path, name in self._made.absent]
         self._leave("stale", changed)
+        reads = [path_of(node.target) for node in self._made.graph.nodes if node.op == "get_attr"]
+        held = {self._held(path[:-1], path[-1]) for path in reads if path not in self._modules}
+        # Otherwise somebody computes what used to be a parameter.
+        self._leave("own", [f"{how} is None" for how in sorted(held) if how.endswith(")")])
 
     def _look_for_hooks(self, layers: list[Path]) -> None:
         looks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -215,11 +217,10 @@ class _Code:
         asserts = any(node.target is torch._assert for node in self._made.graph.nodes)
         freeable = ("value_",) if asserts else ("value_", "input_")
         for node in self._made.graph.nodes:
-            if node.op == "get_attr":
-                self._read(node)
-        for node in self._made.graph.nodes:
             if node.op == "output":
                 self._lines.append(f"return {self._word(node.args[0])}")
+            elif node.op == "get_attr":
+                self._read(node)
             elif node.op in ("call_module", "call_function", "call_method"):
                 call = self._call(node)
                 if node.target is torch._assert:
@@ -236,17 +237,13 @@ class _Code:
                     self._lines.append(f"del {', '.join(freed)}")
 
     def _read(self, node: Node) -> None:
+        """What the forward reads of a module, at the time when it does: a layer may have changed it."""
         *path, name = path_of(node.target)
         if (*path, name) in self._modules:
             self._values[node] = self._modules[*path, name]
             return
-        how = self._held(tuple(path), name)
-        if not how.endswith(")"):
-            self._values[node] = how  # a plain attribute
-            return
         self._values[node] = f"held_{len(self._values)}"
-        self._lines.append(f"{self._values[node]} = {how}")
-        self._leave("own", [f"{self._values[node]} is None"])
+        self._lines.append(f"{self._values[node]} = {self._held(tuple(path), name)}")
 
     def _call(self, node: Node) -> str:
         arguments = [self._word(each) for each in node.args]

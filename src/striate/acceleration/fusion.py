@@ -36,7 +36,10 @@ def pays(input: Tensor, *others: Tensor | None) -> bool:
     The one place for this choice: float32 in main memory, for which the fused kernels are made. Times measured for a
     shape would be asked for here.
     """
-    return all(each is None or (each.dtype is torch.float32 and each.device.type == "cpu") for each in (input, *others))
+    for each in (input, *others):
+        if each is not None and (each.dtype is not torch.float32 or not each.is_cpu):
+            return False
+    return True
 
 
 # ------------------------------------------------------------------------------------------- what the graphs call
@@ -161,7 +164,7 @@ class Fusion:
             first, second = addition.args
             residual = second if first is norm else first
             in_place = addition.target in _INTO_FIRST
-            unmoved = norm.next is addition or self._is_own(_operand(norm))
+            unmoved = norm.next is addition or (norm.op == "call_module" and self._is_own(_operand(norm)))
             if residual is not norm and unmoved and (first is norm or not in_place):
                 members.append(addition)
                 join = operator.iadd if in_place else operator.add
@@ -182,13 +185,10 @@ class Fusion:
 
     def _fuse_pooling(self, pooling: Node) -> None:
         dims = _POOLINGS[self._kind(pooling)]
-        window = self._window(pooling)
-        if window is None:
-            return
         members, names = [pooling], []
         below = _operand(pooling)
         while (name := self._activation(below)) in _CLAMPS and _only_user(below) is members[0]:
-            if _is_in_place(self, below) and not self._is_own(_operand(below)):
+            if self._is_in_place(below) and not self._is_own(_operand(below)):
                 break
             members.insert(0, below)
             names.append(name)
@@ -198,7 +198,8 @@ class Fusion:
             convolution = self._convolution(below)
         if convolution is not None:
             members.insert(0, below)
-        elif not names:
+        window = self._window(pooling, before=members[0])
+        if window is None or (convolution is None and not names):
             return
         above = _only_user(pooling)
         while above is not None and (name := self._activation(above)) in _CLAMPS:
@@ -273,6 +274,12 @@ class Fusion:
         """Whether a value is new memory, and used once: nobody else sees it."""
         return self._kind(value) in _MAKERS and _only_user(value) is not None
 
+    def _is_in_place(self, activation: Node) -> bool:
+        if activation.op == "call_module":
+            return bool(self._layer(activation.target).inplace)
+        name = activation.target if isinstance(activation.target, str) else activation.target.__name__
+        return name.endswith("_") or len(activation.args) == 2 or bool(activation.kwargs.get("inplace"))
+
     def _convolution(self, node: Node) -> tuple[Any, ...] | None:
         """Input, weight, bias, and the other arguments together."""
         if node.op == "call_module":
@@ -288,14 +295,16 @@ class Fusion:
         bound = _bound(node, {"input": None, "weight": None, **_CONVOLUTION})
         return None if bound is None else (*bound[:3], bound[3:])
 
-    def _window(self, node: Node) -> tuple[Any, ...] | None:
+    def _window(self, node: Node, before: Node) -> tuple[Any, ...] | None:
         """The arguments of max pooling after its input."""
         if node.op == "call_module":
             if not self._require(node, "return_indices", False):
                 return None
-            return tuple(self._get(node, f"{node.target}.{name}") for name in ("kernel_size", *_WINDOW))
+            return tuple(self._get(before, f"{node.target}.{name}") for name in ("kernel_size", *_WINDOW))
         bound = _bound(node, {"input": None, "kernel_size": None, **_WINDOW, "return_indices": False})
-        return None if bound is None or bound[-1] is not False else bound[1:-1]
+        if bound is None or bound[-1] is not False or any(isinstance(each, Node) for each in bound[1:]):
+            return None  # its size may not be known yet where the convolution stands
+        return bound[1:-1]
 
 
 def path_of(target: Any) -> Path:
@@ -310,13 +319,6 @@ def _only_user(node: Node) -> Node | None:
 
 def _operand(node: Node) -> Any:
     return node.args[0] if node.args else node.kwargs.get("input")
-
-
-def _is_in_place(fusion: Fusion, node: Node) -> bool:
-    if node.op == "call_module":
-        return bool(fusion._layer(node.target).inplace)
-    name = node.target if isinstance(node.target, str) else node.target.__name__
-    return name.endswith("_") or bool(node.kwargs.get("inplace")) or len(node.args) == 2
 
 
 def _bound(node: Node, parameters: dict[str, Any]) -> tuple[Any, ...] | None:

@@ -116,6 +116,8 @@ class _Tracer(GraphAppendingTracer):
     def __init__(self, graph: Graph) -> None:
         super().__init__(graph)
         self._mode = _computing_mode()
+        #: The children that have been called.
+        self.called: set[Path] = set()
 
     def create_node(self, *args: Any, **kwargs: Any) -> Any:
         if self._mode != _computing_mode():
@@ -178,6 +180,7 @@ class Shadow:
         inside = _inside(self)
         if not inside.path:
             raise RefusalError("it calls itself")
+        inside.tracer.called.add(inside.path)
         return inside.tracer.create_proxy("call_module", ".".join(inside.path), args, kwargs)
 
     # Python looks these up in the type, which is the shadow's.
@@ -212,7 +215,7 @@ class _Inside:
     def __init__(self, real: torch.nn.Module, path: Path, made: Trace, tracer: _Tracer) -> None:
         self.real, self.path, self.made, self.tracer = real, path, made, tracer
         self.kind: Any = type(real)  # any methods that the class may have
-        self._met: dict[str, Any] = {}
+        self._met: dict[str, Shadow | None] = {}
 
     def attribute(self, shadow: Shadow, name: str) -> Any:
         real = self.real
@@ -241,13 +244,13 @@ class _Inside:
             if child is None:
                 self.made.absent.add((self.path, name))
             self._met[name] = None if child is None else Shadow(child, (*self.path, name), self.made, self.tracer)
-        return self._met[name]  # type: ignore[no-any-return]
+        return self._met[name]
 
     def _value(self, name: str, value: Any) -> Any:
         if isinstance(value, torch.Tensor):
-            if name not in self._met:
-                self._met[name] = self.tracer.create_proxy("get_attr", ".".join((*self.path, name)), (), {})
-            return self._met[name]
+            return self.tracer.create_proxy("get_attr", ".".join((*self.path, name)), (), {})
+        if any(self.path[: len(path)] == path for path in self.tracer.called):
+            raise RefusalError(f"{name} is read of a module that has been called, and may have changed it")
         if value is None and (name in self.real._parameters or name in self.real._buffers):
             self.made.absent.add((self.path, name))
             return None

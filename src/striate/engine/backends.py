@@ -280,10 +280,12 @@ def traced(*tensors: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch._C._is_tracing() or torch._C._len_torch_dispatch_stack():
         return True
     for tensor in tensors:
-        if tensor._has_symbolic_sizes_strides or tensor.layout is not torch.strided:
-            return True
         kind = type(tensor)
-        if kind is not Tensor and kind is not Parameter and kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        # A proxy is no tensor, and would answer all other questions with a proxy.
+        is_plain = kind is Tensor or kind is Parameter
+        if not is_plain and getattr(kind, "__torch_dispatch__", None) is not Tensor.__torch_dispatch__:
+            return True
+        if tensor._has_symbolic_sizes_strides or tensor.layout is not torch.strided:
             return True
     return False
 
