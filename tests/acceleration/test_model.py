@@ -266,8 +266,9 @@ def test_it_tells_what_it_did_and_takes_it_back(capsys: pytest.CaptureFixture[st
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err == (
-        "accelerate: 1 functions that Functional calls, 3 Conv2d; left as they were: 1 AdaptiveAvgPool2d (no kernels "
-        "for its windows), 1 Mine (a subclass may do something else), 1 Conv3d (no kernels for three dimensions)\n"
+        "accelerate: 1 functions that Functional calls, 3 modules to fuse layers in, 3 Conv2d; left as they were: "
+        "1 AdaptiveAvgPool2d (no kernels for its windows), 1 Mine (a subclass may do something else), 1 Conv3d (no "
+        "kernels for three dimensions)\n"
     )
     copied = pickle.loads(pickle.dumps(striate.accelerate(torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1)), quiet=True)))
     assert capsys.readouterr().err == ""

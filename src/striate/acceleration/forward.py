@@ -187,6 +187,11 @@ class _Code:
             if (path, name) != ((), "training")
         ]
         changed += [f"{self._held(path, name)} is not None" for path, name in self._made.absent]
+        for (path, name), value in self._made.methods.items():
+            changed.append(f"type({self._modules[path]}).{name} != {self._constant(value)}")
+            changed.append(f"{name!r} in {self._modules[path]}.__dict__")
+        for known, name in self._made.names:
+            changed.append(f"{self._constant(known)}.get({name!r}) is not {self._constant(known[name])}")
         self._leave("stale", changed)
         reads = [path_of(node.target) for node in self._made.graph.nodes if node.op == "get_attr"]
         held = {self._held(path[:-1], path[-1]) for path in reads if path not in self._modules}
@@ -194,7 +199,13 @@ class _Code:
         self._leave("own", [f"{how} is None" for how in sorted(held) if how.endswith(")")])
 
     def _look_for_hooks(self, layers: list[Path]) -> None:
-        looks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        looks = (
+            "_forward_hooks",
+            "_forward_pre_hooks",
+            "_backward_hooks",
+            "_backward_pre_hooks",
+            "_compiled_call_impl",
+        )
         for name in (self._modules[path] for path in layers):
             self._leave("own", [*(f"{name}.{hook}" for hook in looks), f'"forward" in {name}.__dict__'])
 

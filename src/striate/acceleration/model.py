@@ -24,9 +24,10 @@ def accelerate(model: Model, *, quiet: bool = False) -> Model:
     their class, to a subclass of the one they had. Where a ``forward`` calls functions such as ``F.max_pool2d``, those
     calls are taken over as well. ``torch.compile``, ``torch.export`` and autograd go on as before.
 
-    In a ``torch.nn.Sequential`` a ReLU before max pooling is taken after it, where there is less to do: results and
-    gradients are the same number by number. And the C library is told to keep freed memory for the next step's tensors
-    (:func:`striate.engine.memory.keep_freed_memory`).
+    Neighbours are put together, in functional code as in a ``torch.nn.Sequential``: a convolution, an activation and
+    max pooling; a batch norm, an addition and an activation. That is settled at the first call;
+    :func:`~striate.acceleration.blocks_of` tells of it. And the C library is told to keep freed memory for the next
+    step's tensors (:func:`striate.engine.memory.keep_freed_memory`).
 
     Left alone are layers of three dimensions, for which there are no kernels of striate's own yet; adaptive pooling;
     subclasses of torch.nn's layers, which may do something else than their base; quantised, scripted and lazy layers.
@@ -65,6 +66,7 @@ def accelerate(model: Model, *, quiet: bool = False) -> Model:
             # A partial of a named function can be copied, pickled and compiled; a closure can't.
             module.forward = partial(blocked, module, Blocks(calls))
             changed[f"functions that {type(module).__name__} calls"] += calls
+            changed["modules to fuse layers in"] += holds_layers(module)
         elif reason := _why_not(module):
             left[f"{type(module).__name__} ({reason})"] += 1
     if not quiet:

@@ -45,7 +45,8 @@ class Trace:
 
     ``modules``: all that the forward met, each holder before what it holds, with the type that they had. ``facts``:
     plain attributes of these, with their values. ``orders``: names of the children of those that were gone through.
-    ``absent``: parameters that were None.
+    ``absent``: parameters that were None. ``methods``: what was found in their classes. ``names``: global names that
+    the code used, each with the dictionary that has it.
     """
 
     graph: Graph
@@ -53,6 +54,8 @@ class Trace:
     facts: dict[tuple[Path, str], Any]
     orders: dict[Path, list[str]]
     absent: set[tuple[Path, str]]
+    methods: dict[tuple[Path, str], Any]
+    names: list[tuple[dict[str, Any], str]]
 
 
 def trace(module: torch.nn.Module, count: int) -> Trace:
@@ -62,11 +65,11 @@ def trace(module: torch.nn.Module, count: int) -> Trace:
         RefusalError: it has none that could be proven to do the same.
     """
     kind = type(module)
-    made = Trace(Graph(), {}, {}, {}, set())
+    made = Trace(Graph(), {}, {}, {}, set(), {}, [])
     tracer = _Tracer(made.graph)
     inputs = [tracer.create_proxy("placeholder", f"input_{place}", (), {}) for place in range(count)]
     shadow = Shadow(module, (), made, tracer)
-    watch = _Watch(kind)
+    watch = _Watch(made)
     collects = gc.isenabled()
     gc.disable()  # it calls back, and that code is none of the forward's
     sys.setprofile(watch)
@@ -260,6 +263,8 @@ class _Inside:
         return value
 
     def _of_class(self, shadow: Shadow, name: str, value: Any) -> Any:
+        if not (getattr(value, "__module__", None) or "").startswith("torch."):
+            self.made.methods[self.path, name] = getattr(self.kind, name)
         if isinstance(value, FunctionType):
             return MethodType(value, shadow)
         if isinstance(value, property) and value.fget is not None:
@@ -285,9 +290,9 @@ def is_torchs(value: Any) -> bool:
 class _Watch:
     """Reads code before it is run, as ``sys.setprofile`` tells of it."""
 
-    def __init__(self, kind: type[torch.nn.Module]) -> None:
+    def __init__(self, made: Trace) -> None:
         self.objection: str | None = None
-        self._kind = kind
+        self._made = made
         self._seen: set[CodeType] = set()
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
@@ -303,6 +308,9 @@ class _Watch:
         if objection is not None:
             self._object(f"{code.co_name}: {objection}")
         self._seen.add(code)
+        known = frame.f_globals
+        used = (name for name in code.co_names if name in known and not isinstance(known[name], ModuleType))
+        self._made.names.extend((known, name) for name in used)
 
     def _object(self, objection: str) -> None:
         self.objection = objection
