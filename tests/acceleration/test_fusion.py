@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.utils import prune
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 import striate
@@ -262,6 +263,21 @@ def _has_its_own_derivative(self: Any, x: Tensor) -> Tensor:
     return F.max_pool2d(_Backwards.apply(self.c(x)), 2)
 
 
+def _checkpoints(self: Any, x: Tensor) -> Tensor:
+    return F.max_pool2d(checkpoint(self.c, x, use_reentrant=False), 2)
+
+
+def _closed_over(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *given: function(*given)
+
+
+_same, _noise = _closed_over(torch.tanh), _closed_over(random.random)
+
+
+def _draws_in_a_closure(self: Any, x: Tensor) -> Tensor:
+    return F.max_pool2d(_same(self.c(x)), 2) * _noise()
+
+
 _seen: list[int] = []
 
 
@@ -277,6 +293,8 @@ LEFT = {
     "no gradients": (_without_gradients, "asks for no_grad"),
     "a decorator": (_calls_a_decorated, "changes how PyTorch computes"),
     "Python's random numbers": (_draws, "uses random"),
+    "random numbers in a closure": (_draws_in_a_closure, "uses function"),
+    "checkpoints": (_checkpoints, "keeps less"),
     "type of an argument": (_asks_the_type, "isinstance"),
     "PyTorch's state": (_asks_for_the_mode, "is_grad_enabled"),
     "catches what stops tracing": (_catches, ""),
@@ -636,7 +654,7 @@ def test_who_looks_on_sees_the_parts(taken: list[str]) -> None:
     symbolic = torch.fx.symbolic_trace(Written(lambda self, x: self.inner(x), inner=fast))
     torch.testing.assert_close(symbolic(x), expected)
     assert taken == []
-    torch.testing.assert_close(torch.compile(fast, backend="aot_eager")(x), expected)
+    torch.testing.assert_close(torch.compile(fast, backend="aot_eager", fullgraph=True)(x), expected)
     torch.testing.assert_close(fast(x), expected)
 
 

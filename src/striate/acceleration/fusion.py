@@ -7,6 +7,9 @@ A layer and the function of the same name are one thing here: ``self.relu(x)``, 
 somebody else uses too is never fused away. An activation that works in place is like any other where it works on what
 a convolution or normalisation has just made. An operation's operands are read where they were: a group stands at its
 first member's place, or where the addition stood, for what is added may have changed until then.
+
+A pattern is a method of :class:`Fusion`, which finds its members, and a function that the rewritten graph calls. The
+function gets layers or arguments as they are at the call, and asks :func:`pays`.
 """
 
 from __future__ import annotations
@@ -144,7 +147,7 @@ class Fusion:
         self.layers: dict[Path, None] = {}
         self._module, self._made = module, made
         for node in list(made.graph.nodes):
-            if self._kind(node) is torch.nn.Identity:
+            if self._kind(node) is torch.nn.Identity and isinstance(node.args[0], Node):
                 node.replace_all_uses_with(node.args[0])
                 self._erase(node)
         # From the end: of two normalisations that are added, the later one takes the other's result.
@@ -260,10 +263,8 @@ class Fusion:
         if node is None or name is None:
             return None
         if node.op == "call_module":
-            clamped = not isinstance(self._layer(node.target), torch.nn.Hardtanh)
-            return (
-                name if clamped or (self._require(node, "min_val", 0) and self._require(node, "max_val", 6)) else None
-            )
+            bounds = {"min_val": 0, "max_val": 6} if isinstance(self._layer(node.target), torch.nn.Hardtanh) else {}
+            return name if all(self._require(node, bound, value) for bound, value in bounds.items()) else None
         return name if len(node.args) in (1, 2) and node.kwargs.keys() <= {"inplace"} else None
 
     def _is_addition(self, node: Node) -> bool:

@@ -16,7 +16,6 @@ speed.
 
 from __future__ import annotations
 
-import builtins
 import dis
 import gc
 import operator
@@ -297,10 +296,12 @@ class _Watch:
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
         code = frame.f_code
-        if event != "call" or code in self._seen:
+        if event != "call" or (code in self._seen and not code.co_freevars):
             return
         if code is torch.autograd.Function.apply.__func__.__code__:  # type: ignore[attr-defined]
             self._object("a derivative of its own")
+        if frame.f_globals.get("__name__") == "torch.utils.checkpoint":
+            self._object("it keeps less for its gradients")
         if _is_trusted(frame):
             return
         inside = any(code in each.co_consts for each in self._seen)
@@ -333,42 +334,13 @@ def _is_trusted(frame: FrameType) -> bool:
 _ACTS: Final = frozenset(
     f"{what}_{where}" for what in ("STORE", "DELETE") for where in ("ATTR", "GLOBAL", "SUBSCR", "SLICE")
 ) | {"BEFORE_WITH", "SETUP_WITH", "LOAD_SPECIAL", "IMPORT_NAME", "GET_AWAITABLE"}
-_BUILTINS: Final = frozenset(
-    (
-        *(
-            "abs",
-            "all",
-            "any",
-            "bool",
-            "dict",
-            "enumerate",
-            "filter",
-            "float",
-            "getattr",
-            "hasattr",
-            "int",
-            "len",
-            "list",
-        ),
-        *(
-            "map",
-            "max",
-            "min",
-            "pow",
-            "range",
-            "reversed",
-            "round",
-            "set",
-            "sorted",
-            "str",
-            "sum",
-            "super",
-            "tuple",
-            "zip",
-        ),
-        *("AssertionError", "NotImplementedError", "RuntimeError", "TypeError", "ValueError"),
-    )
-)
+# fmt: off
+_BUILTINS: Final = frozenset({
+    "abs", "all", "any", "bool", "dict", "enumerate", "filter", "float", "getattr", "hasattr", "int", "len", "list",
+    "map", "max", "min", "pow", "range", "reversed", "round", "set", "sorted", "str", "sum", "super", "tuple", "zip",
+    "AssertionError", "NotImplementedError", "RuntimeError", "TypeError", "ValueError",
+})
+# fmt: on
 #: What PyTorch says of its own state, or of a proxy that isn't a tensor.
 _STATE: Final = ("is_", "are_", "get_", "set_", "manual_seed", "seed", "initial_seed", "no_grad", "enable_grad")
 
@@ -387,7 +359,7 @@ def _objection(frame: FrameType, inside: bool) -> str | None:
             if name in known:
                 if not _is_harmless(known[name]):
                     return f"uses {name}"
-            elif name not in _BUILTINS or not hasattr(builtins, name):
+            elif name not in _BUILTINS:
                 return f"uses {name}"
         elif (
             instruction.opname in ("LOAD_ATTR", "LOAD_METHOD") and str(name).startswith(_STATE) and hasattr(torch, name)
