@@ -155,6 +155,11 @@ class use:  # noqa: N801 - a statement, like torch.no_grad
         tuning.generation += 1
 
 
+def allowed(name: str) -> bool:
+    """Whether a backend may compute: :func:`use` hasn't fixed another one."""
+    return _forced in (None, name)
+
+
 #: What has been chosen in this process, to be looked up at every call.
 _chosen: dict[tuple[Problem, Pass, torch.dtype, str, bool, int, int], Backend] = {}
 

@@ -1,0 +1,139 @@
+"""The weight and bias gradients of a convolution from gradients that have come back through max pooling. See sparse.py.
+
+    for every item: an image, a block of pooled rows
+        copy the input rows that the block sees: packed[row][column][channel]
+        for every output channel
+            list the block's gradients that aren't zero, each with the place in packed where its window starts
+            for R kernel rows, for V vectors of their (column, channel)
+                for every (place, gradient) of the list
+                    total[r][v] += gradient * packed[place, row r, vector v]
+            bias[channel] += the sum of the list
+
+Where a tile holds all rows of the kernel and is small, a list costs more than it saves: zeros are added as well then,
+and gradients that come after one another go to two tiles, so that one sum doesn't wait for the one before.
+
+Sums of the items that a thread does are kept in its own ``partial``, so that their order is fixed.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from striate.engine.llvm.emit import Function, Int, Number, Pointer, Variable
+from striate.engine.llvm.isa import Isa
+from striate.engine.llvm.sparse import Geometry, Pixels
+
+#: Vectors of a tile that is small.
+_SMALL = 6
+#: By kernel row and vector.
+Totals: TypeAlias = dict[tuple[int, int], Variable]
+
+
+class _Generator:
+    def __init__(self, isa: Isa, geometry: Geometry) -> None:
+        self.f, self.geometry = Function("sparse_weight", isa), geometry
+        self.kernel_rows = geometry.kernel_rows(isa)
+
+    def emit(self) -> Function:
+        f, geometry, kernel_rows = self.f, self.geometry, self.kernel_rows
+        pixels = Pixels(f, geometry, f.pointer())
+        self.g, self.positions, self.places = f.pointer(), f.pointer(geometry.index), f.pointer("i32")
+        partial, bias, scratch = f.pointer(), f.pointer(), f.pointer()
+        list_places, list_values = f.pointer("i32"), f.pointer()
+        outer, pooled_rows, pooled_width = f.size(), f.size(), f.size()
+        g_image, g_channel, self.g_step = f.size(), f.size(), f.size()
+        block, blocks, deep, self.row_size, scratch_size, list_size = (f.size() for _ in range(6))
+        row_numbers = kernel_rows.vectors * f.lanes
+        sums = partial + f.thread * outer * (kernel_rows.count * row_numbers)
+        biases = bias + f.thread * outer
+        self.packed = scratch + f.thread * scratch_size
+        self.list_places, self.list_values = list_places + f.thread * list_size, list_values + f.thread * list_size
+        with f.loop(f.first, f.last) as item:
+            image, start = item // blocks, (item % blocks) * block
+            stop = f.smaller(start + block, pooled_rows)
+            top = start * geometry.pool_rows.stride - geometry.pool_rows.before
+            first_row = top * geometry.rows.stride
+            pixels.pack(image, first_row - geometry.rows.before, deep, self.packed, self.row_size)
+            with f.loop(0, outer) as channel:
+                at = image * g_image + channel * g_channel
+                self.at, size = at + start * pooled_width * self.g_step, (stop - start) * pooled_width
+                self.base = first_row * self.row_size
+                mine = sums + channel * (kernel_rows.count * row_numbers)
+                if len(kernel_rows.tiles()) == 1 and kernel_rows.count * kernel_rows.vectors <= _SMALL:
+                    self._all(size, mine, biases + channel)
+                else:
+                    count = self._list(size, biases + channel)
+                    for rows, vectors in kernel_rows.tiles():
+                        self._tile(rows, vectors, count, mine)
+        return f
+
+    def _gradient(self, each: Number) -> tuple[Number, str]:
+        """Where the window of a gradient starts in packed, and its value; that of a shut activation is zero."""
+        f = self.f
+        place = self.at + each * self.g_step
+        position = f.widened(f.scalar(self.positions + place), self.geometry.index)
+        value = f.value(f"select i1 {f.less(-1, position)}, float {f.scalar(self.g + place)}, float 0.0")
+        return f.widened(f.scalar(self.places + f.larger(position, 0)), "i32") - self.base, value
+
+    def _list(self, size: Number, bias: Pointer) -> Number:
+        """Lists the gradients that aren't zero; how many there are."""
+        f = self.f
+        count, total = f.variable("0", "i64"), f.variable(f.scalar(bias), "float")
+        with f.loop(0, size) as each:
+            start, value = self._gradient(each)
+            now = Int(f, count.get())
+            f.put(f.narrow(start), self.list_places + now)
+            f.put(value, self.list_values + now)
+            there = f.value(f"fcmp une float {value}, 0.0")
+            count.set(f.value(f"add i64 {now}, {f.value(f'zext i1 {there} to i64')}"))
+            total.set(f.value(f"fadd float {total.get()}, {value}"))
+        f.put(total.get(), bias)
+        return Int(f, count.get())
+
+    def _totals(self, rows: range, vectors: range) -> Totals:
+        return {(row, v): self.f.variable(self.f.zeros()) for row in rows for v in vectors}
+
+    def _multiply(self, totals: Totals, start: Number, value: str) -> None:
+        f = self.f
+        for (row, v), total in totals.items():
+            seen = self.packed + (row * self.geometry.rows.dilation * self.row_size + start + v * f.lanes)
+            total.set(f.fma(value, f.load(seen), total.get()))
+
+    def _add(self, totals: Totals, sums: Pointer) -> None:
+        f = self.f
+        for (row, v), total in totals.items():
+            place = sums + (row * self.kernel_rows.vectors + v) * f.lanes
+            f.store(f.arithmetic("fadd", f.load(place), total.get()), place)
+
+    def _tile(self, rows: range, vectors: range, count: Number, sums: Pointer) -> None:
+        f, totals = self.f, self._totals(rows, vectors)
+        with f.loop(0, count) as each:
+            start = f.widened(f.scalar(self.list_places + each), "i32")
+            self._multiply(totals, start, f.broadcast(self.list_values + each))
+        self._add(totals, sums)
+
+    def _all(self, size: Number, sums: Pointer, bias: Pointer) -> None:
+        """One tile from all gradients, without listing them."""
+        f = self.f
+        ((rows, vectors),) = self.kernel_rows.tiles()
+        both = [(self._totals(rows, vectors), f.variable("0.0", "float")) for _ in range(2)]
+
+        def take(each: Number, totals: Totals, total: Variable) -> None:
+            start, value = self._gradient(each)
+            self._multiply(totals, start, f.splat(value))
+            total.set(f.value(f"fadd float {total.get()}, {value}"))
+
+        whole = size // 2 * 2
+        with f.loop(0, whole, 2) as pair:
+            for which, one in enumerate(both):
+                take(pair + which, *one)
+        with f.loop(whole, size) as each:
+            take(each, *both[0])
+        for totals, total in both:
+            self._add(totals, sums)
+            f.add_to(bias, total.get())
+
+
+def generate(isa: Isa, geometry: Geometry) -> Function:
+    """The kernel; its arguments in the order in which they are asked for above."""
+    return _Generator(isa, geometry).emit()

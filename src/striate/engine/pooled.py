@@ -1,0 +1,63 @@
+"""Convolution, activation and max pooling as one block, where gradients are wanted: who has kernels for it.
+
+Max pooling lets through one gradient of a window. What the convolution's own gradients need is a list of these, so a
+block keeps the positions, and neither the map before pooling nor its gradient, most of which would be zeros.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from striate.engine.backends import Pass, allowed
+from striate.engine.llvm import pooled, pools
+from striate.engine.llvm.backend import LlvmBackend
+from striate.engine.llvm.pooling import LIMITS
+from striate.geometry import ConvShape, PoolShape
+
+_llvm = LlvmBackend()
+#: Gradients that go back into one window's inputs must be this few, or there is nothing to save: 1 in 3.
+_SPARSE = 3
+#: Tiles that a kernel of this geometry would write out one by one, at most.
+_MOST_TILES = 64
+
+
+def refusal(shape: ConvShape, pool: PoolShape, activation: str, dtype: torch.dtype, device: str) -> str | None:
+    """Why the block isn't computed as one, or None if it is."""
+    if activation not in LIMITS:
+        return f"has no kernels that clamp as {activation} does"
+    if not allowed("llvm"):
+        return "another backend has been fixed"
+    for problem, open_ in (
+        (shape, Pass.INPUT_GRAD),
+        (shape, Pass.WEIGHT_GRAD),
+        (pool, Pass.OUTPUT),
+    ):
+        refused = _llvm.refusal(problem, open_, dtype, device)
+        if refused is not None:
+            return refused
+    if pool.kind != "max":
+        return "has kernels for maxima"
+    if shape.groups > 1:
+        return "has kernels for one group of channels"
+    if shape.dilation[-1] > 1:
+        return "reads rows of taps that lie side by side, undilated"
+    if torch.Size(pool.stride).numel() < _SPARSE:
+        return "windows that lie so close leave few zeros"
+    if pooled.tiles(shape) > _MOST_TILES:
+        return f"writes tiles out one by one, up to {_MOST_TILES}"
+    return None
+
+
+maximum = pools.maximum
+maximum_grad = pools.maximum_grad
+weight_grad = pooled.weight_grad
+
+
+def input_grad(
+    shape: ConvShape, pool: PoolShape, weight: Tensor, grad: Tensor, positions: Tensor, channels_last: bool
+) -> Tensor | None:
+    """The input's gradient; None where going through the whole map is quicker."""
+    if not pooled.weights_fit(shape):
+        return None
+    return pooled.input_grad(shape, pool, weight, grad, positions, channels_last)

@@ -1,0 +1,147 @@
+"""Convolution, activation and max pooling as one operation, whose gradients go back along a list of positions.
+
+    y = max over a window of  activation(conv(x, w) + b)
+
+The activation is a clamp, so it commutes with the maximum, and max pooling hands each gradient to one position of the
+convolution's output. The gradient of that output is therefore a list of (position, gradient), zero where the activation
+clamped; with T as in :mod:`striate.ops.convolution`, dT/dw and dT/dx are sums over the list.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.overrides import has_torch_function
+
+from striate.engine import Pass, pooled, traced
+from striate.engine.layout import is_channels_last, laid_out
+from striate.errors import OperandError
+from striate.geometry import ConvShape, Padding, PoolShape
+from striate.ops import convolution, pooling
+
+_CONVOLUTIONS = (convolution.conv1d, convolution.conv2d, convolution.conv3d)
+_POOLS = (pooling.max_pool1d, pooling.max_pool2d, pooling.max_pool3d)
+_ACTIVATIONS = {"": lambda x: x, "relu": torch.relu, "relu6": torch.nn.functional.relu6}
+
+
+@dataclass(frozen=True)
+class _How:
+    """All of a call but its tensors."""
+
+    stride: Any
+    padding: Any
+    dilation: Any
+    groups: Any
+    activation: str
+    pool: tuple[Any, ...]  #: kernel, stride, padding, dilation, ceil_mode
+
+    def composed(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The same by the operations it is made of."""
+        dims = weight.dim() - 2
+        y = _CONVOLUTIONS[dims - 1](input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        return _ACTIVATIONS[self.activation](cast(Tensor, _POOLS[dims - 1](y, *self.pool)))
+
+
+class _Block(torch.autograd.Function):
+    """Only called where nothing but gradients is asked for: no transforms, no tangents."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, how: _How, shape: ConvShape, pool: PoolShape
+    ) -> Tensor:
+        last = is_channels_last(x) or is_channels_last(w)
+        y = convolution.contract(shape, last, Pass.OUTPUT, {Pass.INPUT_GRAD: x, Pass.WEIGHT_GRAD: w}, b)
+        values, positions = pooled.maximum(pool, y, how.activation)
+        ctx.how, ctx.shape, ctx.pool, ctx.channels_last = how, shape, pool, last
+        ctx.save_for_backward(x, w, b, positions)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        x, w, b, positions = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # Somebody will differentiate the gradients, which the operations that this is made of know how to.
+            wanted = [each for each, needed in zip((x, w, b), ctx.needs_input_grad, strict=False) if needed]
+            grads = iter(torch.autograd.grad(ctx.how.composed(x, w, b), wanted, upstream, create_graph=True))
+            found = [next(grads) if needed else None for needed in ctx.needs_input_grad[:3]]
+            return (*found, None, None, None)
+        grad_x = grad_w = grad_b = None
+        shape, pool, last = ctx.shape, ctx.pool, ctx.channels_last
+        upstream = laid_out(upstream.resolve_neg(), is_channels_last(positions))
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+            grad_w, grad_b = pooled.weight_grad(shape, pool, x, upstream, positions)
+        if ctx.needs_input_grad[0]:
+            grad_x = pooled.input_grad(shape, pool, w, upstream, positions, last)
+            if grad_x is None:
+                whole = pooled.maximum_grad(pool, positions, upstream)
+                grad_x = convolution.contract(
+                    shape, last, Pass.INPUT_GRAD, {Pass.WEIGHT_GRAD: w, Pass.OUTPUT: whole}
+                )
+        return grad_x, grad_w if ctx.needs_input_grad[1] else None, grad_b if b is not None else None, None, None, None
+
+
+def conv_max_pool(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Padding = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    activation: str = "",
+    kernel_size: Any = 2,
+    pool_stride: Any = None,
+    pool_padding: Any = 0,
+    pool_dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """Max pooling of an activation of a convolution: the same numbers and gradients as of these three, up to rounding.
+
+    Where gradients are wanted and the engine has kernels for it (:mod:`striate.engine.pooled` says where), neither the
+    map before pooling nor its gradient is kept or walked backwards. Everything else is composed.
+
+    Where the input has infinities or NaNs, gradients that are zero take nothing from them: PyTorch's dense sums have
+    NaN for 0 * inf there.
+
+    Args:
+        input: (N, C_in, ...) with one to three axes, or without N.
+        weight, bias, stride, padding, dilation, groups: as :func:`striate.ops.conv2d` takes them.
+        activation: ``"relu"``, ``"relu6"`` or none, before pooling or after it, which is the same.
+        kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode: as :func:`striate.ops.max_pool2d` takes them.
+
+    Returns:
+        (N, C_out, ...), the pooled map.
+
+    >>> image = torch.tensor([[[[1.0, 5.0, 4.0], [9.0, 2.0, 1.0], [6.0, 3.0, 2.0]]]])
+    >>> conv_max_pool(image, -torch.ones(1, 1, 2, 2), torch.tensor([10.0]), activation="relu", kernel_size=2)
+    tensor([[[[2.]]]])
+    """
+    if activation not in _ACTIVATIONS:
+        got = f"got activation={activation!r}"
+        raise OperandError("conv_max_pool", got, "needed one of " + ", ".join(map(repr, _ACTIVATIONS)))
+    pool_how = (kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode)
+    how = _How(stride, padding, dilation, groups, activation, pool_how)
+    if not _plain(input, weight, bias):
+        return how.composed(input, weight, bias)
+    shape = convolution.problem_of(input.shape, weight.shape, stride, padding, dilation, groups)
+    pool = pooling.problem_of("max", shape.output_shape, *pool_how)
+    if pooled.refusal(shape, pool, activation, input.dtype, "cpu") is not None:
+        return how.composed(input, weight, bias)
+    return cast(Tensor, _Block.apply(input, weight, bias, how, shape, pool))
+
+
+def _plain(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether gradients are wanted, by ordinary backpropagation, of tensors that are numbers in memory."""
+    if not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return False
+    tensors = (input, weight) if bias is None else (input, weight, bias)
+    if has_torch_function(tensors) or traced(*tensors) or torch.is_autocast_enabled("cpu"):
+        return False
+    if input.dim() != weight.dim() or (bias is not None and bias.shape != weight.shape[:1]):
+        return False
+    plain = all(each.dtype == torch.float32 and each.device.type == "cpu" and not each.is_neg() for each in tensors)
+    return plain and any(each.requires_grad for each in tensors)
