@@ -9,6 +9,7 @@ clamped; with T as in :mod:`striate.ops.convolution`, dT/dw and dT/dx are sums o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -25,7 +26,11 @@ from striate.ops import convolution, pooling
 
 _CONVOLUTIONS = (convolution.conv1d, convolution.conv2d, convolution.conv3d)
 _POOLS = (pooling.max_pool1d, pooling.max_pool2d, pooling.max_pool3d)
-_ACTIVATIONS = {"": lambda x: x, "relu": torch.relu, "relu6": torch.nn.functional.relu6}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "": lambda x: x,
+    "relu": torch.relu,
+    "relu6": torch.nn.functional.relu6,
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,8 @@ class _How:
         """The same by the operations it is made of."""
         dims = weight.dim() - 2
         y = _CONVOLUTIONS[dims - 1](input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
-        return _ACTIVATIONS[self.activation](cast(Tensor, _POOLS[dims - 1](y, *self.pool)))
+        activate = _ACTIVATIONS[self.activation]
+        return activate(cast(Tensor, _POOLS[dims - 1](y, *self.pool)))
 
 
 class _Block(torch.autograd.Function):
@@ -78,9 +84,7 @@ class _Block(torch.autograd.Function):
             grad_x = pooled.input_grad(shape, pool, w, upstream, positions, last)
             if grad_x is None:
                 whole = pooled.maximum_grad(pool, positions, upstream)
-                grad_x = convolution.contract(
-                    shape, last, Pass.INPUT_GRAD, {Pass.WEIGHT_GRAD: w, Pass.OUTPUT: whole}
-                )
+                grad_x = convolution.contract(shape, last, Pass.INPUT_GRAD, {Pass.WEIGHT_GRAD: w, Pass.OUTPUT: whole})
         return grad_x, grad_w if ctx.needs_input_grad[1] else None, grad_b if b is not None else None, None, None, None
 
 
@@ -104,8 +108,8 @@ def conv_max_pool(
     Where gradients are wanted and the engine has kernels for it (:mod:`striate.engine.pooled` says where), neither the
     map before pooling nor its gradient is kept or walked backwards. Everything else is composed.
 
-    Where the input has infinities or NaNs, gradients that are zero take nothing from them: PyTorch's dense sums have
-    NaN for 0 * inf there.
+    Where the input has infinities or NaNs, gradients that are zero mostly leave them out, where dense sums have NaN
+    for 0 * inf.
 
     Args:
         input: (N, C_in, ...) with one to three axes, or without N.

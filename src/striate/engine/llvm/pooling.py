@@ -26,7 +26,6 @@ from striate.engine.llvm.emit import Function, Number, Pointer
 from striate.engine.llvm.isa import Isa
 from striate.engine.llvm.packing import Axis, Rows, pack
 
-
 #: What may follow a maximum, as the lowest and the highest value that it lets through.
 LIMITS: Final[dict[str, tuple[str | None, str | None]]] = {
     "": (None, None),

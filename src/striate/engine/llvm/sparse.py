@@ -1,8 +1,8 @@
-"""What a gradient that has come back through max pooling needs: most of it is zero, and only the rest is worth computing.
+"""Gradients that have come back through max pooling: most of them are zero, and only the rest is worth computing with.
 
-Max pooling sends each of its gradients to one position and leaves the others of a window zero: three quarters of the map
-for windows of 2x2, and more where a ReLU was shut. So the two gradients of the convolution before it are sums over a
-list of (position, gradient), one to four times as long as the pooled map has numbers, instead of sums over the map.
+Max pooling sends each gradient to one position and leaves the others of its window zero: three quarters of the map for
+windows of 2x2, and more where a ReLU was shut. So the two gradients of the convolution before it are sums over a list
+of (position, gradient), no longer than the pooled map has numbers, instead of sums over the whole map.
 
 Both walk kernel rows. With channels side by side the inputs that one row of a kernel sees lie in a row themselves,
 kernel columns times input channels of them, and so do its weights:
@@ -46,7 +46,10 @@ class KernelRows:
     def tiles(self) -> list[tuple[range, range]]:
         """The rows and the vectors of each tile."""
         return [
-            (range(row, min(row + self.rows_together, self.count)), range(at, min(at + self.vectors_together, self.vectors)))
+            (
+                range(row, min(row + self.rows_together, self.count)),
+                range(at, min(at + self.vectors_together, self.vectors)),
+            )
             for row in range(0, self.count, self.rows_together)
             for at in range(0, self.vectors, self.vectors_together)
         ]

@@ -73,17 +73,17 @@ class _Generator:
         f = self.f
         with f.loop(0, self.positions_here + 2, f.lanes) as place:
             f.store("zeroinitializer", self.ends + place, kind="i32")
-        for _, place, _ in self._gradients():
-            f.put(f.value(f"add i32 {f.scalar(place)}, 1"), place)
+        for _, count, _ in self._gradients():
+            f.put(f.value(f"add i32 {f.scalar(count)}, 1"), count)
         total = f.variable("0", "i32")
         with f.loop(0, self.positions_here + 1) as position:
-            before, place = total.get(), self.ends + (position + 1)
-            total.set(f.value(f"add i32 {before}, {f.scalar(place)}"))
-            f.put(before, place)
+            before, count = total.get(), self.ends + (position + 1)
+            total.set(f.value(f"add i32 {before}, {f.scalar(count)}"))
+            f.put(before, count)
         row_numbers = self.kernel_rows.count * self.kernel_rows.vectors * f.lanes
-        for channel, place, value in self._gradients():
-            free = f.scalar(place)
-            f.put(f.value(f"add i32 {free}, 1"), place)
+        for channel, next_free, value in self._gradients():
+            free = f.scalar(next_free)
+            f.put(f.value(f"add i32 {free}, 1"), next_free)
             now = f.widened(free, "i32")
             f.put(f.narrow(channel * row_numbers), self.list_weights + now)
             f.put(value, self.list_values + now)
@@ -113,7 +113,8 @@ class _Generator:
             # Once the list is full, a position's free place is where the next one's part starts.
             start, stop = (f.widened(f.scalar(end + which), "i32") for which in (0, 1))
             with f.when(f.less(start, stop)):
-                places = {(r, v): line + (column * step + v * f.lanes) for r, line in zip(rows, lines) for v in vectors}
+                starts = {r: line + column * step for r, line in zip(rows, lines, strict=True)}
+                places = {(r, v): start + v * f.lanes for r, start in starts.items() for v in vectors}
                 before = {each: f.load(place) for each, place in places.items()}
                 totals = {each: f.variable(value) for each, value in before.items()}
                 with f.loop(start, stop) as each:
