@@ -333,14 +333,17 @@ def explain(
     conv2d 8x3x32x32 16x3x3x3 padding=1
       float64 on cpu, 3,538,944 MACs a pass (3,393,024 in bounds)
       output: aten
+        matmul: needs a window over the whole input
         llvm: computes in float32, not float64
         aten: accepts
         reference: accepts
       input grad: aten
+        matmul: needs a window over the whole input
         llvm: computes in float32, not float64
         aten: accepts
         reference: accepts
       weight grad: aten
+        matmul: needs a window over the whole input
         llvm: computes in float32, not float64
         aten: accepts
         reference: accepts

@@ -18,6 +18,8 @@ from striate.geometry import ConvShape, PoolShape
 _llvm = LlvmBackend()
 #: Gradients that go back into one window's inputs must be this few, or there is nothing to save: 1 in 3.
 _SPARSE = 3
+#: Input channels up to which nothing computes planes quicker than the kernel that pools as well.
+_MOST_CHANNELS = 32
 #: Tiles that a kernel of this geometry would write out one by one, at most.
 _MOST_TILES = 64
 
@@ -49,8 +51,26 @@ def refusal(shape: ConvShape, pool: PoolShape, activation: str, dtype: torch.dty
     return None
 
 
-maximum = pools.maximum
-maximum_grad = pools.maximum_grad
+def maximum(
+    shape: ConvShape,
+    pool: PoolShape,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str,
+    channels_last: bool,
+) -> tuple[Tensor, Tensor] | None:
+    """The pooled map and its positions, -1 where the activation lets no gradient back.
+
+    None where the map before pooling is better computed by itself, to go through :func:`largest`.
+    """
+    if channels_last or shape.in_channels > _MOST_CHANNELS or not pooled.joins(shape, pool):
+        return None
+    return pooled.maximum(shape, pool, input, weight, bias, activation)
+
+
+largest = pools.maximum
+spread = pools.maximum_grad
 weight_grad = pooled.weight_grad
 
 

@@ -60,8 +60,11 @@ class _Block(torch.autograd.Function):
         ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, how: _How, shape: ConvShape, pool: PoolShape
     ) -> Tensor:
         last = is_channels_last(x) or is_channels_last(w)
-        y = convolution.contract(shape, last, Pass.OUTPUT, {Pass.INPUT_GRAD: x, Pass.WEIGHT_GRAD: w}, b)
-        values, positions = pooled.maximum(pool, y, how.activation)
+        found = pooled.maximum(shape, pool, x, w, b, how.activation, last)
+        if found is None:
+            y = convolution.contract(shape, last, Pass.OUTPUT, {Pass.INPUT_GRAD: x, Pass.WEIGHT_GRAD: w}, b)
+            found = pooled.largest(pool, y, how.activation)
+        values, positions = found
         ctx.how, ctx.shape, ctx.pool, ctx.channels_last = how, shape, pool, last
         ctx.save_for_backward(x, w, b, positions)
         return values
@@ -83,7 +86,7 @@ class _Block(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = pooled.input_grad(shape, pool, w, upstream, positions, last)
             if grad_x is None:
-                whole = pooled.maximum_grad(pool, positions, upstream)
+                whole = pooled.spread(pool, positions, upstream)
                 grad_x = convolution.contract(shape, last, Pass.INPUT_GRAD, {Pass.WEIGHT_GRAD: w, Pass.OUTPUT: whole})
         return grad_x, grad_w if ctx.needs_input_grad[1] else None, grad_b if b is not None else None, None, None, None
 

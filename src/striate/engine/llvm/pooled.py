@@ -10,11 +10,13 @@ from functools import cache, lru_cache
 import torch
 from torch import Tensor
 
-from striate.engine.llvm import launch, sparse_input, sparse_weight
-from striate.engine.llvm.contraction import axes, the_isa
+from striate.engine.llvm import launch, planar_pooled, sparse_input, sparse_weight
+from striate.engine.llvm.contraction import axes, planes, the_isa
 from striate.engine.llvm.isa import Isa
 from striate.engine.llvm.launch import Kernel
+from striate.engine.llvm.planar_pooled import Windows
 from striate.engine.llvm.sparse import Geometry, KernelRows
+from striate.engine.llvm.weights import Weights, pack
 from striate.geometry import ConvShape, PoolShape
 
 #: Numbers that a block's packed rows may take: half of a second-level cache of 512 KiB.
@@ -31,6 +33,11 @@ def _weight_kernel(isa: Isa, geometry: Geometry) -> Kernel:
 @cache
 def _input_kernel(isa: Isa, geometry: Geometry) -> Kernel:
     return Kernel(sparse_input.generate(isa, geometry), isa)
+
+
+@cache
+def _pooled_kernel(isa: Isa, windows: Windows, index: str, activation: str) -> Kernel:
+    return Kernel(planar_pooled.generate(isa, windows, index, activation), isa)
 
 
 def _plane(tensor: Tensor) -> Tensor:
@@ -62,6 +69,42 @@ def _places(geometry: Geometry, outputs: tuple[int, int], row_size: int) -> Tens
     down = torch.arange(outputs[0], dtype=torch.int32) * (geometry.rows.stride * row_size)
     along = torch.arange(outputs[1], dtype=torch.int32) * (geometry.columns.stride * geometry.channels)
     return (down[:, None] + along).flatten()
+
+
+def joins(shape: ConvShape, pool: PoolShape) -> bool:
+    """Whether the map before pooling can be left out forward as well: windows of up to four taps, side by side."""
+    few = torch.Size(pool.kernel).numel() <= 4
+    # Rounded up, the last window would reach beyond the map.
+    inside = all(n * k <= size for n, k, size in zip(pool.output_size, pool.kernel, pool.size, strict=True))
+    return few and inside and pool.stride == pool.kernel and not any(map(any, pool.pads)) and max(pool.dilation) == 1
+
+
+def maximum(
+    shape: ConvShape, pool: PoolShape, input: Tensor, weight: Tensor, bias: Tensor | None, activation: str
+) -> tuple[Tensor, Tensor]:
+    """The pooled map of a problem that joins, and its positions: -1 where the activation lets no gradient back."""
+    isa, x = the_isa(), planes(input)
+    rows, columns = axes(shape)
+    down, along = (1, *pool.kernel)[-2:]
+    windows = Windows(rows, columns, down, along)
+    compact = torch.int16 if torch.Size(pool.size).numel() <= 1 << 15 else torch.int32
+    kernel = _pooled_kernel(isa, windows, "i16" if compact is torch.int16 else "i32", activation)
+    packed = pack(isa, Weights.of(weight, 1), bias, windows.channels_together(isa), False)
+    values, positions = torch.empty(pool.output_shape), torch.empty(pool.output_shape, dtype=compact)
+    pooled_rows, pooled_width = (1, *pool.output_size)[-2:]
+    pitch = windows.pooled_columns.pitch(pooled_width, isa.lanes)
+    line = shape.in_channels * pitch * windows.pooled_columns.stride
+    block = max(1, min(pooled_rows, _BLOCK // (line * windows.pooled_rows.stride)))
+    threads = launch.threads()
+    if shape.batch < 4 * threads:
+        block = min(block, -(-pooled_rows * shape.batch // (4 * threads)))
+    blocks, deep = -(-pooled_rows // block), windows.pooled_rows.span(block)
+    items = shape.batch * blocks
+    scratch = torch.empty(min(threads, items), deep * line)
+    words = [t.data_ptr() for t in (x, packed, values, positions, scratch)]
+    words += [shape.in_channels, shape.out_channels, *x.shape[2:], _size(shape)[1], pooled_rows, pooled_width]
+    kernel(items, [*words, *x.stride()[:3], block, blocks, deep, pitch, deep * line], threads)
+    return values, positions
 
 
 def weight_grad(
