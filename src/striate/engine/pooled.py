@@ -6,6 +6,8 @@ block keeps the positions, and neither the map before pooling nor its gradient, 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -24,12 +26,10 @@ _MOST_CHANNELS = 32
 _MOST_TILES = 64
 
 
-def refusal(shape: ConvShape, pool: PoolShape, activation: str, dtype: torch.dtype, device: str) -> str | None:
-    """Why the block isn't computed as one, or None if it is."""
+@lru_cache(maxsize=1024)
+def _refusal(shape: ConvShape, pool: PoolShape, activation: str, dtype: torch.dtype, device: str) -> str | None:
     if activation not in LIMITS:
         return f"has no kernels that clamp as {activation} does"
-    if not allowed("llvm"):
-        return "another backend has been fixed"
     for problem, open_ in (
         (shape, Pass.INPUT_GRAD),
         (shape, Pass.WEIGHT_GRAD),
@@ -49,6 +49,13 @@ def refusal(shape: ConvShape, pool: PoolShape, activation: str, dtype: torch.dty
     if pooled.tiles(shape) > _MOST_TILES:
         return f"writes tiles out one by one, up to {_MOST_TILES}"
     return None
+
+
+def refusal(shape: ConvShape, pool: PoolShape, activation: str, dtype: torch.dtype, device: str) -> str | None:
+    """Why the block isn't computed as one, or None if it is."""
+    if not allowed("llvm"):
+        return "another backend has been fixed"
+    return _refusal(shape, pool, activation, dtype, device)
 
 
 def maximum(

@@ -142,3 +142,40 @@ class Pixels:
                     yield channel, first + lane, start + lane * channels
             with f.loop(whole, columns) as column:
                 yield channel, column, (column + before) * channels + channel
+
+
+def generate_taps(isa: Isa) -> Function:
+    """Weights as rows of taps: made[o][i][j * channels + c] = weight[o, c, i, j], then zeros to whole vectors."""
+    f = Function("rows_of_taps", isa)
+    weight, made, row_numbers = f.pointer(), f.pointer(), f.size()
+    channels, rows, columns = f.size(), f.size(), f.size()
+    outer_step, channel_step, row_step, column_step = (f.size() for _ in range(4))
+    with f.loop(f.first, f.last) as outer, f.loop(0, rows) as i:
+        line = made + (outer * rows + i) * row_numbers
+        with f.loop(0, columns) as j, f.loop(0, channels) as c:
+            place = outer * outer_step + c * channel_step + i * row_step + j * column_step
+            f.put(f.scalar(weight + place), line + (j * channels + c))
+        with f.loop(columns * channels, row_numbers) as rest:
+            f.put("0.0", line + rest)
+    return f
+
+
+def generate_sum(isa: Isa) -> Function:
+    """The way back: weight[o, c, i, j] and bias[o] as sums of what every thread has of them, in the threads' order."""
+    f = Function("sum_of_taps", isa)
+    partial, partial_bias, weight, bias = (f.pointer() for _ in range(4))
+    threads, outers, row_numbers, channels, rows, columns = (f.size() for _ in range(6))
+
+    def total(source: Pointer, step: Number) -> str:
+        sum_ = f.variable("0.0", "float")
+        with f.loop(0, threads) as thread:
+            sum_.set(f.value(f"fadd float {sum_.get()}, {f.scalar(source + thread * step)}"))
+        return sum_.get()
+
+    with f.loop(f.first, f.last) as outer:
+        f.put(total(partial_bias + outer, outers), bias + outer)
+        with f.loop(0, channels) as c, f.loop(0, rows) as i, f.loop(0, columns) as j:
+            source = partial + ((outer * rows + i) * row_numbers + j * channels + c)
+            place = ((outer * channels + c) * rows + i) * columns + j
+            f.put(total(source, outers * rows * row_numbers), weight + place)
+    return f

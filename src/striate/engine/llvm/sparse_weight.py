@@ -42,12 +42,15 @@ class _Generator:
         list_places, list_values = f.pointer("i32"), f.pointer()
         outer, pooled_rows, pooled_width = f.size(), f.size(), f.size()
         g_image, g_channel, self.g_step = f.size(), f.size(), f.size()
-        block, blocks, deep, self.row_size, scratch_size, list_size = (f.size() for _ in range(6))
+        block, blocks, deep, self.row_size, sums_size, scratch_size, list_size = (f.size() for _ in range(7))
         row_numbers = kernel_rows.vectors * f.lanes
-        sums = partial + f.thread * outer * (kernel_rows.count * row_numbers)
-        biases = bias + f.thread * outer
+        sums, biases = partial + f.thread * sums_size, bias + f.thread * outer
         self.packed = scratch + f.thread * scratch_size
         self.list_places, self.list_values = list_places + f.thread * list_size, list_values + f.thread * list_size
+        with f.loop(0, sums_size, f.lanes) as place:
+            f.store(f.zeros(), sums + place)
+        with f.loop(0, outer) as channel:
+            f.put("0.0", biases + channel)
         with f.loop(f.first, f.last) as item:
             image, start = item // blocks, (item % blocks) * block
             stop = f.smaller(start + block, pooled_rows)
