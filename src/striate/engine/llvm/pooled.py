@@ -240,11 +240,15 @@ def _input_plan(
     blocks, deep = -(-height // block), axis.span(seeing(block))
     items = shape.batch * blocks
     threads = min(threads, items)
-    most = shape.out_channels * pooled[0] * pooled[1]
+    windows = [-(-window.effective_kernel // window.stride) for window in pool.windows]
+    most = shape.out_channels * torch.Size(windows).numel()
+    positions = seeing(block) * outputs[1]
+    # Behind the lists of positions one that takes what belongs to none of them, at most everything.
+    room = positions * most + shape.out_channels * pooled[0] * pooled[1]
     # One row more than are seen, which stays empty.
-    each = [(deep + 1) * row_size + isa.lanes, seeing(block) * outputs[1] + 2 + isa.lanes, most, most]
+    each = [(deep + 1) * row_size + isa.lanes, positions + 1 + isa.lanes, room, room]
     scratch, parts = _parts(threads, each)
-    before, after = [shape.out_channels, *outputs, *pooled], [block, blocks, deep, row_size, *each[:3]]
+    before, after = [shape.out_channels, *outputs, *pooled], [block, blocks, deep, row_size, *each[:3], most]
     return _Plan(_input_kernel(isa, geometry), items, threads, scratch, parts, before, after, geometry, rows)
 
 

@@ -9,17 +9,14 @@
                 packed[place of the position's window, rows, vectors] = total
         write the block's rows
 
-The lists are made by counting: how many each position has, where in one list each position's part starts, then the
-gradients, each to the next free place of its part.
+Every position has room for as many gradients as there are channels, times the pooling windows that share a position.
 
 What is computed of rows beyond the block, since a window reaches across, is dropped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from striate.engine.llvm.emit import Function, Int, Number, Pointer
+from striate.engine.llvm.emit import Function, Int, Number
 from striate.engine.llvm.isa import Isa
 from striate.engine.llvm.sparse import Geometry, Pixels
 
@@ -35,11 +32,13 @@ class _Generator:
         reach, pool_reach = (axis.kernel - 1) * axis.dilation, (pool.kernel - 1) * pool.dilation
         pixels = Pixels(f, geometry, f.pointer())
         self.g, self.positions, self.weight = f.pointer(), f.pointer(geometry.index), f.pointer()
-        scratch, ends, list_weights, list_values = f.pointer(), f.pointer("i32"), f.pointer("i32"), f.pointer()
+        scratch, counts, list_weights, list_values = f.pointer(), f.pointer("i32"), f.pointer("i32"), f.pointer()
         self.outer, out_height, self.out_width, pooled_rows, self.pooled_width = (f.size() for _ in range(5))
         g_image, self.g_channel, self.g_step = f.size(), f.size(), f.size()
-        block, blocks, deep, self.row_size, scratch_size, ends_size, list_size = (f.size() for _ in range(7))
-        self.packed, self.ends = scratch + f.thread * scratch_size, ends + f.thread * ends_size
+        block, blocks, deep, self.row_size, scratch_size, counts_size, list_size, self.most = (
+            f.size() for _ in range(8)
+        )
+        self.packed, self.counts = scratch + f.thread * scratch_size, counts + f.thread * counts_size
         self.list_weights, self.list_values = list_weights + f.thread * list_size, list_values + f.thread * list_size
         with f.loop(f.first, f.last) as item:
             image, start = item // blocks, (item % blocks) * block
@@ -66,31 +65,11 @@ class _Generator:
         return f
 
     def _list(self) -> None:
-        """Counts, adds up, and lists the gradients of every position; those of no position here come last.
-
-        A position's number stands after that of the one before, the first one after a 0 that stays.
-        """
+        """Lists the gradients of every position, those of no position here behind them all."""
         f = self.f
-        with f.loop(0, self.positions_here + 2, f.lanes) as place:
-            f.store("zeroinitializer", self.ends + place, kind="i32")
-        for _, count, _ in self._gradients():
-            f.put(f.value(f"add i32 {f.scalar(count)}, 1"), count)
-        total = f.variable("0", "i32")
-        with f.loop(0, self.positions_here + 1) as position:
-            before, count = total.get(), self.ends + (position + 1)
-            total.set(f.value(f"add i32 {before}, {f.scalar(count)}"))
-            f.put(before, count)
+        with f.loop(0, self.positions_here + 1, f.lanes) as count:
+            f.store("zeroinitializer", self.counts + count, kind="i32")
         row_numbers = self.kernel_rows.count * self.kernel_rows.vectors * f.lanes
-        for channel, next_free, value in self._gradients():
-            free = f.scalar(next_free)
-            f.put(f.value(f"add i32 {free}, 1"), next_free)
-            now = f.widened(free, "i32")
-            f.put(f.narrow(channel * row_numbers), self.list_weights + now)
-            f.put(value, self.list_values + now)
-
-    def _gradients(self) -> Iterator[tuple[Number, Pointer, str]]:
-        """Runs the body of a ``for`` over every gradient: its channel, where its position is counted, its value."""
-        f = self.f
         first, last = self.pooled
         with f.loop(0, self.outer) as channel:
             at = self.at + channel * self.g_channel
@@ -100,8 +79,13 @@ class _Generator:
                 position = f.widened(f.scalar(self.positions + place), self.geometry.index) - self.low
                 here = f.both(f.less(-1, position), f.less(position, self.positions_here))
                 there = f.both(here, f.value(f"fcmp une float {value}, 0.0"))
-                bin_ = Int(f, f.value(f"select i1 {there}, i64 {position}, i64 {self.positions_here}"))
-                yield channel, self.ends + (bin_ + 1), value
+                # No branch: which gradients are zero can't be foreseen.
+                list_ = Int(f, f.value(f"select i1 {there}, i64 {position}, i64 {self.positions_here}"))
+                taken = f.widened(f.scalar(self.counts + list_), "i32")
+                f.put(f.narrow(taken + 1), self.counts + list_)
+                free = list_ * self.most + taken
+                f.put(f.narrow(channel * row_numbers), self.list_weights + free)
+                f.put(value, self.list_values + free)
 
     def _tile(self, rows: range, vectors: range, output_row: Number) -> None:
         f, axis, kernel_rows = self.f, self.geometry.rows, self.kernel_rows
@@ -109,9 +93,9 @@ class _Generator:
         lines = [self.packed + (output_row * axis.stride + row * axis.dilation) * self.row_size for row in rows]
         beyond = kernel_rows.numbers % f.lanes
         with f.loop(0, self.out_width) as column:
-            end = self.ends + (output_row * self.out_width + column)
-            # Once the list is full, a position's free place is where the next one's part starts.
-            start, stop = (f.widened(f.scalar(end + which), "i32") for which in (0, 1))
+            position = output_row * self.out_width + column
+            start = position * self.most
+            stop = start + f.widened(f.scalar(self.counts + position), "i32")
             with f.when(f.less(start, stop)):
                 starts = {r: line + column * step for r, line in zip(rows, lines, strict=True)}
                 places = {(r, v): start + v * f.lanes for r, start in starts.items() for v in vectors}

@@ -57,40 +57,65 @@ class _Generator:
             top = start * geometry.pool_rows.stride - geometry.pool_rows.before
             first_row = top * geometry.rows.stride
             pixels.pack(image, first_row - geometry.rows.before, deep, self.packed, self.row_size)
+            # From here on packed begins where position 0 would be.
+            self.seen = self.packed + (0 - first_row * self.row_size)
             with f.loop(0, outer) as channel:
                 at = image * g_image + channel * g_channel
                 self.at, size = at + start * pooled_width * self.g_step, (stop - start) * pooled_width
-                self.base = first_row * self.row_size
                 mine = sums + channel * (kernel_rows.count * row_numbers)
+                self._read(size, biases + channel)
                 if len(kernel_rows.tiles()) == 1 and kernel_rows.count * kernel_rows.vectors <= _SMALL:
-                    self._all(size, mine, biases + channel)
+                    self._all(size, mine)
                 else:
-                    count = self._list(size, biases + channel)
+                    count = self._list(size)
                     for rows, vectors in kernel_rows.tiles():
                         self._tile(rows, vectors, count, mine)
         return f
 
-    def _gradient(self, each: Number) -> tuple[Number, str]:
-        """Where the window of a gradient starts in packed, and its value; that of a shut activation is zero."""
-        f = self.f
-        place = self.at + each * self.g_step
-        position = f.widened(f.scalar(self.positions + place), self.geometry.index)
-        value = f.value(f"select i1 {f.less(-1, position)}, float {f.scalar(self.g + place)}, float 0.0")
-        return f.widened(f.scalar(self.places + f.larger(position, 0)), "i32") - self.base, value
+    def _read(self, size: Number, bias: Pointer) -> None:
+        """Reads the block's gradients and positions of a channel; those of a shut activation are zero, anywhere."""
+        f, index = self.f, self.geometry.index
+        wide = f"<{f.lanes} x i32>"
+        total = f.variable(f.zeros())
+        # Vectors, where gradients lie side by side.
+        near = f.same(self.g_step, 1)
+        whole = Int(f, f.value(f"select i1 {near}, i64 {size // f.lanes * f.lanes}, i64 0"))
+        with f.loop(0, whole, f.lanes) as each:
+            positions = f.load_as(self.positions + (self.at + each))
+            if index != "i32":
+                change = "sext" if index == "i16" else "trunc"
+                positions = f.value(f"{change} <{f.lanes} x {index}> {positions} to {wide}")
+            there = f.value(f"icmp sgt {wide} {positions}, {f.splat('-1', 'i32')}")
+            values = f.select(there, f.load(self.g + (self.at + each)), f.zeros())
+            f.store(f.select(there, positions, f.zeros(), "i32"), self.list_places + each, kind="i32")
+            f.store(values, self.list_values + each)
+            total.set(f.arithmetic("fadd", total.get(), values))
+        f.add_to(bias, f.total(total.get()))
+        with f.loop(whole, size) as each:
+            place = self.at + each * self.g_step
+            position = f.widened(f.scalar(self.positions + place), index)
+            value = f.value(f"select i1 {f.less(-1, position)}, float {f.scalar(self.g + place)}, float 0.0")
+            f.put(f.narrow(f.larger(position, 0)), self.list_places + each)
+            f.put(value, self.list_values + each)
+            f.add_to(bias, value)
 
-    def _list(self, size: Number, bias: Pointer) -> Number:
-        """Lists the gradients that aren't zero; how many there are."""
+    def _place(self, each: Number) -> Int:
+        """Where the window of a gradient that has been read starts in packed."""
         f = self.f
-        count, total = f.variable("0", "i64"), f.variable(f.scalar(bias), "float")
+        position = f.widened(f.scalar(self.list_places + each), "i32")
+        return f.widened(f.scalar(self.places + position), "i32")
+
+    def _list(self, size: Number) -> Number:
+        """Keeps the gradients that aren't zero, with their places; how many there are."""
+        f = self.f
+        count = f.variable("0", "i64")
         with f.loop(0, size) as each:
-            start, value = self._gradient(each)
+            place, value = self._place(each), f.scalar(self.list_values + each)
             now = Int(f, count.get())
-            f.put(f.narrow(start), self.list_places + now)
+            f.put(f.narrow(place), self.list_places + now)
             f.put(value, self.list_values + now)
             there = f.value(f"fcmp une float {value}, 0.0")
             count.set(f.value(f"add i64 {now}, {f.value(f'zext i1 {there} to i64')}"))
-            total.set(f.value(f"fadd float {total.get()}, {value}"))
-        f.put(total.get(), bias)
         return Int(f, count.get())
 
     def _totals(self, rows: range, vectors: range) -> Totals:
@@ -99,7 +124,7 @@ class _Generator:
     def _multiply(self, totals: Totals, start: Number, value: str) -> None:
         f = self.f
         for (row, v), total in totals.items():
-            seen = self.packed + (row * self.geometry.rows.dilation * self.row_size + start + v * f.lanes)
+            seen = self.seen + (row * self.geometry.rows.dilation * self.row_size + start + v * f.lanes)
             total.set(f.fma(value, f.load(seen), total.get()))
 
     def _add(self, totals: Totals, sums: Pointer) -> None:
@@ -111,30 +136,23 @@ class _Generator:
     def _tile(self, rows: range, vectors: range, count: Number, sums: Pointer) -> None:
         f, totals = self.f, self._totals(rows, vectors)
         with f.loop(0, count) as each:
-            start = f.widened(f.scalar(self.list_places + each), "i32")
-            self._multiply(totals, start, f.broadcast(self.list_values + each))
+            place = f.widened(f.scalar(self.list_places + each), "i32")
+            self._multiply(totals, place, f.broadcast(self.list_values + each))
         self._add(totals, sums)
 
-    def _all(self, size: Number, sums: Pointer, bias: Pointer) -> None:
+    def _all(self, size: Number, sums: Pointer) -> None:
         """One tile from all gradients, without listing them."""
         f = self.f
         ((rows, vectors),) = self.kernel_rows.tiles()
-        both = [(self._totals(rows, vectors), f.variable("0.0", "float")) for _ in range(2)]
-
-        def take(each: Number, totals: Totals, total: Variable) -> None:
-            start, value = self._gradient(each)
-            self._multiply(totals, start, f.splat(value))
-            total.set(f.value(f"fadd float {total.get()}, {value}"))
-
+        both = [self._totals(rows, vectors) for _ in range(2)]
         whole = size // 2 * 2
         with f.loop(0, whole, 2) as pair:
-            for which, one in enumerate(both):
-                take(pair + which, *one)
+            for which, totals in enumerate(both):
+                self._multiply(totals, self._place(pair + which), f.broadcast(self.list_values + (pair + which)))
         with f.loop(whole, size) as each:
-            take(each, *both[0])
-        for totals, total in both:
+            self._multiply(both[0], self._place(each), f.broadcast(self.list_values + each))
+        for totals in both:
             self._add(totals, sums)
-            f.add_to(bias, total.get())
 
 
 def generate(isa: Isa, geometry: Geometry) -> Function:
