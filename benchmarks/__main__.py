@@ -1,5 +1,6 @@
 """``python -m benchmarks`` times the operations, ``steps`` whole networks, ``until`` whole processes to an accuracy,
-``overhead`` the training loop, ``explanations`` class activation maps of a batch; ``mnist`` trains with several seeds."""
+``overhead`` the training loop, ``explanations`` class activation maps of a batch; ``mnist`` trains with several seeds.
+"""
 
 from __future__ import annotations
 
