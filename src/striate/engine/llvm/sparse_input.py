@@ -92,7 +92,9 @@ class _Generator:
         step = self.geometry.columns.stride * self.geometry.channels
         lines = [self.packed + (output_row * axis.stride + row * axis.dilation) * self.row_size for row in rows]
         beyond = kernel_rows.numbers % f.lanes
-        with f.loop(0, self.out_width) as column:
+        # Neighbours share inputs, and what has just been written can't be read at once; so never one after the other.
+        apart = self.geometry.columns.kernel
+        with f.loop(0, apart) as first, f.loop(first, self.out_width, apart) as column:
             position = output_row * self.out_width + column
             start = position * self.most
             stop = start + f.widened(f.scalar(self.counts + position), "i32")
