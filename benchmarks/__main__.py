@@ -1,17 +1,19 @@
-"""``python -m benchmarks`` times the operations, ``steps`` whole networks; ``mnist`` trains with several seeds,
-``overhead`` times the loop, ``explanations`` class activation maps of a batch."""
+"""``python -m benchmarks`` times the operations, ``steps`` whole networks, ``until`` whole processes to an accuracy,
+``overhead`` the training loop, ``explanations`` class activation maps of a batch; ``mnist`` trains with several seeds.
+"""
 
 from __future__ import annotations
 
 import typer
 
-from benchmarks import explanations, mnist, operations, steps, training_overhead
+from benchmarks import explanations, mnist, operations, steps, training_overhead, until
 
 app = typer.Typer(add_completion=False, help=__doc__)
 app.command("operations")(operations.main)
 app.command("steps")(steps.main)
 app.command("mnist")(mnist.main)
 app.command("explanations")(explanations.main)
+app.command("until")(until.main)
 app.command("overhead")(training_overhead.main)
 
 

@@ -14,10 +14,12 @@ from striate.engine.backends import (
     use,
 )
 from striate.engine.llvm.backend import LlvmBackend
+from striate.engine.matmul import MatmulBackend
 from striate.engine.reference import ReferenceBackend
 from striate.engine.timing import Timing, time_problem
 
 # The reference comes last: it computes everything, slowly.
+register(MatmulBackend())
 register(LlvmBackend())
 register(AtenBackend())
 register(ReferenceBackend())

@@ -155,6 +155,11 @@ class use:  # noqa: N801 - a statement, like torch.no_grad
         tuning.generation += 1
 
 
+def allowed(name: str) -> bool:
+    """Whether a backend may compute: :func:`use` hasn't fixed another one."""
+    return _forced in (None, name)
+
+
 #: What has been chosen in this process, to be looked up at every call.
 _chosen: dict[tuple[Problem, Pass, torch.dtype, str, bool, int, int], Backend] = {}
 
@@ -330,14 +335,17 @@ def explain(
     conv2d 8x3x32x32 16x3x3x3 padding=1
       float64 on cpu, 3,538,944 MACs a pass (3,393,024 in bounds)
       output: aten
+        matmul: needs a window over the whole input
         llvm: computes in float32, not float64
         aten: accepts
         reference: accepts
       input grad: aten
+        matmul: needs a window over the whole input
         llvm: computes in float32, not float64
         aten: accepts
         reference: accepts
       weight grad: aten
+        matmul: needs a window over the whole input
         llvm: computes in float32, not float64
         aten: accepts
         reference: accepts

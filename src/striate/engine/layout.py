@@ -33,7 +33,7 @@ def new_empty(like: Tensor, shape: tuple[int, ...], channels_last: bool) -> Tens
     """Unwritten memory in a layout, of the dtype and device of ``like``."""
     if not channels_last or len(shape) not in _CHANNELS_LAST:
         return like.new_empty(shape)
-    return like.new_empty(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=_CHANNELS_LAST[len(shape)])
 
 
 #: A mapping of pages for each dtype that was asked for.

@@ -1,55 +1,154 @@
-"""Convolution and max pooling in one: the pooled map of relu(conv(x)), without keeping the map before the pooling.
+"""Convolution, activation and max pooling as one operation, whose gradients go back along a list of positions.
 
-    y[o] = activation(max over taps t of  (x * w + b)[o * stride - before + t * dilation])
+    y = max over a window of  activation(conv(x, w) + b)
 
-A clamp is monotonic, so the maximum of clamped values is the clamped maximum: of as many values fewer as a window has.
-The gradient goes to the first of the largest either way, and where these are clamped none goes anywhere.
+The activation is a clamp, so it commutes with the maximum, and max pooling hands each gradient to one position of the
+convolution's output. The gradient of that output is therefore a list of (position, gradient), zero where the activation
+clamped; with T as in :mod:`striate.ops.convolution`, dT/dw and dT/dx are sums over the list.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.overrides import has_torch_function
 
-from striate.ops.convolution import conv1d, conv2d, conv3d
-from striate.ops.pooling import max_pool1d, max_pool2d, max_pool3d
+from striate.engine import Pass, pooled, traced
+from striate.engine.layout import is_channels_last, laid_out
+from striate.errors import OperandError
+from striate.geometry import ConvShape, Padding, PoolShape
+from striate.ops import convolution, pooling
 
-_CONVOLUTIONS: Final = {1: conv1d, 2: conv2d, 3: conv3d}
-_POOLINGS: Final = {1: max_pool1d, 2: max_pool2d, 3: max_pool3d}
-_ACTIVATIONS: Final[dict[str, Any]] = {"": lambda pooled: pooled, "relu": F.relu, "relu6": F.relu6}
+_CONVOLUTIONS = (convolution.conv1d, convolution.conv2d, convolution.conv3d)
+_POOLS = (pooling.max_pool1d, pooling.max_pool2d, pooling.max_pool3d)
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "": lambda x: x,
+    "relu": torch.relu,
+    "relu6": torch.nn.functional.relu6,
+}
+
+
+@dataclass(frozen=True)
+class _How:
+    """All of a call but its tensors."""
+
+    stride: Any
+    padding: Any
+    dilation: Any
+    groups: Any
+    activation: str
+    pool: tuple[Any, ...]  #: kernel, stride, padding, dilation, ceil_mode
+
+    def composed(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The same by the operations it is made of."""
+        dims = weight.dim() - 2
+        y = _CONVOLUTIONS[dims - 1](input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        activate = _ACTIVATIONS[self.activation]
+        return activate(cast(Tensor, _POOLS[dims - 1](y, *self.pool)))
+
+
+class _Block(torch.autograd.Function):
+    """Only called where nothing but gradients is asked for: no transforms, no tangents."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, how: _How, shape: ConvShape, pool: PoolShape
+    ) -> Tensor:
+        last = is_channels_last(x) or is_channels_last(w)
+        found = pooled.maximum(shape, pool, x, w, b, how.activation, last)
+        if found is None:
+            y = convolution.contract(shape, last, Pass.OUTPUT, {Pass.INPUT_GRAD: x, Pass.WEIGHT_GRAD: w}, b)
+            found = pooled.largest(pool, y, how.activation)
+        values, positions = found
+        ctx.how, ctx.shape, ctx.pool, ctx.channels_last = how, shape, pool, last
+        ctx.save_for_backward(x, w, b, positions)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        x, w, b, positions = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # Somebody will differentiate the gradients, which the operations that this is made of know how to.
+            wanted = [each for each, needed in zip((x, w, b), ctx.needs_input_grad, strict=False) if needed]
+            grads = iter(torch.autograd.grad(ctx.how.composed(x, w, b), wanted, upstream, create_graph=True))
+            found = [next(grads) if needed else None for needed in ctx.needs_input_grad[:3]]
+            return (*found, None, None, None)
+        grad_x = grad_w = grad_b = None
+        shape, pool, last = ctx.shape, ctx.pool, ctx.channels_last
+        upstream = laid_out(upstream.resolve_neg(), is_channels_last(positions))
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+            grad_w, grad_b = pooled.weight_grad(shape, pool, x, upstream, positions)
+        if ctx.needs_input_grad[0]:
+            grad_x = pooled.input_grad(shape, pool, w, upstream, positions, last)
+            if grad_x is None:
+                whole = pooled.spread(pool, positions, upstream)
+                grad_x = convolution.contract(shape, last, Pass.INPUT_GRAD, {Pass.WEIGHT_GRAD: w, Pass.OUTPUT: whole})
+        return grad_x, grad_w if ctx.needs_input_grad[1] else None, grad_b if b is not None else None, None, None, None
 
 
 def conv_max_pool(
     input: Tensor,
     weight: Tensor,
-    bias: Tensor | None,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-    activation: str,
-    kernel_size: Any,
-    pool_stride: Any,
-    pool_padding: Any,
-    pool_dilation: Any,
-    ceil_mode: bool,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Padding = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    activation: str = "",
+    kernel_size: Any = 2,
+    pool_stride: Any = None,
+    pool_padding: Any = 0,
+    pool_dilation: Any = 1,
+    ceil_mode: bool = False,
 ) -> Tensor:
-    """``max_pool(activation(conv(input)))``, in as many axes as the weight has.
+    """Max pooling of an activation of a convolution: the same numbers and gradients as of these three, up to rounding.
+
+    Where gradients are wanted and the engine has kernels for it (:mod:`striate.engine.pooled` says where), neither the
+    map before pooling nor its gradient is kept or walked backwards. Everything else is composed.
+
+    Where the input has infinities or NaNs, gradients that are zero mostly leave them out, where dense sums have NaN
+    for 0 * inf.
 
     Args:
-        input, weight, bias, stride, padding, dilation, groups: as :func:`striate.ops.conv2d` takes them.
-        activation: ``""`` for none, ``"relu"`` or ``"relu6"``.
+        input: (N, C_in, ...) with one to three axes, or without N.
+        weight, bias, stride, padding, dilation, groups: as :func:`striate.ops.conv2d` takes them.
+        activation: ``"relu"``, ``"relu6"`` or none, before pooling or after it, which is the same.
         kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode: as :func:`striate.ops.max_pool2d` takes them.
 
-    >>> import torch
-    >>> row = torch.tensor([[[1.0, -3.0, 2.0, -4.0]]])
-    >>> conv_max_pool(row, -torch.ones(1, 1, 1), None, 1, 0, 1, 1, "relu", 2, None, 0, 1, False)
-    tensor([[[3., 4.]]])
+    Returns:
+        (N, C_out, ...), the pooled map.
+
+    >>> image = torch.tensor([[[[1.0, 5.0, 4.0], [9.0, 2.0, 1.0], [6.0, 3.0, 2.0]]]])
+    >>> conv_max_pool(image, -torch.ones(1, 1, 2, 2), torch.tensor([10.0]), activation="relu", kernel_size=2)
+    tensor([[[[2.]]]])
     """
-    dims = weight.dim() - 2
-    mapped = _CONVOLUTIONS[dims](input, weight, bias, stride, padding, dilation, groups)
-    pooled = _POOLINGS[dims](mapped, kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode)
-    activated: Tensor = _ACTIVATIONS[activation](pooled)
-    return activated
+    if activation not in _ACTIVATIONS:
+        got = f"got activation={activation!r}"
+        raise OperandError("conv_max_pool", got, "needed one of " + ", ".join(map(repr, _ACTIVATIONS)))
+    pool_how = (kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode)
+    how = _How(stride, padding, dilation, groups, activation, pool_how)
+    if not _plain(input, weight, bias):
+        return how.composed(input, weight, bias)
+    shape = convolution.problem_of(input.shape, weight.shape, stride, padding, dilation, groups)
+    pool = pooling.problem_of("max", shape.output_shape, *pool_how)
+    if pooled.refusal(shape, pool, activation, input.dtype, "cpu") is not None:
+        return how.composed(input, weight, bias)
+    return cast(Tensor, _Block.apply(input, weight, bias, how, shape, pool))
+
+
+def _plain(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether gradients are wanted, by ordinary backpropagation, of tensors that are numbers in memory."""
+    if not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return False
+    tensors = (input, weight) if bias is None else (input, weight, bias)
+    if has_torch_function(tensors) or traced(*tensors) or torch.is_autocast_enabled("cpu"):
+        return False
+    if input.dim() != weight.dim() or (bias is not None and bias.shape != weight.shape[:1]):
+        return False
+    plain = all(each.dtype == torch.float32 and each.device.type == "cpu" and not each.is_neg() for each in tensors)
+    return plain and any(each.requires_grad for each in tensors)

@@ -26,7 +26,11 @@ from striate.engine.llvm import (
     isa,
     launch,
     planar,
+    planar_pooled,
     planar_weight,
+    sparse,
+    sparse_input,
+    sparse_weight,
 )
 from striate.engine.llvm import pooling as pooling_kernels
 from striate.engine.llvm.packing import Axis
@@ -51,6 +55,12 @@ def kernels(target: isa.Isa) -> dict[str, object]:
         taps = interleaved_weight.TapTile.choose(target, 32, 3, depthwise)
         made[f"interleaved weight {depthwise}"] = interleaved_weight.generate(target, taps)
     made["maximum"] = pooling_kernels.generate_maximum(target, AXIS, AXIS, "i16")
+    joined = planar_pooled.Windows(AXIS, AXIS, 2, 2)
+    made["planar pooled"] = planar_pooled.generate(target, joined, "i16", "relu6")
+    for side_by_side in (False, True):
+        geometry = sparse.Geometry(AXIS, AXIS, Axis(2, 2, 0, 1), 6, side_by_side, "i16")
+        made[f"sparse weight {side_by_side}"] = sparse_weight.generate(target, geometry)
+        made[f"sparse input {side_by_side}"] = sparse_input.generate(target, geometry)
     made["average"] = pooling_kernels.generate_average(target, AXIS, AXIS)
     made["maximum grad"] = pooling_kernels.generate_maximum_grad(target, "i32")
     made["average grad"] = pooling_kernels.generate_average_grad(target, AXIS, AXIS)

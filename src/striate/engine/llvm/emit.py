@@ -337,6 +337,10 @@ class Function:
         picked = ", ".join(f"i32 {lane}" for lane in lanes)
         return self.value(f"shufflevector {wide} {first}, {wide} {second}, <{len(lanes)} x i32> <{picked}>")
 
+    def put(self, number: str, place: Pointer) -> None:
+        """Writes one number of the pointer's element type."""
+        self.line(f"store {place.element} {number}, ptr {place.text}")
+
     def add_to(self, place: Pointer, number: str) -> None:
         """Adds a number to the one at an address."""
         sum_ = self.value(f"fadd float {self.scalar(place)}, {number}")

@@ -23,6 +23,7 @@ from collections.abc import Callable
 
 from striate.engine.llvm.emit import Function, Number, Pointer
 from striate.engine.llvm.isa import Isa
+from striate.engine.llvm.pooling import clamped
 
 _LOWEST = "0xFFF0000000000000"  # -infinity
 
@@ -83,8 +84,8 @@ def _wide(f: Function, kind: str) -> str:
     return f"<{f.lanes} x {kind}>"
 
 
-def generate_maximum(isa: Isa, index: str) -> Function:
-    """Values and positions; ``index`` is the positions' type, ``i16`` or ``i32``."""
+def generate_maximum(isa: Isa, index: str, activation: str = "") -> Function:
+    """Values and positions; ``index`` is the positions' type, ``i16`` or ``i32``. See pooling.py for the activation."""
     kernel = _Kernel("interleaved_maximum", isa)
     f, rows, columns = kernel.f, kernel.rows, kernel.columns
     x, values, positions = f.pointer(), f.pointer(), f.pointer(index)
@@ -105,8 +106,8 @@ def generate_maximum(isa: Isa, index: str) -> Function:
             where.set(f.select(better, here, where.get(), "i32"))
             best.set(f.select(better, value, best.get()))
         place = ((image * rows.outputs + row) * columns.outputs + column) * kernel.channels + channel
-        f.store(best.get(), values + place, mask)
-        position = where.get()
+        value, position = clamped(f, activation, best.get(), where.get())
+        f.store(value, values + place, mask)
         if index == "i16":
             position = f.value(f"trunc {_wide(f, 'i32')} {position} to {_wide(f, 'i16')}")
         f.store(position, positions + place, mask, index)

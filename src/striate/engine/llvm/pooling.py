@@ -12,15 +12,36 @@ A position is one of the plane's, counted row by row, in the smallest integers t
 is larger than -infinity its position is that of the first tap on the input, which the caller tells for every row and
 every column; the number of cells of a window is likewise the product of one number a row and one a column.
 
+An activation that clamps the maximum may follow at once; where it does, no gradient goes back, and the position is -1.
+
 Backwards a plane of zeros is made and every output's gradient added where it belongs: a plane is small enough for the
 first-level cache, and no two threads share one.
 """
 
 from __future__ import annotations
 
+from typing import Final
+
 from striate.engine.llvm.emit import Function, Number, Pointer
 from striate.engine.llvm.isa import Isa
 from striate.engine.llvm.packing import Axis, Rows, pack
+
+#: What may follow a maximum, as the lowest and the highest value that it lets through.
+LIMITS: Final[dict[str, tuple[str | None, str | None]]] = {
+    "": (None, None),
+    "relu": ("0.0", None),
+    "relu6": ("0.0", "6.0"),
+}
+
+
+def clamped(f: Function, activation: str, best: str, where: str) -> tuple[str, str]:
+    """Maxima after an activation, and their 32-bit positions, -1 where it clamps."""
+    for comparison, limit in zip(("ole", "oge"), LIMITS[activation], strict=True):
+        if limit is not None:
+            edge = f.splat(limit)
+            shut = f.value(f"fcmp {comparison} {f.vector} {best}, {edge}")
+            best, where = f.select(shut, edge, best), f.select(shut, f.splat("-1", "i32"), where, "i32")
+    return best, where
 
 
 class _Planes:
@@ -67,6 +88,8 @@ class _Planes:
 
 
 class _Maximum(_Planes):
+    activation = ""
+
     def _pool(self, packed: Rows, line: Pointer, row: Number, column: Number) -> list[str]:
         f, wide = self.f, f"<{self.f.lanes} x i32>"
         best = f.variable(f.splat("0xFFF0000000000000"))
@@ -83,10 +106,10 @@ class _Maximum(_Planes):
                 better = f.mask_or(larger, unordered)
                 where.set(f.select(better, f.positions(origin, self.columns.stride), where.get(), "i32"))
                 best.set(f.select(better, value, best.get()))
-        position = where.get()
+        value, position = clamped(f, self.activation, best.get(), where.get())
         if self.out[1] == "i16":
             position = f.value(f"trunc {wide} {position} to <{f.lanes} x i16>")
-        return [best.get(), position]
+        return [value, position]
 
 
 class _Average(_Planes):
@@ -100,10 +123,12 @@ class _Average(_Planes):
         return [f.arithmetic("fdiv", total.get(), cells)]
 
 
-def generate_maximum(isa: Isa, rows: Axis, columns: Axis, index: str) -> Function:
+def generate_maximum(isa: Isa, rows: Axis, columns: Axis, index: str, activation: str = "") -> Function:
     """Values and positions; ``index`` is the positions' type, ``i16`` or ``i32``."""
     f = Function("planar_maximum", isa)
-    _Maximum(f, rows, columns, "0xFFF0000000000000", ("float", index)).emit()
+    kernel = _Maximum(f, rows, columns, "0xFFF0000000000000", ("float", index))
+    kernel.activation = activation
+    kernel.emit()
     return f
 
 

@@ -21,8 +21,8 @@ _BLOCK = 1 << 12
 
 
 @cache
-def _maximum_kernel(isa: Isa, rows: Axis, columns: Axis, index: str) -> Kernel:
-    return Kernel(pooling.generate_maximum(isa, rows, columns, index), isa)
+def _maximum_kernel(isa: Isa, rows: Axis, columns: Axis, index: str, activation: str) -> Kernel:
+    return Kernel(pooling.generate_maximum(isa, rows, columns, index, activation), isa)
 
 
 @cache
@@ -105,11 +105,12 @@ def _blocks(x: Tensor, rows: Axis, columns: Axis, outputs: tuple[int, ...], lane
     return x.shape[0] * x.shape[1] * blocks, [block, blocks, deep, pitch, deep * line]
 
 
-def maximum(shape: PoolShape, input: Tensor) -> tuple[Tensor, Tensor]:
+def maximum(shape: PoolShape, input: Tensor, activation: str = "") -> tuple[Tensor, Tensor]:
+    """Values and positions, after an activation if one of pooling.LIMITS is named."""
     isa = the_isa()
     compact = torch.int16 if torch.Size(shape.size).numel() <= 1 << 15 else torch.int32
     if _interleaves(input):
-        each = _interleaved_kernel(isa, "maximum", "i16" if compact is torch.int16 else "i32")
+        each = _interleaved_kernel(isa, "maximum", "i16" if compact is torch.int16 else "i32", activation)
         values, positions = _last(shape.output_shape), _last(shape.output_shape, compact)
         pointers = [tensor.data_ptr() for tensor in (input, values, positions)]
         words = [*_geometry(shape), *pointers, input.stride(0), input.stride(2)]
@@ -118,7 +119,7 @@ def maximum(shape: PoolShape, input: Tensor) -> tuple[Tensor, Tensor]:
     x = planes(input)
     rows, columns = axes(shape)
     outputs = (1, *shape.output_size)[-2:]
-    kernel = _maximum_kernel(isa, rows, columns, "i16" if compact is torch.int16 else "i32")
+    kernel = _maximum_kernel(isa, rows, columns, "i16" if compact is torch.int16 else "i32", activation)
     first = [
         _first_positions(window.resolve(size), size, length)
         for window, size, length in zip(shape.windows, shape.size, shape.output_size, strict=True)

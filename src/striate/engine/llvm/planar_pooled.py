@@ -1,0 +1,170 @@
+"""Convolution, activation and max pooling of planes (NCHW) at once: lanes along the width of the pooled map.
+
+    for every item: an image, a block of pooled rows
+        pack the block's input rows, every (stride * pooling stride)-th column together (see packing.py)
+        for every T output channels, for every pooled row of the block, for every vector of the row
+            total[T][taps of the pooling window] = bias[T]
+            for every input channel, for every kernel row i, for every kernel column j (unrolled)
+                total[t][u, v] += weight[t, i, j] * packed[row of u and i, columns of v and j]
+            the largest of total[t], and which it was, go through the activation and to the result
+
+The map between convolution and pooling is never written: what pooling looks at is in registers when it is done. Windows
+of the pooling lie side by side and have four taps at most, so that their totals, for two channels, fit the registers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from striate.engine.llvm.emit import Function, Number, Pointer
+from striate.engine.llvm.isa import Isa
+from striate.engine.llvm.packing import Axis, Rows, pack
+from striate.engine.llvm.pooling import clamped
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A convolution's windows, and how many of its rows and columns pooling takes together."""
+
+    rows: Axis
+    columns: Axis
+    down: int
+    along: int
+
+    @property
+    def taps(self) -> list[tuple[int, int]]:
+        """Of the pooling window, in the order in which the first of equals wins."""
+        return [(u, v) for u in range(self.down) for v in range(self.along)]
+
+    @property
+    def pooled_rows(self) -> Axis:
+        """What a pooled row sees, as one window."""
+        return _joined(self.rows, self.down)
+
+    @property
+    def pooled_columns(self) -> Axis:
+        return _joined(self.columns, self.along)
+
+    def channels_together(self, isa: Isa) -> int:
+        """Output channels of a tile: their totals, the inputs of one tap and a weight fit the registers."""
+        taps = self.down * self.along
+        return max(1, isa.tile(taps + 1) // taps)
+
+
+def _joined(axis: Axis, together: int) -> Axis:
+    return Axis(axis.span(together), axis.stride * together, axis.before, 1)
+
+
+class _Generator:
+    def __init__(self, isa: Isa, windows: Windows, index: str, activation: str) -> None:
+        self.f, self.windows = Function("planar_pooled", isa), windows
+        self.index, self.activation = index, activation
+        self.together = windows.channels_together(isa)
+
+    def emit(self) -> Function:
+        f, windows = self.f, self.windows
+        x, weight, self.y, self.positions, scratch = (
+            f.pointer(),
+            f.pointer(),
+            f.pointer(),
+            f.pointer(self.index),
+            f.pointer(),
+        )
+        self.inner, self.outer, height, width, self.map_width = (f.size() for _ in range(5))
+        self.pooled_rows, self.pooled_width = f.size(), f.size()
+        x_image, x_channel, x_row = f.size(), f.size(), f.size()
+        block, blocks, deep, self.pitch, scratch_size = (f.size() for _ in range(5))
+        both, tile_size = windows.pooled_columns, (self.inner * self._taps() + 1) * self.together
+        with f.loop(f.first, f.last) as item:
+            start, image = (item % blocks) * block, item // blocks
+            packed = pack(
+                f,
+                both,
+                x + image * x_image,
+                self.inner,
+                x_channel,
+                x_row,
+                start * windows.pooled_rows.stride - windows.rows.before,
+                deep,
+                height,
+                width,
+                scratch + f.thread * scratch_size,
+                self.pitch,
+            )
+            with f.loop(0, self.outer, self.together) as first:
+                weights = weight + first // self.together * tile_size
+                plane = (image * self.outer + first) * self.pooled_rows * self.pooled_width
+                with f.loop(start, f.smaller(start + block, self.pooled_rows)) as row:
+                    line = packed.scratch + (row - start) * windows.pooled_rows.stride * packed.row_size
+                    with f.loop(0, self.pooled_width, f.lanes) as column:
+                        self._tile(packed, line + column, weights, first, plane, row, column)
+        return f
+
+    def _taps(self) -> int:
+        return self.windows.rows.kernel * self.windows.columns.kernel
+
+    def _tile(
+        self, packed: Rows, line: Pointer, weights: Pointer, first: Number, plane: Number, row: Number, column: Number
+    ) -> None:
+        f, windows, together = self.f, self.windows, self.together
+        rows, columns = windows.rows, windows.columns
+        totals = {}
+        for t in range(together):
+            bias = f.broadcast(weights + t)
+            for tap in windows.taps:
+                totals[t, tap] = f.variable(bias)
+        with f.loop(0, self.inner) as channel, f.loop(0, rows.kernel) as i:
+            factors = weights + ((channel * rows.kernel + i) * columns.kernel + 1) * together
+            above = line + (channel * packed.channel_size + i * rows.dilation * packed.row_size)
+            lines = [above + u * rows.stride * packed.row_size for u in range(windows.down)]
+            for j in range(columns.kernel):
+                seen = {
+                    (u, v): f.load(lines[u] + self._place(v * columns.stride + j * columns.dilation))
+                    for u, v in windows.taps
+                }
+                for t in range(together):
+                    factor = f.broadcast(factors + (j * together + t))
+                    for tap, value in seen.items():
+                        totals[t, tap].set(f.fma(factor, value, totals[t, tap].get()))
+        for t in range(together):
+            # The last tile may reach beyond the channels; what was summed there is dropped.
+            with f.when(f.less(first + t, self.outer)):
+                value, position = self._largest({tap: totals[t, tap].get() for tap in windows.taps}, row, column)
+                place = plane + (t * self.pooled_rows + row) * self.pooled_width + column
+                self._write(value, position, place, column)
+
+    def _place(self, ahead: int) -> Number:
+        """Where in a packed row the column lies that is so far right of a pooled column's first."""
+        many, phase = divmod(ahead, self.windows.pooled_columns.stride)
+        return phase * self.pitch + many
+
+    def _largest(self, values: dict[tuple[int, int], str], row: Number, column: Number) -> tuple[str, str]:
+        f, windows = self.f, self.windows
+        best = where = ""
+        for (u, v), value in values.items():
+            start = (row * windows.down + u) * self.map_width + (column * windows.along + v)
+            here = f.positions(start, windows.along)
+            if not best:
+                best, where = value, here
+                continue
+            larger = f.value(f"fcmp ogt {f.vector} {value}, {best}")
+            better = f.mask_or(larger, f.value(f"fcmp uno {f.vector} {value}, {value}"))
+            best, where = f.select(better, value, best), f.select(better, here, where, "i32")
+        best, where = clamped(f, self.activation, best, where)
+        if self.index == "i16":
+            where = f.value(f"trunc <{f.lanes} x i32> {where} to <{f.lanes} x i16>")
+        return best, where
+
+    def _write(self, value: str, position: str, place: Number, column: Number) -> None:
+        f = self.f
+        whole = f.less(column + (f.lanes - 1), self.pooled_width)
+        for masked, condition in ((False, whole), (True, f.negation(whole))):
+            with f.when(condition):
+                mask = f.inside(column, self.pooled_width) if masked else ""
+                f.store(value, self.y + place, mask)
+                f.store(position, self.positions + place, mask, self.index)
+
+
+def generate(isa: Isa, windows: Windows, index: str, activation: str) -> Function:
+    """The kernel; its arguments in the order in which they are asked for above. ``index``: ``i16`` or ``i32``."""
+    return _Generator(isa, windows, index, activation).emit()

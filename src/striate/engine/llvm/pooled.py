@@ -1,0 +1,292 @@
+"""A convolution with its activation and max pooling: which kernel, over which items, on which memory.
+
+See contraction.py for addresses, planar_pooled.py for the way there, and sparse.py for the way back. All that follows
+from sizes is worked out once for a problem; a call fills in addresses. What a call's threads need for themselves is one
+piece of memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+import torch
+from torch import Tensor
+
+from striate.engine.llvm import launch, planar_pooled, sparse_input, sparse_weight
+from striate.engine.llvm.contraction import axes, planes, the_isa
+from striate.engine.llvm.isa import Isa
+from striate.engine.llvm.launch import Kernel
+from striate.engine.llvm.planar_pooled import Windows
+from striate.engine.llvm.sparse import Geometry, KernelRows, generate_sum, generate_taps
+from striate.engine.llvm.weights import Weights, pack
+from striate.geometry import ConvShape, PoolShape
+
+#: Numbers that a block's packed rows may take: half of a second-level cache of 512 KiB.
+_BLOCK = 1 << 16
+#: Numbers of a tile's weights: beyond twice a first-level cache of 32 KiB whole maps were as quick, or quicker.
+_WEIGHTS = 1 << 14
+#: Of a kernel's words the first ones are addresses.
+_BYTES = 4
+
+
+@cache
+def _pooled_kernel(isa: Isa, windows: Windows, index: str, activation: str) -> Kernel:
+    return Kernel(planar_pooled.generate(isa, windows, index, activation), isa)
+
+
+@cache
+def _weight_kernel(isa: Isa, geometry: Geometry) -> Kernel:
+    return Kernel(sparse_weight.generate(isa, geometry), isa)
+
+
+@cache
+def _input_kernel(isa: Isa, geometry: Geometry) -> Kernel:
+    return Kernel(sparse_input.generate(isa, geometry), isa)
+
+
+@cache
+def _taps_kernel(isa: Isa) -> Kernel:
+    return Kernel(generate_taps(isa), isa)
+
+
+@cache
+def _sum_kernel(isa: Isa) -> Kernel:
+    return Kernel(generate_sum(isa), isa)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a pass comes to once sizes are known, but for the addresses."""
+
+    kernel: Kernel
+    items: int
+    threads: int
+    scratch: int  #: numbers that all threads need together
+    parts: tuple[int, ...]  #: where in it each of the kernel's scratch pointers points
+    before: list[int]  #: the kernel's words between its first address and the others
+    after: list[int]  #: and those after them
+    geometry: Geometry | None = None
+    rows: KernelRows | None = None
+
+
+def _parts(threads: int, sizes: list[int]) -> tuple[int, tuple[int, ...]]:
+    """One piece of memory for several arrays of every thread: its size, and where each array begins."""
+    ends = list(itertools.accumulate(-(-threads * size // 16) * 16 for size in sizes))
+    return ends[-1], (0, *ends[:-1])
+
+
+def _plane(tensor: Tensor) -> Tensor:
+    return tensor.unsqueeze(2) if tensor.dim() == 3 else tensor
+
+
+def _size(shape: ConvShape | PoolShape) -> tuple[int, int]:
+    return (1, *shape.output_size)[-2], shape.output_size[-1]
+
+
+def _input_size(shape: ConvShape) -> tuple[int, int]:
+    return (1, *shape.size)[-2], shape.size[-1]
+
+
+# -------------------------------------------------------------------- forward
+
+
+def joins(shape: ConvShape, pool: PoolShape) -> bool:
+    """Whether the map before pooling can be left out forward as well: windows of up to four taps, side by side."""
+    few = torch.Size(pool.kernel).numel() <= 4
+    # Rounded up, the last window would reach beyond the map.
+    inside = all(n * k <= size for n, k, size in zip(pool.output_size, pool.kernel, pool.size, strict=True))
+    return few and inside and pool.stride == pool.kernel and not any(map(any, pool.pads)) and max(pool.dilation) == 1
+
+
+@lru_cache(maxsize=1024)
+def _maximum_plan(
+    isa: Isa, shape: ConvShape, pool: PoolShape, activation: str, threads: int
+) -> tuple[_Plan, int, torch.dtype]:
+    """The plan, the channels of a block of packed weights, and the positions' dtype."""
+    down, along = (1, *pool.kernel)[-2:]
+    windows = Windows(*axes(shape), down, along)
+    compact = torch.int16 if torch.Size(pool.size).numel() <= 1 << 15 else torch.int32
+    pooled_rows, pooled_width = _size(pool)
+    pitch = windows.pooled_columns.pitch(pooled_width, isa.lanes)
+    line = shape.in_channels * pitch * windows.pooled_columns.stride
+    block = max(1, min(pooled_rows, _BLOCK // (line * windows.pooled_rows.stride)))
+    if shape.batch < 4 * threads:
+        block = min(block, -(-pooled_rows * shape.batch // (4 * threads)))
+    blocks, deep = -(-pooled_rows // block), windows.pooled_rows.span(block)
+    items = shape.batch * blocks
+    threads = min(threads, items)
+    kernel = _pooled_kernel(isa, windows, "i16" if compact is torch.int16 else "i32", activation)
+    sizes = [shape.in_channels, shape.out_channels, *_input_size(shape), _size(shape)[1], pooled_rows, pooled_width]
+    blocking = [block, blocks, deep, pitch, deep * line]
+    plan = _Plan(kernel, items, threads, threads * deep * line, (0,), sizes, blocking)
+    return plan, windows.channels_together(isa), compact
+
+
+def maximum(
+    shape: ConvShape, pool: PoolShape, input: Tensor, weight: Tensor, bias: Tensor | None, activation: str
+) -> tuple[Tensor, Tensor]:
+    """The pooled map of a problem that joins, and its positions: -1 where the activation lets no gradient back."""
+    isa, x = the_isa(), planes(input)
+    plan, together, compact = _maximum_plan(isa, shape, pool, activation, launch.threads())
+    packed = pack(isa, Weights.of(weight, 1), bias, together, False)
+    values, positions = torch.empty(pool.output_shape), torch.empty(pool.output_shape, dtype=compact)
+    scratch = torch.empty(plan.scratch)
+    words = [t.data_ptr() for t in (x, packed, values, positions, scratch)]
+    plan.kernel(plan.items, [*words, *plan.before, *x.stride()[:3], *plan.after], plan.threads)
+    return values, positions
+
+
+# -------------------------------------------------------------------- backward
+
+
+_INDEX = {torch.int16: "i16", torch.int32: "i32", torch.int64: "i64"}
+
+
+def _side_by_side(tensor: Tensor) -> bool:
+    """Whether a row's channels and columns lie in memory as they do in a packed row."""
+    channels = tensor.shape[1]
+    return tensor.stride(3) == channels and (channels == 1 or tensor.stride(1) == 1)
+
+
+def _pooled(g: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in one layout in which the pooled positions of a channel lie evenly apart."""
+    if g.stride() != positions.stride() or (g.shape[2] > 1 and g.stride(2) != g.stride(3) * g.shape[3]):
+        g, positions = g.contiguous(), positions.contiguous()
+    return g, positions
+
+
+def _geometry(shape: ConvShape, pool: PoolShape, side_by_side: bool, dtype: torch.dtype) -> Geometry:
+    rows, columns = axes(shape)
+    return Geometry(rows, columns, axes(pool)[0], shape.in_channels, side_by_side, _INDEX[dtype])
+
+
+@lru_cache(maxsize=256)
+def _places(geometry: Geometry, outputs: tuple[int, int], row_size: int) -> Tensor:
+    """Where in packed rows the window of every position of the convolution's output starts."""
+    down = torch.arange(outputs[0], dtype=torch.int32) * (geometry.rows.stride * row_size)
+    along = torch.arange(outputs[1], dtype=torch.int32) * (geometry.columns.stride * geometry.channels)
+    return (down[:, None] + along).flatten()
+
+
+@lru_cache(maxsize=1024)
+def _weight_plan(
+    isa: Isa, shape: ConvShape, pool: PoolShape, side_by_side: bool, dtype: torch.dtype, threads: int
+) -> tuple[_Plan, Tensor]:
+    """The plan, and the table of places."""
+    geometry = _geometry(shape, pool, side_by_side, dtype)
+    outputs, (pooled_rows, pooled_width) = _size(shape), _size(pool)
+    row_size = geometry.row_size(outputs[1], isa.lanes)
+    axis, pool_axis = geometry.rows, geometry.pool_rows
+    block = pooled_rows
+    while block > 1 and axis.span(pool_axis.span(block)) * row_size > _BLOCK:
+        block = -(-block // 2)
+    blocks, deep = -(-pooled_rows // block), axis.span(pool_axis.span(block))
+    items = shape.batch * blocks
+    threads = min(threads, items)
+    rows = geometry.kernel_rows(isa)
+    sums = shape.out_channels * (rows.count * rows.vectors * isa.lanes)
+    each = [sums, shape.out_channels, deep * row_size + isa.lanes, block * pooled_width, block * pooled_width]
+    scratch, parts = _parts(threads, each)
+    after = [block, blocks, deep, row_size, *each[:1], *each[2:4]]
+    before = [shape.out_channels, pooled_rows, pooled_width]
+    kernel = _weight_kernel(isa, geometry)
+    plan = _Plan(kernel, items, threads, scratch, parts, before, after, geometry, rows)
+    return plan, _places(geometry, outputs, row_size)
+
+
+def weight_grad(
+    shape: ConvShape, pool: PoolShape, input: Tensor, grad: Tensor, positions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradients of weight and bias from those of the pooled map; positions of -1 take nothing."""
+    isa = the_isa()
+    x, (g, positions) = _plane(input), _pooled(_plane(grad), _plane(positions))
+    side_by_side = _side_by_side(x)
+    if not side_by_side and x.stride(3) != 1:
+        x = x.contiguous()
+    plan, places = _weight_plan(isa, shape, pool, side_by_side, positions.dtype, launch.threads())
+    assert plan.rows is not None
+    scratch = torch.empty(plan.scratch)
+    base = scratch.data_ptr()
+    own = [base + _BYTES * part for part in plan.parts]
+    words = [x.data_ptr(), *x.shape[2:], *x.stride()[:3]]
+    words += [g.data_ptr(), positions.data_ptr(), places.data_ptr(), *own, *plan.before]
+    plan.kernel(plan.items, [*words, g.stride(0), g.stride(1), g.stride(3), *plan.after], plan.threads)
+    made, bias = torch.empty(shape.weight_shape), torch.empty(shape.out_channels)
+    rows, columns = (1, *shape.kernel)[-2:]
+    row_numbers = plan.rows.vectors * isa.lanes
+    words = [*own[:2], made.data_ptr(), bias.data_ptr(), plan.threads, shape.out_channels, row_numbers]
+    _sum_kernel(isa)(shape.out_channels, [*words, shape.in_channels, rows, columns], launch.threads())
+    return made, bias
+
+
+@lru_cache(maxsize=1024)
+def _input_plan(
+    isa: Isa, shape: ConvShape, pool: PoolShape, side_by_side: bool, dtype: torch.dtype, threads: int
+) -> _Plan:
+    geometry = _geometry(shape, pool, side_by_side, dtype)
+    rows, axis = geometry.kernel_rows(isa), geometry.rows
+    height, outputs, pooled = _input_size(shape)[0], _size(shape), _size(pool)
+    row_size = geometry.row_size(outputs[1], isa.lanes)
+
+    def seeing(block: int) -> int:
+        """Output rows that see a block of input rows, at most."""
+        return min(outputs[0], (block - 1 + (axis.kernel - 1) * axis.dilation) // axis.stride + 1)
+
+    block = height
+    while block > 1 and axis.span(seeing(block)) * row_size > _BLOCK:
+        block = -(-block // 2)
+    blocks, deep = -(-height // block), axis.span(seeing(block))
+    items = shape.batch * blocks
+    threads = min(threads, items)
+    windows = [-(-window.effective_kernel // window.stride) for window in pool.windows]
+    most = shape.out_channels * torch.Size(windows).numel()
+    positions = seeing(block) * outputs[1]
+    # Behind the lists of positions one that takes what belongs to none of them, at most everything.
+    room = positions * most + shape.out_channels * pooled[0] * pooled[1]
+    # One row more than are seen, which stays empty.
+    each = [(deep + 1) * row_size + isa.lanes, positions + 1 + isa.lanes, room, room]
+    scratch, parts = _parts(threads, each)
+    before, after = [shape.out_channels, *outputs, *pooled], [block, blocks, deep, row_size, *each[:3], most]
+    return _Plan(_input_kernel(isa, geometry), items, threads, scratch, parts, before, after, geometry, rows)
+
+
+def input_grad(
+    shape: ConvShape, pool: PoolShape, weight: Tensor, grad: Tensor, positions: Tensor, channels_last: bool
+) -> Tensor:
+    """The gradient of the input from those of the pooled map; positions of -1 take nothing."""
+    isa = the_isa()
+    g, positions = _pooled(_plane(grad), _plane(positions))
+    layout = torch.channels_last if channels_last and shape.dims == 2 else torch.contiguous_format
+    made = torch.empty(shape.input_shape, memory_format=layout)
+    x, w = _plane(made), _plane(weight)
+    plan = _input_plan(isa, shape, pool, _side_by_side(x), positions.dtype, launch.threads())
+    assert plan.rows is not None
+    row_numbers = plan.rows.vectors * isa.lanes
+    factors = torch.empty(shape.out_channels, plan.rows.count, row_numbers)
+    words = [w.data_ptr(), factors.data_ptr(), row_numbers, *w.shape[1:], *w.stride()]
+    _taps_kernel(isa)(shape.out_channels, words, 1)
+    scratch = torch.empty(plan.scratch)
+    own = [scratch.data_ptr() + _BYTES * part for part in plan.parts]
+    words = [x.data_ptr(), *x.shape[2:], *x.stride()[:3]]
+    words += [g.data_ptr(), positions.data_ptr(), factors.data_ptr(), *own, *plan.before]
+    plan.kernel(plan.items, [*words, g.stride(0), g.stride(1), g.stride(3), *plan.after], plan.threads)
+    return made
+
+
+def tiles(shape: ConvShape) -> int:
+    """Tiles that the kernels write out one by one."""
+    return len(_rows_of(shape).tiles())
+
+
+@lru_cache(maxsize=1024)
+def weights_fit(shape: ConvShape) -> bool:
+    """Whether a tile's weights of all channels, read in no order, stay in a cache while they are."""
+    rows = _rows_of(shape)
+    return shape.out_channels * rows.rows_together * rows.vectors_together * the_isa().lanes <= _WEIGHTS
+
+
+def _rows_of(shape: ConvShape) -> KernelRows:
+    rows, columns = axes(shape)
+    return KernelRows.of(the_isa(), rows.kernel, columns.kernel * shape.in_channels)

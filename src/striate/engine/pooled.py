@@ -1,0 +1,90 @@
+"""Convolution, activation and max pooling as one block, where gradients are wanted: who has kernels for it.
+
+Max pooling lets through one gradient of a window. What the convolution's own gradients need is a list of these, so a
+block keeps the positions, and neither the map before pooling nor its gradient, most of which would be zeros.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from striate.engine.backends import Pass, allowed
+from striate.engine.llvm import pooled, pools
+from striate.engine.llvm.backend import LlvmBackend
+from striate.engine.llvm.pooling import LIMITS
+from striate.geometry import ConvShape, PoolShape
+
+_llvm = LlvmBackend()
+#: Gradients that go back into one window's inputs must be this few, or there is nothing to save: 1 in 3.
+_SPARSE = 3
+#: Input channels up to which nothing computes planes quicker than the kernel that pools as well.
+_MOST_CHANNELS = 32
+#: Tiles that a kernel of this geometry would write out one by one, at most.
+_MOST_TILES = 64
+
+
+@lru_cache(maxsize=1024)
+def _refusal(shape: ConvShape, pool: PoolShape, activation: str, dtype: torch.dtype, device: str) -> str | None:
+    if activation not in LIMITS:
+        return f"has no kernels that clamp as {activation} does"
+    for problem, open_ in (
+        (shape, Pass.INPUT_GRAD),
+        (shape, Pass.WEIGHT_GRAD),
+        (pool, Pass.OUTPUT),
+    ):
+        refused = _llvm.refusal(problem, open_, dtype, device)
+        if refused is not None:
+            return refused
+    if pool.kind != "max":
+        return "has kernels for maxima"
+    if shape.groups > 1:
+        return "has kernels for one group of channels"
+    if shape.dilation[-1] > 1:
+        return "reads rows of taps that lie side by side, undilated"
+    if torch.Size(pool.stride).numel() < _SPARSE:
+        return "windows that lie so close leave few zeros"
+    if pooled.tiles(shape) > _MOST_TILES:
+        return f"writes tiles out one by one, up to {_MOST_TILES}"
+    return None
+
+
+def refusal(shape: ConvShape, pool: PoolShape, activation: str, dtype: torch.dtype, device: str) -> str | None:
+    """Why the block isn't computed as one, or None if it is."""
+    if not allowed("llvm"):
+        return "another backend has been fixed"
+    return _refusal(shape, pool, activation, dtype, device)
+
+
+def maximum(
+    shape: ConvShape,
+    pool: PoolShape,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str,
+    channels_last: bool,
+) -> tuple[Tensor, Tensor] | None:
+    """The pooled map and its positions, -1 where the activation lets no gradient back.
+
+    None where the map before pooling is better computed by itself, to go through :func:`largest`.
+    """
+    if channels_last or shape.in_channels > _MOST_CHANNELS or not pooled.joins(shape, pool):
+        return None
+    return pooled.maximum(shape, pool, input, weight, bias, activation)
+
+
+largest = pools.maximum
+spread = pools.maximum_grad
+weight_grad = pooled.weight_grad
+
+
+def input_grad(
+    shape: ConvShape, pool: PoolShape, weight: Tensor, grad: Tensor, positions: Tensor, channels_last: bool
+) -> Tensor | None:
+    """The input's gradient; None where going through the whole map is quicker."""
+    if not pooled.weights_fit(shape):
+        return None
+    return pooled.input_grad(shape, pool, weight, grad, positions, channels_last)

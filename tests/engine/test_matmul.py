@@ -1,0 +1,74 @@
+"""Convolutions with one position as matrix products, against the reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cases import assert_same, conv, operands
+from striate import engine, ops
+from striate.engine import Pass, reference
+from striate.engine.matmul import MatmulBackend
+from striate.geometry import ConvShape
+
+BACKEND = MatmulBackend()
+WHOLE = [
+    "conv2d 5x4x5x5 7x4x5x5",
+    "conv2d 1x3x4x2 1x3x4x2",
+    "conv1d 3x2x6 4x2x6",
+    "conv3d 2x2x2x3x4 3x2x2x3x4",
+    "conv2d 4x6x1x1 5x6x1x1",
+    "conv2d 4x6x1x1 5x6x1x1 stride=2 dilation=3",
+    "conv2d 2x1x3x3 4x1x3x3 stride=5",
+]
+OTHERS = {
+    "conv2d 2x3x5x5 4x3x4x4": "whole input",
+    "conv2d 2x3x5x5 4x3x5x5 padding=1": "whole input",
+    "conv2d 2x3x5x5 4x3x3x3 dilation=2": "whole input",
+    "conv2d 2x4x3x3 4x2x3x3 groups=2": "one a group",
+    "conv2d 0x4x3x3 4x4x3x3": "empty",
+    "max_pool2d 1x1x2x2 kernel=2": "multiplies matrices",
+}
+
+
+@pytest.mark.parametrize("line", WHOLE)
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("open_", list(Pass))
+def test_windows_over_the_whole_input(line: str, channels_last: bool, open_: Pass) -> None:
+    shape = conv(line)
+    assert BACKEND.refusal(shape, open_, torch.float32, "cpu") is None
+    made = operands(shape, torch.float32)
+    if channels_last and shape.dims == 2:
+        made = {role: t.contiguous(memory_format=torch.channels_last) for role, t in made.items()}
+    first, second = (made[role] for role in Pass if role is not open_)
+    expected = reference.contract(shape, open_, first, second)
+    bias = None if open_ is Pass.WEIGHT_GRAD else torch.randn(expected.shape[1])
+    if bias is not None:
+        expected = expected + bias.double().reshape(-1, *[1] * shape.dims)
+    found = BACKEND.contract(shape, open_, first, second, bias, channels_last)
+    assert_same(found, expected, max(8, shape.macs))
+    assert found._base is None, "results may be changed in place"
+
+
+@pytest.mark.parametrize("line", OTHERS)
+def test_all_others_are_refused(line: str) -> None:
+    told = engine.explain(line).refusals[Pass.OUTPUT]["matmul"]
+    assert told is not None
+    assert OTHERS[line] in told
+
+
+def test_it_is_what_computes_them() -> None:
+    assert set(engine.explain("conv2d 8x16x5x5 120x16x5x5").chosen.values()) == {"matmul"}
+    assert engine.explain("conv2d 8x16x5x5 120x16x5x5", torch.float16).chosen[Pass.OUTPUT] == "aten"
+    x = torch.randn(3, 4, 5, 5, dtype=torch.float64, requires_grad=True)
+    w = torch.randn(2, 4, 5, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(ops.conv2d, (x, w))
+    assert torch.autograd.gradgradcheck(ops.conv2d, (x, w))
+
+
+def test_a_planted_bug_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = ConvShape.parse(WHOLE[0])
+    x, w = (operands(shape, torch.float32)[role] for role in (Pass.INPUT_GRAD, Pass.WEIGHT_GRAD))
+    wrong = BACKEND.contract(shape, Pass.OUTPUT, x, w.flip(2), None)
+    with pytest.raises(AssertionError):
+        assert_same(wrong, reference.contract(shape, Pass.OUTPUT, x, w), shape.macs)
