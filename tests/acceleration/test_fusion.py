@@ -421,13 +421,13 @@ class Small(nn.Module):
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The fused operations that are called."""
     names: list[str] = []
-    for name in ("conv_max_pool", "batch_norm"):
+    for name in ("as_one", "batch_norm"):
         mine = getattr(fusion, name)
         monkeypatch.setattr(fusion, name, lambda *a, mine=mine, **k: names.append(mine.__name__) or mine(*a, **k))
     return names
 
 
-BOTH = ["conv_max_pool", "batch_norm"]
+BOTH = ["as_one", "batch_norm"]
 
 
 def test_each_mode_has_its_graph(taken: list[str]) -> None:
@@ -466,7 +466,7 @@ def test_who_changes_all_the_time_is_left(taken: list[str]) -> None:
     for each in range(30):
         fast.p = each / 30
         fast(x)
-    assert 0 < taken.count("conv_max_pool") < 20
+    assert 0 < taken.count("as_one") < 20
 
 
 def test_layers_may_be_replaced(taken: list[str]) -> None:
@@ -787,4 +787,4 @@ def test_random_layers(makers: list[Callable[[], nn.Module]], train: bool) -> No
 def test_the_generated_forward_is_what_runs(taken: list[str]) -> None:
     assert forward.NAMES  # the functions that are led to the engine
     accelerated(nn.Sequential(conv(), nn.MaxPool2d(2)))(torch.randn(1, 3, 8, 8))
-    assert taken == ["conv_max_pool"]
+    assert taken == ["as_one"]

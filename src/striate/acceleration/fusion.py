@@ -1,6 +1,6 @@
 """Neighbouring layers as one operation, found in the graph of a module's forward.
 
-    (convolution) + clamp* + max pooling + clamp*          -> conv_max_pool, or the pooling before the clamps
+    (convolution) + clamp* + max pooling + clamp*          -> conv_max_pool as one, or the pooling before the clamps
     batch norm + (addition) + (activation)                 -> normalize
 
 A layer and the function of the same name are one thing here: ``self.relu(x)``, ``F.relu(x)``, ``x.relu()``. A map that
@@ -27,7 +27,7 @@ from striate import nn, ops
 from striate.acceleration import layers
 from striate.acceleration.calls import FUNCTIONS
 from striate.acceleration.tracing import Path, Trace
-from striate.ops.conv_pool import conv_max_pool
+from striate.ops.conv_pool import as_one
 from striate.ops.norm import batch_norm
 
 # --------------------------------------------------------------------------------------------------- when it pays
@@ -59,12 +59,18 @@ _POOL: Final = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 
 def convolve_and_pool(
-    input: Tensor, weight: Tensor, bias: Tensor | None, how: tuple[Any, ...], activation: str, window: tuple[Any, ...]
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    how: tuple[Any, Any, Any, Any],
+    activation: str,
+    window: tuple[Any, ...],
 ) -> Tensor:
     """``window`` is the pooling's, ``how`` the convolution's."""
     dims = weight.dim() - 2
-    if input.dim() == weight.dim() and pays(input, weight, bias):
-        return conv_max_pool(input, weight, bias, *how, activation, *window)  # type: ignore[call-arg]
+    found = as_one(input, weight, bias, how, activation, window) if pays(input, weight, bias) else None
+    if found is not None:
+        return found
     return pool_and_activate(dims, FUNCTIONS[_CONVOLVE[dims]](input, weight, bias, *how), activation, window)
 
 

@@ -130,15 +130,28 @@ def conv_max_pool(
     if activation not in _ACTIVATIONS:
         got = f"got activation={activation!r}"
         raise OperandError("conv_max_pool", got, "needed one of " + ", ".join(map(repr, _ACTIVATIONS)))
-    pool_how = (kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode)
-    how = _How(stride, padding, dilation, groups, activation, pool_how)
+    window = (kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode)
+    convolve = (stride, padding, dilation, groups)
+    found = as_one(input, weight, bias, convolve, activation, window)
+    return _How(*convolve, activation, window).composed(input, weight, bias) if found is None else found
+
+
+def as_one(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    how: tuple[Any, Any, Any, Any],
+    activation: str,
+    window: tuple[Any, ...],
+) -> Tensor | None:
+    """:func:`conv_max_pool` where it is computed as one operation; None where it isn't."""
     if not _plain(input, weight, bias):
-        return how.composed(input, weight, bias)
-    shape = convolution.problem_of(input.shape, weight.shape, stride, padding, dilation, groups)
-    pool = pooling.problem_of("max", shape.output_shape, *pool_how)
+        return None
+    shape = convolution.problem_of(input.shape, weight.shape, *how)
+    pool = pooling.problem_of("max", shape.output_shape, *window)
     if pooled.refusal(shape, pool, activation, input.dtype, "cpu") is not None:
-        return how.composed(input, weight, bias)
-    return cast(Tensor, _Block.apply(input, weight, bias, how, shape, pool))
+        return None
+    return cast(Tensor, _Block.apply(input, weight, bias, _How(*how, activation, window), shape, pool))
 
 
 def _plain(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
