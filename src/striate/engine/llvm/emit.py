@@ -277,6 +277,11 @@ class Function:
             (self.vector, other),
         )
 
+    def prefetch(self, place: Pointer) -> None:
+        """Has the line of memory at an address, which may be nobody's, brought to the second-level cache."""
+        arguments = (("ptr", place.text), ("i32", "0"), ("i32", "2"), ("i32", "1"))
+        self.call("void", "llvm.prefetch.p0", *arguments)
+
     def store(self, value: str, place: Pointer, mask: str = "", kind: str = "float") -> None:
         """Writes a vector; lanes outside the mask aren't touched."""
         wide = f"<{self.lanes} x {kind}>"

@@ -3,20 +3,21 @@
     forward, three kernels
         sums, for every chunk of rows
             centre = mean of the chunk's first rows
-            for every block of its rows, for every V vectors of channels, for every row: add x - centre and its square
+            for every few of its rows, for every V vectors of channels, for every row: add x - centre and its square
         settle, for every vector of channels: the chunks' sums brought to the first one's centre, and together
-        apply, for every block of rows, for every V vectors of channels
-            for every row: y = act((x - centre) * scale + shift + residual)
+        apply, for every row, for every V vectors of channels: y = act((x - centre) * scale + shift + residual)
 
     backward, three kernels
-        sums, for every chunk of rows, for every block of its rows, for every V vectors of channels
+        sums, for every chunk of rows, for every few of its rows, for every V vectors of channels
             for every row: g' = g * act'(...), add g' and g' * (x - centre)
         settle, for every vector of channels: the chunks' sums together, the gradients of weight and bias
-        apply, for every block of rows, for every V vectors of channels
-            for every row: grad_input = g' * scale + (x - centre) * tilt + level
+        apply, for every row, for every V vectors of channels: grad_input = g' * scale + (x - centre) * tilt + level
 
-What belongs to V vectors of channels stays in registers over a block, whose rows lie within the cache. Chunks follow
-from the sizes alone, so a result doesn't hang on the number of threads. For g' see planar_normalization.py.
+All go through memory in its order, and what belongs to a channel comes from the first-level cache, sums included. To
+keep that in registers over many rows means striding through memory, at half the speed. What comes next is asked for in
+advance, which processors don't do well by themselves for several streams of this kind.
+
+Chunks follow from the sizes alone, so a result doesn't hang on the number of threads. For g' see planar_normalization.py.
 """
 
 from __future__ import annotations
@@ -26,18 +27,22 @@ from collections.abc import Callable
 from striate.engine.llvm.emit import Function, Number, Pointer
 from striate.engine.llvm.isa import Isa
 from striate.engine.llvm.normalization import (
+    AHEAD,
+    LINE,
     Channels,
+    Channelwise,
     Form,
     Gradients,
-    Running,
     Statistics,
     before_activation,
     forward,
     grad_input,
 )
 
-#: Rows that are summed, or written, with the same channels in registers.
+#: Rows of a work item that writes.
 BLOCK = 32
+#: Rows that are summed in registers before they are added to the chunk's sums.
+_SUMMED = 4
 #: Rows of a chunk that its centre is the mean of.
 _SAMPLE = 16
 #: Vectors of channels that are held at once: their sums and what they are brought to their centre by.
@@ -84,6 +89,12 @@ class _Rows:
     def place(self, row: Number, vector: Channels) -> Number:
         return row * self.channels + vector.channel
 
+    def ask(self, row: Number, tile: list[Channels], *tables: Pointer) -> None:
+        """Asks for the memory that comes after the tile's, a line at a time."""
+        for vector in tile[:: max(1, LINE // self.f.lanes)]:
+            for table in tables:
+                self.f.prefetch(table + self.place(row, vector) + AHEAD)
+
 
 class _Partial:
     """Sums of every chunk, (chunks, sums, C)."""
@@ -123,12 +134,13 @@ def generate_sums(isa: Isa, together: int) -> Function:
                 vector.put(squares, f.zeros())
 
         rows.tiles(begin)
-        with f.loop(start, stop, BLOCK) as block:
+        with f.loop(start, stop, _SUMMED) as block:
 
             def add(tile: list[Channels], block: Number = block) -> None:
                 held = [vector.get(centres) for vector in tile]
                 sums = [(f.variable(f.zeros()), f.variable(f.zeros())) for _ in tile]
-                with f.loop(block, f.smaller(block + BLOCK, stop)) as row:
+                with f.loop(block, f.smaller(block + _SUMMED, stop)) as row:
+                    rows.ask(row, tile, x)
                     for vector, centre, (plain, square) in zip(tile, held, sums, strict=True):
                         value = f.load(x + rows.place(row, vector), vector.mask)
                         apart = f.arithmetic("fsub", value, centre)
@@ -145,7 +157,7 @@ def generate_sums(isa: Isa, together: int) -> Function:
 def generate_settle(isa: Isa, training: bool) -> Function:
     """Forward: the statistics of every channel; an item is all channels."""
     f = Function("interleaved_normalization_settle", isa)
-    table, statistics, running = f.pointer(), Statistics(f), Running(f)
+    table, statistics, channelwise = f.pointer(), Statistics(f), Channelwise(f)
     rows, chunks = _Rows(f, statistics.count, 1), f.size()
     partial = _Partial(f, table, 3, statistics.count)
     share = f.arithmetic("fdiv", f.constant(1.0), f.real_of(rows.rows))
@@ -162,7 +174,7 @@ def generate_settle(isa: Isa, training: bool) -> Function:
     def settle(tile: list[Channels]) -> None:
         (vector,) = tile
         if not training:
-            running.take(statistics, vector)
+            channelwise.take(statistics, vector)
             return
         centre = vector.get(table)
         offset, variance = f.variable(f.zeros()), f.variable(f.zeros())
@@ -174,7 +186,7 @@ def generate_settle(isa: Isa, training: bool) -> Function:
             from_mean = f.arithmetic("fsub", distance, offset.get())
             between = f.arithmetic("fmul", f.arithmetic("fmul", from_mean, from_mean), many)
             variance.set(f.fma(f.arithmetic("fadd", squares, between), share, variance.get()))
-        running.settle(statistics, vector, centre, offset.get(), variance.get())
+        channelwise.settle(statistics, vector, centre, offset.get(), variance.get())
 
     with f.loop(f.first, f.last):
         rows.vectors(0, statistics.count // f.lanes * f.lanes, settle)
@@ -186,17 +198,15 @@ def generate_forward(isa: Isa, form: Form, together: int) -> Function:
     f = Function("interleaved_normalization", isa)
     x, y, residual, statistics = f.pointer(), f.pointer(), f.pointer(), Statistics(f)
     rows = _Rows(f, statistics.count, together)
-    with f.loop(f.first, f.last) as block:
-        start, stop = rows.items(block, BLOCK)
+    with f.loop(f.first, f.last) as block, f.loop(*rows.items(block, BLOCK)) as row:
 
-        def write(tile: list[Channels]) -> None:
-            scalings = [statistics.scaling(vector) for vector in tile]
-            with f.loop(start, stop) as row:
-                for vector, scaling in zip(tile, scalings, strict=True):
-                    at = rows.place(row, vector)
-                    added = f.load(residual + at, vector.mask) if form.residual else ""
-                    value = f.load(x + at, vector.mask)
-                    f.store(forward(f, form, scaling, value, added), y + at, vector.mask)
+        def write(tile: list[Channels], row: Number = row) -> None:
+            rows.ask(row, tile, x, y, *([residual] if form.residual else []))
+            for vector in tile:
+                at = rows.place(row, vector)
+                added = f.load(residual + at, vector.mask) if form.residual else ""
+                made = forward(f, form, statistics.scaling(vector), f.load(x + at, vector.mask), added)
+                f.store(made, y + at, vector.mask)
 
         rows.tiles(write)
     return f
@@ -219,12 +229,13 @@ def generate_grad_sums(isa: Isa, form: Form, together: int) -> Function:
                 vector.put(products, f.zeros())
 
         rows.tiles(begin)
-        with f.loop(start, stop, BLOCK) as block:
+        with f.loop(start, stop, _SUMMED) as block:
 
             def add(tile: list[Channels], block: Number = block) -> None:
                 scalings = [statistics.scaling(vector) for vector in tile]
                 sums = [(f.variable(f.zeros()), f.variable(f.zeros())) for _ in tile]
-                with f.loop(block, f.smaller(block + BLOCK, stop)) as row:
+                with f.loop(block, f.smaller(block + _SUMMED, stop)) as row:
+                    rows.ask(row, tile, x, g, *([kept] if form.keeps else []))
                     for vector, scaling, (plain, product) in zip(tile, scalings, sums, strict=True):
                         at = rows.place(row, vector)
                         value = f.load(x + at, vector.mask)
@@ -270,20 +281,16 @@ def generate_backward(isa: Isa, form: Form, together: int) -> Function:
     g, x, grad, lines = (f.pointer() for _ in range(4))
     statistics = Statistics(f)
     rows = _Rows(f, statistics.count, together)
-    with f.loop(f.first, f.last) as block:
-        start, stop = rows.items(block, BLOCK)
+    with f.loop(f.first, f.last) as block, f.loop(*rows.items(block, BLOCK)) as row:
 
-        def write(tile: list[Channels]) -> None:
-            held = [
-                (vector, statistics.scaling(vector), vector.get(lines), vector.get(lines + statistics.count))
-                for vector in tile
-            ]
-            with f.loop(start, stop) as row:
-                for vector, scaling, tilt, level in held:
-                    at = rows.place(row, vector)
-                    value = f.load(x + at, vector.mask)
-                    sent = before_activation(f, form.behind, scaling, f.load(g + at, vector.mask), value, "")
-                    f.store(grad_input(f, form, scaling, sent, value, tilt, level), grad + at, vector.mask)
+        def write(tile: list[Channels], row: Number = row) -> None:
+            rows.ask(row, tile, x, g, grad)
+            for vector in tile:
+                at, scaling = rows.place(row, vector), statistics.scaling(vector)
+                tilt, level = (vector.get(lines + which * statistics.count) for which in range(2))
+                value = f.load(x + at, vector.mask)
+                sent = before_activation(f, form.behind, scaling, f.load(g + at, vector.mask), value, "")
+                f.store(grad_input(f, form, scaling, sent, value, tilt, level), grad + at, vector.mask)
 
         rows.tiles(write)
     return f

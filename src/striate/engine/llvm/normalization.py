@@ -10,7 +10,7 @@ numbers. The mean is centre + offset, the variance the mean square less the offs
 however far the numbers lie from 0, since the squared offset is at most the variance times the numbers by sampled ones.
 Centre and offset stay apart throughout: their sum, rounded to float32, would be off by a good part of a small deviation.
 
-Of the forward pass centre, offset and 1 / deviation of every channel are kept. In evaluation they are the running mean,
+Of the forward pass centre, scale, shift, offset and 1 / deviation of every channel are kept. In evaluation they are the running mean,
 0 and what follows from the running variance, and are constants: tilt and level are 0.
 
 A channel's numbers are in all lanes (planes) or a lane each (channels side by side); the arithmetic is the same.
@@ -25,6 +25,11 @@ from dataclasses import dataclass
 
 from striate.engine.llvm.activations import SLOPE_FROM_RESULT, activated, sent_back
 from striate.engine.llvm.emit import Function, Number, Pointer
+
+#: Numbers in a line of memory, and how many numbers before its turn memory is asked for.
+LINE, AHEAD = 16, 2048
+#: What is kept of a channel: centre, scale, shift, offset, 1 / deviation.
+KEPT = 5
 
 
 @dataclass(frozen=True)
@@ -98,26 +103,23 @@ class Scaling:
 
 
 class Statistics:
-    """What is kept of every channel, (3, C), with weight and bias; the kernel's arguments in this order."""
+    """What is kept of every channel, (KEPT, C); the kernel's arguments in this order."""
 
     def __init__(self, f: Function) -> None:
-        self.f = f
-        self.weight, self.bias, kept = (f.pointer() for _ in range(3))
-        self.count = f.size()
-        self.centre, self.offset, self.inverse = (kept + row * self.count for row in range(3))
+        kept, self.count = f.pointer(), f.size()
+        rows = [kept + row * self.count for row in range(KEPT)]
+        self.centre, self.scale, self.shift, self.offset, self.inverse = rows
 
     def scaling(self, place: Place) -> Scaling:
-        f = self.f
-        scale = f.arithmetic("fmul", place.get(self.weight), place.get(self.inverse))
-        moved = f.arithmetic("fmul", place.get(self.offset), scale)
-        return Scaling(place.get(self.centre), scale, f.arithmetic("fsub", place.get(self.bias), moved))
+        return Scaling(*(place.get(table) for table in (self.centre, self.scale, self.shift)))
 
 
-class Running:
-    """The running statistics, which training moves and evaluation takes; the kernel's arguments in this order."""
+class Channelwise:
+    """Weight and bias, and the running statistics, which training moves and evaluation takes; arguments in this order."""
 
     def __init__(self, f: Function) -> None:
         self.f = f
+        self.weight, self.bias = f.pointer(), f.pointer()
         self.mean, self.variance = f.pointer(), f.pointer()
         # How much of the old ones stays, how much of the new ones comes in: of the mean and the unbiased variance.
         self.stays, self.comes, self.comes_unbiased = f.real(), f.real(), f.real()
@@ -142,10 +144,17 @@ class Running:
 
     def _keep(self, to: Statistics, place: Place, centre: str, offset: str, variance: str) -> None:
         f = self.f
-        place.put(to.centre, centre)
-        place.put(to.offset, offset)
-        deviation = f.root(f.arithmetic("fadd", variance, self.eps))
-        place.put(to.inverse, f.arithmetic("fdiv", f.constant(1.0), deviation))
+        inverse = f.arithmetic("fdiv", f.constant(1.0), f.root(f.arithmetic("fadd", variance, self.eps)))
+        scale = f.arithmetic("fmul", place.get(self.weight), inverse)
+        shift = f.arithmetic("fsub", place.get(self.bias), f.arithmetic("fmul", offset, scale))
+        for table, value in (
+            (to.centre, centre),
+            (to.scale, scale),
+            (to.shift, shift),
+            (to.offset, offset),
+            (to.inverse, inverse),
+        ):
+            place.put(table, value)
 
 
 class Gradients:
@@ -164,7 +173,7 @@ class Gradients:
         grad_weight = f.arithmetic("fmul", about_mean, inverse)
         place.put(self.weight, grad_weight)
         place.put(self.bias, plain)
-        share = f.arithmetic("fmul", f.arithmetic("fmul", place.get(of.weight), inverse), self.share)
+        share = f.arithmetic("fmul", place.get(of.scale), self.share)
         through_deviation = f.arithmetic("fmul", f.arithmetic("fmul", share, inverse), grad_weight)
         tilt = f.negative(through_deviation)
         return tilt, f.negative(f.fma(tilt, offset, f.arithmetic("fmul", share, plain)))

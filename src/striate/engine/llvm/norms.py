@@ -18,7 +18,7 @@ from striate.engine.llvm.contraction import the_isa
 from striate.engine.llvm.emit import real_word
 from striate.engine.llvm.isa import Isa
 from striate.engine.llvm.launch import Kernel
-from striate.engine.llvm.normalization import Form
+from striate.engine.llvm.normalization import KEPT, Form
 
 #: Chunks of rows that sums are taken over: the most threads that can share them, and as many more to settle.
 _CHUNKS = 32
@@ -111,22 +111,30 @@ def forward(
     momentum: float,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    """The result and what is kept of every channel, (3, C); training moves the running statistics."""
+    """The result and what is kept of every channel, (KEPT, C); training moves the running statistics."""
     maps, isa, threads = Maps.of(input), the_isa(), launch.threads()
     assert maps is not None
     many, channels = maps.numbers, maps.channels
     weight = constant(channels, 1.0) if weight is None else weight
     bias = constant(channels, 0.0) if bias is None else bias
-    y, kept = torch.empty_like(input), torch.empty(3, channels)
+    y, kept = torch.empty_like(input), torch.empty(KEPT, channels)
     mean, variance = (torch.empty(channels) if each is None else each for each in running)
     x_y_residual = [input.data_ptr(), y.data_ptr(), 0 if residual is None else residual.data_ptr()]
-    statistics = [weight.data_ptr(), bias.data_ptr(), kept.data_ptr(), channels]
+    statistics = [kept.data_ptr(), channels]
     unbiased = momentum * many / max(many - 1, 1)
     reals = [real_word(number) for number in (1 - momentum, momentum, unbiased, eps)]
-    moved = [mean.data_ptr(), variance.data_ptr(), *reals]
+    channelwise = [*(each.data_ptr() for each in (weight, bias, mean, variance)), *reals]
     if not maps.side_by_side:
         sampled = maps.images * min(isa.lanes, maps.size)
-        words = [*x_y_residual, *statistics, *moved, maps.images, maps.size, real_word(1 / many), real_word(1 / sampled)]
+        words = [
+            *x_y_residual,
+            *statistics,
+            *channelwise,
+            maps.images,
+            maps.size,
+            real_word(1 / many),
+            real_word(1 / sampled),
+        ]
         _planar_forward(isa, form)(channels, words, threads)
         return y, kept
     together = interleaved.vectors_together(channels, isa.lanes)
@@ -134,25 +142,23 @@ def forward(
     partial = torch.empty(chunks, 3, channels) if form.training else kept
     if form.training:
         _sums(isa, together)(chunks, [input.data_ptr(), partial.data_ptr(), channels, many, maps.chunk], threads)
-    _settle(isa, form.training)(1, [partial.data_ptr(), *statistics, *moved, many, maps.chunk, chunks], 1)
+    _settle(isa, form.training)(1, [partial.data_ptr(), *statistics, *channelwise, many, maps.chunk, chunks], 1)
     blocks = -(-many // interleaved.BLOCK)
     _forward(isa, form, together)(blocks, [*x_y_residual, *statistics, many, maps.chunk], threads)
     return y, kept
 
 
 def backward(
-    form: Form, grad: Tensor, input: Tensor, other: Tensor | None, weight: Tensor | None, bias: Tensor | None, kept: Tensor
+    form: Form, grad: Tensor, input: Tensor, other: Tensor | None, kept: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of input, residual, weight and bias; ``other`` is what the form keeps beside the input."""
     maps, isa, threads = Maps.of(input), the_isa(), launch.threads()
     assert maps is not None
     many, channels = maps.numbers, maps.channels
-    weight = constant(channels, 1.0) if weight is None else weight
-    bias = constant(channels, 0.0) if bias is None else bias
     grad_input, grad_weight, grad_bias = torch.empty_like(input), torch.empty(channels), torch.empty(channels)
     middle = torch.empty_like(input) if form.keeps else grad
     sources = [grad.data_ptr(), input.data_ptr(), 0 if other is None else other.data_ptr(), middle.data_ptr()]
-    statistics = [weight.data_ptr(), bias.data_ptr(), kept.data_ptr(), channels]
+    statistics = [kept.data_ptr(), channels]
     gradients = [grad_weight.data_ptr(), grad_bias.data_ptr(), real_word(1 / many)]
     if not maps.side_by_side:
         words = [*sources, grad_input.data_ptr(), *statistics, *gradients, maps.images, maps.size]

@@ -21,13 +21,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from striate.engine.llvm.emit import Function, Int, Number, Variable
+from striate.engine.llvm.emit import Function, Number, Variable
 from striate.engine.llvm.isa import Isa
 from striate.engine.llvm.normalization import (
+    Channelwise,
     Form,
     Gradients,
     OneChannel,
-    Running,
     Statistics,
     before_activation,
     forward,
@@ -91,7 +91,7 @@ class _Planes:
 def generate_forward(isa: Isa, form: Form) -> Function:
     f = Function("planar_normalization", isa)
     x, y, residual = f.pointer(), f.pointer(), f.pointer()
-    statistics, running = Statistics(f), Running(f)
+    statistics, channelwise = Statistics(f), Channelwise(f)
     planes = _Planes(f, statistics.count)
     share, sampled_share = f.real(), f.real()  # 1 / the numbers of a channel, 1 / those of its sample
     with f.loop(f.first, f.last) as channel:
@@ -115,9 +115,9 @@ def generate_forward(isa: Isa, form: Form) -> Function:
             offset = f.arithmetic("fmul", plain.total(), share)
             mean_square = f.arithmetic("fmul", square.total(), share)
             variance = f.arithmetic("fsub", mean_square, f.arithmetic("fmul", offset, offset))
-            running.settle(statistics, place, centre, offset, variance)
+            channelwise.settle(statistics, place, centre, offset, variance)
         else:
-            running.take(statistics, place)
+            channelwise.take(statistics, place)
         scaling = statistics.scaling(place)
 
         def write(at: Number, mask: str, which: int) -> None:
