@@ -17,7 +17,8 @@ All go through memory in its order, and what belongs to a channel comes from the
 keep that in registers over many rows means striding through memory, at half the speed. What comes next is asked for in
 advance, which processors don't do well by themselves for several streams of this kind.
 
-Chunks follow from the sizes alone, so a result doesn't hang on the number of threads. For g' see planar_normalization.py.
+Chunks follow from the sizes alone, so a result doesn't hang on the number of threads. For g' and what is kept see
+planar_normalization.py and normalization.py.
 """
 
 from __future__ import annotations

@@ -6,12 +6,12 @@
                 grad_input = g' * scale + (x - centre) * tilt + level
 
 Mean and variance come from sums of (x - centre) and its square, the centre being the mean of a few of the channel's
-numbers. The mean is centre + offset, the variance the mean square less the offset's: little is lost in that difference,
-however far the numbers lie from 0, since the squared offset is at most the variance times the numbers by sampled ones.
-Centre and offset stay apart throughout: their sum, rounded to float32, would be off by a good part of a small deviation.
+numbers. The mean is centre + offset, the variance the mean square less the offset's. Little is lost in that difference
+wherever the numbers lie: the squared offset is at most the variance times (numbers / numbers sampled). Centre and
+offset stay apart, since their sum, rounded to float32, would be off by a good part of a small deviation.
 
-Of the forward pass centre, scale, shift, offset and 1 / deviation of every channel are kept. In evaluation they are the running mean,
-0 and what follows from the running variance, and are constants: tilt and level are 0.
+Of the forward pass centre, scale, shift, offset and 1 / deviation of every channel are kept. In evaluation they follow
+from the running statistics and are constants: tilt and level are 0.
 
 A channel's numbers are in all lanes (planes) or a lane each (channels side by side); the arithmetic is the same.
 
@@ -115,7 +115,7 @@ class Statistics:
 
 
 class Channelwise:
-    """Weight and bias, and the running statistics, which training moves and evaluation takes; arguments in this order."""
+    """Weight, bias, and the running statistics, which training moves and evaluation takes; arguments in this order."""
 
     def __init__(self, f: Function) -> None:
         self.f = f

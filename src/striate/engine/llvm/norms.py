@@ -16,7 +16,7 @@ from striate.engine.llvm import launch
 from striate.engine.llvm import planar_normalization as planar
 from striate.engine.llvm.contraction import the_isa
 from striate.engine.llvm.emit import real_word
-from striate.engine.llvm.isa import Isa
+from striate.engine.llvm.isa import Isa, host
 from striate.engine.llvm.launch import Kernel
 from striate.engine.llvm.normalization import KEPT, Form
 
@@ -93,6 +93,18 @@ class Maps:
     def chunk(self) -> int:
         """Rows of a chunk: whole blocks."""
         return -(-self.numbers // (_CHUNKS * interleaved.BLOCK)) * interleaved.BLOCK
+
+
+def refusal(input: Tensor) -> str | None:
+    """Why float32 maps on the CPU have no kernels, or None if they have."""
+    if host() is None:
+        return "generates code for x86-64; on 64-bit ARM if STRIATE_ISA=neon says so"
+    maps = Maps.of(input) if input.numel() else None
+    if maps is None:
+        return "has kernels for planes and for channels side by side, without gaps"
+    if not maps.side_by_side and maps.channels < launch.threads():
+        return "gives every thread channels of its own"
+    return None
 
 
 @cache

@@ -12,7 +12,8 @@
         for every image, for every vector: grad_input = g' * scale + (x - centre) * tilt + level
 
 A channel is one work item, so its planes are still in the second-level cache when they are met again, and a result
-doesn't hang on the number of threads. Where the activation's slope needs more than x, g' is written on the first way,
+doesn't hang on the number of threads. While one image's plane is walked through, the next one's is asked for: planes
+are short, and far from one another. Where the activation's slope needs more than x, g' is written on the first way,
 since it is also the residual's gradient, and read on the second.
 """
 
@@ -21,9 +22,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from striate.engine.llvm.emit import Function, Number, Variable
+from striate.engine.llvm.emit import Function, Number, Pointer
 from striate.engine.llvm.isa import Isa
 from striate.engine.llvm.normalization import (
+    LINE,
     Channelwise,
     Form,
     Gradients,
@@ -35,7 +37,7 @@ from striate.engine.llvm.normalization import (
 )
 
 #: Vectors in a turn of the innermost loop, each with sums of its own, so that no addition waits for the last one.
-_TOGETHER = 4
+_TOGETHER = 2
 
 
 class _Sum:
@@ -46,16 +48,10 @@ class _Sum:
         self.parts = [f.variable(f.zeros()) for _ in range(_TOGETHER)]
         self.whole = f.variable(f.zeros())
 
-    def part(self, which: int) -> Variable:
-        return self.parts[which]
-
     def end_plane(self) -> None:
-        f, values = self.f, [part.get() for part in self.parts]
-        while len(values) > 1:
-            values = [f.arithmetic("fadd", *values[at : at + 2]) for at in range(0, len(values), 2)]
-        self.whole.set(f.arithmetic("fadd", self.whole.get(), values[0]))
         for part in self.parts:
-            part.set(f.zeros())
+            self.whole.set(self.f.arithmetic("fadd", self.whole.get(), part.get()))
+            part.set(self.f.zeros())
 
     def total(self) -> str:
         """In all lanes."""
@@ -74,6 +70,12 @@ class _Planes:
         """Runs the block for where each plane of the channel begins."""
         with self.f.loop(0, self.images) as image:
             yield (image * self.channels + channel) * self.size
+
+    def ask(self, at: Number, which: int, *tables: Pointer) -> None:
+        """Asks for the same place of the next image's plane, a line at a time."""
+        if which % max(1, LINE // self.f.lanes) == 0:
+            for table in tables:
+                self.f.prefetch(table + (at + self.channels * self.size))
 
     def vectors(self, start: Number, write: Callable[[Number, str, int], None]) -> None:
         """Calls for every vector of a plane: where it is, the mask of what is there, and which of a turn it is."""
@@ -104,9 +106,10 @@ def generate_forward(isa: Isa, form: Form) -> Function:
             plain, square = _Sum(f), _Sum(f)
 
             def add(at: Number, mask: str, which: int) -> None:
+                planes.ask(at, which, x)
                 apart = f.arithmetic("fsub", f.load(x + at, mask, centre), centre)
-                plain.part(which).set(f.arithmetic("fadd", plain.part(which).get(), apart))
-                square.part(which).set(f.fma(apart, apart, square.part(which).get()))
+                plain.parts[which].set(f.arithmetic("fadd", plain.parts[which].get(), apart))
+                square.parts[which].set(f.fma(apart, apart, square.parts[which].get()))
 
             with planes.of(channel) as start:
                 planes.vectors(start, add)
@@ -121,6 +124,7 @@ def generate_forward(isa: Isa, form: Form) -> Function:
         scaling = statistics.scaling(place)
 
         def write(at: Number, mask: str, which: int) -> None:
+            planes.ask(at, which, y, *([residual] if form.residual else []))
             added = f.load(residual + at, mask) if form.residual else ""
             f.store(forward(f, form, scaling, f.load(x + at, mask), added), y + at, mask)
 
@@ -140,13 +144,14 @@ def generate_backward(isa: Isa, form: Form) -> Function:
         plain, product = _Sum(f), _Sum(f)
 
         def add(at: Number, mask: str, which: int) -> None:
+            planes.ask(at, which, x, g, *([kept] if form.keeps else []))
             value = f.load(x + at, mask, scaling.centre)
             other = f.load(kept + at, mask) if form.keeps else ""
             sent = before_activation(f, form, scaling, f.load(g + at, mask), value, other)
             if form.keeps:
                 f.store(sent, middle + at, mask)
-            plain.part(which).set(f.arithmetic("fadd", plain.part(which).get(), sent))
-            product.part(which).set(f.fma(sent, scaling.apart(f, value), product.part(which).get()))
+            plain.parts[which].set(f.arithmetic("fadd", plain.parts[which].get(), sent))
+            product.parts[which].set(f.fma(sent, scaling.apart(f, value), product.parts[which].get()))
 
         with planes.of(channel) as start:
             planes.vectors(start, add)
@@ -155,6 +160,7 @@ def generate_backward(isa: Isa, form: Form) -> Function:
         tilt, level = gradients.settle(statistics, place, plain.total(), product.total())
 
         def write(at: Number, mask: str, which: int) -> None:
+            planes.ask(at, which, grad)
             value = f.load(x + at, mask)
             sent = f.load((middle if form.keeps else g) + at, mask)
             sent = before_activation(f, form.behind, scaling, sent, value, "")

@@ -1,0 +1,331 @@
+"""Batch normalisation, a residual's addition and an activation as one operation, with gradients derived here.
+
+With the mean m and the variance v of a channel's n numbers, d = sqrt(v + eps) and xh = (x - m) / d:
+
+    y = act(z),  z = weight * xh + bias + residual
+
+and with the upstream gradient g = dL/dy
+
+    g'           = g * act'(z), which is also the residual's gradient
+    grad_bias    = sum of g'
+    grad_weight  = sum of g' * xh
+    grad_x       = weight / d * (g' - grad_bias / n - xh * grad_weight / n)
+
+the last two terms since m and v hang on x. In evaluation they don't, and the terms are not there (Ioffe & Szegedy,
+"Batch Normalization", 2015, section 3).
+
+What takes the time is memory. Kernels of the engine's read x twice and write y once, and backwards read x and g twice
+and write grad_x once; the second time from the cache where they can. Only x is kept, since z follows from it; with a
+residual also y, or the residual where the slope doesn't follow from y.
+
+Whatever isn't float32 in one of two layouts on the CPU is composed of PyTorch's own operators; so are derivatives of
+higher order, forward derivatives and transforms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from striate.engine import Pass, traced, tuning
+from striate.engine.backends import fixed
+from striate.engine.layout import is_channels_last
+from striate.engine.llvm import norms
+from striate.engine.llvm.normalization import Form
+from striate.errors import OperandError
+from striate.ops._calls import overridable
+
+
+def _nothing(z: Tensor) -> Tensor:
+    return z
+
+
+_ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
+    "": _nothing,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "silu": F.silu,
+    "hardswish": F.hardswish,
+}
+
+#: Numbers below which the way to the kernels, some 30 microseconds forward and back, costs more than they save.
+_FEW: Final = 1 << 14
+
+
+class _BatchNorm(torch.autograd.Function):
+    """By the engine's kernels. Transforms and forward derivatives never get here, so the older protocol will do."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        residual: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running: tuple[Tensor | None, Tensor | None],
+        form: Form,
+        momentum: float,
+        eps: float,
+    ) -> Tensor:
+        y, kept = _forward(input, residual, weight, bias, running, form, momentum, eps)
+        ctx.form, ctx.eps = form, eps
+        ctx.save_for_backward(input, weight, bias, kept, {"output": y, "residual": residual}.get(form.keeps))
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        input, weight, bias, kept, other = ctx.saved_tensors
+        needed = ctx.needs_input_grad[:4]
+        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active() or traced(upstream):
+            found = _grads(ctx.form, ctx.eps, needed, upstream, input, weight, bias, kept, other)
+        else:
+            g = _laid_out_as(input, upstream.resolve_neg())
+            found = list(norms.backward(ctx.form, g, input, other, kept))
+        return *(grad if need else None for grad, need in zip(found, needed, strict=True)), None, None, None, None
+
+
+def _forward(
+    input: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running: tuple[Tensor | None, Tensor | None],
+    form: Form,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    residual = None if residual is None else _laid_out_as(input, residual)
+    return norms.forward(form, input, residual, weight, bias, running, momentum, eps)
+
+
+def _laid_out_as(like: Tensor, tensor: Tensor) -> Tensor:
+    if tensor.stride() == like.stride():
+        return tensor
+    return torch.empty_like(like).copy_(tensor)
+
+
+def _grads(
+    form: Form,
+    eps: float,
+    needed: tuple[bool, ...],
+    upstream: Tensor,
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    kept: Tensor,
+    other: Tensor | None,
+) -> list[Tensor | None]:
+    """The gradients of input, residual, weight and bias as functions of what they are computed from."""
+    if form.keeps == "output":
+        assert other is not None
+        # The slope is 0 or 1 and has no derivative; where it is 1 the activation might as well not be there.
+        flat = (other <= 0) if form.activation == "relu" else (other <= 0) | (other >= 6)
+        upstream, form = upstream.masked_fill(flat, 0.0), form.behind
+    found: list[Tensor | None] = [None, upstream, None, None]
+    with torch.enable_grad():
+        # One tensor may stand in two places, which have gradients of their own.
+        x = input.view_as(input)
+        residual, weight, bias = (
+            None if tensor is None else tensor.view_as(tensor)
+            for tensor in (other if form.keeps == "residual" else None, weight, bias)
+        )
+        if form.training:
+            z = F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
+        else:
+            each = [-1, *[1] * (x.dim() - 2)]
+            z = (x - kept[0].view(each)) * kept[-1].view(each)
+            z = z if weight is None else z * weight.view(each)
+            z = z if bias is None else z + bias.view(each)
+        y = _ACTIVATIONS[form.activation](z if residual is None else z + residual)
+    operands = enumerate((x, residual, weight, bias))
+    wanted = {place: each for place, each in operands if each is not None and needed[place]}
+    if wanted:
+        made = torch.autograd.grad(y, list(wanted.values()), upstream, create_graph=torch.is_grad_enabled())
+        for place, grad in zip(wanted, made, strict=True):
+            found[place] = grad
+    return found
+
+
+def _composed(
+    input: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running: tuple[Tensor | None, Tensor | None],
+    form: Form,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    z = F.batch_norm(input, *running, weight, bias, form.training, momentum, eps)
+    return _ACTIVATIONS[form.activation](z if residual is None else z + residual)
+
+
+def _generated(*operands: Any) -> Tensor:
+    """By the engine's kernels."""
+    if torch.is_grad_enabled():
+        for operand in operands[:4]:
+            if operand is not None and operand.requires_grad:
+                result: Tensor = _BatchNorm.apply(*operands)
+                return result
+    return _forward(*operands)[0]
+
+
+def _fits(
+    input: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running: tuple[Tensor | None, Tensor | None],
+    training: bool,
+    momentum: object,
+) -> bool:
+    """Whether the engine's kernels compute it; what isn't allowed at all is left to PyTorch, and its errors."""
+    tables = [tensor for tensor in (weight, bias, *running) if tensor is not None]
+    others = tables if residual is None else [residual, *tables]
+    if (
+        forward_ad._current_level >= 0
+        or torch._C._are_functorch_transforms_active()
+        or traced(input, *others)
+        or torch.is_autocast_enabled("cpu")
+        or not 2 <= input.dim() <= 5
+        or not input.numel()
+        or not isinstance(momentum, (int, float))
+    ):
+        return False
+    for tensor in (input, *others):
+        if tensor.dtype != torch.float32 or tensor.device.type != "cpu" or tensor.is_neg():
+            return False
+    channels = input.shape[1]
+    if residual is not None and residual.shape != input.shape:
+        return False
+    if any(tensor.shape != (channels,) or not tensor.is_contiguous() for tensor in tables):
+        return False
+    mean, variance = running
+    if (mean is None) != (variance is None) or (mean is not None and (mean.requires_grad or variance.requires_grad)):  # type: ignore[union-attr]
+        return False
+    enough = input.numel() > channels if training else mean is not None
+    return enough and norms.refusal(input) is None
+
+
+@overridable
+def batch_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    *,
+    residual: Tensor | None = None,
+    activation: str = "",
+) -> Tensor:
+    """``activation(batch_norm(input) + residual)``, one after the other as :mod:`torch.nn.functional` computes them.
+
+    Args:
+        input: (N, C) or (N, C, ...).
+        weight, bias: (C,), or None for 1 and 0.
+        running_mean, running_var: (C,). In training they are moved towards the batch's mean and unbiased variance, and
+            may be None; otherwise they are what is normalised by.
+        training: whether to normalise by the batch's own mean and variance.
+        momentum: how far the running statistics are moved, from 0 to 1.
+        eps: added to the variance.
+        residual: added before the activation, of the input's shape.
+        activation: ``""`` (none), ``"relu"``, ``"relu6"``, ``"silu"`` or ``"hardswish"``.
+
+    Returns:
+        A tensor like the input.
+
+    Raises:
+        OperandError: an activation that isn't one of these.
+        ValueError: in training, a single number a channel (PyTorch's error).
+
+    Source: Ioffe & Szegedy, "Batch Normalization" (2015), algorithm 1; gradients as derived at the top of this file.
+
+    >>> x = torch.tensor([[1.0], [3.0]])
+    >>> batch_norm(x, None, None, None, None, True, 0.1, 0.0)
+    tensor([[-1.],
+            [ 1.]])
+    >>> batch_norm(x, None, None, None, None, True, 0.1, 0.0, residual=x, activation="relu")
+    tensor([[0.],
+            [4.]])
+    """
+    if activation not in _ACTIVATIONS:
+        names = ", ".join(repr(name) for name in _ACTIVATIONS)
+        raise OperandError("batch_norm", f"got activation {activation!r}", f"needed one of {names}")
+    running = (running_mean, running_var)
+    operands = (input, residual, weight, bias, running, Form(activation, residual is not None, training), momentum, eps)
+    if _fits(*operands[:5], training, momentum) and _chosen(*operands):
+        return _generated(*operands)
+    return _composed(*operands)
+
+
+#: Whether the engine's kernels are taken, by all that the choice hangs on.
+_choices: dict[tuple[object, ...], bool] = {}
+
+
+def _chosen(
+    input: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running: tuple[Tensor | None, Tensor | None],
+    form: Form,
+    momentum: float,
+    eps: float,
+) -> bool:
+    """Whether the engine's kernels are quicker: measured, or where nothing may be measured by a rule."""
+    if fixed() is not None:
+        return fixed() == "llvm"
+    backward = torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in (input, residual, weight, bias)
+    )
+    key = (input.shape, input.stride(), form, backward, torch.get_num_threads(), tuning.generation)
+    found = _choices.get(key)
+    if found is None:
+        if len(_choices) >= 4096:
+            _choices.clear()
+        found = input.numel() >= _FEW
+        if tuning.measuring():
+            found = _measured(input, residual, weight, bias, running, form, momentum, eps, backward)
+        _choices[key] = found
+    return found
+
+
+def _measured(
+    input: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running: tuple[Tensor | None, Tensor | None],
+    form: Form,
+    momentum: float,
+    eps: float,
+    backward: bool,
+) -> bool:
+    words = [word for word in (form.activation, "residual" * form.residual, "training" * form.training) if word]
+    line = tuning.Line("batch_norm", tuple(input.shape), tuple(words))
+    open_ = Pass.INPUT_GRAD if backward else Pass.OUTPUT
+    last = is_channels_last(input)
+    question = tuning.Question(line, open_, input.dtype, input.device.type, last, torch.get_num_threads())
+    # Nothing that is measured may be seen in gradients, or in the running statistics.
+    operands = [
+        None if tensor is None else tensor.detach().requires_grad_(backward and tensor.requires_grad)
+        for tensor in (input, residual, weight, bias)
+    ]
+    copies = tuple(None if tensor is None else tensor.clone() for tensor in running)
+
+    def run(compute: Callable[..., Tensor]) -> None:
+        y = compute(*operands, copies, form, momentum, eps)
+        if backward:
+            torch.autograd.grad(y, [each for each in operands if each is not None and each.requires_grad], y.detach())
+
+    times = tuning.measure(question, {"aten": partial(run, _composed), "llvm": partial(run, _generated)})
+    return tuning.fastest(times, ["aten", "llvm"]) == "llvm"
