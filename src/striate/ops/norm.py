@@ -82,10 +82,12 @@ class _BatchNorm(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         input, weight, bias, kept, other = ctx.saved_tensors
         needed = ctx.needs_input_grad[:4]
-        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active() or traced(upstream):
+        # A batch of gradients in one has no memory of its own.
+        if torch.is_grad_enabled() or not torch._C._has_storage(upstream) or traced(upstream):
             found = _grads(ctx.form, ctx.eps, needed, upstream, input, weight, bias, kept, other)
         else:
             g = _laid_out_as(input, upstream.resolve_neg())
+            other = None if other is None else _laid_out_as(input, other)
             found = list(norms.backward(ctx.form, g, input, other, kept))
         return *(grad if need else None for grad, need in zip(found, needed, strict=True)), None, None, None, None
 
@@ -125,7 +127,7 @@ def _grads(
     if form.keeps == "output":
         assert other is not None
         # The slope is 0 or 1 and has no derivative; where it is 1 the activation might as well not be there.
-        flat = (other <= 0) if form.activation == "relu" else (other <= 0) | (other >= 6)
+        flat = (other <= 0) if form.activation == "relu" else ~((other > 0) & (other < 6))
         upstream, form = upstream.masked_fill(flat, 0.0), form.behind
     found: list[Tensor | None] = [None, upstream, None, None]
     with torch.enable_grad():

@@ -5,7 +5,7 @@
     silu        z * s(z), s(z) = 1 / (1 + exp(-z))
     hardswish   z * min(max(z + 3, 0), 6) / 6
 
-At kinks the slope is PyTorch's. NaN stays NaN, and a NaN's gradient passes.
+NaN stays NaN. The slope at kinks, and what becomes of a NaN's gradient, is as in PyTorch's vectorised kernels.
 """
 
 from __future__ import annotations
@@ -76,13 +76,13 @@ def sent_back(f: Function, name: str, g: str, z: str) -> str:
     if name in SLOPE_FROM_RESULT:
         passed = f.select(f.compare("ole", z, f.zeros()), f.zeros(), g)
         if name == "relu6":
-            passed = f.select(f.compare("oge", z, f.constant(6.0)), f.zeros(), passed)
+            passed = f.select(f.compare("olt", z, f.constant(6.0)), passed, f.zeros())
         return passed
     if name == "silu":
         gate, one = _sigmoid(f, z), f.constant(1.0)
         return f.arithmetic("fmul", g, f.fma(f.arithmetic("fmul", gate, z), f.arithmetic("fsub", one, gate), gate))
     if name == "hardswish":
         between = f.arithmetic("fmul", g, f.fma(z, f.constant(1 / 3), f.constant(0.5)))
-        passed = f.select(f.compare("olt", z, f.constant(3.0)), between, g)
+        passed = f.select(f.compare("oge", z, f.constant(3.0)), g, between)
         return f.select(f.compare("ole", z, f.constant(-3.0)), f.zeros(), passed)
     return g
