@@ -1,17 +1,18 @@
 """``python -m benchmarks`` times the operations, ``steps`` whole networks; ``mnist`` trains with several seeds,
-``overhead`` times the loop, ``explanations`` class activation maps of a batch."""
+``overhead`` times the loop, ``explanations`` class activation maps of a batch, ``norms`` batch normalisation."""
 
 from __future__ import annotations
 
 import typer
 
-from benchmarks import explanations, mnist, operations, steps, training_overhead
+from benchmarks import explanations, mnist, norms, operations, steps, training_overhead
 
 app = typer.Typer(add_completion=False, help=__doc__)
 app.command("operations")(operations.main)
 app.command("steps")(steps.main)
 app.command("mnist")(mnist.main)
 app.command("explanations")(explanations.main)
+app.command("norms")(norms.main)
 app.command("overhead")(training_overhead.main)
 
 

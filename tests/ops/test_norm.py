@@ -457,9 +457,9 @@ def test_a_result_changed_in_place_is_noticed() -> None:
 
 def _asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asked: list[str] = []
-    for module, name, said in ((norms, "forward", "llvm"), (norm, "_composed", "aten")):
-        real = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *a, real=real, said=said: asked.append(said) or real(*a))
+    for place, name, said in ((norms.Plan, "forward", "llvm"), (norm, "_composed", "aten")):
+        real = getattr(place, name)
+        monkeypatch.setattr(place, name, lambda *a, real=real, said=said: asked.append(said) or real(*a))
     return asked
 
 

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -38,8 +38,11 @@ from striate.engine.backends import fixed
 from striate.engine.layout import is_channels_last
 from striate.engine.llvm import norms
 from striate.engine.llvm.normalization import Form
+from striate.engine.llvm.norms import Plan
 from striate.errors import OperandError
 from striate.ops._calls import overridable
+
+_Pair: TypeAlias = "tuple[Tensor | None, Tensor | None]"
 
 
 def _nothing(z: Tensor) -> Tensor:
@@ -68,14 +71,14 @@ class _BatchNorm(torch.autograd.Function):
         residual: Tensor | None,
         weight: Tensor | None,
         bias: Tensor | None,
-        running: tuple[Tensor | None, Tensor | None],
-        form: Form,
+        running: _Pair,
+        plan: Plan,
         momentum: float,
         eps: float,
     ) -> Tensor:
-        y, kept = _forward(input, residual, weight, bias, running, form, momentum, eps)
-        ctx.form, ctx.eps = form, eps
-        ctx.save_for_backward(input, weight, bias, kept, {"output": y, "residual": residual}.get(form.keeps))
+        y, kept = _forward(input, residual, weight, bias, running, plan, momentum, eps)
+        ctx.plan, ctx.eps = plan, eps
+        ctx.save_for_backward(input, weight, bias, kept, {"output": y, "residual": residual}.get(plan.form.keeps))
         return y
 
     @staticmethod
@@ -84,11 +87,11 @@ class _BatchNorm(torch.autograd.Function):
         needed = ctx.needs_input_grad[:4]
         # A batch of gradients in one has no memory of its own.
         if torch.is_grad_enabled() or not torch._C._has_storage(upstream) or traced(upstream):
-            found = _grads(ctx.form, ctx.eps, needed, upstream, input, weight, bias, kept, other)
+            found = _grads(ctx.plan.form, ctx.eps, needed, upstream, input, weight, bias, kept, other)
         else:
             g = _laid_out_as(input, upstream.resolve_neg())
             other = None if other is None else _laid_out_as(input, other)
-            found = list(norms.backward(ctx.form, g, input, other, kept))
+            found = list(ctx.plan.backward(g, input, other, kept))
         return *(grad if need else None for grad, need in zip(found, needed, strict=True)), None, None, None, None
 
 
@@ -97,13 +100,13 @@ def _forward(
     residual: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
-    running: tuple[Tensor | None, Tensor | None],
-    form: Form,
+    running: _Pair,
+    plan: Plan,
     momentum: float,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     residual = None if residual is None else _laid_out_as(input, residual)
-    return norms.forward(form, input, residual, weight, bias, running, momentum, eps)
+    return plan.forward(input, residual, weight, bias, running, momentum, eps)
 
 
 def _laid_out_as(like: Tensor, tensor: Tensor) -> Tensor:
@@ -159,7 +162,7 @@ def _composed(
     residual: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
-    running: tuple[Tensor | None, Tensor | None],
+    running: _Pair,
     form: Form,
     momentum: float,
     eps: float,
@@ -168,51 +171,54 @@ def _composed(
     return _ACTIVATIONS[form.activation](z if residual is None else z + residual)
 
 
-def _generated(*operands: Any) -> Tensor:
+def _generated(input: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Tensor | None, *how: Any) -> Tensor:
     """By the engine's kernels."""
+    if _needs_gradient(input, residual, weight, bias):
+        result: Tensor = _BatchNorm.apply(input, residual, weight, bias, *how)
+        return result
+    return _forward(input, residual, weight, bias, *how)[0]
+
+
+def _needs_gradient(*operands: Tensor | None) -> bool:
     if torch.is_grad_enabled():
-        for operand in operands[:4]:
+        for operand in operands:
             if operand is not None and operand.requires_grad:
-                result: Tensor = _BatchNorm.apply(*operands)
-                return result
-    return _forward(*operands)[0]
+                return True
+    return False
 
 
-def _fits(
+def _fit(
     input: Tensor,
     residual: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running: tuple[Tensor | None, Tensor | None],
+    tables: tuple[Tensor | None, ...],
     training: bool,
     momentum: object,
 ) -> bool:
-    """Whether the engine's kernels compute it; what isn't allowed at all is left to PyTorch, and its errors."""
-    tables = [tensor for tensor in (weight, bias, *running) if tensor is not None]
-    others = tables if residual is None else [residual, *tables]
+    """Whether operands are what kernels can read; what isn't allowed at all is left to PyTorch, and its errors."""
     if (
         forward_ad._current_level >= 0
         or torch._C._are_functorch_transforms_active()
-        or traced(input, *others)
         or torch.is_autocast_enabled("cpu")
-        or not 2 <= input.dim() <= 5
-        or not input.numel()
         or not isinstance(momentum, (int, float))
     ):
         return False
-    for tensor in (input, *others):
+    present = [table for table in tables if table is not None]
+    operands = [input, *present] if residual is None else [input, residual, *present]
+    if traced(*operands):
+        return False
+    for tensor in operands:
         if tensor.dtype != torch.float32 or tensor.device.type != "cpu" or tensor.is_neg():
             return False
+    if not 2 <= input.dim() <= 5 or (residual is not None and residual.shape != input.shape):
+        return False
     channels = input.shape[1]
-    if residual is not None and residual.shape != input.shape:
+    if any(table.dim() != 1 or table.shape[0] != channels or not table.is_contiguous() for table in present):
         return False
-    if any(tensor.shape != (channels,) or not tensor.is_contiguous() for tensor in tables):
-        return False
-    mean, variance = running
-    if (mean is None) != (variance is None) or (mean is not None and (mean.requires_grad or variance.requires_grad)):  # type: ignore[union-attr]
-        return False
-    enough = input.numel() > channels if training else mean is not None
-    return enough and norms.refusal(input) is None
+    mean, variance = tables[2:]
+    if mean is None or variance is None:
+        return mean is variance and training and input.numel() > channels
+    unmoved = not (mean.requires_grad or variance.requires_grad)
+    return unmoved and input.numel() > (channels if training else 0)
 
 
 @overridable
@@ -262,56 +268,57 @@ def batch_norm(
     if activation not in _ACTIVATIONS:
         names = ", ".join(repr(name) for name in _ACTIVATIONS)
         raise OperandError("batch_norm", f"got activation {activation!r}", f"needed one of {names}")
-    running = (running_mean, running_var)
-    operands = (input, residual, weight, bias, running, Form(activation, residual is not None, training), momentum, eps)
-    if _fits(*operands[:5], training, momentum) and _chosen(*operands):
-        return _generated(*operands)
-    return _composed(*operands)
+    form, tables = Form(activation, residual is not None, training), (weight, bias, running_mean, running_var)
+    operands = (input, residual, weight, bias, (running_mean, running_var))
+    if _fit(input, residual, tables, training, momentum):
+        plan = norms.plan(form, input)
+        if plan is not None and _chosen(plan, *operands, momentum, eps):
+            return _generated(*operands, plan, momentum, eps)
+    return _composed(*operands, form, momentum, eps)
 
 
-#: Whether the engine's kernels are taken, by all that the choice hangs on.
-_choices: dict[tuple[object, ...], bool] = {}
+#: Whether the engine's kernels are taken, by all that the choice hangs on. A plan stands for shape, layout and threads.
+_choices: dict[tuple[Plan, bool, int], bool] = {}
 
 
 def _chosen(
+    plan: Plan,
     input: Tensor,
     residual: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
-    running: tuple[Tensor | None, Tensor | None],
-    form: Form,
+    running: _Pair,
     momentum: float,
     eps: float,
 ) -> bool:
     """Whether the engine's kernels are quicker: measured, or where nothing may be measured by a rule."""
     if fixed() is not None:
         return fixed() == "llvm"
-    backward = torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in (input, residual, weight, bias)
-    )
-    key = (input.shape, input.stride(), form, backward, torch.get_num_threads(), tuning.generation)
+    backward = _needs_gradient(input, residual, weight, bias)
+    key = (plan, backward, tuning.generation)
     found = _choices.get(key)
     if found is None:
         if len(_choices) >= 4096:
             _choices.clear()
         found = input.numel() >= _FEW
         if tuning.measuring():
-            found = _measured(input, residual, weight, bias, running, form, momentum, eps, backward)
+            found = _measured(plan, backward, input, residual, weight, bias, running, momentum, eps)
         _choices[key] = found
     return found
 
 
 def _measured(
+    plan: Plan,
+    backward: bool,
     input: Tensor,
     residual: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
-    running: tuple[Tensor | None, Tensor | None],
-    form: Form,
+    running: _Pair,
     momentum: float,
     eps: float,
-    backward: bool,
 ) -> bool:
+    form = plan.form
     words = [word for word in (form.activation, "residual" * form.residual, "training" * form.training) if word]
     line = tuning.Line("batch_norm", tuple(input.shape), tuple(words))
     open_ = Pass.INPUT_GRAD if backward else Pass.OUTPUT
@@ -324,10 +331,10 @@ def _measured(
     ]
     copies = tuple(None if tensor is None else tensor.clone() for tensor in running)
 
-    def run(compute: Callable[..., Tensor]) -> None:
-        y = compute(*operands, copies, form, momentum, eps)
+    def run(compute: Callable[..., Tensor], how: Form | Plan) -> None:
+        y = compute(*operands, copies, how, momentum, eps)
         if backward:
             torch.autograd.grad(y, [each for each in operands if each is not None and each.requires_grad], y.detach())
 
-    times = tuning.measure(question, {"aten": partial(run, _composed), "llvm": partial(run, _generated)})
+    times = tuning.measure(question, {"aten": partial(run, _composed, form), "llvm": partial(run, _generated, plan)})
     return tuning.fastest(times, ["aten", "llvm"]) == "llvm"

@@ -22,6 +22,7 @@ Source: Ioffe & Szegedy, "Batch Normalization" (2015), algorithm 1 and section 3
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from striate.engine.llvm.activations import SLOPE_FROM_RESULT, activated, sent_back
 from striate.engine.llvm.emit import Function, Number, Pointer
@@ -32,8 +33,7 @@ LINE, AHEAD = 16, 2048
 KEPT = 5
 
 
-@dataclass(frozen=True)
-class Form:
+class Form(NamedTuple):
     """What a kernel is generated for."""
 
     activation: str

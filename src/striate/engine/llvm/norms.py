@@ -5,8 +5,10 @@ Two layouts have kernels: planes, and channels side by side. A tensor without ga
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
@@ -64,124 +66,142 @@ def _backward(isa: Isa, form: Form, together: int) -> Kernel:
     return Kernel(interleaved.generate_backward(isa, form, together), isa)
 
 
-@dataclass(frozen=True, slots=True)
-class Maps:
-    """How maps lie in memory: (images, channels, size) with planes, or (images * size, channels) side by side."""
+class Plan(ABC):
+    """How maps of one shape and layout are normalised, on so many threads: all but the addresses."""
 
-    images: int
-    channels: int
-    size: int
-    side_by_side: bool
+    def __init__(self, form: Form, images: int, channels: int, size: int, threads: int) -> None:
+        self.form, self.isa, self.threads = form, the_isa(), threads
+        self.images, self.channels, self.size = images, channels, size
+        #: The numbers of a channel.
+        self.many = images * size
 
-    @classmethod
-    def of(cls, tensor: Tensor) -> Maps | None:
-        """None for a tensor that lies otherwise."""
-        images, channels = tensor.shape[:2]
-        count = tensor.numel() // (images * channels)
-        if tensor.is_contiguous():
-            return cls(images, channels, count, count == 1)
-        if tensor.movedim(1, -1).is_contiguous():
-            return cls(images, channels, count, True)
-        return None
+    def forward(
+        self,
+        input: Tensor,
+        residual: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running: tuple[Tensor | None, Tensor | None],
+        momentum: float,
+        eps: float,
+    ) -> tuple[Tensor, Tensor]:
+        """The result and what is kept of every channel, (KEPT, C); training moves the running statistics."""
+        channels = self.channels
+        weight = _constant(channels, 1.0) if weight is None else weight
+        bias = _constant(channels, 0.0) if bias is None else bias
+        mean, variance = (torch.empty(channels) if each is None else each for each in running)
+        unbiased = momentum * self.many / max(self.many - 1, 1)
+        channelwise = [weight.data_ptr(), bias.data_ptr(), mean.data_ptr(), variance.data_ptr()]
+        channelwise += [real_word(number) for number in (1 - momentum, momentum, unbiased, eps)]
+        y, kept = torch.empty_like(input), torch.empty(KEPT, channels)
+        maps = [input.data_ptr(), y.data_ptr(), 0 if residual is None else residual.data_ptr()]
+        self._forward(maps, [kept.data_ptr(), channels], channelwise)
+        return y, kept
 
-    @property
-    def numbers(self) -> int:
-        """Of a channel."""
-        return self.images * self.size
+    def backward(
+        self, grad: Tensor, input: Tensor, other: Tensor | None, kept: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The gradients of input, residual, weight and bias; ``other`` is what the form keeps beside the input."""
+        grad_input = torch.empty_like(input)
+        grad_weight, grad_bias = torch.empty(self.channels), torch.empty(self.channels)
+        # What has been sent back through the activation is the residual's gradient.
+        middle = torch.empty_like(input) if self.form.keeps else grad
+        maps = [grad.data_ptr(), input.data_ptr(), 0 if other is None else other.data_ptr(), middle.data_ptr()]
+        gradients = [grad_weight.data_ptr(), grad_bias.data_ptr(), real_word(1 / self.many)]
+        self._backward([*maps, grad_input.data_ptr()], [kept.data_ptr(), self.channels], gradients)
+        return grad_input, middle, grad_weight, grad_bias
 
-    @property
-    def chunk(self) -> int:
-        """Rows of a chunk: whole blocks."""
-        return -(-self.numbers // (_CHUNKS * interleaved.BLOCK)) * interleaved.BLOCK
+    @abstractmethod
+    def _forward(self, maps: list[int], statistics: list[int], channelwise: list[int]) -> None:
+        """Runs the kernels; what they are told comes in the groups that they ask for it in."""
+
+    @abstractmethod
+    def _backward(self, maps: list[int], statistics: list[int], gradients: list[int]) -> None:
+        """Runs the kernels."""
 
 
-def refusal(input: Tensor) -> str | None:
-    """Why float32 maps on the CPU have no kernels, or None if they have."""
-    if host() is None:
-        return "generates code for x86-64; on 64-bit ARM if STRIATE_ISA=neon says so"
-    maps = Maps.of(input) if input.numel() else None
-    if maps is None:
-        return "has kernels for planes and for channels side by side, without gaps"
-    if not maps.side_by_side and maps.channels < launch.threads():
-        return "gives every thread channels of its own"
+class _Planar(Plan):
+    """Planes: an item is a channel."""
+
+    def __init__(self, form: Form, images: int, channels: int, size: int, threads: int) -> None:
+        super().__init__(form, images, channels, size, threads)
+        self._sizes = [images, size]
+        self._shares = [real_word(1 / self.many), real_word(1 / (images * min(self.isa.lanes, size)))]
+
+    def _forward(self, maps: list[int], statistics: list[int], channelwise: list[int]) -> None:
+        kernel = _planar_forward(self.isa, self.form)
+        kernel(self.channels, [*maps, *statistics, *channelwise, *self._sizes, *self._shares], self.threads)
+
+    def _backward(self, maps: list[int], statistics: list[int], gradients: list[int]) -> None:
+        kernel = _planar_backward(self.isa, self.form)
+        kernel(self.channels, [*maps, *statistics, *gradients, *self._sizes], self.threads)
+
+
+class _Interleaved(Plan):
+    """Channels side by side: an item is a chunk or a block of rows."""
+
+    def __init__(self, form: Form, images: int, channels: int, size: int, threads: int) -> None:
+        super().__init__(form, images, channels, size, threads)
+        chunk = -(-self.many // (_CHUNKS * interleaved.BLOCK)) * interleaved.BLOCK
+        self._chunks, self._blocks = -(-self.many // chunk), -(-self.many // interleaved.BLOCK)
+        self._sizes = [self.many, chunk]
+        self._together = interleaved.vectors_together(channels, self.isa.lanes)
+
+    def _forward(self, maps: list[int], statistics: list[int], channelwise: list[int]) -> None:
+        isa, form, together = self.isa, self.form, self._together
+        partial = torch.empty(self._chunks, 3, self.channels)
+        if form.training:
+            words = [maps[0], partial.data_ptr(), self.channels, *self._sizes]
+            _sums(isa, together)(self._chunks, words, self.threads)
+        words = [partial.data_ptr(), *statistics, *channelwise, *self._sizes, self._chunks]
+        _settle(isa, form.training)(1, words, 1)
+        _forward(isa, form, together)(self._blocks, [*maps, *statistics, *self._sizes], self.threads)
+
+    def _backward(self, maps: list[int], statistics: list[int], gradients: list[int]) -> None:
+        isa, form, together = self.isa, self.form, self._together
+        grad, input, other, middle, grad_input = maps
+        partial, lines = torch.empty(self._chunks, 2, self.channels), torch.empty(2, self.channels)
+        words = [grad, input, other, middle, partial.data_ptr(), *statistics, *self._sizes]
+        _grad_sums(isa, form, together)(self._chunks, words, self.threads)
+        words = [partial.data_ptr(), lines.data_ptr(), *statistics, *gradients, *self._sizes, self._chunks]
+        _grad_settle(isa)(1, words, 1)
+        words = [middle, input, grad_input, lines.data_ptr(), *statistics, *self._sizes]
+        _backward(isa, form, together)(self._blocks, words, self.threads)
+
+
+def plan(form: Form, input: Tensor) -> Plan | None:
+    """How float32 maps on the CPU are normalised, or None where there are no kernels for them.
+
+    There are some for (N, C, ...) as planes and with channels side by side, both without gaps. Every thread has
+    channels of its own where they are planes, so there have to be enough.
+    """
+    return _plan(form, input.shape, input.stride(), launch.threads()) if host() is not None else None
+
+
+@lru_cache(maxsize=4096)
+def _plan(form: Form, shape: tuple[int, ...], strides: tuple[int, ...], threads: int) -> Plan | None:
+    images, channels, *axes = shape
+    size = math.prod(axes)
+    if _follows(shape, strides, range(len(shape))):
+        if size == 1:
+            return _Interleaved(form, images, channels, size, threads)
+        return _Planar(form, images, channels, size, threads) if channels >= threads else None
+    if _follows(shape, strides, [0, *range(2, len(shape)), 1]):
+        return _Interleaved(form, images, channels, size, threads)
     return None
 
 
+def _follows(shape: tuple[int, ...], strides: tuple[int, ...], order: Iterable[int]) -> bool:
+    """Whether memory has no gaps and its axes are in this order; axes of length 1 are anywhere."""
+    step = 1
+    for axis in reversed(list(order)):
+        if shape[axis] != 1 and strides[axis] != step:
+            return False
+        step *= shape[axis]
+    return True
+
+
 @cache
-def constant(channels: int, value: float) -> Tensor:
+def _constant(channels: int, value: float) -> Tensor:
     """The weight or bias of those who have none."""
     return torch.full((channels,), value)
-
-
-def forward(
-    form: Form,
-    input: Tensor,
-    residual: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running: tuple[Tensor | None, Tensor | None],
-    momentum: float,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
-    """The result and what is kept of every channel, (KEPT, C); training moves the running statistics."""
-    maps, isa, threads = Maps.of(input), the_isa(), launch.threads()
-    assert maps is not None
-    many, channels = maps.numbers, maps.channels
-    weight = constant(channels, 1.0) if weight is None else weight
-    bias = constant(channels, 0.0) if bias is None else bias
-    y, kept = torch.empty_like(input), torch.empty(KEPT, channels)
-    mean, variance = (torch.empty(channels) if each is None else each for each in running)
-    x_y_residual = [input.data_ptr(), y.data_ptr(), 0 if residual is None else residual.data_ptr()]
-    statistics = [kept.data_ptr(), channels]
-    unbiased = momentum * many / max(many - 1, 1)
-    reals = [real_word(number) for number in (1 - momentum, momentum, unbiased, eps)]
-    channelwise = [*(each.data_ptr() for each in (weight, bias, mean, variance)), *reals]
-    if not maps.side_by_side:
-        sampled = maps.images * min(isa.lanes, maps.size)
-        words = [
-            *x_y_residual,
-            *statistics,
-            *channelwise,
-            maps.images,
-            maps.size,
-            real_word(1 / many),
-            real_word(1 / sampled),
-        ]
-        _planar_forward(isa, form)(channels, words, threads)
-        return y, kept
-    together = interleaved.vectors_together(channels, isa.lanes)
-    chunks = -(-many // maps.chunk)
-    partial = torch.empty(chunks, 3, channels) if form.training else kept
-    if form.training:
-        _sums(isa, together)(chunks, [input.data_ptr(), partial.data_ptr(), channels, many, maps.chunk], threads)
-    _settle(isa, form.training)(1, [partial.data_ptr(), *statistics, *channelwise, many, maps.chunk, chunks], 1)
-    blocks = -(-many // interleaved.BLOCK)
-    _forward(isa, form, together)(blocks, [*x_y_residual, *statistics, many, maps.chunk], threads)
-    return y, kept
-
-
-def backward(
-    form: Form, grad: Tensor, input: Tensor, other: Tensor | None, kept: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of input, residual, weight and bias; ``other`` is what the form keeps beside the input."""
-    maps, isa, threads = Maps.of(input), the_isa(), launch.threads()
-    assert maps is not None
-    many, channels = maps.numbers, maps.channels
-    grad_input, grad_weight, grad_bias = torch.empty_like(input), torch.empty(channels), torch.empty(channels)
-    middle = torch.empty_like(input) if form.keeps else grad
-    sources = [grad.data_ptr(), input.data_ptr(), 0 if other is None else other.data_ptr(), middle.data_ptr()]
-    statistics = [kept.data_ptr(), channels]
-    gradients = [grad_weight.data_ptr(), grad_bias.data_ptr(), real_word(1 / many)]
-    if not maps.side_by_side:
-        words = [*sources, grad_input.data_ptr(), *statistics, *gradients, maps.images, maps.size]
-        _planar_backward(isa, form)(channels, words, threads)
-        return grad_input, middle, grad_weight, grad_bias
-    together = interleaved.vectors_together(channels, isa.lanes)
-    chunks, blocks = -(-many // maps.chunk), -(-many // interleaved.BLOCK)
-    partial, lines = torch.empty(chunks, 2, channels), torch.empty(2, channels)
-    sizes = [many, maps.chunk]
-    _grad_sums(isa, form, together)(chunks, [*sources, partial.data_ptr(), *statistics, *sizes], threads)
-    _grad_settle(isa)(1, [partial.data_ptr(), lines.data_ptr(), *statistics, *gradients, *sizes, chunks], 1)
-    sent = [middle.data_ptr(), input.data_ptr(), grad_input.data_ptr(), lines.data_ptr()]
-    _backward(isa, form, together)(blocks, [*sent, *statistics, *sizes], threads)
-    return grad_input, middle, grad_weight, grad_bias
