@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -51,86 +52,22 @@ def pytorch(
     z = F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     if residual is not None:
         z = z.add_(residual)
-    return {"": lambda z: z, "relu": F.relu_, "relu6": lambda z: F.relu6(z, inplace=True)}[activation](z)
+    if activation == "relu6":
+        return F.relu6(z, inplace=True)
+    return F.relu(z, inplace=True) if activation else z
 
 
 def main(
     turns: Annotated[int, typer.Option(help="How often each way runs.")] = 9,
     save: Annotated[bool, typer.Option(help="Write results/norms.csv.")] = False,
 ) -> None:
-    """Times forward alone and forward with backward, after both gave the same numbers.
+    """Times forward alone and forward with backward, after both ways gave the same numbers.
 
-    The share is that of a copy's bandwidth, of the numbers that have to be moved at least: forward x (and the residual)
-    in and y out, backward x and g in (with a residual's activation y as well) and the gradients out.
+    The share is that of a copy's bandwidth, for the numbers that have to be moved at least: forward x (and the
+    residual) in and y out, backward x and g (with a residual's activation y) in and the gradients out.
     """
     memory.keep_freed_memory()
-    bandwidth = timing.roofline(torch.get_num_threads()).bandwidth
-    rows = []
-    for shape, activation, added in _WORK:
-        for layout, memory_format in _FORMATS.items():
-            torch.manual_seed(0)
-
-            def image(shape: tuple[int, ...] = shape, memory_format: torch.memory_format = memory_format) -> Tensor:
-                return torch.randn(shape).contiguous(memory_format=memory_format)
-
-            x, g = image().requires_grad_(), image()
-            residual = image().requires_grad_() if added else None
-            channels = shape[1]
-            weight, bias = torch.ones(channels, requires_grad=True), torch.zeros(channels, requires_grad=True)
-            running = torch.zeros(channels), torch.ones(channels)
-            operands = [each for each in (x, residual, weight, bias) if each is not None]
-
-            def forward(
-                compute: Callable[..., Tensor],
-                x: Tensor = x,
-                tables: tuple[Tensor, ...] = (weight, bias, *running),
-                residual: Tensor | None = residual,
-                activation: str = activation,
-            ) -> Tensor:
-                return compute(x, *tables, True, 0.1, 1e-5, residual=residual, activation=activation)
-
-            def both(
-                compute: Callable[..., Tensor],
-                operands: list[Tensor] = operands,
-                g: Tensor = g,
-                forward: Callable[..., Tensor] = forward,
-            ) -> tuple[Tensor, ...]:
-                y = forward(compute)
-                return y, *torch.autograd.grad(y, operands, g)
-
-            def kernels(run: Callable[..., object] = both) -> object:
-                with use("llvm"):
-                    return run(batch_norm)
-
-            for mine, theirs in zip(kernels(), both(pytorch), strict=True):  # type: ignore[call-overload]
-                torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3 * max(1.0, theirs.abs().max().item()))
-            times = interleaved(
-                {
-                    "forward": lambda kernels=kernels, forward=forward: kernels(forward),
-                    "forward, PyTorch": lambda forward=forward: forward(pytorch),
-                    "both": kernels,
-                    "both, PyTorch": lambda both=both: both(pytorch),
-                },
-                turns,
-            )
-            # Forward x, y; backward x, g, the gradient. A residual goes in, and with an activation y in, g' out.
-            moved = 5 + added + 2 * (added and activation != "")
-            row: dict[str, object] = {
-                "maps": "x".join(map(str, shape)),
-                "after": " ".join(["+ residual"] * added + [activation] * bool(activation)),
-                "layout": layout,
-            }
-            for name in ("forward", "both"):
-                low, middle, high = times.ratio(name, f"{name}, PyTorch")
-                row |= {
-                    f"{name} us": round(times.median(name) * 1e6, 1),
-                    f"{name} PyTorch us": round(times.median(f"{name}, PyTorch") * 1e6, 1),
-                    f"{name} ratio": round(middle, 2),
-                    f"{name} low": round(low, 2),
-                    f"{name} high": round(high, 2),
-                }
-            row["share of copy"] = round(moved * x.numel() * x.element_size() / bandwidth / times.median("both"), 2)
-            rows.append({**row, **circumstances()})
+    rows = [race(*work, layout, turns) for work in _WORK for layout in _FORMATS]
     shown = [name for name in rows[0] if name not in circumstances()]
     table = Table(*shown, title="Batch normalisation in training")
     for row in rows:
@@ -141,3 +78,54 @@ def main(
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
+
+
+def race(shape: tuple[int, ...], activation: str, added: bool, layout: str, turns: int) -> dict[str, object]:
+    """A row of the table."""
+    torch.manual_seed(0)
+
+    def image() -> Tensor:
+        return torch.randn(shape).contiguous(memory_format=_FORMATS[layout])
+
+    x, g = image().requires_grad_(), image()
+    residual = image().requires_grad_() if added else None
+    weight, bias = torch.ones(shape[1], requires_grad=True), torch.zeros(shape[1], requires_grad=True)
+    running = torch.zeros(shape[1]), torch.ones(shape[1])
+    operands = [each for each in (x, residual, weight, bias) if each is not None]
+
+    def forward(compute: Callable[..., Tensor]) -> Tensor:
+        return compute(x, weight, bias, *running, True, 0.1, 1e-5, residual=residual, activation=activation)
+
+    def both(compute: Callable[..., Tensor]) -> tuple[Tensor, ...]:
+        y = forward(compute)
+        return y, *torch.autograd.grad(y, operands, g)
+
+    with use("llvm"):
+        for mine, theirs in zip(both(batch_norm), both(pytorch), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3 * max(1.0, theirs.abs().max().item()))
+        times = interleaved(
+            {
+                "forward": partial(forward, batch_norm),
+                "forward, PyTorch": partial(forward, pytorch),
+                "both": partial(both, batch_norm),
+                "both, PyTorch": partial(both, pytorch),
+            },
+            turns,
+        )
+    row: dict[str, object] = {
+        "maps": "x".join(map(str, shape)),
+        "after": " ".join(["+ residual"] * added + [activation] * bool(activation)),
+        "layout": layout,
+    }
+    for name in ("forward", "both"):
+        low, middle, high = times.ratio(name, f"{name}, PyTorch")
+        row |= {
+            f"{name} us": round(times.median(name) * 1e6, 1),
+            f"{name} PyTorch us": round(times.median(f"{name}, PyTorch") * 1e6, 1),
+            f"{name} ratio": round(middle, 2),
+            f"{name} low": round(low, 2),
+            f"{name} high": round(high, 2),
+        }
+    moved = (5 + added + 2 * (added and bool(activation))) * x.numel() * x.element_size()
+    bandwidth = timing.roofline(torch.get_num_threads()).bandwidth
+    return {**row, "share of copy": round(moved / bandwidth / times.median("both"), 2), **circumstances()}
