@@ -210,6 +210,16 @@ def test_statistics_of_a_small_deviation_far_from_zero(shape: tuple[int, ...], l
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+def test_equal_numbers_have_no_variance_not_even_a_negative_one(layout: str) -> None:
+    p = Problem((7, 300, 5, 3), False, LAYOUTS[layout])
+    p.x = LAYOUTS[layout]((torch.rand(300, 1, 1) * 1e3).expand(7, 300, 5, 3).contiguous())
+    y = p.call("", True, momentum=1.0)
+    assert (p.variance >= 0).all()
+    assert (p.variance < 1e-6).all()
+    close(y, p.bias.reshape(-1, 1, 1).expand(7, 300, 5, 3), 1e4)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_an_outlier_where_the_centre_is_sampled_costs_little(layout: str) -> None:
     p = Problem((8, 3, 40, 40), False)
     p.x[:, :, 0, :8] = 1e4
@@ -381,6 +391,19 @@ def test_second_derivatives_of_kernels(activation: str, residual: bool, training
         first = torch.autograd.grad(y, operands, g, create_graph=True)
         penalty = sum(grad.square().sum() for grad in first)
         found.append([*first, *torch.autograd.grad(penalty, [*operands, g], materialize_grads=True)])
+    for mine, theirs in zip(*found, strict=True):
+        close(mine, theirs, 500)
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_second_derivatives_where_the_residual_is_the_input(activation: str) -> None:
+    x = torch.randn(3, 4, 5, 5, requires_grad=True)
+    exact = x.detach().double().requires_grad_()
+    found = []
+    for operand in (x, exact):
+        y = batch_norm(operand, None, None, None, None, True, 0.1, 1e-5, residual=operand, activation=activation)
+        (first,) = torch.autograd.grad(y.square().sum(), operand, create_graph=True)
+        found.append([first, *torch.autograd.grad(first.square().sum(), operand)])
     for mine, theirs in zip(*found, strict=True):
         close(mine, theirs, 500)
 
