@@ -495,16 +495,16 @@ def test_a_fixed_backend_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == ["llvm", "aten", "aten"]
 
 
-def test_without_measuring_size_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_measuring_size_and_layout_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = _asked(monkeypatch)
     with engine.use("auto"):
-        Problem((2, 8, 16, 16), False).call("relu", True)
-        Problem((8, 8, 16, 16), False).call("relu", True)
+        for batch, lay in ((2, "planes"), (16, "planes"), (16, "side by side"), (64, "side by side")):
+            Problem((batch, 8, 16, 16), False, LAYOUTS[lay]).call("relu", True)
         # A thread without a channel would have nothing to do.
         torch.set_num_threads(2)
         Problem((4, 1, 128, 128), False).call("relu", True)
         torch.set_num_threads(1)
-    assert asked == ["aten", "llvm", "aten"]
+    assert asked == ["aten", "llvm", "aten", "llvm", "aten"]
 
 
 def test_measuring_leaves_no_traces_and_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,9 +57,6 @@ _ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "hardswish": F.hardswish,
 }
 
-#: Numbers below which the way to the kernels, some 30 microseconds forward and back, costs more than they save.
-_FEW: Final = 1 << 14
-
 
 class _BatchNorm(torch.autograd.Function):
     """By the engine's kernels. Transforms and forward derivatives never get here, so the older protocol will do."""
@@ -300,7 +297,7 @@ def _chosen(
     if found is None:
         if len(_choices) >= 4096:
             _choices.clear()
-        found = input.numel() >= _FEW
+        found = input.numel() >= plan.least
         if tuning.measuring():
             found = _measured(plan, backward, input, residual, weight, bias, running, momentum, eps)
         _choices[key] = found

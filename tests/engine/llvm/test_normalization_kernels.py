@@ -85,6 +85,11 @@ def test_plain_x86_64_computes_the_same() -> None:
         check(form, shape, side_by_side)
 
 
+@pytest.mark.parametrize("shape", [(9, 30, 60, 70), (200001, 3)])
+def test_chunks_of_many_rows(shape: tuple[int, ...]) -> None:
+    check(Form("silu", True, True), shape, True)
+
+
 @pytest.mark.parametrize("target", isa.ISAS, ids=lambda target: target.name)
 def test_every_instruction_set_gets_code(target: isa.Isa) -> None:
     form = Form("silu", True, True)

@@ -22,7 +22,7 @@ from striate.engine.llvm.isa import Isa, host
 from striate.engine.llvm.launch import Kernel
 from striate.engine.llvm.normalization import KEPT, Form
 
-#: Chunks of rows that sums are taken over: the most threads that can share them, and as many more to settle.
+#: The most chunks of rows that sums are taken over, and so the most threads that share them.
 _CHUNKS = 32
 
 
@@ -68,6 +68,9 @@ def _backward(isa: Isa, form: Form, together: int) -> Kernel:
 
 class Plan(ABC):
     """How maps of one shape and layout are normalised, on so many threads: all but the addresses."""
+
+    #: Numbers from which the kernels saved more than the way to them through Python cost.
+    least: int
 
     def __init__(self, form: Form, images: int, channels: int, size: int, threads: int) -> None:
         self.form, self.isa, self.threads = form, the_isa(), threads
@@ -123,6 +126,8 @@ class Plan(ABC):
 class _Planar(Plan):
     """Planes: an item is a channel."""
 
+    least = 1 << 15
+
     def __init__(self, form: Form, images: int, channels: int, size: int, threads: int) -> None:
         super().__init__(form, images, channels, size, threads)
         self._sizes = [images, size]
@@ -139,6 +144,8 @@ class _Planar(Plan):
 
 class _Interleaved(Plan):
     """Channels side by side: an item is a chunk or a block of rows."""
+
+    least = 1 << 17
 
     def __init__(self, form: Form, images: int, channels: int, size: int, threads: int) -> None:
         super().__init__(form, images, channels, size, threads)
