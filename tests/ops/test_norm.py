@@ -202,8 +202,8 @@ def test_statistics_of_a_small_deviation_far_from_zero(shape: tuple[int, ...], l
     p = Problem(shape, False, LAYOUTS[layout])
     p.x = LAYOUTS[layout](torch.randn(shape) * 1e-2 + 1e4)
     exact = p.double()
-    expected = definition(exact, "", True, momentum=1.0, eps=0.0)
-    found = p.call("", True, momentum=1.0, eps=0.0)
+    expected = definition(exact, "", True, momentum=1.0, eps=1e-12)
+    found = p.call("", True, momentum=1.0, eps=1e-12)
     torch.testing.assert_close(p.variance.double(), exact.variance, rtol=2e-6, atol=0.0)
     torch.testing.assert_close(p.mean.double(), exact.mean, rtol=1e-7, atol=0.0)
     close(found, expected)
@@ -328,6 +328,8 @@ def test_errors() -> None:
             batch_norm(torch.randn(shape), None, None, None, None, True, 0.1, 1e-5)
         # In evaluation one number is enough.
         assert batch_norm(torch.randn(shape), None, None, ones, ones, False, 0.1, 1e-5).shape == shape
+    with pytest.raises(ValueError, match="eps must be positive"):
+        batch_norm(x, None, None, None, None, True, 0.1, 0.0)
     with pytest.raises(TypeError, match="momentum"):
         batch_norm(x, None, None, ones, ones, True, None, 1e-5)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError):

@@ -190,6 +190,7 @@ def _fit(
     tables: tuple[Tensor | None, ...],
     training: bool,
     momentum: object,
+    eps: float,
 ) -> bool:
     """Whether operands are what kernels can read; what isn't allowed at all is left to PyTorch, and its errors."""
     if (
@@ -197,6 +198,7 @@ def _fit(
         or torch._C._are_functorch_transforms_active()
         or torch.is_autocast_enabled("cpu")
         or not isinstance(momentum, (int, float))
+        or (training and not eps > 0)
     ):
         return False
     present = [table for table in tables if table is not None]
@@ -241,7 +243,7 @@ def batch_norm(
             may be None; otherwise they are what is normalised by.
         training: whether to normalise by the batch's own mean and variance.
         momentum: how far the running statistics are moved, from 0 to 1.
-        eps: added to the variance.
+        eps: added to the variance; in training above 0.
         residual: added before the activation, of the input's shape.
         activation: ``""`` (none), ``"relu"``, ``"relu6"``, ``"silu"`` or ``"hardswish"``.
 
@@ -250,24 +252,22 @@ def batch_norm(
 
     Raises:
         OperandError: an activation that isn't one of these.
-        ValueError: in training, a single number a channel (PyTorch's error).
+        ValueError: in training, a single number a channel, or an eps that isn't above 0 (PyTorch's errors).
 
     Source: Ioffe & Szegedy, "Batch Normalization" (2015), algorithm 1; gradients as derived at the top of this file.
 
     >>> x = torch.tensor([[1.0], [3.0]])
-    >>> batch_norm(x, None, None, None, None, True, 0.1, 0.0)
-    tensor([[-1.],
-            [ 1.]])
-    >>> batch_norm(x, None, None, None, None, True, 0.1, 0.0, residual=x, activation="relu")
-    tensor([[0.],
-            [4.]])
+    >>> batch_norm(x, None, None, None, None, True, 0.1, 1e-5).tolist()
+    [[-0.9999...], [0.9999...]]
+    >>> batch_norm(x, None, None, None, None, True, 0.1, 1e-5, residual=x, activation="relu").tolist()
+    [[0.0...], [3.9999...]]
     """
     if activation not in _ACTIVATIONS:
         names = ", ".join(repr(name) for name in _ACTIVATIONS)
         raise OperandError("batch_norm", f"got activation {activation!r}", f"needed one of {names}")
     form, tables = Form(activation, residual is not None, training), (weight, bias, running_mean, running_var)
     operands = (input, residual, weight, bias, (running_mean, running_var))
-    if _fit(input, residual, tables, training, momentum):
+    if _fit(input, residual, tables, training, momentum, eps):
         plan = norms.plan(form, input)
         if plan is not None and _chosen(plan, *operands, momentum, eps):
             return _generated(*operands, plan, momentum, eps)
