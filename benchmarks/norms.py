@@ -63,6 +63,8 @@ def main(
 ) -> None:
     """Times forward alone and forward with backward, after both ways gave the same numbers.
 
+    These are the kernels throughout, also on small maps where the choice would leave them to PyTorch.
+
     The share is that of a copy's bandwidth, for the numbers that have to be moved at least: forward x (and the
     residual) in and y out, backward x and g (with a residual's activation y) in and the gradients out.
     """
