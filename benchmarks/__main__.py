@@ -1,18 +1,20 @@
 """``python -m benchmarks`` times the operations, ``steps`` whole networks, ``until`` whole processes to an accuracy,
-``overhead`` the training loop, ``explanations`` class activation maps of a batch; ``mnist`` trains with several seeds.
+``overhead`` the training loop, ``explanations`` class activation maps of a batch, ``norms`` batch normalisation;
+``mnist`` trains with several seeds.
 """
 
 from __future__ import annotations
 
 import typer
 
-from benchmarks import explanations, mnist, operations, steps, training_overhead, until
+from benchmarks import explanations, mnist, norms, operations, steps, training_overhead, until
 
 app = typer.Typer(add_completion=False, help=__doc__)
 app.command("operations")(operations.main)
 app.command("steps")(steps.main)
 app.command("mnist")(mnist.main)
 app.command("explanations")(explanations.main)
+app.command("norms")(norms.main)
 app.command("until")(until.main)
 app.command("overhead")(training_overhead.main)
 

@@ -155,9 +155,9 @@ class use:  # noqa: N801 - a statement, like torch.no_grad
         tuning.generation += 1
 
 
-def allowed(name: str) -> bool:
-    """Whether a backend may compute: :func:`use` hasn't fixed another one."""
-    return _forced in (None, name)
+def fixed() -> str | None:
+    """The backend that :func:`use` has fixed."""
+    return _forced
 
 
 #: What has been chosen in this process, to be looked up at every call.

@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from striate.engine.backends import Pass, allowed
+from striate.engine.backends import Pass, fixed
 from striate.engine.llvm import pooled, pools
 from striate.engine.llvm.backend import LlvmBackend
 from striate.engine.llvm.pooling import LIMITS
@@ -53,7 +53,7 @@ def _refusal(shape: ConvShape, pool: PoolShape, activation: str, dtype: torch.dt
 
 def refusal(shape: ConvShape, pool: PoolShape, activation: str, dtype: torch.dtype, device: str) -> str | None:
     """Why the block isn't computed as one, or None if it is."""
-    if not allowed("llvm"):
+    if fixed() not in (None, "llvm"):
         return "another backend has been fixed"
     return _refusal(shape, pool, activation, dtype, device)
 

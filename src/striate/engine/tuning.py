@@ -43,10 +43,22 @@ LEAST = 15e-6
 
 
 @dataclass(frozen=True)
+class Line:
+    """What is computed where no geometry is needed to say so: a name, the input's shape, and words."""
+
+    name: str
+    shape: tuple[int, ...]
+    words: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return " ".join([self.name, "x".join(map(str, self.shape)), *self.words])
+
+
+@dataclass(frozen=True)
 class Question:
     """All that a measured time depends on."""
 
-    problem: Problem
+    problem: Problem | Line
     open_: int
     dtype: torch.dtype
     device: str

@@ -1,19 +1,56 @@
-"""Batch normalisation with what residual networks do next: an addition, an activation.
+"""Batch normalisation, a residual's addition and an activation as one operation, with gradients derived here.
 
-    y = activation((x - mean) / sqrt(variance + eps) * weight + bias + residual)
+With the mean m and the variance v of a channel's n numbers, d = sqrt(v + eps) and xh = (x - m) / d:
 
-Mean and variance are those of the batch (training), else the running ones.
+    y = act(z),  z = weight * xh + bias + residual
+
+and with the upstream gradient g = dL/dy
+
+    g'           = g * act'(z), which is also the residual's gradient
+    grad_bias    = sum of g'
+    grad_weight  = sum of g' * xh
+    grad_x       = weight / d * (g' - grad_bias / n - xh * grad_weight / n)
+
+the last two terms since m and v hang on x. In evaluation they don't, and the terms are not there (Ioffe & Szegedy,
+"Batch Normalization", 2015, section 3).
+
+What takes the time is memory. Kernels of the engine's read x twice and write y once, and backwards read x and g twice
+and write grad_x once; the second time from the cache where they can. Only x is kept, since z follows from it; with a
+residual also y, or the residual where the slope doesn't follow from y.
+
+Whatever isn't float32 in one of two layouts on the CPU is composed of PyTorch's own operators; so are derivatives of
+higher order, forward derivatives and transforms.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, TypeAlias
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
-_ACTIVATIONS: Final[dict[str, Any]] = {
-    "": lambda normed: normed,
+from striate.engine import Pass, traced, tuning
+from striate.engine.backends import fixed
+from striate.engine.layout import is_channels_last
+from striate.engine.llvm import norms
+from striate.engine.llvm.normalization import Form
+from striate.engine.llvm.norms import Plan
+from striate.errors import OperandError
+from striate.ops._calls import overridable
+
+_Pair: TypeAlias = "tuple[Tensor | None, Tensor | None]"
+
+
+def _nothing(z: Tensor) -> Tensor:
+    return z
+
+
+_ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
+    "": _nothing,
     "relu": F.relu,
     "relu6": F.relu6,
     "silu": F.silu,
@@ -21,6 +58,169 @@ _ACTIVATIONS: Final[dict[str, Any]] = {
 }
 
 
+class _BatchNorm(torch.autograd.Function):
+    """By the engine's kernels. Transforms and forward derivatives never get here, so the older protocol will do."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        residual: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running: _Pair,
+        plan: Plan,
+        momentum: float,
+        eps: float,
+    ) -> Tensor:
+        y, kept = _forward(input, residual, weight, bias, running, plan, momentum, eps)
+        ctx.plan, ctx.eps = plan, eps
+        ctx.save_for_backward(input, weight, bias, kept, {"output": y, "residual": residual}.get(plan.form.keeps))
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        input, weight, bias, kept, other = ctx.saved_tensors
+        needed = ctx.needs_input_grad[:4]
+        # A batch of gradients in one has no memory of its own.
+        if torch.is_grad_enabled() or not torch._C._has_storage(upstream) or traced(upstream):
+            found = _grads(ctx.plan.form, ctx.eps, needed, upstream, input, weight, bias, kept, other)
+        else:
+            g = _laid_out_as(input, upstream.resolve_neg())
+            other = None if other is None else _laid_out_as(input, other)
+            found = list(ctx.plan.backward(g, input, other, kept))
+        return *(grad if need else None for grad, need in zip(found, needed, strict=True)), None, None, None, None
+
+
+def _forward(
+    input: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running: _Pair,
+    plan: Plan,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    residual = None if residual is None else _laid_out_as(input, residual)
+    return plan.forward(input, residual, weight, bias, running, momentum, eps)
+
+
+def _laid_out_as(like: Tensor, tensor: Tensor) -> Tensor:
+    if tensor.stride() == like.stride():
+        return tensor
+    return torch.empty_like(like).copy_(tensor)
+
+
+def _grads(
+    form: Form,
+    eps: float,
+    needed: tuple[bool, ...],
+    upstream: Tensor,
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    kept: Tensor,
+    other: Tensor | None,
+) -> list[Tensor | None]:
+    """The gradients of input, residual, weight and bias as functions of what they are computed from."""
+    if form.keeps == "output":
+        assert other is not None
+        # The slope is 0 or 1 and has no derivative; where it is 1 the activation might as well not be there.
+        flat = (other <= 0) if form.activation == "relu" else ~((other > 0) & (other < 6))
+        upstream, form = upstream.masked_fill(flat, 0.0), form.behind
+    found: list[Tensor | None] = [None, upstream, None, None]
+    with torch.enable_grad():
+        # One tensor may stand in two places, which have gradients of their own.
+        x = input.view_as(input)
+        residual, weight, bias = (
+            None if tensor is None else tensor.view_as(tensor)
+            for tensor in (other if form.keeps == "residual" else None, weight, bias)
+        )
+        if form.training:
+            z = F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
+        else:
+            each = [-1, *[1] * (x.dim() - 2)]
+            z = (x - kept[0].view(each)) * kept[-1].view(each)
+            z = z if weight is None else z * weight.view(each)
+            z = z if bias is None else z + bias.view(each)
+        y = _ACTIVATIONS[form.activation](z if residual is None else z + residual)
+    operands = enumerate((x, residual, weight, bias))
+    wanted = {place: each for place, each in operands if each is not None and needed[place]}
+    if wanted:
+        made = torch.autograd.grad(y, list(wanted.values()), upstream, create_graph=torch.is_grad_enabled())
+        for place, grad in zip(wanted, made, strict=True):
+            found[place] = grad
+    return found
+
+
+def _composed(
+    input: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running: _Pair,
+    form: Form,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    z = F.batch_norm(input, *running, weight, bias, form.training, momentum, eps)
+    return _ACTIVATIONS[form.activation](z if residual is None else z + residual)
+
+
+def _generated(input: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Tensor | None, *how: Any) -> Tensor:
+    """By the engine's kernels."""
+    if _needs_gradient(input, residual, weight, bias):
+        result: Tensor = _BatchNorm.apply(input, residual, weight, bias, *how)
+        return result
+    return _forward(input, residual, weight, bias, *how)[0]
+
+
+def _needs_gradient(*operands: Tensor | None) -> bool:
+    if torch.is_grad_enabled():
+        for operand in operands:
+            if operand is not None and operand.requires_grad:
+                return True
+    return False
+
+
+def _fit(
+    input: Tensor,
+    residual: Tensor | None,
+    tables: tuple[Tensor | None, ...],
+    training: bool,
+    momentum: object,
+    eps: float,
+) -> bool:
+    """Whether operands are what kernels can read; what isn't allowed at all is left to PyTorch, and its errors."""
+    if (
+        forward_ad._current_level >= 0
+        or torch._C._are_functorch_transforms_active()
+        or torch.is_autocast_enabled("cpu")
+        or not isinstance(momentum, (int, float))
+        or (training and not eps > 0)
+    ):
+        return False
+    present = [table for table in tables if table is not None]
+    operands = [input, *present] if residual is None else [input, residual, *present]
+    if traced(*operands):
+        return False
+    for tensor in operands:
+        if tensor.dtype != torch.float32 or tensor.device.type != "cpu" or tensor.is_neg():
+            return False
+    if not 2 <= input.dim() <= 5 or (residual is not None and residual.shape != input.shape):
+        return False
+    channels = input.shape[1]
+    if any(table.dim() != 1 or table.shape[0] != channels or not table.is_contiguous() for table in present):
+        return False
+    mean, variance = tables[2:]
+    if mean is None or variance is None:
+        return mean is variance and training and input.numel() > channels
+    unmoved = not (mean.requires_grad or variance.requires_grad)
+    return unmoved and input.numel() > (channels if training else 0)
+
+
+@overridable
 def batch_norm(
     input: Tensor,
     weight: Tensor | None,
@@ -34,25 +234,106 @@ def batch_norm(
     residual: Tensor | None = None,
     activation: str = "",
 ) -> Tensor:
-    """``activation(batch_norm(input) + residual)``.
+    """``activation(batch_norm(input) + residual)``, one after the other as :mod:`torch.nn.functional` computes them.
 
     Args:
-        input: (N, C, ...).
-        weight, bias: (C,), or None for ones and zeros.
-        running_mean, running_var: (C,); in training changed by ``momentum`` towards the batch's, where there are any.
-        training: whether mean and variance are the batch's.
-        momentum, eps: as in :func:`torch.nn.functional.batch_norm`.
-        residual: of the input's shape.
-        activation: ``""`` for none, ``"relu"``, ``"relu6"``, ``"silu"`` or ``"hardswish"``.
+        input: (N, C) or (N, C, ...).
+        weight, bias: (C,), or None for 1 and 0.
+        running_mean, running_var: (C,). In training they are moved towards the batch's mean and unbiased variance, and
+            may be None; otherwise they are what is normalised by.
+        training: whether to normalise by the batch's own mean and variance.
+        momentum: how far the running statistics are moved, from 0 to 1.
+        eps: added to the variance; in training above 0.
+        residual: added before the activation, of the input's shape.
+        activation: ``""`` (none), ``"relu"``, ``"relu6"``, ``"silu"`` or ``"hardswish"``.
 
-    Source: Ioffe & Szegedy, "Batch normalization" (2015), algorithms 1 and 2; He et al., "Deep residual learning for
-    image recognition" (2016), figure 2.
+    Returns:
+        A tensor like the input.
 
-    >>> import torch
-    >>> mean, variance = torch.tensor([2.0]), torch.tensor([1.0])
-    >>> batch_norm(torch.tensor([[[1.0, 3.0]]]), None, None, mean, variance, False, 0.1, 0.0, activation="relu")
-    tensor([[[0., 1.]]])
+    Raises:
+        OperandError: an activation that isn't one of these.
+        ValueError: in training, a single number a channel, or an eps that isn't above 0 (PyTorch's errors).
+
+    Source: Ioffe & Szegedy, "Batch Normalization" (2015), algorithm 1; gradients as derived at the top of this file.
+
+    >>> x = torch.tensor([[1.0], [3.0]])
+    >>> batch_norm(x, None, None, None, None, True, 0.1, 1e-5).round(decimals=3)
+    tensor([[-1.],
+            [ 1.]])
+    >>> batch_norm(x, None, None, None, None, True, 0.1, 1e-5, residual=x, activation="relu").round(decimals=3)
+    tensor([[0.],
+            [4.]])
     """
-    normed = F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    activated: Tensor = _ACTIVATIONS[activation](normed if residual is None else normed + residual)
-    return activated
+    if activation not in _ACTIVATIONS:
+        names = ", ".join(repr(name) for name in _ACTIVATIONS)
+        raise OperandError("batch_norm", f"got activation {activation!r}", f"needed one of {names}")
+    form, tables = Form(activation, residual is not None, training), (weight, bias, running_mean, running_var)
+    operands = (input, residual, weight, bias, (running_mean, running_var))
+    if _fit(input, residual, tables, training, momentum, eps):
+        plan = norms.plan(form, input)
+        if plan is not None and _chosen(plan, *operands, momentum, eps):
+            return _generated(*operands, plan, momentum, eps)
+    return _composed(*operands, form, momentum, eps)
+
+
+#: Whether the engine's kernels are taken, by all that the choice hangs on. A plan stands for shape, layout and threads.
+_choices: dict[tuple[Plan, bool, int], bool] = {}
+
+
+def _chosen(
+    plan: Plan,
+    input: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running: _Pair,
+    momentum: float,
+    eps: float,
+) -> bool:
+    """Whether the engine's kernels are quicker: measured, or where nothing may be measured by a rule."""
+    if fixed() is not None:
+        return fixed() == "llvm"
+    backward = _needs_gradient(input, residual, weight, bias)
+    key = (plan, backward, tuning.generation)
+    found = _choices.get(key)
+    if found is None:
+        if len(_choices) >= 4096:
+            _choices.clear()
+        found = input.numel() >= plan.least
+        if tuning.measuring():
+            found = _measured(plan, backward, input, residual, weight, bias, running, momentum, eps)
+        _choices[key] = found
+    return found
+
+
+def _measured(
+    plan: Plan,
+    backward: bool,
+    input: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running: _Pair,
+    momentum: float,
+    eps: float,
+) -> bool:
+    form = plan.form
+    words = [word for word in (form.activation, "residual" * form.residual, "training" * form.training) if word]
+    line = tuning.Line("batch_norm", tuple(input.shape), tuple(words))
+    open_ = Pass.INPUT_GRAD if backward else Pass.OUTPUT
+    last = is_channels_last(input)
+    question = tuning.Question(line, open_, input.dtype, input.device.type, last, torch.get_num_threads())
+    # Nothing that is measured may be seen in gradients, or in the running statistics.
+    operands = [
+        None if tensor is None else tensor.detach().requires_grad_(backward and tensor.requires_grad)
+        for tensor in (input, residual, weight, bias)
+    ]
+    copies = tuple(None if tensor is None else tensor.clone() for tensor in running)
+
+    def run(compute: Callable[..., Tensor], how: Form | Plan) -> None:
+        y = compute(*operands, copies, how, momentum, eps)
+        if backward:
+            torch.autograd.grad(y, [each for each in operands if each is not None and each.requires_grad], y.detach())
+
+    times = tuning.measure(question, {"aten": partial(run, _composed, form), "llvm": partial(run, _generated, plan)})
+    return tuning.fastest(times, ["aten", "llvm"]) == "llvm"

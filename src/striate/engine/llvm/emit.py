@@ -9,6 +9,7 @@ Source for the instructions: the LLVM Language Reference Manual.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -156,6 +157,13 @@ class Function:
         """The next argument, an address."""
         return Pointer(self, self.value(f"inttoptr i64 {self.size()} to ptr"), element)
 
+    def real(self) -> str:
+        """The next argument, a number (see :func:`real_word`), in all lanes."""
+        place = self.value(f"getelementptr i64, ptr %arguments, i64 {self._arguments}")
+        self._arguments += 1
+        double = self.value(f"load double, ptr {place}")
+        return self.splat(self.value(f"fptrunc double {double} to float"))
+
     def integer(self, operation: str, first: Number, second: Number) -> Int:
         return Int(self, self.value(f"{operation} i64 {first}, {second}"))
 
@@ -230,6 +238,11 @@ class Function:
     def zeros(self) -> str:
         return "zeroinitializer"
 
+    def constant(self, number: float) -> str:
+        """A number known in Python, rounded to float32, in all lanes."""
+        (rounded,) = struct.unpack("<f", struct.pack("<f", number))
+        return f"splat (float 0x{struct.unpack('<Q', struct.pack('<d', rounded))[0]:016X})"
+
     def splat(self, scalar: str, kind: str = "float") -> str:
         """A vector with one value in all lanes."""
         wide = f"<{self.lanes} x {kind}>"
@@ -263,6 +276,11 @@ class Function:
             (self.mask, mask),
             (self.vector, other),
         )
+
+    def prefetch(self, place: Pointer) -> None:
+        """Has the line of memory at an address, which may be nobody's, brought to the second-level cache."""
+        arguments = (("ptr", place.text), ("i32", "0"), ("i32", "2"), ("i32", "1"))
+        self.call("void", "llvm.prefetch.p0", *arguments)
 
     def store(self, value: str, place: Pointer, mask: str = "", kind: str = "float") -> None:
         """Writes a vector; lanes outside the mask aren't touched."""
@@ -328,8 +346,31 @@ class Function:
         return self.call(self.vector, f"llvm.fma.v{self.lanes}f32", *vectors)
 
     def arithmetic(self, operation: str, first: str, second: str) -> str:
-        """``fadd``, ``fmul`` or ``fdiv`` of two vectors."""
+        """``fadd``, ``fsub``, ``fmul`` or ``fdiv`` of two vectors."""
         return self.value(f"{operation} {self.vector} {first}, {second}")
+
+    def compare(self, condition: str, first: str, second: str) -> str:
+        """The mask of the lanes for which a condition (``olt``, ``oge``, ...) holds."""
+        return self.value(f"fcmp {condition} {self.vector} {first}, {second}")
+
+    def at_least(self, value: str, bound: str) -> str:
+        """The larger of two; NaN stays NaN."""
+        return self.select(self.compare("olt", value, bound), bound, value)
+
+    def at_most(self, value: str, bound: str) -> str:
+        """The smaller of two; NaN stays NaN."""
+        return self.select(self.compare("ogt", value, bound), bound, value)
+
+    def negative(self, value: str) -> str:
+        return self.value(f"fneg {self.vector} {value}")
+
+    def root(self, value: str) -> str:
+        """The square root."""
+        return self.call(self.vector, f"llvm.sqrt.v{self.lanes}f32", (self.vector, value))
+
+    def real_of(self, number: Number) -> str:
+        """A whole number as a number in all lanes."""
+        return self.splat(self.value(f"sitofp i64 {number} to float"))
 
     def shuffle(self, first: str, second: str, lanes: Sequence[int], kind: str = "float") -> str:
         """Picks lanes from two vectors laid end to end."""
@@ -359,3 +400,9 @@ class Function:
 
 
 _BYTES = {"float": 4, "i8": 1, "i16": 2, "i32": 4, "i64": 8}
+
+
+def real_word(number: float) -> int:
+    """A number as the 64-bit word that :meth:`Function.real` takes it from."""
+    word: int = struct.unpack("<q", struct.pack("<d", number))[0]
+    return word

@@ -1,0 +1,214 @@
+"""Batch normalisation on memory: which kernels, over which items. See contraction.py.
+
+Two layouts have kernels: planes, and channels side by side. A tensor without gaps that is neither has none.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from functools import cache, lru_cache
+
+import torch
+from torch import Tensor
+
+from striate.engine.llvm import interleaved_normalization as interleaved
+from striate.engine.llvm import launch
+from striate.engine.llvm import planar_normalization as planar
+from striate.engine.llvm.contraction import the_isa
+from striate.engine.llvm.emit import real_word
+from striate.engine.llvm.isa import Isa, host
+from striate.engine.llvm.launch import Kernel
+from striate.engine.llvm.normalization import KEPT, Form
+
+#: The most chunks of rows that sums are taken over, and so the most threads that share them.
+_CHUNKS = 32
+
+
+@cache
+def _planar_forward(isa: Isa, form: Form) -> Kernel:
+    return Kernel(planar.generate_forward(isa, form), isa)
+
+
+@cache
+def _planar_backward(isa: Isa, form: Form) -> Kernel:
+    return Kernel(planar.generate_backward(isa, form), isa)
+
+
+@cache
+def _sums(isa: Isa, together: int) -> Kernel:
+    return Kernel(interleaved.generate_sums(isa, together), isa)
+
+
+@cache
+def _settle(isa: Isa, training: bool) -> Kernel:
+    return Kernel(interleaved.generate_settle(isa, training), isa)
+
+
+@cache
+def _forward(isa: Isa, form: Form, together: int) -> Kernel:
+    return Kernel(interleaved.generate_forward(isa, form, together), isa)
+
+
+@cache
+def _grad_sums(isa: Isa, form: Form, together: int) -> Kernel:
+    return Kernel(interleaved.generate_grad_sums(isa, form, together), isa)
+
+
+@cache
+def _grad_settle(isa: Isa) -> Kernel:
+    return Kernel(interleaved.generate_grad_settle(isa), isa)
+
+
+@cache
+def _backward(isa: Isa, form: Form, together: int) -> Kernel:
+    return Kernel(interleaved.generate_backward(isa, form, together), isa)
+
+
+class Plan(ABC):
+    """How maps of one shape and layout are normalised, on so many threads: all but the addresses."""
+
+    #: Numbers from which the kernels saved more than the way to them through Python cost.
+    least: int
+
+    def __init__(self, form: Form, images: int, channels: int, size: int, threads: int) -> None:
+        self.form, self.isa, self.threads = form, the_isa(), threads
+        self.images, self.channels, self.size = images, channels, size
+        #: The numbers of a channel.
+        self.many = images * size
+
+    def forward(
+        self,
+        input: Tensor,
+        residual: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running: tuple[Tensor | None, Tensor | None],
+        momentum: float,
+        eps: float,
+    ) -> tuple[Tensor, Tensor]:
+        """The result and what is kept of every channel, (KEPT, C); training moves the running statistics."""
+        channels = self.channels
+        weight = _constant(channels, 1.0) if weight is None else weight
+        bias = _constant(channels, 0.0) if bias is None else bias
+        mean, variance = (torch.empty(channels) if each is None else each for each in running)
+        unbiased = momentum * self.many / max(self.many - 1, 1)
+        channelwise = [weight.data_ptr(), bias.data_ptr(), mean.data_ptr(), variance.data_ptr()]
+        channelwise += [real_word(number) for number in (1 - momentum, momentum, unbiased, eps)]
+        y, kept = torch.empty_like(input), torch.empty(KEPT, channels)
+        maps = [input.data_ptr(), y.data_ptr(), 0 if residual is None else residual.data_ptr()]
+        self._forward(maps, [kept.data_ptr(), channels], channelwise)
+        return y, kept
+
+    def backward(
+        self, grad: Tensor, input: Tensor, other: Tensor | None, kept: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The gradients of input, residual, weight and bias; ``other`` is what the form keeps beside the input."""
+        grad_input = torch.empty_like(input)
+        grad_weight, grad_bias = torch.empty(self.channels), torch.empty(self.channels)
+        # What has been sent back through the activation is the residual's gradient.
+        middle = torch.empty_like(input) if self.form.keeps else grad
+        maps = [grad.data_ptr(), input.data_ptr(), 0 if other is None else other.data_ptr(), middle.data_ptr()]
+        gradients = [grad_weight.data_ptr(), grad_bias.data_ptr(), real_word(1 / self.many)]
+        self._backward([*maps, grad_input.data_ptr()], [kept.data_ptr(), self.channels], gradients)
+        return grad_input, middle, grad_weight, grad_bias
+
+    @abstractmethod
+    def _forward(self, maps: list[int], statistics: list[int], channelwise: list[int]) -> None:
+        """Runs the kernels; what they are told comes in the groups that they ask for it in."""
+
+    @abstractmethod
+    def _backward(self, maps: list[int], statistics: list[int], gradients: list[int]) -> None:
+        """Runs the kernels."""
+
+
+class _Planar(Plan):
+    """Planes: an item is a channel."""
+
+    least = 1 << 15
+
+    def __init__(self, form: Form, images: int, channels: int, size: int, threads: int) -> None:
+        super().__init__(form, images, channels, size, threads)
+        self._sizes = [images, size]
+        self._shares = [real_word(1 / self.many), real_word(1 / (images * min(self.isa.lanes, size)))]
+
+    def _forward(self, maps: list[int], statistics: list[int], channelwise: list[int]) -> None:
+        kernel = _planar_forward(self.isa, self.form)
+        kernel(self.channels, [*maps, *statistics, *channelwise, *self._sizes, *self._shares], self.threads)
+
+    def _backward(self, maps: list[int], statistics: list[int], gradients: list[int]) -> None:
+        kernel = _planar_backward(self.isa, self.form)
+        kernel(self.channels, [*maps, *statistics, *gradients, *self._sizes], self.threads)
+
+
+class _Interleaved(Plan):
+    """Channels side by side: an item is a chunk or a block of rows."""
+
+    least = 1 << 17
+
+    def __init__(self, form: Form, images: int, channels: int, size: int, threads: int) -> None:
+        super().__init__(form, images, channels, size, threads)
+        chunk = -(-self.many // (_CHUNKS * interleaved.BLOCK)) * interleaved.BLOCK
+        self._chunks, self._blocks = -(-self.many // chunk), -(-self.many // interleaved.BLOCK)
+        self._sizes = [self.many, chunk]
+        self._together = interleaved.vectors_together(channels, self.isa.lanes)
+
+    def _forward(self, maps: list[int], statistics: list[int], channelwise: list[int]) -> None:
+        isa, form, together = self.isa, self.form, self._together
+        partial = torch.empty(self._chunks, 3, self.channels)
+        if form.training:
+            words = [maps[0], partial.data_ptr(), self.channels, *self._sizes]
+            _sums(isa, together)(self._chunks, words, self.threads)
+        words = [partial.data_ptr(), *statistics, *channelwise, *self._sizes, self._chunks]
+        _settle(isa, form.training)(1, words, 1)
+        _forward(isa, form, together)(self._blocks, [*maps, *statistics, *self._sizes], self.threads)
+
+    def _backward(self, maps: list[int], statistics: list[int], gradients: list[int]) -> None:
+        isa, form, together = self.isa, self.form, self._together
+        grad, input, other, middle, grad_input = maps
+        partial, lines = torch.empty(self._chunks, 2, self.channels), torch.empty(2, self.channels)
+        words = [grad, input, other, middle, partial.data_ptr(), *statistics, *self._sizes]
+        _grad_sums(isa, form, together)(self._chunks, words, self.threads)
+        words = [partial.data_ptr(), lines.data_ptr(), *statistics, *gradients, *self._sizes, self._chunks]
+        _grad_settle(isa)(1, words, 1)
+        words = [middle, input, grad_input, lines.data_ptr(), *statistics, *self._sizes]
+        _backward(isa, form, together)(self._blocks, words, self.threads)
+
+
+def plan(form: Form, input: Tensor) -> Plan | None:
+    """How float32 maps on the CPU are normalised, or None where there are no kernels for them.
+
+    There are some for (N, C, ...) as planes and with channels side by side, both without gaps. Every thread has
+    channels of its own where they are planes, so there have to be enough.
+    """
+    return _plan(form, input.shape, input.stride(), launch.threads()) if host() is not None else None
+
+
+@lru_cache(maxsize=4096)
+def _plan(form: Form, shape: tuple[int, ...], strides: tuple[int, ...], threads: int) -> Plan | None:
+    images, channels, *axes = shape
+    size = math.prod(axes)
+    if _follows(shape, strides, range(len(shape))):
+        if size == 1:
+            return _Interleaved(form, images, channels, size, threads)
+        return _Planar(form, images, channels, size, threads) if channels >= threads else None
+    if _follows(shape, strides, [0, *range(2, len(shape)), 1]):
+        return _Interleaved(form, images, channels, size, threads)
+    return None
+
+
+def _follows(shape: tuple[int, ...], strides: tuple[int, ...], order: Iterable[int]) -> bool:
+    """Whether memory has no gaps and its axes are in this order; axes of length 1 are anywhere."""
+    step = 1
+    for axis in reversed(list(order)):
+        if shape[axis] != 1 and strides[axis] != step:
+            return False
+        step *= shape[axis]
+    return True
+
+
+@cache
+def _constant(channels: int, value: float) -> Tensor:
+    """The weight or bias of those who have none."""
+    return torch.full((channels,), value)
