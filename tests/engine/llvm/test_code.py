@@ -226,7 +226,7 @@ def test_a_fork_after_use_computes() -> None:
 @pytest.mark.parametrize("openmp", [True, False])
 def test_eight_threads_at_once(openmp: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not openmp:
-        monkeypatch.setattr(launch, "_openmp", lambda: None)
+        monkeypatch.setattr(launch, "openmp", lambda: None)
     shape = conv("conv2d 4x3x20x20 8x3x3x3 padding=1")
     made = operands(shape, torch.float32)
     jobs = [(open_, *(made[role] for role in Pass if role is not open_), None) for open_ in Pass]

@@ -5,7 +5,7 @@
             for every tap on the input
                 maximum: where the input is larger than the best one so far, or NaN, it and its position become the best
                 average: total += input
-            write the best and its position, or total / cells
+            write the best and its position (or, where nobody wants positions, its epilogue), or total / cells
 
     backward, for every item: an image n, an input row
         for every column, for every vector of channels
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from striate.engine.llvm.activations import PLAIN, Epilogue
 from striate.engine.llvm.emit import Function, Number, Pointer
 from striate.engine.llvm.isa import Isa
 
@@ -110,6 +111,27 @@ def generate_maximum(isa: Isa, index: str) -> Function:
         if index == "i16":
             position = f.value(f"trunc {_wide(f, 'i32')} {position} to {_wide(f, 'i16')}")
         f.store(position, positions + place, mask, index)
+
+    return kernel.walk(rows.outputs, columns.outputs, write)
+
+
+def generate_largest(isa: Isa, epilogue: Epilogue = PLAIN) -> Function:
+    """Values without positions."""
+    kernel = _Kernel("interleaved_largest", isa)
+    f, rows, columns = kernel.f, kernel.rows, kernel.columns
+    x, values, x_image, x_row = f.pointer(), f.pointer(), f.size(), f.size()
+
+    def write(image: Number, row: Number, column: Number, channel: Number, mask: str) -> None:
+        best = f.variable(f.splat(_LOWEST))
+        with f.loop(*rows.taps(row)) as i, f.loop(*columns.taps(column)) as j:
+            at = image * x_image + rows.position(row, i) * x_row
+            value = f.load(x + (at + columns.position(column, j) * kernel.channels + channel), mask)
+            # A NaN, once met, stays.
+            smaller = f.value(f"fcmp ole {f.vector} {value}, {best.get()}")
+            spoilt = f.value(f"fcmp uno {f.vector} {best.get()}, {best.get()}")
+            best.set(f.select(f.mask_or(smaller, spoilt), best.get(), value))
+        place = ((image * rows.outputs + row) * columns.outputs + column) * kernel.channels + channel
+        f.store(epilogue.apply(f, best.get(), None), values + place, mask)
 
     return kernel.walk(rows.outputs, columns.outputs, write)
 

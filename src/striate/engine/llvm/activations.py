@@ -1,0 +1,178 @@
+"""What a kernel does to its totals before it writes them: adds what lies elsewhere, then takes a function of it.
+
+    y = function(total + added)
+
+Sums pass through registers once, where a function costs a few instructions; over memory it would cost a pass of its
+own. Functions keep NaN, as PyTorch's do, and agree with float64 to a few units in the last place of the result or of 1,
+whichever is larger.
+
+Sources: exp and tanh are the polynomials of Cephes (S. L. Moshier, single precision, expf.c and tanhf.c); the normal
+distribution in GELU is formula 7.1.26 of Abramowitz & Stegun, Handbook of Mathematical Functions (1964).
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from striate.engine.llvm.emit import Function, Number, Pointer
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """``function`` is a name in :data:`FUNCTIONS` or empty, ``numbers`` its settings; ``adds``: something is added."""
+
+    function: str = ""
+    numbers: tuple[float, ...] = ()
+    adds: bool = False
+
+    def __str__(self) -> str:
+        numbers = f"({', '.join(f'{number:g}' for number in self.numbers)})" if self.numbers else ""
+        return " + added" * self.adds + (f", {self.function}{numbers}" if self.function else "")
+
+    def apply(self, f: Function, total: str, added: Pointer | None, mask: str = "") -> str:
+        """The value to write for a vector of totals; ``added`` is where the vector to be added lies."""
+        if added is not None:
+            total = f.arithmetic("fadd", total, f.load(added, mask))
+        return FUNCTIONS[self.function](f, total, *self.numbers) if self.function else total
+
+    def store_row(self, f: Function, totals: list[str], place: Pointer, added: Pointer | None, room: Number) -> None:
+        """Writes vectors one after the other, ``room`` numbers at most."""
+        whole = f.less(len(totals) * f.lanes - 1, room)
+        for masked, condition in ((False, whole), (True, f.negation(whole))):
+            with f.when(condition):
+                for v, total in enumerate(totals):
+                    mask = f.inside(v * f.lanes, room) if masked else ""
+                    here = None if added is None else added + v * f.lanes
+                    f.store(self.apply(f, total, here, mask), place + v * f.lanes, mask)
+
+
+#: The totals as they are.
+PLAIN: Final = Epilogue()
+
+
+def constant(number: float) -> str:
+    """A float32 in every lane, as LLVM writes it: the bits of the double of the same value."""
+    single = number if math.isinf(number) else struct.unpack("f", struct.pack("f", number))[0]
+    return f"splat (float 0x{struct.pack('>d', single).hex().upper()})"
+
+
+def clamp(f: Function, x: str, low: float, high: float) -> str:
+    """Comparisons with NaN are false, so NaN stays."""
+    if low > -math.inf:
+        below = f.value(f"fcmp olt {f.vector} {x}, {constant(low)}")
+        x = f.select(below, constant(low), x)
+    if high < math.inf:
+        above = f.value(f"fcmp ogt {f.vector} {x}, {constant(high)}")
+        x = f.select(above, constant(high), x)
+    return x
+
+
+def leaky_relu(f: Function, x: str, slope: float) -> str:
+    negative = f.value(f"fcmp olt {f.vector} {x}, zeroinitializer")
+    return f.select(negative, f.arithmetic("fmul", x, constant(slope)), x)
+
+
+def hard_sigmoid(f: Function, x: str) -> str:
+    """relu6(x + 3) / 6"""
+    inner = clamp(f, f.arithmetic("fadd", x, constant(3)), 0, 6)
+    return f.arithmetic("fdiv", inner, constant(6))
+
+
+def hard_swish(f: Function, x: str) -> str:
+    """x * relu6(x + 3) / 6"""
+    inner = clamp(f, f.arithmetic("fadd", x, constant(3)), 0, 6)
+    return f.arithmetic("fdiv", f.arithmetic("fmul", x, inner), constant(6))
+
+
+def sigmoid(f: Function, x: str) -> str:
+    below = f.arithmetic("fadd", constant(1), exp(f, negative(f, x)))
+    return f.arithmetic("fdiv", constant(1), below)
+
+
+def silu(f: Function, x: str) -> str:
+    below = f.arithmetic("fadd", constant(1), exp(f, negative(f, x)))
+    return f.arithmetic("fdiv", x, below)
+
+
+def tanh(f: Function, x: str) -> str:
+    size = _magnitude(f, x)
+    square = f.arithmetic("fmul", x, x)
+    inner = _polynomial(
+        f, square, -5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1
+    )
+    small = f.fma(f.arithmetic("fmul", inner, square), x, x)
+    grown = exp(f, f.arithmetic("fadd", size, size))
+    far = f.arithmetic("fdiv", constant(-2), f.arithmetic("fadd", grown, constant(1)))
+    large = f.call(
+        f.vector,
+        f"llvm.copysign.v{f.lanes}f32",
+        (f.vector, f.arithmetic("fadd", far, constant(1))),
+        (f.vector, x),
+    )
+    near = f.value(f"fcmp olt {f.vector} {size}, {constant(0.625)}")
+    return f.select(near, small, large)
+
+
+def gelu(f: Function, x: str) -> str:
+    """x times the normal distribution's share below x; the tail itself is approximated, so nothing cancels."""
+    size = f.arithmetic("fmul", _magnitude(f, x), constant(math.sqrt(0.5)))
+    t = f.arithmetic("fdiv", constant(1), f.fma(size, constant(0.3275911), constant(1)))
+    terms = _polynomial(f, t, 1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
+    fall = exp(f, negative(f, f.arithmetic("fmul", size, size)))
+    tail = f.arithmetic("fmul", f.arithmetic("fmul", terms, t), f.arithmetic("fmul", fall, constant(0.5)))
+    below = f.value(f"fcmp olt {f.vector} {x}, zeroinitializer")
+    share = f.select(below, tail, f.value(f"fsub {f.vector} {constant(1)}, {tail}"))
+    return f.arithmetic("fmul", x, share)
+
+
+def exp(f: Function, x: str) -> str:
+    """2^n * e^r with n whole and r within half of log 2; what float32 can't hold stays at its last powers of two."""
+    whole = f"<{f.lanes} x i32>"
+    x = clamp(f, x, -87.3, 88.0)
+    # Adding 1.5 * 2^23 rounds to whole numbers, which are then the last bits of the sum.
+    shifted = f.fma(x, constant(math.log2(math.e)), constant(12582912.0))
+    n = f.value(f"fsub {f.vector} {shifted}, {constant(12582912.0)}")
+    # log 2 in two parts, the first of which times n is exact.
+    r = f.fma(n, constant(-0.693359375), x)
+    r = f.fma(n, constant(2.12194440e-4), r)
+    inner = _polynomial(
+        f, r, 1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1
+    )
+    total = f.fma(inner, f.arithmetic("fmul", r, r), f.arithmetic("fadd", r, constant(1)))
+    bits = f.value(f"bitcast {f.vector} {shifted} to {whole}")
+    exponent = f.value(f"shl {whole} {bits}, splat (i32 23)")
+    one = f.value(f"bitcast {f.vector} {constant(1)} to {whole}")
+    power = f.value(f"bitcast {whole} {f.value(f'add {whole} {exponent}, {one}')} to {f.vector}")
+    return f.arithmetic("fmul", total, power)
+
+
+def negative(f: Function, x: str) -> str:
+    return f.value(f"fneg {f.vector} {x}")
+
+
+def _magnitude(f: Function, x: str) -> str:
+    return f.call(f.vector, f"llvm.fabs.v{f.lanes}f32", (f.vector, x))
+
+
+def _polynomial(f: Function, x: str, highest: float, *rest: float) -> str:
+    total = constant(highest)
+    for number in rest:
+        total = f.fma(total, x, constant(number))
+    return total
+
+
+#: By the names that epilogues know them by.
+FUNCTIONS: Final[dict[str, Callable[..., str]]] = {
+    "clamp": clamp,
+    "gelu": gelu,
+    "hard_sigmoid": hard_sigmoid,
+    "hard_swish": hard_swish,
+    "leaky_relu": leaky_relu,
+    "sigmoid": sigmoid,
+    "silu": silu,
+    "tanh": tanh,
+}
