@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 import torch
 
 from striate.acceleration.forward import calls_functions, is_redirected, redirected
+from striate.acceleration.inference import Plans, is_planned, planned
 from striate.acceleration.layers import LAYERS, Sequential
 from striate.engine.memory import keep_freed_memory
 from striate.errors import OperandError
@@ -25,7 +26,8 @@ def accelerate(model: Model, *, quiet: bool = False) -> Model:
     calls are taken over as well. ``torch.compile``, ``torch.export`` and autograd go on as before.
 
     In a ``torch.nn.Sequential`` a ReLU before max pooling is taken after it, where there is less to do: results and
-    gradients are the same number by number. And the C library is told to keep freed memory for the next step's tensors
+    gradients are the same number by number. In inference the whole model becomes one list of kernels where that is
+    faster (:mod:`striate.acceleration.inference`; :func:`~striate.acceleration.plan_of` shows it). And the C library is told to keep freed memory for the next step's tensors
     (:func:`striate.engine.memory.keep_freed_memory`).
 
     Left alone are layers of three dimensions, for which there are no kernels of striate's own yet; adaptive pooling;
@@ -55,7 +57,7 @@ def accelerate(model: Model, *, quiet: bool = False) -> Model:
     for module in model.modules():
         kind = LAYERS.get(type(module))
         if "forward" in vars(module):
-            if not is_redirected(module):
+            if not is_redirected(module) and not is_planned(module):
                 left[f"{type(module).__name__} (its forward has been replaced)"] += 1
         elif kind is not None:
             vars(module)[_BEFORE] = type(module)
@@ -67,6 +69,7 @@ def accelerate(model: Model, *, quiet: bool = False) -> Model:
             changed[f"functions that {type(module).__name__} calls"] += 1
         elif reason := _why_not(module):
             left[f"{type(module).__name__} ({reason})"] += 1
+    _plan(model)
     if not quiet:
         print("accelerate:", _counted(changed) or "nothing to change", file=sys.stderr, end="")
         print(f"; left as they were: {_counted(left)}" if left else "", file=sys.stderr)
@@ -83,9 +86,15 @@ def restore(model: Model) -> Model:
     for module in model.modules():
         if _BEFORE in vars(module):
             module.__class__ = vars(module).pop(_BEFORE)
-        elif is_redirected(module):
+        if is_redirected(module) or is_planned(module):
             del module.forward
     return model
+
+
+def _plan(model: torch.nn.Module) -> None:
+    """Lets inference of the whole model go by plans, unless somebody has replaced its ``forward``."""
+    if "forward" not in vars(model) or is_redirected(model):
+        model.forward = partial(planned, model, Plans(), is_redirected(model))
 
 
 #: Where a layer keeps the class that it had.

@@ -155,6 +155,11 @@ class use:  # noqa: N801 - a statement, like torch.no_grad
         tuning.generation += 1
 
 
+def forced() -> str | None:
+    """The backend that :func:`use` has fixed."""
+    return _forced
+
+
 #: What has been chosen in this process, to be looked up at every call.
 _chosen: dict[tuple[Problem, Pass, torch.dtype, str, bool, int, int], Backend] = {}
 

@@ -64,7 +64,7 @@ class Kernel:
     """A compiled kernel. Calling it does all work items and returns when they are done."""
 
     def __init__(self, function: Function, isa: Isa) -> None:
-        self.ir = module(function)
+        self.name, self.ir = function.name, module(function)
         #: The address of ``void part(ptr table, i64 thread, i64 threads)``, which does a thread's share of the items.
         self.part, self._outlined = compiler.link(self.ir, isa, ("part", "outlined"))
         self._part = _PART(self.part)
