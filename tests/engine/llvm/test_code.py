@@ -16,9 +16,10 @@ from problems import BACKEND, check_convolution, check_pooling, convolution, poo
 
 from cases import conv, operands
 from striate.engine import Pass
-from striate.engine.llvm import compile as compiler
 from striate.engine.llvm import (
+    activations,
     contraction,
+    elementwise,
     interleaved,
     interleaved_depthwise,
     interleaved_pooling,
@@ -28,6 +29,7 @@ from striate.engine.llvm import (
     planar,
     planar_weight,
 )
+from striate.engine.llvm import compile as compiler
 from striate.engine.llvm import pooling as pooling_kernels
 from striate.engine.llvm.packing import Axis
 from striate.errors import BackendError
@@ -58,6 +60,13 @@ def kernels(target: isa.Isa) -> dict[str, object]:
         made[f"interleaved maximum grad {index}"] = interleaved_pooling.generate_maximum_grad(target, index)
     made["interleaved maximum"] = interleaved_pooling.generate_maximum(target, "i16")
     made["interleaved average"] = interleaved_pooling.generate_average(target)
+    for name in activations.FUNCTIONS:
+        numbers = {"clamp": (0.0, 6.0), "leaky_relu": (0.1,)}.get(name, ())
+        epilogue = activations.Epilogue(name, numbers, adds=True)
+        made[f"pairs {name}"] = elementwise.generate_pairs(target, "fmul", activations.Epilogue(name, numbers))
+        made[f"direct {name}"] = interleaved.generate(target, interleaved.ChannelTile(2, 2), epilogue, direct=True)
+    made["copy"] = elementwise.generate_copy(target)
+    made["interleaved largest"] = interleaved_pooling.generate_largest(target, AXIS, AXIS, activations.PLAIN, 3)
     made["interleaved average grad"] = interleaved_pooling.generate_average_grad(target)
     return made
 

@@ -39,15 +39,25 @@ class Epilogue:
             total = f.arithmetic("fadd", total, f.load(added, mask))
         return FUNCTIONS[self.function](f, total, *self.numbers) if self.function else total
 
-    def store_row(self, f: Function, totals: list[str], place: Pointer, added: Pointer | None, room: Number) -> None:
-        """Writes vectors one after the other, ``room`` numbers at most."""
+    def store_row(
+        self, f: Function, totals: list[str], place: Pointer, added: Pointer | None, room: Number, rest: int
+    ) -> None:
+        """Writes vectors one after the other, ``room`` numbers at most: whole vectors, and ``rest`` of the last one."""
         whole = f.less(len(totals) * f.lanes - 1, room)
-        for masked, condition in ((False, whole), (True, f.negation(whole))):
-            with f.when(condition):
-                for v, total in enumerate(totals):
-                    mask = f.inside(v * f.lanes, room) if masked else ""
-                    here = None if added is None else added + v * f.lanes
-                    f.store(self.apply(f, total, here, mask), place + v * f.lanes, mask)
+        with f.when(whole):
+            for v, total in enumerate(totals):
+                here = None if added is None else added + v * f.lanes
+                f.store(self.apply(f, total, here), place + v * f.lanes)
+        with f.when(f.negation(whole)):
+            for v, total in enumerate(totals):
+                here = None if added is None else added + v * f.lanes
+                if v + 1 < len(totals):
+                    with f.when(f.less((v + 1) * f.lanes - 1, room)):
+                        f.store(self.apply(f, total, here), place + v * f.lanes)
+                if rest:
+                    with f.when(f.same(room, v * f.lanes + rest)):
+                        mask = f.inside(0, rest)
+                        f.store_first(self.apply(f, total, here, mask), place + v * f.lanes, rest)
 
 
 #: The totals as they are.

@@ -49,8 +49,8 @@ def _tap_kernel(isa: Isa, tile: TapTile) -> Kernel:
 
 
 @cache
-def _channel_kernel(isa: Isa, tile: ChannelTile, epilogue: Epilogue, direct: bool) -> Kernel:
-    return Kernel(interleaved.generate(isa, tile, epilogue, direct), isa)
+def _channel_kernel(isa: Isa, tile: ChannelTile, epilogue: Epilogue, direct: bool, rest: int) -> Kernel:
+    return Kernel(interleaved.generate(isa, tile, epilogue, direct, rest), isa)
 
 
 @cache
@@ -226,11 +226,13 @@ def interleaved_sum(
     numbers = batch * size[0] * size[1] * inner, rows.kernel * columns.kernel * inner * outer
     share, span = _divided(items, outputs, tile, outer, together, numbers, inner if direct else 0, threads)
     spans = -(-outputs[1] // span)
-    after += [share, items * spans, span, spans]
+    runs = 1 if columns.dilation == 1 else columns.kernel
+    after += [share, items * spans, span, spans, runs, columns.kernel * inner // runs]
     items *= spans * -(-outer // share)
     threads = min(threads, items)
     scratch = 0 if direct else threads * after[4]
-    return Sum(_channel_kernel(isa, tile, epilogue, direct), together, items, threads, scratch, before, after)
+    kernel = _channel_kernel(isa, tile, epilogue, direct, outer % isa.lanes)
+    return Sum(kernel, together, items, threads, scratch, before, after)
 
 
 def _divided(

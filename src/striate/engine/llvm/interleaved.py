@@ -8,6 +8,7 @@ Depthwise convolutions have kernels of their own (interleaved_depthwise.py).
             total[P][V] = bias[V]
             for every kernel row i, for every kernel column j, for every input channel c
                 total[p][v] += packed[row(i), column(p, j), c] * weight[i, j, c, v]
+            (where columns aren't dilated j and c are one loop over numbers that lie side by side)
             write the epilogue of total (see activations.py) to y[n, row, column p, channels v]
 
 An input is one number for all lanes and a weight one vector for all P columns. P * V totals, V weights and an input
@@ -16,8 +17,9 @@ again.
 
 Where no window reaches beyond the image rows are read where they lie (``direct``) instead of being copied.
 
-Only tile, epilogue and way of reading are generated. Kernel, stride, dilation and all sizes are passed: with the
-channels innermost the loops over taps cost next to nothing, so one piece of code serves every geometry.
+Only tile, epilogue, way of reading and the number of channels in a last vector that isn't full are generated. Kernel,
+stride, dilation and all sizes are passed: with the channels innermost the loops over taps cost next to nothing, so one
+piece of code serves every geometry.
 
 Packed weight: [V vectors of channels] of [V * lanes] biases and [kernel row][kernel column][C_in][V * lanes].
 """
@@ -46,7 +48,7 @@ class ChannelTile:
         """The tile that should cost the fewest cycles for ``channels`` output channels and rows of ``width``."""
         across = -(-channels // isa.lanes)
         best: tuple[float, ChannelTile] | None = None
-        for vectors in range(1, min(across, 4) + 1):
+        for vectors in range(1, min(across, isa.registers) + 1):
             for columns in range(1, min(width, isa.registers) + 1):
                 totals = columns * vectors
                 if totals > isa.tile(vectors + 1):
@@ -111,6 +113,7 @@ class _Generator:
     tile: ChannelTile
     epilogue: Epilogue
     direct: bool
+    rest: int
 
     def emit(self) -> None:
         f, tile = self.f, self.tile
@@ -118,6 +121,7 @@ class _Generator:
         added = f.pointer() if self.epilogue.adds else None
         block = self.block = Block(f, x, x if self.direct else f.pointer())
         share, places, span, spans = f.size(), f.size(), f.size(), f.size()
+        self.runs, self.run = f.size(), f.size()
         group = tile.vectors * f.lanes
         self.weight_size = (block.kernel_rows * block.kernel_columns * block.inner + 1) * group
         self.pitch = block.x_row if self.direct else block.row_size
@@ -146,12 +150,11 @@ class _Generator:
             for p in range(tile.columns):
                 totals[p, v] = f.variable(bias)
         step = block.column_stride * block.inner
-        with f.loop(0, block.kernel_rows) as i, f.loop(0, block.kernel_columns) as j:
+        with f.loop(0, block.kernel_rows) as i, f.loop(0, self.runs) as j:
             place = (column * block.column_stride + j * block.column_dilation) * block.inner
             seen = lines + (i * block.row_dilation * self.pitch + place)
-            tap = i * block.kernel_columns + j
-            with f.loop(0, block.inner) as c:
-                factors = weights + (tap * block.inner + c + 1) * group
+            with f.loop(0, self.run) as c:
+                factors = weights + ((i * self.runs + j) * self.run + c + 1) * group
                 held = [f.load(factors + v * f.lanes) for v in range(tile.vectors)]
                 for p in range(tile.columns):
                     value = f.broadcast(seen + p * step + c)
@@ -162,11 +165,14 @@ class _Generator:
             offset = (column + p) * block.outer
             here = None if added is None else added + offset
             made = [totals[p, v].get() for v in range(tile.vectors)]
-            self.epilogue.store_row(f, made, out + offset, here, block.outer - first)
+            self.epilogue.store_row(f, made, out + offset, here, block.outer - first, self.rest)
 
 
-def generate(isa: Isa, tile: ChannelTile, epilogue: Epilogue = PLAIN, direct: bool = False) -> Function:
-    """The kernel; its arguments in the order in which they are asked for above."""
+def generate(isa: Isa, tile: ChannelTile, epilogue: Epilogue = PLAIN, direct: bool = False, rest: int = 0) -> Function:
+    """The kernel; its arguments in the order in which they are asked for above.
+
+    ``rest`` is the number of channels in a last vector that isn't full.
+    """
     f = Function("interleaved_output", isa)
-    _Generator(f, tile, epilogue, direct).emit()
+    _Generator(f, tile, epilogue, direct, rest).emit()
     return f

@@ -54,8 +54,8 @@ def _interleaved_kernel(isa: Isa, name: str, *index: str) -> Kernel:
 
 
 @cache
-def _largest_kernel(isa: Isa, epilogue: Epilogue) -> Kernel:
-    return Kernel(interleaved_pooling.generate_largest(isa, epilogue), isa)
+def _largest_kernel(isa: Isa, rows: Axis, columns: Axis, epilogue: Epilogue, rest: int) -> Kernel:
+    return Kernel(interleaved_pooling.generate_largest(isa, rows, columns, epilogue, rest), isa)
 
 
 def _interleaves(tensor: Tensor) -> bool:
@@ -178,7 +178,9 @@ def interleaved_values(shape: PoolShape, epilogue: Epilogue = PLAIN) -> Pooling:
     """Largest values, of which the epilogue is taken; or averages, which have none."""
     isa, items = the_isa(), shape.batch * shape.output_size[0]
     if shape.kind == "max":
-        return Pooling(_largest_kernel(isa, epilogue), items, _geometry(shape), ())
+        kernel = _largest_kernel(isa, *axes(shape), epilogue, shape.channels % isa.lanes)
+        sizes = [number for axis in zip(shape.size, shape.output_size, strict=True) for number in axis]
+        return Pooling(kernel, items, [*sizes, shape.channels], ())
     return Pooling(_interleaved_kernel(isa, "average"), items, _geometry(shape), _cells(shape))
 
 

@@ -165,7 +165,7 @@ class Program:
             self._words[place] = source
         for place in self._results:
             self._words[place] = result
-        if self._start is not None and self.threads > 1:
+        if self._start is not None and min(self.threads, launch.threads()) > 1:
             self._start(self._walk, self._place, self.threads, 0)
         else:
             self._alone(self._place)
