@@ -61,7 +61,6 @@ class Graph:
     nodes: list[Node]
     input: Value
     output: Value
-    owned: list[Tensor]  #: the tensors of the model that it uses
 
 
 def captured(model: torch.nn.Module, run: Callable[[Tensor], Any], input: Tensor) -> Graph:
@@ -70,7 +69,7 @@ def captured(model: torch.nn.Module, run: Callable[[Tensor], Any], input: Tensor
     Raises:
         Refusal: there is none that says all.
     """
-    owned = {id(tensor): tensor for tensor in _tensors(model)}
+    owned = {id(tensor): tensor for tensor in _owned(model)}
     before = _attributes(model)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     try:
@@ -93,14 +92,14 @@ def captured(model: torch.nn.Module, run: Callable[[Tensor], Any], input: Tensor
     output = recorder.known.get(id(result))
     if output is None or output.fixed or output is recorder.input:
         raise Refusal("its result is nothing that it computed from its input")
-    return Graph(recorder.nodes, recorder.input, output, [owned[key] for key in recorder.used])
+    return Graph(recorder.nodes, recorder.input, output)
 
 
 class _Recorder(TorchDispatchMode):
     def __init__(self, input: Tensor, owned: dict[int, Tensor]) -> None:
         super().__init__()
         self.nodes: list[Node] = []
-        self.owned, self.used = owned, dict[int, None]()
+        self.owned = owned
         self.known: dict[int, Value] = {}
         self.alive: list[Tensor] = []  # so that no identity is given twice
         self.storages: dict[int, list[Tensor]] = {}
@@ -110,6 +109,9 @@ class _Recorder(TorchDispatchMode):
         made = Value(tuple(tensor.shape), tensor.stride(), tensor.dtype, own, fixed)
         self.known[id(tensor)] = made
         self.alive.append(tensor)
+        shared = self.storages.setdefault(tensor.untyped_storage()._cdata, [])
+        if not any(tensor is other for other in shared):
+            shared.append(tensor)
         return made
 
     def known_value(self, tensor: Tensor) -> Value:
@@ -118,7 +120,6 @@ class _Recorder(TorchDispatchMode):
             return found
         if id(tensor) not in self.owned:
             raise Refusal("it uses a tensor that is neither a parameter nor a buffer of its own")
-        self.used[id(tensor)] = None
         return self.value_of(tensor, tensor, True)
 
     def __torch_dispatch__(
@@ -150,9 +151,6 @@ class _Recorder(TorchDispatchMode):
                     raise Refusal(f"{function.overloadpacket} makes a number, on which the rest may hang")
                 continue
             node.results.append(self.value_of(leaf, None, fixed))
-            shared = self.storages.setdefault(leaf.untyped_storage()._cdata, [])
-            if not any(leaf is other for other in shared):
-                shared.append(leaf)
         for value in node.values():
             value.users.append(node)
         self.nodes.append(node)
@@ -164,7 +162,7 @@ class _Recorder(TorchDispatchMode):
         if changed != [0] or not name.endswith("_") or not hasattr(torch.ops.aten, name[:-1]):
             raise Refusal(f"{name} writes into a tensor")
         value = self.known[id(args[0])]
-        if value is self.input or value.tensor is not None:
+        if value is self.input or value.fixed:
             raise Refusal(f"{name} changes its input or something of its own")
         if len(self.storages[args[0].untyped_storage()._cdata]) > 1:
             raise Refusal(f"{name} changes a tensor that is seen elsewhere too")
@@ -178,11 +176,10 @@ def _written(argument: Any) -> bool:
     return argument.alias_info is not None and argument.alias_info.is_write
 
 
-def _tensors(model: torch.nn.Module) -> Iterable[Tensor]:
-    """Parameters, buffers, and tensors that are plain attributes."""
+def _owned(model: torch.nn.Module) -> Iterable[Tensor]:
     for module in model.modules():
-        for held in (module._parameters, module._buffers, vars(module)):
-            yield from (tensor for tensor in held.values() if isinstance(tensor, Tensor))
+        for held in (module._parameters, module._buffers):
+            yield from (tensor for tensor in held.values() if tensor is not None)
 
 
 _State = list[tuple[torch.nn.Module, dict[str, Any], dict[str, Any]]]

@@ -11,19 +11,21 @@ A call goes by a plan if
 Else it goes the ordinary way, and so does a call that comes while another thread walks the plan.
 
 A plan is made when an input of some shape and strides comes for the second time, so that images of every size don't
-compile for ever. Weights are packed, and batch normalisation is folded into them, when it is made and again when a
-version counter, an address or a shape of the model's tensors has changed. Writes through ``.data`` change none of these;
-they are seen after the next call in training mode or with gradients on.
+compile for ever. Weights are packed, and batch normalisation is folded into them, when it is made, and again when a
+version counter or an address of the model's tensors has changed. Writes through ``.data`` change neither; they are seen
+after the next call in training mode or with gradients on. What a ``forward`` reads beside its module's attributes (a
+global variable, what a list in them holds) is taken to stay as it was when the plan was made.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from operator import attrgetter, is_
+from operator import attrgetter, is_, itemgetter
 from typing import Any, Final
 
 import torch
@@ -41,12 +43,13 @@ from striate.engine.llvm.isa import host
 from striate.engine.llvm.program import Program
 from striate.errors import OperandError
 
-#: Plans and refusals that a model keeps, the ones asked for last.
+#: Shapes that a model knows plans for, or refusals.
 _KEPT: Final = 8
 #: How often a plan is made again because the model was no longer what it was.
 _AGAIN: Final = 4
-
-Call = Callable[..., Any]
+#: How many times as fast several threads have to be as one: they wait for each other at every step, which takes long
+#: when the machine has other work.
+_COMPANY: Final = 1.2
 
 
 def planned(module: torch.nn.Module, plans: Plans, redirects: bool, *args: Any, **kwargs: Any) -> Any:
@@ -93,9 +96,12 @@ class Plans:
             return None
         key = _key(input)
         entry = self._entries.get(key)
-        if entry is not None and entry.plan is not None:
-            result = entry.plan(input, self.doubts)
-            if result is not None or not entry.plan.gone:
+        plan = None if entry is None else entry.plan
+        if entry is not None and plan is not None:
+            result = plan(input, self.doubts)
+            if result is not None or not plan.gone:
+                with contextlib.suppress(KeyError):  # another thread may have dropped it meanwhile
+                    self._entries.move_to_end(key)
                 return result
             entry.plan, entry.calls = None, 0
             if entry.made >= _AGAIN:
@@ -115,28 +121,31 @@ class Plans:
     def _meet(self, key: tuple[Any, ...], module: torch.nn.Module, redirects: bool, input: Tensor) -> None:
         entry = self._entries.setdefault(key, _Entry())
         self._entries.move_to_end(key)
-        while len(self._entries) > _KEPT:
-            self._entries.popitem(last=False)
+        if len(self._entries) > _KEPT:
+            # Sizes that came once go first.
+            without = (key for key, each in self._entries.items() if each.plan is None and each is not entry)
+            del self._entries[next(without, next(iter(self._entries)))]
         entry.calls += 1
         if entry.calls < 2 or entry.refusal:
             return
+        snapshot = Snapshot(module)
+        if snapshot.busy():
+            return
         entry.made += 1
         try:
-            entry.plan = self._fastest(module, redirects, input)
+            entry.plan = self._fastest(module, redirects, input, snapshot)
         except Refusal as refusal:
             entry.refusal = str(refusal)
 
-    def _fastest(self, module: torch.nn.Module, redirects: bool, input: Tensor) -> Plan:
+    def _fastest(self, module: torch.nn.Module, redirects: bool, input: Tensor, snapshot: Snapshot) -> Plan:
         """The plan, on as many threads as it is fastest on."""
-        snapshot = Snapshot(module)
-        if not snapshot.holds():
-            raise Refusal("it has hooks, or a part of it is in training mode")
         graph = captured(module, lambda x: _ordinary(module, redirects, x), input)
         made = {str(threads): Plan(snapshot, graph, threads, self.doubts) for threads in {launch.threads(), 1}}
         runs: dict[str, Callable[[], object]] = {"": lambda: _ordinary(module, redirects, input)}
         runs |= {name: _timed(plan, input, self.doubts) for name, plan in made.items()}
         times = tuning.interleaved(runs)
-        best = tuning.fastest(times, list(runs))
+        weighed = {name: seconds * (_COMPANY if name in made and name != "1" else 1) for name, seconds in times.items()}
+        best = tuning.fastest(weighed, sorted(runs))
         if not best:
             told = ", ".join(f"{times[name] * 1e6:,.0f} us on {name} threads" for name in made)
             raise Refusal(f"the plan isn't faster: {told}, the ordinary call {times[''] * 1e6:,.0f} us")
@@ -148,7 +157,7 @@ def _timed(plan: Plan, input: Tensor, doubts: int) -> Callable[[], object]:
 
 
 def _key(input: Tensor) -> tuple[Any, ...]:
-    return input.shape, input.stride(), launch.threads()
+    return input.shape, input.stride(), torch.get_num_threads()
 
 
 def _why_not(input: Any) -> str:
@@ -169,43 +178,75 @@ def _why_not(input: Any) -> str:
 
 
 class Snapshot:
-    """All that a model's way from input to result hangs on: modules, their classes, attributes and tensors."""
+    """All that a model's way from input to result hangs on: modules, their classes, attributes and tensors.
+
+    It is looked at before every call, so what it does for a module is a few calls of functions written in C.
+    """
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self._modules = list(model.modules())
-        attributes = [vars(module) for module in self._modules]
-        nested = [each[name] for each in attributes for name in ("_parameters", "_buffers", "_modules")]
-        self._held = attributes + nested
-        self._kinds = list(map(type, self._modules))
-        self._values = self._now()
-        everywhere = ("_global_forward_pre_hooks", "_global_forward_hooks")
-        everywhere += ("_global_backward_pre_hooks", "_global_backward_hooks")
+        self.modules = list(model.modules())
+        self._kinds = list(map(type, self.modules))
+        attributes = [vars(module) for module in self.modules]
+        own = [[name for name in each if name not in _EVERYBODYS] for each in attributes]
+        self._readers = [(itemgetter(*_STATE, *names), each) for names, each in zip(own, attributes, strict=True)]
+        self._attributes = self._read()
+        self._counts = list(map(len, attributes))
+        self._dicts = attributes
+        tables = [each[name] for each in attributes for name in ("_parameters", "_buffers")]
+        children = [each["_modules"] for each in attributes]
+        self._tables = [table for table in tables + children if table]
+        self._inside = _values(self._tables)
+        self._empty = [table for table in tables + children if not table]
         self._hooks = [each[name] for each in attributes for name in HOOKS]
-        self._hooks += [getattr(torchs_modules, name) for name in everywhere]
+        self._hooks += [getattr(torchs_modules, name) for name in _GLOBAL_HOOKS]
 
-    def _now(self) -> list[Any]:
-        return list(itertools.chain.from_iterable(map(dict.values, self._held)))
+    def _read(self) -> list[Any]:
+        return [read(attributes) for read, attributes in self._readers]
 
     def holds(self) -> bool:
-        """Whether nothing has changed, there are no hooks, and no module is in training mode."""
-        now = self._now()
-        same = len(now) == len(self._values) and all(map(is_, now, self._values))
-        return same and not any(self._hooks) and list(map(type, self._modules)) == self._kinds and not self.training
+        """Whether nothing has changed."""
+        if any(self._empty) or list(map(type, self.modules)) != self._kinds:
+            return False
+        inside = _values(self._tables)
+        if len(inside) != len(self._inside) or not all(map(is_, inside, self._inside)):
+            return False
+        try:
+            # Lists compare by identity first; what has no answer to == has changed.
+            same = self._read() == self._attributes
+        except Exception:
+            return False
+        return same and list(map(len, self._dicts)) == self._counts
 
-    @property
-    def training(self) -> bool:
-        return any(map(_training, self._modules))
+    def tensors(self) -> list[Tensor]:
+        """The model's parameters and buffers."""
+        return [each for each in self._inside if isinstance(each, Tensor)]
+
+    def hooked(self) -> bool:
+        return any(self._hooks)
+
+    def busy(self) -> bool:
+        """Whether there are hooks, or modules in training mode: the ordinary way is to be gone until they aren't."""
+        return self.hooked() or any(map(_training, self.modules))
+
+
+def _values(tables: list[dict[str, Any]]) -> list[Any]:
+    return list(itertools.chain.from_iterable(map(dict.values, tables)))
 
 
 _training = attrgetter("training")
 _version = attrgetter("_version")
+#: What every module has: tables, of which what they hold is looked at by itself, and the mode.
+_STATE: Final = ("_parameters", "_buffers", "_modules", "training")
+_GLOBAL_HOOKS: Final = tuple(f"_global{hooks}" for hooks in HOOKS)
+_EVERYBODYS: Final = frozenset(vars(torch.nn.Module()))
 
 
 class Plan:
     """A program for inputs of one shape and strides, on at most so many threads."""
 
     def __init__(self, snapshot: Snapshot, graph: Graph, threads: int, doubts: int) -> None:
-        self._snapshot, self._tensors, self._doubts = snapshot, graph.owned, doubts
+        # All of the model's: statistics of batches change without a version, but not without their number of batches.
+        self._snapshot, self._tensors, self._doubts = snapshot, snapshot.tensors(), doubts
         if any(tensor.is_inference() for tensor in self._tensors):
             raise Refusal("it has tensors made in inference mode, which count no versions")
         self._kept = [(tensor.dtype, tensor.shape, tensor.stride()) for tensor in self._tensors]
@@ -230,8 +271,11 @@ class Plan:
         if not self._lock.acquire(blocking=False):
             return None
         try:
+            if self._snapshot.hooked():
+                return None
             if not self._snapshot.holds():
-                self.gone = not self._snapshot.training
+                # The mode is an attribute too, and comes back.
+                self.gone = not self._snapshot.busy()
                 return None
             marks = self._now()
             if (marks != self._marks or doubts != self._doubts) and not self._pack(marks, doubts):
@@ -253,14 +297,16 @@ class Plan:
         return True
 
     def __str__(self) -> str:
-        steps = self.program.steps
-        lines = [
-            f"{len(steps)} steps on {self.program.threads} threads, {self.program.numbers * 4 / 1024:,.0f} KiB of memory"
-        ]
-        for step in steps:
-            threads = min(step.threads, self.program.threads)
-            lines.append(f"  {step.kernel.name}, {threads} of {step.items} shares: {step.name}")
+        program, memory = self.program, self.program.numbers * 4 / 1024
+        lines = [f"{len(program.steps)} steps on {_counted(program.threads)}, {memory:,.0f} KiB of memory"]
+        for step in program.steps:
+            shared = f"{step.items} shares on {_counted(min(step.threads, program.threads))}"
+            lines.append(f"  {step.kernel.name}, {shared}: {step.name}")
         return "\n".join(lines)
+
+
+def _counted(threads: int) -> str:
+    return f"{threads} thread" + "s" * (threads > 1)
 
 
 def plan_of(model: torch.nn.Module, input: Tensor) -> str:
@@ -272,9 +318,9 @@ def plan_of(model: torch.nn.Module, input: Tensor) -> str:
         OperandError: the model isn't accelerated.
 
     >>> import striate
-    >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.GRU(4, 4)).eval()
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.Softmax(1)).eval()
     >>> print(plan_of(striate.accelerate(model, quiet=True), torch.randn(1, 1, 6, 6)))
-    no plan: its result is tuple, not one tensor
+    no plan: _softmax has no kernel here
     """
     forward = vars(model).get("forward")
     if not is_planned(model):
@@ -287,7 +333,7 @@ def plan_of(model: torch.nn.Module, input: Tensor) -> str:
         return f"no plan: {known.refusal}"
     try:
         snapshot = Snapshot(model)
-        if not snapshot.holds():
+        if snapshot.busy():
             raise Refusal("it has hooks, or a part of it is in training mode")
         with torch.no_grad():
             graph = captured(model, lambda x: _ordinary(model, redirects, x), input)

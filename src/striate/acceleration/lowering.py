@@ -4,17 +4,17 @@ Every tensor is a buffer with strides of the plan's own: images lie with their c
 the model's own tensors would have. A view is then other strides over the same buffer. What only depends on the model
 (transposed weights, a table's connections) is computed by PyTorch when weights are packed.
 
-An operator on sums takes along what follows it, as long as nobody else looks at what lies between: batch normalisation
-and scales of channels change the weights, functions of single numbers and the addition of a branch that is already there
-are done before a sum is written (see striate.engine.llvm.activations). Flattening images before a linear layer costs
-nothing: its weights are packed in the order in which the image lies.
+A sum takes along what follows it, as long as nobody else looks at what lies between: batch normalisation and factors of
+channels change the weights; functions of single numbers, and adding a branch that is already there, are done before the
+sum is written (see striate.engine.llvm.activations). Flattening images before a linear layer costs nothing: its weights
+are packed in the order in which the image lies.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -74,13 +74,12 @@ class _Sum:
     channels: int
     epilogue: Epilogue
     added: Placed | None = None
-    #: Each a function from what the model owns to the factors and terms of channels.
-    folded: list[Callable[[_Owned], tuple[Tensor, Tensor | float]]] | None = None
+    folded: list[_Fold] = field(default_factory=list)
 
     def numbers(self, owned: _Owned) -> tuple[Tensor, Tensor | None]:
         """Weight and bias as they are multiplied with."""
         weight, bias = self.weight(owned), None if self.bias is None else owned(self.bias)
-        for fold in self.folded or ():
+        for fold in self.folded:
             factor, term = fold(owned)
             weight = weight * factor.reshape(-1, *[1] * (weight.dim() - 1))
             bias = (factor * bias if bias is not None else torch.zeros(self.channels)) + term
@@ -105,6 +104,10 @@ class _Owned:
         return self._found[value]
 
 
+#: From what the model owns to a factor and a term for each channel.
+_Fold = Callable[[_Owned], tuple[Tensor, Tensor]]
+
+
 def lowered(graph: Graph, threads: int) -> Lowered:
     """The steps, for ``threads`` threads at most.
 
@@ -120,6 +123,7 @@ class _Lowering:
         self.makers = {value: node for node in graph.nodes for value in node.results}
         self.places: dict[Value, Placed] = {}
         self.flattened: dict[Value, Placed] = {}
+        self.padded: dict[Value, tuple[Value, tuple[tuple[int, int], ...]]] = {}
         self.done: set[Node] = set()
         self.steps: list[Step] = []
         self.packing: list[Callable[[_Owned], None]] = []
@@ -167,7 +171,11 @@ class _Lowering:
         input, weight, bias, stride, padding, dilation, transposed, _, groups = node.args
         if transposed or len(input.shape) != 4 or not weight.fixed or not (bias is None or bias.fixed):
             raise Refusal("a convolution that is transposed, not of two axes, or whose weights are computed")
-        problem = convolution.problem_of(input.shape, weight.shape, stride, padding, dilation, groups)
+        sides: Any = padding
+        if input in self.padded:
+            input, before_after = self.padded[input]
+            sides = tuple((low + p, high + p) for (low, high), p in zip(before_after, padding, strict=True))
+        problem = convolution.problem_of(input.shape, weight.shape, stride, sides, dilation, groups)
         if groups > 1 and not groups == problem.in_channels == problem.out_channels:
             raise Refusal("a convolution in groups of several channels")
         self.check(problem)
@@ -184,6 +192,15 @@ class _Lowering:
             inner, size, outputs, batch = channels * math.prod(size), (1, batch), (1, batch), 1
             windows = (_ONE, _ONE)
         self.sum(last, made, x, (batch, groups, outer, inner, size, windows, outputs), groups, problem.macs)
+
+    def lower_constant_pad_nd(self, node: Node) -> None:
+        """Zeros around an image that convolutions put there themselves."""
+        input, sides, *rest = node.args
+        convolutions = all(user.name == "convolution" and not user.args[6] for user in node.results[0].users)
+        if not convolutions or len(input.shape) != 4 or len(sides) > 4 or min(sides) < 0 or any(rest):
+            raise Refusal("padding that isn't zeros before a convolution")
+        left, right, top, bottom = _filled(tuple(sides), (0, 0, 0, 0))
+        self.padded[node.results[0]] = input, ((top, bottom), (left, right))
 
     def lower_addmm(self, node: Node) -> None:
         bias, input, weight = node.args
@@ -279,9 +296,8 @@ class _Lowering:
         self.pool(node.results[0], input, pooling.problem_of("avg", input.shape, kernel, kernel), Epilogue())
 
     def pool(self, last: Value, input: Value, problem: PoolShape, epilogue: Epilogue) -> None:
-        if problem.dims != 2:
-            raise Refusal("pooling of other than two axes")
-        self.check(problem)
+        if problem.dims != 2 or 0 in problem.input_shape:
+            raise Refusal("pooling of other than two axes, or of nothing")
         x, shape = self.interleaved(input), problem.output_shape
         what = pools.interleaved_values(problem, epilogue)
         place = self.fresh_image(shape)
@@ -377,7 +393,6 @@ class _Lowering:
 
     def absorb(self, made: _Sum, value: Value) -> Value:
         """Lets a sum take along what follows it; the last value that it makes."""
-        made.folded = []
         while (user := self.only_user(value)) is not None:
             if user.function.is_view or user.name == "_unsafe_view":
                 try:
@@ -411,7 +426,7 @@ class _Lowering:
     def only_user(self, value: Value) -> Node | None:
         return value.users[0] if len(value.users) == 1 and value is not self.graph.output else None
 
-    def fold(self, node: Node, made: _Sum) -> Callable[[_Owned], tuple[Tensor, Tensor | float]] | None:
+    def fold(self, node: Node, made: _Sum) -> _Fold | None:
         """What changes the weights instead: batch normalisation, or a factor of each channel."""
         if node.name in ("native_batch_norm", "_native_batch_norm_legit_no_training"):
             return self.normalisation(node) if made.place.meta.dim() == 4 else None
@@ -424,9 +439,9 @@ class _Lowering:
             _of_channels(torch.empty(factor.shape), meta)
         except Refusal:
             return None
-        return lambda owned: (_of_channels(owned(factor), meta).clone(), 0.0)
+        return lambda owned: (_of_channels(owned(factor), meta).clone(), torch.zeros(()))
 
-    def normalisation(self, node: Node) -> Callable[[_Owned], tuple[Tensor, Tensor | float]]:
+    def normalisation(self, node: Node) -> _Fold:
         _, weight, bias, mean, variance, *rest = node.args
         if node.name == "native_batch_norm" and rest[0]:
             raise Refusal("batch normalisation by the batch's own numbers")
@@ -503,12 +518,12 @@ class _Lowering:
         """A step that copies numbers into another order."""
         if source.meta.dim() > 4 or source.meta.storage_offset():
             raise Refusal("a view whose numbers have to be moved")
-        order = sorted(range(source.meta.dim()), key=lambda axis: -target.meta.stride(axis))
+        order = sorted(range(source.meta.dim()), key=target.meta.stride().__getitem__, reverse=True)
         shape = [1] * (4 - len(order)) + [source.meta.shape[axis] for axis in order]
         strides = [0] * (4 - len(order)) + [source.meta.stride(axis) for axis in order]
         items = shape[0] * shape[1]
         threads = min(items, self.shared(source.meta.numel() * _PASS))
-        words = [source.buffer, target.buffer, *shape[1:], *strides]
+        words: list[int | Buffer] = [source.buffer, target.buffer, *shape[1:], *strides]
         name = f"copy of {'x'.join(map(str, source.shape))} from {source.meta.stride()} to {target.meta.stride()}"
         self.steps.append(Step(name, elementwise.copy(self.isa), items, threads, words))
 

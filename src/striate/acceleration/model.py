@@ -26,9 +26,13 @@ def accelerate(model: Model, *, quiet: bool = False) -> Model:
     calls are taken over as well. ``torch.compile``, ``torch.export`` and autograd go on as before.
 
     In a ``torch.nn.Sequential`` a ReLU before max pooling is taken after it, where there is less to do: results and
-    gradients are the same number by number. In inference the whole model becomes one list of kernels where that is
-    faster (:mod:`striate.acceleration.inference`; :func:`~striate.acceleration.plan_of` shows it). And the C library is told to keep freed memory for the next step's tensors
+    gradients are the same number by number. And the C library is told to keep freed memory for the next step's tensors
     (:func:`striate.engine.memory.keep_freed_memory`).
+
+    Inference of the whole model (eval mode, gradients off) becomes one list of kernels once two inputs of a shape have
+    come, where that was measured to be faster; :func:`striate.acceleration.plan_of` shows it, and
+    :mod:`striate.acceleration.inference` says when it is taken. Changed weights are seen, except those written through
+    ``.data``.
 
     Left alone are layers of three dimensions, for which there are no kernels of striate's own yet; adaptive pooling;
     subclasses of torch.nn's layers, which may do something else than their base; quantised, scripted and lazy layers.
