@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import csv
+import io
+import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 import torch
@@ -53,12 +56,51 @@ def inference(model: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], 
     return run
 
 
-def contestants(work: Work, batch: int, task: Any, with_compile: bool) -> dict[str, Callable[[], object]]:
+def onnxruntime(model: nn.Module, images: Tensor) -> Callable[[], object]:
+    """The model as ONNX Runtime computes it, on as many threads as PyTorch has."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(exported(model, images), options)
+    fed = {session.get_inputs()[0].name: images.numpy()}
+    return lambda: session.run(None, fed)[0]
+
+
+def openvino(model: nn.Module, images: Tensor) -> Callable[[], object]:
+    """The model as OpenVINO computes it, in float32, on as many threads as PyTorch has."""
+    import openvino
+
+    how = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    how["INFERENCE_NUM_THREADS"] = str(torch.get_num_threads())
+    core = openvino.Core()
+    request = core.compile_model(core.read_model(exported(model, images), b""), "CPU", how).create_infer_request()
+    fed = [images.numpy()]
+    return lambda: request.infer(fed, share_inputs=True, share_outputs=True)[0]
+
+
+def exported(model: nn.Module, images: Tensor) -> bytes:
+    buffer = io.BytesIO()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # The exporter that needs no further package; the graph of these networks is the same by either.
+        torch.onnx.export(model, (images,), buffer, dynamo=False)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+#: Other ways of computing a network, each with the package that it needs.
+RUNTIMES = {"ONNX Runtime": ("onnxruntime", onnxruntime), "OpenVINO": ("openvino", openvino)}
+
+
+def contestants(
+    work: Work, batch: int, task: Any, with_compile: bool, runtimes: bool
+) -> dict[str, Callable[[], object]]:
     torch.manual_seed(0)
-    images, original = torch.randn(batch, *work.image), plain(work.build())
+    images, original = torch.randn(batch, *work.image), lively(plain(work.build()))
     with torch.no_grad():
-        classes = original.eval()(images).shape[1]
-    labels = torch.randint(classes, (batch,))
+        expected = original.eval()(images)
+    labels = torch.randint(expected.shape[1], (batch,))
     made = {}
     for layout, format_ in _FORMATS.items():
         shown = images.contiguous(memory_format=format_)
@@ -70,18 +112,36 @@ def contestants(work: Work, batch: int, task: Any, with_compile: bool) -> dict[s
         made[f"PyTorch {layout}"] = task(theirs, shown, labels)
         if with_compile and layout == "channels_last":
             made["torch.compile"] = task(torch.compile(copy.deepcopy(theirs)), shown, labels)
+    if task is inference:
+        if runtimes:
+            made |= {name: make(original, images) for name, (package, make) in RUNTIMES.items() if find_spec(package)}
+        for name, run in made.items():
+            # Plans are made when an input comes again, so what is checked is what a third call gives.
+            given = [torch.as_tensor(run()) for _ in range(3)][-1]
+            close = torch.allclose(given, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+            assert close, f"{name} gives other results"
     return made
+
+
+def lively(model: nn.Module) -> nn.Module:
+    """With statistics of normalisation that fit the activations, which otherwise fade to nothing in a fresh network."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_var, module.running_mean = torch.rand(2, module.num_features) * 0.4 + 0.2
+    return model
 
 
 def main(
     turns: Annotated[int, typer.Option(help="How often each contestant runs.")] = 11,
     only: Annotated[str, typer.Option(help="Only networks whose name contains this.")] = "",
     with_compile: Annotated[bool, typer.Option("--compile", help="torch.compile as well (minutes).")] = False,
+    runtimes: Annotated[bool, typer.Option(help="ONNX Runtime and OpenVINO as well, where installed.")] = False,
+    only_inference: Annotated[bool, typer.Option("--inference", help="No training steps.")] = False,
     save: Annotated[bool, typer.Option(help="Write results/steps.csv.")] = False,
 ) -> None:
     """Times training steps, and inference of 1 and of 32 images; a ratio above 1 says that striate is faster.
 
-    Example: python -m benchmarks steps --only LeNet --compile
+    Example: python -m benchmarks steps --only LeNet --compile --runtimes
     """
     errors = Console(stderr=True)
     rows: list[dict[str, Any]] = []
@@ -93,8 +153,10 @@ def main(
             ("inference", inference, 1),
             ("inference", inference, 32),
         ):
+            if only_inference and kind == "training":
+                continue
             errors.print(f"{name}, {kind}, {batch} images", style="dim")
-            times = interleaved(contestants(work, batch, task, with_compile), turns)
+            times = interleaved(contestants(work, batch, task, with_compile, runtimes), turns)
             medians = {contestant: times.median(contestant) for contestant in times.seconds}
             mine, theirs = (
                 min((each for each in medians if each.startswith("striate") == ours), key=medians.__getitem__)
@@ -116,14 +178,17 @@ def main(
             )
     told = circumstances()
     table = Table(title="times in ms; " + ", ".join(told.values()), title_justify="left", box=None, header_style="dim")
-    for column in rows[0]:
+    # Runtimes have no training steps; the row with the most contestants names the columns.
+    columns = max(map(list, rows), key=len)
+    for column in columns:
         table.add_column(column.replace(" ms", ""), justify="left" if column in ("network", "task") else "right")
     for row in rows:
-        table.add_row(*(f"{value:.2f}" if isinstance(value, float) else value for value in row.values()))
+        values = (row.get(column, "") for column in columns)
+        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else value for value in values))
     Console(width=190).print(table)
     if save:
         RESULTS.mkdir(exist_ok=True)
         with (RESULTS / "steps.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, [*rows[0], *told])
+            writer = csv.DictWriter(file, [*columns, *told], restval="")
             writer.writeheader()
             writer.writerows([row | told for row in rows])

@@ -55,6 +55,13 @@ def is_blocked(module: torch.nn.Module) -> bool:
     return isinstance(forward, partial) and forward.func is blocked
 
 
+def blocks_in(module: torch.nn.Module) -> Blocks | None:
+    """What an accelerated module's forward keeps, whatever leads to it."""
+    forward = vars(module).get("forward")
+    held = forward.args if isinstance(forward, partial) else ()
+    return next((each for each in held if isinstance(each, Blocks)), None)
+
+
 def calls_functions(kind: type[torch.nn.Module]) -> bool:
     """Whether the class's ``forward`` names a function that striate has; PyTorch's own layers are none of ours."""
     code = getattr(inspect.unwrap(kind.forward), "__code__", None)
@@ -300,8 +307,8 @@ def blocks_of(model: torch.nn.Module) -> dict[str, str]:
     """
     told = {}
     for name, module in model.named_modules():
-        if is_blocked(module):
-            blocks: Blocks = vars(module)["forward"].args[1]
+        blocks = blocks_in(module)
+        if blocks is not None:
             needed = list(inspect.signature(type(module).forward).parameters.values())[1:]
             count = sum(each.default is each.empty and each.kind is not each.VAR_KEYWORD for each in needed)
             if (module.training, count) not in blocks.made:

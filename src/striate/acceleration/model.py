@@ -9,7 +9,8 @@ from typing import Final, TypeVar
 
 import torch
 
-from striate.acceleration.forward import Blocks, blocked, calls_functions, holds_layers, is_blocked
+from striate.acceleration.forward import Blocks, blocked, blocks_in, calls_functions, holds_layers, is_blocked
+from striate.acceleration.inference import Plans, is_planned, planned
 from striate.acceleration.layers import LAYERS
 from striate.engine.memory import keep_freed_memory
 from striate.errors import OperandError
@@ -28,6 +29,11 @@ def accelerate(model: Model, *, quiet: bool = False) -> Model:
     max pooling; a batch norm, an addition and an activation. That is settled at the first call;
     :func:`~striate.acceleration.blocks_of` tells of it. And the C library is told to keep freed memory for the next
     step's tensors (:func:`striate.engine.memory.keep_freed_memory`).
+
+    Inference of the whole model (eval mode, gradients off) becomes one list of kernels once two inputs of a shape have
+    come, where that was measured to be faster; :func:`striate.acceleration.plan_of` shows it, and
+    :mod:`striate.acceleration.inference` says when it is taken. Changed weights are seen, except those written through
+    ``.data``.
 
     Left alone are layers of three dimensions, for which there are no kernels of striate's own yet; adaptive pooling;
     subclasses of torch.nn's layers, which may do something else than their base; quantised, scripted and lazy layers.
@@ -56,7 +62,7 @@ def accelerate(model: Model, *, quiet: bool = False) -> Model:
     for module in model.modules():
         kind = LAYERS.get(type(module))
         if "forward" in vars(module):
-            if not is_blocked(module):
+            if not is_blocked(module) and not is_planned(module):
                 left[f"{type(module).__name__} (its forward has been replaced)"] += 1
         elif kind is not None:
             vars(module)[_BEFORE] = type(module)
@@ -69,6 +75,7 @@ def accelerate(model: Model, *, quiet: bool = False) -> Model:
             changed["modules to fuse layers in"] += holds_layers(module)
         elif reason := _why_not(module):
             left[f"{type(module).__name__} ({reason})"] += 1
+    _plan(model)
     if not quiet:
         print("accelerate:", _counted(changed) or "nothing to change", file=sys.stderr, end="")
         print(f"; left as they were: {_counted(left)}" if left else "", file=sys.stderr)
@@ -85,9 +92,15 @@ def restore(model: Model) -> Model:
     for module in model.modules():
         if _BEFORE in vars(module):
             module.__class__ = vars(module).pop(_BEFORE)
-        elif is_blocked(module):
+        if is_blocked(module) or is_planned(module):
             del module.forward
     return model
+
+
+def _plan(model: torch.nn.Module) -> None:
+    """Lets inference of the whole model go by plans, unless somebody has replaced its ``forward``."""
+    if "forward" not in vars(model) or is_blocked(model):
+        model.forward = partial(planned, model, Plans(), blocks_in(model))
 
 
 #: Where a layer keeps the class that it had.

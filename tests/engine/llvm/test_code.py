@@ -19,6 +19,8 @@ from striate.engine import Pass
 from striate.engine.llvm import compile as compiler
 from striate.engine.llvm import (
     contraction,
+    elementwise,
+    epilogue,
     interleaved,
     interleaved_depthwise,
     interleaved_pooling,
@@ -68,6 +70,13 @@ def kernels(target: isa.Isa) -> dict[str, object]:
         made[f"interleaved maximum grad {index}"] = interleaved_pooling.generate_maximum_grad(target, index)
     made["interleaved maximum"] = interleaved_pooling.generate_maximum(target, "i16")
     made["interleaved average"] = interleaved_pooling.generate_average(target)
+    for name in epilogue.FUNCTIONS:
+        numbers = {"clamp": (0.0, 6.0), "leaky_relu": (0.1,)}.get(name, ())
+        after = epilogue.Epilogue(name, numbers, adds=True)
+        made[f"pairs {name}"] = elementwise.generate_pairs(target, "fmul", epilogue.Epilogue(name, numbers))
+        made[f"direct {name}"] = interleaved.generate(target, interleaved.ChannelTile(2, 2), after, direct=True)
+    made["copy"] = elementwise.generate_copy(target)
+    made["interleaved largest"] = interleaved_pooling.generate_largest(target, AXIS, AXIS, epilogue.PLAIN, 3)
     made["interleaved average grad"] = interleaved_pooling.generate_average_grad(target)
     return made
 
@@ -236,7 +245,7 @@ def test_a_fork_after_use_computes() -> None:
 @pytest.mark.parametrize("openmp", [True, False])
 def test_eight_threads_at_once(openmp: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not openmp:
-        monkeypatch.setattr(launch, "_openmp", lambda: None)
+        monkeypatch.setattr(launch, "openmp", lambda: None)
     shape = conv("conv2d 4x3x20x20 8x3x3x3 padding=1")
     made = operands(shape, torch.float32)
     jobs = [(open_, *(made[role] for role in Pass if role is not open_), None) for open_ in Pass]

@@ -46,11 +46,11 @@ def test_random_convolutions_of_channels_last(start: int) -> None:
 
 def test_channels_last_operands_get_kernels_with_lanes_over_channels(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    for name in ("_interleaved_plan", "_interleaved_weight_grad"):
+    for name in ("interleaved_sum", "_interleaved_weight_grad"):
         real = getattr(contraction, name)
         monkeypatch.setattr(contraction, name, lambda *a, name=name, real=real: asked.append(name) or real(*a))
     check_convolution(conv("conv2d 2x8x9x9 16x8x3x3 padding=1"), 1, layouts=(0, 0, 0))
-    assert asked == ["_interleaved_plan", "_interleaved_weight_grad", "_interleaved_plan"]
+    assert asked == ["interleaved_sum", "_interleaved_weight_grad", "interleaved_sum"]
     check_convolution(conv("conv2d 2x8x9x9 16x8x3x3 padding=1"), 0, layouts=(0, 0, 0))
     assert len(asked) == 3
 

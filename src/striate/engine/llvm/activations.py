@@ -48,7 +48,8 @@ def exponential(f: Function, value: str) -> str:
     return f.arithmetic("fmul", series, power)
 
 
-def _sigmoid(f: Function, z: str) -> str:
+def sigmoid(f: Function, z: str) -> str:
+    """1 / (1 + exp(-z))"""
     one = f.constant(1.0)
     return f.arithmetic("fdiv", one, f.arithmetic("fadd", one, exponential(f, f.negative(z))))
 
@@ -64,7 +65,7 @@ def activated(f: Function, name: str, z: str) -> str:
     if name == "relu6":
         return _clamped(f, z)
     if name == "silu":
-        return f.arithmetic("fmul", z, _sigmoid(f, z))
+        return f.arithmetic("fmul", z, sigmoid(f, z))
     if name == "hardswish":
         gate = _clamped(f, f.arithmetic("fadd", z, f.constant(3.0)))
         return f.arithmetic("fmul", f.arithmetic("fmul", z, gate), f.constant(1 / 6))
@@ -79,7 +80,7 @@ def sent_back(f: Function, name: str, g: str, z: str) -> str:
             passed = f.select(f.compare("olt", z, f.constant(6.0)), passed, f.zeros())
         return passed
     if name == "silu":
-        gate, one = _sigmoid(f, z), f.constant(1.0)
+        gate, one = sigmoid(f, z), f.constant(1.0)
         return f.arithmetic("fmul", g, f.fma(f.arithmetic("fmul", gate, z), f.arithmetic("fsub", one, gate), gate))
     if name == "hardswish":
         between = f.arithmetic("fmul", g, f.fma(z, f.constant(1 / 3), f.constant(0.5)))

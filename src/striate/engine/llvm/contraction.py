@@ -7,8 +7,10 @@ variable until the kernel has returned.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ from torch import Tensor
 from striate.engine.backends import Pass
 from striate.engine.layout import reshaped
 from striate.engine.llvm import interleaved, interleaved_depthwise, interleaved_weight, launch, planar, planar_weight
+from striate.engine.llvm.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.interleaved import ChannelTile
 from striate.engine.llvm.interleaved_depthwise import Columns
 from striate.engine.llvm.interleaved_weight import TapTile
@@ -29,6 +32,8 @@ from striate.geometry import ConvShape, Problem
 
 #: Numbers that a block's packed rows may take: half of a small second-level cache.
 _BLOCK = 1 << 16
+#: Numbers of a row that a span may take, half of a first-level cache, and positions that reading weights is worth.
+_SPAN, _LEAST_SPAN = 1 << 12, 24
 #: Multiplications that a weight gradient's sums should go through before their lanes are added up.
 _ROWS_TOGETHER = 128
 
@@ -44,14 +49,16 @@ def _tap_kernel(isa: Isa, tile: TapTile) -> Kernel:
 
 
 @cache
-def _channel_kernel(isa: Isa, tile: ChannelTile) -> Kernel:
-    return Kernel(interleaved.generate(isa, tile), isa)
+def _channel_kernel(isa: Isa, tile: ChannelTile, epilogue: Epilogue, direct: bool, rest: int) -> Kernel:
+    return Kernel(interleaved.generate(isa, tile, epilogue, direct, rest), isa)
 
 
 @cache
-def _depthwise_kernel(isa: Isa, rows: Axis, columns: Axis, width: int, backwards: bool) -> Kernel:
+def _depthwise_kernel(
+    isa: Isa, rows: Axis, columns: Axis, width: int, backwards: bool, epilogue: Epilogue = PLAIN
+) -> Kernel:
     tile = Columns.choose(isa, columns, width, backwards)
-    return Kernel(interleaved_depthwise.generate(isa, rows, columns, tile.together, backwards), isa)
+    return Kernel(interleaved_depthwise.generate(isa, rows, columns, tile.together, backwards, epilogue), isa)
 
 
 @cache
@@ -109,7 +116,7 @@ def contract(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, bias:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class Sum:
     """What a sum comes to once sizes are known, but for the addresses: looked up, it costs nothing again."""
 
     kernel: Kernel
@@ -120,32 +127,37 @@ class _Plan:
     before: list[int]  #: the kernel's words up to the operand's strides
     after: list[int]
 
+    def words(self, x: Any, weight: Any, y: Any, scratch: Any, strides: Sequence[int], added: Any = None) -> list[Any]:
+        """The kernel's arguments, from addresses or from what will be addresses."""
+        pointers = [x, weight, y] if added is None else [x, weight, y, added]
+        if self.scratch:
+            pointers.append(scratch)
+        return [*pointers, *self.before, *strides, *self.after]
+
 
 def _sum(x: Tensor, weights: Weights, bias: Tensor | None, windows: tuple[Axis, Axis], size: tuple[int, int]) -> Tensor:
     """y[n, o] = bias[o] + sum over c, t of x[n, c, position(t)] * weight[g, o, c, t], ``size`` positions of it."""
     isa = the_isa()
     groups, outer, inner = weights.sizes[:3]
     side_by_side = interleaves(x, weights)
-    if side_by_side and groups > 1:
-        return _depthwise(x, weights, bias, windows, size, backwards=False)
     if not side_by_side:
         x = planes(x)
     batch, _, height, width = x.shape
-    make = _interleaved_plan if side_by_side else _planar_plan
-    plan = make(isa, batch, groups, outer, inner, (height, width), windows, size, launch.threads())
-    packed = pack(isa, weights, bias, plan.channels, side_by_side)
+    make = interleaved_sum if side_by_side else _planar_sum
+    made = make(isa, batch, groups, outer, inner, (height, width), windows, size, launch.threads())
+    packed = pack(isa, weights, bias, made.channels, side_by_side)
     layout = torch.channels_last if side_by_side else torch.contiguous_format
     y = torch.empty((batch, groups * outer, *size), memory_format=layout)
-    scratch = torch.empty(plan.scratch)
+    scratch = torch.empty(made.scratch)
     strides = x.stride()
     strides = (strides[0], strides[2]) if side_by_side else strides[:3]
-    pointers = [x.data_ptr(), packed.data_ptr(), y.data_ptr(), scratch.data_ptr()]
-    plan.kernel(plan.items, [*pointers, *plan.before, *strides, *plan.after], plan.threads)
+    words = made.words(x.data_ptr(), packed.data_ptr(), y.data_ptr(), scratch.data_ptr(), strides)
+    made.kernel(made.items, words, made.threads)
     return y
 
 
 @lru_cache(maxsize=4096)
-def _planar_plan(
+def _planar_sum(
     isa: Isa,
     batch: int,
     groups: int,
@@ -155,7 +167,7 @@ def _planar_plan(
     windows: tuple[Axis, Axis],
     outputs: tuple[int, int],
     threads: int,
-) -> _Plan:
+) -> Sum:
     rows, columns = windows
     out_height, out_width = outputs
     tile = Tile.choose(isa, outer, out_height, out_width)
@@ -172,7 +184,7 @@ def _planar_plan(
     items = batch * blocks * groups
     threads = min(threads, items)
     plane = out_height * out_width
-    return _Plan(
+    return Sum(
         _output_kernel(isa, rows, columns, tile),
         tile.channels,
         items,
@@ -184,7 +196,7 @@ def _planar_plan(
 
 
 @lru_cache(maxsize=4096)
-def _interleaved_plan(
+def interleaved_sum(
     isa: Isa,
     batch: int,
     groups: int,
@@ -194,16 +206,58 @@ def _interleaved_plan(
     windows: tuple[Axis, Axis],
     outputs: tuple[int, int],
     threads: int,
-) -> _Plan:
-    """The sum with channels side by side, in the operand and in the result."""
-    channels = groups * outer
-    tile = ChannelTile.choose(isa, channels, outputs[1])
+    epilogue: Epilogue = PLAIN,
+) -> Sum:
+    """The sum with channels side by side, in the operand and in the result: dense (one group) or depthwise."""
+    rows, columns = windows
+    if groups > 1:
+        # The tile depends on the width, of which few are worth code of their own.
+        kernel = _depthwise_kernel(isa, rows, columns, min(outputs[1], isa.registers), False, epilogue)
+        items = batch * outputs[0]
+        return Sum(kernel, isa.lanes, items, min(threads, items), 0, [groups, *size, *outputs], [])
+    tile = ChannelTile.choose(isa, outer, outputs[1])
     together = tile.vectors * isa.lanes
-    # The last tile of a row, and the last vector of a position's channels, read on beyond what is kept.
-    each = (batch, groups * inner, size, windows, outputs, channels, tile.columns, together, isa, threads)
+    each = (batch, inner, size, windows, outputs, outer, tile.columns, together, isa, threads)
     items, before, after = _interleaved_block(*each)
+    direct = all(
+        axis.before <= 0 and axis.span(count) - axis.before <= length
+        for axis, count, length in zip(windows, outputs, size, strict=True)
+    )
+    numbers = batch * size[0] * size[1] * inner, rows.kernel * columns.kernel * inner * outer
+    share, span = _divided(items, outputs, tile, outer, together, numbers, inner if direct else 0, threads)
+    spans = -(-outputs[1] // span)
+    runs = 1 if columns.dilation == 1 else columns.kernel
+    after += [share, items * spans, span, spans, runs, columns.kernel * inner // runs]
+    items *= spans * -(-outer // share)
     threads = min(threads, items)
-    return _Plan(_channel_kernel(isa, tile), together, items, threads, threads * after[-1], before, after)
+    scratch = 0 if direct else threads * after[4]
+    kernel = _channel_kernel(isa, tile, epilogue, direct, outer % isa.lanes)
+    return Sum(kernel, together, items, threads, scratch, before, after)
+
+
+def _divided(
+    blocks: int,
+    outputs: tuple[int, int],
+    tile: ChannelTile,
+    outer: int,
+    together: int,
+    numbers: tuple[int, int],
+    inner: int,
+    threads: int,
+) -> tuple[int, int]:
+    """The channels and the columns that an item computes of its block of rows.
+
+    Where weights are more ``numbers`` than the image threads share out the channels, so that each reads a weight once.
+    A single row that is read where it lies (``inner`` numbers a position, 0 if it isn't) is done in spans that stay in
+    the first-level cache while all channels are computed.
+    """
+    share, span = _rounded(outer, together), outputs[1]
+    if blocks < threads and numbers[1] > numbers[0]:
+        return _rounded(-(-outer // threads), together), span
+    if inner and outputs[0] == 1:
+        fair = span if threads == 1 else -(-span // (2 * threads))
+        span = min(span, _rounded(min(fair, max(_SPAN // inner, _LEAST_SPAN)), tile.columns))
+    return share, span
 
 
 def _interleaved_block(
@@ -220,7 +274,7 @@ def _interleaved_block(
 ) -> tuple[int, list[int], list[int]]:
     """The number of items, and the words of interleaved.Block before and after the operand's strides.
 
-    The last word is the scratch that a thread needs.
+    The last of them is the scratch that a thread needs.
     """
     rows, columns = windows
     pitch = columns.span(_rounded(outputs[1], columns_together))
@@ -235,24 +289,18 @@ def _interleaved_block(
     return batch * blocks, before, [block, blocks, deep, row_size, deep * row_size]
 
 
-def _depthwise(
-    x: Tensor,
-    weights: Weights,
-    bias: Tensor | None,
-    windows: tuple[Axis, Axis],
-    size: tuple[int, int],
-    backwards: bool,
+def _depthwise_grad(
+    g: Tensor, weights: Weights, bias: Tensor | None, windows: tuple[Axis, Axis], size: tuple[int, int]
 ) -> Tensor:
-    """The output of depthwise windows over x, or backwards the gradient of their input, x being that of the output."""
+    """The gradient of the input of depthwise windows, g being that of the output."""
     isa, (rows, columns) = the_isa(), windows
-    batch, channels, height, width = x.shape
+    batch, channels, height, width = g.shape
     packed = pack(isa, weights, bias, isa.lanes, True)
-    y = torch.empty((batch, channels, *size), memory_format=torch.channels_last)
-    words = [x.data_ptr(), packed.data_ptr(), y.data_ptr(), channels, height, width, *size, x.stride(0), x.stride(2)]
-    # The tile depends on the width, of which few are worth code of their own.
-    kernel = _depthwise_kernel(isa, rows, columns, min(size[1], isa.registers), backwards)
+    grad = torch.empty((batch, channels, *size), memory_format=torch.channels_last)
+    words = [g.data_ptr(), packed.data_ptr(), grad.data_ptr(), channels, height, width, *size, g.stride(0), g.stride(2)]
+    kernel = _depthwise_kernel(isa, rows, columns, min(size[1], isa.registers), True)
     kernel(batch * size[0], words, launch.threads())
-    return y
+    return grad
 
 
 def _input_grad(
@@ -269,7 +317,7 @@ def _input_grad(
         (rows, row_taps), (columns, column_taps) = (_phase(axis, 0) for axis in windows)
         return _sum(g, weights.taps(row_taps, column_taps), bias, (rows, columns), size)
     if weights.sizes[0] > 1 and interleaves(g, weights):
-        return _depthwise(g, weights, bias, windows, size, backwards=True)
+        return _depthwise_grad(g, weights, bias, windows, size)
     # In the layout that its parts will have: copying across layouts costs more than the sums.
     layout = torch.channels_last if interleaves(g, weights) else torch.contiguous_format
     grad = torch.empty((g.shape[0], weights.sizes[0] * weights.sizes[1], height, width), memory_format=layout)

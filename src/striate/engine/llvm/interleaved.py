@@ -2,19 +2,24 @@
 
 Depthwise convolutions have kernels of their own (interleaved_depthwise.py).
 
-    for every item: an image n, a block of output rows
+    for every item: a share of the output channels, an image n, a block of output rows, a span of their columns
         copy the block's input rows with zeros for padding: packed[row][column][channel]
-        for every V vectors of output channels, for every row of the block, for every P columns
+        for every V vectors of the share's channels, for every row of the block, for every P columns of the span
             total[P][V] = bias[V]
             for every kernel row i, for every kernel column j, for every input channel c
                 total[p][v] += packed[row(i), column(p, j), c] * weight[i, j, c, v]
-            write total to y[n, row, column p, channels v]
+            (where columns aren't dilated j and c are one loop over numbers that lie side by side)
+            write the epilogue of total (see activations.py) to y[n, row, column p, channels v]
 
 An input is one number for all lanes and a weight one vector for all P columns. P * V totals, V weights and an input
-have to fit the registers.
+have to fit the registers. Where a row doesn't end with a tile, the last one starts earlier and writes a few columns
+again.
 
-Only the tile is generated. Kernel, stride, dilation and all sizes are passed: with the channels innermost the loops
-over taps cost next to nothing, so one piece of code serves every geometry.
+Where no window reaches beyond the image rows are read where they lie (``direct``) instead of being copied.
+
+Only tile, epilogue, way of reading and the number of channels in a last vector that isn't full are generated. Kernel,
+stride, dilation and all sizes are passed: with the channels innermost the loops over taps cost next to nothing, so one
+piece of code serves every geometry.
 
 Packed weight: [V vectors of channels] of [V * lanes] biases and [kernel row][kernel column][C_in][V * lanes].
 """
@@ -25,8 +30,9 @@ from dataclasses import dataclass
 from functools import cache
 
 from striate.engine.llvm.emit import Function, Number, Pointer, Variable
+from striate.engine.llvm.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.isa import Isa
-from striate.engine.llvm.packing import pack_row, store_row
+from striate.engine.llvm.packing import pack_row
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class ChannelTile:
         """The tile that should cost the fewest cycles for ``channels`` output channels and rows of ``width``."""
         across = -(-channels // isa.lanes)
         best: tuple[float, ChannelTile] | None = None
-        for vectors in range(1, min(across, 4) + 1):
+        for vectors in range(1, min(across, isa.registers) + 1):
             for columns in range(1, min(width, isa.registers) + 1):
                 totals = columns * vectors
                 if totals > isa.tile(vectors + 1):
@@ -74,7 +80,7 @@ class Block:
     def pack(self, item: Number) -> tuple[Pointer, Number, Number, Number]:
         """Copies an item's input rows; where they are, the image, and the output rows from and to."""
         f = self.f
-        start, image = (item % self.blocks) * self.block, item // self.blocks
+        image, start, stop = self.rows(item)
         packed = self.scratch + f.thread * self.scratch_size
         top = start * self.row_stride - self.row_before
         with f.loop(0, self.deep) as row:
@@ -86,29 +92,55 @@ class Block:
                 pack_row(f, 1, before, line, self.width * self.inner, target, self.row_size, f.zeros())
             with f.when(f.negation(there)), f.loop(0, self.row_size, f.lanes) as place:
                 f.store(f.zeros(), target + place)
-        return packed, image, start, f.smaller(start + self.block, self.out_height)
+        return packed, image, start, stop
+
+    def rows(self, item: Number) -> tuple[Number, Number, Number]:
+        """An item's image, and its output rows from and to."""
+        start = (item % self.blocks) * self.block
+        return item // self.blocks, start, self.f.smaller(start + self.block, self.out_height)
+
+    def find(self, item: Number) -> tuple[Pointer, Number, Number, Number]:
+        """Like :meth:`pack` of input rows that are read where they lie, one after the other."""
+        image, start, stop = self.rows(item)
+        top = start * self.row_stride - self.row_before
+        corner = image * self.x_image + top * self.x_row - self.column_before * self.inner
+        return self.x + corner, image, start, stop
 
 
 @dataclass
 class _Generator:
     f: Function
     tile: ChannelTile
+    epilogue: Epilogue
+    direct: bool
+    rest: int
 
     def emit(self) -> None:
         f, tile = self.f, self.tile
-        x, self.weight, y, scratch = f.pointer(), f.pointer(), f.pointer(), f.pointer()
-        block = self.block = Block(f, x, scratch)
+        x, self.weight, y = f.pointer(), f.pointer(), f.pointer()
+        added = f.pointer() if self.epilogue.adds else None
+        block = self.block = Block(f, x, x if self.direct else f.pointer())
+        share, places, span, spans = f.size(), f.size(), f.size(), f.size()
+        self.runs, self.run = f.size(), f.size()
         group = tile.vectors * f.lanes
         self.weight_size = (block.kernel_rows * block.kernel_columns * block.inner + 1) * group
+        self.pitch = block.x_row if self.direct else block.row_size
         with f.loop(f.first, f.last) as item:
-            packed, image, start, stop = block.pack(item)
-            with f.loop(0, block.outer, group) as first, f.loop(start, stop) as row:
-                out = y + ((image * block.out_height + row) * block.out_width * block.outer + first)
-                lines = packed + (row - start) * block.row_stride * block.row_size
-                with f.loop(0, block.out_width, tile.columns) as column:
-                    self._tile(lines, out, first, column)
+            channels, place = (item // places) * share, item % places
+            lines, image, start, stop = (block.find if self.direct else block.pack)(place // spans)
+            left = (place % spans) * span
+            right = f.smaller(left + span, block.out_width)
+            with (
+                f.loop(channels, f.smaller(channels + share, block.outer), group) as first,
+                f.loop(start, stop) as row,
+            ):
+                offset = (image * block.out_height + row) * block.out_width * block.outer + first
+                line = lines + (row - start) * block.row_stride * self.pitch
+                with f.loop(left, right, tile.columns) as next_:
+                    column = f.smaller(next_, block.out_width - tile.columns)
+                    self._tile(line, y + offset, None if added is None else added + offset, first, column)
 
-    def _tile(self, lines: Pointer, out: Pointer, first: Number, column: Number) -> None:
+    def _tile(self, lines: Pointer, out: Pointer, added: Pointer | None, first: Number, column: Number) -> None:
         f, tile, block = self.f, self.tile, self.block
         group = tile.vectors * f.lanes
         weights = self.weight + first // group * self.weight_size
@@ -118,26 +150,29 @@ class _Generator:
             for p in range(tile.columns):
                 totals[p, v] = f.variable(bias)
         step = block.column_stride * block.inner
-        with f.loop(0, block.kernel_rows) as i, f.loop(0, block.kernel_columns) as j:
+        with f.loop(0, block.kernel_rows) as i, f.loop(0, self.runs) as j:
             place = (column * block.column_stride + j * block.column_dilation) * block.inner
-            seen = lines + (i * block.row_dilation * block.row_size + place)
-            tap = i * block.kernel_columns + j
-            with f.loop(0, block.inner) as c:
-                factors = weights + (tap * block.inner + c + 1) * group
+            seen = lines + (i * block.row_dilation * self.pitch + place)
+            with f.loop(0, self.run) as c:
+                factors = weights + ((i * self.runs + j) * self.run + c + 1) * group
                 held = [f.load(factors + v * f.lanes) for v in range(tile.vectors)]
                 for p in range(tile.columns):
                     value = f.broadcast(seen + p * step + c)
                     for v in range(tile.vectors):
                         totals[p, v].set(f.fma(value, held[v], totals[p, v].get()))
         for p in range(tile.columns):
-            # The last tiles may reach beyond columns and channels; what was summed there is dropped.
-            with f.when(f.less(column + p, block.out_width)):
-                position = out + (column + p) * block.outer
-                store_row(f, [totals[p, v].get() for v in range(tile.vectors)], position, block.outer - first)
+            # The last tile may reach beyond the channels; what was summed there is dropped.
+            offset = (column + p) * block.outer
+            here = None if added is None else added + offset
+            made = [totals[p, v].get() for v in range(tile.vectors)]
+            self.epilogue.store_row(f, made, out + offset, here, block.outer - first, self.rest)
 
 
-def generate(isa: Isa, tile: ChannelTile) -> Function:
-    """The kernel; its arguments in the order in which they are asked for above."""
+def generate(isa: Isa, tile: ChannelTile, epilogue: Epilogue = PLAIN, direct: bool = False, rest: int = 0) -> Function:
+    """The kernel; its arguments in the order in which they are asked for above.
+
+    ``rest`` is the number of channels in a last vector that isn't full.
+    """
     f = Function("interleaved_output", isa)
-    _Generator(f, tile).emit()
+    _Generator(f, tile, epilogue, direct, rest).emit()
     return f

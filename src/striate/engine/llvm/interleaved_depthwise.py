@@ -7,7 +7,7 @@
                 for every source column p that the T columns see (unrolled)
                     value = x[n, row(i), p, channels], zero off the operand
                     total[t] += value * weight[i, j, channels]    for every (t, j) that sees p there
-            write total to y[n, row, column t, channels]
+            write the epilogue of total (see activations.py) to y[n, row, column t, channels]
 
 A column is seen by up to a kernel's width of the T columns and read once for all of them. The result is the output,
 whose column c sees through tap j the input's c * stride - before + j * dilation; or the input gradient, whose column c
@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from striate.engine.llvm.emit import Function, Number, Pointer
+from striate.engine.llvm.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.isa import Isa
 from striate.engine.llvm.packing import Axis
 
@@ -69,15 +70,17 @@ class _Generator:
     columns: Axis
     tile: Columns
     backwards: bool
+    epilogue: Epilogue
 
     def emit(self) -> None:
         f = self.f
-        self.x, self.weight, y = f.pointer(), f.pointer(), f.pointer()
+        self.x, self.weight, self.y = f.pointer(), f.pointer(), f.pointer()
+        self.added = f.pointer() if self.epilogue.adds else None
         self.channels, self.height, self.width, out_height, self.out_width = (f.size() for _ in range(5))
         self.x_image, self.x_row = f.size(), f.size()
         with f.loop(f.first, f.last) as item:
             image, row = item // out_height, item % out_height
-            out = y + item * self.out_width * self.channels
+            line = item * self.out_width * self.channels
             with f.loop(0, self.out_width, self.tile.together) as column:
                 first = column // self.columns.stride if self.backwards else column * self.columns.stride
                 last = max(self.tile.seers)
@@ -92,7 +95,7 @@ class _Generator:
                     ):
                         with f.when(condition):
                             mask = f.inside(channel, self.channels) if masked else ""
-                            self._tile(image, row, first, column, channel, out, guarded, mask)
+                            self._tile(image, row, first, column, channel, line, guarded, mask)
 
     def _tile(
         self,
@@ -101,7 +104,7 @@ class _Generator:
         first: Number,
         column: Number,
         channel: Number,
-        out: Pointer,
+        line: Number,
         guarded: bool,
         mask: str,
     ) -> None:
@@ -112,16 +115,17 @@ class _Generator:
         with f.loop(0, self.rows.kernel) as i:
             source, exists = self._source(row, i)
             with f.when(f.both(exists, f.both(f.less(-1, source), f.less(source, self.height)))):
-                line = self.x + (image * self.x_image + source * self.x_row + channel)
+                seen = self.x + (image * self.x_image + source * self.x_row + channel)
                 factors = [f.load(weights + (i * kernel + j + 1) * f.lanes) for j in range(kernel)]
                 for offset, seers in self.tile.seers.items():
-                    value = self._value(line, first + offset, mask, guarded)
+                    value = self._value(seen, first + offset, mask, guarded)
                     for t, j in seers:
                         totals[t].set(f.fma(value, factors[j], totals[t].get()))
         for t, total in enumerate(totals):
-            place = out + ((column + t) * self.channels + channel)
+            place = line + (column + t) * self.channels + channel
             with f.when(f.less(column + t, self.out_width) if guarded else "true"):
-                f.store(total.get(), place, mask)
+                added = None if self.added is None else self.added + place
+                f.store(self.epilogue.apply(f, total.get(), added, mask), self.y + place, mask)
 
     def _source(self, row: Number, i: Number) -> tuple[Number, str]:
         """The operand's row that a row of the result sees through kernel row i, and whether it is one."""
@@ -142,8 +146,10 @@ class _Generator:
 
 
 @cache
-def generate(isa: Isa, rows: Axis, columns: Axis, together: int, backwards: bool) -> Function:
+def generate(
+    isa: Isa, rows: Axis, columns: Axis, together: int, backwards: bool, epilogue: Epilogue = PLAIN
+) -> Function:
     """The kernel; its arguments in the order in which they are asked for above."""
     f = Function("interleaved_depthwise", isa)
-    _Generator(f, rows, columns, Columns.of(columns, together, backwards), backwards).emit()
+    _Generator(f, rows, columns, Columns.of(columns, together, backwards), backwards, epilogue).emit()
     return f

@@ -5,7 +5,7 @@
             for every tap on the input
                 maximum: where the input is larger than the best one so far, or NaN, it and its position become the best
                 average: total += input
-            write the best and its position, or total / cells
+            write the best and its position (or, where nobody wants positions, its epilogue), or total / cells
 
     backward, for every item: an image n, an input row
         for every column, for every vector of channels
@@ -14,26 +14,41 @@
                 average: total += its gradient / its cells
             write total
 
-Everything is passed, so one piece of code serves every geometry. See pooling.py for positions and cells.
+Everything is passed, so one piece of code serves every geometry; only for largest values alone the windows are
+generated. See pooling.py for positions and cells.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from dataclasses import astuple
 
 from striate.engine.llvm.emit import Function, Number, Pointer
+from striate.engine.llvm.epilogue import Epilogue
 from striate.engine.llvm.isa import Isa
+from striate.engine.llvm.packing import Axis
 from striate.engine.llvm.pooling import clamped
 
+#: Taps of a window up to which one that lies on the input is written out tap by tap.
+_WRITTEN_OUT = 16
 _LOWEST = "0xFFF0000000000000"  # -infinity
 
 
 class _Axis:
-    """A window along one axis, of which all is known only when the kernel runs."""
+    """A window along one axis, of which all is known only when the kernel runs, or all but the sizes before."""
 
-    def __init__(self, f: Function) -> None:
+    kernel: Number
+    stride: Number
+    before: Number
+    dilation: Number
+
+    def __init__(self, f: Function, known: Axis | None) -> None:
         self.f = f
-        self.kernel, self.stride, self.before, self.dilation = (f.size() for _ in range(4))
+        if known is None:
+            self.kernel, self.stride, self.before, self.dilation = (f.size() for _ in range(4))
+        else:
+            self.kernel, self.stride, self.before, self.dilation = astuple(known)
         self.size, self.outputs = f.size(), f.size()
 
     def taps(self, output: Number) -> tuple[Number, Number]:
@@ -59,9 +74,9 @@ class _Axis:
 class _Kernel:
     """The loops that all four share: over items, columns, vectors of channels."""
 
-    def __init__(self, name: str, isa: Isa) -> None:
+    def __init__(self, name: str, isa: Isa, rows: Axis | None = None, columns: Axis | None = None) -> None:
         f = self.f = Function(name, isa)
-        self.rows, self.columns = _Axis(f), _Axis(f)
+        self.rows, self.columns = _Axis(f, rows), _Axis(f, columns)
         self.channels = f.size()
 
     def walk(
@@ -111,6 +126,45 @@ def generate_maximum(isa: Isa, index: str, activation: str = "") -> Function:
         if index == "i16":
             position = f.value(f"trunc {_wide(f, 'i32')} {position} to {_wide(f, 'i16')}")
         f.store(position, positions + place, mask, index)
+
+    return kernel.walk(rows.outputs, columns.outputs, write)
+
+
+def generate_largest(isa: Isa, seen_rows: Axis, seen_columns: Axis, epilogue: Epilogue, rest: int) -> Function:
+    """Values without positions; ``rest`` is the number of channels in a last vector that isn't full.
+
+    The windows are known, since dividing by numbers that aren't takes longer than a small window.
+    """
+    kernel = _Kernel("interleaved_largest", isa, seen_rows, seen_columns)
+    f, rows, columns = kernel.f, kernel.rows, kernel.columns
+    x, values, x_image, x_row = f.pointer(), f.pointer(), f.size(), f.size()
+
+    def write(image: Number, row: Number, column: Number, channel: Number, mask: str) -> None:
+        (top, bottom), (left, right) = rows.taps(row), columns.taps(column)
+        best = f.variable(f.splat(_LOWEST))
+
+        def take(i: Number, j: Number) -> None:
+            at = image * x_image + rows.position(row, i) * x_row
+            value = f.load(x + (at + columns.position(column, j) * kernel.channels + channel), mask)
+            # A NaN, once met, stays.
+            smaller = f.value(f"fcmp ole {f.vector} {value}, {best.get()}")
+            spoilt = f.value(f"fcmp uno {f.vector} {best.get()}, {best.get()}")
+            best.set(f.select(f.mask_or(smaller, spoilt), best.get(), value))
+
+        small = seen_rows.kernel * seen_columns.kernel <= _WRITTEN_OUT
+        whole = f.both(f.same(bottom - top, seen_rows.kernel), f.same(right - left, seen_columns.kernel))
+        if small:
+            with f.when(whole):
+                for tap in itertools.product(range(seen_rows.kernel), range(seen_columns.kernel)):
+                    take(*tap)
+        with f.when(f.negation(whole) if small else "true"), f.loop(top, bottom) as i, f.loop(left, right) as j:
+            take(i, j)
+        place = ((image * rows.outputs + row) * columns.outputs + column) * kernel.channels + channel
+        value = epilogue.apply(f, best.get(), None)
+        if mask:
+            f.store_first(value, values + place, rest)
+        else:
+            f.store(value, values + place)
 
     return kernel.walk(rows.outputs, columns.outputs, write)
 

@@ -18,7 +18,7 @@ from array import array
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -64,22 +64,22 @@ class Kernel:
     """A compiled kernel. Calling it does all work items and returns when they are done."""
 
     def __init__(self, function: Function, isa: Isa) -> None:
-        self.ir = module(function)
-        part, self._outlined = compiler.link(self.ir, isa, ("part", "outlined"))
-        self._part = _PART(part)
+        self.name, self.ir = function.name, module(function)
+        #: The address of ``void part(ptr table, i64 thread, i64 threads)``, which does a thread's share of the items.
+        self.part, self._outlined = compiler.link(self.ir, isa, ("part", "outlined"))
+        self._part = _PART(self.part)
 
     def __call__(self, items: int, words: Sequence[int], threads: int) -> None:
         """Runs on ``threads`` threads at most; ``words`` are the kernel's arguments."""
-        openmp = _openmp()
+        runtime = openmp()
         threads = max(1, min(threads, items))
-        if openmp is None or threads == 1:
+        if runtime is None or threads == 1:
             table = array("q", [0, 0, items, *words])
             self._by_hand(table.buffer_info()[0], threads)
             return
-        start, which, many = openmp
         # A quarter of what an array of ctypes' costs to fill.
-        table = array("q", [which, many, items, *words])
-        start(self._outlined, table.buffer_info()[0], threads, 0)
+        table = array("q", [runtime.which, runtime.many, items, *words])
+        runtime.start(self._outlined, table.buffer_info()[0], threads, 0)
 
     def _by_hand(self, table: int, threads: int) -> None:
         if threads == 1:
@@ -112,9 +112,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+class OpenMP(NamedTuple):
+    """GNU's runtime: what starts threads, and the addresses of what they call to know who they are and to wait."""
+
+    start: Any
+    which: int
+    many: int
+    barrier: int
+
+
 @cache
-def _openmp() -> tuple[Any, int, int] | None:
-    """GOMP_parallel and the addresses of the two functions that tell a thread who it is, or None."""
+def openmp() -> OpenMP | None:
+    """The runtime that PyTorch's kernels run on, or None."""
     if not sys.platform.startswith("linux"):
         return None
     with open("/proc/self/maps") as maps:
@@ -124,13 +133,8 @@ def _openmp() -> tuple[Any, int, int] | None:
     library = ctypes.CDLL(loaded.pop())
     start = library.GOMP_parallel
     start.argtypes, start.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
-    which, many = (
-        ctypes.cast(getattr(library, name), ctypes.c_void_p).value
-        for name in ("omp_get_thread_num", "omp_get_num_threads")
-    )
-    assert which is not None
-    assert many is not None
-    return start, which, many
+    names = ("omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier")
+    return OpenMP(start, *(ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0 for name in names))
 
 
 @cache

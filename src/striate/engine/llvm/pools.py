@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from striate.engine.llvm import interleaved_pooling, launch, pooling
 from striate.engine.llvm.contraction import axes, planes, the_isa
 from striate.engine.llvm.emit import Function
+from striate.engine.llvm.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.isa import Isa
 from striate.engine.llvm.launch import Kernel
 from striate.engine.llvm.packing import Axis
@@ -49,6 +51,11 @@ def _interleaved_kernel(isa: Isa, name: str, *index: str) -> Kernel:
         "average_grad": interleaved_pooling.generate_average_grad,
     }
     return Kernel(generators[name](isa, *index), isa)
+
+
+@cache
+def _largest_kernel(isa: Isa, rows: Axis, columns: Axis, epilogue: Epilogue, rest: int) -> Kernel:
+    return Kernel(interleaved_pooling.generate_largest(isa, rows, columns, epilogue, rest), isa)
 
 
 def _interleaves(tensor: Tensor) -> bool:
@@ -154,6 +161,28 @@ def average(shape: PoolShape, input: Tensor) -> Tensor:
     pointers = [tensor.data_ptr() for tensor in (x, scratch, values, *cells)]
     kernel(items, [*pointers, shape.channels, *x.shape[2:], *outputs, *x.stride()[:3], *blocks], threads)
     return values
+
+
+class Pooling(NamedTuple):
+    """Pooling of interleaved channels without positions: a kernel, its items, and its words but for two addresses."""
+
+    kernel: Kernel
+    items: int
+    geometry: list[int]
+    tables: tuple[Tensor, ...]  #: what the words after the addresses point at
+
+    def words(self, x: Any, y: Any, strides: tuple[int, int]) -> list[Any]:
+        return [*self.geometry, x, y, *(table.data_ptr() for table in self.tables), *strides]
+
+
+def interleaved_values(shape: PoolShape, epilogue: Epilogue = PLAIN) -> Pooling:
+    """Largest values, of which the epilogue is taken; or averages, which have none."""
+    isa, items = the_isa(), shape.batch * shape.output_size[0]
+    if shape.kind == "max":
+        kernel = _largest_kernel(isa, *axes(shape), epilogue, shape.channels % isa.lanes)
+        sizes = [number for axis in zip(shape.size, shape.output_size, strict=True) for number in axis]
+        return Pooling(kernel, items, [*sizes, shape.channels], ())
+    return Pooling(_interleaved_kernel(isa, "average"), items, _geometry(shape), _cells(shape))
 
 
 def maximum_grad(shape: PoolShape, indices: Tensor, grad_output: Tensor) -> Tensor:

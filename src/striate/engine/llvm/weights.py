@@ -84,8 +84,15 @@ def _kernel(isa: Isa) -> Kernel:
     return Kernel(f, isa)
 
 
-def pack(isa: Isa, weights: Weights, bias: Tensor | None, lanes: int, channels_innermost: bool) -> Tensor:
-    """Blocks of ``lanes`` output channels, each with its biases and terms.
+def pack(
+    isa: Isa,
+    weights: Weights,
+    bias: Tensor | None,
+    lanes: int,
+    channels_innermost: bool,
+    into: Tensor | None = None,
+) -> Tensor:
+    """Blocks of ``lanes`` output channels, each with its biases and terms; ``into`` is where they were packed before.
 
     ``channels_innermost``: terms in the order kernel row, kernel column, input channel, and, where groups have one
     channel each, one block for many groups; else input channel, kernel row, kernel column, within each group.
@@ -99,7 +106,7 @@ def pack(isa: Isa, weights: Weights, bias: Tensor | None, lanes: int, channels_i
             groups, outer, outer_stride = 1, groups, group_stride
     blocks = -(-outer // lanes)
     count = groups * blocks
-    packed = torch.empty(count, inner * rows * columns + 1, lanes)
+    packed = torch.empty(count, inner * rows * columns + 1, lanes) if into is None else into
     words = [
         weights.tensor.data_ptr() + weights.offset * weights.tensor.element_size(),
         0 if bias is None else bias.data_ptr(),

@@ -1,0 +1,67 @@
+"""Functions of single numbers, and of pairs of them, over positions of interleaved channels; and copies across layouts.
+
+    pairs, for every item: a block of positions
+        for every position p of the block, for every vector of channels c
+            y[p, c] = epilogue(a[p, c] (+, -, *) b[p // period * step + c])
+
+With period 1 and step C the other operand has a number for every one of the first; with step 0 one for every channel;
+with the positions of an image as period and step C one for every channel of an image.
+
+    a copy, for every item: one index (i, j) of the first two axes
+        for every k, for every l
+            y[i, j, k, l] = x[i * s + j * t + k * u + l * v]                   y is dense, x has any strides
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from striate.engine.llvm.emit import Function
+from striate.engine.llvm.epilogue import PLAIN, Epilogue
+from striate.engine.llvm.isa import Isa
+from striate.engine.llvm.launch import Kernel
+
+
+def generate_pairs(isa: Isa, operation: str, epilogue: Epilogue) -> Function:
+    """``operation`` is ``fadd``, ``fsub``, ``fmul``, or empty where there is one operand only."""
+    f = Function("elementwise", isa)
+    a, b, y = f.pointer(), f.pointer(), f.pointer()
+    channels, positions, block, period, step = (f.size() for _ in range(5))
+    with f.loop(f.first, f.last) as item:
+        start = item * block
+        with f.loop(start, f.smaller(start + block, positions)) as position:
+            line, other = position * channels, position // period * step
+            with f.loop(0, channels, f.lanes) as channel:
+                whole = f.less(channel + (f.lanes - 1), channels)
+                for masked, condition in ((False, whole), (True, f.negation(whole))):
+                    with f.when(condition):
+                        mask = f.inside(channel, channels) if masked else ""
+                        value = f.load(a + (line + channel), mask)
+                        if operation:
+                            value = f.arithmetic(operation, value, f.load(b + (other + channel), mask))
+                        f.store(epilogue.apply(f, value, None), y + (line + channel), mask)
+    return f
+
+
+def generate_copy(isa: Isa) -> Function:
+    f = Function("copy", isa)
+    x, y = f.pointer(), f.pointer()
+    second, third, fourth = f.size(), f.size(), f.size()
+    strides = [f.size() for _ in range(4)]
+    with f.loop(f.first, f.last) as item:
+        source = x + (item // second * strides[0] + item % second * strides[1])
+        target = y + item * third * fourth
+        with f.loop(0, third) as k, f.loop(0, fourth) as channel:
+            value = f.scalar(source + (k * strides[2] + channel * strides[3]))
+            f.line(f"store float {value}, ptr {(target + (k * fourth + channel)).text}")
+    return f
+
+
+@cache
+def pairs(isa: Isa, operation: str = "", epilogue: Epilogue = PLAIN) -> Kernel:
+    return Kernel(generate_pairs(isa, operation, epilogue), isa)
+
+
+@cache
+def copy(isa: Isa) -> Kernel:
+    return Kernel(generate_copy(isa), isa)

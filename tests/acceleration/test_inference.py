@@ -1,0 +1,544 @@
+"""Inference by plans: the ordinary call's numbers, and nobody notices but the clock."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import striate
+from striate import engine, models
+from striate.acceleration import inference, plan_of, restore
+from striate.acceleration.capture import Refusal, captured
+from striate.acceleration.inference import Plan, Snapshot
+from striate.engine import tuning
+from striate.errors import OperandError, StriateError
+
+
+@pytest.fixture(autouse=True)
+def _planning(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Plans are made, and found to be faster, whatever the clock says."""
+
+    def interleaved(candidates: dict[str, Callable[[], object]]) -> dict[str, float]:
+        for run in candidates.values():
+            run()
+        return {name: 1.0 if name in ("", "aten") else 1e-3 for name in candidates}
+
+    monkeypatch.setattr(tuning, "_enabled", True)
+    monkeypatch.setattr(tuning, "interleaved", interleaved)
+    tuning.forget()
+    yield
+    tuning.forget()
+
+
+class Block(nn.Module):
+    """A body and a way around it, squeezed and excited: sums, products of channels, functions, in-place operators."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(channels, 2 * channels, 1, bias=False)
+        self.norm = nn.BatchNorm2d(2 * channels)
+        self.depthwise = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels)
+        self.squeeze, self.excite = nn.Conv2d(2 * channels, 3, 1), nn.Conv2d(3, 2 * channels, 1)
+        self.project = nn.Conv2d(2 * channels, channels, 1)
+        self.scale = nn.Parameter(torch.rand(channels, 1, 1) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = F.silu(self.depthwise(F.relu6(self.norm(self.expand(x)), inplace=True)))
+        share = torch.sigmoid(self.excite(F.relu(self.squeeze(wide.mean((2, 3), keepdim=True)))))
+        made = self.project(wide * share) * self.scale
+        made += x
+        return F.hardswish(made)
+
+
+def network() -> nn.Sequential:
+    model = nn.Sequential(
+        nn.Conv2d(3, 12, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(12),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, 2, 1),
+        Block(12),
+        Block(12),
+        nn.AvgPool2d(2),
+        nn.Conv2d(12, 7, 2, padding="same"),
+        nn.GELU(),
+        nn.Flatten(),
+        nn.Dropout(),
+        nn.Linear(7 * 4 * 5, 9),
+        nn.Tanh(),
+        nn.Linear(9, 5),
+    )
+    return randomised(model)
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    """With numbers that batch normalisation makes something of."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor, low in ((module.running_mean, -0.2), (module.running_var, 0.5)):
+                tensor.uniform_(low, low + 1)
+            with torch.no_grad():
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.uniform_(-0.3, 0.3)
+    return model.eval()
+
+
+def images(batch: int = 2, height: int = 32, width: int = 40) -> Tensor:
+    return torch.randn(batch, 3, height, width)
+
+
+def accelerated(model: nn.Module) -> nn.Module:
+    return striate.accelerate(copy.deepcopy(model), quiet=True)
+
+
+def planned(model: nn.Module, x: Tensor) -> nn.Module:
+    """The model after its plan for inputs like x was made."""
+    with torch.no_grad():
+        for _ in range(3):
+            model(x)
+    assert uses_a_plan(model, x), plan_of(model, x)
+    return model
+
+
+def uses_a_plan(model: nn.Module, x: Tensor) -> bool:
+    """Whether the next call goes by a plan."""
+    calls = []
+    real = Plan.__call__
+
+    def spy(self: Plan, *given: object) -> Tensor | None:
+        calls.append(real(self, *given))
+        return calls[-1]
+
+    Plan.__call__ = spy
+    try:
+        with torch.no_grad():
+            model(x)
+    finally:
+        Plan.__call__ = real
+    return len(calls) == 1 and calls[0] is not None
+
+
+def assert_alike(mine: Tensor, theirs: Tensor) -> None:
+    assert mine.shape == theirs.shape
+    assert mine.stride() == theirs.stride()
+    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4 * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize("batch", [1, 3, 32])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_results_are_the_ordinary_ones(batch: int, layout: torch.memory_format) -> None:
+    model = network()
+    x = images(batch).contiguous(memory_format=layout)
+    fast = planned(accelerated(model), x)
+    with torch.inference_mode():
+        assert_alike(fast(x), model(x))
+        assert fast(x).is_inference()
+        other = torch.randn_like(x)
+        first, second = fast(x), fast(other)
+        assert_alike(second, model(other))
+        assert_alike(first, model(x))
+    with torch.no_grad():
+        assert not fast(x).is_inference()
+        assert not fast(x.clone().requires_grad_()).requires_grad
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x[:, :, ::2, 1::3],
+        lambda x: x.transpose(2, 3),
+        lambda x: x[:, :1].expand(-1, 3, -1, -1),
+        lambda x: x[1:, :, 3:],
+    ],
+)
+def test_any_strides(view: Callable[[Tensor], Tensor]) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    x = view(torch.randn(3, 3, 30, 24))
+    fast = planned(accelerated(model.eval()), x)
+    with torch.no_grad():
+        theirs = model(x)
+        torch.testing.assert_close(fast(x), theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lenet5",
+        "simple_cnn",
+        "mobilenet_v1",
+        "mobilenet_v2",
+        "resnet18",
+        "se_resnet18",
+        "efficientnet_lite0",
+    ],
+)
+def test_networks_of_the_zoo(name: str) -> None:
+    model = randomised(models.create(name))
+    size = {"lenet5": (1, 28, 28), "simple_cnn": (1, 28, 28)}.get(name, (3, 64, 64))
+    x = torch.randn(1, *size)
+    fast = planned(accelerated(model), x)
+    with torch.no_grad():
+        assert_alike(fast(x), model(x))
+
+
+def test_threads_do_not_change_a_bit() -> None:
+    model, x = network(), images()
+    with torch.no_grad():
+        graph = captured(model, model, x)
+        results = []
+        for threads in (1, 2, 3):
+            plan = Plan(Snapshot(model), graph, threads, 0)
+            results += [plan(x, 0) for _ in range(3)]
+    assert all(torch.equal(each, results[0]) for each in results)
+
+
+class TestChanges:
+    """What changes the model changes its results."""
+
+    def check(self, model: nn.Module, fast: nn.Module, x: Tensor) -> None:
+        with torch.no_grad():
+            for _ in range(4):
+                assert_alike(fast(x), model(x))
+
+    def both(self) -> tuple[nn.Module, nn.Module, Tensor]:
+        model, x = network(), images()
+        return model, planned(accelerated(model), x), x
+
+    def test_a_step_of_an_optimizer(self) -> None:
+        model, fast, x = self.both()
+        for each in (model, fast):
+            optimizer = torch.optim.SGD(each.parameters(), lr=0.1)
+            each(x).square().sum().backward()
+            optimizer.step()
+        self.check(model, fast, x)
+        assert uses_a_plan(fast, x)
+
+    def test_a_loaded_state(self) -> None:
+        model, fast, x = self.both()
+        state = network().state_dict()
+        for each in (model, fast):
+            each.load_state_dict(state)
+        self.check(model, fast, x)
+        assert uses_a_plan(fast, x)
+
+    def test_statistics_of_batches(self) -> None:
+        model, fast, x = self.both()
+        for each in (model, fast):
+            each.train()
+            each[0:9](x)
+        model(x)
+        assert not uses_a_plan(fast, x)
+        model.eval()
+        fast.eval()
+        self.check(model, fast, x)
+
+    def test_writes_through_data(self) -> None:
+        """They leave the version as it was; a pass with gradients tells that something may have changed."""
+        model, fast, x = self.both()
+        for each in (model, fast):
+            each(x).sum().backward()
+            each[0].weight.data.mul_(2)
+            each(x).sum().backward()
+        self.check(model, fast, x)
+        for each in (model, fast):
+            each[0].weight.data = each[0].weight.data * 3
+        self.check(model, fast, x)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda model: setattr(model[0], "weight", nn.Parameter(model[0].weight.detach() * 2)),
+            lambda model: model[4].register_parameter("scale", nn.Parameter(torch.full((12, 1, 1), 2.0))),
+            lambda model: model.__setitem__(2, nn.Identity()),
+            lambda model: setattr(model[4], "norm", nn.Identity()),
+            lambda model: setattr(model[3], "padding", 0) or setattr(model[3], "kernel_size", 1),
+            lambda model: setattr(model[1], "eps", 0.5),
+            lambda model: model.append(nn.Hardtanh(-0.1, 0.1)),
+            lambda model: setattr(model[8], "forward", torch.tanh),
+            lambda model: setattr(model[8], "__class__", nn.SiLU) or setattr(model[8], "inplace", False),
+            lambda model: model[4].norm.train() and None,
+        ],
+    )
+    def test_other_parts(self, change: Callable[[nn.Module], None]) -> None:
+        model, fast, x = self.both()
+        for each in (model, fast):
+            change(each)
+        with torch.no_grad():
+            # A batch's own statistics follow from the batch.
+            assert_alike(fast(x), model(x))
+            assert_alike(fast(x), model(x))
+            assert_alike(fast(x), model(x))
+
+    def test_another_dtype(self) -> None:
+        model, fast, x = self.both()
+        with torch.no_grad():
+            torch.testing.assert_close(fast.double()(x.double()), model.double()(x.double()))
+            with pytest.raises(StriateError):
+                fast(x)
+        self.check(model.float(), fast.float(), x)
+
+    def test_a_model_that_keeps_changing_is_given_up(self) -> None:
+        _, fast, x = self.both()
+        with torch.no_grad():
+            for _ in range(30):
+                fast[0].weight = nn.Parameter(fast[0].weight.detach().clone())
+                fast(x)
+                fast(x)
+                fast(x)
+        assert plan_of(fast, x) == "no plan: the model changes between calls"
+
+    def test_hooks(self) -> None:
+        model, fast, x = self.both()
+        heard = []
+        hook = fast[4].project.register_forward_hook(lambda module, inputs, output: heard.append(1) or output * 2)
+        other = model[4].project.register_forward_hook(lambda module, inputs, output: output * 2)
+        self.check(model, fast, x)
+        assert len(heard) == 4
+        hook.remove()
+        other.remove()
+        self.check(model, fast, x)
+        assert uses_a_plan(fast, x)
+        everywhere = nn.modules.module.register_module_forward_hook(lambda *_: heard.append(2))
+        fast(x)
+        everywhere.remove()
+        assert 2 in heard
+
+    def test_gradients(self) -> None:
+        model, fast, x = self.both()
+        mine, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+        fast(mine).sum().backward()
+        model(theirs).sum().backward()
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-3, atol=1e-4)
+
+    def test_copies_and_the_way_back(self) -> None:
+        model, fast, x = self.both()
+        for made in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
+            with torch.no_grad():
+                made[0].weight.mul_(2)
+                changed = copy.deepcopy(model)
+                changed[0].weight.mul_(2)
+            self.check(changed, made, x)
+            assert uses_a_plan(made, x)
+        self.check(model, fast, x)
+        assert restore(fast) is fast
+        assert not any("forward" in vars(module) for module in fast.modules())
+        self.check(model, fast, x)
+        assert not hasattr(fast.forward, "func")
+
+
+class TestWhoLooksOn:
+    """Whoever watches PyTorch's operators gets to see them."""
+
+    def ready(self) -> tuple[nn.Module, nn.Module, Tensor]:
+        model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()
+        x = torch.randn(2, 1, 8, 8)
+        return model, planned(accelerated(model), x), x
+
+    def test_compilers_and_tracers(self) -> None:
+        model, fast, x = self.ready()
+        with torch.no_grad():
+            theirs = model(x)
+            for made in (
+                torch.compile(fast, backend="aot_eager"),
+                torch.export.export(fast, (x,)).module(),
+                torch.jit.trace(fast, (x,), check_trace=False),
+            ):
+                torch.testing.assert_close(made(x), theirs)
+                torch.testing.assert_close(made(-x), model(-x))
+
+    def test_modes_transforms_and_autocast(self) -> None:
+        from torch.utils.flop_counter import FlopCounterMode
+
+        model, fast, x = self.ready()
+        with torch.no_grad():
+            with FlopCounterMode(display=False) as counted:
+                fast(x)
+            assert counted.get_total_flops() > 0
+            mapped = torch.func.vmap(fast)(torch.stack([x, -x]))
+            torch.testing.assert_close(mapped[1], model(-x))
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                assert fast(x).dtype is torch.bfloat16
+            doubled = {name: 2 * each for name, each in fast.named_parameters()}
+            torch.testing.assert_close(
+                torch.func.functional_call(fast, doubled, (x,)), torch.func.functional_call(model, doubled, (x,))
+            )
+            assert uses_a_plan(fast, x)
+
+    def test_a_fixed_backend_and_a_fixed_choice(self) -> None:
+        _, fast, x = self.ready()
+        with engine.use("aten"):
+            assert not uses_a_plan(fast, x)
+        with engine.use("llvm"):
+            assert uses_a_plan(fast, x)
+        with tuning.fixed():
+            assert not uses_a_plan(fast, x)
+        assert uses_a_plan(fast, x)
+
+    def test_other_arguments(self) -> None:
+        model, fast, x = self.ready()
+        with torch.no_grad():
+            torch.testing.assert_close(fast(input=x), model(x))
+            torch.testing.assert_close(fast(nn.Parameter(x)), model(x))
+            assert fast(x[:0]).shape == (0, 3)
+            with pytest.raises(StriateError):
+                fast(torch.randn(2, 3, 8, 8))
+
+    def test_a_part_of_another_model(self) -> None:
+        model, fast, x = self.ready()
+        whole = planned(striate.accelerate(nn.Sequential(fast, nn.Softplus().eval()), quiet=True)[0], x)
+        with torch.no_grad():
+            torch.testing.assert_close(whole(x), model(x))
+
+
+def test_several_threads_at_once() -> None:
+    model = network()
+    fast, x = accelerated(model), images()
+    inputs = [torch.randn_like(x) for _ in range(8)]
+    with torch.no_grad():
+        expected = [model(each) for each in inputs]
+    wrong = []
+
+    def work(mine: Tensor, theirs: Tensor) -> None:
+        with torch.no_grad():
+            wrong.extend(1 for _ in range(20) if not torch.allclose(fast(mine), theirs, rtol=1e-4, atol=1e-4))
+
+    workers = [threading.Thread(target=work, args=each) for each in zip(inputs, expected, strict=True)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+    assert uses_a_plan(fast, x)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_in_a_forked_process(threads: int) -> None:
+    model = network()
+    torch.set_num_threads(threads)
+    try:
+        fast, x = accelerated(model), images()
+        planned(fast, x)
+        with torch.no_grad():
+            expected = model(x)
+        child = os.fork()
+        if child == 0:
+            with torch.no_grad():
+                right = all(torch.allclose(fast(x), expected, rtol=1e-4, atol=1e-4) for _ in range(1))
+            os._exit(0 if right else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_few_shapes_are_kept() -> None:
+    fast = striate.accelerate(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()).eval(), quiet=True)
+    usual = torch.randn(1, 1, 9, 9)
+    planned(fast, usual)
+    with torch.no_grad():
+        for size in range(10, 40):
+            fast(torch.randn(1, 1, size, size))
+    assert uses_a_plan(fast, usual)
+    with torch.no_grad():
+        for size in range(10, 40):
+            fast(torch.randn(1, 1, size, size))
+            planned(fast, torch.randn(1, 1, size, size))
+    assert len(vars(fast)["forward"].args[1]._entries) == inference._KEPT
+
+
+def test_slower_plans_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "interleaved", lambda runs: {name: 2.0 if name else 1.0 for name in runs})
+    model, x = nn.Sequential(nn.Conv2d(1, 4, 3)).eval(), torch.randn(1, 1, 9, 9)
+    fast = accelerated(model)
+    with torch.no_grad():
+        for _ in range(3):
+            fast(x)
+    assert not uses_a_plan(fast, x)
+    assert plan_of(fast, x).startswith("no plan: the plan isn't faster: 2,000,000 us on 1 threads")
+
+
+@pytest.mark.parametrize(("shared", "taken"), [(0.95, 1), (0.5, 2)])
+def test_several_threads_have_to_be_worth_it(shared: float, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "interleaved", lambda runs: {"": 9.0, "1": 1.0, "2": shared})
+    torch.set_num_threads(2)
+    try:
+        model, x = nn.Sequential(nn.Conv2d(16, 64, 3), nn.ReLU()).eval(), torch.randn(4, 16, 20, 20)
+        told = plan_of(planned(accelerated(model), x), x)
+        assert told.splitlines()[0].split(" on ")[1].startswith(f"{taken} thread")
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_a_plan_can_be_read() -> None:
+    model, x = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2)).eval(), torch.randn(1, 1, 10, 10)
+    fast = accelerated(model)
+    assert plan_of(fast, x).startswith(
+        "not taken yet (it is made when such an input comes for the second time): 3 steps"
+    )
+    told = plan_of(planned(fast, x), x)
+    assert told.splitlines()[1:] == [
+        "  interleaved_output, 4 shares on 1 thread: sum of 1x1x10x10 times 4x1x3x3, clamp(0, inf)",
+        "  interleaved_largest, 4 shares on 1 thread: max_pool2d 1x4x8x8 kernel=2 stride=2",
+        "  copy, 4 shares on 1 thread: copy of 1x4x4x4 from (4, 1, 16, 4) to (64, 16, 4, 1)",
+    ]
+    fast[0].register_forward_hook(lambda *_: None)
+    with pytest.raises(OperandError, match="isn't accelerated"):
+        plan_of(model, x)
+
+
+class Strange(nn.Module):
+    def __init__(self, do: Callable[[nn.Module, Tensor], object]) -> None:
+        super().__init__()
+        self.convolution, self.do = nn.Conv2d(1, 4, 3), do
+        self.register_buffer("count", torch.zeros(()))
+        self.seen: list[int] = []
+        self.plain = torch.ones(4, 1, 1)
+
+    def forward(self, x: Tensor) -> object:
+        return self.do(self, self.convolution(x))
+
+
+def _assigns(module: nn.Module, x: Tensor) -> Tensor:
+    module.last = x
+    return x
+
+
+STRANGE = {
+    "is random": lambda module, x: F.dropout(x, training=True),
+    "last changes while it runs": _assigns,
+    "seen changes while it runs": lambda module, x: (module.seen.append(1), x)[1],
+    "changes its input or something of its own": lambda module, x: (module.count.add_(1), x)[1],
+    "not one tensor": lambda module, x: (x, x),
+    "while it was captured": lambda module, x: x if x.sum() > 0 else -x,
+    "neither a parameter nor a buffer": lambda module, x: x * module.plain,
+    "nothing that it computed from its input": lambda module, x: module.convolution.weight,
+    "seen elsewhere too": lambda module, x: (x.view(-1), x.relu_())[0],
+    "cumsum has no kernel here": lambda module, x: x.cumsum(1),
+    "_to_copy has no kernel here": lambda module, x: x.double().relu(),
+}
+
+
+@pytest.mark.parametrize("reason", STRANGE)
+def test_what_has_no_plan(reason: str) -> None:
+    model, x = Strange(STRANGE[reason]).eval(), torch.randn(1, 1, 6, 6)
+    before = {name: copy.copy(each) for name, each in vars(model).items()}
+    fast = striate.accelerate(model, quiet=True)
+    assert reason in plan_of(fast, x)
+    del model.forward
+    assert list(vars(model)) == [*before]
+    assert model.seen == []
+    assert model.count == 0
+
+
+@pytest.mark.parametrize("change", [lambda x: x.relu_(), lambda x: x.view(1, 25).relu_().view(1, 1, 5, 5)])
+def test_an_input_changed_in_place_is_no_plans(change: Callable[[Tensor], Tensor]) -> None:
+    convolution = nn.Conv2d(1, 2, 3)
+    with pytest.raises(Refusal, match=r"changes its input|seen elsewhere"):
+        captured(convolution, lambda x: convolution(change(x)), torch.randn(1, 1, 5, 5))

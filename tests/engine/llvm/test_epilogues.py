@@ -1,0 +1,156 @@
+"""What kernels do to totals before they write them, and the kernels that plans have beside sums."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cases import POOLINGS, assert_same, conv, image, operands, pool
+from striate.engine import Pass, reference
+from striate.engine.llvm import elementwise
+from striate.engine.llvm.contraction import axes, interleaved_sum, the_isa
+from striate.engine.llvm.epilogue import FUNCTIONS, Epilogue
+from striate.engine.llvm.isa import ISAS, Isa, host
+from striate.engine.llvm.pools import interleaved_values
+from striate.engine.llvm.weights import Weights, pack
+
+#: Each function with settings, its definition, and how far it may be off, in units of float32's rounding.
+DEFINITIONS: dict[str, tuple[tuple[float, ...], Callable[[Tensor], Tensor], float]] = {
+    "clamp": ((-0.5, 6.0), lambda x: x.clamp(-0.5, 6.0), 0),
+    "gelu": ((), F.gelu, 3),
+    "hard_sigmoid": ((), F.hardsigmoid, 1),
+    "hard_swish": ((), F.hardswish, 2),
+    "leaky_relu": ((0.01,), lambda x: F.leaky_relu(x, 0.01), 1),
+    "sigmoid": ((), torch.sigmoid, 2),
+    "silu": ((), F.silu, 3),
+    "tanh": ((), torch.tanh, 2),
+}
+
+
+def isas() -> list[Isa]:
+    """The instruction sets that this machine has."""
+    best = host()
+    return [isa for isa in ISAS if best is not None and isa.triple == best.triple and isa.lanes <= best.lanes]
+
+
+def applied(x: Tensor, epilogue: Epilogue, isa: Isa | None = None) -> Tensor:
+    y = torch.empty_like(x)
+    words = [x.data_ptr(), 0, y.data_ptr(), x.numel(), 1, 1, 1, 0]
+    elementwise.pairs(isa or the_isa(), "", epilogue)(1, words, 1)
+    return y
+
+
+@pytest.mark.parametrize("isa", isas(), ids=lambda isa: isa.name)
+@pytest.mark.parametrize("name", DEFINITIONS)
+def test_functions(name: str, isa: Isa) -> None:
+    numbers, definition, units = DEFINITIONS[name]
+    x = torch.cat([torch.linspace(-30, 30, 20_011), torch.logspace(-12, 1.9, 3001), -torch.logspace(-12, 1.9, 3001)])
+    made, expected = applied(x, Epilogue(name, numbers), isa), definition(x.double())
+    # Of the result or, where it is a small difference from 1 or from x, of what it differs from.
+    scale = expected.abs().clamp(min=1e-30) if name in ("leaky_relu", "tanh") else expected.abs().clamp(min=1)
+    off = ((made.double() - expected).abs() / scale).max().item() / torch.finfo(torch.float32).eps
+    assert off <= units, f"{off:.2f} units"
+
+
+def test_every_function_is_tested_and_keeps_nan() -> None:
+    assert DEFINITIONS.keys() == FUNCTIONS.keys()
+    x = torch.tensor([math.nan, 1.0, math.nan])
+    for name, (numbers, definition, _) in DEFINITIONS.items():
+        made = applied(x, Epilogue(name, numbers))
+        assert made.isnan().tolist() == [True, False, True], name
+        far = torch.tensor([-200.0, 200.0])
+        torch.testing.assert_close(applied(far, Epilogue(name, numbers)), definition(far), rtol=1e-6, atol=1e-30)
+
+
+SUMS = [
+    "conv2d 2x5x9x8 21x5x3x3 padding=1",
+    "conv2d 1x4x9x9 6x4x3x3 stride=2 padding=0:1",
+    "conv2d 2x3x8x8 5x3x3x2 dilation=2 padding=1",
+    "conv2d 2x8x7x9 24x8x1x1",
+    "conv2d 1x6x5x5 33x6x5x5",
+    "conv2d 2x11x7x6 11x1x3x3 groups=11 padding=1",
+    "conv2d 1x16x9x9 16x1x3x3 groups=16 stride=2",
+]
+
+
+@pytest.mark.parametrize("adds", [False, True])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("line", SUMS)
+def test_sums_with_an_epilogue(line: str, threads: int, adds: bool) -> None:
+    shape = conv(line)
+    tensors = {role: tensor.float() for role, tensor in operands(shape).items()}
+    x, w = tensors[Pass.INPUT_GRAD].contiguous(memory_format=torch.channels_last), tensors[Pass.WEIGHT_GRAD]
+    bias, added = torch.randn(shape.out_channels), tensors[Pass.OUTPUT].contiguous(memory_format=torch.channels_last)
+    each = (shape.groups, shape.out_channels // shape.groups, shape.in_channels // shape.groups)
+    epilogue = Epilogue("clamp", (0.0, 3.0), adds)
+    made = interleaved_sum(the_isa(), shape.batch, *each, shape.size, axes(shape), shape.output_size, threads, epilogue)
+    packed = pack(the_isa(), Weights.of(w, shape.groups), bias, made.channels, True)
+    y, scratch = torch.empty_like(added), torch.empty(made.scratch)
+    pointers = [tensor.data_ptr() for tensor in (x, packed, y, scratch)]
+    words = made.words(*pointers, (x.stride(0), x.stride(2)), added.data_ptr() if adds else None)
+    made.kernel(made.items, words, made.threads)
+    expected = reference.contract(shape, Pass.OUTPUT, x.double(), w.double()) + bias.double()[:, None, None]
+    expected = (expected + added.double() * adds).clamp(0, 3)
+    assert_same(y, expected, 4 * shape.in_channels * w[0, 0].numel())
+
+
+def test_shares_of_channels_and_spans_of_columns_do_not_change_a_bit() -> None:
+    """Many channels of few positions; one long row."""
+    for outer, inner, positions in ((200, 64, 9), (24, 96, 500)):
+        x, w = torch.randn(positions, inner), torch.randn(outer, inner, 1, 1)
+        results = []
+        for threads in (1, 2, 3, 8):
+            one = axes(conv("conv2d 1x1x1x1 1x1x1x1"))
+            made = interleaved_sum(the_isa(), 1, 1, outer, inner, (1, positions), one, (1, positions), threads)
+            assert made.items >= min(threads, 4)
+            packed = pack(the_isa(), Weights.of(w, 1), None, made.channels, True)
+            y = torch.empty(positions, outer)
+            words = made.words(x.data_ptr(), packed.data_ptr(), y.data_ptr(), 0, (positions * inner, positions * inner))
+            made.kernel(made.items, words, made.threads)
+            results.append(y)
+        torch.testing.assert_close(results[0], x @ w[:, :, 0, 0].t(), rtol=1e-4, atol=1e-4)
+        assert all(torch.equal(each, results[0]) for each in results)
+
+
+@pytest.mark.parametrize("line", [line for line in POOLINGS if "pool2d" in line and " 0x" not in line])
+def test_pooling_without_positions(line: str) -> None:
+    shape = pool(line)
+    x = image(shape, torch.float32).contiguous(memory_format=torch.channels_last)
+    x[0, 0, 0, 0] = math.nan
+    made = interleaved_values(shape)
+    y = torch.empty(shape.output_shape, memory_format=torch.channels_last)
+    row = shape.size[1] * shape.channels
+    made.kernel(made.items, made.words(x.data_ptr(), y.data_ptr(), (row * shape.size[0], row)), 1)
+    wide = x.double()
+    expected = reference.maximum(shape, wide)[0] if shape.kind == "max" else reference.average(shape, wide)
+    assert_same(y, expected, 16)
+
+
+@pytest.mark.parametrize("channels", [1, 5, 8, 19])
+@pytest.mark.parametrize("operation", ["fadd", "fsub", "fmul"])
+def test_pairs(operation: str, channels: int) -> None:
+    define = {"fadd": torch.add, "fsub": torch.sub, "fmul": torch.mul}[operation]
+    a = torch.randn(3, 7, channels)
+    for b, period, step in (
+        (torch.randn(3, 7, channels), 1, channels),
+        (torch.randn(channels), 1, 0),
+        (torch.randn(3, 1, channels), 7, channels),
+    ):
+        y = torch.empty_like(a)
+        words = [a.data_ptr(), b.data_ptr(), y.data_ptr(), channels, 21, 4, period, step]
+        elementwise.pairs(the_isa(), operation, Epilogue("clamp", (0.0, math.inf)))(6, words, 2)
+        assert torch.equal(y, define(a, b).relu())
+
+
+def test_copies_take_any_strides() -> None:
+    x = torch.randn(4, 5, 6, 7)
+    for view in (x.permute(0, 2, 3, 1), x[:, :, ::2], x[:, :1].expand(4, 5, 6, 7), x.permute(3, 2, 1, 0)):
+        y = torch.empty(view.shape)
+        words = [view.data_ptr(), y.data_ptr(), *view.shape[1:], *view.stride()]
+        elementwise.copy(the_isa())(view.shape[0] * view.shape[1], words, 2)
+        assert torch.equal(y, view)

@@ -1,0 +1,76 @@
+"""Kernels in a row: where their memory lies, and who runs them."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from striate.engine.llvm import elementwise, launch
+from striate.engine.llvm.contraction import the_isa
+from striate.engine.llvm.epilogue import Epilogue
+from striate.engine.llvm.program import Buffer, Program, Step, arranged
+
+
+@given(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 20), st.integers(0, 6)), min_size=1, max_size=15))
+def test_what_lives_at_the_same_time_does_not_overlap(lives: list[tuple[int, int, int]]) -> None:
+    buffers = {Buffer(numbers): (first, first + more) for numbers, first, more in lives}
+    kernel = elementwise.copy(the_isa())
+    steps = [
+        Step("", kernel, 1, 1, [buffer for buffer, (first, last) in buffers.items() if at in (first, last)])
+        for at in range(28)
+    ]
+    total, offsets = arranged(steps, set())
+    for (one, (start, stop)), (other, (from_, to)) in itertools.combinations(buffers.items(), 2):
+        if start <= to and from_ <= stop:
+            apart = offsets[one] + one.numbers <= offsets[other] or offsets[other] + other.numbers <= offsets[one]
+            assert apart
+    assert all(offset % 16 == 0 and offset + buffer.numbers <= total for buffer, offset in offsets.items())
+
+
+def test_memory_is_used_again() -> None:
+    chain = [Buffer(1000) for _ in range(10)]
+    kernel = elementwise.copy(the_isa())
+    steps = [Step("", kernel, 1, 1, list(pair)) for pair in itertools.pairwise(chain)]
+    assert arranged(steps, {chain[0], chain[-1]})[0] == 2 * 1008
+
+
+def doubling(source: Buffer, target: Buffer, positions: int, threads: int) -> Step:
+    kernel = elementwise.pairs(the_isa(), "fadd", Epilogue())
+    return Step("twice", kernel, positions, threads, [source, source, target, 16, positions, 1, 1, 16])
+
+
+@pytest.mark.parametrize("openmp", [True, False])
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_steps_wait_for_each_other(threads: int, openmp: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not openmp:
+        monkeypatch.setattr(launch, "openmp", lambda: None)
+    torch.set_num_threads(4)
+    try:
+        chain = [Buffer(16 * 50) for _ in range(21)]
+        # Steps of several threads and of one, in turns and one after the other.
+        steps = [doubling(*pair, 50, threads if at % 5 else 1) for at, pair in enumerate(itertools.pairwise(chain))]
+        program = Program(steps, chain[0], chain[-1], the_isa(), threads)
+        x, y = torch.randn(50, 16), torch.empty(50, 16)
+        for _ in range(50):
+            program(x.data_ptr(), y.fill_(torch.nan).data_ptr())
+            assert torch.equal(y, x * 2**20)
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_a_forked_process_walks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = [Buffer(64), Buffer(64)]
+    program = Program([doubling(*chain, 4, 2)], *chain, the_isa(), 2)
+
+    def start(*_: object) -> None:
+        raise AssertionError("threads that are gone")
+
+    monkeypatch.setattr(program, "_start", start)
+    monkeypatch.setattr(launch, "_forked", True)
+    x, y = torch.randn(4, 16), torch.empty(4, 16)
+    program(x.data_ptr(), y.data_ptr())
+    assert torch.equal(y, 2 * x)
