@@ -57,7 +57,7 @@ def train(contestant: str, model: str, folder: Path, goal: float, seed: int, bat
         layers = striate.accelerate(layers, quiet=True)
     images, labels = _read(folder, "train")
     test_images, test_labels = _read(folder, "t10k")
-    optimizer = torch.optim.SGD(layers.parameters(), lr=0.05, momentum=0.9)
+    optimizer = torch.optim.Adam(layers.parameters(), lr=2e-3)
     steps, accuracy = 0, 0.0
     for _ in range(20):
         for part in torch.randperm(len(images)).split(batch):
@@ -85,7 +85,7 @@ def main(
     goal: Annotated[float, typer.Option(help="Test accuracy to reach.")] = 0.99,
     seeds: Annotated[int, typer.Option(help="How many pairs of runs.")] = 5,
     batch: Annotated[int, typer.Option(help="Images a step.")] = 128,
-    every: Annotated[int, typer.Option(help="Steps between tests.")] = 100,
+    every: Annotated[int, typer.Option(help="Steps between tests.")] = 200,
     save: Annotated[bool, typer.Option(help="Write results/until-MODEL.json.")] = False,
 ) -> None:
     """Times whole processes from their start to a test accuracy, plain PyTorch and accelerated in turns.
