@@ -464,9 +464,21 @@ def test_slower_plans_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plan_of(fast, x).startswith("no plan: the plan isn't faster: 2,000,000 us on 1 threads")
 
 
+def test_plans_that_would_keep_much_memory_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3)).eval(), torch.randn(1, 1, 200, 200)
+    fast = accelerated(model)
+    monkeypatch.setattr(inference, "_MEMORY", 1 << 19)
+    with torch.no_grad():
+        for _ in range(3):
+            torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
+    assert not uses_a_plan(fast, x)
+    assert "MiB of memory between calls" in plan_of(fast, x)
+
+
 @pytest.mark.parametrize(("shared", "taken"), [(0.95, 1), (0.5, 2)])
 def test_several_threads_have_to_be_worth_it(shared: float, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "interleaved", lambda runs: {"": 9.0, "1": 1.0, "2": shared})
+    monkeypatch.setattr(inference, "_ALONE", float("inf"))
     torch.set_num_threads(2)
     try:
         model, x = nn.Sequential(nn.Conv2d(16, 64, 3), nn.ReLU()).eval(), torch.randn(4, 16, 20, 20)

@@ -250,3 +250,11 @@ def test_what_others_may_write_is_not_trusted(tmp_path: Path, monkeypatch: pytes
     me = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: me + 1)
     assert cache.read("name.o") is None
+
+
+def test_what_takes_long_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[str] = []
+    monkeypatch.setattr(tuning, "LONG", 0.0)
+    taken = tuning.interleaved({"one": lambda: runs.append("one"), "other": lambda: runs.append("other")})
+    assert runs == ["one", "one", "other", "other"]
+    assert all(seconds >= 0 for seconds in taken.values())

@@ -11,10 +11,13 @@ A call goes by a plan if
 Else it goes the ordinary way, and so does a call that comes while another thread walks the plan.
 
 A plan is made when an input of some shape and strides comes for the second time, so that images of every size don't
-compile for ever. Weights are packed, and batch normalisation is folded into them, when it is made, and again when a
-version counter or an address of the model's tensors has changed. Writes through ``.data`` change neither; they are seen
-after the next call in training mode or with gradients on. What a ``forward`` reads beside its module's attributes (a
-global variable, what a list in them holds) is taken to stay as it was when the plan was made.
+compile for ever; that call takes as long as some five others, since plan and ordinary way are timed. A plan keeps the
+memory of its maps, and isn't made where that is more than 512 MiB.
+
+Weights are packed, and batch normalisation is folded into them, when it is made, and again when a version counter or an
+address of the model's tensors has changed. Writes through ``.data`` change neither; they are seen after the next call
+in training mode or with gradients on. What a ``forward`` reads beside its module's attributes (a global variable, what
+a list in them holds) is taken to stay as it was when the plan was made.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,6 +53,10 @@ _AGAIN: Final = 4
 #: How many times as fast several threads have to be as one: they wait for each other at every step, which takes long
 #: when the machine has other work.
 _COMPANY: Final = 1.2
+#: Seconds of an ordinary call up to which a plan on one thread is tried as well.
+_ALONE: Final = 0.02
+#: Bytes that a plan's maps may take, which it keeps between calls.
+_MEMORY: Final = 1 << 29
 
 
 def planned(module: torch.nn.Module, plans: Plans, blocks: Blocks | None, *args: Any, **kwargs: Any) -> Any:
@@ -138,8 +146,12 @@ class Plans:
 
     def _fastest(self, module: torch.nn.Module, blocks: Blocks | None, input: Tensor, snapshot: Snapshot) -> Plan:
         """The plan, on as many threads as it is fastest on."""
+        start = time.perf_counter()
+        _ordinary(module, blocks, input)
+        # One thread is worth trying where several spend their time waiting for each other.
+        alone = {1} if time.perf_counter() - start < _ALONE else set()
         graph = captured(module, lambda x: _ordinary(module, blocks, x), input)
-        made = {str(threads): Plan(snapshot, graph, threads, self.doubts) for threads in {launch.threads(), 1}}
+        made = {str(threads): Plan(snapshot, graph, threads, self.doubts) for threads in {launch.threads(), *alone}}
         runs: dict[str, Callable[[], object]] = {"": lambda: _ordinary(module, blocks, input)}
         runs |= {name: _timed(plan, input, self.doubts) for name, plan in made.items()}
         times = tuning.interleaved(runs)
@@ -257,6 +269,8 @@ class Plan:
             self._aliases = [tensor.detach() for tensor in self._tensors]
             made: Lowered = lowered(graph, threads)
             self.program = Program(made.steps, made.source, made.result, isa, threads)
+        if 4 * self.program.numbers > _MEMORY:
+            raise Refusal(f"it would keep {4 * self.program.numbers >> 20:,} MiB of memory between calls")
         self._lowered = made
         self._marks = self._now()
         self._lock = threading.Lock()
