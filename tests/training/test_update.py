@@ -33,7 +33,7 @@ def curve(steps: int = 15, **settings: Any) -> list[float]:
         ({"engine": "aten"}, 1e-5),
         ({"engine": "llvm"}, 1e-5),
         ({"accumulate": 5}, 1e-5),
-        ({"checkpoint_activations": True}, 1e-7),
+        ({"checkpoint_activations": True}, 1e-6),
         ({"precision": "bf16"}, 2e-2),
         ({"precision": "fp16"}, 2e-3),
     ],

@@ -148,7 +148,8 @@ def integrated_gradients(
         raise ExplainError("integrated_gradients", f"got {steps} steps", "needed 1 or more")
     with asking(model, image, target) as subject:
         images = subject.images
-        start = torch.as_tensor(baseline).to(images)
+        # A number of Python's must not be rounded to float32 on its way to images in float64.
+        start = torch.as_tensor(baseline, dtype=None if isinstance(baseline, Tensor) else images.dtype).to(images)
         try:
             start = start.expand_as(images)
         except RuntimeError as error:

@@ -18,6 +18,7 @@ from array import array
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -128,9 +129,11 @@ def openmp() -> OpenMP | None:
         return None
     with open("/proc/self/maps") as maps:
         loaded = {line.split(maxsplit=5)[5].strip() for line in maps if "libgomp" in line}
-    if len(loaded) != 1:
+    # Other libraries, scikit-learn for one, may have brought a runtime of their own.
+    found = {path for path in loaded if Path(torch.__file__).parent in Path(path).parents} or loaded
+    if len(found) != 1:
         return None  # none, or more than one and no telling which is PyTorch's
-    library = ctypes.CDLL(loaded.pop())
+    library = ctypes.CDLL(found.pop())
     start = library.GOMP_parallel
     start.argtypes, start.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
     names = ("omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier")
