@@ -74,7 +74,7 @@ def main(
     table = Table(*shown, title="Batch normalisation in training")
     for row in rows:
         table.add_row(*(str(row[name]) for name in shown))
-    Console().print(table)
+    Console(width=190).print(table)
     if save:
         with (RESULTS / "norms.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
