@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from striate.acceleration.capture import Graph, Node, Refusal, Value
+from striate.acceleration.placed import Placed, along, innermost, is_dense, is_interleaved, of_channels, stretched
 from striate.engine import Pass
 from striate.engine.backends import table
 from striate.engine.llvm import elementwise, pools
@@ -39,18 +40,6 @@ _SHARED = 60_000
 _PASS = 4
 
 _ONE = Axis(1, 1, 0, 1)
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A tensor of the plan: its buffer, and a tensor without memory that has its shape and its strides there."""
-
-    buffer: Buffer
-    meta: Tensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.meta.shape)
 
 
 @dataclass(frozen=True)
@@ -234,7 +223,7 @@ class _Lowering:
         packed = pack(self.isa, Weights.of(weight.contiguous(), groups), bias, what.channels, True)
         scratch = Buffer(what.scratch)
         # Positions lie side by side in an interleaved image, so a row ends where the next one begins.
-        row = sizes[4][1] * x_channels(sizes)
+        row = sizes[4][1] * _width(sizes)
         strides = (row * sizes[4][0], row)
         added = None if made.added is None else made.added.buffer
         words = what.words(x.buffer, packed.data_ptr(), made.place.buffer, scratch, strides, added)
@@ -330,16 +319,16 @@ class _Lowering:
         last, epilogue = self.functions(node.results[0], Epilogue())
         if isinstance(other, Value) and not other.fixed:
             y = self.place(other)
-            if not _along(x.meta, y.meta) and y.meta.numel() != x.meta.shape[0] * _innermost(x.meta):
+            if not along(x.meta, y.meta) and y.meta.numel() != x.meta.shape[0] * innermost(x.meta):
                 y = self.dense(other)
             self.places[last] = self.pair(operation, x, y, epilogue)
             return
-        channels = _innermost(x.meta)
+        channels = innermost(x.meta)
         numbers = torch.empty(channels)
 
         def fill(owned: _Owned) -> None:
             told = owned(other) if isinstance(other, Value) else torch.tensor(float(other))
-            numbers.copy_(_of_channels(told, x.meta))
+            numbers.copy_(of_channels(told, x.meta))
 
         fill(self.owned)
         self.packing.append(fill)
@@ -347,7 +336,7 @@ class _Lowering:
 
     def pair(self, operation: str, x: Placed, other: Placed | Tensor | None, epilogue: Epilogue) -> Placed:
         """A step over all numbers of a dense tensor, with as many others, or one for each channel (of each image)."""
-        channels, count = _innermost(x.meta), x.meta.numel()
+        channels, count = innermost(x.meta), x.meta.numel()
         positions, period, step = count // channels, 1, channels
         address: int | Buffer = x.buffer
         if isinstance(other, Tensor):
@@ -355,8 +344,8 @@ class _Lowering:
             address, step = other.data_ptr(), 0
         elif other is not None:
             address = other.buffer
-            if not _along(x.meta, other.meta):
-                if _stretched(other.meta, x.meta) is None:
+            if not along(x.meta, other.meta):
+                if not stretched(other.meta, x.meta):
                     raise Refusal("operands that fit in neither all numbers nor the channels of images")
                 period = positions // x.meta.shape[0]
         threads = self.shared(count * _PASS)
@@ -382,7 +371,7 @@ class _Lowering:
             meta = node.function(source.meta, *node.args[1:], **node.kwargs)
         except RuntimeError:
             image = source.shape
-            if len(image) == 4 and _is_interleaved(source.meta) and made[0].shape == (image[0], math.prod(image[1:])):
+            if len(image) == 4 and is_interleaved(source.meta) and made[0].shape == (image[0], math.prod(image[1:])):
                 self.flattened[made[0]] = source
                 return
             source = self.rows(value)
@@ -433,13 +422,13 @@ class _Lowering:
         if node.name != "mul" or not isinstance(node.args[1], Value) or not node.args[1].fixed:
             return None
         factor, meta = node.args[1], made.place.meta
-        if _innermost(meta) != made.channels or node.results[0].shape != tuple(meta.shape):
+        if innermost(meta) != made.channels or node.results[0].shape != tuple(meta.shape):
             return None
         try:
-            _of_channels(torch.empty(factor.shape), meta)
+            of_channels(torch.empty(factor.shape), meta)
         except Refusal:
             return None
-        return lambda owned: (_of_channels(owned(factor), meta).clone(), torch.zeros(()))
+        return lambda owned: (of_channels(owned(factor), meta).clone(), torch.zeros(()))
 
     def normalisation(self, node: Node) -> _Fold:
         _, weight, bias, mean, variance, *rest = node.args
@@ -466,7 +455,7 @@ class _Lowering:
         if other is value or not isinstance(other, Value) or other.fixed or other not in self.places:
             return None
         place = self.places[other]
-        fits = place.shape == tuple(made.place.meta.shape) and _along(place.meta, made.place.meta)
+        fits = place.shape == tuple(made.place.meta.shape) and along(place.meta, made.place.meta)
         return place if fits else None
 
     # ---------------------------------------------------------------- places
@@ -490,7 +479,7 @@ class _Lowering:
     def interleaved(self, value: Value) -> Placed:
         """An image with its channels side by side and nothing between positions."""
         place = self.place(value)
-        if _is_interleaved(place.meta):
+        if is_interleaved(place.meta):
             return place
         wanted = self.fresh_image(place.shape)
         self.copy(place, wanted)
@@ -500,7 +489,7 @@ class _Lowering:
     def dense(self, value: Value) -> Placed:
         """A tensor that fills its buffer, in whatever order."""
         place = self.place(value)
-        return place if _is_dense(place) else self.rows(value)
+        return place if is_dense(place) else self.rows(value)
 
     def rows(self, value: Value) -> Placed:
         """A tensor in the order of its axes."""
@@ -530,9 +519,9 @@ class _Lowering:
     def result(self, place: Placed, source: Buffer, stride: tuple[int, ...]) -> Buffer:
         """The buffer that is the result, in the strides that it is asked for in."""
         wanted = self.fresh(place.shape, stride)
-        if not _is_dense(wanted):
+        if not is_dense(wanted):
             raise Refusal("a result that doesn't fill its memory")
-        if place.buffer is not source and _is_dense(place) and _along(place.meta, wanted.meta):
+        if place.buffer is not source and is_dense(place) and along(place.meta, wanted.meta):
             return place.buffer
         self.copy(place, wanted)
         return wanted.buffer
@@ -547,7 +536,7 @@ class _Lowering:
             raise Refusal(f"a kernel {refusal}")
 
 
-def x_channels(sizes: tuple[Any, ...]) -> int:
+def _width(sizes: tuple[Any, ...]) -> int:
     """Numbers at a position of a sum's operand."""
     _, groups, _, inner, *_ = sizes
     return int(groups * inner)
@@ -555,55 +544,6 @@ def x_channels(sizes: tuple[Any, ...]) -> int:
 
 def _filled(given: tuple[Any, ...], defaults: tuple[Any, ...]) -> tuple[Any, ...]:
     return (*given, *defaults[len(given) :])
-
-
-def _is_interleaved(meta: Tensor) -> bool:
-    if meta.dim() != 4 or meta.storage_offset():
-        return False
-    _, channels, height, width = meta.shape
-    return _like(meta, (height * width * channels, 1, width * channels, channels))
-
-
-def _like(meta: Tensor, stride: tuple[int, ...]) -> bool:
-    """Whether a tensor has these strides, where it makes a difference."""
-    return all(size == 1 or one == other for size, one, other in zip(meta.shape, meta.stride(), stride, strict=True))
-
-
-def _along(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and _like(one, other.stride())
-
-
-def _is_dense(place: Placed) -> bool:
-    """Whether a tensor fills its buffer without gaps, in some order of its axes."""
-    expected = 1
-    for stride, size in sorted(zip(place.meta.stride(), place.meta.shape, strict=True)):
-        if size != 1 and stride != expected:
-            return False
-        expected *= size
-    return place.meta.storage_offset() == 0 and expected == place.buffer.numbers
-
-
-def _innermost(meta: Tensor) -> int:
-    """The length of the axis whose numbers lie side by side."""
-    return next((size for size, stride in zip(meta.shape, meta.stride(), strict=True) if stride == 1 and size > 1), 1)
-
-
-def _of_channels(numbers: Tensor, meta: Tensor) -> Tensor:
-    """One number for each place of the innermost axis, from a tensor that is stretched over all others."""
-    inner = [axis for axis in range(meta.dim()) if meta.stride(axis) == 1 and meta.shape[axis] > 1]
-    aligned = numbers.reshape(*[1] * (meta.dim() - numbers.dim()), *numbers.shape)
-    if any(size > 1 and axis not in inner for axis, size in enumerate(aligned.shape)):
-        raise Refusal("a tensor of the model's own with a number for each position")
-    return aligned.reshape(-1).expand(_innermost(meta))
-
-
-def _stretched(small: Tensor, large: Tensor) -> bool | None:
-    """Whether the one has a number for each channel of each image of the other."""
-    if small.dim() != large.dim() or small.shape[0] != large.shape[0] or not small.is_contiguous():
-        return None
-    inner = [axis for axis in range(1, large.dim()) if large.stride(axis) == 1 and large.shape[axis] > 1]
-    fits = all(small.shape[axis] == (large.shape[axis] if axis in inner else 1) for axis in range(1, large.dim()))
-    return True if fits and large.stride(0) >= max(large.stride()) else None
 
 
 #: Operators that leave numbers as they are; the order in memory is the plan's own.

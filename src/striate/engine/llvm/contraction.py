@@ -76,11 +76,11 @@ def axes(shape: Problem) -> tuple[Axis, Axis]:
     return made[-2], made[-1]
 
 
-def _plane_size(size: tuple[int, ...]) -> tuple[int, int]:
+def plane_size(size: tuple[int, ...]) -> tuple[int, int]:
     return (1, *size)[-2], size[-1]
 
 
-def _plane(tensor: Tensor) -> Tensor:
+def plane(tensor: Tensor) -> Tensor:
     """(N, C, H, W), one axis being a row of height 1."""
     return tensor.unsqueeze(2) if tensor.dim() == 3 else tensor
 
@@ -96,22 +96,22 @@ def interleaves(x: Tensor, weights: Weights) -> bool:
 
 def planes(tensor: Tensor) -> Tensor:
     """(N, C, H, W) with neighbours along the width side by side."""
-    flat = _plane(tensor)
+    flat = plane(tensor)
     return flat if flat.stride(3) == 1 or flat.shape[3] == 1 else flat.contiguous()
 
 
 def contract(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, bias: Tensor | None) -> Tensor:
     """The contraction, for problems that :func:`striate.engine.llvm.backend.refusal` lets through."""
     if open_ is Pass.OUTPUT:
-        y = _sum(_plane(first), Weights.of(second, shape.groups), bias, axes(shape), _plane_size(shape.output_size))
+        y = _sum(plane(first), Weights.of(second, shape.groups), bias, axes(shape), plane_size(shape.output_size))
         return reshaped(y, shape.output_shape)
     if open_ is Pass.WEIGHT_GRAD:
-        x, g = _plane(first), _plane(second)
+        x, g = plane(first), plane(second)
         if _interleaves_weight(x, g, shape):
             return _interleaved_weight_grad(x, g, shape)
         return _weight_grad(planes(x), planes(g), shape)
     weights = Weights.of(first, shape.groups, transposed=True)
-    grad = _input_grad(_plane(second), weights, bias, axes(shape), _plane_size(shape.size))
+    grad = _input_grad(plane(second), weights, bias, axes(shape), plane_size(shape.size))
     return reshaped(grad, shape.input_shape)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from striate.engine.llvm import launch, planar_pooled, sparse_input, sparse_weight
-from striate.engine.llvm.contraction import axes, planes, the_isa
+from striate.engine.llvm.contraction import axes, plane, plane_size, planes, the_isa
 from striate.engine.llvm.isa import Isa
 from striate.engine.llvm.launch import Kernel
 from striate.engine.llvm.planar_pooled import Windows
@@ -27,7 +27,7 @@ from striate.geometry import ConvShape, PoolShape
 _BLOCK = 1 << 16
 #: Numbers of a tile's weights: beyond twice a first-level cache of 32 KiB whole maps were as quick, or quicker.
 _WEIGHTS = 1 << 14
-#: Of a kernel's words the first ones are addresses.
+#: Of a number in scratch memory, float32 or int32.
 _BYTES = 4
 
 
@@ -67,7 +67,6 @@ class _Plan:
     parts: tuple[int, ...]  #: where in it each of the kernel's scratch pointers points
     before: list[int]  #: the kernel's words between its first address and the others
     after: list[int]  #: and those after them
-    geometry: Geometry | None = None
     rows: KernelRows | None = None
 
 
@@ -75,18 +74,6 @@ def _parts(threads: int, sizes: list[int]) -> tuple[int, tuple[int, ...]]:
     """One piece of memory for several arrays of every thread: its size, and where each array begins."""
     ends = list(itertools.accumulate(-(-threads * size // 16) * 16 for size in sizes))
     return ends[-1], (0, *ends[:-1])
-
-
-def _plane(tensor: Tensor) -> Tensor:
-    return tensor.unsqueeze(2) if tensor.dim() == 3 else tensor
-
-
-def _size(shape: ConvShape | PoolShape) -> tuple[int, int]:
-    return (1, *shape.output_size)[-2], shape.output_size[-1]
-
-
-def _input_size(shape: ConvShape) -> tuple[int, int]:
-    return (1, *shape.size)[-2], shape.size[-1]
 
 
 # -------------------------------------------------------------------- forward
@@ -108,7 +95,7 @@ def _maximum_plan(
     down, along = (1, *pool.kernel)[-2:]
     windows = Windows(*axes(shape), down, along)
     compact = torch.int16 if torch.Size(pool.size).numel() <= 1 << 15 else torch.int32
-    pooled_rows, pooled_width = _size(pool)
+    pooled_rows, pooled_width = plane_size(pool.output_size)
     pitch = windows.pooled_columns.pitch(pooled_width, isa.lanes)
     line = shape.in_channels * pitch * windows.pooled_columns.stride
     block = max(1, min(pooled_rows, _BLOCK // (line * windows.pooled_rows.stride)))
@@ -118,7 +105,14 @@ def _maximum_plan(
     items = shape.batch * blocks
     threads = min(threads, items)
     kernel = _pooled_kernel(isa, windows, "i16" if compact is torch.int16 else "i32", activation)
-    sizes = [shape.in_channels, shape.out_channels, *_input_size(shape), _size(shape)[1], pooled_rows, pooled_width]
+    sizes = [
+        shape.in_channels,
+        shape.out_channels,
+        *plane_size(shape.size),
+        plane_size(shape.output_size)[1],
+        pooled_rows,
+        pooled_width,
+    ]
     blocking = [block, blocks, deep, pitch, deep * line]
     plan = _Plan(kernel, items, threads, threads * deep * line, (0,), sizes, blocking)
     return plan, windows.channels_together(isa), compact
@@ -176,7 +170,7 @@ def _weight_plan(
 ) -> tuple[_Plan, Tensor]:
     """The plan, and the table of places."""
     geometry = _geometry(shape, pool, side_by_side, dtype)
-    outputs, (pooled_rows, pooled_width) = _size(shape), _size(pool)
+    outputs, (pooled_rows, pooled_width) = plane_size(shape.output_size), plane_size(pool.output_size)
     row_size = geometry.row_size(outputs[1], isa.lanes)
     axis, pool_axis = geometry.rows, geometry.pool_rows
     block = pooled_rows
@@ -192,7 +186,7 @@ def _weight_plan(
     after = [block, blocks, deep, row_size, *each[:1], *each[2:4]]
     before = [shape.out_channels, pooled_rows, pooled_width]
     kernel = _weight_kernel(isa, geometry)
-    plan = _Plan(kernel, items, threads, scratch, parts, before, after, geometry, rows)
+    plan = _Plan(kernel, items, threads, scratch, parts, before, after, rows)
     return plan, _places(geometry, outputs, row_size)
 
 
@@ -201,7 +195,7 @@ def weight_grad(
 ) -> tuple[Tensor, Tensor]:
     """The gradients of weight and bias from those of the pooled map; positions of -1 take nothing."""
     isa = the_isa()
-    x, (g, positions) = _plane(input), _pooled(_plane(grad), _plane(positions))
+    x, (g, positions) = plane(input), _pooled(plane(grad), plane(positions))
     side_by_side = _side_by_side(x)
     if not side_by_side and x.stride(3) != 1:
         x = x.contiguous()
@@ -227,7 +221,7 @@ def _input_plan(
 ) -> _Plan:
     geometry = _geometry(shape, pool, side_by_side, dtype)
     rows, axis = geometry.kernel_rows(isa), geometry.rows
-    height, outputs, pooled = _input_size(shape)[0], _size(shape), _size(pool)
+    height, outputs, pooled = plane_size(shape.size)[0], plane_size(shape.output_size), plane_size(pool.output_size)
     row_size = geometry.row_size(outputs[1], isa.lanes)
 
     def seeing(block: int) -> int:
@@ -249,7 +243,7 @@ def _input_plan(
     each = [(deep + 1) * row_size + isa.lanes, positions + 1 + isa.lanes, room, room]
     scratch, parts = _parts(threads, each)
     before, after = [shape.out_channels, *outputs, *pooled], [block, blocks, deep, row_size, *each[:3], most]
-    return _Plan(_input_kernel(isa, geometry), items, threads, scratch, parts, before, after, geometry, rows)
+    return _Plan(_input_kernel(isa, geometry), items, threads, scratch, parts, before, after, rows)
 
 
 def input_grad(
@@ -257,10 +251,10 @@ def input_grad(
 ) -> Tensor:
     """The gradient of the input from those of the pooled map; positions of -1 take nothing."""
     isa = the_isa()
-    g, positions = _pooled(_plane(grad), _plane(positions))
+    g, positions = _pooled(plane(grad), plane(positions))
     layout = torch.channels_last if channels_last and shape.dims == 2 else torch.contiguous_format
     made = torch.empty(shape.input_shape, memory_format=layout)
-    x, w = _plane(made), _plane(weight)
+    x, w = plane(made), plane(weight)
     plan = _input_plan(isa, shape, pool, _side_by_side(x), positions.dtype, launch.threads())
     assert plan.rows is not None
     row_numbers = plan.rows.vectors * isa.lanes
