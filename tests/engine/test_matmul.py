@@ -1,4 +1,4 @@
-"""Convolutions with one position as matrix products, against the reference."""
+"""Convolutions as matrix products, against the reference."""
 
 from __future__ import annotations
 
@@ -21,20 +21,30 @@ WHOLE = [
     "conv2d 4x6x1x1 5x6x1x1 stride=2 dilation=3",
     "conv2d 2x1x3x3 4x1x3x3 stride=5",
 ]
+SINGLE = ["conv2d 3x4x5x6 7x4x1x1", "conv1d 2x3x9 5x3x1", "conv3d 2x3x2x3x4 5x3x1x1x1", "conv2d 1x1x1x9 1x1x1x1"]
+TAPS = [
+    "conv2d 3x32x2x2 33x32x3x3 padding=1",
+    "conv2d 2x32x4x5 34x32x3x3 stride=2 padding=1",
+    "conv2d 2x33x7x3 32x33x2x3 stride=3x1 padding=0:2x3:1 dilation=2x1",
+    "conv2d 1x32x3x3 32x32x5x5 padding=2",
+    "conv2d 1x32x2x2 32x32x3x3 padding=4",
+    "conv1d 2x32x9 40x32x4 stride=2 padding=1",
+    "conv3d 1x32x2x2x2 32x32x2x2x2 padding=1",
+]
 OTHERS = {
-    "conv2d 2x3x5x5 4x3x4x4": "whole input",
-    "conv2d 2x3x5x5 4x3x5x5 padding=1": "whole input",
-    "conv2d 2x3x5x5 4x3x3x3 dilation=2": "whole input",
+    "conv2d 2x3x5x5 4x3x4x4": "32 channels",
+    "conv2d 2x32x9x9 32x32x3x3 padding=1": "64 positions",
+    "conv2d 2x32x9x9 32x32x6x6": "25 taps",
     "conv2d 2x4x3x3 4x2x3x3 groups=2": "one a group",
     "conv2d 0x4x3x3 4x4x3x3": "empty",
     "max_pool2d 1x1x2x2 kernel=2": "multiplies matrices",
 }
 
 
-@pytest.mark.parametrize("line", WHOLE)
+@pytest.mark.parametrize("line", WHOLE + SINGLE + TAPS)
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("open_", list(Pass))
-def test_windows_over_the_whole_input(line: str, channels_last: bool, open_: Pass) -> None:
+def test_against_the_reference(line: str, channels_last: bool, open_: Pass) -> None:
     shape = conv(line)
     assert BACKEND.refusal(shape, open_, torch.float32, "cpu") is None
     made = operands(shape, torch.float32)

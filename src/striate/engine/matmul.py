@@ -1,24 +1,40 @@
-"""Convolutions with one position, as matrix products.
+"""Convolutions as matrix products, one a tap.
 
-A window over the whole input has one output position, and then each contraction is a matrix product of its operands
-with everything but images or output channels made one axis: LeNet's C5, squeeze-and-excitation's 1x1 convolutions of
-1x1 maps, fully connected layers written as convolutions. PyTorch's convolution kernels reorder such weights for tiles
-that a single position has no use for, and take up to ten times as long as its matrix product.
+For a tap t the outputs o whose window has it inside the image, and the inputs it sees there, are a matrix each,
+positions by channels, and with the tap's weights w[t], C_out by C_in, contractions are sums of products of matrices:
+
+    output          y[o]  += x[o * stride - before + t * dilation]  w[t]'
+    input gradient  dx[o * stride - before + t * dilation]  +=  g[o]  w[t]
+    weight gradient dw[t]  =  g[o]'  x[o * stride - before + t * dilation]
+
+What lies outside the image is never multiplied: on the small maps deep inside a network that is more than half of all.
+A window that is one position, or sees the whole image once, is one product. PyTorch's convolutions reorder weights for
+tiles that such maps have no use for, and take up to ten times as long as its matrix products.
 """
 
 from __future__ import annotations
+
+import itertools
+import math
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
 from striate.engine.backends import Backend, Pass
-from striate.engine.layout import is_channels_last, new_empty, reshaped
+from striate.engine.layout import is_channels_last, laid_out, new_empty, reshaped
 from striate.errors import BackendError
 from striate.geometry import ConvShape, PoolShape, Problem
 
+#: Positions of an output up to which several products, each with its copies, may be worth their while.
+_FEW_POSITIONS: Final = 64
+#: Channels from which on a tap's product outweighs its copies, and taps up to which it is tried.
+_FEW_CHANNELS, _MOST_TAPS = 32, 25
+
 
 class MatmulBackend(Backend):
-    """PyTorch's matrix product for convolutions whose window covers the whole input, no more and no less."""
+    """PyTorch's matrix product for convolutions of single positions, of small maps, and of windows over all."""
 
     name = "matmul"
 
@@ -29,12 +45,19 @@ class MatmulBackend(Backend):
             return "stands in for CPU kernels in float32 and float64"
         if problem.groups > 1:
             return "multiplies one matrix, not one a group"
-        whole = problem.size == problem.kernel and not any(map(any, problem.pads))
-        if not whole or any(d > 1 and k > 1 for d, k in zip(problem.dilation, problem.kernel, strict=True)):
-            return "needs a window over the whole input"
         if 0 in problem.input_shape or 0 in problem.weight_shape:
             return "leaves empty tensors to others"
+        if _is_whole(problem) or _is_single(problem):
+            return None
+        if math.prod(problem.output_size) > _FEW_POSITIONS or math.prod(problem.kernel) > _MOST_TAPS:
+            return f"multiplies a tap at a time, on maps of up to {_FEW_POSITIONS} positions and {_MOST_TAPS} taps"
+        if min(problem.in_channels, problem.out_channels) < _FEW_CHANNELS:
+            return f"multiplies a tap at a time, of {_FEW_CHANNELS} channels or more on both sides"
         return None
+
+    def recommends(self, problem: Problem, open_: Pass, channels_last: bool) -> bool:
+        assert isinstance(problem, ConvShape)
+        return _is_whole(problem) or (math.prod(problem.output_size) <= 4 and channels_last)
 
     def contract(
         self,
@@ -45,24 +68,16 @@ class MatmulBackend(Backend):
         bias: Tensor | None,
         channels_last: bool = False,
     ) -> Tensor:
-        if open_ is Pass.OUTPUT:
-            last = is_channels_last(second)
-            x, w = _flat(first, last), _flat(second, last)
-            y = x @ w.t() if bias is None else torch.addmm(bias, x, w.t())
-            return reshaped(y, shape.output_shape)
-        if open_ is Pass.WEIGHT_GRAD:
-            last = is_channels_last(first)
-            x, g = _flat(first, last), second.flatten(1)
-            made = new_empty(g, shape.weight_shape, last)
-            torch.mm(g.t(), x, out=_flat(made, last))
-            return made
         last = channels_last and shape.dims > 1
-        g, w = second.flatten(1), _flat(first, last)
-        made = new_empty(g, shape.input_shape, last)
-        torch.mm(g, w, out=_flat(made, last))
-        if bias is not None:
-            made += bias.reshape(-1, *[1] * shape.dims)
-        return made
+        if _is_whole(shape):
+            return _whole(shape, open_, first, second, bias, last)
+        if _is_single(shape) and not last:
+            return _single(shape, open_, first, second, bias)
+        if open_ is Pass.OUTPUT:
+            return laid_out(_output(shape, _positions(first), _positions(second), bias), last)
+        if open_ is Pass.INPUT_GRAD:
+            return laid_out(_input_grad(shape, _positions(first), _positions(second), bias), last)
+        return laid_out(_weight_grad(shape, _positions(first), _positions(second)), last)
 
     def average(self, shape: PoolShape, open_: Pass, operand: Tensor, channels_last: bool = False) -> Tensor:
         raise BackendError(str(shape), "backend matmul multiplies matrices")
@@ -76,6 +91,157 @@ class MatmulBackend(Backend):
         raise BackendError(str(shape), "backend matmul multiplies matrices")
 
 
+def _is_whole(problem: ConvShape) -> bool:
+    """Whether the window covers the whole input, no more and no less."""
+    dilated = any(d > 1 and k > 1 for d, k in zip(problem.dilation, problem.kernel, strict=True))
+    return problem.size == problem.kernel and not any(map(any, problem.pads)) and not dilated
+
+
+def _is_single(problem: ConvShape) -> bool:
+    """Whether the window is one position, one stride apart."""
+    alone = math.prod(problem.kernel) == 1 and max(problem.stride) == 1
+    return alone and not any(map(any, problem.pads))
+
+
+# ------------------------------------------------------------------------------------------------- one product
+
+
+def _whole(
+    shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, bias: Tensor | None, channels_last: bool
+) -> Tensor:
+    """Everything but images or output channels is one axis."""
+    if open_ is Pass.OUTPUT:
+        last = is_channels_last(second)
+        x, w = _flat(first, last), _flat(second, last)
+        y = x @ w.t() if bias is None else torch.addmm(bias, x, w.t())
+        return reshaped(y, shape.output_shape)
+    if open_ is Pass.WEIGHT_GRAD:
+        last = is_channels_last(first)
+        x, g = _flat(first, last), second.flatten(1)
+        made = new_empty(g, shape.weight_shape, last)
+        torch.mm(g.t(), x, out=_flat(made, last))
+        return made
+    g, w = second.flatten(1), _flat(first, channels_last)
+    made = new_empty(g, shape.input_shape, channels_last)
+    torch.mm(g, w, out=_flat(made, channels_last))
+    if bias is not None:
+        made += bias.reshape(-1, *[1] * shape.dims)
+    return made
+
+
 def _flat(tensor: Tensor, channels_last: bool) -> Tensor:
     """(N, everything else), as a view where the layout is the one said."""
     return (tensor.movedim(1, -1) if channels_last else tensor).flatten(1)
+
+
+def _single(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, bias: Tensor | None) -> Tensor:
+    """A window of one position on planes: a product an image."""
+    if open_ is Pass.WEIGHT_GRAD:
+        x, g = first.flatten(2), second.flatten(2)
+        return reshaped(torch.matmul(g, x.transpose(1, 2)).sum(0), shape.weight_shape)
+    weight, image = (second, first) if open_ is Pass.OUTPUT else (first, second)
+    w = weight.flatten(1) if open_ is Pass.OUTPUT else weight.flatten(1).t()
+    made = torch.matmul(w, image.flatten(2))
+    if bias is not None:
+        made += bias.reshape(-1, 1)
+    return reshaped(made, shape.output_shape if open_ is Pass.OUTPUT else shape.input_shape)
+
+
+# ---------------------------------------------------------------------------------------------- a product a tap
+
+
+class _Tap(NamedTuple):
+    """Indices of tensors with channels at the end."""
+
+    outputs: tuple[slice, ...]  #: those whose window has the tap inside the image
+    inputs: tuple[slice, ...]  #: what it sees there
+    weight: tuple[slice | int, ...]
+    everywhere: bool  #: whether all outputs have it
+
+
+@lru_cache(maxsize=1024)
+def _taps(shape: ConvShape) -> tuple[_Tap, ...]:
+    """The taps that some window has inside the image; one that all have comes first, if there is one."""
+    axes = []
+    for window, (before, _), size, count in zip(shape.windows, shape.pads, shape.size, shape.output_size, strict=True):
+        axis = []
+        for tap in range(window.kernel):
+            # Output o sees input o * stride + shift.
+            shift = tap * window.dilation - before
+            start = max(0, -(shift // window.stride))
+            stop = min(count, (size - 1 - shift) // window.stride + 1)
+            if start < stop:
+                inputs = slice(start * window.stride + shift, (stop - 1) * window.stride + shift + 1, window.stride)
+                axis.append((tap, slice(start, stop), inputs, stop - start == count))
+        axes.append(axis)
+    found, every = [], slice(None)
+    for each in itertools.product(*axes):
+        tap, outputs, inputs, everywhere = zip(*each, strict=True)
+        found.append(_Tap((every, *outputs), (every, *inputs), (every, *tap), all(everywhere)))
+    return tuple(sorted(found, key=lambda tap: not tap.everywhere))
+
+
+def _positions(tensor: Tensor) -> Tensor:
+    """(N, ..., C), numbers of a position side by side; of a weight (C_out, ..., C_in)."""
+    return tensor.movedim(1, -1).contiguous()
+
+
+def _matrix(tensor: Tensor) -> Tensor:
+    """Positions by channels."""
+    return tensor.reshape(-1, tensor.shape[-1])
+
+
+def _new(like: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Unwritten memory with channels innermost, and the same as (N, ..., C)."""
+    _, channels, *size = shape
+    steps = [channels * math.prod(size[i + 1 :]) for i in range(len(size))]
+    made = torch.empty_strided(shape, [channels * math.prod(size), 1, *steps], dtype=like.dtype)
+    return made, made.movedim(1, -1)
+
+
+def _fill(rows: Tensor, bias: Tensor | None) -> None:
+    rows.zero_() if bias is None else rows.copy_(bias)
+
+
+def _output(shape: ConvShape, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+    made, rows = _new(x, shape.output_shape)
+    taps = _taps(shape)
+    if taps and taps[0].everywhere:
+        first, taps = taps[0], taps[1:]
+        part, matrix = _matrix(x[first.inputs]), w[first.weight].t()
+        if bias is None:
+            torch.mm(part, matrix, out=_matrix(rows))
+        else:
+            torch.addmm(bias, part, matrix, out=_matrix(rows))
+    else:
+        _fill(rows, bias)
+    for tap in taps:
+        part, matrix = _matrix(x[tap.inputs]), w[tap.weight].t()
+        if tap.everywhere:
+            _matrix(rows).addmm_(part, matrix)
+        else:
+            place = rows[tap.outputs]
+            place += (part @ matrix).view(place.shape)
+    return made
+
+
+def _input_grad(shape: ConvShape, w: Tensor, g: Tensor, bias: Tensor | None) -> Tensor:
+    made, rows = _new(g, shape.input_shape)
+    if _is_single(shape) and bias is None:
+        torch.mm(_matrix(g), w.reshape(w.shape[0], -1), out=_matrix(rows))
+        return made
+    _fill(rows, bias)
+    for tap in _taps(shape):
+        place = rows[tap.inputs]
+        place += (_matrix(g[tap.outputs]) @ w[tap.weight]).view(place.shape)
+    return made
+
+
+def _weight_grad(shape: ConvShape, x: Tensor, g: Tensor) -> Tensor:
+    made, rows = _new(x, shape.weight_shape)
+    taps = _taps(shape)
+    if len(taps) < math.prod(shape.kernel):
+        rows.zero_()
+    for tap in taps:
+        torch.mm(_matrix(g[tap.outputs]).t(), _matrix(x[tap.inputs]), out=rows[tap.weight])
+    return made
