@@ -464,6 +464,29 @@ def test_slower_plans_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plan_of(fast, x).startswith("no plan: the plan isn't faster: 2,000,000 us on 1 threads")
 
 
+def test_convolutions_with_fewer_multiplications() -> None:
+    """Folded normalisation, a shortcut and an activation after them, odd sizes, weights that change."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(16, 32, 3, padding=1)
+            self.second, self.norm = nn.Conv2d(32, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.relu(self.first(x))
+            return F.relu(self.norm(self.second(x)) + x)
+
+    model, x = randomised(Net()).eval(), torch.randn(2, 16, 21, 18)
+    fast = planned(accelerated(model), x)
+    assert plan_of(fast, x).count("Winograd") == 2
+    for _ in range(2):
+        with torch.no_grad():
+            torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
+            for each in (model, fast):
+                each.second.weight *= -1.5
+
+
 def test_plans_that_would_keep_much_memory_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3)).eval(), torch.randn(1, 1, 200, 200)
     fast = accelerated(model)

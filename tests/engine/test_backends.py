@@ -18,7 +18,7 @@ table = importlib.import_module("striate.engine.backends")
 
 
 def test_the_reference_comes_last_and_takes_only_what_others_refuse() -> None:
-    assert engine.backends() == ("matmul", "llvm", "aten", "reference")
+    assert engine.backends() == ("matmul", "winograd", "llvm", "aten", "reference")
     assert engine.explain("conv2d 1x1x4x4 1x1x3x3", torch.float64).chosen[Pass.OUTPUT] == "aten"
     assert engine.explain("conv2d 1x1x4x4 1x1x3x3", torch.bool).chosen[Pass.OUTPUT] == "reference"
 
@@ -54,7 +54,7 @@ def test_a_block_that_raises_gives_the_choice_back() -> None:
 
 
 def test_unknown_backends_and_forced_refusals_are_errors() -> None:
-    with pytest.raises(BackendError, match="needed auto or one of matmul, llvm, aten, reference"):
+    with pytest.raises(BackendError, match="needed auto or one of matmul, winograd, llvm, aten, reference"):
         engine.use("cuda")
     with engine.use("aten"), pytest.raises(BackendError, match="refuses: PyTorch has no arithmetic on booleans"):
         ops.conv1d(torch.zeros(1, 1, 4, dtype=torch.bool), torch.zeros(1, 1, 2, dtype=torch.bool))
@@ -117,7 +117,7 @@ def test_whole_calls_agree_between_backends(line: str) -> None:
     call = {1: ops.conv1d, 2: ops.conv2d, 3: ops.conv3d}[shape.dims]
     found = []
     for name in engine.backends():
-        if engine.explain(shape).refusals[Pass.OUTPUT][name] is not None and name == "matmul":
+        if engine.explain(shape).refusals[Pass.OUTPUT][name] is not None and name in ("matmul", "winograd"):
             continue
         # in float64, but for the kernels that are generated for float32
         dtype = torch.float32 if name == "llvm" and shape.dims < 3 and shape.batch else torch.float64

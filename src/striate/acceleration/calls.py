@@ -44,8 +44,12 @@ def _asked(forward: Pass, input: Tensor, weight: Tensor | None = None) -> tuple[
 _Known = dict[tuple[Any, ...], tuple[tuple[int, ...], tuple[Any, ...]]]
 
 
-def _convolution(theirs: Call, mine: Call, problem_of: Call, forward: Pass) -> Call:
-    """PyTorch's convolution or striate's of the same name; of both, stride and padding come first after the bias."""
+def _convolution(theirs: Call, mine: Call, compute: Call, problem_of: Call, forward: Pass) -> Call:
+    """PyTorch's convolution or striate's of the same name; of both, stride and padding come first after the bias.
+
+    What striate computes need not be local to the last bit.
+    """
+    dims = _rank(mine) - 2
     known: _Known = {}
     settings = list(signature(mine).parameters.values())[3:]
 
@@ -61,7 +65,7 @@ def _convolution(theirs: Call, mine: Call, problem_of: Call, forward: Pass) -> C
         found = known.get(key)
         if found is not None:
             return theirs(input, weight, bias, how[0], found[0], *how[2:])
-        return mine(input, weight, bias, *how)
+        return compute(dims, input, weight, bias, *how, local=False)
 
     return call
 
@@ -99,7 +103,7 @@ def _learn(
     problem = problem_of(input.shape, weight.shape, *how)
     sides = _pytorchs_padding(problem)
     last = is_channels_last(input) or is_channels_last(weight)
-    if sides and _not_worth_it(problem, _asked(forward, input, weight), input, last):
+    if sides and _not_worth_it(problem, _asked(forward, input, weight), input, last, local=False):
         if len(known) >= 4096:
             known.clear()
         known[key] = sides, how
@@ -153,9 +157,11 @@ def _avg_pool(theirs: Call, mine: Call) -> Call:
     return avg_pool
 
 
-def _not_worth_it(problem: Problem, passes: tuple[Pass, ...], input: Tensor, channels_last: bool) -> bool:
+def _not_worth_it(
+    problem: Problem, passes: tuple[Pass, ...], input: Tensor, channels_last: bool, local: bool = True
+) -> bool:
     """Whether the chosen backends save less than the way to them through Python costs."""
-    saved = gain(problem, passes, input, channels_last)
+    saved = gain(problem, passes, input, channels_last, local)
     return saved is not None and saved <= (_DETOUR if len(passes) == 1 else _DETOUR_AND_BACK)
 
 
@@ -178,8 +184,13 @@ def _rank(function: Call) -> int:
 
 
 _KINDS: Final[dict[str, Call]] = {
-    "conv": partial(_convolution, problem_of=convolution.problem_of, forward=Pass.OUTPUT),
-    "conv_transpose": partial(_convolution, problem_of=convolution.transposed_problem_of, forward=Pass.INPUT_GRAD),
+    "conv": partial(_convolution, compute=convolution.convolve, problem_of=convolution.problem_of, forward=Pass.OUTPUT),
+    "conv_transpose": partial(
+        _convolution,
+        compute=convolution.convolve_transposed,
+        problem_of=convolution.transposed_problem_of,
+        forward=Pass.INPUT_GRAD,
+    ),
     "max_pool": _max_pool,
     "avg_pool": _avg_pool,
 }

@@ -68,7 +68,7 @@ def convolve_and_pool(
 ) -> Tensor:
     """``window`` is the pooling's, ``how`` the convolution's."""
     dims = weight.dim() - 2
-    found = as_one(input, weight, bias, how, activation, window) if pays(input, weight, bias) else None
+    found = as_one(input, weight, bias, how, activation, window, local=False) if pays(input, weight, bias) else None
     if found is not None:
         return found
     return pool_and_activate(dims, FUNCTIONS[_CONVOLVE[dims]](input, weight, bias, *how), activation, window)

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_map_only
 
 from striate.acceleration.capture import Graph, Node, Refusal, Value
 from striate.acceleration.placed import Placed, along, innermost, is_dense, is_interleaved, of_channels, stretched
-from striate.engine import Pass
+from striate.engine import Pass, winograd
 from striate.engine.backends import table
 from striate.engine.llvm import elementwise, pools
 from striate.engine.llvm.contraction import axes, interleaved_sum, the_isa
@@ -31,7 +31,7 @@ from striate.engine.llvm.epilogue import Epilogue
 from striate.engine.llvm.packing import Axis
 from striate.engine.llvm.program import Buffer, Step
 from striate.engine.llvm.weights import Weights, pack
-from striate.geometry import PoolShape, Problem
+from striate.geometry import ConvShape, PoolShape, Problem
 from striate.ops import convolution, pooling
 
 #: Multiplications below which a step isn't worth waiting for another thread.
@@ -171,6 +171,9 @@ class _Lowering:
         x, shape = self.interleaved(input), problem.output_shape
         made = _Sum(self.fresh_image(shape), lambda owned: owned(weight), bias, shape[1], Epilogue())
         last = self.absorb(made, node.results[0])
+        if winograd.pays(problem):
+            self.winograd(last, made, x, problem)
+            return
         batch, channels, size = input.shape[0], input.shape[1], input.shape[2:]
         outputs, windows = (shape[2], shape[3]), axes(problem)
         inner, outer = problem.in_channels // groups, problem.out_channels // groups
@@ -235,6 +238,23 @@ class _Lowering:
         def repack(owned: _Owned) -> None:
             weight, bias = made.numbers(owned)
             pack(self.isa, Weights.of(weight.contiguous(), groups), bias, what.channels, True, packed)
+
+        self.packing.append(repack)
+        self.places[last] = made.place
+
+    def winograd(self, last: Value, made: _Sum, x: Placed, problem: ConvShape) -> None:
+        what = winograd.Sums.of(self.isa, problem, self.shared(problem.macs), made.epilogue, True)
+        weight, bias = made.numbers(self.owned)
+        packed = what.pack(self.isa, Weights.of(weight, 1), bias)
+        added = None if made.added is None else made.added.buffer
+        words = what.words(x.buffer, packed.data_ptr(), made.place.buffer, Buffer(what.scratch), added)
+        name = f"Winograd's {problem}{made.epilogue}"
+        self.steps.append(Step(name, what.kernel, what.items, what.threads, words))
+        self.held.append(packed)
+
+        def repack(owned: _Owned) -> None:
+            weight, bias = made.numbers(owned)
+            what.pack(self.isa, Weights.of(weight, 1), bias, packed)
 
         self.packing.append(repack)
         self.places[last] = made.place

@@ -17,9 +17,11 @@ from striate.engine.llvm.backend import LlvmBackend
 from striate.engine.matmul import MatmulBackend
 from striate.engine.reference import ReferenceBackend
 from striate.engine.timing import Timing, time_problem
+from striate.engine.winograd import WinogradBackend
 
 # The reference comes last: it computes everything, slowly.
 register(MatmulBackend())
+register(WinogradBackend())
 register(LlvmBackend())
 register(AtenBackend())
 register(ReferenceBackend())

@@ -56,6 +56,8 @@ class Backend(ABC):
     name: str
     #: Whether it may be the fastest; if not, it only takes what everybody else refuses.
     competes: bool = True
+    #: Whether an output depends on what its window sees and, to the last bit, on nothing else.
+    local: bool = True
 
     @abstractmethod
     def refusal(self, problem: Problem, open_: Pass, dtype: torch.dtype, device: str) -> str | None:
@@ -161,7 +163,7 @@ def fixed() -> str | None:
 
 
 #: What has been chosen in this process, to be looked up at every call.
-_chosen: dict[tuple[Problem, Pass, torch.dtype, str, bool, int, int], Backend] = {}
+_chosen: dict[tuple[Problem, Pass, torch.dtype, str, bool, bool, int, int], Backend] = {}
 
 
 def forget() -> None:
@@ -176,6 +178,7 @@ def choose(
     operand: Tensor,
     channels_last: bool,
     run: Callable[[Backend], object],
+    local: bool = True,
 ) -> Backend:
     """The backend that computes ``problem`` on a tensor like ``operand``.
 
@@ -184,6 +187,7 @@ def choose(
         operand: its dtype and device count.
         channels_last: the layout of images.
         run: computes the pass with a backend, for measuring.
+        local: leaves out backends that aren't (see :class:`Backend`), unless :func:`use` has fixed one.
 
     Raises:
         BackendError: every backend refuses, or the one does that :func:`use` has fixed.
@@ -196,12 +200,12 @@ def choose(
         raise BackendError(
             str(problem), f"backend {_forced} refuses: {refusal}", remedy='let another do it: use("auto")'
         )
-    key = (problem, open_, dtype, device, channels_last, torch.get_num_threads(), tuning.generation)
+    key = (problem, open_, dtype, device, channels_last, local, torch.get_num_threads(), tuning.generation)
     found = _chosen.get(key)
     if found is None:
         if len(_chosen) >= 16384:
             _chosen.clear()
-        asked = (problem, open_, dtype, device, channels_last)
+        asked = (problem, open_, dtype, device, channels_last, local)
         found = _chosen[key] = _decide(*asked, run if tuning.measuring() else None)
     return found
 
@@ -210,7 +214,9 @@ def choose(
 _gains: dict[tuple[object, ...], float] = {}
 
 
-def gain(problem: Problem, passes: tuple[Pass, ...], operand: Tensor, channels_last: bool) -> float | None:
+def gain(
+    problem: Problem, passes: tuple[Pass, ...], operand: Tensor, channels_last: bool, local: bool = True
+) -> float | None:
     """Seconds that the backends chosen for these passes save over PyTorch's kernels; None as long as one isn't chosen.
 
     Infinite where the choice was fixed or went by a rule, and isn't PyTorch's kernels throughout.
@@ -218,7 +224,7 @@ def gain(problem: Problem, passes: tuple[Pass, ...], operand: Tensor, channels_l
     if _forced is not None:
         return None if _forced == "aten" else math.inf
     dtype, device, threads = operand.dtype, operand.device.type, torch.get_num_threads()
-    rest = (dtype, device, channels_last, threads, tuning.generation)
+    rest = (dtype, device, channels_last, local, threads, tuning.generation)
     key = (problem, passes, *rest)
     if key in _gains:
         return _gains[key]
@@ -229,7 +235,7 @@ def gain(problem: Problem, passes: tuple[Pass, ...], operand: Tensor, channels_l
             if tuning.measuring():
                 return None
             # The rule can be asked before the first call, which is then computed as all others are.
-            chosen = _decide(problem, open_, dtype, device, channels_last, None)
+            chosen = _decide(problem, open_, dtype, device, channels_last, local, None)
         if chosen.name == "aten":
             continue
         times = tuning.known(tuning.Question(problem, open_, dtype, device, channels_last, threads)) or {}
@@ -247,9 +253,10 @@ def _decide(
     dtype: torch.dtype,
     device: str,
     channels_last: bool,
+    local: bool,
     run: Callable[[Backend], object] | None,
 ) -> Backend:
-    contenders = _contenders(problem, open_, dtype, device)
+    contenders = _contenders(problem, open_, dtype, device, local)
     times = None
     if run is not None and len(contenders) > 1:
         question = tuning.Question(problem, open_, dtype, device, channels_last, torch.get_num_threads())
@@ -257,14 +264,15 @@ def _decide(
     return _TABLE[_best(contenders, times, problem, open_, channels_last)]
 
 
-def _contenders(problem: Problem, open_: Pass, dtype: torch.dtype, device: str) -> list[str]:
+def _contenders(problem: Problem, open_: Pass, dtype: torch.dtype, device: str, local: bool) -> list[str]:
     """Who accepts and competes; if nobody does, the first one that accepts."""
     refusals = {name: backend.refusal(problem, open_, dtype, device) for name, backend in _TABLE.items()}
     accepting = [name for name, refusal in refusals.items() if refusal is None]
     if not accepting:
         told = "; ".join(f"{name}: {refusal}" for name, refusal in refusals.items())
         raise BackendError(str(problem), f"every backend refuses ({told})")
-    return [name for name in accepting if _TABLE[name].competes] or accepting[:1]
+    competing = [name for name in accepting if _TABLE[name].competes and _TABLE[name].local >= local]
+    return competing or accepting[:1]
 
 
 def _best(
@@ -320,32 +328,42 @@ class Explanation:
             lines.append(f"  {open_.name.lower().replace('_', ' ')}: {self.chosen[open_] or 'nobody'}")
             for name, refusal in asked.items():
                 taken = self.seconds[open_].get(name)
-                lines.append(f"    {name}: {refusal or ('accepts' if taken is None else f'{taken * 1e6:,.1f} us')}")
+                told = "accepts" if taken is None else f"{taken * 1e6:,.1f} us"
+                told += "" if name not in _TABLE or _TABLE[name].local else ", for accelerated models"
+                lines.append(f"    {name}: {refusal or told}")
         return "\n".join(lines)
 
 
 def explain(
-    problem: Problem | str, dtype: torch.dtype = torch.float32, device: str = "cpu", channels_last: bool = False
+    problem: Problem | str,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    channels_last: bool = False,
+    local: bool = True,
 ) -> Explanation:
     """Who computes ``problem`` (or the line that one prints as) and why the others don't.
 
-    Eagerly, that is: what a compiler or an exporter traces is made of PyTorch's own operators.
+    Eagerly, that is: what a compiler or an exporter traces is made of PyTorch's own operators. ``local=False`` is how
+    accelerated models ask: outputs may move by a rounding error when inputs next to their windows change.
 
     >>> print(explain("conv2d 8x3x32x32 16x3x3x3 padding=1", torch.float64))
     conv2d 8x3x32x32 16x3x3x3 padding=1
       float64 on cpu, 3,538,944 MACs a pass (3,393,024 in bounds)
       output: aten
         matmul: needs a window over the whole input
+        winograd: computes in float32, not float64
         llvm: computes in float32, not float64
         aten: accepts
         reference: accepts
       input grad: aten
         matmul: needs a window over the whole input
+        winograd: computes in float32, not float64
         llvm: computes in float32, not float64
         aten: accepts
         reference: accepts
       weight grad: aten
         matmul: needs a window over the whole input
+        winograd: computes in float32, not float64
         llvm: computes in float32, not float64
         aten: accepts
         reference: accepts
@@ -369,7 +387,7 @@ def explain(
         elif accepting:
             # What nobody has measured yet goes by the rule here, since nothing is computed.
             times = seconds[open_] if tuning.measuring() else None
-            chosen[open_] = _best(_contenders(*asked), times, known, open_, channels_last)
+            chosen[open_] = _best(_contenders(*asked, local), times, known, open_, channels_last)
         else:
             chosen[open_] = None
     return Explanation(known, dtype, device, chosen, refusals, seconds)

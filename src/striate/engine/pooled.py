@@ -6,18 +6,22 @@ block keeps the positions, and neither the map before pooling nor its gradient, 
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
+from striate.engine import tuning
 from striate.engine.backends import Pass, fixed
+from striate.engine.layout import laid_out
 from striate.engine.llvm import pooled, pools
 from striate.engine.llvm.backend import LlvmBackend
 from striate.engine.llvm.pooling import LIMITS
+from striate.engine.winograd import WinogradBackend
 from striate.geometry import ConvShape, PoolShape
 
-_llvm = LlvmBackend()
+_llvm, _winograd = LlvmBackend(), WinogradBackend()
 #: Gradients that go back into one window's inputs must be this few, or there is nothing to save: 1 in 3.
 _SPARSE = 3
 #: Input channels up to which nothing computes planes quicker than the kernel that pools as well.
@@ -66,17 +70,44 @@ def maximum(
     bias: Tensor | None,
     activation: str,
     channels_last: bool,
-) -> tuple[Tensor, Tensor] | None:
+    apart: Callable[[bool], Tensor],
+    local: bool,
+) -> tuple[Tensor, Tensor]:
     """The pooled map and its positions, -1 where the activation lets no gradient back.
 
-    None where the map before pooling is better computed by itself, to go through :func:`largest`.
+    ``apart`` computes the map before pooling by itself, in channels_last or not, and ``local`` or not as
+    :class:`striate.engine.Backend` says.
     """
+
+    def one_by_one(interleaved: bool = channels_last) -> tuple[Tensor, Tensor]:
+        values, positions = pools.maximum(pool, apart(interleaved), activation)
+        return laid_out(values, channels_last), laid_out(positions, channels_last)
+
+    def together() -> tuple[Tensor, Tensor]:
+        return pooled.maximum(shape, pool, input, weight, bias, activation)
+
     if channels_last or shape.in_channels > _MOST_CHANNELS or not pooled.joins(shape, pool):
-        return None
-    return pooled.maximum(shape, pool, input, weight, bias, activation)
+        return one_by_one()
+    # Nothing is quicker than pooling in registers but a convolution with fewer multiplications.
+    if local or fixed() or _winograd.refusal(shape, Pass.OUTPUT, input.dtype, "cpu") is not None:
+        return together()
+    # Which makes interleaved maps; of these the pooled one is the least to put in order.
+    ways: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {"pooled": together, "apart": partial(one_by_one, True)}
+    key = (shape, pool, activation, torch.get_num_threads(), tuning.generation)
+    if key not in _chosen:
+        if len(_chosen) >= 4096:
+            _chosen.clear()
+        _chosen[key] = "apart" if _winograd.recommends(shape, Pass.OUTPUT, channels_last) else "pooled"
+        if tuning.measuring():
+            words = (*str(shape).split()[2:], *str(pool).split()[2:], activation or "linear")
+            line = tuning.Line("conv_max_pool", shape.input_shape, words)
+            question = tuning.Question(line, Pass.OUTPUT, input.dtype, "cpu", channels_last, torch.get_num_threads())
+            _chosen[key] = tuning.fastest(tuning.measure(question, dict(ways)), list(ways))
+    return ways[_chosen[key]]()
 
 
-largest = pools.maximum
+#: What has been chosen in this process, to be looked up at every call.
+_chosen: dict[tuple[object, ...], str] = {}
 spread = pools.maximum_grad
 weight_grad = pooled.weight_grad
 

@@ -43,6 +43,7 @@ class _How:
     groups: Any
     activation: str
     pool: tuple[Any, ...]  #: kernel, stride, padding, dilation, ceil_mode
+    local: bool = True  #: as :func:`striate.ops.convolution.contract` takes it
 
     def composed(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The same by the operations it is made of."""
@@ -60,11 +61,12 @@ class _Block(torch.autograd.Function):
         ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, how: _How, shape: ConvShape, pool: PoolShape
     ) -> Tensor:
         last = is_channels_last(x) or is_channels_last(w)
-        found = pooled.maximum(shape, pool, x, w, b, how.activation, last)
-        if found is None:
-            y = convolution.contract(shape, last, Pass.OUTPUT, {Pass.INPUT_GRAD: x, Pass.WEIGHT_GRAD: w}, b)
-            found = pooled.largest(pool, y, how.activation)
-        values, positions = found
+
+        def apart(interleaved: bool) -> Tensor:
+            operands = {Pass.INPUT_GRAD: x, Pass.WEIGHT_GRAD: w}
+            return convolution.contract(shape, interleaved, Pass.OUTPUT, operands, b, how.local)
+
+        values, positions = pooled.maximum(shape, pool, x, w, b, how.activation, last, apart, how.local)
         ctx.how, ctx.shape, ctx.pool, ctx.channels_last = how, shape, pool, last
         ctx.save_for_backward(x, w, b, positions)
         return values
@@ -87,7 +89,8 @@ class _Block(torch.autograd.Function):
             grad_x = pooled.input_grad(shape, pool, w, upstream, positions, last)
             if grad_x is None:
                 whole = pooled.spread(pool, positions, upstream)
-                grad_x = convolution.contract(shape, last, Pass.INPUT_GRAD, {Pass.WEIGHT_GRAD: w, Pass.OUTPUT: whole})
+                operands = {Pass.WEIGHT_GRAD: w, Pass.OUTPUT: whole}
+                grad_x = convolution.contract(shape, last, Pass.INPUT_GRAD, operands, local=ctx.how.local)
         return grad_x, grad_w if ctx.needs_input_grad[1] else None, grad_b if b is not None else None, None, None, None
 
 
@@ -143,6 +146,7 @@ def as_one(
     how: tuple[Any, Any, Any, Any],
     activation: str,
     window: tuple[Any, ...],
+    local: bool = True,
 ) -> Tensor | None:
     """:func:`conv_max_pool` where it is computed as one operation; None where it isn't."""
     if not _plain(input, weight, bias):
@@ -151,7 +155,7 @@ def as_one(
     pool = pooling.problem_of("max", shape.output_shape, *window)
     if pooled.refusal(shape, pool, activation, input.dtype, "cpu") is not None:
         return None
-    return cast(Tensor, _Block.apply(input, weight, bias, _How(*how, activation, window), shape, pool))
+    return cast(Tensor, _Block.apply(input, weight, bias, _How(*how, activation, window, local), shape, pool))
 
 
 def _plain(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

@@ -41,16 +41,22 @@ class _Contraction(Differentiable):
 
     @staticmethod
     def forward(
-        first: Tensor, second: Tensor, bias: Tensor | None, shape: ConvShape, open_: Pass, channels_last: bool
+        first: Tensor,
+        second: Tensor,
+        bias: Tensor | None,
+        shape: ConvShape,
+        open_: Pass,
+        channels_last: bool,
+        local: bool,
     ) -> Tensor:
         def run(backend: Backend) -> Tensor:
             return backend.contract(shape, open_, first, second, bias, channels_last)
 
-        return run(choose(shape, open_, first, channels_last, run))
+        return run(choose(shape, open_, first, channels_last, run, local))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        first, second, _, ctx.shape, ctx.open_, ctx.channels_last = inputs
+        first, second, _, ctx.shape, ctx.open_, ctx.channels_last, ctx.local = inputs
         # Each operand is needed for the other one's gradient only.
         ctx.save_for_backward(first if ctx.needs_input_grad[1] else None, second if ctx.needs_input_grad[0] else None)
         ctx.save_for_forward(first, second)
@@ -64,12 +70,12 @@ class _Contraction(Differentiable):
             upstream = laid_out(upstream, ctx.channels_last)
         how = (ctx.shape, ctx.channels_last)
         if ctx.needs_input_grad[0]:
-            grad_first = contract(*how, one, {other: second, ctx.open_: upstream})
+            grad_first = contract(*how, one, {other: second, ctx.open_: upstream}, local=ctx.local)
         if ctx.needs_input_grad[1]:
-            grad_second = contract(*how, other, {one: first, ctx.open_: upstream})
+            grad_second = contract(*how, other, {one: first, ctx.open_: upstream}, local=ctx.local)
         if ctx.needs_input_grad[2]:
             grad_bias = upstream.sum([0, *range(2, upstream.dim())])
-        return grad_first, grad_second, grad_bias, None, None, None
+        return grad_first, grad_second, grad_bias, None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor | None:
@@ -79,9 +85,9 @@ class _Contraction(Differentiable):
         how = (ctx.shape, ctx.channels_last, ctx.open_)
         parts = []
         if d_first is not None:
-            parts.append(contract(*how, {one: d_first, other: second}))
+            parts.append(contract(*how, {one: d_first, other: second}, local=ctx.local))
         if d_second is not None:
-            parts.append(contract(*how, {one: first, other: d_second}))
+            parts.append(contract(*how, {one: first, other: d_second}, local=ctx.local))
         if d_bias is not None:
             whole = ctx.shape.output_shape if ctx.open_ is Pass.OUTPUT else ctx.shape.input_shape
             parts.append(d_bias.reshape(-1, *[1] * ctx.shape.dims).expand(whole))
@@ -90,7 +96,7 @@ class _Contraction(Differentiable):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
         """Samples become groups of channels that don't see each other."""
-        *tensors, shape, open_, channels_last = inputs
+        *tensors, shape, open_, channels_last, local = inputs
         count = info.batch_size
         many = replace(
             shape,
@@ -104,21 +110,29 @@ class _Contraction(Differentiable):
             None if tensor is None else fold(count, dim, tensor, into)
             for tensor, dim, into in zip(tensors, in_dims, axes, strict=False)
         ]
-        result = _Contraction.of(*wide, many, open_, channels_last)
+        result = _Contraction.of(*wide, many, open_, channels_last, local)
         axis = 0 if open_ is Pass.WEIGHT_GRAD else 1
         return result.unflatten(axis, (count, result.shape[axis] // count)), axis
 
 
 def contract(
-    shape: ConvShape, channels_last: bool, open_: Pass, operands: dict[Pass, Tensor], bias: Tensor | None = None
+    shape: ConvShape,
+    channels_last: bool,
+    open_: Pass,
+    operands: dict[Pass, Tensor],
+    bias: Tensor | None = None,
+    local: bool = True,
 ) -> Tensor:
-    """T(x, w, g) with one operand open, differentiable; ``channels_last`` is the layout of images around it."""
+    """T(x, w, g) with one operand open, differentiable; ``channels_last`` is the layout of images around it.
+
+    ``local``: results, and gradients, depend on what their windows see and, to the last bit, on nothing else.
+    """
     first, second = (operands[role] for role in _OPERANDS[open_])
     if first.is_complex():
         return _contract_complex(shape, channels_last, open_, operands, bias)
     if traced(first, second):
         return _compiled.contract(shape, open_, first, second, bias, channels_last)
-    return cast(Tensor, _Contraction.of(first, second, bias, shape, open_, channels_last))
+    return cast(Tensor, _Contraction.of(first, second, bias, shape, open_, channels_last, local))
 
 
 def _contract_complex(
@@ -140,20 +154,30 @@ problem_of = prepared(ConvShape.of)
 transposed_problem_of = prepared(ConvShape.of_transposed)
 
 
-def _conv(
-    dims: int, input: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
+def convolve(
+    dims: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    local: bool = True,
 ) -> Tensor:
+    """Convolution along ``dims`` axes; ``local`` as :func:`contract` takes it."""
     call = f"conv{dims}d"
     input, weight, bias = cast("tuple[Tensor, Tensor, Tensor | None]", autocast(input, weight, bias))
     whole, had_batch = batched(call, dims, input)
     check_weight(call, dims, input, weight, bias)
     shape = problem_of(whole.shape, weight.shape, stride, padding, dilation, groups)
     channels_last = is_channels_last(whole) or is_channels_last(weight)
-    output = contract(shape, channels_last, Pass.OUTPUT, {Pass.INPUT_GRAD: whole, Pass.WEIGHT_GRAD: weight}, bias)
+    operands = {Pass.INPUT_GRAD: whole, Pass.WEIGHT_GRAD: weight}
+    output = contract(shape, channels_last, Pass.OUTPUT, operands, bias, local)
     return output if had_batch else output.squeeze(0)
 
 
-def _conv_transpose(
+def convolve_transposed(
     dims: int,
     input: Tensor,
     weight: Tensor,
@@ -163,7 +187,9 @@ def _conv_transpose(
     output_padding: Any,
     groups: int,
     dilation: Any,
+    local: bool = True,
 ) -> Tensor:
+    """Transposed convolution along ``dims`` axes; ``local`` as :func:`contract` takes it."""
     call = f"conv_transpose{dims}d"
     input, weight, bias = cast("tuple[Tensor, Tensor, Tensor | None]", autocast(input, weight, bias))
     whole, had_batch = batched(call, dims, input)
@@ -174,7 +200,8 @@ def _conv_transpose(
         missing = [m - n for m, n in zip(shape.output_size, whole.shape[2:], strict=True)]
         whole = torch.nn.functional.pad(whole, [cells for more in reversed(missing) for cells in (0, more)])
     channels_last = is_channels_last(whole) or is_channels_last(weight)
-    output = contract(shape, channels_last, Pass.INPUT_GRAD, {Pass.WEIGHT_GRAD: weight, Pass.OUTPUT: whole}, bias)
+    operands = {Pass.WEIGHT_GRAD: weight, Pass.OUTPUT: whole}
+    output = contract(shape, channels_last, Pass.INPUT_GRAD, operands, bias, local)
     return output if had_batch else output.squeeze(0)
 
 
@@ -219,7 +246,7 @@ def conv2d(
     >>> conv2d(image, torch.ones(1, 1, 3, 3), stride=2, padding="same").shape
     torch.Size([1, 2, 2])
     """
-    return _conv(2, input, weight, bias, stride, padding, dilation, groups)
+    return convolve(2, input, weight, bias, stride, padding, dilation, groups)
 
 
 @overridable
@@ -239,7 +266,7 @@ def conv1d(
     >>> conv1d(torch.ones(1, 1, 4), torch.ones(1, 1, 3), padding=((2, 0),))
     tensor([[[1., 2., 3., 3.]]])
     """
-    return _conv(1, input, weight, bias, stride, padding, dilation, groups)
+    return convolve(1, input, weight, bias, stride, padding, dilation, groups)
 
 
 @overridable
@@ -253,7 +280,7 @@ def conv3d(
     groups: int = 1,
 ) -> Tensor:
     """:func:`conv2d` along three axes: input (N, C_in, D, H, W), weight (C_out, C_in / groups, kD, kH, kW)."""
-    return _conv(3, input, weight, bias, stride, padding, dilation, groups)
+    return convolve(3, input, weight, bias, stride, padding, dilation, groups)
 
 
 @overridable
@@ -293,7 +320,7 @@ def conv_transpose2d(
              [2., 4., 2.],
              [1., 2., 1.]]])
     """
-    return _conv_transpose(2, input, weight, bias, stride, padding, output_padding, groups, dilation)
+    return convolve_transposed(2, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
 @overridable
@@ -308,7 +335,7 @@ def conv_transpose1d(
     dilation: int | tuple[int] = 1,
 ) -> Tensor:
     """:func:`conv_transpose2d` along one axis: input (N, C_in, L) or (C_in, L), weight (C_in, C_out / groups, k)."""
-    return _conv_transpose(1, input, weight, bias, stride, padding, output_padding, groups, dilation)
+    return convolve_transposed(1, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
 @overridable
@@ -323,4 +350,4 @@ def conv_transpose3d(
     dilation: int | tuple[int, int, int] = 1,
 ) -> Tensor:
     """:func:`conv_transpose2d` along three axes: input (N, C_in, D, H, W), weight (C_in, C_out / groups, kD, ...)."""
-    return _conv_transpose(3, input, weight, bias, stride, padding, output_padding, groups, dilation)
+    return convolve_transposed(3, input, weight, bias, stride, padding, output_padding, groups, dilation)

@@ -33,6 +33,7 @@ from striate.engine.llvm import (
     sparse,
     sparse_input,
     sparse_weight,
+    winograd,
 )
 from striate.engine.llvm import pooling as pooling_kernels
 from striate.engine.llvm.packing import Axis
@@ -75,6 +76,12 @@ def kernels(target: isa.Isa) -> dict[str, object]:
         after = epilogue.Epilogue(name, numbers, adds=True)
         made[f"pairs {name}"] = elementwise.generate_pairs(target, "fmul", epilogue.Epilogue(name, numbers))
         made[f"direct {name}"] = interleaved.generate(target, interleaved.ChannelTile(2, 2), after, direct=True)
+    form, tile = winograd.Form(4, 3), interleaved.ChannelTile(2, 2)
+    made["winograd"] = winograd.generate(target, form, tile, epilogue.Epilogue("clamp", (0.0, 6.0), adds=True))
+    made["winograd weights"] = winograd.generate_weights(target, form, 2)
+    for other in (False, True):
+        made[f"winograd parts {other}"] = winograd.generate_parts(target, form, other)
+        made[f"winograd products {other}"] = winograd.generate_products(target, form, tile, other)
     made["copy"] = elementwise.generate_copy(target)
     made["interleaved largest"] = interleaved_pooling.generate_largest(target, AXIS, AXIS, epilogue.PLAIN, 3)
     made["interleaved average grad"] = interleaved_pooling.generate_average_grad(target)

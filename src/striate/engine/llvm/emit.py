@@ -233,6 +233,10 @@ class Function:
     def negation(self, condition: str) -> str:
         return self.value(f"xor i1 {condition}, true")
 
+    def either(self, condition: str, yes: Pointer, no: Pointer) -> Pointer:
+        """One of two addresses."""
+        return Pointer(self, self.value(f"select i1 {condition}, ptr {yes.text}, ptr {no.text}"), yes.element)
+
     # ---------------------------------------------------------------- vectors
 
     def zeros(self) -> str:
@@ -299,6 +303,11 @@ class Function:
             part = self.shuffle(value, value, range(done, done + piece))
             self.line(f"store <{piece} x float> {part}, ptr {(place + done).text}, align 4")
             done += piece
+
+    def store_apart(self, value: str, place: Pointer, step: Number) -> None:
+        """Writes every lane to an address of its own, ``step`` numbers apart."""
+        for lane in range(self.lanes):
+            self.put(self.value(f"extractelement {self.vector} {value}, i64 {lane}"), place + lane * step)
 
     def inside(self, start: Number, stop: Number) -> str:
         """The mask of the lanes whose position, ``start + lane``, is 0 or more and below ``stop``."""

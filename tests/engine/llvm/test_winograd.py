@@ -1,0 +1,226 @@
+"""Winograd's convolution: the identity it rests on, its kernels against the reference, and who gets to use it."""
+
+from __future__ import annotations
+
+import importlib
+import random
+from fractions import Fraction
+
+import pytest
+import torch
+import torch.nn.functional as F
+from problems import check_convolution
+
+import striate
+from cases import conv, operands
+from striate import engine, nn, ops
+from striate.engine import Pass
+from striate.engine.llvm import contraction, isa
+from striate.engine.llvm.winograd import Form, transposed
+from striate.errors import GeometryError
+from striate.geometry import ConvShape, Window
+
+winograd = importlib.import_module("striate.engine.winograd")
+BACKEND = winograd.WinogradBackend()
+ALL_FORMS = [form for forms in winograd.FORMS.values() for form in forms]
+
+
+def problem(seed: int) -> ConvShape:
+    """Whole vectors of channels, any size and padding, cells cut off included."""
+    draw = random.Random(seed)
+    while True:
+        kernel = draw.choice([3, 3, 3, 5])
+        windows = tuple(Window(kernel, 1, (draw.randint(0, 6), draw.randint(0, 6))) for _ in range(2))
+        size = tuple(draw.choice([1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 16, 21]) for _ in windows)
+        inner, outer = (draw.choice([16, 24, 32, 40, 56]) for _ in range(2))
+        try:
+            return ConvShape(draw.randint(1, 4), inner, outer, size, windows)
+        except GeometryError:
+            continue
+
+
+def check(seed: int) -> None:
+    check_convolution(problem(seed), 3 * seed + seed % 3, BACKEND, layouts=(0, 0, 0))
+
+
+# ------------------------------------------------------------------------------------------------- the identity
+
+
+def _times(matrix: object, column: list[Fraction]) -> list[Fraction]:
+    return [sum((x * y for x, y in zip(row, column, strict=True)), Fraction(0)) for row in matrix]
+
+
+@pytest.mark.parametrize("form", ALL_FORMS, ids=str)
+def test_forms_are_convolution_exactly(form: Form) -> None:
+    draw = random.Random(0)
+    for _ in range(20):
+        d, w, g = ([Fraction(draw.randint(-9, 9)) for _ in range(n)] for n in (form.size, form.taps, form.outputs))
+        products = [x * y for x, y in zip(_times(form.b, d), _times(form.g, w), strict=True)]
+        expected = [sum(d[o + t] * w[t] for t in range(form.taps)) for o in range(form.outputs)]
+        assert _times(transposed(form.a), products) == expected
+        products = [x * y for x, y in zip(_times(form.b, d), _times(form.a, g), strict=True)]
+        expected = [sum(d[o + t] * g[o] for o in range(form.outputs)) for t in range(form.taps)]
+        assert _times(transposed(form.g), products) == expected
+
+
+def test_the_two_output_form_is_the_paper_s() -> None:
+    """Lavin & Gray 2016, equation 5 and what it is made of, rows up to the sign that B and G may share."""
+    form, half = Form(2, 3), Fraction(1, 2)
+    assert transposed(form.a) == ((1, 1, 1, 0), (0, 1, -1, 1))
+    assert form.g == ((-1, 0, 0), (half, half, half), (half, -half, half), (0, 0, 1))
+    assert form.b == ((-1, 0, 1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, -1, 0, 1))
+
+
+# --------------------------------------------------------------------------------------------------- the kernels
+
+
+@pytest.mark.parametrize("start", range(0, 24, 8))
+@pytest.mark.parametrize("threads", [1, 2])
+def test_random_problems(start: int, threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for seed in range(start, start + 8):
+            check(seed)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", range(1000, 6000, 100))
+def test_5000_random_problems_a_pass(start: int) -> None:
+    for seed in range(start, start + 100):
+        check(seed)
+
+
+@pytest.mark.parametrize("line", ["conv2d 16x64x16x16 64x64x3x3 padding=1", "conv2d 2x192x13x13 96x192x5x5 padding=2"])
+def test_large_layers_in_all_layouts(line: str) -> None:
+    """Several chunks of tiles a thread, sums over several of them."""
+    for layout in range(2):
+        check_convolution(conv(line), layout, BACKEND, layouts=(0, 0, 0))
+
+
+@pytest.mark.skipif(not (isa.host() and isa.host().triple == "x86_64"), reason="runs x86-64's code")
+def test_plain_x86_64_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (contraction, winograd):
+        monkeypatch.setattr(module, "host", lambda: isa.X86_64)
+    for seed in range(6):
+        check(seed)
+
+
+def test_threads_and_repetition_change_nothing() -> None:
+    shape = conv("conv2d 5x32x17x19 48x32x3x3 padding=1")
+    made, found, before = operands(shape, torch.float32), [], torch.get_num_threads()
+    for threads in (1, 2, 2):
+        torch.set_num_threads(threads)
+        each = [[made[role] for role in Pass if role is not open_] for open_ in Pass]
+        found.append([BACKEND.contract(shape, open_, *two, None) for open_, two in zip(Pass, each, strict=True)])
+    torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(map(torch.equal, found[0], other))
+
+
+def test_rounding_is_that_of_direct_sums() -> None:
+    shape = conv("conv2d 2x128x16x16 64x128x3x3 padding=1")
+    x, w, _ = operands(shape, torch.float32).values()
+    exact = F.conv2d(x.double(), w.double(), padding=1)
+    errors = [(y - exact).square().mean().sqrt() for y in (F.conv2d(x, w, padding=1), _output(shape, x, w))]
+    assert errors[1] < 3 * errors[0]
+
+
+def _output(shape: ConvShape, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    return BACKEND.contract(shape, Pass.OUTPUT, x, w, None)
+
+
+@pytest.mark.parametrize("matrix", ["a", "b", "g"])
+def test_a_planted_bug_shows(matrix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = getattr(Form, matrix)
+
+    def wrong(form: Form) -> object:
+        first, *rest = real.fget(form)
+        return (tuple(x + Fraction(i == 0, 64) for i, x in enumerate(first)), *rest)
+
+    monkeypatch.setattr(Form, matrix, property(wrong))
+    for cached in (winograd._output_kernel, winograd._weights_kernel, winograd._parts_kernel):
+        monkeypatch.setattr(winograd, cached.__name__, cached.__wrapped__)
+    monkeypatch.setattr(winograd.Sums, "of", classmethod(winograd.Sums.of.__func__.__wrapped__))
+    with pytest.raises(AssertionError):
+        check(0)
+
+
+# ------------------------------------------------------------------------------------------------- who gets to use it
+
+LINE = "conv2d 8x64x16x16 64x64x3x3 padding=1"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("conv2d 2x16x8x8 16x16x3x3 stride=2", "one stride apart"),
+        ("conv2d 2x16x8x8 16x16x3x3 dilation=2", "aren't dilated"),
+        ("conv2d 2x16x8x8 16x16x3x5", "3x3 and 5x5"),
+        ("conv2d 2x16x8x8 16x16x1x1", "3x3 and 5x5"),
+        ("conv2d 2x32x8x8 32x16x3x3 groups=2", "one group"),
+        ("conv1d 2x16x8 16x16x3", "images"),
+        ("conv2d 2x8x8x8 16x8x3x3", "16 or more"),
+        ("conv2d 2x20x8x8 16x20x3x3", "whole vectors"),
+        ("conv2d 0x16x8x8 16x16x3x3", "empty"),
+        ("max_pool2d 1x16x4x4 kernel=3", "convolves"),
+    ],
+)
+def test_refusals(line: str, reason: str) -> None:
+    told = engine.explain(line).refusals[Pass.OUTPUT]["winograd"]
+    assert told is not None
+    assert reason in told
+
+
+def test_plain_operations_stay_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An input that a window doesn't see changes nothing of its output, to the last bit."""
+    monkeypatch.setattr(winograd.WinogradBackend, "contract", lambda *_: pytest.fail("it was asked"))
+    shape = conv(LINE)
+    assert "winograd" not in engine.explain(LINE).chosen.values()
+    x, w, _ = operands(shape, torch.float32).values()
+    x = x.requires_grad_()
+    y = ops.conv2d(x, w, padding=1)
+    y[:, :, 8, 8].sum().backward()
+    assert x.grad is not None
+    seen = x.grad.abs().amax((0, 1)) > 0
+    assert seen.nonzero().tolist() == [[i, j] for i in (7, 8, 9) for j in (7, 8, 9)]
+
+
+def test_accelerated_models_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    real = winograd.WinogradBackend.contract
+    monkeypatch.setattr(winograd.WinogradBackend, "contract", lambda self, *a: asked.append(a[1]) or real(self, *a))
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(64, 64, 3, padding=1), torch.nn.Conv2d(64, 64, 3, padding=1))
+    x = torch.randn(8, 64, 16, 16)
+    expected = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
+    with importlib.import_module("striate.engine.tuning").fixed():
+        accelerated = striate.accelerate(model, quiet=True)
+        found = torch.autograd.grad(accelerated(x).square().sum(), list(model.parameters()))
+    assert asked.count(Pass.OUTPUT) == asked.count(Pass.WEIGHT_GRAD) == 2
+    assert asked.count(Pass.INPUT_GRAD) == 1
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4 * theirs.abs().max().item())
+
+
+def test_it_can_be_asked_for_and_is_explained() -> None:
+    assert engine.explain(LINE, local=False).refusals[Pass.OUTPUT]["winograd"] is None
+    assert "for accelerated models" in str(engine.explain(LINE))
+    layer = nn.Conv2d(16, 16, 3, padding=1)
+    x = torch.randn(2, 16, 9, 9)
+    with engine.use("winograd"):
+        mine = layer(x)
+    torch.testing.assert_close(mine, layer(x), rtol=1e-4, atol=1e-5)
+    # What only spreads rounding spreads infinities too, which is why it has to be asked for.
+    x[0, 0, 4, 4] = float("inf")
+    with engine.use("winograd"):
+        assert layer(x)[0].isnan().any()
+    assert torch.isfinite(layer(x)[0, :, 7:]).all()
+
+
+def test_it_pays_where_maps_are_large_against_weights() -> None:
+    assert winograd.pays(conv("conv2d 1x32x32x32 64x32x3x3 padding=1"))
+    assert not winograd.pays(conv("conv2d 1x512x2x2 512x512x3x3 padding=1"))
+    assert not winograd.pays(conv("conv2d 1x32x32x32 64x32x3x3 stride=2"))
