@@ -464,6 +464,33 @@ def test_slower_plans_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plan_of(fast, x).startswith("no plan: the plan isn't faster: 2,000,000 us on 1 threads")
 
 
+@pytest.mark.parametrize("channels", [1, 5, 8, 19, 32])
+def test_layer_normalisation(channels: int) -> None:
+    """Of channels of images and of rows, with and without weights, at any number of them."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm = nn.Conv2d(2, channels, 3), nn.LayerNorm(channels, 1e-3)
+            self.plain = nn.LayerNorm(9, 0.1, elementwise_affine=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.norm(self.first(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            return self.plain(F.gelu(x))
+
+    model, x = Net().eval(), torch.randn(3, 2, 7, 11) * 4 + 2
+    with torch.no_grad():
+        nn.init.normal_(model.norm.weight)
+        nn.init.normal_(model.norm.bias)
+    fast = planned(accelerated(model), x)
+    assert plan_of(fast, x).count("layer norm") == 2
+    for _ in range(2):
+        with torch.no_grad():
+            torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
+            for each in (model, fast):
+                each.norm.bias += 1
+
+
 def test_convolutions_with_fewer_multiplications() -> None:
     """Folded normalisation, a shortcut and an activation after them, odd sizes, weights that change."""
 

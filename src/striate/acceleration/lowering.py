@@ -25,8 +25,9 @@ from striate.acceleration.capture import Graph, Node, Refusal, Value
 from striate.acceleration.placed import Placed, along, innermost, is_dense, is_interleaved, of_channels, stretched
 from striate.engine import Pass, winograd
 from striate.engine.backends import table
-from striate.engine.llvm import elementwise, pools
+from striate.engine.llvm import elementwise, layer_normalization, pools
 from striate.engine.llvm.contraction import axes, interleaved_sum, the_isa
+from striate.engine.llvm.emit import real_word
 from striate.engine.llvm.epilogue import Epilogue
 from striate.engine.llvm.packing import Axis
 from striate.engine.llvm.program import Buffer, Step
@@ -277,6 +278,36 @@ class _Lowering:
         self.places[value] = self.pair("fadd", scaled, term, epilogue)
 
     lower__native_batch_norm_legit_no_training = lower_native_batch_norm
+
+    def lower_native_layer_norm(self, node: Node) -> None:
+        input, normalised, weight, bias, epsilon = node.args
+        if len(normalised) != 1 or any(value.users for value in node.results[1:]):
+            raise Refusal("layer normalisation of more than one axis")
+        if not all(value is None or value.fixed for value in (weight, bias)):
+            raise Refusal("layer normalisation by computed numbers")
+        x = self.dense(input)
+        if x.meta.stride(-1) != 1:
+            x = self.rows(input)
+        channels, count = x.shape[-1], x.meta.numel()
+        scale, shift = torch.ones(channels), torch.zeros(channels)
+
+        def fill(owned: _Owned) -> None:
+            for value, numbers in ((weight, scale), (bias, shift)):
+                if value is not None:
+                    numbers.copy_(owned(value))
+
+        fill(self.owned)
+        self.packing.append(fill)
+        self.held += [scale, shift]
+        made, rows = self.fresh(x.shape, x.meta.stride()), count // channels
+        threads = self.shared(count * _PASS)
+        block = -(-rows // (1 if threads == 1 else 4 * threads))
+        items = -(-rows // block)
+        words: list[int | Buffer] = [x.buffer, scale.data_ptr(), shift.data_ptr(), made.buffer]
+        words += [channels, rows, block, real_word(epsilon)]
+        name = f"layer norm of {'x'.join(map(str, x.shape))}"
+        self.steps.append(Step(name, layer_normalization.kernel(self.isa), items, min(threads, items), words))
+        self.places[node.results[0]] = made
 
     def lower_max_pool2d_with_indices(self, node: Node) -> None:
         if node.results[1].users:

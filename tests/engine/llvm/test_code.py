@@ -27,6 +27,7 @@ from striate.engine.llvm import (
     interleaved_weight,
     isa,
     launch,
+    layer_normalization,
     planar,
     planar_pooled,
     planar_weight,
@@ -82,6 +83,7 @@ def kernels(target: isa.Isa) -> dict[str, object]:
     for other in (False, True):
         made[f"winograd parts {other}"] = winograd.generate_parts(target, form, other)
         made[f"winograd products {other}"] = winograd.generate_products(target, form, tile, other)
+    made["layer norm"] = layer_normalization.generate(target)
     made["copy"] = elementwise.generate_copy(target)
     made["interleaved largest"] = interleaved_pooling.generate_largest(target, AXIS, AXIS, epilogue.PLAIN, 3)
     made["interleaved average grad"] = interleaved_pooling.generate_average_grad(target)
