@@ -35,9 +35,9 @@ def accelerate(model: Model, *, quiet: bool = False) -> Model:
     :mod:`striate.acceleration.inference` says when it is taken. Changed weights are seen, except those written through
     ``.data``.
 
-    An output may move by a rounding error with inputs that it does not see, since 3x3 convolutions compute neighbours together
-    (:mod:`striate.engine.winograd`). Measure what must be exactly zero, such as the support of a gradient, on a model
-    that isn't accelerated.
+    3x3 convolutions may compute neighbouring outputs together (:mod:`striate.engine.winograd`), and then an output
+    moves by a rounding error with inputs that it doesn't see. Measure what has to be exactly zero, such as the support
+    of a gradient, on a model that isn't accelerated.
 
     Left alone are layers of three dimensions, for which there are no kernels of striate's own yet; adaptive pooling;
     subclasses of torch.nn's layers, which may do something else than their base; quantised, scripted and lazy layers.
