@@ -14,10 +14,10 @@ from torch import Tensor
 
 from striate.engine import tuning
 from striate.engine.backends import Pass, fixed
-from striate.engine.layout import laid_out
 from striate.engine.llvm import pooled, pools
 from striate.engine.llvm.backend import LlvmBackend
 from striate.engine.llvm.pooling import LIMITS
+from striate.engine.llvm.relayout import laid_out
 from striate.engine.winograd import WinogradBackend
 from striate.geometry import ConvShape, PoolShape
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from striate.engine.backends import Backend, Pass
-from striate.engine.layout import laid_out, new_empty
+from striate.engine.layout import new_empty
 from striate.engine.llvm import launch, winograd
 from striate.engine.llvm.backend import LlvmBackend, checked
 from striate.engine.llvm.contraction import the_isa
@@ -27,6 +27,7 @@ from striate.engine.llvm.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.interleaved import ChannelTile
 from striate.engine.llvm.isa import Isa, host
 from striate.engine.llvm.launch import Kernel
+from striate.engine.llvm.relayout import laid_out, moved
 from striate.engine.llvm.weights import Weights
 from striate.engine.llvm.winograd import GAP, Form
 from striate.errors import BackendError
@@ -214,7 +215,8 @@ class Sums:
 
 
 def _interleaved(image: Tensor) -> Tensor:
-    return image.contiguous(memory_format=torch.channels_last)
+    made = moved(image, True)
+    return image.contiguous(memory_format=torch.channels_last) if made is None else made
 
 
 def _rounded(number: int, step: int) -> int:

@@ -31,6 +31,7 @@ from striate.engine.llvm import (
     planar,
     planar_pooled,
     planar_weight,
+    relayout,
     sparse,
     sparse_input,
     sparse_weight,
@@ -83,6 +84,7 @@ def kernels(target: isa.Isa) -> dict[str, object]:
     for other in (False, True):
         made[f"winograd parts {other}"] = winograd.generate_parts(target, form, other)
         made[f"winograd products {other}"] = winograd.generate_products(target, form, tile, other)
+    made["transpose"] = relayout.generate(target)
     made["layer norm"] = layer_normalization.generate(target)
     made["copy"] = elementwise.generate_copy(target)
     made["interleaved largest"] = interleaved_pooling.generate_largest(target, AXIS, AXIS, epilogue.PLAIN, 3)

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from striate.engine.backends import Backend, Pass
-from striate.engine.layout import is_channels_last, laid_out
+from striate.engine.layout import is_channels_last
 from striate.engine.llvm import contraction, pools
 from striate.engine.llvm.isa import host
+from striate.engine.llvm.relayout import laid_out
 from striate.errors import OperandError
 from striate.geometry import ConvShape, PoolShape, Problem
 

@@ -27,6 +27,7 @@ from striate.engine.llvm.launch import Kernel
 from striate.engine.llvm.packing import Axis
 from striate.engine.llvm.planar import Tile
 from striate.engine.llvm.planar_weight import WeightTile
+from striate.engine.llvm.relayout import moved
 from striate.engine.llvm.weights import Weights, pack
 from striate.geometry import ConvShape, Problem
 
@@ -97,7 +98,10 @@ def interleaves(x: Tensor, weights: Weights) -> bool:
 def planes(tensor: Tensor) -> Tensor:
     """(N, C, H, W) with neighbours along the width side by side."""
     flat = plane(tensor)
-    return flat if flat.stride(3) == 1 or flat.shape[3] == 1 else flat.contiguous()
+    if flat.stride(3) == 1 or flat.shape[3] == 1:
+        return flat
+    made = moved(flat, False)
+    return flat.contiguous() if made is None else made
 
 
 def contract(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, bias: Tensor | None) -> Tensor:

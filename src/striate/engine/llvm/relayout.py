@@ -1,0 +1,104 @@
+"""Images from planes to interleaved channels and back: each is a matrix that gets transposed.
+
+    for every item: an image n, a strip of rows
+        for every L columns
+            for every L rows of the strip: load L vectors, transpose them in registers
+            write what now are L rows, as long as the strip is wide                 whole lines of the cache
+
+PyTorch's copies across layouts go number by number at a third of the memory's speed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from striate.engine import layout
+from striate.engine.llvm import launch
+from striate.engine.llvm.emit import Function, Number, Pointer
+from striate.engine.llvm.isa import Isa, host
+from striate.engine.llvm.launch import Kernel
+
+_FORMATS: Final = {False: torch.contiguous_format, True: torch.channels_last}
+#: Numbers of a line of the cache, and numbers from which on a kernel is worth starting.
+_LINE, _LEAST = 16, 1 << 12
+
+
+def transposed(f: Function, rows: Sequence[str]) -> list[str]:
+    """As many vectors as there are lanes: blocks off the diagonal are swapped, ever larger ones."""
+    made, step = list(rows), 1
+    while step < f.lanes:
+        for i in range(f.lanes):
+            if i % (2 * step) < step:
+                one, other = made[i], made[i + step]
+                low = [k if k % (2 * step) < step else f.lanes + k - step for k in range(f.lanes)]
+                high = [k + step if k % (2 * step) < step else f.lanes + k for k in range(f.lanes)]
+                made[i], made[i + step] = f.shuffle(one, other, low), f.shuffle(one, other, high)
+        step *= 2
+    return made
+
+
+def generate(isa: Isa) -> Function:
+    """``y[n, column, row] = x[n, row, column]``; its arguments in the order in which they are asked for."""
+    f = Function("transpose", isa)
+    x, y = f.pointer(), f.pointer()
+    rows, columns, strips = f.size(), f.size(), f.size()
+    strip = max(_LINE, f.lanes)
+
+    def one_by_one(source: Pointer, target: Pointer, high: Number, wide: Number) -> None:
+        with f.loop(0, wide) as column, f.loop(0, high) as row:
+            f.put(f.scalar(source + (row * columns + column)), target + (column * rows + row))
+
+    with f.loop(f.first, f.last) as item:
+        image, first = item // strips * (rows * columns), item % strips * strip
+        here = f.smaller(rows - first, strip)
+        source, target = x + (image + first * columns), y + (image + first)
+        whole = columns // f.lanes * f.lanes
+        full = f.same(here, strip)
+        with f.when(full):
+            with f.loop(0, whole, f.lanes) as column:
+                for part in range(0, strip, f.lanes):
+                    loaded = [f.load(source + ((part + i) * columns + column)) for i in range(f.lanes)]
+                    for i, made in enumerate(transposed(f, loaded)):
+                        f.store(made, target + ((column + i) * rows + part))
+            one_by_one(source + whole, target + whole * rows, strip, columns - whole)
+        with f.when(f.negation(full)):
+            one_by_one(source, target, here, columns)
+    return f
+
+
+@cache
+def _kernel(isa: Isa) -> Kernel:
+    return Kernel(generate(isa), isa)
+
+
+def moved(tensor: Tensor, channels_last: bool) -> Tensor | None:
+    """A copy in the other layout; None where nothing is to be moved, or not by a kernel."""
+    isa = host()
+    like = tensor.dim() == 4 and tensor.dtype == torch.float32 and tensor.numel() >= _LEAST and isa is not None
+    if not like or tensor.device.type != "cpu" or tensor.is_neg():
+        return None
+    batch, channels, *size = tensor.shape
+    positions = math.prod(size)
+    here, there = _FORMATS[not channels_last], _FORMATS[channels_last]
+    if min(channels, positions) < _LINE or not tensor.is_contiguous(memory_format=here):
+        return None
+    if tensor.is_contiguous(memory_format=there):
+        return None
+    assert isa is not None
+    made = torch.empty(tensor.shape, memory_format=there)
+    rows, columns = (channels, positions) if channels_last else (positions, channels)
+    strips = -(-rows // max(_LINE, isa.lanes))
+    _kernel(isa)(batch * strips, [tensor.data_ptr(), made.data_ptr(), rows, columns, strips], launch.threads())
+    return made
+
+
+def laid_out(tensor: Tensor, channels_last: bool) -> Tensor:
+    """:func:`striate.engine.layout.laid_out`, by the kernel where it can."""
+    made = None if torch._C._are_functorch_transforms_active() else moved(tensor, channels_last)
+    return layout.laid_out(tensor, channels_last) if made is None else made

@@ -1,0 +1,47 @@
+"""Copies of images across layouts: the same numbers in the other order."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from striate.engine.llvm import isa, relayout
+
+SHAPES = [(3, 16, 16, 16), (2, 33, 9, 15), (1, 40, 1, 128), (5, 17, 31, 2), (2, 64, 8, 8), (1, 300, 4, 5)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_numbers_stay_and_order_changes(shape: tuple[int, ...], channels_last: bool, threads: int) -> None:
+    here, there = relayout._FORMATS[not channels_last], relayout._FORMATS[channels_last]
+    x = torch.randn(shape).contiguous(memory_format=here)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        made = relayout.moved(x, channels_last)
+    finally:
+        torch.set_num_threads(before)
+    assert made is not None
+    assert torch.equal(made, x)
+    assert made.stride() == x.contiguous(memory_format=there).stride()
+    assert relayout.laid_out(x, not channels_last) is x
+
+
+@pytest.mark.skipif(not (isa.host() and isa.host().triple == "x86_64"), reason="runs x86-64's code")
+def test_plain_x86_64_moves_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relayout, "host", lambda: isa.X86_64)
+    for shape in SHAPES:
+        x = torch.randn(shape)
+        made = relayout.moved(x, True)
+        assert made is not None
+        assert torch.equal(made, x)
+
+
+def test_what_a_kernel_does_not_move_is_laid_out_all_the_same() -> None:
+    wide = torch.randn(2, 32, 16, 20)[..., 2:-2]
+    for x in (torch.randn(2, 3, 64, 64), torch.randn(1, 16, 4, 4), torch.randn(2, 32, 16, 16).double(), wide):
+        assert relayout.moved(x, True) is None
+        made = relayout.laid_out(x, True)
+        assert torch.equal(made, x)
+        assert made.is_contiguous(memory_format=torch.channels_last)
