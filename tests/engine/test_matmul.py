@@ -7,7 +7,7 @@ import torch
 
 from cases import assert_same, conv, operands
 from striate import engine, ops
-from striate.engine import Pass, reference
+from striate.engine import Pass, matmul, reference
 from striate.engine.matmul import MatmulBackend
 from striate.geometry import ConvShape
 
@@ -58,6 +58,14 @@ def test_against_the_reference(line: str, channels_last: bool, open_: Pass) -> N
     found = BACKEND.contract(shape, open_, first, second, bias, channels_last)
     assert_same(found, expected, max(8, shape.macs))
     assert found._base is None, "results may be changed in place"
+
+
+def test_many_images_are_added_up_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matmul, "_MATRICES", 2 * 7 * 4)
+    shape = conv("conv2d 5x4x5x6 7x4x1x1")
+    x, _, g = (operands(shape, torch.float32)[role] for role in (Pass.INPUT_GRAD, Pass.WEIGHT_GRAD, Pass.OUTPUT))
+    found = BACKEND.contract(shape, Pass.WEIGHT_GRAD, x, g, None)
+    assert_same(found, reference.contract(shape, Pass.WEIGHT_GRAD, x, g), shape.macs)
 
 
 @pytest.mark.parametrize("line", OTHERS)

@@ -29,6 +29,8 @@ from striate.geometry import ConvShape, PoolShape, Problem
 
 #: Positions of an output up to which several products, each with its copies, may be worth their while.
 _FEW_POSITIONS: Final = 64
+#: Numbers that the weight gradients of single images may take before they are added up.
+_MATRICES: Final = 1 << 22
 #: Channels from which on a tap's product outweighs its copies, and taps up to which it is tried.
 _FEW_CHANNELS, _MOST_TAPS = 32, 25
 
@@ -137,8 +139,11 @@ def _flat(tensor: Tensor, channels_last: bool) -> Tensor:
 def _single(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, bias: Tensor | None) -> Tensor:
     """A window of one position on planes: a product an image."""
     if open_ is Pass.WEIGHT_GRAD:
-        x, g = first.flatten(2), second.flatten(2)
-        return reshaped(torch.matmul(g, x.transpose(1, 2)).sum(0), shape.weight_shape)
+        x, g = first.flatten(2).transpose(1, 2), second.flatten(2)
+        # A matrix for each image, of as many images at once as memory is worth.
+        together = max(1, _MATRICES // (shape.in_channels * shape.out_channels))
+        parts = [torch.matmul(*pair).sum(0) for pair in zip(g.split(together), x.split(together), strict=True)]
+        return reshaped(sum(parts[1:], parts[0]), shape.weight_shape)
     weight, image = (second, first) if open_ is Pass.OUTPUT else (first, second)
     w = weight.flatten(1) if open_ is Pass.OUTPUT else weight.flatten(1).t()
     made = torch.matmul(w, image.flatten(2))

@@ -37,6 +37,8 @@ from striate.geometry import ConvShape, PoolShape, Problem
 FORMS: Final = {3: (Form(2, 3), Form(4, 3)), 5: (Form(2, 5),)}
 #: Channels below which transforming tiles costs what it saves.
 _FEW_CHANNELS = 16
+#: Pairs of channels whose weights, up to 36 numbers each, are small enough to be transformed.
+_MOST_WEIGHTS = 1 << 20
 #: Tiles as which transforming a weight counts, and reading it where it was transformed before.
 _PACKING, _READING = 40, 12
 #: How many times as many multiplications a direct sum needs before a plan gives it up unmeasured.
@@ -77,6 +79,8 @@ class WinogradBackend(Backend):
         isa = host()
         if isa is None or any(n < _FEW_CHANNELS or n % isa.lanes for n in (problem.in_channels, problem.out_channels)):
             return f"needs whole vectors of channels, {_FEW_CHANNELS} or more on both sides"
+        if problem.in_channels * problem.out_channels > _MOST_WEIGHTS:
+            return "transformed weights would take several times their memory"
         return None
 
     def recommends(self, problem: Problem, open_: Pass, channels_last: bool) -> bool:
