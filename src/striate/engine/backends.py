@@ -98,6 +98,21 @@ class Backend(ABC):
         """The gradient that max pooling sends back: every output's to the position in ``indices``."""
 
 
+class ConvolutionBackend(Backend):
+    """A backend that refuses all pooling."""
+
+    def average(self, shape: PoolShape, open_: Pass, operand: Tensor, channels_last: bool = False) -> Tensor:
+        raise BackendError(str(shape), f"backend {self.name} doesn't pool")
+
+    def maximum(self, shape: PoolShape, input: Tensor) -> tuple[Tensor, Tensor]:
+        raise BackendError(str(shape), f"backend {self.name} doesn't pool")
+
+    def maximum_grad(
+        self, shape: PoolShape, indices: Tensor, grad_output: Tensor, channels_last: bool = False
+    ) -> Tensor:
+        raise BackendError(str(shape), f"backend {self.name} doesn't pool")
+
+
 #: In the order in which they are asked.
 _TABLE: dict[str, Backend] = {}
 _forced: str | None = None

@@ -22,10 +22,9 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from striate.engine.backends import Backend, Pass
+from striate.engine.backends import ConvolutionBackend, Pass
 from striate.engine.layout import is_channels_last, laid_out, new_empty, reshaped
-from striate.errors import BackendError
-from striate.geometry import ConvShape, PoolShape, Problem
+from striate.geometry import ConvShape, Problem
 
 #: Positions of an output up to which several products, each with its copies, may be worth their while.
 _FEW_POSITIONS: Final = 64
@@ -35,7 +34,7 @@ _MATRICES: Final = 1 << 22
 _FEW_CHANNELS, _MOST_TAPS = 32, 25
 
 
-class MatmulBackend(Backend):
+class MatmulBackend(ConvolutionBackend):
     """PyTorch's matrix product for convolutions of single positions, of small maps, and of windows over all."""
 
     name = "matmul"
@@ -80,17 +79,6 @@ class MatmulBackend(Backend):
         if open_ is Pass.INPUT_GRAD:
             return laid_out(_input_grad(shape, _positions(first), _positions(second), bias), last)
         return laid_out(_weight_grad(shape, _positions(first), _positions(second)), last)
-
-    def average(self, shape: PoolShape, open_: Pass, operand: Tensor, channels_last: bool = False) -> Tensor:
-        raise BackendError(str(shape), "backend matmul multiplies matrices")
-
-    def maximum(self, shape: PoolShape, input: Tensor) -> tuple[Tensor, Tensor]:
-        raise BackendError(str(shape), "backend matmul multiplies matrices")
-
-    def maximum_grad(
-        self, shape: PoolShape, indices: Tensor, grad_output: Tensor, channels_last: bool = False
-    ) -> Tensor:
-        raise BackendError(str(shape), "backend matmul multiplies matrices")
 
 
 def _is_whole(problem: ConvShape) -> bool:

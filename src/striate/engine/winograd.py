@@ -18,7 +18,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from striate.engine.backends import Backend, Pass
+from striate.engine.backends import ConvolutionBackend, Pass
 from striate.engine.layout import new_empty
 from striate.engine.llvm import launch, winograd
 from striate.engine.llvm.backend import LlvmBackend, checked
@@ -30,8 +30,7 @@ from striate.engine.llvm.launch import Kernel
 from striate.engine.llvm.relayout import laid_out, moved
 from striate.engine.llvm.weights import Weights
 from striate.engine.llvm.winograd import GAP, Form
-from striate.errors import BackendError
-from striate.geometry import ConvShape, PoolShape, Problem
+from striate.geometry import ConvShape, Problem
 
 #: The forms there are for windows of so many taps.
 FORMS: Final = {3: (Form(2, 3), Form(4, 3)), 5: (Form(2, 5),)}
@@ -60,7 +59,7 @@ def pays(problem: ConvShape) -> bool:
     return _PAYING * form.elements * count < direct
 
 
-class WinogradBackend(Backend):
+class WinogradBackend(ConvolutionBackend):
     """Generated CPU kernels with fewer multiplications than taps, for windows of 3x3 and 5x5 one stride apart."""
 
     name = "winograd"
@@ -112,17 +111,6 @@ class WinogradBackend(Backend):
             weights = Weights.of(first, 1, transposed=True).taps(taps, taps)
             made = _sums(shape, _interleaved(second), weights, bias, True)
         return laid_out(made, channels_last)
-
-    def average(self, shape: PoolShape, open_: Pass, operand: Tensor, channels_last: bool = False) -> Tensor:
-        raise BackendError(str(shape), "backend winograd convolves")
-
-    def maximum(self, shape: PoolShape, input: Tensor) -> tuple[Tensor, Tensor]:
-        raise BackendError(str(shape), "backend winograd convolves")
-
-    def maximum_grad(
-        self, shape: PoolShape, indices: Tensor, grad_output: Tensor, channels_last: bool = False
-    ) -> Tensor:
-        raise BackendError(str(shape), "backend winograd convolves")
 
 
 _llvm, _backend = LlvmBackend(), WinogradBackend()
