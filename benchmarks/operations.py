@@ -43,11 +43,11 @@ def operands(problem: Problem) -> dict[Pass, Tensor]:
     return made
 
 
-def striates(problem: Problem, open_: Pass, given: dict[Pass, Tensor], last: bool) -> Run:
-    """The pass as autograd calls it, choice of backend and all."""
+def striates(problem: Problem, open_: Pass, given: dict[Pass, Tensor], last: bool, local: bool = False) -> Run:
+    """The pass as autograd calls it in an accelerated model, choice of backend and all; ``local`` as by itself."""
     if isinstance(problem, ConvShape):
         shape, others = problem, {role: given[role] for role in Pass if role is not open_}
-        return lambda: contract(shape, last, open_, others)
+        return lambda: contract(shape, last, open_, others, local=local)
     pool: PoolShape = problem
     if pool.kind == "avg":
         operand = given[Pass.INPUT_GRAD if open_ is Pass.OUTPUT else Pass.OUTPUT]
@@ -100,6 +100,7 @@ def pytorchs(problem: Problem, open_: Pass, given: dict[Pass, Tensor], last: boo
 def main(
     turns: Annotated[int, typer.Option(help="How often each contestant runs.")] = 9,
     only: Annotated[str, typer.Option(help="Only layers whose name contains this.")] = "",
+    local: Annotated[bool, typer.Option("--local", help="As plain operations choose, without Winograd's.")] = False,
     save: Annotated[bool, typer.Option(help="Write results/operations.csv.")] = False,
 ) -> None:
     """Times three passes of real layers; a ratio above 1 says that striate is faster.
@@ -113,7 +114,7 @@ def main(
     errors = Console(stderr=True)
     chosen = {name: problem for name, problem in problems().items() if only.lower() in name.lower()}
     shown = track(list(chosen.items()), "timing", console=errors, disable=not errors.is_terminal)
-    rows = [_measure(name, problem, open_, turns) for name, problem in shown for open_ in passes(problem)]
+    rows = [_measure(name, problem, open_, turns, local) for name, problem in shown for open_ in passes(problem)]
     told = circumstances()
     console = Console(width=190)
     console.print(_table(rows, "times in us; " + ", ".join(told.values())))
@@ -126,16 +127,16 @@ def main(
             writer.writerows([row | told for row in rows])
 
 
-def _measure(name: str, problem: Problem, open_: Pass, turns: int) -> dict[str, Any]:
+def _measure(name: str, problem: Problem, open_: Pass, turns: int, local: bool) -> dict[str, Any]:
     contestants: dict[str, Run] = {}
     given = operands(problem)
     chosen = {}
     for layout, last in _LAYOUTS.items():
         laid = {role: laid_out(tensor, last) for role, tensor in given.items()}
-        mine, theirs = striates(problem, open_, laid, last), pytorchs(problem, open_, laid, last)
+        mine, theirs = striates(problem, open_, laid, last, local), pytorchs(problem, open_, laid, last)
         _check(mine(), theirs())
         contestants |= {f"striate {layout}": mine, f"PyTorch {layout}": theirs}
-        chosen[layout] = engine.explain(problem, channels_last=last).chosen[open_]
+        chosen[layout] = engine.explain(problem, channels_last=last, local=local).chosen[open_]
     times = interleaved(contestants, turns)
     medians = {contestant: times.median(contestant) for contestant in contestants}
     fastest = {who: min((f"{who} {layout}" for layout in _LAYOUTS), key=medians.__getitem__) for who in _WHO}
