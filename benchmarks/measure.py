@@ -10,7 +10,7 @@ import datetime
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +35,7 @@ class Times:
         return low, middle, high
 
 
-def interleaved(contestants: dict[str, Callable[[], object]], turns: int = 15, least: float = 0.02) -> Times:
+def interleaved(contestants: Mapping[str, Callable[[], object]], turns: int = 15, least: float = 0.02) -> Times:
     """Times every contestant once a turn, each time for at least ``least`` seconds."""
     calls = {}
     for name, run in contestants.items():

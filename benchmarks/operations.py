@@ -17,18 +17,17 @@ from torch import Tensor
 
 from benchmarks.measure import RESULTS, circumstances, interleaved
 from benchmarks.suite import family, problems
-from striate import engine
+from striate import engine, ops
 from striate.engine import Pass
 from striate.engine.layout import laid_out
 from striate.engine.timing import flops, moved, roofline
-from striate.geometry import ConvShape, PoolShape, Problem
-from striate.ops._pools import Average, Maximum, Spread
-from striate.ops.convolution import contract
+from striate.geometry import ConvShape, Problem
+from striate.ops.convolution import convolve
 
-Run = Callable[[], Any]
+Call = Callable[..., Tensor]
+Run = Callable[[], Tensor]
 _LAYOUTS = {"NCHW": False, "channels_last": True}
 _WHO = ("striate", "PyTorch")
-_aten = torch.ops.aten
 
 
 def passes(problem: Problem) -> tuple[Pass, ...]:
@@ -43,58 +42,43 @@ def operands(problem: Problem) -> dict[Pass, Tensor]:
     return made
 
 
-def striates(problem: Problem, open_: Pass, given: dict[Pass, Tensor], last: bool, local: bool = False) -> Run:
-    """The pass as autograd calls it in an accelerated model, choice of backend and all; ``local`` as by itself."""
+def striates(problem: Problem, local: bool) -> Call:
+    """The operation as an accelerated model calls it, choice of backend and all; ``local`` as a plain call chooses."""
+    kernel, stride, padding, dilation = problem.kernel, problem.stride, problem.pads, problem.dilation
     if isinstance(problem, ConvShape):
-        shape, others = problem, {role: given[role] for role in Pass if role is not open_}
-        return lambda: contract(shape, last, open_, others, local=local)
-    pool: PoolShape = problem
-    if pool.kind == "avg":
-        operand = given[Pass.INPUT_GRAD if open_ is Pass.OUTPUT else Pass.OUTPUT]
-        return lambda: Average.of(operand, pool, open_, last)
-    if open_ is Pass.OUTPUT:
-        return lambda: Maximum.of(given[Pass.INPUT_GRAD], pool)
-    indices = Maximum.of(given[Pass.INPUT_GRAD], pool)[1]
-    return lambda: Spread.of(given[Pass.OUTPUT], indices, pool.size, pool, last)
+        shape = problem
+        return lambda x, w: convolve(shape.dims, x, w, None, stride, padding, dilation, shape.groups, local=local)
+    pool = getattr(ops, f"{problem.kind}_pool{problem.dims}d")
+    return lambda x: pool(x, kernel, stride, padding, dilation=dilation)
 
 
-def pytorchs(problem: Problem, open_: Pass, given: dict[Pass, Tensor], last: bool) -> Run:
-    """The pass as PyTorch's autograd calls it; padding by F.pad where PyTorch's convolution can't."""
+def pytorchs(problem: Problem) -> Call:
+    """PyTorch's operation; padding by F.pad where its convolution can't."""
     even = all(before == after for before, after in problem.pads)
     sides = [cells for pair in reversed(problem.pads) for cells in pair]
-    padding = [before for before, _ in problem.pads] if even else [0] * problem.dims
-    x, g = given[Pass.INPUT_GRAD], given[Pass.OUTPUT]
+    padding = tuple(before if even else 0 for before, _ in problem.pads)
     if isinstance(problem, ConvShape):
-        shape, w = problem, given[Pass.WEIGHT_GRAD]
-        how = (shape.stride, padding, shape.dilation, False, [0] * shape.dims, shape.groups)
-        around = x if even else F.pad(x, sides)
-        cut = (..., *(slice(before, before + n) for (before, _), n in zip(shape.pads, shape.size, strict=True)))
+        shape, conv = problem, getattr(F, f"conv{problem.dims}d")
+        how = (None, shape.stride, padding, shape.dilation, shape.groups)
+        return lambda x, w: conv(x if even else F.pad(x, sides), w, *how)
+    pool = getattr(F, f"{problem.kind}_pool{problem.dims}d")
+    rest = (problem.dilation,) if problem.kind == "max" else ()
+    return lambda x: pool(x, problem.kernel, problem.stride, padding, *rest)
 
-        def backward(wanted: list[bool]) -> Any:
-            return _aten.convolution_backward(g, around, w, None, *how, wanted)
 
-        return {
-            Pass.OUTPUT: lambda: torch.convolution(x if even else F.pad(x, sides), w, None, *how),
-            # The gradient of F.pad copies what it leaves.
-            Pass.INPUT_GRAD: (
-                (lambda: backward([True, False, False])[0])
-                if even
-                else (lambda: backward([True, False, False])[0][cut].clone())
-            ),
-            Pass.WEIGHT_GRAD: lambda: backward([False, True, False])[1],
-        }[open_]
-    pool, row = problem, problem.dims == 1
-    x, g = (x.unsqueeze(2), g.unsqueeze(2)) if row else (x, g)
-    kernel, stride, dilation = ([1] * row + [*each] for each in (pool.kernel, pool.stride, pool.dilation))
-    padding = [0] * row + padding
-    if pool.kind == "avg":
-        if open_ is Pass.OUTPUT:
-            return lambda: _aten.avg_pool2d(x, kernel, stride, padding)
-        return lambda: _aten.avg_pool2d_backward(g, x, kernel, stride, padding, False, True, None)
+def run_of(call: Call, problem: Problem, open_: Pass, given: dict[Pass, Tensor]) -> Run:
+    """What one pass takes: the call itself where no gradient is wanted, or one gradient of it by autograd."""
+    roles = (Pass.INPUT_GRAD, Pass.WEIGHT_GRAD)[: 2 if isinstance(problem, ConvShape) else 1]
     if open_ is Pass.OUTPUT:
-        return lambda: _aten.max_pool2d_with_indices(x, kernel, stride, padding, dilation)
-    indices = _aten.max_pool2d_with_indices(x, kernel, stride, padding, dilation)[1]
-    return lambda: _aten.max_pool2d_with_indices_backward(g, x, kernel, stride, padding, dilation, False, indices)
+        operands = [given[role].detach() for role in roles]
+        return lambda: call(*operands)
+    leaves = [given[role].detach().requires_grad_() for role in roles]
+    for _ in range(3):
+        # Once all passes have been chosen, a call may be left to PyTorch as a whole.
+        y = call(*leaves)
+        torch.autograd.grad(y, leaves, given[Pass.OUTPUT], retain_graph=True)
+    leaf, g = leaves[roles.index(open_)], given[Pass.OUTPUT]
+    return lambda: torch.autograd.grad(y, leaf, g, retain_graph=True)[0]
 
 
 def main(
@@ -133,7 +117,8 @@ def _measure(name: str, problem: Problem, open_: Pass, turns: int, local: bool) 
     chosen = {}
     for layout, last in _LAYOUTS.items():
         laid = {role: laid_out(tensor, last) for role, tensor in given.items()}
-        mine, theirs = striates(problem, open_, laid, last, local), pytorchs(problem, open_, laid, last)
+        calls = striates(problem, local), pytorchs(problem)
+        mine, theirs = (run_of(call, problem, open_, laid) for call in calls)
         _check(mine(), theirs())
         contestants |= {f"striate {layout}": mine, f"PyTorch {layout}": theirs}
         chosen[layout] = engine.explain(problem, channels_last=last, local=local).chosen[open_]
@@ -158,11 +143,8 @@ def _measure(name: str, problem: Problem, open_: Pass, turns: int, local: bool) 
     }
 
 
-def _check(mine: Any, theirs: Any) -> None:
+def _check(mine: Tensor, theirs: Tensor) -> None:
     """No speed without the right answer."""
-    if isinstance(mine, tuple):
-        mine, theirs = mine[0], theirs[0]
-    theirs = theirs.reshape(mine.shape)
     scale = float(theirs.abs().max()) or 1.0
     torch.testing.assert_close(mine / scale, theirs / scale, rtol=1e-4, atol=1e-4)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import striate
 from striate import engine, nn, ops
-from striate.acceleration import calls, layers, restore
+from striate.acceleration import layers, restore
 from striate.acceleration.calls import FUNCTIONS
 from striate.acceleration.forward import Redirect
 from striate.acceleration.layers import LAYERS
@@ -22,6 +22,7 @@ from striate.engine.backends import forget
 from striate.engine.llvm.backend import LlvmBackend
 from striate.errors import OperandError
 from striate.geometry import ConvShape
+from striate.ops import _left
 
 
 class Functional(torch.nn.Module):
@@ -184,7 +185,7 @@ def test_a_call_that_pytorch_does_best_is_pytorchs(backend: str, node: str, monk
 
 @pytest.mark.parametrize(("saved", "node"), [(50e-6, "ConvolutionBackward0"), (200e-6, "_ContractionBackward")])
 def test_small_savings_are_not_worth_a_detour(saved: float, node: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "gain", lambda *_: saved)
+    monkeypatch.setattr(_left, "gain", lambda *_: saved)
     fast = striate.accelerate(torch.nn.Conv2d(2, 5, 3))
     x = torch.randn(2, 2, 11, 11, requires_grad=True)
     fast(x)

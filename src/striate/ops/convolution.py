@@ -20,9 +20,10 @@ autograd function with an open operand is enough, and derivatives of every order
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from striate.engine import Backend, Pass, choose, traced
@@ -31,6 +32,7 @@ from striate.engine.layout import is_channels_last, laid_out
 from striate.geometry import ConvShape, Padding
 from striate.ops._autograd import Differentiable
 from striate.ops._calls import autocast, batched, check_weight, fold, overridable, prepared
+from striate.ops._left import Left, is_plain
 
 # The operands that each pass has, in the order of the form; the third one is open.
 _OPERANDS = {open_: tuple(role for role in Pass if role is not open_) for open_ in Pass}
@@ -152,6 +154,13 @@ def _contract_complex(
 _compiled = AtenBackend()
 problem_of = prepared(ConvShape.of)
 transposed_problem_of = prepared(ConvShape.of_transposed)
+_left, _left_transposed = Left(problem_of), Left(transposed_problem_of, Pass.INPUT_GRAD)
+_PYTORCHS: Final = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_PYTORCHS_TRANSPOSED: Final = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
+
+def _fits(bias: Tensor | None, weight: Tensor, channels: int) -> bool:
+    return bias is None or (is_plain(bias) and bias.shape == (channels,) and bias.device == weight.device)
 
 
 def convolve(
@@ -166,6 +175,9 @@ def convolve(
     local: bool = True,
 ) -> Tensor:
     """Convolution along ``dims`` axes; ``local`` as :func:`contract` takes it."""
+    sides = _left.padding(dims, (input, weight), (stride, padding, dilation, groups), local)
+    if sides is not None and _fits(bias, weight, weight.shape[0]):
+        return _PYTORCHS[dims](input, weight, bias, stride, sides, dilation, groups)
     call = f"conv{dims}d"
     input, weight, bias = cast("tuple[Tensor, Tensor, Tensor | None]", autocast(input, weight, bias))
     whole, had_batch = batched(call, dims, input)
@@ -190,6 +202,10 @@ def convolve_transposed(
     local: bool = True,
 ) -> Tensor:
     """Transposed convolution along ``dims`` axes; ``local`` as :func:`contract` takes it."""
+    sides = _left_transposed.padding(dims, (input, weight), (stride, padding, output_padding, groups, dilation), local)
+    if sides is not None and _fits(bias, weight, weight.shape[1] * groups):
+        how = (stride, sides, output_padding, groups, dilation)
+        return _PYTORCHS_TRANSPOSED[dims](input, weight, bias, *how)
     call = f"conv_transpose{dims}d"
     input, weight, bias = cast("tuple[Tensor, Tensor, Tensor | None]", autocast(input, weight, bias))
     whole, had_batch = batched(call, dims, input)

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias, cast
+from functools import partial
+from typing import Any, Final, Literal, TypeAlias, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from striate.engine import Pass, traced
@@ -24,6 +26,7 @@ from striate.engine.layout import is_channels_last
 from striate.errors import GeometryError, OperandError
 from striate.geometry import Padding, PoolShape, per_axis
 from striate.ops._calls import batched, overridable, prepared
+from striate.ops._left import Left
 from striate.ops._pools import Average, Maximum
 
 Ints: TypeAlias = int | Sequence[int]
@@ -31,6 +34,8 @@ Ints: TypeAlias = int | Sequence[int]
 
 _compiled = AtenBackend()
 problem_of = prepared(PoolShape.of)
+_left = {kind: Left(partial(problem_of, kind)) for kind in ("max", "avg")}
+_PYTORCHS: Final = {kind: {dims: getattr(F, f"{kind}_pool{dims}d") for dims in (1, 2, 3)} for kind in ("max", "avg")}
 
 
 def _prepare(
@@ -61,6 +66,10 @@ def _max_pool(
     ceil_mode: bool,
     return_indices: bool,
 ) -> Any:
+    how = (kernel_size, stride, padding, dilation, ceil_mode)
+    sides = None if return_indices else _left["max"].padding(dims, (input,), how)
+    if sides is not None:
+        return _PYTORCHS["max"][dims](input, kernel_size, stride, sides, dilation, ceil_mode)
     call = f"max_pool{dims}d"
     whole, had_batch, shape = _prepare(call, "max", dims, input, kernel_size, stride, padding, dilation, ceil_mode)
     if traced(whole):
@@ -84,6 +93,9 @@ def _avg_pool(
     dilation: Any,
 ) -> Tensor:
     how = (ceil_mode, count_include_pad, divisor_override)
+    sides = _left["avg"].padding(dims, (input,), (kernel_size, stride, padding, dilation, *how))
+    if sides is not None:
+        return cast(Tensor, _PYTORCHS["avg"][dims](input, kernel_size, stride, sides, *how[:2]))
     call = f"avg_pool{dims}d"
     whole, had_batch, shape = _prepare(call, "avg", dims, input, kernel_size, stride, padding, dilation, *how)
     if traced(whole):

@@ -1,0 +1,97 @@
+"""Calls that are left to PyTorch as they are, autograd included.
+
+An operation written in Python costs some tens of microseconds beyond PyTorch's own, more while the caches hold other
+things. Where the engine has found that its other kernels save less than that, for all that a call and its gradients
+need, PyTorch's function is called instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from striate.engine import Pass, gain, traced, tuning
+from striate.engine.layout import is_channels_last
+from striate.geometry import PoolShape, Problem
+from striate.ops._calls import unchanging
+
+#: Seconds that the way through Python costs: forward, and forward and backward.
+_DETOUR, _DETOUR_AND_BACK = 20e-6, 80e-6
+
+
+class Left:
+    """The calls of one function that are left, by all that this depends on.
+
+    Args:
+        problem_of: the problem of an input's shape (a weight's shape) and the arguments after them.
+        forward: the pass that the function computes; a transposed convolution goes the other way.
+    """
+
+    def __init__(self, problem_of: Callable[..., Problem], forward: Pass = Pass.OUTPUT) -> None:
+        self._problem_of, self._forward = problem_of, forward
+        # PyTorch's padding or None, with the arguments, so that no others get their identity.
+        self._known: dict[tuple[Any, ...], tuple[tuple[int, ...] | None, tuple[Any, ...]]] = {}
+
+    def padding(
+        self, dims: int, tensors: tuple[Tensor, ...], how: tuple[Any, ...], local: bool = True
+    ) -> tuple[int, ...] | None:
+        """The padding as PyTorch takes it, if it is PyTorch that should be called; None if not.
+
+        ``tensors`` are the input, and the weight if there is one; ``local`` as :func:`striate.engine.choose` takes it.
+        """
+        if not all(map(is_plain, tensors)) or any(t.dim() != dims + 2 for t in tensors) or traced(*tensors):
+            return None
+        key: tuple[Any, ...] = (torch.is_grad_enabled(), torch.get_num_threads(), tuning.generation, local)
+        for tensor in tensors:
+            key += (tensor.shape, tensor.stride(), tensor.device, tensor.requires_grad)
+        key += tuple(map(id, how))
+        found = self._known.get(key)
+        return self._learned(key, tensors, how, local) if found is None else found[0]
+
+    def _learned(
+        self, key: tuple[Any, ...], tensors: tuple[Tensor, ...], how: tuple[Any, ...], local: bool
+    ) -> tuple[int, ...] | None:
+        if not unchanging(how) or tensors[0].device != tensors[-1].device:
+            return None
+        wanted = [torch.is_grad_enabled() and tensor.requires_grad for tensor in tensors]
+        if wanted == [True, False]:
+            return None  # PyTorch would keep the input, which only the weight's gradient needs
+        problem = self._problem_of(*(tensor.shape for tensor in tensors), *how)
+        passes = [self._forward]
+        if wanted[0]:
+            passes.append(Pass.INPUT_GRAD if self._forward is Pass.OUTPUT else Pass.OUTPUT)
+        if wanted[-1] and len(wanted) > 1:
+            passes.append(Pass.WEIGHT_GRAD)
+        saved = gain(problem, tuple(passes), tensors[0], any(map(is_channels_last, tensors)), local)
+        if saved is None:
+            return None  # nobody knows yet
+        worth = saved > (_DETOUR if len(passes) == 1 else _DETOUR_AND_BACK)
+        if len(self._known) >= 4096:
+            self._known.clear()
+        self._known[key] = None if worth else _pytorchs_padding(problem), how
+        return self._known[key][0]
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Other dtypes have no kernels but PyTorch's to begin with, and are nothing to hurry for."""
+    kind = type(tensor)
+    return (kind is Tensor or kind is Parameter) and tensor.dtype is torch.float32
+
+
+@lru_cache(maxsize=4096)
+def _pytorchs_padding(problem: Problem) -> tuple[int, ...] | None:
+    """The padding as PyTorch takes it, which knows only some of what striate does; None where it doesn't."""
+    padding = tuple(before for before, _ in problem.pads)
+    if any(before != after for before, after in problem.pads):
+        return None
+    if isinstance(problem, PoolShape):
+        if any(cells > kernel // 2 for cells, kernel in zip(padding, problem.kernel, strict=True)):
+            return None
+        if problem.kind == "avg" and (max(problem.dilation) > 1 or problem.divisor is not None):
+            return None
+    return padding
