@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,9 @@ from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from striate import ConvShape, engine, nn, ops
+from striate.engine import Pass
 from striate.errors import OperandError
+from striate.ops import convolution
 
 
 class Network(torch.nn.Module):
@@ -106,6 +110,33 @@ def test_only_what_a_gradient_needs_is_kept() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(tuple(t.shape)) or t, lambda t: t):
         ops.conv2d(x.detach(), w.requires_grad_())
     assert tuple(x.shape) in kept
+
+
+@pytest.mark.parametrize(
+    ("asked", "passes"),
+    [
+        (lambda y, x, w, b: y.sum().backward(), {Pass.INPUT_GRAD, Pass.WEIGHT_GRAD}),
+        (lambda y, x, w, b: torch.autograd.grad(y.sum(), x), {Pass.INPUT_GRAD}),
+        (lambda y, x, w, b: torch.autograd.grad(y.sum(), w), {Pass.WEIGHT_GRAD}),
+        (lambda y, x, w, b: torch.autograd.grad(y.sum(), (w, x)), {Pass.INPUT_GRAD, Pass.WEIGHT_GRAD}),
+        (lambda y, x, w, b: torch.autograd.grad(y.sum(), x, create_graph=True), {Pass.INPUT_GRAD}),
+        (lambda y, x, w, b: torch.autograd.grad(y.sum(), b), set()),
+        (lambda y, x, w, b: y.sum().backward(inputs=[x]), {Pass.INPUT_GRAD}),
+    ],
+)
+@pytest.mark.parametrize("leaf", [True, False])
+def test_only_gradients_that_are_asked_for_are_computed(
+    asked: Callable[..., object], passes: set[Pass], leaf: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed = set()
+    real = convolution.choose
+    monkeypatch.setattr(convolution, "choose", lambda *a: computed.add(a[1]) or real(*a))
+    x, w, b = (torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in ((1, 2, 8, 8), (2, 2, 3, 3), (2,)))
+    inner = (x, w, b) if leaf else (x * 2, w * 2, b * 2)
+    y = ops.conv2d(*inner, padding=1)
+    computed.clear()
+    asked(y, x, w, b)
+    assert computed == passes
 
 
 POOLS = {

@@ -47,3 +47,24 @@ class Differentiable(torch.autograd.Function):
                 if isinstance(operand, Tensor) and operand.requires_grad:
                     return cls._direct.apply(*inputs)
         return cls.forward(*inputs)  # nobody can ask for a derivative
+
+
+def wanted(ctx: Any) -> tuple[bool, ...]:
+    """Which inputs' gradients this backward is to find, of a function whose tensors come first.
+
+    Autograd tells functions written in Python which inputs have gradients, not which are asked for now: a saliency map
+    of a network wants none of its weights'.
+    """
+    needed: tuple[bool, ...] = ctx.needs_input_grad
+    nodes = getattr(ctx, "next_functions", None)
+    if nodes is None or sum(needed) < 2:
+        return needed
+    asked = [need and _is_asked(node) for need, (node, _) in zip(needed, nodes, strict=False)]
+    return (*asked, *needed[len(asked) :])
+
+
+def _is_asked(node: Any) -> bool:
+    try:
+        return bool(torch._C._will_engine_execute_node(node))
+    except RuntimeError:
+        return True  # a leaf that is asked for itself, or nobody to know

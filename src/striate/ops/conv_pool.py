@@ -23,6 +23,7 @@ from striate.engine.layout import is_channels_last, laid_out
 from striate.errors import OperandError
 from striate.geometry import ConvShape, Padding, PoolShape
 from striate.ops import convolution, pooling
+from striate.ops._autograd import wanted
 
 _CONVOLUTIONS = (convolution.conv1d, convolution.conv2d, convolution.conv3d)
 _POOLS = (pooling.max_pool1d, pooling.max_pool2d, pooling.max_pool3d)
@@ -74,24 +75,25 @@ class _Block(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, w, b, positions = ctx.saved_tensors
+        asked = wanted(ctx)
         if torch.is_grad_enabled():
             # Somebody will differentiate the gradients, which the operations that this is made of know how to.
-            wanted = [each for each, needed in zip((x, w, b), ctx.needs_input_grad, strict=False) if needed]
-            grads = iter(torch.autograd.grad(ctx.how.composed(x, w, b), wanted, upstream, create_graph=True))
-            found = [next(grads) if needed else None for needed in ctx.needs_input_grad[:3]]
+            leaves = [each for each, need in zip((x, w, b), asked, strict=False) if need]
+            grads = iter(torch.autograd.grad(ctx.how.composed(x, w, b), leaves, upstream, create_graph=True))
+            found = [next(grads) if need else None for need in asked[:3]]
             return (*found, None, None, None)
         grad_x = grad_w = grad_b = None
         shape, pool, last = ctx.shape, ctx.pool, ctx.channels_last
         upstream = laid_out(upstream.resolve_neg(), is_channels_last(positions))
-        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+        if asked[1] or asked[2]:
             grad_w, grad_b = pooled.weight_grad(shape, pool, x, upstream, positions)
-        if ctx.needs_input_grad[0]:
+        if asked[0]:
             grad_x = pooled.input_grad(shape, pool, w, upstream, positions, last)
             if grad_x is None:
                 whole = pooled.spread(pool, positions, upstream)
                 operands = {Pass.WEIGHT_GRAD: w, Pass.OUTPUT: whole}
                 grad_x = convolution.contract(shape, last, Pass.INPUT_GRAD, operands, local=ctx.how.local)
-        return grad_x, grad_w if ctx.needs_input_grad[1] else None, grad_b if b is not None else None, None, None, None
+        return grad_x, grad_w if asked[1] else None, grad_b if b is not None else None, None, None, None
 
 
 def conv_max_pool(

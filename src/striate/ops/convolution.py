@@ -30,7 +30,7 @@ from striate.engine import Backend, Pass, choose, traced
 from striate.engine.aten import AtenBackend
 from striate.engine.layout import is_channels_last, laid_out
 from striate.geometry import ConvShape, Padding
-from striate.ops._autograd import Differentiable
+from striate.ops._autograd import Differentiable, wanted
 from striate.ops._calls import autocast, batched, check_weight, fold, overridable, prepared
 from striate.ops._left import Left, is_plain
 
@@ -70,12 +70,12 @@ class _Contraction(Differentiable):
         grad_first = grad_second = grad_bias = None
         if ctx.open_ is not Pass.WEIGHT_GRAD:
             upstream = laid_out(upstream, ctx.channels_last)
-        how = (ctx.shape, ctx.channels_last)
-        if ctx.needs_input_grad[0]:
+        how, asked = (ctx.shape, ctx.channels_last), wanted(ctx)
+        if asked[0]:
             grad_first = contract(*how, one, {other: second, ctx.open_: upstream}, local=ctx.local)
-        if ctx.needs_input_grad[1]:
+        if asked[1]:
             grad_second = contract(*how, other, {one: first, ctx.open_: upstream}, local=ctx.local)
-        if ctx.needs_input_grad[2]:
+        if asked[2]:
             grad_bias = upstream.sum([0, *range(2, upstream.dim())])
         return grad_first, grad_second, grad_bias, None, None, None, None
 
