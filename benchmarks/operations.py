@@ -20,6 +20,7 @@ from benchmarks.suite import family, problems
 from striate import engine, ops
 from striate.engine import Pass
 from striate.engine.layout import laid_out
+from striate.engine.memory import keep_freed_memory
 from striate.engine.timing import flops, moved, roofline
 from striate.geometry import ConvShape, Problem
 from striate.ops.convolution import convolve
@@ -95,6 +96,8 @@ def main(
     Example: python -m benchmarks operations --only depthwise
     """
     torch.manual_seed(0)
+    if not local:
+        keep_freed_memory()  # as accelerate does; PyTorch's results gain by it as well
     errors = Console(stderr=True)
     chosen = {name: problem for name, problem in problems().items() if only.lower() in name.lower()}
     shown = track(list(chosen.items()), "timing", console=errors, disable=not errors.is_terminal)
