@@ -50,16 +50,20 @@ def phantom(like: Tensor, shape: tuple[int, ...], channels_last: bool) -> Tensor
     All of a dtype lie over one mapping of pages that nobody touches. Fresh memory instead costs up to a third of a
     gradient kernel's time: it pushes the result out of the memory that was used last.
     """
-    if like.device.type != "cpu":
-        return new_empty(like, shape, channels_last)
+    found = _phantom(like.dtype, shape, channels_last) if like.is_cpu else None
+    return new_empty(like, shape, channels_last) if found is None else found
+
+
+@lru_cache(maxsize=4096)
+def _phantom(dtype: torch.dtype, shape: tuple[int, ...], channels_last: bool) -> Tensor | None:
     count, strides = _extent(shape, channels_last)
-    known = _phantoms.get(like.dtype)
+    known = _phantoms.get(dtype)
     if known is None or known.numel() < count:
         try:
-            pages = mmap.mmap(-1, max(2 * count * like.element_size(), 1 << 26), **_PAGES)
-            known = _phantoms[like.dtype] = torch.frombuffer(pages, dtype=like.dtype)
+            pages = mmap.mmap(-1, max(2 * count * dtype.itemsize, 1 << 26), **_PAGES)
+            known = _phantoms[dtype] = torch.frombuffer(pages, dtype=dtype)
         except (OSError, ValueError, OverflowError):
-            return new_empty(like, shape, channels_last)  # address space is scarce here
+            return None  # address space is scarce here
     return known.as_strided(shape, strides)
 
 

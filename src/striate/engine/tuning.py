@@ -39,7 +39,7 @@ LONG = 0.25
 #: Runs of each candidate, at least and at most.
 RUNS = 3, 15
 #: A challenger has to be so much faster than the one asked first: below, noise would choose.
-MARGIN = 1.05
+MARGIN = 1.1
 #: Seconds that it also has to save: what its way through Python costs a model that could have been left to PyTorch.
 LEAST = 15e-6
 

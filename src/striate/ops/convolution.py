@@ -129,7 +129,8 @@ def contract(
 
     ``local``: results, and gradients, depend on what their windows see and, to the last bit, on nothing else.
     """
-    first, second = (operands[role] for role in _OPERANDS[open_])
+    one, other = _OPERANDS[open_]
+    first, second = operands[one], operands[other]
     if first.is_complex():
         return _contract_complex(shape, channels_last, open_, operands, bias)
     if traced(first, second):
