@@ -122,8 +122,8 @@ def _output_kernel(isa: Isa, form: Form, tile: ChannelTile, epilogue: Epilogue) 
 
 
 @cache
-def _weights_kernel(isa: Isa, form: Form, vectors: int) -> Kernel:
-    return Kernel(winograd.generate_weights(isa, form, vectors), isa)
+def _weights_kernel(isa: Isa, form: Form, vectors: int, side_by_side: str) -> Kernel:
+    return Kernel(winograd.generate_weights(isa, form, vectors, side_by_side), isa)
 
 
 @cache
@@ -198,7 +198,9 @@ class Sums:
         blocks = self.channels // (self.vectors * isa.lanes)
         start = weights.tensor.data_ptr() + weights.offset * weights.tensor.element_size()
         words = [start, packed.data_ptr(), inner, outer, blocks, *weights.strides[1:]]
-        _weights_kernel(isa, self.form, self.vectors)(blocks * inner, words, launch.threads())
+        strides = {1: ""} | {weights.strides[2]: "inner", weights.strides[1]: "outer"}
+        kernel = _weights_kernel(isa, self.form, self.vectors, strides[1])
+        kernel(blocks * inner // isa.lanes, words, launch.threads())
         return packed
 
     def words(self, x: Any, packed: Any, y: Any, scratch: Any, added: Any = None) -> list[Any]:

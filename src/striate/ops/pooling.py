@@ -34,7 +34,8 @@ Ints: TypeAlias = int | Sequence[int]
 
 _compiled = AtenBackend()
 problem_of = prepared(PoolShape.of)
-_left = {kind: Left(partial(problem_of, kind)) for kind in ("max", "avg")}
+# Of rows PyTorch takes maxima alone, without their positions.
+_left = {"max": Left(partial(problem_of, "max"), lean=1), "avg": Left(partial(problem_of, "avg"))}
 _PYTORCHS: Final = {kind: {dims: getattr(F, f"{kind}_pool{dims}d") for dims in (1, 2, 3)} for kind in ("max", "avg")}
 
 

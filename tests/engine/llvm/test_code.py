@@ -80,7 +80,8 @@ def kernels(target: isa.Isa) -> dict[str, object]:
         made[f"direct {name}"] = interleaved.generate(target, interleaved.ChannelTile(2, 2), after, direct=True)
     form, tile = winograd.Form(4, 3), interleaved.ChannelTile(2, 2)
     made["winograd"] = winograd.generate(target, form, tile, epilogue.Epilogue("clamp", (0.0, 6.0), adds=True))
-    made["winograd weights"] = winograd.generate_weights(target, form, 2)
+    for side in ("outer", "inner", ""):
+        made[f"winograd weights {side}"] = winograd.generate_weights(target, form, 2, side)
     for other in (False, True):
         made[f"winograd parts {other}"] = winograd.generate_parts(target, form, other)
         made[f"winograd products {other}"] = winograd.generate_products(target, form, tile, other)

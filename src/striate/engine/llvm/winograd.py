@@ -38,6 +38,7 @@ from striate.engine.llvm.emit import Function, Number, Pointer, Variable
 from striate.engine.llvm.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.interleaved import ChannelTile
 from striate.engine.llvm.isa import Isa
+from striate.engine.llvm.relayout import transposed as transposed_vectors
 
 #: Numbers between the slices of two elements, so that they don't fall onto the same lines of a cache.
 GAP: Final = 16
@@ -333,30 +334,52 @@ def generate(isa: Isa, form: Form, tile: ChannelTile, epilogue: Epilogue = PLAIN
     return f
 
 
-def generate_weights(isa: Isa, form: Form, vectors: int) -> Function:
+def generate_weights(isa: Isa, form: Form, vectors: int, side_by_side: str) -> Function:
     """Packs a weight: [element][block of ``vectors`` of output channels][input channel][channel of the block].
 
-    An item is an input channel of a block.
+    An item is a vector's length of input channels of a block. Both numbers of channels are whole vectors; which of them
+    lie side by side in memory, ``"outer"``, ``"inner"`` or neither, decides how they are read.
     """
     f = Function("winograd_weights", isa)
     weight, packed = f.pointer(), f.pointer()
     inner, outer, blocks = (f.size() for _ in range(3))
     outer_stride, inner_stride, row_stride, column_stride = (f.size() for _ in range(4))
-    group = vectors * f.lanes
-    with f.loop(f.first, f.last) as item:
-        block, c = item // inner, item % inner
-        lanes = f.positions(0, outer_stride)
-        for v in range(vectors):
-            channel = block * group + v * f.lanes
-            there = f.inside(channel, outer)
-            from_ = weight + (channel * outer_stride + c * inner_stride)
-            taps = [
-                [f.gather(from_ + (i * row_stride + j * column_stride), lanes, there) for j in range(form.taps)]
-                for i in range(form.taps)
-            ]
-            into = packed + ((block * inner + c) * group + v * f.lanes)
-            for e, value in enumerate(value for row in _both(f, form.g, taps) for value in row):
-                f.store(value, into + e * blocks * inner * group)
+    group, taps = vectors * f.lanes, [(i, j) for i in range(form.taps) for j in range(form.taps)]
+    strips = inner // f.lanes
+    slice_ = blocks * inner * group
+
+    def write(values: dict[tuple[int, int], str] | None, place: Pointer) -> None:
+        made = [[f.zeros()] * form.size] * form.size
+        if values is not None:
+            made = _both(f, form.g, [[values[i, j] for j in range(form.taps)] for i in range(form.taps)])
+        for e, value in enumerate(value for row in made for value in row):
+            f.store(value, place + e * slice_)
+
+    with f.loop(f.first, f.last) as item, f.loop(0, group, f.lanes) as v:
+        block, first = item // strips, item % strips * f.lanes
+        channel = block * group + v
+        from_ = weight + (channel * outer_stride + first * inner_stride)
+        into = packed + ((block * inner + first) * group + v)
+        there = f.less(channel, outer)
+        with f.when(there):
+            if side_by_side == "inner":
+                read = {}
+                for i, j in taps:
+                    tap = from_ + (i * row_stride + j * column_stride)
+                    read[i, j] = transposed_vectors(f, [f.load(tap + o * outer_stride) for o in range(f.lanes)])
+                for row in range(f.lanes):
+                    write({tap: rows[row] for tap, rows in read.items()}, into + row * group)
+            else:
+                lanes = f.positions(0, outer_stride)
+                with f.loop(0, f.lanes) as c:
+                    places = {(i, j): from_ + (c * inner_stride + i * row_stride + j * column_stride) for i, j in taps}
+                    if side_by_side == "outer":
+                        values = {tap: f.load(place) for tap, place in places.items()}
+                    else:
+                        values = {tap: f.gather(place, lanes) for tap, place in places.items()}
+                    write(values, into + c * group)
+        with f.when(f.negation(there)), f.loop(0, f.lanes) as none:
+            write(None, into + none * group)
     return f
 
 
