@@ -370,19 +370,19 @@ def explain(
     conv2d 8x3x32x32 16x3x3x3 padding=1
       float64 on cpu, 3,538,944 MACs a pass (3,393,024 in bounds)
       output: aten
-        matmul: needs a window over the whole input
+        matmul: multiplies a tap at a time, on maps of up to 64 positions and 25 taps
         winograd: computes in float32, not float64
         llvm: computes in float32, not float64
         aten: accepts
         reference: accepts
       input grad: aten
-        matmul: needs a window over the whole input
+        matmul: multiplies a tap at a time, on maps of up to 64 positions and 25 taps
         winograd: computes in float32, not float64
         llvm: computes in float32, not float64
         aten: accepts
         reference: accepts
       weight grad: aten
-        matmul: needs a window over the whole input
+        matmul: multiplies a tap at a time, on maps of up to 64 positions and 25 taps
         winograd: computes in float32, not float64
         llvm: computes in float32, not float64
         aten: accepts

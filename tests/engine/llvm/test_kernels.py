@@ -36,7 +36,7 @@ def test_random_convolutions(start: int) -> None:
         check_convolution(convolution(seed), seed)
 
 
-@pytest.mark.parametrize("start", range(0, 100, BATCH))
+@pytest.mark.parametrize("start", range(0, 80, BATCH))
 def test_random_convolutions_of_channels_last(start: int) -> None:
     for seed in range(start, start + BATCH):
         shape = interleaved(seed)
@@ -65,7 +65,7 @@ def test_packed_weights_end_in_zeros(innermost: bool) -> None:
     assert not packed[..., 3:].any()
 
 
-@pytest.mark.parametrize("start", range(0, 200, BATCH))
+@pytest.mark.parametrize("start", range(0, 140, BATCH))
 def test_random_poolings(start: int) -> None:
     for seed in range(start, start + BATCH):
         check_pooling(pooling(seed), seed)
