@@ -262,11 +262,12 @@ def _weight_grad(shape: ConvShape, x: Tensor, g: Tensor, channels_last: bool) ->
     products = _products_kernel(isa, form, tile, made.stride(1) == 1)
     for start in range(0, tiles, chunk):
         count = min(chunk, tiles - start)
-        for image, part, slice_, corner in zip((x, g), parts, slices, (before, [0, 0]), strict=True):
+        each = zip((x, g), parts, slices, (before, [0, 0]), (False, True), strict=True)
+        for image, part, slice_, corner, of_gradients in each:
             channels, height, width = image.shape[1:]
             words = [image.data_ptr(), part.data_ptr(), zeros.data_ptr(), tiles, down, across, channels, height, width]
             words += [height * width * channels, width * channels, *corner, start, slice_]
-            _parts_kernel(isa, form, image is g)(count, words, threads)
+            _parts_kernel(isa, form, of_gradients)(count, words, threads)
         words = [*(part.data_ptr() for part in parts), total.data_ptr(), made.data_ptr()]
         rest = [inner, outer, *slices]
         if at_once:

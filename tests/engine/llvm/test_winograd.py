@@ -9,12 +9,12 @@ from fractions import Fraction
 import pytest
 import torch
 import torch.nn.functional as F
-from problems import check_convolution
+from problems import check_convolution, terms
 
 import striate
-from cases import conv, operands
+from cases import assert_same, conv, operands
 from striate import engine, nn, ops
-from striate.engine import Pass
+from striate.engine import Pass, reference
 from striate.engine.llvm import contraction, isa
 from striate.engine.llvm.winograd import Form, transposed
 from striate.errors import GeometryError
@@ -106,6 +106,14 @@ def test_plain_x86_64_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(module, "host", lambda: isa.X86_64)
     for seed in range(6):
         check(seed)
+
+
+def test_an_input_that_is_the_gradient_as_well() -> None:
+    """One tensor for both operands: the transformation of each goes by its role."""
+    shape = conv("conv2d 2x16x8x8 16x16x3x3 padding=1")
+    x = torch.randn(shape.input_shape).contiguous(memory_format=torch.channels_last)
+    found = BACKEND.contract(shape, Pass.WEIGHT_GRAD, x, x, None, True)
+    assert_same(found, reference.contract(shape, Pass.WEIGHT_GRAD, x, x), terms(shape, Pass.WEIGHT_GRAD))
 
 
 def test_threads_and_repetition_change_nothing() -> None:
