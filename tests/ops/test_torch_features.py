@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from striate import ConvShape, engine, nn, ops
 from striate.engine import Pass
 from striate.errors import OperandError
-from striate.ops import convolution
+from striate.ops import convolution, pooling
 
 
 class Network(torch.nn.Module):
@@ -110,6 +110,20 @@ def test_only_what_a_gradient_needs_is_kept() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(tuple(t.shape)) or t, lambda t: t):
         ops.conv2d(x.detach(), w.requires_grad_())
     assert tuple(x.shape) in kept
+
+
+def test_maxima_of_rows_without_a_gradient_are_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which has a kernel without positions for them, quicker than all; a fixed backend stays what computes."""
+    asked: list[int] = []
+    real = pooling.Maximum.of
+    monkeypatch.setattr(pooling.Maximum, "of", lambda *a: asked.append(1) or real(*a))
+    x = torch.randn(2, 3, 20)
+    y = ops.max_pool1d(x, 3, 2, 1)
+    assert not asked
+    torch.testing.assert_close(y, ops.max_pool1d(x.clone().requires_grad_(), 3, 2, 1).detach(), rtol=0, atol=0)
+    with engine.use("llvm"):
+        assert torch.equal(ops.max_pool1d(x, 3, 2, 1), y)
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize(

@@ -140,3 +140,17 @@ def test_the_average_is_the_formula() -> None:
         assert average.model[0].weight.item() == pytest.approx(expected, rel=1e-5)
     assert float(average.model[1].running_mean) == 19
     assert model[0].weight.item() == pytest.approx(start + 20)
+
+
+@pytest.mark.parametrize(
+    ("channels", "engine", "interleaved"), [(64, "auto", True), (8, "auto", False), (64, "aten", False)]
+)
+def test_wide_networks_keep_channels_side_by_side(channels: int, engine: str, interleaved: bool) -> None:
+    """On the CPU, where striate computes; the weights stay the same numbers under the same names."""
+    model = nn.Sequential(nn.Conv2d(1, channels, 3), nn.Conv2d(channels, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    updates = Updates(model, Recipe("lenet5", engine=engine), 10, Team())
+    assert model[1].weight.is_contiguous(memory_format=torch.channels_last) == interleaved
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    updates.step(torch.randn(4, 1, 9, 9), torch.arange(4), rate=0.1, number=0, whole=4)
+    assert model[1].weight.is_contiguous(memory_format=torch.channels_last) == interleaved

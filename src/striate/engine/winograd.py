@@ -21,7 +21,7 @@ from torch import Tensor
 from striate.engine.backends import ConvolutionBackend, Pass
 from striate.engine.layout import new_empty
 from striate.engine.llvm import launch, winograd
-from striate.engine.llvm.backend import LlvmBackend, checked
+from striate.engine.llvm.backend import LlvmBackend, checked_operands
 from striate.engine.llvm.contraction import the_isa
 from striate.engine.llvm.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.interleaved import ChannelTile
@@ -97,13 +97,9 @@ class WinogradBackend(ConvolutionBackend):
         bias: Tensor | None,
         channels_last: bool = False,
     ) -> Tensor:
-        shapes = (shape.input_shape, shape.weight_shape, shape.output_shape)
-        others = shapes[:open_] + shapes[open_ + 1 :]
-        first, second = checked(shape, first, others[0]), checked(shape, second, others[1])
+        first, second, bias = checked_operands(shape, open_, first, second, bias)
         if open_ is Pass.WEIGHT_GRAD:
             return _weight_grad(shape, _interleaved(first), _interleaved(second), channels_last)
-        if bias is not None:
-            bias = checked(shape, bias, shapes[open_][1:2])
         if open_ is Pass.OUTPUT:
             made = _sums(shape, _interleaved(first), Weights.of(second, 1), bias, False)
         else:

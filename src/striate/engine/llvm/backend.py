@@ -81,34 +81,40 @@ class LlvmBackend(Backend):
         bias: Tensor | None,
         channels_last: bool = False,
     ) -> Tensor:
-        shapes = (shape.input_shape, shape.weight_shape, shape.output_shape)
-        others = shapes[:open_] + shapes[open_ + 1 :]
-        first, second = checked(shape, first, others[0]), checked(shape, second, others[1])
-        if bias is not None:
-            bias = checked(shape, bias, shapes[open_][1:2])
+        first, second, bias = checked_operands(shape, open_, first, second, bias)
         made = contraction.contract(shape, open_, first, second, bias)
         return made if open_ is Pass.WEIGHT_GRAD else laid_out(made, channels_last)
 
     def average(self, shape: PoolShape, open_: Pass, operand: Tensor, channels_last: bool = False) -> Tensor:
         if open_ is Pass.OUTPUT:
-            return laid_out(pools.average(shape, checked(shape, operand, shape.input_shape)), channels_last)
-        return laid_out(pools.average_grad(shape, checked(shape, operand, shape.output_shape)), channels_last)
+            return laid_out(pools.average(shape, _checked(shape, operand, shape.input_shape)), channels_last)
+        return laid_out(pools.average_grad(shape, _checked(shape, operand, shape.output_shape)), channels_last)
 
     def maximum(self, shape: PoolShape, input: Tensor) -> tuple[Tensor, Tensor]:
         last = is_channels_last(input)
-        values, positions = pools.maximum(shape, checked(shape, input, shape.input_shape))
+        values, positions = pools.maximum(shape, _checked(shape, input, shape.input_shape))
         return laid_out(values, last), laid_out(positions, last)
 
     def maximum_grad(
         self, shape: PoolShape, indices: Tensor, grad_output: Tensor, channels_last: bool = False
     ) -> Tensor:
-        g = checked(shape, grad_output, shape.output_shape)
+        g = _checked(shape, grad_output, shape.output_shape)
         if indices.shape != shape.output_shape or indices.device.type != "cpu":
             raise OperandError(str(shape), f"got indices {tuple(indices.shape)}", f"needed {shape.output_shape}")
         return laid_out(pools.maximum_grad(shape, indices, g), channels_last)
 
 
-def checked(shape: Problem, tensor: Tensor, wanted: tuple[int, ...]) -> Tensor:
+def checked_operands(
+    shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """A contraction's operands, the open one left out, of the shapes that a kernel counts on."""
+    shapes = (shape.input_shape, shape.weight_shape, shape.output_shape)
+    one, other = shapes[:open_] + shapes[open_ + 1 :]
+    bias = None if bias is None else _checked(shape, bias, shapes[open_][1:2])
+    return _checked(shape, first, one), _checked(shape, second, other), bias
+
+
+def _checked(shape: Problem, tensor: Tensor, wanted: tuple[int, ...]) -> Tensor:
     """A tensor whose memory holds what it says: float32 numbers on the CPU, of the shape that the kernel counts on."""
     if tensor.shape != wanted or tensor.dtype != torch.float32 or tensor.device.type != "cpu":
         got = f"got {tuple(tensor.shape)} of {tensor.dtype} on {tensor.device}"
