@@ -22,6 +22,14 @@ WHOLE = [
     "conv2d 2x1x3x3 4x1x3x3 stride=5",
 ]
 SINGLE = ["conv2d 3x4x5x6 7x4x1x1", "conv1d 2x3x9 5x3x1", "conv3d 2x3x2x3x4 5x3x1x1x1", "conv2d 1x1x1x9 1x1x1x1"]
+APART = [
+    "conv2d 2x3x8x12 5x3x4x4 stride=4",
+    "conv2d 3x2x7x11 4x2x2x3 stride=2x3",
+    "conv2d 2x3x4x9 5x3x4x2 stride=1x2",
+    "conv2d 2x3x6x6 4x3x1x1 stride=1x1 dilation=2",
+    "conv1d 2x3x11 4x3x2 stride=2",
+    "conv3d 2x2x4x5x4 3x2x2x2x2 stride=2",
+]
 TAPS = [
     "conv2d 3x32x2x2 33x32x3x3 padding=1",
     "conv2d 2x32x4x5 34x32x3x3 stride=2 padding=1",
@@ -41,7 +49,7 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("line", WHOLE + SINGLE + TAPS)
+@pytest.mark.parametrize("line", WHOLE + SINGLE + APART + TAPS)
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("open_", list(Pass))
 def test_against_the_reference(line: str, channels_last: bool, open_: Pass) -> None:

@@ -48,7 +48,7 @@ class MatmulBackend(ConvolutionBackend):
             return "multiplies one matrix, not one a group"
         if 0 in problem.input_shape or 0 in problem.weight_shape:
             return "leaves empty tensors to others"
-        if _is_whole(problem) or _is_single(problem):
+        if _is_apart(problem):
             return None
         if math.prod(problem.output_size) > _FEW_POSITIONS or math.prod(problem.kernel) > _MOST_TAPS:
             return f"multiplies a tap at a time, on maps of up to {_FEW_POSITIONS} positions and {_MOST_TAPS} taps"
@@ -58,7 +58,8 @@ class MatmulBackend(ConvolutionBackend):
 
     def recommends(self, problem: Problem, open_: Pass, channels_last: bool) -> bool:
         assert isinstance(problem, ConvShape)
-        return _is_whole(problem) or (math.prod(problem.output_size) <= 4 and channels_last)
+        whole = _is_apart(problem) and math.prod(problem.output_size) == 1
+        return whole or (math.prod(problem.output_size) <= 4 and channels_last)
 
     def contract(
         self,
@@ -70,10 +71,8 @@ class MatmulBackend(ConvolutionBackend):
         channels_last: bool = False,
     ) -> Tensor:
         last = channels_last and shape.dims > 1
-        if _is_whole(shape):
-            return _whole(shape, open_, first, second, bias, last)
-        if _is_single(shape) and not last:
-            return _single(shape, open_, first, second, bias)
+        if _is_apart(shape):
+            return _apart(shape, open_, first, second, bias, last)
         if open_ is Pass.OUTPUT:
             return laid_out(_output(shape, _positions(first), _positions(second), bias), last)
         if open_ is Pass.INPUT_GRAD:
@@ -81,63 +80,95 @@ class MatmulBackend(ConvolutionBackend):
         return laid_out(_weight_grad(shape, _positions(first), _positions(second)), last)
 
 
-def _is_whole(problem: ConvShape) -> bool:
-    """Whether the window covers the whole input, no more and no less."""
-    dilated = any(d > 1 and k > 1 for d, k in zip(problem.dilation, problem.kernel, strict=True))
-    return problem.size == problem.kernel and not any(map(any, problem.pads)) and not dilated
+def _is_apart(problem: ConvShape) -> bool:
+    """Whether windows lie side by side within the image, neither overlapping nor leaving anything between them."""
+    each = zip(problem.kernel, problem.stride, problem.dilation, problem.output_size, strict=True)
+    apart = all((k == s or count == 1) and (d == 1 or k == 1) for k, s, d, count in each)
+    return apart and not any(map(any, problem.pads))
 
 
-def _is_single(problem: ConvShape) -> bool:
-    """Whether the window is one position, one stride apart."""
-    alone = math.prod(problem.kernel) == 1 and max(problem.stride) == 1
-    return alone and not any(map(any, problem.pads))
+# ---------------------------------------------------------------------------------------- windows that don't overlap
 
 
-# ------------------------------------------------------------------------------------------------- one product
+class _Patches:
+    """Images as matrices: a row for each window, a column for each number that a window sees.
+
+    The columns are in the order of (C, kernel rows, kernel columns), or with channels innermost.
+    """
+
+    def __init__(self, shape: ConvShape, innermost: bool) -> None:
+        self.shape, self.innermost = shape, innermost
+        outputs = range(2, 2 + 2 * shape.dims, 2)
+        taps = [axis + 1 for axis in outputs]
+        self.order = (0, *outputs, *([*taps, 1] if innermost else [1, *taps]))
+        self.windows, self.numbers = math.prod(shape.output_size), math.prod(shape.weight_shape[1:])
+
+    def of(self, image: Tensor) -> Tensor:
+        """(N, outputs, window): a view of an image, what no window sees left out."""
+        for axis in range(self.shape.dims)[::-1]:
+            count, length = self.shape.output_size[axis], self.shape.kernel[axis]
+            image = image.narrow(2 + axis, 0, count * length).unflatten(2 + axis, (count, length))
+        return image.permute(self.order)
+
+    def rows(self, image: Tensor) -> Tensor:
+        """(N, windows, numbers of a window), copied where they don't lie so."""
+        return self.of(image).reshape(-1, self.windows, self.numbers)
+
+    def weight(self, weight: Tensor) -> Tensor:
+        """(C_out, numbers of a window), a view where the layout is the one said."""
+        return (weight.movedim(1, -1) if self.innermost else weight).flatten(1)
 
 
-def _whole(
+def _apart(
     shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, bias: Tensor | None, channels_last: bool
 ) -> Tensor:
-    """Everything but images or output channels is one axis."""
-    if open_ is Pass.OUTPUT:
-        last = is_channels_last(second)
-        x, w = _flat(first, last), _flat(second, last)
-        y = x @ w.t() if bias is None else torch.addmm(bias, x, w.t())
-        return reshaped(y, shape.output_shape)
+    """One product, or on planes of several positions one an image."""
+    if open_ is Pass.INPUT_GRAD:
+        return _apart_input_grad(shape, first, second, bias, channels_last)
+    # What is larger says in which order a window's numbers are best read.
+    larger = first if open_ is Pass.WEIGHT_GRAD or first.numel() > second.numel() else second
+    patches = _Patches(shape, is_channels_last(larger))
+    x = patches.rows(first)
+    planes = patches.windows > 1 and not channels_last
     if open_ is Pass.WEIGHT_GRAD:
-        last = is_channels_last(first)
-        x, g = _flat(first, last), second.flatten(1)
-        made = new_empty(g, shape.weight_shape, last)
-        torch.mm(g.t(), x, out=_flat(made, last))
+        made = new_empty(second, shape.weight_shape, patches.innermost)
+        if patches.windows > 1 and not is_channels_last(second):
+            # A matrix for each image, of as many images at once as memory is worth.
+            together = max(1, _MATRICES // math.prod(shape.weight_shape))
+            pairs = zip(second.flatten(2).split(together), x.split(together), strict=True)
+            parts = [torch.matmul(*pair).sum(0) for pair in pairs]
+            patches.weight(made).copy_(sum(parts[1:], parts[0]))
+        else:
+            torch.mm(_matrix(second.movedim(1, -1)).t(), x.flatten(0, 1), out=patches.weight(made))
         return made
-    g, w = second.flatten(1), _flat(first, channels_last)
-    made = new_empty(g, shape.input_shape, channels_last)
-    torch.mm(g, w, out=_flat(made, channels_last))
-    if bias is not None:
-        made += bias.reshape(-1, *[1] * shape.dims)
+    w = patches.weight(second)
+    if planes:
+        y = reshaped(torch.matmul(w, x.transpose(1, 2)), shape.output_shape)
+        return y if bias is None else y.add_(bias.reshape(-1, *[1] * shape.dims))
+    made = new_empty(first, shape.output_shape, channels_last)
+    rows, x = _matrix(made.movedim(1, -1)), x.flatten(0, 1)
+    torch.mm(x, w.t(), out=rows) if bias is None else torch.addmm(bias, x, w.t(), out=rows)
     return made
 
 
-def _flat(tensor: Tensor, channels_last: bool) -> Tensor:
-    """(N, everything else), as a view where the layout is the one said."""
-    return (tensor.movedim(1, -1) if channels_last else tensor).flatten(1)
-
-
-def _single(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, bias: Tensor | None) -> Tensor:
-    """A window of one position on planes: a product an image."""
-    if open_ is Pass.WEIGHT_GRAD:
-        x, g = first.flatten(2).transpose(1, 2), second.flatten(2)
-        # A matrix for each image, of as many images at once as memory is worth.
-        together = max(1, _MATRICES // (shape.in_channels * shape.out_channels))
-        parts = [torch.matmul(*pair).sum(0) for pair in zip(g.split(together), x.split(together), strict=True)]
-        return reshaped(sum(parts[1:], parts[0]), shape.weight_shape)
-    weight, image = (second, first) if open_ is Pass.OUTPUT else (first, second)
-    w = weight.flatten(1) if open_ is Pass.OUTPUT else weight.flatten(1).t()
-    made = torch.matmul(w, image.flatten(2))
+def _apart_input_grad(shape: ConvShape, w: Tensor, g: Tensor, bias: Tensor | None, channels_last: bool) -> Tensor:
+    patches = _Patches(shape, channels_last)
+    w = patches.weight(w)
+    made = new_empty(g, shape.input_shape, channels_last)
+    seen = patches.of(made)
+    planes = patches.windows > 1 and not is_channels_last(g)
+    if seen.is_contiguous():
+        torch.mm(_matrix(g.movedim(1, -1)), w, out=seen.view(-1, patches.numbers))
+    elif planes and shape.input_shape[2:] == shape.output_size:
+        made = reshaped(torch.matmul(w.t(), g.flatten(2)), shape.input_shape)
+    else:
+        if made.numel() > seen.numel():
+            made.zero_()
+        parts = torch.matmul(w.t(), g.flatten(2)).transpose(1, 2) if planes else _matrix(g.movedim(1, -1)) @ w
+        seen.copy_(parts.view(seen.shape))
     if bias is not None:
-        made += bias.reshape(-1, 1)
-    return reshaped(made, shape.output_shape if open_ is Pass.OUTPUT else shape.input_shape)
+        made += bias.reshape(-1, *[1] * shape.dims)
+    return made
 
 
 # ---------------------------------------------------------------------------------------------- a product a tap
@@ -220,9 +251,6 @@ def _output(shape: ConvShape, x: Tensor, w: Tensor, bias: Tensor | None) -> Tens
 
 def _input_grad(shape: ConvShape, w: Tensor, g: Tensor, bias: Tensor | None) -> Tensor:
     made, rows = _new(g, shape.input_shape)
-    if _is_single(shape) and bias is None:
-        torch.mm(_matrix(g), w.reshape(w.shape[0], -1), out=_matrix(rows))
-        return made
     _fill(rows, bias)
     for tap in _taps(shape):
         place = rows[tap.inputs]

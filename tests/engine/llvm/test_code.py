@@ -23,6 +23,7 @@ from striate.engine.llvm import (
     epilogue,
     interleaved,
     interleaved_depthwise,
+    interleaved_depthwise_weight,
     interleaved_pooling,
     interleaved_weight,
     isa,
@@ -44,21 +45,32 @@ from striate.errors import BackendError
 AXIS = Axis(3, 1, 1, 1)
 
 
+def both(axis: Axis) -> tuple[Axis, Axis]:
+    return axis, axis
+
+
 def kernels(target: isa.Isa) -> dict[str, object]:
     """One kernel of every family, with every way of packing rows among them."""
     made = {}
     for stride in (1, 2, 3):
         axis = Axis(3, stride, 1, 1)
-        made[f"output {stride}"] = planar.generate(target, axis, axis, planar.Tile.choose(target, 16, 14, 14))
-    made["weight"] = planar_weight.generate(target, AXIS, AXIS, planar_weight.WeightTile.choose(target, 16, 8, 9))
+        made[f"output {stride}"] = planar.generate(
+            target, axis, axis, planar.Tile.choose(target, 16, both(axis), 14, 14)
+        )
+        made[f"depthwise {stride}"] = planar.generate(
+            target, axis, axis, planar.Tile.choose(target, 1, both(axis), 14, 14)
+        )
+    for outer, inner in ((16, 8), (1, 1)):
+        weights = planar_weight.WeightTile.choose(target, outer, inner, both(AXIS))
+        made[f"weight {outer}"] = planar_weight.generate(target, AXIS, AXIS, weights)
     made["interleaved output"] = interleaved.generate(target, interleaved.ChannelTile.choose(target, 32, 14))
     for backwards in (False, True):
         tile = interleaved_depthwise.Columns.choose(target, AXIS, 14, backwards)
         each = interleaved_depthwise.generate(target, AXIS, AXIS, tile.together, backwards)
         made[f"interleaved depthwise {backwards}"] = each
-    for depthwise in (False, True):
-        taps = interleaved_weight.TapTile.choose(target, 32, 3, depthwise)
-        made[f"interleaved weight {depthwise}"] = interleaved_weight.generate(target, taps)
+    made["interleaved weight"] = interleaved_weight.generate(target, interleaved_weight.TapTile.choose(target, 32, 3))
+    deep = interleaved_depthwise_weight.DepthwiseTile.choose(target, AXIS, AXIS, 14)
+    made["interleaved depthwise weight"] = interleaved_depthwise_weight.generate(target, AXIS, AXIS, deep)
     made["maximum"] = pooling_kernels.generate_maximum(target, AXIS, AXIS, "i16")
     joined = planar_pooled.Windows(AXIS, AXIS, 2, 2)
     made["planar pooled"] = planar_pooled.generate(target, joined, "i16", "relu6")
@@ -103,7 +115,7 @@ def test_every_instruction_set_gets_code(target: isa.Isa) -> None:
 @pytest.mark.parametrize("target", isa.ISAS, ids=lambda target: target.name)
 def test_a_tile_fits_the_registers_and_keeps_the_multipliers_busy(target: isa.Isa) -> None:
     for channels, width in [(1, 56), (3, 14), (6, 28), (64, 56), (64, 7)]:
-        tile = planar.Tile.choose(target, channels, 16, width)
+        tile = planar.Tile.choose(target, channels, both(AXIS), 16, width)
         totals = tile.channels * tile.rows * tile.vectors
         assert totals + min(tile.channels, tile.rows * tile.vectors) + 2 <= target.registers
         assert totals >= min(8, channels * 16)

@@ -17,17 +17,26 @@ from torch import Tensor
 
 from striate.engine.backends import Pass
 from striate.engine.layout import reshaped
-from striate.engine.llvm import interleaved, interleaved_depthwise, interleaved_weight, launch, planar, planar_weight
+from striate.engine.llvm import (
+    interleaved,
+    interleaved_depthwise,
+    interleaved_depthwise_weight,
+    interleaved_weight,
+    launch,
+    planar,
+    planar_weight,
+)
 from striate.engine.llvm.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.interleaved import ChannelTile
 from striate.engine.llvm.interleaved_depthwise import Columns
+from striate.engine.llvm.interleaved_depthwise_weight import DepthwiseTile
 from striate.engine.llvm.interleaved_weight import TapTile
 from striate.engine.llvm.isa import Isa, host
 from striate.engine.llvm.launch import Kernel
 from striate.engine.llvm.packing import Axis
 from striate.engine.llvm.planar import Tile
 from striate.engine.llvm.planar_weight import WeightTile
-from striate.engine.llvm.relayout import moved
+from striate.engine.llvm.relayout import laid_out, moved
 from striate.engine.llvm.weights import Weights, pack
 from striate.geometry import ConvShape, Problem
 
@@ -35,6 +44,8 @@ from striate.geometry import ConvShape, Problem
 _BLOCK = 1 << 16
 #: Numbers of a row that a span may take, half of a first-level cache, and positions that reading weights is worth.
 _SPAN, _LEAST_SPAN = 1 << 12, 24
+#: Rows of a depthwise weight gradient's block, of which a tile's columns stay in a first-level cache.
+_DEPTHWISE_ROWS = 28
 #: Multiplications that a weight gradient's sums should go through before their lanes are added up.
 _ROWS_TOGETHER = 128
 
@@ -60,6 +71,16 @@ def _depthwise_kernel(
 ) -> Kernel:
     tile = Columns.choose(isa, columns, width, backwards)
     return Kernel(interleaved_depthwise.generate(isa, rows, columns, tile.together, backwards, epilogue), isa)
+
+
+@lru_cache(maxsize=4096)
+def _depthwise_weight_kernel(isa: Isa, rows: Axis, columns: Axis, width: int) -> Kernel:
+    return _depthwise_weight_kernel_of(isa, rows, columns, DepthwiseTile.choose(isa, rows, columns, width))
+
+
+@cache
+def _depthwise_weight_kernel_of(isa: Isa, rows: Axis, columns: Axis, tile: DepthwiseTile) -> Kernel:
+    return Kernel(interleaved_depthwise_weight.generate(isa, rows, columns, tile), isa)
 
 
 @cache
@@ -112,7 +133,7 @@ def contract(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, bias:
     if open_ is Pass.WEIGHT_GRAD:
         x, g = plane(first), plane(second)
         if _interleaves_weight(x, g, shape):
-            return _interleaved_weight_grad(x, g, shape)
+            return (_depthwise_weight_grad if shape.groups > 1 else _interleaved_weight_grad)(x, g, shape)
         return _weight_grad(planes(x), planes(g), shape)
     weights = Weights.of(first, shape.groups, transposed=True)
     grad = _input_grad(plane(second), weights, bias, axes(shape), plane_size(shape.size))
@@ -174,7 +195,7 @@ def _planar_sum(
 ) -> Sum:
     rows, columns = windows
     out_height, out_width = outputs
-    tile = Tile.choose(isa, outer, out_height, out_width)
+    tile = Tile.choose(isa, outer, windows, out_height, out_width)
     tiles = -(-outer // tile.channels)
     pitch = columns.pitch(out_width, isa.lanes)
     line = inner * pitch * columns.stride
@@ -215,10 +236,7 @@ def interleaved_sum(
     """The sum with channels side by side, in the operand and in the result: dense (one group) or depthwise."""
     rows, columns = windows
     if groups > 1:
-        # The tile depends on the width, of which few are worth code of their own.
-        kernel = _depthwise_kernel(isa, rows, columns, min(outputs[1], isa.registers), False, epilogue)
-        items = batch * outputs[0]
-        return Sum(kernel, isa.lanes, items, min(threads, items), 0, [groups, *size, *outputs], [])
+        return _depthwise_sum(isa, batch, groups, size, windows, outputs, threads, False, epilogue)
     tile = ChannelTile.choose(isa, outer, outputs[1])
     together = tile.vectors * isa.lanes
     each = (batch, inner, size, windows, outputs, outer, tile.columns, together, isa, threads)
@@ -293,17 +311,38 @@ def _interleaved_block(
     return batch * blocks, before, [block, blocks, deep, row_size, deep * row_size]
 
 
+@lru_cache(maxsize=4096)
+def _depthwise_sum(
+    isa: Isa,
+    batch: int,
+    channels: int,
+    size: tuple[int, int],
+    windows: tuple[Axis, Axis],
+    outputs: tuple[int, int],
+    threads: int,
+    backwards: bool,
+    epilogue: Epilogue = PLAIN,
+) -> Sum:
+    """The sum of one channel each; ``backwards`` from the output's gradient to the input's."""
+    rows, columns = windows
+    # The tile depends on the width, of which few are worth code of their own.
+    kernel = _depthwise_kernel(isa, rows, columns, min(outputs[1], isa.registers), backwards, epilogue)
+    items = batch * outputs[0]
+    return Sum(kernel, isa.lanes, items, min(threads, items), 0, [channels, *size, *outputs], [])
+
+
 def _depthwise_grad(
     g: Tensor, weights: Weights, bias: Tensor | None, windows: tuple[Axis, Axis], size: tuple[int, int]
 ) -> Tensor:
     """The gradient of the input of depthwise windows, g being that of the output."""
-    isa, (rows, columns) = the_isa(), windows
-    batch, channels, height, width = g.shape
+    isa = the_isa()
+    batch, channels = g.shape[:2]
     packed = pack(isa, weights, bias, isa.lanes, True)
     grad = torch.empty((batch, channels, *size), memory_format=torch.channels_last)
-    words = [g.data_ptr(), packed.data_ptr(), grad.data_ptr(), channels, height, width, *size, g.stride(0), g.stride(2)]
-    kernel = _depthwise_kernel(isa, rows, columns, min(size[1], isa.registers), True)
-    kernel(batch * size[0], words, launch.threads())
+    sizes = (g.shape[2], g.shape[3])
+    made = _depthwise_sum(isa, batch, channels, sizes, windows, size, launch.threads(), True)
+    words = made.words(g.data_ptr(), packed.data_ptr(), grad.data_ptr(), 0, (g.stride(0), g.stride(2)))
+    made.kernel(made.items, words, made.threads)
     return grad
 
 
@@ -357,7 +396,7 @@ def _weight_grad(x: Tensor, g: Tensor, shape: ConvShape) -> Tensor:
     groups = shape.groups
     inner, outer = shape.in_channels // groups, shape.out_channels // groups
     rows, columns = axes(shape)
-    tile = WeightTile.choose(isa, outer, inner, rows.kernel * columns.kernel)
+    tile = WeightTile.choose(isa, outer, inner, (rows, columns))
     kernel = _weight_kernel(isa, rows, columns, tile)
     threads = launch.threads()
     pitch = columns.pitch(out_width, isa.lanes)
@@ -391,8 +430,7 @@ def _interleaves_weight(x: Tensor, g: Tensor, shape: ConvShape) -> bool:
 def _interleaved_weight_grad(x: Tensor, g: Tensor, shape: ConvShape) -> Tensor:
     isa, windows = the_isa(), axes(shape)
     rows, columns = windows
-    depthwise = shape.groups > 1
-    tile = TapTile.choose(isa, shape.out_channels, columns.kernel if depthwise else shape.in_channels, depthwise)
+    tile = TapTile.choose(isa, shape.out_channels, shape.in_channels)
     kernel = _tap_kernel(isa, tile)
     together = max(tile.vectors * isa.lanes, tile.inner)
     size, outputs = (x.shape[2], x.shape[3]), (g.shape[2], g.shape[3])
@@ -400,13 +438,30 @@ def _interleaved_weight_grad(x: Tensor, g: Tensor, shape: ConvShape) -> Tensor:
     items, before, after = _interleaved_block(*each, 1, together, isa, launch.threads())
     threads = min(launch.threads(), items)
     scratch = torch.empty(threads, after[-1])
-    depth = 1 if depthwise else _rounded(shape.in_channels, tile.inner)
+    depth = _rounded(shape.in_channels, tile.inner)
     partial = torch.zeros(threads, rows.kernel, columns.kernel, depth, shape.out_channels)
     words = [*before, x.stride(0), x.stride(2), *after, g.stride(0), g.stride(2), partial[0].numel()]
     kernel(items, [x.data_ptr(), g.data_ptr(), partial.data_ptr(), scratch.data_ptr(), *words], threads)
     total = partial[0] if threads == 1 else partial.sum(0)
-    made = total[:, :, : shape.weight_shape[1]].permute(3, 2, 0, 1)
+    made = total[:, :, : shape.in_channels].permute(3, 2, 0, 1)
     return reshaped(made.clone(memory_format=torch.contiguous_format), shape.weight_shape)
+
+
+def _depthwise_weight_grad(x: Tensor, g: Tensor, shape: ConvShape) -> Tensor:
+    isa, (rows, columns) = the_isa(), axes(shape)
+    (batch, channels, height, width), (out_height, out_width) = x.shape, g.shape[2:]
+    kernel = _depthwise_weight_kernel(isa, rows, columns, out_width)
+    threads = launch.threads()
+    block = min(_DEPTHWISE_ROWS, -(-out_height * batch // threads), out_height)
+    blocks = -(-out_height // block)
+    threads = min(threads, batch * blocks)
+    partial = torch.zeros(threads, rows.kernel, columns.kernel, channels)
+    sizes = [channels, height, width, out_height, out_width]
+    strides = [x.stride(0), x.stride(2), g.stride(0), g.stride(2)]
+    words = [x.data_ptr(), g.data_ptr(), partial.data_ptr(), *sizes, *strides, block, blocks, partial[0].numel()]
+    kernel(batch * blocks, words, threads)
+    total = partial if threads == 1 else partial.sum(0, keepdim=True)
+    return reshaped(laid_out(total.permute(0, 3, 1, 2), False), shape.weight_shape)
 
 
 def _rounded(number: int, step: int) -> int:

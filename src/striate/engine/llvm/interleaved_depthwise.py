@@ -4,8 +4,8 @@
         for every T columns, for every vector of channels
             total[t] = bias
             for every kernel row i whose source row exists
-                for every source column p that the T columns see (unrolled)
-                    value = x[n, row(i), p, channels], zero off the operand
+                for every source column p that the T columns see and that exists (unrolled)
+                    value = x[n, row(i), p, channels]
                     total[t] += value * weight[i, j, channels]    for every (t, j) that sees p there
             write the epilogue of total (see activations.py) to y[n, row, column t, channels]
 
@@ -22,7 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from striate.engine.llvm.emit import Function, Number, Pointer
+from striate.engine.llvm.emit import Function, Number
 from striate.engine.llvm.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.isa import Isa
 from striate.engine.llvm.packing import Axis
@@ -118,9 +118,12 @@ class _Generator:
                 seen = self.x + (image * self.x_image + source * self.x_row + channel)
                 factors = [f.load(weights + (i * kernel + j + 1) * f.lanes) for j in range(kernel)]
                 for offset, seers in self.tile.seers.items():
-                    value = self._value(seen, first + offset, mask, guarded)
-                    for t, j in seers:
-                        totals[t].set(f.fma(value, factors[j], totals[t].get()))
+                    place = first + offset
+                    there = f.both(f.less(-1, place), f.less(place, self.width)) if guarded else "true"
+                    with f.when(there):
+                        value = f.load(seen + place * self.channels, mask)
+                        for t, j in seers:
+                            totals[t].set(f.fma(value, factors[j], totals[t].get()))
         for t, total in enumerate(totals):
             place = line + (column + t) * self.channels + channel
             with f.when(f.less(column + t, self.out_width) if guarded else "true"):
@@ -134,15 +137,6 @@ class _Generator:
             return row * axis.stride - axis.before + i * axis.dilation, "true"
         ahead = row + axis.before - i * axis.dilation
         return ahead // axis.stride, f.same(ahead % axis.stride, 0)
-
-    def _value(self, line: Pointer, place: Number, mask: str, guarded: bool) -> str:
-        f = self.f
-        if not guarded:
-            return f.load(line + place * self.channels)
-        there = f.both(f.less(-1, place), f.less(place, self.width))
-        near = f.smaller(f.larger(place, 0), self.width - 1)
-        value = f.load(line + near * self.channels, mask)
-        return f.value(f"select i1 {there}, {f.vector} {value}, {f.vector} {f.zeros()}")
 
 
 @cache

@@ -3,18 +3,16 @@
     for every item: an image n, a block of output rows
         copy the block's input rows with zeros for padding: packed[row][column][channel]
         for every V vectors of output channels
-            dense:      for every P input channels, for every kernel row i, for every kernel column j
-            depthwise:  for every kernel row i, for every P kernel columns
+            for every P input channels, for every kernel row i, for every kernel column j
                 total[P][V] = partial[thread]
                 for every row of the block, for every column
-                    dense:      total[p][v] += packed[row(i), column(j), p] * g[n, row, column, v]
-                    depthwise:  total[p][v] += packed[row(i), column(p), v] * g[n, row, column, v]
+                    total[p][v] += packed[row(i), column(j), p] * g[n, row, column, v]
                 partial[thread] = total[P][V]
 
-Dense, an input is one number for all lanes; depthwise, it is a vector, as each channel has its own. Only the tile is
-generated; kernel, stride, dilation and sizes are passed. Threads sum apart, as in planar_weight.py.
+An input is one number for all lanes. Only the tile is generated; kernel, stride, dilation and sizes are passed. Threads
+sum apart, as in planar_weight.py. Depthwise windows have a kernel of their own (interleaved_depthwise_weight.py).
 
-Partial sums: dense [kernel row][kernel column][C_in, rounded up to P][C_out], depthwise [kernel row][kernel column][C].
+Partial sums: [kernel row][kernel column][C_in, rounded up to P][C_out].
 Output channels are whole groups of V vectors; the caller sees to that.
 """
 
@@ -30,16 +28,15 @@ from striate.engine.llvm.isa import Isa
 
 @dataclass(frozen=True)
 class TapTile:
-    """What stays in registers: P input channels or kernel columns, V vectors of output channels."""
+    """What stays in registers: P input channels, V vectors of output channels."""
 
     inner: int
     vectors: int
-    depthwise: bool
 
     @classmethod
     @cache
-    def choose(cls, isa: Isa, channels: int, many: int, depthwise: bool) -> TapTile:
-        """The tile that should cost the fewest cycles for ``many`` input channels (depthwise: kernel columns)."""
+    def choose(cls, isa: Isa, channels: int, many: int) -> TapTile:
+        """The tile that should cost the fewest cycles for ``channels`` output and ``many`` input channels."""
         across = channels // isa.lanes
         best: tuple[float, TapTile] | None = None
         for vectors in range(1, min(across, 8) + 1):
@@ -47,14 +44,13 @@ class TapTile:
                 continue
             for inner in range(1, min(many, isa.registers) + 1):
                 totals = inner * vectors
-                # Kernel columns that don't exist would be read beyond the row; input channels are only dropped.
-                if totals > isa.tile(vectors + 1) or (depthwise and many % inner):
+                if totals > isa.tile(vectors + 1):
                     continue
                 # See planar.Tile for the cost.
-                loads = vectors + (totals if depthwise else inner)
+                loads = vectors + inner
                 cost = (max(totals, loads, 8) / 2 + 0.1 * loads) * (across // vectors) * -(-many // inner)
                 if best is None or cost < best[0] - 1e-9:
-                    best = (cost, cls(inner, vectors, depthwise))
+                    best = (cost, cls(inner, vectors))
         assert best is not None
         return best[1]
 
@@ -70,40 +66,34 @@ class _Generator:
         self.block = Block(f, x, scratch)
         self.g_image, self.g_row, partial_size = f.size(), f.size(), f.size()
         block = self.block
-        step = 1 if tile.depthwise else tile.inner
-        across = tile.inner if tile.depthwise else 1
-        depth = 1 if tile.depthwise else (block.inner + (step - 1)) // step * step
+        depth = (block.inner + (tile.inner - 1)) // tile.inner * tile.inner
         own = partial + f.thread * partial_size
         with f.loop(f.first, f.last) as item:
             packed, image, start, stop = block.pack(item)
             with f.loop(0, block.outer, tile.vectors * f.lanes) as first:
                 gradients = g + (image * self.g_image + first)
                 with (
-                    f.loop(0, 1 if tile.depthwise else block.inner, step) as c,
+                    f.loop(0, block.inner, tile.inner) as c,
                     f.loop(0, block.kernel_rows) as i,
-                    f.loop(0, block.kernel_columns, across) as j,
+                    f.loop(0, block.kernel_columns) as j,
                 ):
                     seen = packed + (i * block.row_dilation * block.row_size + j * block.column_dilation * block.inner)
                     place = own + (((i * block.kernel_columns + j) * depth + c) * block.outer + first)
-                    self._sum(seen + (first if tile.depthwise else c), gradients, place, start, stop)
+                    self._sum(seen + c, gradients, place, start, stop)
 
     def _sum(self, seen: Pointer, gradients: Pointer, place: Pointer, start: Number, stop: Number) -> None:
         f, tile, block = self.f, self.tile, self.block
         each = [(p, v) for p in range(tile.inner) for v in range(tile.vectors)]
         places = {(p, v): place + (p * block.outer + v * f.lanes) for p, v in each}
         totals = {at: f.variable(f.load(where)) for at, where in places.items()}
-        step = block.column_dilation * block.inner if tile.depthwise else 1
         with f.loop(start, stop) as row, f.loop(0, block.out_width) as column:
             here = seen + (row - start) * block.row_stride * block.row_size + column * block.column_stride * block.inner
             line = gradients + (row * self.g_row + column * block.outer)
             held = [f.load(line + v * f.lanes) for v in range(tile.vectors)]
             for p in range(tile.inner):
-                if tile.depthwise:
-                    values = [f.load(here + p * step + v * f.lanes) for v in range(tile.vectors)]
-                else:
-                    values = [f.broadcast(here + p)] * tile.vectors
+                value = f.broadcast(here + p)
                 for v in range(tile.vectors):
-                    totals[p, v].set(f.fma(values[v], held[v], totals[p, v].get()))
+                    totals[p, v].set(f.fma(value, held[v], totals[p, v].get()))
         for at, where in places.items():
             f.store(totals[at].get(), where)
 

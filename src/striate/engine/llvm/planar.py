@@ -31,47 +31,68 @@ from striate.engine.llvm.emit import Function, Number, Pointer, Variable
 from striate.engine.llvm.isa import Isa
 from striate.engine.llvm.packing import Axis, Rows, pack, store_row
 
+#: Taps up to which a kernel's rows are written out as well as its columns.
+_MOST_OVERLAPPING = 121
+
 
 @dataclass(frozen=True)
 class Tile:
-    """What stays in registers: T output channels, R rows, V vectors of a row; ``tail`` vectors in a row's last tile."""
+    """What stays in registers: T output channels, R rows, V vectors of a row; ``tail`` vectors in a row's last tile.
+
+    ``overlap``: the kernel's rows are written out, so that an input that several of the R rows see is read once.
+    """
 
     channels: int
     rows: int
     vectors: int
     tail: int
+    overlap: bool = False
 
     @classmethod
     @cache
-    def choose(cls, isa: Isa, channels: int, rows: int, width: int) -> Tile:
+    def choose(cls, isa: Isa, channels: int, windows: tuple[Axis, Axis], rows: int, width: int) -> Tile:
         """The tile that should cost the fewest cycles for ``channels`` channels of a group of ``rows`` x ``width``."""
+        window, few = windows[0], windows[0].kernel * windows[1].kernel <= _MOST_OVERLAPPING
         across = -(-width // isa.lanes)
         best: tuple[float, Tile] | None = None
         for vectors in range(1, min(across, 4) + 1):
             for tile in range(1, channels + 1):
                 for deep in range(1, min(rows, 8) + 1):
-                    totals = tile * deep * vectors
-                    if totals > isa.tile(_held(tile, deep, vectors)):
+                    here = cls(tile, deep, vectors, across % vectors, tile == 1 and few)
+                    if tile * deep * vectors > isa.tile(here._held(isa, window)):
                         break
-                    here = cls(tile, deep, vectors, across % vectors)
-                    cost = here._cycles(vectors) * (across // vectors) + (here.tail and here._cycles(here.tail))
+                    each = [here._cycles(window, count) for count in (vectors, here.tail)]
+                    cost = each[0] * (across // vectors) + (here.tail and each[1])
                     cost *= -(-channels // tile) * -(-rows // deep)
                     if best is None or cost < best[0] - 1e-9:
                         best = (cost, here)
         assert best is not None
         return best[1]
 
-    def _cycles(self, vectors: int) -> float:
+    def seers(self, window: Axis) -> dict[int, list[tuple[int, int]]]:
+        """By offset from the tile's first source row, the rows of the tile and of the kernel that meet in it."""
+        found: dict[int, list[tuple[int, int]]] = {}
+        for row in range(self.rows):
+            for i in range(window.kernel):
+                found.setdefault(row * window.stride + i * window.dilation, []).append((row, i))
+        return dict(sorted(found.items()))
+
+    def _cycles(self, window: Axis, vectors: int) -> float:
         """Of a kernel column, on a core with two loads and two multiplications a cycle, the latter of latency four."""
         totals = self.channels * self.rows * vectors
-        loads = self.channels + self.rows * vectors
+        if self.overlap:
+            loads = (window.kernel + len(self.seers(window)) * vectors) / window.kernel
+        else:
+            loads = self.channels + self.rows * vectors
         # Loads seldom start where a cache line does, so some take two turns.
         return max(totals, 1.25 * loads, 8) / 2 + 0.25 * loads
 
-
-def _held(tile: int, deep: int, vectors: int) -> int:
-    """Operands in registers: the fewer of weights and inputs, and one of the others."""
-    return min(tile, deep * vectors) + 1
+    def _held(self, isa: Isa, window: Axis) -> int:
+        """Operands in registers: the fewer of weights and inputs, and one of the others."""
+        if self.overlap:
+            # Weights that find no register are read by the instruction that multiplies.
+            return min(window.kernel, isa.registers // 2) + 1
+        return min(self.channels, self.rows * self.vectors) + 1
 
 
 @dataclass
@@ -133,12 +154,18 @@ class _Generator:
             for r in range(tile.rows):
                 for v in range(vectors):
                     totals[t, r, v] = f.variable(bias)
-        with f.loop(0, self.channels) as channel, f.loop(0, self.rows.kernel) as i:
-            line = lines + (channel * packed.channel_size + i * self.rows.dilation * packed.row_size + column)
-            each = [line + r * self.rows.stride * packed.row_size for r in range(tile.rows)]
-            factors = self.weight + ((channel * self.rows.kernel + i) * self.columns.kernel + 1) * tile.channels
-            for j in range(self.columns.kernel):
-                self._multiply(totals, factors + j * tile.channels, each, j, vectors)
+        with f.loop(0, self.channels) as channel:
+            line = lines + (channel * packed.channel_size + column)
+            factors = self.weight + (channel * self.rows.kernel * self.columns.kernel + 1) * tile.channels
+            if tile.overlap:
+                self._multiply_one(totals, factors, line, packed.row_size, vectors)
+            else:
+                with f.loop(0, self.rows.kernel) as i:
+                    line += i * self.rows.dilation * packed.row_size
+                    factors += i * self.columns.kernel * tile.channels
+                    each = [line + r * self.rows.stride * packed.row_size for r in range(tile.rows)]
+                    for j in range(self.columns.kernel):
+                        self._multiply(totals, factors + j * tile.channels, each, j, vectors)
         for t in range(tile.channels):
             for r in range(tile.rows):
                 # The last tiles may reach beyond channels and rows; what was summed there is dropped.
@@ -166,6 +193,25 @@ class _Generator:
             factor = f.broadcast(factors + t)
             for r, v, value in values:
                 totals[t, r, v].set(f.fma(factor, value, totals[t, r, v].get()))
+
+    def _multiply_one(
+        self,
+        totals: dict[tuple[int, int, int], Variable],
+        factors: Pointer,
+        line: Pointer,
+        row_size: Number,
+        vectors: int,
+    ) -> None:
+        """All taps of one output channel: the rows of the tile overlap, and what several of them see is read once."""
+        f = self.f
+        for j in range(self.columns.kernel):
+            held = [f.broadcast(factors + (i * self.columns.kernel + j)) for i in range(self.rows.kernel)]
+            for offset, seers in self.tile.seers(self.rows).items():
+                place = line + (offset * row_size + self.columns.place(j, self.pitch))
+                for v in range(vectors):
+                    value = f.load(place + v * f.lanes)
+                    for r, i in seers:
+                        totals[0, r, v].set(f.fma(held[i], value, totals[0, r, v].get()))
 
 
 def generate(isa: Isa, rows: Axis, columns: Axis, tile: Tile) -> Function:

@@ -4,10 +4,12 @@
         pack the block's input rows of each image (see packing.py)
         for every tile of T output channels, for every U input channels, for every P taps of all of theirs (unrolled)
             total[T][P] = 0
-            for every image, for every row of the block, for every vector of the row
-                for t in T, for p in P                                                unrolled, all in registers
-                    total[t][p] += g[n, t, row, column] * packed[n, c(p), row(i(p)), column(j(p))]
+            for every image, for every R rows of the block, for every vector of the row
+                for r in R, for t in T, for p in P                                    unrolled, all in registers
+                    total[t][p] += g[n, t, row r, column] * packed[n, c(p), row(r, i(p)), column(j(p))]
             partial[thread][t, p] += sum of the lanes of total[t][p]
+
+R is more than one where T is one: an input that several rows see, through taps one below the other, is read once.
 
 Every thread adds to a weight gradient of its own, and the caller adds those up in the threads' order: which thread does
 which item is fixed (see launch.py), so the result is the same in every run with as many threads.
@@ -25,37 +27,60 @@ from striate.engine.llvm.emit import Function, Number, Pointer, Variable
 from striate.engine.llvm.isa import Isa
 from striate.engine.llvm.packing import Axis, Rows, pack
 
+#: A tap of a tile: input channel (of the tile's), kernel row, kernel column.
+Tap = tuple[int, int, int]
+
 
 @dataclass(frozen=True)
 class WeightTile:
-    """What stays in registers: T output channels and P of the taps of U input channels."""
+    """What stays in registers: T output channels and P of the taps of U input channels; R rows at a time."""
 
     outer: int
     inner: int
     taps: int
+    rows: int = 1
 
     @classmethod
     @cache
-    def choose(cls, isa: Isa, outer: int, inner: int, taps: int) -> WeightTile:
-        """The tile that should cost the fewest cycles, for channels of a group and the taps of a kernel."""
+    def choose(cls, isa: Isa, outer: int, inner: int, windows: tuple[Axis, Axis]) -> WeightTile:
+        """The tile that should cost the fewest cycles, for channels of a group and a kernel's windows."""
+        taps = windows[0].kernel * windows[1].kernel
         best: tuple[float, WeightTile] | None = None
         for t in range(1, min(outer, isa.registers) + 1):
             for u in range(1, min(inner, 4 if taps < 4 else 2) + 1):
                 for p in range(1, min(u * taps, isa.registers) + 1):
-                    if t * p > isa.tile(min(t, p) + 1):
-                        break
-                    # See planar.Tile for the cost; the last pass over the taps may have fewer of them.
-                    passes = [p] * (u * taps // p) + ([u * taps % p] if u * taps % p else [])
-                    cost = sum(max(t * n, 1.25 * (t + n), 8) / 2 + 0.25 * (t + n) for n in passes)
-                    cost *= -(-outer // t) * -(-inner // u)
-                    if best is None or cost < best[0] - 1e-9:
-                        best = (cost, cls(t, u, p))
+                    for r in range(1, 9 if t == 1 else 2):
+                        if t * p > isa.tile(r if r > 1 else min(t, p) + 1):
+                            break
+                        here = cls(t, u, p, r)
+                        cost = here._cycles(windows) * -(-outer // t) * -(-inner // u)
+                        if best is None or cost < best[0] - 1e-9:
+                            best = (cost, here)
         assert best is not None
         return best[1]
 
+    def passes(self, windows: tuple[Axis, Axis]) -> list[list[Tap]]:
+        """All taps, P at a time, those of a kernel's column together; the last pass may have fewer."""
+        every = itertools.product(range(self.inner), range(windows[1].kernel), range(windows[0].kernel))
+        taps = [(c, i, j) for c, j, i in every]
+        return [taps[begin : begin + self.taps] for begin in range(0, len(taps), self.taps)]
 
-#: A tap of a tile: input channel (of the tile's), kernel row, kernel column.
-Tap = tuple[int, int, int]
+    def seers(self, window: Axis, taps: list[Tap], rows: int) -> dict[tuple[int, int, int], list[tuple[int, Tap]]]:
+        """By input channel, kernel column and offset from the first source row: the rows and taps that meet there."""
+        found: dict[tuple[int, int, int], list[tuple[int, Tap]]] = {}
+        for r in range(rows):
+            for c, i, j in taps:
+                found.setdefault((c, j, r * window.stride + i * window.dilation), []).append((r, (c, i, j)))
+        return dict(sorted(found.items()))
+
+    def _cycles(self, windows: tuple[Axis, Axis]) -> float:
+        """Of a vector of a row; see planar.Tile for the cost."""
+        cost = 0.0
+        for taps in self.passes(windows):
+            loads = self.outer * self.rows + len(self.seers(windows[0], taps, self.rows))
+            totals = max(self.outer * len(taps), 8) * self.rows
+            cost += (max(totals, 1.25 * loads) / 2 + 0.25 * loads) / self.rows
+        return cost
 
 
 @dataclass
@@ -101,34 +126,23 @@ class _Generator:
             g_group = g + (first_image * self.g_image + group * self.outer * self.g_channel)
             sums = partial + (f.thread * partial_size + group * self.outer * self.inner * taps)
             with f.loop(0, self.outer, tile.outer) as outer, f.loop(0, self.inner, tile.inner) as inner:
-                every = list(itertools.product(range(tile.inner), range(self.rows.kernel), range(self.columns.kernel)))
-                for begin in range(0, len(every), tile.taps):
-                    self._taps(every[begin : begin + tile.taps], packed, g_group, sums, outer, inner)
+                for taps_together in tile.passes((self.rows, self.columns)):
+                    self._taps(taps_together, packed, g_group, sums, outer, inner)
 
     def _taps(self, taps: list[Tap], packed: Rows, g: Pointer, sums: Pointer, outer: Number, inner: Number) -> None:
         f, tile = self.f, self.tile
         totals = {(t, tap): f.variable(f.zeros()) for t in range(tile.outer) for tap in taps}
         # Where the last tile has fewer channels it reads the last one again, and drops the sums.
         channels = [f.smaller(outer + t, self.outer - 1) * self.g_channel for t in range(tile.outer)]
-        with f.loop(0, self.count) as image, f.loop(self.start, self.stop) as row:
-            line = g + (image * self.g_image + row * self.g_row)
-            lines = [line + channel for channel in channels]
-            x = packed.scratch + (
-                image * self.image_size
-                + inner * packed.channel_size
-                + (row - self.start) * self.rows.stride * packed.row_size
-            )
-            places = {
-                (c, i, j): c * packed.channel_size
-                + i * self.rows.dilation * packed.row_size
-                + self.columns.place(j, self.pitch)
-                for c, i, j in taps
-            }
-            whole = self.out_width // f.lanes * f.lanes
-            with f.loop(0, whole, f.lanes) as column:
-                self._multiply(totals, taps, places, lines, x, column, "")
-            with f.when(f.less(whole, self.out_width)):
-                self._multiply(totals, taps, places, lines, x, whole, f.inside(whole, self.out_width))
+        with f.loop(0, self.count) as image:
+            x = packed.scratch + (image * self.image_size + inner * packed.channel_size)
+            lines = [g + (image * self.g_image + channel) for channel in channels]
+            rest = (self.stop - self.start) % tile.rows
+            with f.loop(self.start, self.stop - rest, tile.rows) as row:
+                self._rows(totals, taps, packed, lines, x, row, tile.rows)
+            if tile.rows > 1:
+                with f.loop(self.stop - rest, self.stop) as row:
+                    self._rows(totals, taps, packed, lines, x, row, 1)
         kernel = self.rows.kernel * self.columns.kernel
         for (t, (c, i, j)), total in totals.items():
             there = f.both(f.less(outer + t, self.outer), f.less(inner + c, self.inner))
@@ -136,38 +150,67 @@ class _Generator:
                 place = sums + (((outer + t) * self.inner + inner + c) * kernel + i * self.columns.kernel + j)
                 f.add_to(place, f.total(total.get()))
 
+    def _rows(
+        self,
+        totals: dict[tuple[int, Tap], Variable],
+        taps: list[Tap],
+        packed: Rows,
+        lines: list[Pointer],
+        x: Pointer,
+        row: Number,
+        rows: int,
+    ) -> None:
+        """Some rows of the block, vector by vector."""
+        f = self.f
+        gradients = {(t, r): line + (row + r) * self.g_row for t, line in enumerate(lines) for r in range(rows)}
+        first = x + (row - self.start) * self.rows.stride * packed.row_size
+        seen = {
+            (c, j, offset): first
+            + (c * packed.channel_size + offset * packed.row_size + self.columns.place(j, self.pitch))
+            for c, j, offset in self.tile.seers(self.rows, taps, rows)
+        }
+        whole = self.out_width // f.lanes * f.lanes
+        with f.loop(0, whole, f.lanes) as column:
+            self._multiply(totals, taps, gradients, seen, rows, column, "")
+        with f.when(f.less(whole, self.out_width)):
+            self._multiply(totals, taps, gradients, seen, rows, whole, f.inside(whole, self.out_width))
+
     def _multiply(
         self,
         totals: dict[tuple[int, Tap], Variable],
         taps: list[Tap],
-        places: dict[Tap, Number],
-        lines: list[Pointer],
-        x: Pointer,
+        gradients: dict[tuple[int, int], Pointer],
+        seen: dict[tuple[int, int, int], Pointer],
+        rows: int,
         column: Number,
         mask: str,
     ) -> None:
-        """One vector of a row. Whichever are fewer stay in registers, gradients or inputs."""
-        f = self.f
+        """One vector of some rows. Whichever are fewer stay in registers, gradients or inputs."""
+        f, outer = self.f, range(self.tile.outer)
 
-        def gradient(t: int) -> str:
-            return f.load(lines[t] + column, mask)
+        def gradient(t: int, r: int) -> str:
+            return f.load(gradients[t, r] + column, mask)
 
-        def seen(tap: Tap) -> str:
-            value = f.load(x + (places[tap] + column))
+        def input_(place: tuple[int, int, int]) -> str:
+            value = f.load(seen[place] + column)
             return f.select(mask, value, f.zeros()) if mask else value
 
-        if len(lines) <= len(taps):
-            held = [gradient(t) for t in range(len(lines))]
-            for tap in taps:
-                value = seen(tap)
-                for t, factor in enumerate(held):
-                    totals[t, tap].set(f.fma(factor, value, totals[t, tap].get()))
+        seers = self.tile.seers(self.rows, taps, rows)
+        if len(gradients) <= len(seers):
+            held = {at: gradient(*at) for at in gradients}
+            for place, each in seers.items():
+                value = input_(place)
+                for r, tap in each:
+                    for t in outer:
+                        totals[t, tap].set(f.fma(held[t, r], value, totals[t, tap].get()))
             return
-        inputs = {tap: seen(tap) for tap in taps}
-        for t in range(len(lines)):
-            factor = gradient(t)
-            for tap, value in inputs.items():
-                totals[t, tap].set(f.fma(factor, value, totals[t, tap].get()))
+        inputs = {place: input_(place) for place in seers}
+        for t, r in gradients:
+            factor = gradient(t, r)
+            for place, each in seers.items():
+                for which, tap in each:
+                    if which == r:
+                        totals[t, tap].set(f.fma(factor, inputs[place], totals[t, tap].get()))
 
 
 def generate(isa: Isa, rows: Axis, columns: Axis, tile: WeightTile) -> Function:
