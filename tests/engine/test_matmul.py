@@ -28,6 +28,7 @@ APART = [
     "conv2d 2x3x4x9 5x3x4x2 stride=1x2",
     "conv2d 2x3x6x6 4x3x1x1 stride=1x1 dilation=2",
     "conv1d 2x3x11 4x3x2 stride=2",
+    "conv2d 1x2x5x4 3x2x3x4 stride=7",
     "conv3d 2x2x4x5x4 3x2x2x2x2 stride=2",
 ]
 TAPS = [

@@ -156,14 +156,14 @@ def _apart_input_grad(shape: ConvShape, w: Tensor, g: Tensor, bias: Tensor | Non
     w = patches.weight(w)
     made = new_empty(g, shape.input_shape, channels_last)
     seen = patches.of(made)
+    if made.numel() > seen.numel():
+        made.zero_()
     planes = patches.windows > 1 and not is_channels_last(g)
     if seen.is_contiguous():
         torch.mm(_matrix(g.movedim(1, -1)), w, out=seen.view(-1, patches.numbers))
     elif planes and shape.input_shape[2:] == shape.output_size:
         made = reshaped(torch.matmul(w.t(), g.flatten(2)), shape.input_shape)
     else:
-        if made.numel() > seen.numel():
-            made.zero_()
         parts = torch.matmul(w.t(), g.flatten(2)).transpose(1, 2) if planes else _matrix(g.movedim(1, -1)) @ w
         seen.copy_(parts.view(seen.shape))
     if bias is not None:

@@ -75,12 +75,17 @@ def _unlike(call: str, input: Tensor, name: str, tensor: Tensor) -> OperandError
     )
 
 
+def autocasts(tensor: Tensor) -> bool:
+    """Whether autocast is on where the tensor is."""
+    device = tensor.device.type
+    return device != "meta" and torch.is_autocast_enabled(device)
+
+
 def autocast(input: Tensor, *others: Tensor | None) -> tuple[Tensor | None, ...]:
     """The operands in autocast's dtype where autocast is on, as PyTorch does for its own convolutions."""
-    device = input.device.type if isinstance(input, Tensor) else "meta"
-    if device == "meta" or not torch.is_autocast_enabled(device):
+    if not isinstance(input, Tensor) or not autocasts(input):
         return (input, *others)
-    dtype = torch.get_autocast_dtype(device)
+    dtype = torch.get_autocast_dtype(input.device.type)
     return tuple(
         tensor.to(dtype)
         if tensor is not None and tensor.dtype.is_floating_point and tensor.dtype != torch.float64

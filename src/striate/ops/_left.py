@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,8 +25,17 @@ from striate.ops._calls import unchanging
 _DETOUR, _DETOUR_AND_BACK = 20e-6, 80e-6
 
 
+class Known(NamedTuple):
+    """A call that has been met before, of tensors that need no more looking at."""
+
+    padding: tuple[int, ...] | None  #: as PyTorch takes it, if it is PyTorch that should be called
+    problem: Problem
+    channels_last: bool
+    how: tuple[Any, ...]  #: the arguments by whose identity it is found, so that no others get it
+
+
 class Left:
-    """The calls of one function that are left, by all that this depends on.
+    """The calls of one function that are known, and which of them are left, by all that this depends on.
 
     Args:
         problem_of: the problem of an input's shape (a weight's shape) and the arguments after them.
@@ -36,13 +45,10 @@ class Left:
 
     def __init__(self, problem_of: Callable[..., Problem], forward: Pass = Pass.OUTPUT, lean: int = 0) -> None:
         self._problem_of, self._forward, self._lean = problem_of, forward, lean
-        # PyTorch's padding or None, with the arguments, so that no others get their identity.
-        self._known: dict[tuple[Any, ...], tuple[tuple[int, ...] | None, tuple[Any, ...]]] = {}
+        self._known: dict[tuple[Any, ...], Known] = {}
 
-    def padding(
-        self, dims: int, tensors: tuple[Tensor, ...], how: tuple[Any, ...], local: bool = True
-    ) -> tuple[int, ...] | None:
-        """The padding as PyTorch takes it, if it is PyTorch that should be called; None if not.
+    def known(self, dims: int, tensors: tuple[Tensor, ...], how: tuple[Any, ...], local: bool = True) -> Known | None:
+        """What is known of a call; None of one that is new, or of tensors that are more than numbers in memory.
 
         ``tensors`` are the input, and the weight if there is one; ``local`` as :func:`striate.engine.choose` takes it.
         """
@@ -53,32 +59,33 @@ class Left:
             key += (tensor.shape, tensor.stride(), tensor.device, tensor.requires_grad)
         key += tuple(map(id, how))
         found = self._known.get(key)
-        return self._learned(key, tensors, how, local) if found is None else found[0]
+        return self._learned(key, tensors, how, local) if found is None else found
 
     def _learned(
         self, key: tuple[Any, ...], tensors: tuple[Tensor, ...], how: tuple[Any, ...], local: bool
-    ) -> tuple[int, ...] | None:
+    ) -> Known | None:
         if not unchanging(how) or tensors[0].device != tensors[-1].device:
             return None
         wanted = [torch.is_grad_enabled() and tensor.requires_grad for tensor in tensors]
-        if wanted == [True, False]:
-            return None  # PyTorch would keep the input, which only the weight's gradient needs
         problem = self._problem_of(*(tensor.shape for tensor in tensors), *how)
         passes = [self._forward]
         if wanted[0]:
             passes.append(Pass.INPUT_GRAD if self._forward is Pass.OUTPUT else Pass.OUTPUT)
         if wanted[-1] and len(wanted) > 1:
             passes.append(Pass.WEIGHT_GRAD)
-        saved = gain(problem, tuple(passes), tensors[0], any(map(is_channels_last, tensors)), local)
+        last = any(map(is_channels_last, tensors))
+        saved = gain(problem, tuple(passes), tensors[0], last, local)
         if self._lean == problem.dims and not any(wanted) and fixed() is None:
             saved = 0.0
         if saved is None:
             return None  # nobody knows yet
         worth = saved > (_DETOUR if len(passes) == 1 else _DETOUR_AND_BACK)
+        # PyTorch would keep the input, which only the weight's gradient needs.
+        worth |= wanted == [True, False]
         if len(self._known) >= 4096:
             self._known.clear()
-        self._known[key] = None if worth else _pytorchs_padding(problem), how
-        return self._known[key][0]
+        self._known[key] = Known(None if worth else _pytorchs_padding(problem), problem, last, how)
+        return self._known[key]
 
 
 def is_plain(tensor: Tensor) -> bool:

@@ -31,7 +31,7 @@ from striate.engine.aten import AtenBackend
 from striate.engine.layout import is_channels_last, laid_out
 from striate.geometry import ConvShape, Padding
 from striate.ops._autograd import Differentiable, wanted
-from striate.ops._calls import autocast, batched, check_weight, fold, overridable, prepared
+from striate.ops._calls import autocast, autocasts, batched, check_weight, fold, overridable, prepared
 from striate.ops._left import Left, is_plain
 
 # The operands that each pass has, in the order of the form; the third one is open.
@@ -176,9 +176,13 @@ def convolve(
     local: bool = True,
 ) -> Tensor:
     """Convolution along ``dims`` axes; ``local`` as :func:`contract` takes it."""
-    sides = _left.padding(dims, (input, weight), (stride, padding, dilation, groups), local)
-    if sides is not None and _fits(bias, weight, weight.shape[0]):
-        return _PYTORCHS[dims](input, weight, bias, stride, sides, dilation, groups)
+    known = _left.known(dims, (input, weight), (stride, padding, dilation, groups), local)
+    if known is not None and _fits(bias, weight, weight.shape[0]):
+        if known.padding is not None:
+            return _PYTORCHS[dims](input, weight, bias, stride, known.padding, dilation, groups)
+        if not autocasts(input):
+            how = (known.problem, Pass.OUTPUT, known.channels_last, local)
+            return cast(Tensor, _Contraction.of(input, weight, bias, *how))
     call = f"conv{dims}d"
     input, weight, bias = cast("tuple[Tensor, Tensor, Tensor | None]", autocast(input, weight, bias))
     whole, had_batch = batched(call, dims, input)
@@ -203,9 +207,9 @@ def convolve_transposed(
     local: bool = True,
 ) -> Tensor:
     """Transposed convolution along ``dims`` axes; ``local`` as :func:`contract` takes it."""
-    sides = _left_transposed.padding(dims, (input, weight), (stride, padding, output_padding, groups, dilation), local)
-    if sides is not None and _fits(bias, weight, weight.shape[1] * groups):
-        how = (stride, sides, output_padding, groups, dilation)
+    known = _left_transposed.known(dims, (input, weight), (stride, padding, output_padding, groups, dilation), local)
+    if known is not None and known.padding is not None and _fits(bias, weight, weight.shape[1] * groups):
+        how = (stride, known.padding, output_padding, groups, dilation)
         return _PYTORCHS_TRANSPOSED[dims](input, weight, bias, *how)
     call = f"conv_transpose{dims}d"
     input, weight, bias = cast("tuple[Tensor, Tensor, Tensor | None]", autocast(input, weight, bias))

@@ -68,9 +68,11 @@ def _max_pool(
     return_indices: bool,
 ) -> Any:
     how = (kernel_size, stride, padding, dilation, ceil_mode)
-    sides = None if return_indices else _left["max"].padding(dims, (input,), how)
-    if sides is not None:
-        return _PYTORCHS["max"][dims](input, kernel_size, stride, sides, dilation, ceil_mode)
+    known = None if return_indices else _left["max"].known(dims, (input,), how)
+    if known is not None:
+        if known.padding is not None:
+            return _PYTORCHS["max"][dims](input, kernel_size, stride, known.padding, dilation, ceil_mode)
+        return cast("tuple[Tensor, Tensor]", Maximum.of(input, known.problem))[0]
     call = f"max_pool{dims}d"
     whole, had_batch, shape = _prepare(call, "max", dims, input, kernel_size, stride, padding, dilation, ceil_mode)
     if traced(whole):
@@ -94,9 +96,11 @@ def _avg_pool(
     dilation: Any,
 ) -> Tensor:
     how = (ceil_mode, count_include_pad, divisor_override)
-    sides = _left["avg"].padding(dims, (input,), (kernel_size, stride, padding, dilation, *how))
-    if sides is not None:
-        return cast(Tensor, _PYTORCHS["avg"][dims](input, kernel_size, stride, sides, *how[:2]))
+    known = _left["avg"].known(dims, (input,), (kernel_size, stride, padding, dilation, *how))
+    if known is not None:
+        if known.padding is not None:
+            return cast(Tensor, _PYTORCHS["avg"][dims](input, kernel_size, stride, known.padding, *how[:2]))
+        return cast(Tensor, Average.of(input, known.problem, Pass.OUTPUT, known.channels_last))
     call = f"avg_pool{dims}d"
     whole, had_batch, shape = _prepare(call, "avg", dims, input, kernel_size, stride, padding, dilation, *how)
     if traced(whole):

@@ -116,8 +116,8 @@ def checked_operands(
 
 def _checked(shape: Problem, tensor: Tensor, wanted: tuple[int, ...]) -> Tensor:
     """A tensor whose memory holds what it says: float32 numbers on the CPU, of the shape that the kernel counts on."""
-    if tensor.shape != wanted or tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+    if tensor.shape != wanted or tensor.dtype is not torch.float32 or not tensor.is_cpu:
         got = f"got {tuple(tensor.shape)} of {tensor.dtype} on {tensor.device}"
         raise OperandError(str(shape), got, f"needed {tuple(wanted)} of torch.float32 on cpu")
     # The imaginary part of a conjugate is kept as it was, and a bit says that it means the negative.
-    return tensor.resolve_neg()
+    return tensor.resolve_neg() if tensor.is_neg() else tensor

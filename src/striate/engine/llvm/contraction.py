@@ -13,6 +13,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from striate.engine.backends import Pass
@@ -37,15 +38,19 @@ from striate.engine.llvm.packing import Axis
 from striate.engine.llvm.planar import Tile
 from striate.engine.llvm.planar_weight import WeightTile
 from striate.engine.llvm.relayout import laid_out, moved
-from striate.engine.llvm.weights import Weights, pack
+from striate.engine.llvm.weights import Packing, Weights, pack, packing
 from striate.geometry import ConvShape, Problem
 
 #: Numbers that a block's packed rows may take: half of a small second-level cache.
 _BLOCK = 1 << 16
 #: Numbers of a row that a span may take, half of a first-level cache, and positions that reading weights is worth.
 _SPAN, _LEAST_SPAN = 1 << 12, 24
+#: Gradients that a dense weight gradient goes over for one tap after the other: half of a first-level cache.
+_HELD = 1 << 12
 #: Rows of a depthwise weight gradient's block, of which a tile's columns stay in a first-level cache.
 _DEPTHWISE_ROWS = 28
+#: Strides of a gradient's columns up to which they are summed together.
+_MOST_PHASES = 4
 #: Multiplications that a weight gradient's sums should go through before their lanes are added up.
 _ROWS_TOGETHER = 128
 
@@ -160,25 +165,72 @@ class Sum:
         return [*pointers, *self.before, *strides, *self.after]
 
 
-def _sum(x: Tensor, weights: Weights, bias: Tensor | None, windows: tuple[Axis, Axis], size: tuple[int, int]) -> Tensor:
-    """y[n, o] = bias[o] + sum over c, t of x[n, c, position(t)] * weight[g, o, c, t], ``size`` positions of it."""
-    isa = the_isa()
-    groups, outer, inner = weights.sizes[:3]
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A sum as it is called: its weights are packed, its result gets memory, and its kernel the addresses."""
+
+    sum: Sum
+    pack: Packing
+    strides: tuple[int, ...]  #: of the operand, as the kernel takes them
+    shape: tuple[int, ...]
+    layout: torch.memory_format
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        made = self.sum
+        packed = self.pack(weight, bias)
+        y = torch.empty(self.shape, memory_format=self.layout)
+        scratch = torch.empty(made.scratch) if made.scratch else y
+        words = made.words(x.data_ptr(), packed.data_ptr(), y.data_ptr(), scratch.data_ptr(), self.strides)
+        made.kernel(made.items, words, made.threads)
+        return y
+
+
+@lru_cache(maxsize=4096)
+def _prepared(
+    isa: Isa,
+    x_shape: tuple[int, ...],
+    x_strides: tuple[int, ...],
+    geometry: tuple[Any, ...],
+    biased: bool,
+    side_by_side: bool,
+    windows: tuple[Axis, Axis],
+    size: tuple[int, int],
+    backwards: bool,
+    threads: int,
+) -> _Prepared:
+    """The sum over an operand of this shape and these strides, with weights that :class:`Weights` describes so."""
+    batch, _, *source = x_shape
+    groups, outer, inner = geometry[1][:3]
+    known = (windows, size, threads)
+    if backwards:
+        made = _depthwise_sum(isa, batch, groups, (source[0], source[1]), *known, True)
+    else:
+        make = interleaved_sum if side_by_side else _planar_sum
+        made = make(isa, batch, groups, outer, inner, (source[0], source[1]), *known)
+    pack = packing(isa, *geometry, biased, made.channels, side_by_side, threads)
+    strides = (x_strides[0], x_strides[2]) if side_by_side else x_strides[:3]
+    layout = torch.channels_last if side_by_side else torch.contiguous_format
+    return _Prepared(made, pack, strides, (batch, groups * outer, *size), layout)
+
+
+def _sum(
+    x: Tensor,
+    weights: Weights,
+    bias: Tensor | None,
+    windows: tuple[Axis, Axis],
+    size: tuple[int, int],
+    backwards: bool = False,
+) -> Tensor:
+    """y[n, o] = bias[o] + sum over c, t of x[n, c, position(t)] * weight[g, o, c, t], ``size`` positions of it.
+
+    ``backwards``: of depthwise windows, from the output's gradient to the input's, whatever the stride.
+    """
     side_by_side = interleaves(x, weights)
     if not side_by_side:
         x = planes(x)
-    batch, _, height, width = x.shape
-    make = interleaved_sum if side_by_side else _planar_sum
-    made = make(isa, batch, groups, outer, inner, (height, width), windows, size, launch.threads())
-    packed = pack(isa, weights, bias, made.channels, side_by_side)
-    layout = torch.channels_last if side_by_side else torch.contiguous_format
-    y = torch.empty((batch, groups * outer, *size), memory_format=layout)
-    scratch = torch.empty(made.scratch)
-    strides = x.stride()
-    strides = (strides[0], strides[2]) if side_by_side else strides[:3]
-    words = made.words(x.data_ptr(), packed.data_ptr(), y.data_ptr(), scratch.data_ptr(), strides)
-    made.kernel(made.items, words, made.threads)
-    return y
+    tensor, *geometry = weights
+    how = (x.shape, x.stride(), tuple(geometry), bias is not None, side_by_side, windows, size, backwards)
+    return _prepared(the_isa(), *how, launch.threads())(x, tensor, bias)
 
 
 @lru_cache(maxsize=4096)
@@ -192,10 +244,15 @@ def _planar_sum(
     windows: tuple[Axis, Axis],
     outputs: tuple[int, int],
     threads: int,
+    apart: tuple[int, int] = (1, 1),
+    whole: tuple[int, int] | None = None,
 ) -> Sum:
+    """The sum on planes. ``apart``: results are so many rows and columns apart in planes of size ``whole``, and outer
+    channels are each plane's columns in between (see planar.py).
+    """
     rows, columns = windows
     out_height, out_width = outputs
-    tile = Tile.choose(isa, outer, windows, out_height, out_width)
+    tile = Tile.choose(isa, outer, windows, out_height, out_width, apart[1])
     tiles = -(-outer // tile.channels)
     pitch = columns.pitch(out_width, isa.lanes)
     line = inner * pitch * columns.stride
@@ -208,16 +265,14 @@ def _planar_sum(
     deep = rows.span(block)
     items = batch * blocks * groups
     threads = min(threads, items)
-    plane = out_height * out_width
-    return Sum(
-        _output_kernel(isa, rows, columns, tile),
-        tile.channels,
-        items,
-        threads,
-        threads * deep * line,
-        [inner, groups, tiles, outer, *size, *outputs],
-        [groups * outer * plane, plane, out_width, block, blocks, deep, pitch, deep * line],
-    )
+    y_height, y_width = whole or outputs
+    plane = y_height * y_width
+    after = [groups * outer // apart[1] * plane, plane, y_width * apart[0], block, blocks, deep, pitch, deep * line]
+    if apart[1] > 1:
+        after.append(y_width)
+    before = [inner, groups, tiles, outer, *size, *outputs]
+    scratch = threads * deep * line
+    return Sum(_output_kernel(isa, rows, columns, tile), tile.channels, items, threads, scratch, before, after)
 
 
 @lru_cache(maxsize=4096)
@@ -331,21 +386,6 @@ def _depthwise_sum(
     return Sum(kernel, isa.lanes, items, min(threads, items), 0, [channels, *size, *outputs], [])
 
 
-def _depthwise_grad(
-    g: Tensor, weights: Weights, bias: Tensor | None, windows: tuple[Axis, Axis], size: tuple[int, int]
-) -> Tensor:
-    """The gradient of the input of depthwise windows, g being that of the output."""
-    isa = the_isa()
-    batch, channels = g.shape[:2]
-    packed = pack(isa, weights, bias, isa.lanes, True)
-    grad = torch.empty((batch, channels, *size), memory_format=torch.channels_last)
-    sizes = (g.shape[2], g.shape[3])
-    made = _depthwise_sum(isa, batch, channels, sizes, windows, size, launch.threads(), True)
-    words = made.words(g.data_ptr(), packed.data_ptr(), grad.data_ptr(), 0, (g.stride(0), g.stride(2)))
-    made.kernel(made.items, words, made.threads)
-    return grad
-
-
 def _input_grad(
     g: Tensor, weights: Weights, bias: Tensor | None, windows: tuple[Axis, Axis], size: tuple[int, int]
 ) -> Tensor:
@@ -359,10 +399,13 @@ def _input_grad(
     if all(axis.stride == 1 for axis in windows):
         (rows, row_taps), (columns, column_taps) = (_phase(axis, 0) for axis in windows)
         return _sum(g, weights.taps(row_taps, column_taps), bias, (rows, columns), size)
-    if weights.sizes[0] > 1 and interleaves(g, weights):
-        return _depthwise_grad(g, weights, bias, windows, size)
+    side_by_side = interleaves(g, weights)
+    if weights.sizes[0] > 1 and side_by_side:
+        return _sum(g, weights, bias, windows, size, backwards=True)
+    if not side_by_side and windows[1].stride <= _MOST_PHASES:
+        return _planar_grad(planes(g), weights, bias, windows, size)
     # In the layout that its parts will have: copying across layouts costs more than the sums.
-    layout = torch.channels_last if interleaves(g, weights) else torch.contiguous_format
+    layout = torch.channels_last if side_by_side else torch.contiguous_format
     grad = torch.empty((g.shape[0], weights.sizes[0] * weights.sizes[1], height, width), memory_format=layout)
     for top in range(min(windows[0].stride, height)):
         for left in range(min(windows[1].stride, width)):
@@ -374,6 +417,48 @@ def _input_grad(
             part = (place.shape[2], place.shape[3])
             place.copy_(_sum(g, weights.taps(row_taps, column_taps), bias, (rows, columns), part))
     return grad
+
+
+def _planar_grad(
+    g: Tensor, weights: Weights, bias: Tensor | None, windows: tuple[Axis, Axis], size: tuple[int, int]
+) -> Tensor:
+    """The gradient of planes under a stride: for each of its rows, one stride apart, a sum for all columns."""
+    isa, threads, (rows, columns) = the_isa(), launch.threads(), windows
+    batch, _, *source = g.shape
+    groups, inner, outer = weights.sizes[:3]
+    grad = torch.empty((batch, groups * inner, *size))
+    together, taps = _columns_together(columns)
+    weight = F.pad(weights.tensor.reshape(groups * outer, inner, rows.kernel, columns.kernel), (0, 1))
+    phases = columns.stride
+    each = weight.index_select(3, taps).unflatten(3, (phases, together.kernel)).movedim(3, 2)
+    weights = Weights.of(each.flatten(1, 2), groups, transposed=True)
+    if bias is not None:
+        bias = bias.repeat_interleave(phases)
+    apart = (rows.stride, phases)
+    for top in range(min(rows.stride, size[0])):
+        axis, row_taps = _phase(rows, top)
+        if not row_taps:
+            grad[:, :, top :: rows.stride] = 0.0 if bias is None else bias[::phases].reshape(1, -1, 1, 1)
+            continue
+        outputs = (-(-(size[0] - top) // rows.stride), -(-size[1] // phases))
+        sizes = (groups, inner * phases, outer, (source[0], source[1]))
+        made = _planar_sum(isa, batch, *sizes, (axis, together), outputs, threads, apart, size)
+        packed = pack(isa, weights.taps(row_taps, range(together.kernel)), bias, made.channels, False)
+        scratch = torch.empty(made.scratch)
+        start = grad.data_ptr() + top * size[1] * grad.element_size()
+        words = made.words(g.data_ptr(), packed.data_ptr(), start, scratch.data_ptr(), g.stride()[:3])
+        made.kernel(made.items, words, made.threads)
+    return grad
+
+
+@lru_cache(maxsize=1024)
+def _columns_together(axis: Axis) -> tuple[Axis, Tensor]:
+    """One window over outputs for the inputs of all phases, and by phase its taps; one more for those it hasn't."""
+    phases = [_phase(axis, phase) for phase in range(axis.stride)]
+    seen = [{k * a.dilation - a.before: tap for k, tap in enumerate(taps)} for a, taps in phases]
+    first, last = min(map(min, filter(None, seen))), max(map(max, filter(None, seen)))
+    taps = [[each.get(place, axis.kernel) for place in range(first, last + 1)] for each in seen]
+    return Axis(last - first + 1, 1, -first, 1), torch.tensor(taps).flatten()
 
 
 @lru_cache(maxsize=4096)
@@ -423,28 +508,31 @@ def _weight_grad(x: Tensor, g: Tensor, shape: ConvShape) -> Tensor:
 def _interleaves_weight(x: Tensor, g: Tensor, shape: ConvShape) -> bool:
     """Whether both have their channels side by side, and those of the output are whole vectors."""
     depthwise = shape.groups == shape.in_channels == shape.out_channels
-    side_by_side = all(t.shape[1] > 1 and t.stride(1) == 1 and t.stride(3) == t.shape[1] for t in (x, g))
-    return side_by_side and (shape.groups == 1 or depthwise) and shape.out_channels % the_isa().lanes == 0
+    dense = all(t.stride(3) == t.shape[1] and (t.stride(1) == 1 or t.shape[1] == 1) for t in (x, g))
+    return dense and g.shape[1] > 1 and (shape.groups == 1 or depthwise) and shape.out_channels % the_isa().lanes == 0
 
 
 def _interleaved_weight_grad(x: Tensor, g: Tensor, shape: ConvShape) -> Tensor:
     isa, windows = the_isa(), axes(shape)
     rows, columns = windows
-    tile = TapTile.choose(isa, shape.out_channels, shape.in_channels)
+    runs, run = (1, columns.kernel) if columns.dilation == 1 else (columns.kernel, 1)
+    run *= shape.in_channels
+    tile = TapTile.choose(isa, shape.out_channels, run)
     kernel = _tap_kernel(isa, tile)
-    together = max(tile.vectors * isa.lanes, tile.inner)
+    across = tile.vectors * isa.lanes
     size, outputs = (x.shape[2], x.shape[3]), (g.shape[2], g.shape[3])
     each = (x.shape[0], shape.in_channels, size, windows, outputs, shape.out_channels)
-    items, before, after = _interleaved_block(*each, 1, together, isa, launch.threads())
+    items, before, after = _interleaved_block(*each, 1, max(across, tile.inner), isa, launch.threads())
     threads = min(launch.threads(), items)
     scratch = torch.empty(threads, after[-1])
-    depth = _rounded(shape.in_channels, tile.inner)
-    partial = torch.zeros(threads, rows.kernel, columns.kernel, depth, shape.out_channels)
+    partial = torch.zeros(threads, rows.kernel, runs, _rounded(run, tile.inner), shape.out_channels)
+    wide = min(outputs[1], max(1, _HELD // across))
     words = [*before, x.stride(0), x.stride(2), *after, g.stride(0), g.stride(2), partial[0].numel()]
+    words += [max(1, _HELD // (across * wide)), wide, runs, run]
     kernel(items, [x.data_ptr(), g.data_ptr(), partial.data_ptr(), scratch.data_ptr(), *words], threads)
     total = partial[0] if threads == 1 else partial.sum(0)
-    made = total[:, :, : shape.in_channels].permute(3, 2, 0, 1)
-    return reshaped(made.clone(memory_format=torch.contiguous_format), shape.weight_shape)
+    taps = total[:, :, :run].reshape(rows.kernel, columns.kernel, shape.in_channels, shape.out_channels)
+    return reshaped(taps.permute(3, 2, 0, 1).clone(memory_format=torch.contiguous_format), shape.weight_shape)
 
 
 def _depthwise_weight_grad(x: Tensor, g: Tensor, shape: ConvShape) -> Tensor:

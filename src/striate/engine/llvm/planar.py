@@ -17,7 +17,8 @@ Kernel, stride, dilation, padding before and tile are generated; sizes and strid
 another size runs the same code. Only the number of vectors in the last tile of a row (``tail``) depends on the width.
 
 An input gradient of stride 1 is this same sum with the weight flipped and its channels swapped, over the adjoint
-window's padding (see striate.geometry.Adjoint).
+window's padding (see striate.geometry.Adjoint). Under a stride the columns of a gradient are sums with different taps:
+every ``phases`` channels of the sum are one channel's columns, that many apart, and are written side by side.
 
 Packed weight: [group][tile of channels] of [T] biases and [C_in / groups][kernel row][kernel column][T] weights.
 """
@@ -40,6 +41,7 @@ class Tile:
     """What stays in registers: T output channels, R rows, V vectors of a row; ``tail`` vectors in a row's last tile.
 
     ``overlap``: the kernel's rows are written out, so that an input that several of the R rows see is read once.
+    ``phases``: so many of the T channels are one channel's columns.
     """
 
     channels: int
@@ -47,18 +49,21 @@ class Tile:
     vectors: int
     tail: int
     overlap: bool = False
+    phases: int = 1
 
     @classmethod
     @cache
-    def choose(cls, isa: Isa, channels: int, windows: tuple[Axis, Axis], rows: int, width: int) -> Tile:
+    def choose(
+        cls, isa: Isa, channels: int, windows: tuple[Axis, Axis], rows: int, width: int, phases: int = 1
+    ) -> Tile:
         """The tile that should cost the fewest cycles for ``channels`` channels of a group of ``rows`` x ``width``."""
         window, few = windows[0], windows[0].kernel * windows[1].kernel <= _MOST_OVERLAPPING
         across = -(-width // isa.lanes)
         best: tuple[float, Tile] | None = None
         for vectors in range(1, min(across, 4) + 1):
-            for tile in range(1, channels + 1):
+            for tile in range(phases, channels + 1, phases):
                 for deep in range(1, min(rows, 8) + 1):
-                    here = cls(tile, deep, vectors, across % vectors, tile == 1 and few)
+                    here = cls(tile, deep, vectors, across % vectors, tile == 1 and few, phases)
                     if tile * deep * vectors > isa.tile(here._held(isa, window)):
                         break
                     each = [here._cycles(window, count) for count in (vectors, here.tail)]
@@ -110,6 +115,7 @@ class _Generator:
         x_image, x_channel, x_row = f.size(), f.size(), f.size()
         y_image, self.y_channel, self.y_row = f.size(), f.size(), f.size()
         block, blocks, deep, self.pitch, scratch_size = f.size(), f.size(), f.size(), f.size(), f.size()
+        self.y_width = self.out_width if tile.phases == 1 else f.size()
         taps = self.rows.kernel * self.columns.kernel
         with f.loop(f.first, f.last) as item:
             group, rest = item % groups, item // groups
@@ -132,7 +138,7 @@ class _Generator:
                 first = which * tile.channels
                 self.here = f.smaller(out_channels - first, tile.channels)
                 self.weight = weight + (group * tiles + which) * ((self.channels * taps + 1) * tile.channels)
-                self.y = y + (image * y_image + (group * out_channels + first) * self.y_channel)
+                self.y = y + (image * y_image + (group * out_channels + first) // tile.phases * self.y_channel)
                 self._block(packed, start, f.smaller(start + block, self.out_height))
 
     def _block(self, packed: Rows, start: Number, stop: Number) -> None:
@@ -166,13 +172,15 @@ class _Generator:
                     each = [line + r * self.rows.stride * packed.row_size for r in range(tile.rows)]
                     for j in range(self.columns.kernel):
                         self._multiply(totals, factors + j * tile.channels, each, j, vectors)
-        for t in range(tile.channels):
+        for t in range(0, tile.channels, tile.phases):
             for r in range(tile.rows):
                 # The last tiles may reach beyond channels and rows; what was summed there is dropped.
                 there = f.both(f.less(t, self.here), f.less(row + r, stop))
                 with f.when(there):
-                    place = self.y + (t * self.y_channel + (row + r) * self.y_row + column)
-                    store_row(f, [totals[t, r, v].get() for v in range(vectors)], place, self.out_width - column)
+                    place = self.y + (t // tile.phases * self.y_channel + (row + r) * self.y_row + column * tile.phases)
+                    parts = [[totals[t + p, r, v].get() for p in range(tile.phases)] for v in range(vectors)]
+                    values = [value for part in parts for value in _interleaved(f, part)]
+                    store_row(f, values, place, self.y_width - column * tile.phases)
 
     def _multiply(
         self, totals: dict[tuple[int, int, int], Variable], factors: Pointer, each: list[Pointer], j: int, vectors: int
@@ -212,6 +220,20 @@ class _Generator:
                     value = f.load(place + v * f.lanes)
                     for r, i in seers:
                         totals[0, r, v].set(f.fma(held[i], value, totals[0, r, v].get()))
+
+
+def _interleaved(f: Function, parts: list[str]) -> list[str]:
+    """Vectors laid side by side number by number: the first number of each, then the second of each, ..."""
+    if len(parts) == 1:
+        return parts
+    made = []
+    for start in range(0, len(parts) * f.lanes, f.lanes):
+        places = [divmod(start + lane, len(parts)) for lane in range(f.lanes)]
+        value = f.shuffle(parts[0], parts[0], [at for at, _ in places])
+        for p, part in enumerate(parts[1:], start=1):
+            value = f.shuffle(value, part, [f.lanes + at if which == p else k for k, (at, which) in enumerate(places)])
+        made.append(value)
+    return made
 
 
 def generate(isa: Isa, rows: Axis, columns: Axis, tile: Tile) -> Function:

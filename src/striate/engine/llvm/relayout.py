@@ -100,5 +100,7 @@ def moved(tensor: Tensor, channels_last: bool) -> Tensor | None:
 
 def laid_out(tensor: Tensor, channels_last: bool) -> Tensor:
     """:func:`striate.engine.layout.laid_out`, by the kernel where it can."""
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=_FORMATS[channels_last]):
+        return tensor
     made = None if torch._C._are_functorch_transforms_active() else moved(tensor, channels_last)
     return layout.laid_out(tensor, channels_last) if made is None else made

@@ -10,7 +10,9 @@ Strides are passed, so flipping a kernel, taking every other tap of it and swapp
 
 from __future__ import annotations
 
-from functools import cache
+import math
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -22,7 +24,7 @@ from striate.engine.llvm.isa import Isa
 from striate.engine.llvm.launch import Kernel
 
 #: Numbers below which starting threads costs more than they bring.
-_ALONE = 1 << 15
+_ALONE = 1 << 14
 
 
 class Weights(NamedTuple):
@@ -84,41 +86,57 @@ def _kernel(isa: Isa) -> Kernel:
     return Kernel(f, isa)
 
 
-def pack(
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How weights of a geometry are packed, but for the addresses: looked up, it costs nothing again."""
+
+    kernel: Kernel
+    shape: tuple[int, int, int]  #: blocks, a bias and terms each, output channels of a block
+    first: int  #: bytes from the weight's address to its first number
+    after: list[int]  #: the kernel's words after its addresses
+    threads: int
+
+    def __call__(self, weight: Tensor, bias: Tensor | None, into: Tensor | None = None) -> Tensor:
+        """The packed weight; ``into`` is where it was packed before."""
+        packed = torch.empty(self.shape) if into is None else into
+        places = [weight.data_ptr() + self.first, 0 if bias is None else bias.data_ptr(), packed.data_ptr()]
+        self.kernel(self.shape[0], [*places, *self.after], self.threads)
+        return packed
+
+
+@lru_cache(maxsize=4096)
+def packing(
     isa: Isa,
-    weights: Weights,
-    bias: Tensor | None,
+    offset: int,
+    sizes: tuple[int, int, int, int, int],
+    strides: tuple[int, int, int, int, int],
+    biased: bool,
     lanes: int,
     channels_innermost: bool,
-    into: Tensor | None = None,
+    threads: int,
+) -> Packing:
+    """See :func:`pack`."""
+    groups, outer, inner, rows, columns = sizes
+    group_stride, outer_stride, inner_stride, row_stride, column_stride = strides
+    terms, steps = (inner, rows, columns), (inner_stride, row_stride, column_stride)
+    if channels_innermost:
+        terms, steps = (*terms[1:], terms[0]), (*steps[1:], steps[0])
+        if groups > 1:
+            groups, outer, outer_stride = 1, groups, group_stride
+    blocks = -(-outer // lanes)
+    shape = (groups * blocks, inner * rows * columns + 1, lanes)
+    after = [int(biased), blocks, outer, lanes, group_stride, outer_stride, *terms, *steps]
+    return Packing(_kernel(isa), shape, 4 * offset, after, 1 if math.prod(shape) < _ALONE else threads)
+
+
+def pack(
+    isa: Isa, weights: Weights, bias: Tensor | None, lanes: int, channels_innermost: bool, into: Tensor | None = None
 ) -> Tensor:
     """Blocks of ``lanes`` output channels, each with its biases and terms; ``into`` is where they were packed before.
 
     ``channels_innermost``: terms in the order kernel row, kernel column, input channel, and, where groups have one
     channel each, one block for many groups; else input channel, kernel row, kernel column, within each group.
     """
-    groups, outer, inner, rows, columns = weights.sizes
-    group_stride, outer_stride, inner_stride, row_stride, column_stride = weights.strides
-    terms, strides = (inner, rows, columns), (inner_stride, row_stride, column_stride)
-    if channels_innermost:
-        terms, strides = (*terms[1:], terms[0]), (*strides[1:], strides[0])
-        if groups > 1:
-            groups, outer, outer_stride = 1, groups, group_stride
-    blocks = -(-outer // lanes)
-    count = groups * blocks
-    packed = torch.empty(count, inner * rows * columns + 1, lanes) if into is None else into
-    words = [
-        weights.tensor.data_ptr() + weights.offset * weights.tensor.element_size(),
-        0 if bias is None else bias.data_ptr(),
-        packed.data_ptr(),
-        int(bias is not None),
-        blocks,
-        outer,
-        lanes,
-        group_stride,
-        outer_stride,
-        *terms,
-        *strides,
-    ]
-    _kernel(isa)(count, words, 1 if packed.numel() < _ALONE else launch.threads())
-    return packed
+    _, *geometry = weights
+    how = packing(isa, *geometry, bias is not None, lanes, channels_innermost, launch.threads())
+    return how(weights.tensor, bias, into)
