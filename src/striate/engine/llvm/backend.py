@@ -16,7 +16,7 @@ from striate.geometry import ConvShape, PoolShape, Problem
 #: Taps that a weight gradient writes out one by one; beyond, its code grows faster than it gains.
 _MOST_TAPS = 256
 #: Columns of a kernel, which every kernel writes out one by one.
-_MOST_COLUMNS = 64
+_MOST_COLUMNS = 128
 _LIMIT = 1 << 31
 #: Multiplications below which a call costs more than its kernel.
 _FEW_MACS = 100_000

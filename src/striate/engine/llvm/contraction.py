@@ -7,6 +7,7 @@ variable until the kernel has returned.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -37,7 +38,7 @@ from striate.engine.llvm.launch import Kernel
 from striate.engine.llvm.packing import Axis
 from striate.engine.llvm.planar import Tile
 from striate.engine.llvm.planar_weight import WeightTile
-from striate.engine.llvm.relayout import laid_out, moved
+from striate.engine.llvm.relayout import moved, transposed
 from striate.engine.llvm.weights import Packing, Weights, pack, packing
 from striate.geometry import ConvShape, Problem
 
@@ -78,13 +79,8 @@ def _depthwise_kernel(
     return Kernel(interleaved_depthwise.generate(isa, rows, columns, tile.together, backwards, epilogue), isa)
 
 
-@lru_cache(maxsize=4096)
-def _depthwise_weight_kernel(isa: Isa, rows: Axis, columns: Axis, width: int) -> Kernel:
-    return _depthwise_weight_kernel_of(isa, rows, columns, DepthwiseTile.choose(isa, rows, columns, width))
-
-
 @cache
-def _depthwise_weight_kernel_of(isa: Isa, rows: Axis, columns: Axis, tile: DepthwiseTile) -> Kernel:
+def _depthwise_weight_kernel(isa: Isa, rows: Axis, columns: Axis, tile: DepthwiseTile) -> Kernel:
     return Kernel(interleaved_depthwise_weight.generate(isa, rows, columns, tile), isa)
 
 
@@ -136,10 +132,7 @@ def contract(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, bias:
         y = _sum(plane(first), Weights.of(second, shape.groups), bias, axes(shape), plane_size(shape.output_size))
         return reshaped(y, shape.output_shape)
     if open_ is Pass.WEIGHT_GRAD:
-        x, g = plane(first), plane(second)
-        if _interleaves_weight(x, g, shape):
-            return (_depthwise_weight_grad if shape.groups > 1 else _interleaved_weight_grad)(x, g, shape)
-        return _weight_grad(planes(x), planes(g), shape)
+        return _weight_grad(plane(first), plane(second), shape)
     weights = Weights.of(first, shape.groups, transposed=True)
     grad = _input_grad(plane(second), weights, bias, axes(shape), plane_size(shape.size))
     return reshaped(grad, shape.input_shape)
@@ -173,12 +166,12 @@ class _Prepared:
     pack: Packing
     strides: tuple[int, ...]  #: of the operand, as the kernel takes them
     shape: tuple[int, ...]
-    layout: torch.memory_format
+    layout: tuple[int, ...]  #: the result's strides
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         made = self.sum
         packed = self.pack(weight, bias)
-        y = torch.empty(self.shape, memory_format=self.layout)
+        y = torch.empty_strided(self.shape, self.layout)  # half of what empty takes to work strides out
         scratch = torch.empty(made.scratch) if made.scratch else y
         words = made.words(x.data_ptr(), packed.data_ptr(), y.data_ptr(), scratch.data_ptr(), self.strides)
         made.kernel(made.items, words, made.threads)
@@ -209,8 +202,9 @@ def _prepared(
         made = make(isa, batch, groups, outer, inner, (source[0], source[1]), *known)
     pack = packing(isa, *geometry, biased, made.channels, side_by_side, threads)
     strides = (x_strides[0], x_strides[2]) if side_by_side else x_strides[:3]
+    shape = (batch, groups * outer, *size)
     layout = torch.channels_last if side_by_side else torch.contiguous_format
-    return _Prepared(made, pack, strides, (batch, groups * outer, *size), layout)
+    return _Prepared(made, pack, strides, shape, torch.empty(shape, device="meta", memory_format=layout).stride())
 
 
 def _sum(
@@ -474,16 +468,57 @@ def _phase(axis: Axis, phase: int) -> tuple[Axis, range]:
     return Axis(len(taps), 1, -first, step), range(taps[0], taps[-1] - 1, -between)
 
 
+@dataclass(frozen=True, slots=True)
+class _WeightSum:
+    """What a weight's gradient comes to, but for the addresses; threads sum apart and are added up in their order."""
+
+    kernel: Kernel
+    items: int
+    sums: tuple[int, ...]  #: a thread's
+    threads: int
+    scratch: int
+    words: list[int]  #: the kernel's after its addresses
+
+    def __call__(self, x: Tensor, g: Tensor) -> Tensor:
+        shape = self.sums if self.threads == 1 else (self.threads, *self.sums)
+        partial, scratch = torch.zeros(shape), torch.empty(self.scratch)
+        places = [x.data_ptr(), g.data_ptr(), partial.data_ptr(), scratch.data_ptr()]
+        self.kernel(self.items, [*places, *self.words], self.threads)
+        return partial if self.threads == 1 else partial.sum(0)
+
+
 def _weight_grad(x: Tensor, g: Tensor, shape: ConvShape) -> Tensor:
-    isa = the_isa()
-    batch, _, height, width = x.shape
-    out_height, out_width = g.shape[2:]
-    groups = shape.groups
+    isa, threads = the_isa(), launch.threads()
+    if not _interleaves_weight(x, g, shape):
+        x, g = planes(x), planes(g)
+        return _planar_weight(isa, shape, x.stride(), g.stride(), threads)(x, g)
+    make = _depthwise_weight if shape.groups > 1 else _interleaved_weight
+    total = make(isa, shape, x.stride(), g.stride(), threads)(x, g)
+    if shape.groups > 1:
+        return transposed(total.flatten(0, 1), shape.weight_shape)
+    rows, columns = axes(shape)
+    taps = total[:, :, : columns.kernel * shape.in_channels // total.shape[1]]
+    taps = taps.reshape(rows.kernel, columns.kernel, shape.in_channels, shape.out_channels)
+    return reshaped(taps.permute(3, 2, 0, 1).clone(memory_format=torch.contiguous_format), shape.weight_shape)
+
+
+def _interleaves_weight(x: Tensor, g: Tensor, shape: ConvShape) -> bool:
+    """Whether both have their channels side by side, and those of the output are whole vectors."""
+    depthwise = shape.groups == shape.in_channels == shape.out_channels
+    dense = all(t.stride(3) == t.shape[1] and (t.stride(1) == 1 or t.shape[1] == 1) for t in (x, g))
+    return dense and g.shape[1] > 1 and (shape.groups == 1 or depthwise) and shape.out_channels % the_isa().lanes == 0
+
+
+@lru_cache(maxsize=4096)
+def _planar_weight(
+    isa: Isa, shape: ConvShape, x_strides: tuple[int, ...], g_strides: tuple[int, ...], threads: int
+) -> _WeightSum:
+    """On planes: lanes along the width; sums as the weight lies."""
+    (height, width), (out_height, out_width) = plane_size(shape.size), plane_size(shape.output_size)
+    batch, groups = shape.batch, shape.groups
     inner, outer = shape.in_channels // groups, shape.out_channels // groups
     rows, columns = axes(shape)
     tile = WeightTile.choose(isa, outer, inner, (rows, columns))
-    kernel = _weight_kernel(isa, rows, columns, tile)
-    threads = launch.threads()
     pitch = columns.pitch(out_width, isa.lanes)
     line = inner * pitch * columns.stride
     block = max(1, min(out_height, _BLOCK // (line * rows.stride)))
@@ -494,62 +529,50 @@ def _weight_grad(x: Tensor, g: Tensor, shape: ConvShape) -> Tensor:
     items = -(-batch // together) * blocks * groups
     # The last tile may load from input channels that don't exist, to drop what comes of it.
     spare = (tile.inner - 1) * deep * pitch * columns.stride
-    scratch_size = together * deep * line + spare
+    scratch = together * deep * line + spare
     threads = min(threads, items)
-    scratch = torch.empty(threads, scratch_size)
-    partial = torch.zeros(threads, *shape.weight_shape)
-    sizes = [inner, groups, outer, height, width, out_height, out_width, *x.stride()[:3], *g.stride()[:3]]
-    words = [x.data_ptr(), g.data_ptr(), partial.data_ptr(), scratch.data_ptr(), *sizes]
-    words += [batch, together, block, blocks, deep, pitch, deep * line, scratch_size, partial[0].numel()]
-    kernel(items, words, threads)
-    return reshaped(partial, shape.weight_shape) if threads == 1 else partial.sum(0)
+    sums = shape.weight_shape
+    words = [inner, groups, outer, height, width, out_height, out_width, *x_strides[:3], *g_strides[:3]]
+    words += [batch, together, block, blocks, deep, pitch, deep * line, scratch, math.prod(sums)]
+    return _WeightSum(_weight_kernel(isa, rows, columns, tile), items, sums, threads, threads * scratch, words)
 
 
-def _interleaves_weight(x: Tensor, g: Tensor, shape: ConvShape) -> bool:
-    """Whether both have their channels side by side, and those of the output are whole vectors."""
-    depthwise = shape.groups == shape.in_channels == shape.out_channels
-    dense = all(t.stride(3) == t.shape[1] and (t.stride(1) == 1 or t.shape[1] == 1) for t in (x, g))
-    return dense and g.shape[1] > 1 and (shape.groups == 1 or depthwise) and shape.out_channels % the_isa().lanes == 0
-
-
-def _interleaved_weight_grad(x: Tensor, g: Tensor, shape: ConvShape) -> Tensor:
-    isa, windows = the_isa(), axes(shape)
-    rows, columns = windows
+@lru_cache(maxsize=4096)
+def _interleaved_weight(
+    isa: Isa, shape: ConvShape, x_strides: tuple[int, ...], g_strides: tuple[int, ...], threads: int
+) -> _WeightSum:
+    """Channels side by side: lanes over output channels; see interleaved_weight.py for the sums' shape."""
+    rows, columns = axes(shape)
     runs, run = (1, columns.kernel) if columns.dilation == 1 else (columns.kernel, 1)
     run *= shape.in_channels
     tile = TapTile.choose(isa, shape.out_channels, run)
-    kernel = _tap_kernel(isa, tile)
     across = tile.vectors * isa.lanes
-    size, outputs = (x.shape[2], x.shape[3]), (g.shape[2], g.shape[3])
-    each = (x.shape[0], shape.in_channels, size, windows, outputs, shape.out_channels)
-    items, before, after = _interleaved_block(*each, 1, max(across, tile.inner), isa, launch.threads())
-    threads = min(launch.threads(), items)
-    scratch = torch.empty(threads, after[-1])
-    partial = torch.zeros(threads, rows.kernel, runs, _rounded(run, tile.inner), shape.out_channels)
+    size, outputs = plane_size(shape.size), plane_size(shape.output_size)
+    each = (shape.batch, shape.in_channels, size, (rows, columns), outputs, shape.out_channels)
+    items, before, after = _interleaved_block(*each, 1, max(across, tile.inner), isa, threads)
+    threads = min(threads, items)
+    sums = (rows.kernel, runs, _rounded(run, tile.inner), shape.out_channels)
     wide = min(outputs[1], max(1, _HELD // across))
-    words = [*before, x.stride(0), x.stride(2), *after, g.stride(0), g.stride(2), partial[0].numel()]
-    words += [max(1, _HELD // (across * wide)), wide, runs, run]
-    kernel(items, [x.data_ptr(), g.data_ptr(), partial.data_ptr(), scratch.data_ptr(), *words], threads)
-    total = partial[0] if threads == 1 else partial.sum(0)
-    taps = total[:, :, :run].reshape(rows.kernel, columns.kernel, shape.in_channels, shape.out_channels)
-    return reshaped(taps.permute(3, 2, 0, 1).clone(memory_format=torch.contiguous_format), shape.weight_shape)
+    few = [max(1, _HELD // (across * wide)), wide]
+    words = [*before, x_strides[0], x_strides[2], *after, g_strides[0], g_strides[2], math.prod(sums), *few, runs, run]
+    return _WeightSum(_tap_kernel(isa, tile), items, sums, threads, threads * after[-1], words)
 
 
-def _depthwise_weight_grad(x: Tensor, g: Tensor, shape: ConvShape) -> Tensor:
-    isa, (rows, columns) = the_isa(), axes(shape)
-    (batch, channels, height, width), (out_height, out_width) = x.shape, g.shape[2:]
-    kernel = _depthwise_weight_kernel(isa, rows, columns, out_width)
-    threads = launch.threads()
-    block = min(_DEPTHWISE_ROWS, -(-out_height * batch // threads), out_height)
-    blocks = -(-out_height // block)
-    threads = min(threads, batch * blocks)
-    partial = torch.zeros(threads, rows.kernel, columns.kernel, channels)
-    sizes = [channels, height, width, out_height, out_width]
-    strides = [x.stride(0), x.stride(2), g.stride(0), g.stride(2)]
-    words = [x.data_ptr(), g.data_ptr(), partial.data_ptr(), *sizes, *strides, block, blocks, partial[0].numel()]
-    kernel(batch * blocks, words, threads)
-    total = partial if threads == 1 else partial.sum(0, keepdim=True)
-    return reshaped(laid_out(total.permute(0, 3, 1, 2), False), shape.weight_shape)
+@lru_cache(maxsize=4096)
+def _depthwise_weight(
+    isa: Isa, shape: ConvShape, x_strides: tuple[int, ...], g_strides: tuple[int, ...], threads: int
+) -> _WeightSum:
+    """Depthwise, channels side by side: lanes over them; sums as (kernel rows, kernel columns, C)."""
+    rows, columns = axes(shape)
+    size, outputs = plane_size(shape.size), plane_size(shape.output_size)
+    kernel = _depthwise_weight_kernel(isa, rows, columns, DepthwiseTile.choose(isa, rows, columns, outputs[1]))
+    block = min(_DEPTHWISE_ROWS, -(-outputs[0] * shape.batch // threads), outputs[0])
+    blocks = -(-outputs[0] // block)
+    items = shape.batch * blocks
+    sums = (rows.kernel, columns.kernel, shape.in_channels)
+    words = [shape.in_channels, *size, *outputs, x_strides[0], x_strides[2], g_strides[0], g_strides[2]]
+    words += [block, blocks, math.prod(sums)]
+    return _WeightSum(kernel, items, sums, min(threads, items), 0, words)
 
 
 def _rounded(number: int, step: int) -> int:

@@ -29,7 +29,7 @@ _FORMATS: Final = {False: torch.contiguous_format, True: torch.channels_last}
 _LINE, _LEAST = 16, 1 << 12
 
 
-def transposed(f: Function, rows: Sequence[str]) -> list[str]:
+def transposed_vectors(f: Function, rows: Sequence[str]) -> list[str]:
     """As many vectors as there are lanes: blocks off the diagonal are swapped, ever larger ones."""
     made, step = list(rows), 1
     while step < f.lanes:
@@ -64,7 +64,7 @@ def generate(isa: Isa) -> Function:
             with f.loop(0, whole, f.lanes) as column:
                 for part in range(0, strip, f.lanes):
                     loaded = [f.load(source + ((part + i) * columns + column)) for i in range(f.lanes)]
-                    for i, made in enumerate(transposed(f, loaded)):
+                    for i, made in enumerate(transposed_vectors(f, loaded)):
                         f.store(made, target + ((column + i) * rows + part))
             one_by_one(source + whole, target + whole * rows, strip, columns - whole)
         with f.when(f.negation(full)):
@@ -93,8 +93,21 @@ def moved(tensor: Tensor, channels_last: bool) -> Tensor | None:
     assert isa is not None
     made = torch.empty(tensor.shape, memory_format=there)
     rows, columns = (channels, positions) if channels_last else (positions, channels)
+    _transpose(isa, tensor, made, batch, rows, columns)
+    return made
+
+
+def _transpose(isa: Isa, source: Tensor, target: Tensor, count: int, rows: int, columns: int) -> None:
     strips = -(-rows // max(_LINE, isa.lanes))
-    _kernel(isa)(batch * strips, [tensor.data_ptr(), made.data_ptr(), rows, columns, strips], launch.threads())
+    _kernel(isa)(count * strips, [source.data_ptr(), target.data_ptr(), rows, columns, strips], launch.threads())
+
+
+def transposed(matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The transpose of a matrix that lies row by row, as a tensor of this shape."""
+    isa = host()
+    assert isa is not None
+    made = torch.empty(shape)
+    _transpose(isa, matrix, made, 1, *matrix.shape)
     return made
 
 
