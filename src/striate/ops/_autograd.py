@@ -66,12 +66,13 @@ def wanted(ctx: Any) -> tuple[bool, ...]:
         return needed
     places = sorted((place for place, need in enumerate(needed) if need), key=lambda place: place != _unasked)
     asked = list(needed)
-    # Of a leaf that is asked for autograd says so by an exception, 20 microseconds; if no other is, it has to be.
-    for place in places[:-1]:
+    for place in places:
+        # Of a leaf that is asked for autograd says so by an exception, 20 microseconds. If no other is, it has to be.
+        if place == places[-1] and not any(asked[other] for other in places[:-1]):
+            break
         asked[place] = _is_asked(nodes[place][0])
-        _unasked = _unasked if asked[place] else place
-    if any(asked[place] for place in places[:-1]):
-        asked[places[-1]] = _is_asked(nodes[places[-1]][0])
+        if not asked[place]:
+            _unasked = place
     return tuple(asked)
 
 

@@ -21,8 +21,8 @@ from striate.engine.layout import is_channels_last
 from striate.geometry import PoolShape, Problem
 from striate.ops._calls import unchanging
 
-#: Seconds that the way through Python costs: forward, and forward and backward.
-_DETOUR, _DETOUR_AND_BACK = 20e-6, 80e-6
+#: Seconds that the way through Python costs, with caches half warm: forward, and forward and backward.
+_DETOUR, _DETOUR_AND_BACK = 40e-6, 200e-6
 
 
 class Known(NamedTuple):
