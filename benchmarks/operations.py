@@ -141,7 +141,7 @@ def _measure(name: str, problem: Problem, open_: Pass, turns: int, local: bool) 
         "ratio best": round(middle, 3),
         "low": round(low, 3),
         "high": round(high, 3),
-        "share of roofline": round(ceiling / medians[fastest["striate"]], 3),
+        "share of roofline": float(f"{ceiling / medians[fastest['striate']]:.3g}"),
         **{f"backend {layout}": backend for layout, backend in chosen.items()},
     }
 

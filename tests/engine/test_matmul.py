@@ -29,6 +29,8 @@ APART = [
     "conv2d 2x3x6x6 4x3x1x1 stride=1x1 dilation=2",
     "conv1d 2x3x11 4x3x2 stride=2",
     "conv2d 1x2x5x4 3x2x3x4 stride=7",
+    "conv2d 2x3x7x8 4x3x1x2 stride=2x3",
+    "conv2d 2x3x8x8 4x3x1x1 stride=2",
     "conv3d 2x2x4x5x4 3x2x2x2x2 stride=2",
 ]
 TAPS = [

@@ -306,11 +306,16 @@ def _best(
     return next(recommended, contenders[-1])
 
 
+def watched() -> bool:
+    """Whether a compiler, exporter, tracer or counter looks on."""
+    return bool(torch.compiler.is_compiling() or torch._C._is_tracing() or torch._C._len_torch_dispatch_stack())
+
+
 def traced(*tensors: Tensor) -> bool:
     """Whether somebody looks on who knows PyTorch's own operators: a compiler, exporter, tracer, counter, or a tensor
     that stands for something else than numbers in memory (fake, distributed, opaque). They get to see just those.
     """
-    if torch.compiler.is_compiling() or torch._C._is_tracing() or torch._C._len_torch_dispatch_stack():
+    if watched():
         return True
     for tensor in tensors:
         kind = type(tensor)

@@ -81,9 +81,9 @@ class MatmulBackend(ConvolutionBackend):
 
 
 def _is_apart(problem: ConvShape) -> bool:
-    """Whether windows lie side by side within the image, neither overlapping nor leaving anything between them."""
+    """Whether windows lie within the image without overlapping, and see all that they reach over."""
     each = zip(problem.kernel, problem.stride, problem.dilation, problem.output_size, strict=True)
-    apart = all((k == s or count == 1) and (d == 1 or k == 1) for k, s, d, count in each)
+    apart = all((k <= s or count == 1) and (d == 1 or k == 1) for k, s, d, count in each)
     return apart and not any(map(any, problem.pads))
 
 
@@ -98,16 +98,14 @@ class _Patches:
 
     def __init__(self, shape: ConvShape, innermost: bool) -> None:
         self.shape, self.innermost = shape, innermost
-        outputs = range(2, 2 + 2 * shape.dims, 2)
-        taps = [axis + 1 for axis in outputs]
+        outputs, taps = range(2, 2 + shape.dims), range(2 + shape.dims, 2 + 2 * shape.dims)
         self.order = (0, *outputs, *([*taps, 1] if innermost else [1, *taps]))
         self.windows, self.numbers = math.prod(shape.output_size), math.prod(shape.weight_shape[1:])
 
     def of(self, image: Tensor) -> Tensor:
         """(N, outputs, window): a view of an image, what no window sees left out."""
-        for axis in range(self.shape.dims)[::-1]:
-            count, length = self.shape.output_size[axis], self.shape.kernel[axis]
-            image = image.narrow(2 + axis, 0, count * length).unflatten(2 + axis, (count, length))
+        for axis, (length, step) in enumerate(zip(self.shape.kernel, self.shape.stride, strict=True), start=2):
+            image = image.unfold(axis, length, step)
         return image.permute(self.order)
 
     def rows(self, image: Tensor) -> Tensor:

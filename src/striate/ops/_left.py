@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from striate.engine import Pass, gain, traced, tuning
-from striate.engine.backends import fixed
+from striate.engine import Pass, gain, tuning
+from striate.engine.backends import fixed, watched
 from striate.engine.layout import is_channels_last
 from striate.geometry import PoolShape, Problem
 from striate.ops._calls import unchanging
@@ -52,11 +52,14 @@ class Left:
 
         ``tensors`` are the input, and the weight if there is one; ``local`` as :func:`striate.engine.choose` takes it.
         """
-        if not all(map(is_plain, tensors)) or any(t.dim() != dims + 2 for t in tensors) or traced(*tensors):
+        if watched():
             return None
         key: tuple[Any, ...] = (torch.is_grad_enabled(), torch.get_num_threads(), tuning.generation, local)
         for tensor in tensors:
-            key += (tensor.shape, tensor.stride(), tensor.device, tensor.requires_grad)
+            shape = tensor.shape if is_plain(tensor) else ()
+            if len(shape) != dims + 2 or tensor.layout is not torch.strided or tensor._has_symbolic_sizes_strides:
+                return None
+            key += (shape, tensor.stride(), tensor.device, tensor.requires_grad)
         key += tuple(map(id, how))
         found = self._known.get(key)
         return self._learned(key, tensors, how, local) if found is None else found

@@ -38,7 +38,7 @@ from striate.engine.llvm.launch import Kernel
 from striate.engine.llvm.packing import Axis
 from striate.engine.llvm.planar import Tile
 from striate.engine.llvm.planar_weight import WeightTile
-from striate.engine.llvm.relayout import moved, transposed
+from striate.engine.llvm.relayout import laid_out, moved, transposed
 from striate.engine.llvm.weights import Packing, Weights, pack, packing
 from striate.geometry import ConvShape, Problem
 
@@ -115,6 +115,13 @@ def interleaves(x: Tensor, weights: Weights) -> bool:
     dense = groups == 1 and outer >= 4
     depthwise = outer == inner == 1 and groups >= 4
     return (dense or depthwise) and channels > 1 and x.stride(1) == 1 and x.stride(3) == channels
+
+
+def _is_narrow(weights: Weights, width: int) -> bool:
+    """Whether depthwise windows over rows of this width are worth two copies to have lanes over channels."""
+    groups, outer, inner = weights.sizes[:3]
+    lanes = the_isa().lanes
+    return outer == inner == 1 and groups >= 2 * lanes and width <= 2 * lanes
 
 
 def planes(tensor: Tensor) -> Tensor:
@@ -219,6 +226,8 @@ def _sum(
 
     ``backwards``: of depthwise windows, from the output's gradient to the input's, whatever the stride.
     """
+    if _is_narrow(weights, size[1]):
+        x = laid_out(x, True)
     side_by_side = interleaves(x, weights)
     if not side_by_side:
         x = planes(x)
@@ -393,6 +402,8 @@ def _input_grad(
     if all(axis.stride == 1 for axis in windows):
         (rows, row_taps), (columns, column_taps) = (_phase(axis, 0) for axis in windows)
         return _sum(g, weights.taps(row_taps, column_taps), bias, (rows, columns), size)
+    if _is_narrow(weights, width):
+        g = laid_out(g, True)
     side_by_side = interleaves(g, weights)
     if weights.sizes[0] > 1 and side_by_side:
         return _sum(g, weights, bias, windows, size, backwards=True)
