@@ -12,7 +12,7 @@ from torch import Tensor
 from cases import assert_same
 from striate import engine
 from striate.engine import pooled
-from striate.engine.llvm import contraction, isa
+from striate.engine.llvm import isa
 from striate.errors import GeometryError, OperandError
 from striate.ops import conv_pool
 from striate.ops.conv_pool import conv_max_pool
@@ -110,7 +110,7 @@ def test_layers_as_networks_have_them(name: str, channels_last: bool, threads: i
 
 
 def test_plain_x86_64_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contraction, "host", lambda: isa.X86_64)
+    monkeypatch.setattr(isa, "host", lambda: isa.X86_64)
     for seed in range(8):
         check(*problem(seed))
 

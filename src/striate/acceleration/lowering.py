@@ -26,11 +26,13 @@ from striate.acceleration.placed import Placed, along, innermost, is_dense, is_i
 from striate.engine import Pass, winograd
 from striate.engine.backends import table
 from striate.engine.llvm import elementwise, layer_normalization, pools
-from striate.engine.llvm.contraction import axes, interleaved_sum, the_isa
 from striate.engine.llvm.emit import real_word
 from striate.engine.llvm.epilogue import Epilogue
+from striate.engine.llvm.isa import the_isa
 from striate.engine.llvm.packing import Axis
 from striate.engine.llvm.program import Buffer, Step
+from striate.engine.llvm.sums import interleaved_sum
+from striate.engine.llvm.views import axes
 from striate.engine.llvm.weights import Weights, pack
 from striate.geometry import ConvShape, PoolShape, Problem
 from striate.ops import convolution, pooling

@@ -58,8 +58,9 @@ class MatmulBackend(ConvolutionBackend):
 
     def recommends(self, problem: Problem, open_: Pass, channels_last: bool) -> bool:
         assert isinstance(problem, ConvShape)
-        whole = _is_apart(problem) and math.prod(problem.output_size) == 1
-        return whole or (math.prod(problem.output_size) <= 4 and channels_last)
+        positions = math.prod(problem.output_size)
+        apart = positions == 1 or (open_ is Pass.INPUT_GRAD and max(problem.stride) > 1)
+        return (positions <= 4 and channels_last) or (apart and _is_apart(problem))
 
     def contract(
         self,

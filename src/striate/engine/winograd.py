@@ -22,10 +22,9 @@ from striate.engine.backends import ConvolutionBackend, Pass
 from striate.engine.layout import new_empty
 from striate.engine.llvm import launch, winograd
 from striate.engine.llvm.backend import LlvmBackend, checked_operands
-from striate.engine.llvm.contraction import the_isa
 from striate.engine.llvm.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.interleaved import ChannelTile
-from striate.engine.llvm.isa import Isa, host
+from striate.engine.llvm.isa import Isa, host, the_isa
 from striate.engine.llvm.launch import Kernel
 from striate.engine.llvm.relayout import laid_out, moved
 from striate.engine.llvm.weights import Weights

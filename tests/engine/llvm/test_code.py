@@ -18,7 +18,6 @@ from cases import conv, operands
 from striate.engine import Pass
 from striate.engine.llvm import compile as compiler
 from striate.engine.llvm import (
-    contraction,
     elementwise,
     epilogue,
     interleaved,
@@ -141,7 +140,7 @@ def test_the_host_s_instruction_set_can_be_named(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.skipif(not (isa.host() and isa.host().triple == "x86_64"), reason="runs x86-64's code")
 def test_plain_x86_64_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contraction, "host", lambda: isa.X86_64)
+    monkeypatch.setattr(isa, "host", lambda: isa.X86_64)
     for seed in range(12):
         check_convolution(convolution(seed), seed)
         check_pooling(pooling(seed), seed)

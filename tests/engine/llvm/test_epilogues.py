@@ -13,10 +13,11 @@ from torch import Tensor
 from cases import POOLINGS, assert_same, conv, image, operands, pool
 from striate.engine import Pass, reference
 from striate.engine.llvm import elementwise
-from striate.engine.llvm.contraction import axes, interleaved_sum, the_isa
 from striate.engine.llvm.epilogue import FUNCTIONS, Epilogue
-from striate.engine.llvm.isa import ISAS, Isa, host
+from striate.engine.llvm.isa import ISAS, Isa, host, the_isa
 from striate.engine.llvm.pools import interleaved_values
+from striate.engine.llvm.sums import interleaved_sum
+from striate.engine.llvm.views import axes
 from striate.engine.llvm.weights import Weights, pack
 
 #: Each function with settings, its definition, and how far it may be off, in units of float32's rounding.

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from striate.engine.llvm import activations, contraction, interleaved_normalization, isa, launch, norms
+from striate.engine.llvm import activations, interleaved_normalization, isa, launch, norms
 from striate.engine.llvm import compile as compiler
 from striate.engine.llvm import planar_normalization as planar
 from striate.engine.llvm.emit import Function
@@ -72,7 +72,7 @@ def test_every_form_on_every_kind_of_maps(form: Form, shape: tuple[int, ...], si
 
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(contraction, "host", lambda: isa.X86_64)
+    monkeypatch.setattr(isa, "host", lambda: isa.X86_64)
     norms._plan.cache_clear()
     yield
     norms._plan.cache_clear()
@@ -129,7 +129,7 @@ def test_nothing_is_written_beyond_the_maps(
 
 def _apply(write: Callable[[Function, str], str], numbers: Tensor) -> Tensor:
     """Has a kernel do something with numbers, a whole number of vectors of them."""
-    target = contraction.the_isa()
+    target = isa.the_isa()
     f = Function("applied", target)
     x, y = f.pointer(), f.pointer()
     with f.loop(f.first, f.last) as item:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from striate.engine.llvm import elementwise, launch
-from striate.engine.llvm.contraction import the_isa
 from striate.engine.llvm.epilogue import Epilogue
+from striate.engine.llvm.isa import the_isa
 from striate.engine.llvm.program import Buffer, Program, Step, arranged
 
 

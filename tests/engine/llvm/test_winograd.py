@@ -15,7 +15,7 @@ import striate
 from cases import assert_same, conv, operands
 from striate import engine, nn, ops
 from striate.engine import Pass, reference
-from striate.engine.llvm import contraction, isa
+from striate.engine.llvm import isa
 from striate.engine.llvm.winograd import Form, transposed
 from striate.errors import GeometryError
 from striate.geometry import ConvShape, Window
@@ -102,7 +102,7 @@ def test_large_layers_in_all_layouts(line: str) -> None:
 
 @pytest.mark.skipif(not (isa.host() and isa.host().triple == "x86_64"), reason="runs x86-64's code")
 def test_plain_x86_64_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (contraction, winograd):
+    for module in (isa, winograd):
         monkeypatch.setattr(module, "host", lambda: isa.X86_64)
     for seed in range(6):
         check(seed)

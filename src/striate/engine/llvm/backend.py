@@ -65,12 +65,8 @@ class LlvmBackend(Backend):
         inner, outer = problem.in_channels // problem.groups, problem.out_channels // problem.groups
         if inner > 1 and min(inner, outer) >= _MANY_CHANNELS:
             return False
-        depthwise = problem.groups > 1 and inner == 1
-        if channels_last:
-            large = torch.Size(problem.kernel).numel() > 9
-            return open_ is Pass.WEIGHT_GRAD and (large if depthwise else problem.groups == 1)
-        strided = depthwise and max(problem.stride) > 1
-        return {Pass.OUTPUT: not depthwise, Pass.INPUT_GRAD: not strided, Pass.WEIGHT_GRAD: True}[open_]
+        depthwise = inner == outer == 1
+        return depthwise or not channels_last or (problem.groups == 1 and open_ is not Pass.OUTPUT)
 
     def contract(
         self,

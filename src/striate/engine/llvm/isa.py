@@ -94,3 +94,10 @@ def host() -> Isa | None:
     if found is None or named.triple != found.triple or not all(features.get(need) for need in named.needs):
         raise BackendError("STRIATE_ISA", f"got {wanted!r}", f"needed one that this {machine} processor has")
     return named
+
+
+def the_isa() -> Isa:
+    """The instruction set to generate for, where it is known that there is one."""
+    isa = host()
+    assert isa is not None
+    return isa

@@ -1,4 +1,4 @@
-"""Batch normalisation on memory: which kernels, over which items. See contraction.py.
+"""Batch normalisation on memory: which kernels, over which items. See sums.py.
 
 Two layouts have kernels: planes, and channels side by side. A tensor without gaps that is neither has none.
 """
@@ -16,9 +16,8 @@ from torch import Tensor
 from striate.engine.llvm import interleaved_normalization as interleaved
 from striate.engine.llvm import launch
 from striate.engine.llvm import planar_normalization as planar
-from striate.engine.llvm.contraction import the_isa
 from striate.engine.llvm.emit import real_word
-from striate.engine.llvm.isa import Isa, host
+from striate.engine.llvm.isa import Isa, host, the_isa
 from striate.engine.llvm.launch import Kernel
 from striate.engine.llvm.normalization import KEPT, Form
 

@@ -1,6 +1,6 @@
 """A convolution with its activation and max pooling: which kernel, over which items, on which memory.
 
-See contraction.py for addresses, planar_pooled.py for the way there, and sparse.py for the way back. All that follows
+See sums.py for addresses, planar_pooled.py for the way there, and sparse.py for the way back. All that follows
 from sizes is worked out once for a problem; a call fills in addresses. What a call's threads need for themselves is one
 piece of memory.
 """
@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from striate.engine.llvm import launch, planar_pooled, sparse_input, sparse_weight
-from striate.engine.llvm.contraction import axes, plane, plane_size, planes, the_isa
-from striate.engine.llvm.isa import Isa
+from striate.engine.llvm.isa import Isa, the_isa
 from striate.engine.llvm.launch import Kernel
 from striate.engine.llvm.planar_pooled import Windows
 from striate.engine.llvm.sparse import Geometry, KernelRows, generate_sum, generate_taps
+from striate.engine.llvm.views import axes, plane, plane_size, planes
 from striate.engine.llvm.weights import Weights, pack
 from striate.geometry import ConvShape, PoolShape
 

@@ -1,4 +1,4 @@
-"""Pooling on planes: which kernel, over which items, on which memory. See contraction.py."""
+"""Pooling on planes: which kernel, over which items, on which memory. See sums.py."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from striate.engine.llvm import interleaved_pooling, launch, pooling
-from striate.engine.llvm.contraction import axes, planes, the_isa
 from striate.engine.llvm.emit import Function
 from striate.engine.llvm.epilogue import PLAIN, Epilogue
-from striate.engine.llvm.isa import Isa
+from striate.engine.llvm.isa import Isa, the_isa
 from striate.engine.llvm.launch import Kernel
 from striate.engine.llvm.packing import Axis
+from striate.engine.llvm.views import axes, planes
 from striate.geometry import PoolShape, Window
 
 #: Numbers that a block's packed rows may take: half of a first-level cache of 32 KiB.

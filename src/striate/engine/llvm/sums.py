@@ -1,0 +1,311 @@
+"""Sums over windows, which outputs and input gradients are: which kernel, with which tile, over which items.
+
+Channels side by side in memory get lanes over channels, planes get lanes along the width. All that follows from sizes
+is worked out once for a problem; a call fills in addresses.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from striate.engine.llvm import interleaved, interleaved_depthwise, launch, planar
+from striate.engine.llvm.epilogue import PLAIN, Epilogue
+from striate.engine.llvm.interleaved import ChannelTile
+from striate.engine.llvm.interleaved_depthwise import Columns
+from striate.engine.llvm.isa import Isa, the_isa
+from striate.engine.llvm.launch import Kernel
+from striate.engine.llvm.packing import Axis
+from striate.engine.llvm.planar import Tile
+from striate.engine.llvm.relayout import laid_out
+from striate.engine.llvm.views import planes, rounded
+from striate.engine.llvm.weights import Packing, Weights, packing
+
+#: Numbers that a block's packed rows may take: half of a small second-level cache.
+BLOCK = 1 << 16
+#: Numbers of a row that a span may take, half of a first-level cache, and positions that reading weights is worth.
+_SPAN, _LEAST_SPAN = 1 << 12, 24
+
+
+@cache
+def _output_kernel(isa: Isa, rows: Axis, columns: Axis, tile: Tile) -> Kernel:
+    return Kernel(planar.generate(isa, rows, columns, tile), isa)
+
+
+@cache
+def _channel_kernel(isa: Isa, tile: ChannelTile, epilogue: Epilogue, direct: bool, rest: int) -> Kernel:
+    return Kernel(interleaved.generate(isa, tile, epilogue, direct, rest), isa)
+
+
+@cache
+def _depthwise_kernel(
+    isa: Isa, rows: Axis, columns: Axis, width: int, backwards: bool, epilogue: Epilogue = PLAIN
+) -> Kernel:
+    tile = Columns.choose(isa, columns, width, backwards)
+    return Kernel(interleaved_depthwise.generate(isa, rows, columns, tile.together, backwards, epilogue), isa)
+
+
+def interleaves(x: Tensor, weights: Weights) -> bool:
+    """Whether channels lie side by side and are enough, or depthwise, to put lanes over them."""
+    groups, outer, inner = weights.sizes[:3]
+    channels = x.shape[1]
+    dense = groups == 1 and outer >= 4
+    depthwise = outer == inner == 1 and groups >= 4
+    return (dense or depthwise) and channels > 1 and x.stride(1) == 1 and x.stride(3) == channels
+
+
+def is_narrow(weights: Weights, width: int) -> bool:
+    """Whether depthwise windows over rows of this width are worth two copies to have lanes over channels."""
+    groups, outer, inner = weights.sizes[:3]
+    lanes = the_isa().lanes
+    return outer == inner == 1 and groups >= 2 * lanes and width <= 2 * lanes
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """What a sum comes to once sizes are known, but for the addresses: looked up, it costs nothing again."""
+
+    kernel: Kernel
+    channels: int  #: output channels of a block of packed weights
+    items: int
+    threads: int
+    scratch: int
+    before: list[int]  #: the kernel's words up to the operand's strides
+    after: list[int]
+
+    def words(self, x: Any, weight: Any, y: Any, scratch: Any, strides: Sequence[int], added: Any = None) -> list[Any]:
+        """The kernel's arguments, from addresses or from what will be addresses."""
+        pointers = [x, weight, y] if added is None else [x, weight, y, added]
+        if self.scratch:
+            pointers.append(scratch)
+        return [*pointers, *self.before, *strides, *self.after]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A sum as it is called: its weights are packed, its result gets memory, and its kernel the addresses."""
+
+    sum: Sum
+    pack: Packing
+    strides: tuple[int, ...]  #: of the operand, as the kernel takes them
+    shape: tuple[int, ...]
+    layout: tuple[int, ...]  #: the result's strides
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        made = self.sum
+        packed = self.pack(weight, bias)
+        y = torch.empty_strided(self.shape, self.layout)  # half of what empty takes to work strides out
+        scratch = torch.empty(made.scratch) if made.scratch else y
+        words = made.words(x.data_ptr(), packed.data_ptr(), y.data_ptr(), scratch.data_ptr(), self.strides)
+        made.kernel(made.items, words, made.threads)
+        return y
+
+
+@lru_cache(maxsize=4096)
+def _prepared(
+    isa: Isa,
+    x_shape: tuple[int, ...],
+    x_strides: tuple[int, ...],
+    geometry: tuple[Any, ...],
+    biased: bool,
+    side_by_side: bool,
+    windows: tuple[Axis, Axis],
+    size: tuple[int, int],
+    backwards: bool,
+    threads: int,
+) -> _Prepared:
+    """The sum over an operand of this shape and these strides, with weights that :class:`Weights` describes so."""
+    batch, _, *source = x_shape
+    groups, outer, inner = geometry[1][:3]
+    known = (windows, size, threads)
+    if backwards:
+        made = _depthwise_sum(isa, batch, groups, (source[0], source[1]), *known, True)
+    else:
+        make = interleaved_sum if side_by_side else planar_sum
+        made = make(isa, batch, groups, outer, inner, (source[0], source[1]), *known)
+    pack = packing(isa, *geometry, biased, made.channels, side_by_side, threads)
+    strides = (x_strides[0], x_strides[2]) if side_by_side else x_strides[:3]
+    shape = (batch, groups * outer, *size)
+    layout = torch.channels_last if side_by_side else torch.contiguous_format
+    return _Prepared(made, pack, strides, shape, torch.empty(shape, device="meta", memory_format=layout).stride())
+
+
+def summed(
+    x: Tensor,
+    weights: Weights,
+    bias: Tensor | None,
+    windows: tuple[Axis, Axis],
+    size: tuple[int, int],
+    backwards: bool = False,
+) -> Tensor:
+    """y[n, o] = bias[o] + sum over c, t of x[n, c, position(t)] * weight[g, o, c, t], ``size`` positions of it.
+
+    ``backwards``: of depthwise windows, from the output's gradient to the input's, whatever the stride.
+    """
+    if is_narrow(weights, size[1]):
+        x = laid_out(x, True)
+    side_by_side = interleaves(x, weights)
+    if not side_by_side:
+        x = planes(x)
+    tensor, *geometry = weights
+    how = (x.shape, x.stride(), tuple(geometry), bias is not None, side_by_side, windows, size, backwards)
+    return _prepared(the_isa(), *how, launch.threads())(x, tensor, bias)
+
+
+@lru_cache(maxsize=4096)
+def planar_sum(
+    isa: Isa,
+    batch: int,
+    groups: int,
+    outer: int,
+    inner: int,
+    size: tuple[int, int],
+    windows: tuple[Axis, Axis],
+    outputs: tuple[int, int],
+    threads: int,
+    apart: tuple[int, int] = (1, 1),
+    whole: tuple[int, int] | None = None,
+) -> Sum:
+    """The sum on planes. ``apart``: results are so many rows and columns apart in planes of size ``whole``, and outer
+    channels are each plane's columns in between (see planar.py).
+    """
+    rows, columns = windows
+    out_height, out_width = outputs
+    tile = Tile.choose(isa, outer, windows, out_height, out_width, apart[1])
+    tiles = -(-outer // tile.channels)
+    pitch = columns.pitch(out_width, isa.lanes)
+    line = inner * pitch * columns.stride
+    wanted = max(1, BLOCK // (line * rows.stride))
+    # With few images their blocks of rows are what threads share; a block repeats the rows that two blocks see.
+    if batch * groups < 4 * threads:
+        wanted = min(wanted, -(-out_height * batch * groups // (4 * threads)))
+    block = rounded(min(wanted, out_height), tile.rows)
+    blocks = -(-out_height // block)
+    deep = rows.span(block)
+    items = batch * blocks * groups
+    threads = min(threads, items)
+    y_height, y_width = whole or outputs
+    plane = y_height * y_width
+    after = [groups * outer // apart[1] * plane, plane, y_width * apart[0], block, blocks, deep, pitch, deep * line]
+    if apart[1] > 1:
+        after.append(y_width)
+    before = [inner, groups, tiles, outer, *size, *outputs]
+    scratch = threads * deep * line
+    return Sum(_output_kernel(isa, rows, columns, tile), tile.channels, items, threads, scratch, before, after)
+
+
+@lru_cache(maxsize=4096)
+def interleaved_sum(
+    isa: Isa,
+    batch: int,
+    groups: int,
+    outer: int,
+    inner: int,
+    size: tuple[int, int],
+    windows: tuple[Axis, Axis],
+    outputs: tuple[int, int],
+    threads: int,
+    epilogue: Epilogue = PLAIN,
+) -> Sum:
+    """The sum with channels side by side, in the operand and in the result: dense (one group) or depthwise."""
+    rows, columns = windows
+    if groups > 1:
+        return _depthwise_sum(isa, batch, groups, size, windows, outputs, threads, False, epilogue)
+    tile = ChannelTile.choose(isa, outer, outputs[1])
+    together = tile.vectors * isa.lanes
+    each = (batch, inner, size, windows, outputs, outer, tile.columns, together, isa, threads)
+    items, before, after = interleaved_block(*each)
+    direct = all(
+        axis.before <= 0 and axis.span(count) - axis.before <= length
+        for axis, count, length in zip(windows, outputs, size, strict=True)
+    )
+    numbers = batch * size[0] * size[1] * inner, rows.kernel * columns.kernel * inner * outer
+    share, span = _divided(items, outputs, tile, outer, together, numbers, inner if direct else 0, threads)
+    spans = -(-outputs[1] // span)
+    runs = 1 if columns.dilation == 1 else columns.kernel
+    after += [share, items * spans, span, spans, runs, columns.kernel * inner // runs]
+    items *= spans * -(-outer // share)
+    threads = min(threads, items)
+    scratch = 0 if direct else threads * after[4]
+    kernel = _channel_kernel(isa, tile, epilogue, direct, outer % isa.lanes)
+    return Sum(kernel, together, items, threads, scratch, before, after)
+
+
+def _divided(
+    blocks: int,
+    outputs: tuple[int, int],
+    tile: ChannelTile,
+    outer: int,
+    together: int,
+    numbers: tuple[int, int],
+    inner: int,
+    threads: int,
+) -> tuple[int, int]:
+    """The channels and the columns that an item computes of its block of rows.
+
+    Where weights are more ``numbers`` than the image threads share out the channels, so that each reads a weight once.
+    A single row that is read where it lies (``inner`` numbers a position, 0 if it isn't) is done in spans that stay in
+    the first-level cache while all channels are computed.
+    """
+    share, span = rounded(outer, together), outputs[1]
+    if blocks < threads and numbers[1] > numbers[0]:
+        return rounded(-(-outer // threads), together), span
+    if inner and outputs[0] == 1:
+        fair = span if threads == 1 else -(-span // (2 * threads))
+        span = min(span, rounded(min(fair, max(_SPAN // inner, _LEAST_SPAN)), tile.columns))
+    return share, span
+
+
+def interleaved_block(
+    batch: int,
+    inner: int,
+    size: tuple[int, int],
+    windows: tuple[Axis, Axis],
+    outputs: tuple[int, int],
+    channels: int,
+    columns_together: int,
+    channels_together: int,
+    isa: Isa,
+    threads: int,
+) -> tuple[int, list[int], list[int]]:
+    """The number of items, and the words of interleaved.Block before and after the operand's strides.
+
+    The last of them is the scratch that a thread needs.
+    """
+    rows, columns = windows
+    pitch = columns.span(rounded(outputs[1], columns_together))
+    row_size = rounded(pitch * inner + channels_together, isa.lanes)
+    wanted = max(1, BLOCK // (row_size * rows.stride))
+    if batch < 4 * threads:
+        wanted = min(wanted, -(-outputs[0] * batch // (4 * threads)))
+    block = min(wanted, outputs[0])
+    blocks, deep = -(-outputs[0] // block), rows.span(block)
+    both = [(getattr(rows, name), getattr(columns, name)) for name in ("kernel", "stride", "before", "dilation")]
+    before = [*itertools.chain(*both), inner, channels, *size, *outputs]
+    return batch * blocks, before, [block, blocks, deep, row_size, deep * row_size]
+
+
+@lru_cache(maxsize=4096)
+def _depthwise_sum(
+    isa: Isa,
+    batch: int,
+    channels: int,
+    size: tuple[int, int],
+    windows: tuple[Axis, Axis],
+    outputs: tuple[int, int],
+    threads: int,
+    backwards: bool,
+    epilogue: Epilogue = PLAIN,
+) -> Sum:
+    """The sum of one channel each; ``backwards`` from the output's gradient to the input's."""
+    rows, columns = windows
+    # The tile depends on the width, of which few are worth code of their own.
+    kernel = _depthwise_kernel(isa, rows, columns, min(outputs[1], isa.registers), backwards, epilogue)
+    items = batch * outputs[0]
+    return Sum(kernel, isa.lanes, items, min(threads, items), 0, [channels, *size, *outputs], [])

@@ -1,0 +1,155 @@
+"""Weight gradients: which kernel, with which tile, over which items, on which memory.
+
+Threads sum apart, and what they have summed is added up in their order, so that a result is the same in every run.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+import torch
+from torch import Tensor
+
+from striate.engine.layout import reshaped
+from striate.engine.llvm import interleaved_depthwise_weight, interleaved_weight, launch, planar_weight
+from striate.engine.llvm.interleaved_depthwise_weight import DepthwiseTile
+from striate.engine.llvm.interleaved_weight import TapTile
+from striate.engine.llvm.isa import Isa, the_isa
+from striate.engine.llvm.launch import Kernel
+from striate.engine.llvm.packing import Axis
+from striate.engine.llvm.planar_weight import WeightTile
+from striate.engine.llvm.relayout import transposed
+from striate.engine.llvm.sums import BLOCK, interleaved_block
+from striate.engine.llvm.views import axes, plane_size, planes, rounded
+from striate.geometry import ConvShape
+
+#: Gradients that a dense weight gradient goes over for one tap after the other: half of a first-level cache.
+_HELD = 1 << 12
+#: Rows of a depthwise weight gradient's block, of which a tile's columns stay in a first-level cache.
+_DEPTHWISE_ROWS = 28
+#: Multiplications that a weight gradient's sums should go through before their lanes are added up.
+_ROWS_TOGETHER = 128
+
+
+@cache
+def _tap_kernel(isa: Isa, tile: TapTile) -> Kernel:
+    return Kernel(interleaved_weight.generate(isa, tile), isa)
+
+
+@cache
+def _depthwise_weight_kernel(isa: Isa, rows: Axis, columns: Axis, tile: DepthwiseTile) -> Kernel:
+    return Kernel(interleaved_depthwise_weight.generate(isa, rows, columns, tile), isa)
+
+
+@cache
+def _weight_kernel(isa: Isa, rows: Axis, columns: Axis, tile: WeightTile) -> Kernel:
+    return Kernel(planar_weight.generate(isa, rows, columns, tile), isa)
+
+
+@dataclass(frozen=True, slots=True)
+class _WeightSum:
+    """What a weight's gradient comes to, but for the addresses; threads sum apart and are added up in their order."""
+
+    kernel: Kernel
+    items: int
+    sums: tuple[int, ...]  #: a thread's
+    threads: int
+    scratch: int
+    words: list[int]  #: the kernel's after its addresses
+
+    def __call__(self, x: Tensor, g: Tensor) -> Tensor:
+        shape = self.sums if self.threads == 1 else (self.threads, *self.sums)
+        partial, scratch = torch.zeros(shape), torch.empty(self.scratch)
+        places = [x.data_ptr(), g.data_ptr(), partial.data_ptr(), scratch.data_ptr()]
+        self.kernel(self.items, [*places, *self.words], self.threads)
+        return partial if self.threads == 1 else partial.sum(0)
+
+
+def weight_grad(x: Tensor, g: Tensor, shape: ConvShape) -> Tensor:
+    isa, threads = the_isa(), launch.threads()
+    if not _interleaves_weight(x, g, shape):
+        x, g = planes(x), planes(g)
+        return _planar_weight(isa, shape, x.stride(), g.stride(), threads)(x, g)
+    make = _depthwise_weight if shape.groups > 1 else _interleaved_weight
+    total = make(isa, shape, x.stride(), g.stride(), threads)(x, g)
+    if shape.groups > 1:
+        return transposed(total.flatten(0, 1), shape.weight_shape)
+    rows, columns = axes(shape)
+    taps = total[:, :, : columns.kernel * shape.in_channels // total.shape[1]]
+    taps = taps.reshape(rows.kernel, columns.kernel, shape.in_channels, shape.out_channels)
+    return reshaped(taps.permute(3, 2, 0, 1).clone(memory_format=torch.contiguous_format), shape.weight_shape)
+
+
+def _interleaves_weight(x: Tensor, g: Tensor, shape: ConvShape) -> bool:
+    """Whether both have their channels side by side, and those of the output are whole vectors."""
+    depthwise = shape.groups == shape.in_channels == shape.out_channels
+    dense = all(t.stride(3) == t.shape[1] and (t.stride(1) == 1 or t.shape[1] == 1) for t in (x, g))
+    return dense and g.shape[1] > 1 and (shape.groups == 1 or depthwise) and shape.out_channels % the_isa().lanes == 0
+
+
+@lru_cache(maxsize=4096)
+def _planar_weight(
+    isa: Isa, shape: ConvShape, x_strides: tuple[int, ...], g_strides: tuple[int, ...], threads: int
+) -> _WeightSum:
+    """On planes: lanes along the width; sums as the weight lies."""
+    (height, width), (out_height, out_width) = plane_size(shape.size), plane_size(shape.output_size)
+    batch, groups = shape.batch, shape.groups
+    inner, outer = shape.in_channels // groups, shape.out_channels // groups
+    rows, columns = axes(shape)
+    tile = WeightTile.choose(isa, outer, inner, (rows, columns))
+    pitch = columns.pitch(out_width, isa.lanes)
+    line = inner * pitch * columns.stride
+    block = max(1, min(out_height, BLOCK // (line * rows.stride)))
+    blocks = -(-out_height // block)
+    deep = rows.span(block)
+    vectors = block * -(-out_width // isa.lanes)
+    together = max(1, min(_ROWS_TOGETHER // vectors, BLOCK // (deep * line), -(-batch // threads)))
+    items = -(-batch // together) * blocks * groups
+    # The last tile may load from input channels that don't exist, to drop what comes of it.
+    spare = (tile.inner - 1) * deep * pitch * columns.stride
+    scratch = together * deep * line + spare
+    threads = min(threads, items)
+    sums = shape.weight_shape
+    words = [inner, groups, outer, height, width, out_height, out_width, *x_strides[:3], *g_strides[:3]]
+    words += [batch, together, block, blocks, deep, pitch, deep * line, scratch, math.prod(sums)]
+    return _WeightSum(_weight_kernel(isa, rows, columns, tile), items, sums, threads, threads * scratch, words)
+
+
+@lru_cache(maxsize=4096)
+def _interleaved_weight(
+    isa: Isa, shape: ConvShape, x_strides: tuple[int, ...], g_strides: tuple[int, ...], threads: int
+) -> _WeightSum:
+    """Channels side by side: lanes over output channels; see interleaved_weight.py for the sums' shape."""
+    rows, columns = axes(shape)
+    runs, run = (1, columns.kernel) if columns.dilation == 1 else (columns.kernel, 1)
+    run *= shape.in_channels
+    tile = TapTile.choose(isa, shape.out_channels, run)
+    across = tile.vectors * isa.lanes
+    size, outputs = plane_size(shape.size), plane_size(shape.output_size)
+    each = (shape.batch, shape.in_channels, size, (rows, columns), outputs, shape.out_channels)
+    items, before, after = interleaved_block(*each, 1, max(across, tile.inner), isa, threads)
+    threads = min(threads, items)
+    sums = (rows.kernel, runs, rounded(run, tile.inner), shape.out_channels)
+    wide = min(outputs[1], max(1, _HELD // across))
+    few = [max(1, _HELD // (across * wide)), wide]
+    words = [*before, x_strides[0], x_strides[2], *after, g_strides[0], g_strides[2], math.prod(sums), *few, runs, run]
+    return _WeightSum(_tap_kernel(isa, tile), items, sums, threads, threads * after[-1], words)
+
+
+@lru_cache(maxsize=4096)
+def _depthwise_weight(
+    isa: Isa, shape: ConvShape, x_strides: tuple[int, ...], g_strides: tuple[int, ...], threads: int
+) -> _WeightSum:
+    """Depthwise, channels side by side: lanes over them; sums as (kernel rows, kernel columns, C)."""
+    rows, columns = axes(shape)
+    size, outputs = plane_size(shape.size), plane_size(shape.output_size)
+    kernel = _depthwise_weight_kernel(isa, rows, columns, DepthwiseTile.choose(isa, rows, columns, outputs[1]))
+    block = min(_DEPTHWISE_ROWS, -(-outputs[0] * shape.batch // threads), outputs[0])
+    blocks = -(-outputs[0] // block)
+    items = shape.batch * blocks
+    sums = (rows.kernel, columns.kernel, shape.in_channels)
+    words = [shape.in_channels, *size, *outputs, x_strides[0], x_strides[2], g_strides[0], g_strides[2]]
+    words += [block, blocks, math.prod(sums)]
+    return _WeightSum(kernel, items, sums, min(threads, items), 0, words)
