@@ -51,7 +51,7 @@ def interleaved(seed: int) -> ConvShape:
     while True:
         windows = _windows(draw)
         channels, depthwise = draw.choice([8, 16, 24, 48]), draw.random() < 0.5
-        inner = channels if depthwise else draw.randint(2, 19)
+        inner = channels if depthwise else draw.randint(1, 19)
         size = tuple(draw.choice(SIZES) for _ in windows)
         if len(windows) == 2:
             try:

@@ -9,7 +9,17 @@ from problems import BACKEND, check_convolution, check_pooling, convolution, int
 from cases import CONVOLUTIONS, POOLINGS, assert_same, conv, operands, pool
 from striate.engine import Pass, explain, reference
 from striate.engine.layout import laid_out
-from striate.engine.llvm import emit, isa, planar, planar_weight, pools, sums, weight_sums
+from striate.engine.llvm import (
+    contraction,
+    emit,
+    interleaved_depthwise_weight,
+    isa,
+    planar,
+    planar_weight,
+    pools,
+    sums,
+    weight_sums,
+)
 from striate.engine.llvm import interleaved as interleaved_module
 from striate.engine.llvm.weights import Weights, pack
 from striate.errors import OperandError
@@ -42,6 +52,13 @@ def test_random_convolutions_of_channels_last(start: int) -> None:
         shape = interleaved(seed)
         # Layout 1 is channels last, so this asks for it in all three operands.
         check_convolution(shape, 3 * seed + 1, layouts=(0, 0, 0))
+
+
+@pytest.mark.parametrize("start", range(0, 32, BATCH))
+def test_random_convolutions_of_whole_vectors_of_channels_in_any_layout(start: int) -> None:
+    """Narrow depthwise planes go through channels last and back."""
+    for seed in range(start, start + BATCH):
+        check_convolution(interleaved(seed), seed)
 
 
 def test_channels_last_operands_get_kernels_with_lanes_over_channels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,6 +95,7 @@ def test_5000_random_problems_a_pass(start: int) -> None:
     for seed in range(start, start + 100):
         check_convolution(convolution(seed), seed)
         check_convolution(interleaved(seed), 3 * seed + 1, layouts=(0, 0, 0))
+        check_convolution(interleaved(seed), seed)
         check_pooling(pooling(seed), seed)
 
 
@@ -243,9 +261,9 @@ def test_positions_from_elsewhere_never_reach_memory() -> None:
 
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels made from here on are made anew, and forgotten afterwards."""
-    for module in (sums, weight_sums, pools):
+    for module in (contraction, sums, weight_sums, pools):
         for name, cached in list(vars(module).items()):
-            if hasattr(cached, "cache_clear") and cached.__module__ == module.__name__:
+            if hasattr(cached, "cache_clear"):
                 monkeypatch.setattr(module, name, cached.__wrapped__)
 
 
@@ -299,6 +317,39 @@ def _with_less_width(real):
         return real(self, item)
 
     return pack
+
+
+@pytest.mark.parametrize(
+    ("tile", "line", "layout"),
+    [
+        (planar.Tile, "conv2d 2x9x9x20 9x1x3x3 padding=1 groups=9", 0),
+        (planar_weight.WeightTile, "conv2d 2x9x9x20 9x1x3x3 padding=1 groups=9", 0),
+        (interleaved_depthwise_weight.DepthwiseTile, "conv2d 2x16x9x20 16x1x3x3 padding=1 groups=16", 1),
+    ],
+)
+def test_a_meeting_of_windows_that_is_forgotten_is_seen(
+    tile: type, line: str, layout: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fresh(monkeypatch)
+    real = tile.seers
+
+    def one_less(*how):
+        found = real(*how)
+        place = next((place for place, each in found.items() if len(each) > 1), None)
+        return found if place is None else {**found, place: found[place][1:]}
+
+    check_convolution(conv(line), layout, layouts=(0, 0, 0))
+    monkeypatch.setattr(tile, "seers", one_less)
+    assert _caught(lambda shape, _: check_convolution(shape, layout, layouts=(0, 0, 0)), [conv(line)])
+
+
+def test_columns_in_another_order_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = conv("conv2d 2x3x9x20 5x3x3x3 stride=2 padding=1")
+    _fresh(monkeypatch)
+    check_convolution(shape, 0, layouts=(0, 0, 0))
+    real = planar._interleaved
+    monkeypatch.setattr(planar, "_interleaved", lambda f, parts: real(f, parts[::-1]))
+    assert _caught(lambda shape, _: check_convolution(shape, 0, layouts=(0, 0, 0)), [shape])
 
 
 def test_a_maximum_that_takes_the_last_of_equals_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
