@@ -35,8 +35,13 @@ class Times:
         return low, middle, high
 
 
-def interleaved(contestants: Mapping[str, Callable[[], object]], turns: int = 15, least: float = 0.02) -> Times:
-    """Times every contestant once a turn, each time for at least ``least`` seconds."""
+def interleaved(
+    contestants: Mapping[str, Callable[[], object]], turns: int = 15, least: float = 0.02, rest: float = 0.0
+) -> Times:
+    """Times every contestant once a turn, each time for at least ``least`` seconds.
+
+    ``rest`` is a pause before each: threads of another runtime may spin for a while after their last call.
+    """
     calls = {}
     for name, run in contestants.items():
         run()  # first calls allocate, choose and cache
@@ -48,6 +53,9 @@ def interleaved(contestants: Mapping[str, Callable[[], object]], turns: int = 15
     for _ in range(turns):
         order.reverse()  # who comes after whom leaves its traces in the caches
         for name, run in order:
+            if rest:
+                time.sleep(rest)
+                run()
             start = time.perf_counter()
             for _ in range(calls[name]):
                 run()

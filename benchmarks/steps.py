@@ -156,7 +156,7 @@ def main(
             if only_inference and kind == "training":
                 continue
             errors.print(f"{name}, {kind}, {batch} images", style="dim")
-            times = interleaved(contestants(work, batch, task, with_compile, runtimes), turns)
+            times = interleaved(contestants(work, batch, task, with_compile, runtimes), turns, rest=0.05)
             medians = {contestant: times.median(contestant) for contestant in times.seconds}
             mine, theirs = (
                 min((each for each in medians if each.startswith("striate") == ours), key=medians.__getitem__)
