@@ -128,7 +128,6 @@ def _apart(
     larger = first if open_ is Pass.WEIGHT_GRAD or first.numel() > second.numel() else second
     patches = _Patches(shape, is_channels_last(larger))
     x = patches.rows(first)
-    planes = patches.windows > 1 and not channels_last
     if open_ is Pass.WEIGHT_GRAD:
         made = new_empty(second, shape.weight_shape, patches.innermost)
         if patches.windows > 1 and not is_channels_last(second):
@@ -141,7 +140,7 @@ def _apart(
             torch.mm(_matrix(second.movedim(1, -1)).t(), x.flatten(0, 1), out=patches.weight(made))
         return made
     w = patches.weight(second)
-    if planes:
+    if patches.windows > 1 and not channels_last:
         y = reshaped(torch.matmul(w, x.transpose(1, 2)), shape.output_shape)
         return y if bias is None else y.add_(bias.reshape(-1, *[1] * shape.dims))
     made = new_empty(first, shape.output_shape, channels_last)

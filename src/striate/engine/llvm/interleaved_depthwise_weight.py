@@ -79,7 +79,8 @@ class _Generator:
 
     def emit(self) -> None:
         f, tile = self.f, self.tile
-        self.x, self.g, partial, _ = f.pointer(), f.pointer(), f.pointer(), f.pointer()
+        # The last is the scratch memory of other weight gradients, which nothing is packed into here.
+        self.x, self.g, partial, _ = (f.pointer() for _ in range(4))
         self.channels, self.height, self.width, self.out_height, out_width = (f.size() for _ in range(5))
         self.x_image, self.x_row, self.g_image, self.g_row = (f.size() for _ in range(4))
         block, blocks, partial_size = f.size(), f.size(), f.size()

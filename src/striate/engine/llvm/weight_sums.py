@@ -68,6 +68,7 @@ class _WeightSum:
 
 
 def weight_grad(x: Tensor, g: Tensor, shape: ConvShape) -> Tensor:
+    """(C_out, C_in / groups, ...) from the input and the output's gradient, both (N, C, H, W)."""
     isa, threads = the_isa(), launch.threads()
     if not _interleaves_weight(x, g, shape):
         x, g = planes(x), planes(g)
