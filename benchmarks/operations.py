@@ -22,7 +22,7 @@ from striate.engine import Pass
 from striate.engine.layout import laid_out
 from striate.engine.memory import keep_freed_memory
 from striate.engine.timing import flops, moved, roofline
-from striate.geometry import ConvShape, Problem
+from striate.geometry import ConvShape, Problem, parse
 from striate.ops.convolution import convolve
 
 Call = Callable[..., Tensor]
@@ -87,6 +87,9 @@ def main(
     only: Annotated[str, typer.Option(help="Only layers whose name contains this.")] = "",
     local: Annotated[bool, typer.Option("--local", help="As plain operations choose, without Winograd's.")] = False,
     save: Annotated[bool, typer.Option(help="Write results/operations.csv.")] = False,
+    recorded: Annotated[
+        bool, typer.Option("--recorded", help="The means of results/operations.csv, no timing.")
+    ] = False,
 ) -> None:
     """Times three passes of real layers; a ratio above 1 says that striate is faster.
 
@@ -95,6 +98,10 @@ def main(
 
     Example: python -m benchmarks operations --only depthwise
     """
+    if recorded:
+        with (RESULTS / "operations.csv").open(newline="") as file:
+            Console(width=190).print(summary(list(csv.DictReader(file))))
+        return
     torch.manual_seed(0)
     if not local:
         keep_freed_memory()  # as accelerate does; PyTorch's results gain by it as well
@@ -171,24 +178,52 @@ def _table(rows: list[dict[str, Any]], title: str) -> Table:
     return table
 
 
+def _sections(families: list[str]) -> dict[str, Callable[[dict[str, Any]], bool]]:
+    """What means are told of, by name: whether a row belongs."""
+
+    def image(row: dict[str, Any]) -> bool:
+        return row["family"] == "few channels" and parse(row["problem"]).input_shape[1] <= 3
+
+    def seven(row: dict[str, Any]) -> bool:
+        return row["family"] == "depthwise" and parse(row["problem"]).kernel == (7, 7)
+
+    def winograds(row: dict[str, Any]) -> bool:
+        return "winograd" in (row["backend NCHW"], row["backend channels_last"])
+
+    def of(family: str, *passes: str) -> Callable[[dict[str, Any]], bool]:
+        return lambda row: row["family"] == family and (not passes or row["pass"] in passes)
+
+    made = {each: of(each) for each in families}
+    made |= {"all but dense": lambda row: row["family"] != "dense", "all": lambda row: True}
+    names = [open_.name.lower() for open_ in Pass]
+    made |= {f"{each}, {name}": of(each, name) for each in families for name in names}
+    made["images of 1 to 3 channels, input_grad"] = lambda row: row["pass"] == "input_grad" and image(row)
+    made["depthwise 7x7, weight_grad"] = lambda row: row["pass"] == "weight_grad" and seven(row)
+    made["max pooling, output"] = lambda row: row["problem"].startswith("max") and row["pass"] == "output"
+    made["dense, Winograd's in a layout"] = lambda row: row["family"] == "dense" and winograds(row)
+    made["dense, in none"] = lambda row: row["family"] == "dense" and not winograds(row)
+    return made
+
+
 def summary(rows: list[dict[str, Any]]) -> Table:
-    """Geometric means by family."""
+    """Geometric means by family, by pass, and of some kinds of layers."""
     table = Table(title="geometric means", title_justify="left", box=None, header_style="dim")
-    for column in ("family", "passes", "NCHW", "ch. last", "best", "least", "of roofline"):
+    for column in ("family", "passes", "NCHW", "ch. last", "best", "least", "< 0.95", "of roofline"):
         table.add_column(column, justify="left" if column == "family" else "right")
-    families = sorted({row["family"] for row in rows})
-    groups = {each: [row for row in rows if row["family"] == each] for each in families}
-    groups["all but dense"] = [row for row in rows if row["family"] != "dense"]
-    groups["all"] = rows
+    sections = _sections(sorted({row["family"] for row in rows}))
+    groups = {name: [row for row in rows if belongs(row)] for name, belongs in sections.items()}
     for name, members in groups.items():
         if not members:
             continue
         means = (_mean(members, key) for key in ("ratio NCHW", "ratio channels_last", "ratio best"))
-        least = min(row["ratio best"] for row in members)
+        least = min(float(row["ratio best"]) for row in members)
+        below = sum(float(row["ratio best"]) < 0.95 for row in members)
         share = _mean(members, "share of roofline")
-        table.add_row(name, str(len(members)), *(f"{mean:.2f}" for mean in means), f"{least:.2f}", f"{share:.0%}")
+        table.add_row(
+            name, str(len(members)), *(f"{mean:.2f}" for mean in means), f"{least:.2f}", str(below), f"{share:.0%}"
+        )
     return table
 
 
 def _mean(rows: list[dict[str, Any]], key: str) -> float:
-    return math.exp(sum(math.log(max(row[key], 1e-9)) for row in rows) / len(rows))
+    return math.exp(sum(math.log(max(float(row[key]), 1e-9)) for row in rows) / len(rows))
