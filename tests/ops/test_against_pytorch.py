@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing._internal.common_methods_invocations import op_db
 
+import striate
 from striate import ops
 from striate.errors import GeometryError
 
@@ -101,6 +102,42 @@ def test_odd_norms_of_magnitudes_are_pytorchs() -> None:
     for p in (1, 3, 1.5):
         torch.testing.assert_close(ops.lp_pool2d(x, p, 3, 2), F.lp_pool2d(x, p, 3, 2))
     assert not math.isnan(ops.lp_pool2d(-x, 3, 3).sum().item())
+
+
+def _spread_out(tensor: Tensor, axis: int) -> Tensor:
+    """The same numbers with NaNs between its neighbours along an axis."""
+    return torch.stack([tensor, torch.full_like(tensor, math.nan)], axis + 1).flatten(axis, axis + 1)[
+        (*[slice(None)] * axis, slice(None, None, 2))
+    ]
+
+
+def _in_odd_memory(tensor: Tensor) -> Iterator[Tensor]:
+    yield from (_spread_out(tensor, axis) for axis in range(tensor.dim()))
+    yield tensor[tuple(slice(0, 1) for _ in tensor.shape)].expand(tensor.shape)
+    backwards = tuple(reversed(range(tensor.dim())))
+    yield tensor.permute(backwards).contiguous().permute(backwards)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("backend", ["llvm", "matmul", "winograd", "aten", "reference"])
+def test_operands_in_odd_memory(backend: str, last: bool) -> None:
+    layout = torch.channels_last if last else torch.contiguous_format
+    channels = 32 if backend in ("matmul", "winograd") else 8
+    plain = [torch.randn(2, channels, 5, 5).contiguous(memory_format=layout), torch.randn(channels, channels, 3, 3)]
+    plain.append(torch.randn(channels))
+    upstream = torch.randn(2, channels, 5, 5)
+    for place in range(4):
+        for odd in _in_odd_memory([*plain, upstream][place]):
+            tensors = [*plain, upstream]
+            tensors[place] = odd
+            leaves, g = [tensor.detach().requires_grad_() for tensor in tensors[:3]], tensors[3]
+            with striate.engine.use(backend):
+                y = ops.conv2d(*leaves, 1, 1)
+                found = torch.autograd.grad(y, leaves, g)
+            expected = F.conv2d(*leaves, 1, 1)
+            torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
+            for mine, theirs in zip(found, torch.autograd.grad(expected, leaves, g), strict=True):
+                torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.complex64, torch.int64, torch.int32])

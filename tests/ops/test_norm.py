@@ -319,6 +319,22 @@ def test_memory_with_gaps_or_in_another_order(view: Callable[[Tensor], Tensor]) 
     close(found, F.relu(F.batch_norm(x, None, None, weight, None, True)))
 
 
+@pytest.mark.parametrize("backend", ["auto", "llvm", "aten"])
+@pytest.mark.parametrize("training", [False, True])
+def test_weights_with_gaps_or_one_for_all(backend: str, training: bool) -> None:
+    x = torch.randn(4, 8, 6, 6).contiguous(memory_format=torch.channels_last)
+    g = torch.randn_like(x)
+    running = torch.zeros(8), torch.ones(8)
+    for weight in (torch.randn(8, 2)[:, 1], torch.randn(1).expand(8)):
+        mine, exact = x.clone().requires_grad_(), x.double().requires_grad_()
+        with engine.use(backend):
+            y = batch_norm(mine, weight, weight, *map(torch.clone, running), training, 0.1, 1e-5, activation="relu")
+            (found,) = torch.autograd.grad(y, mine, g)
+        expected = F.relu(F.batch_norm(exact, *(t.double() for t in running), *[weight.double()] * 2, training))
+        close(y, expected)
+        close(found, torch.autograd.grad(expected, exact, g.double())[0], 200)
+
+
 def test_errors() -> None:
     x, ones = torch.randn(2, 3, 4, 4), torch.ones(3)
     with pytest.raises(OperandError, match="got activation 'gelu'"):

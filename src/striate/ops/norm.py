@@ -164,6 +164,8 @@ def _composed(
     momentum: float,
     eps: float,
 ) -> Tensor:
+    # PyTorch 2.13's gradient in channels_last reads a weight with gaps as if it had none.
+    weight = None if weight is None else weight.contiguous()
     z = F.batch_norm(input, *running, weight, bias, form.training, momentum, eps)
     return _ACTIVATIONS[form.activation](z if residual is None else z + residual)
 

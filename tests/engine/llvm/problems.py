@@ -86,6 +86,11 @@ def laid_out(tensor: Tensor, seed: int) -> Tensor:
     return tensor
 
 
+def _numbers(count: int, seed: int) -> Tensor:
+    """A row of numbers, side by side, with gaps, or one for all."""
+    return (torch.randn(count), torch.randn(count, 2)[:, 1], torch.randn(1).expand(count))[seed % 3]
+
+
 def terms(shape: ConvShape, open_: Pass) -> int:
     """How many rounded sums follow each other: products of a result, up to the vectors they are spread over."""
     per_output = shape.macs // max(1, torch.Size(shape.output_shape).numel())
@@ -104,7 +109,7 @@ def check_convolution(
         expected = reference.contract(shape, open_, first, second)
         bias = None
         if open_ is not Pass.WEIGHT_GRAD and seed % 2:
-            bias = torch.randn(expected.shape[1])
+            bias = _numbers(expected.shape[1], seed // 2)
             expected = expected + bias.double().reshape(-1, *[1] * shape.dims)
         assert_same(backend.contract(shape, open_, first, second, bias), expected, terms(shape, open_))
     for role, tensor in made.items():

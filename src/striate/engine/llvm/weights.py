@@ -99,6 +99,7 @@ class Packing:
     def __call__(self, weight: Tensor, bias: Tensor | None, into: Tensor | None = None) -> Tensor:
         """The packed weight; ``into`` is where it was packed before."""
         packed = torch.empty(self.shape) if into is None else into
+        bias = None if bias is None else bias.contiguous()
         places = [weight.data_ptr() + self.first, 0 if bias is None else bias.data_ptr(), packed.data_ptr()]
         self.kernel(self.shape[0], [*places, *self.after], self.threads)
         return packed
