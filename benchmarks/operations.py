@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmarks.measure import RESULTS, circumstances, interleaved
 from benchmarks.suite import family, problems
 from striate import engine, ops
-from striate.engine import Pass
+from striate.engine import Pass, passes
 from striate.engine.layout import laid_out
 from striate.engine.memory import keep_freed_memory
 from striate.engine.timing import flops, moved, roofline
@@ -29,10 +29,6 @@ Call = Callable[..., Tensor]
 Run = Callable[[], Tensor]
 _LAYOUTS = {"NCHW": False, "channels_last": True}
 _WHO = ("striate", "PyTorch")
-
-
-def passes(problem: Problem) -> tuple[Pass, ...]:
-    return (Pass.OUTPUT, Pass.INPUT_GRAD, Pass.WEIGHT_GRAD)[: 3 if isinstance(problem, ConvShape) else 2]
 
 
 def operands(problem: Problem) -> dict[Pass, Tensor]:
@@ -68,11 +64,14 @@ def pytorchs(problem: Problem) -> Call:
 
 
 def run_of(call: Call, problem: Problem, open_: Pass, given: dict[Pass, Tensor]) -> Run:
-    """What one pass takes: the call itself where no gradient is wanted, or one gradient of it by autograd."""
+    """What one pass takes: the call itself, without gradients or (POSITIONS) with them; or one gradient of it."""
     roles = (Pass.INPUT_GRAD, Pass.WEIGHT_GRAD)[: 2 if isinstance(problem, ConvShape) else 1]
     if open_ is Pass.OUTPUT:
         operands = [given[role].detach() for role in roles]
         return lambda: call(*operands)
+    if open_ is Pass.POSITIONS:
+        recorded = given[Pass.INPUT_GRAD].detach().requires_grad_()
+        return lambda: call(recorded)
     leaves = [given[role].detach().requires_grad_() for role in roles]
     for _ in range(3):
         # Once all passes have been chosen, a call may be left to PyTorch as a whole.
@@ -136,7 +135,7 @@ def _measure(name: str, problem: Problem, open_: Pass, turns: int, local: bool) 
     medians = {contestant: times.median(contestant) for contestant in contestants}
     fastest = {who: min((f"{who} {layout}" for layout in _LAYOUTS), key=medians.__getitem__) for who in _WHO}
     low, middle, high = times.ratio(fastest["striate"], fastest["PyTorch"])
-    ceiling = roofline(torch.get_num_threads()).seconds(flops(problem), moved(problem) * 4)
+    ceiling = roofline(torch.get_num_threads()).seconds(flops(problem), moved(problem, open_) * 4)
     alike = {layout: times.ratio(*(f"{who} {layout}" for who in _WHO))[1] for layout in _LAYOUTS}
     return {
         "layer": name,

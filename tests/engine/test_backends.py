@@ -102,9 +102,10 @@ def test_a_name_can_be_registered_once() -> None:
         engine.register(AtenBackend())
 
 
-def test_explain_takes_lines_and_pooling_has_two_passes() -> None:
+def test_explain_takes_lines_and_says_of_each_pass_who_computes_it() -> None:
     told = engine.explain("max_pool2d 8x64x112x112 kernel=3 stride=2 padding=1", torch.float64)
-    assert set(told.chosen) == {Pass.OUTPUT, Pass.INPUT_GRAD}
+    assert set(told.chosen) == {Pass.OUTPUT, Pass.POSITIONS, Pass.INPUT_GRAD}
+    assert set(engine.explain("avg_pool1d 8x64x112 kernel=3").chosen) == {Pass.OUTPUT, Pass.INPUT_GRAD}
     assert "float64 on cpu" in str(told)
     with pytest.raises(GeometryError):
         engine.explain("conv2d please")

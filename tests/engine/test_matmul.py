@@ -7,7 +7,7 @@ import torch
 
 from cases import assert_same, conv, operands
 from striate import engine, ops
-from striate.engine import Pass, matmul, reference
+from striate.engine import FORM, Pass, matmul, reference
 from striate.engine.matmul import MatmulBackend
 from striate.geometry import ConvShape
 
@@ -54,14 +54,14 @@ OTHERS = {
 
 @pytest.mark.parametrize("line", WHOLE + SINGLE + APART + TAPS)
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("open_", list(Pass))
+@pytest.mark.parametrize("open_", FORM)
 def test_against_the_reference(line: str, channels_last: bool, open_: Pass) -> None:
     shape = conv(line)
     assert BACKEND.refusal(shape, open_, torch.float32, "cpu") is None
     made = operands(shape, torch.float32)
     if channels_last and shape.dims == 2:
         made = {role: t.contiguous(memory_format=torch.channels_last) for role, t in made.items()}
-    first, second = (made[role] for role in Pass if role is not open_)
+    first, second = (made[role] for role in FORM if role is not open_)
     expected = reference.contract(shape, open_, first, second)
     bias = None if open_ is Pass.WEIGHT_GRAD else torch.randn(expected.shape[1])
     if bias is not None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cases import CONVOLUTIONS, POOLINGS, assert_same, conv, image, pool
-from striate.engine import Pass
+from striate.engine import FORM, Pass
 from striate.engine.aten import AtenBackend
 from striate.geometry import ConvShape, PoolShape, Window
 
@@ -47,7 +47,7 @@ SPOILERS = [zero_last_cell, shift_by_one, leave_unwritten, forget_a_channel, a_l
 
 
 @pytest.mark.parametrize("spoil", SPOILERS)
-@pytest.mark.parametrize("open_", Pass)
+@pytest.mark.parametrize("open_", FORM)
 def test_a_wrong_contraction_is_seen(spoil: Callable[[Tensor], Tensor], open_: Pass, monkeypatch) -> None:
     real = AtenBackend.contract
     monkeypatch.setattr(AtenBackend, "contract", lambda *arguments: spoil(real(*arguments)))
@@ -94,7 +94,7 @@ def test_a_maximum_at_the_wrong_one_of_equals_is_seen(monkeypatch) -> None:
         test_pooling.check_max(shape, torch.ones(shape.input_shape, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("open_", Pass)
+@pytest.mark.parametrize("open_", FORM)
 def test_an_edge_shifted_by_one_is_seen(open_: Pass, monkeypatch) -> None:
     real = AtenBackend.contract
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 
 from cases import CONVOLUTIONS, assert_same, conv, operands, random_convolutions
 from striate import ops
-from striate.engine import Pass, aten, reference
+from striate.engine import FORM, Pass, aten, reference
 from striate.errors import GeometryError, OperandError, StriateError
 from striate.geometry import ConvShape
 
@@ -41,7 +41,7 @@ def check_pass(shape: ConvShape, open_: Pass, dtype: torch.dtype = torch.float64
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("open_", Pass)
+@pytest.mark.parametrize("open_", FORM)
 @pytest.mark.parametrize("line", CONVOLUTIONS)
 def test_every_pass_is_the_definition(line: str, open_: Pass, dtype: torch.dtype) -> None:
     check_pass(conv(line), open_, dtype)

@@ -27,6 +27,7 @@ def check_max(shape: PoolShape, x: torch.Tensor) -> None:
     values, indices = backend.maximum(shape, x)
     expected, positions = reference.maximum(shape, x)
     assert_same(values, expected)
+    assert_same(backend.largest(shape, x), expected)
     assert torch.equal(indices.long(), positions)
     g = torch.randn(shape.output_shape, dtype=x.dtype)
     assert_same(backend.maximum_grad(shape, indices, g), reference.maximum_grad(shape.size, positions, g), 64)

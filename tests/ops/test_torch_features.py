@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -112,18 +113,22 @@ def test_only_what_a_gradient_needs_is_kept() -> None:
     assert tuple(x.shape) in kept
 
 
-def test_maxima_of_rows_without_a_gradient_are_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which has a kernel without positions for them, quicker than all; a fixed backend stays what computes."""
-    asked: list[int] = []
-    real = pooling.Maximum.of
-    monkeypatch.setattr(pooling.Maximum, "of", lambda *a: asked.append(1) or real(*a))
-    x = torch.randn(2, 3, 20)
-    y = ops.max_pool1d(x, 3, 2, 1)
-    assert not asked
-    torch.testing.assert_close(y, ops.max_pool1d(x.clone().requires_grad_(), 3, 2, 1).detach(), rtol=0, atol=0)
-    with engine.use("llvm"):
-        assert torch.equal(ops.max_pool1d(x, 3, 2, 1), y)
-    assert len(asked) == 2
+@pytest.mark.parametrize("backend", ["auto", "llvm", "aten", "reference"])
+@pytest.mark.parametrize("dims", [1, 2])
+def test_maxima_without_a_gradient_need_no_positions(dims: int, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, x = (ops.max_pool1d, ops.max_pool2d)[dims - 1], torch.randn(2, 3, *[20] * dims)
+    x.flatten()[7] = math.nan
+    with engine.use(backend):
+        expected = pool(x.clone().requires_grad_(), 3, 2, 1).detach()
+        with monkeypatch.context() as patch:
+            patch.setattr(pooling, "Maximum", None)
+            # For the first time, known, without a batch.
+            for each, wanted in ((x, expected), (x, expected), (x[0], expected[0])):
+                torch.testing.assert_close(pool(each, 3, 2, 1), wanted, rtol=0, atol=0, equal_nan=True)
+            with torch.no_grad():
+                torch.testing.assert_close(pool(x.clone().requires_grad_(), 3, 2, 1), expected, equal_nan=True)
+        values, positions = pool(x, 3, 2, 1, return_indices=True)
+        assert positions.shape == values.shape
 
 
 @pytest.mark.parametrize(
@@ -144,8 +149,8 @@ def test_only_gradients_that_are_asked_for_are_computed(
     asked: Callable[..., object], passes: set[Pass], leaf: bool, looked_at_first: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed = set()
-    real = convolution.choose
-    monkeypatch.setattr(convolution, "choose", lambda *a: computed.add(a[1]) or real(*a))
+    real = convolution.ready
+    monkeypatch.setattr(convolution, "ready", lambda *a: computed.add(a[1]) or real(*a))
     x, w, b = (torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in ((1, 2, 8, 8), (2, 2, 3, 3), (2,)))
     inner = (x, w, b) if leaf else (x * 2, w * 2, b * 2)
     y = ops.conv2d(*inner, padding=1)

@@ -2,6 +2,7 @@
 
 from striate.engine.aten import AtenBackend
 from striate.engine.backends import (
+    FORM,
     Backend,
     Explanation,
     Pass,
@@ -9,6 +10,8 @@ from striate.engine.backends import (
     choose,
     explain,
     gain,
+    passes,
+    ready,
     register,
     traced,
     use,
@@ -27,6 +30,7 @@ register(AtenBackend())
 register(ReferenceBackend())
 
 __all__ = [
+    "FORM",
     "Backend",
     "Explanation",
     "Pass",
@@ -35,6 +39,8 @@ __all__ = [
     "choose",
     "explain",
     "gain",
+    "passes",
+    "ready",
     "register",
     "time_problem",
     "traced",

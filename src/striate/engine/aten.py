@@ -38,7 +38,7 @@ class AtenBackend(Backend):
             return "PyTorch has no arithmetic on booleans"
         if dtype.is_complex:
             return "PyTorch's kernels take real numbers only"
-        if dtype.is_floating_point or open_ is Pass.OUTPUT:
+        if dtype.is_floating_point or open_ in (Pass.OUTPUT, Pass.POSITIONS):
             return None
         if isinstance(problem, PoolShape) or open_ is Pass.WEIGHT_GRAD:
             return "PyTorch has no gradient kernels for whole numbers"
@@ -85,6 +85,14 @@ class AtenBackend(Backend):
             return reshaped(output, shape.output_shape)
         grad: Tensor = _AVG_POOL_GRAD[len(kernel)](flat, _empty_planes(shape, flat, channels_last), *how)
         return reshaped(grad, shape.input_shape)
+
+    def largest(self, shape: PoolShape, input: Tensor) -> Tensor:
+        if shape.dims > 1 or not _pools(shape):
+            return self.maximum(shape, input)[0]
+        # Of rows PyTorch takes maxima without positions, which is quicker by far.
+        return torch.max_pool1d(
+            input, shape.kernel, shape.stride, [pad for pad, _ in shape.pads], shape.dilation, shape.ceil_mode
+        )
 
     def maximum(self, shape: PoolShape, input: Tensor) -> tuple[Tensor, Tensor]:
         if not _pools(shape):

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -35,14 +36,31 @@ from striate.geometry import ConvShape, PoolShape, Problem, parse
 
 
 class Pass(enum.IntEnum):
-    """Which operand of a problem is open. The order is that of the operands in the trilinear form."""
+    """What is computed of a problem: which operand is open, in the order of the trilinear form; or more than that."""
 
     INPUT_GRAD = 0
     WEIGHT_GRAD = 1
     OUTPUT = 2
+    #: Of max pooling: the output with the positions that its values come from, which gradients need.
+    POSITIONS = 3
 
     # Looked up several times a call; an enumeration's own hash is a function in Python.
     __hash__ = int.__hash__
+
+
+#: A contraction of two operands and a bias that lie in memory as those did that it was made for.
+Ready = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+#: The operands of the trilinear form, each of which may be the open one.
+FORM: Final = (Pass.INPUT_GRAD, Pass.WEIGHT_GRAD, Pass.OUTPUT)
+
+
+def passes(problem: Problem) -> tuple[Pass, ...]:
+    """What there is to compute of a problem."""
+    if isinstance(problem, ConvShape):
+        return Pass.OUTPUT, Pass.INPUT_GRAD, Pass.WEIGHT_GRAD
+    return (Pass.OUTPUT, Pass.POSITIONS, Pass.INPUT_GRAD) if problem.kind == "max" else (Pass.OUTPUT, Pass.INPUT_GRAD)
 
 
 class Backend(ABC):
@@ -86,13 +104,32 @@ class Backend(ABC):
         ``channels_last`` is the layout that images have in this network, for whoever makes one.
         """
 
+    def ready(
+        self,
+        shape: ConvShape,
+        open_: Pass,
+        first: Tensor,
+        second: Tensor,
+        bias: Tensor | None,
+        channels_last: bool = False,
+    ) -> Ready:
+        """:meth:`contract` with all looked up that follows from shapes, strides, dtypes and devices.
+
+        What it gives back is called with these operands and others like them, none of them marked as negated.
+        """
+        return lambda first, second, bias: self.contract(shape, open_, first, second, bias, channels_last)
+
     @abstractmethod
     def average(self, shape: PoolShape, open_: Pass, operand: Tensor, channels_last: bool = False) -> Tensor:
         """Average pooling of the input (OUTPUT), or the gradient it sends back (INPUT_GRAD)."""
 
+    def largest(self, shape: PoolShape, input: Tensor) -> Tensor:
+        """Max pooling (OUTPUT)."""
+        return self.maximum(shape, input)[0]
+
     @abstractmethod
     def maximum(self, shape: PoolShape, input: Tensor) -> tuple[Tensor, Tensor]:
-        """Max pooling: values, and each one's flat position within its channel, in any integer dtype."""
+        """Max pooling (POSITIONS): values, and each one's flat position within its channel, in any integer dtype."""
 
     @abstractmethod
     def maximum_grad(
@@ -187,6 +224,7 @@ _chosen: dict[tuple[Problem, Pass, torch.dtype, str, bool, bool, int, int], Back
 def forget() -> None:
     """Forgets what has been chosen in this process."""
     _chosen.clear()
+    _ready.clear()
     tuning.forget()
 
 
@@ -225,6 +263,37 @@ def choose(
             _chosen.clear()
         asked = (problem, open_, dtype, device, channels_last, local)
         found = _chosen[key] = _decide(*asked, run if tuning.measuring() else None)
+    return found
+
+
+#: What contractions have come to in this process, by all that they depend on but the numbers.
+_ready: dict[tuple[object, ...], Ready] = {}
+
+
+def ready(
+    shape: ConvShape,
+    open_: Pass,
+    first: Tensor,
+    second: Tensor,
+    bias: Tensor | None,
+    channels_last: bool,
+    local: bool,
+) -> Ready:
+    """The contraction by the backend that :func:`choose` finds, for operands like these; see :meth:`Backend.ready`."""
+    operands = (first.shape, first.stride(), second.shape, second.stride(), first.dtype, second.dtype)
+    how = (shape, open_, bias is None, channels_last, local, torch.get_num_threads(), tuning.generation)
+    key = (how, operands, first.device, second.device)
+    found = _ready.get(key)
+    if found is None:
+
+        def run(backend: Backend) -> Tensor:
+            return backend.contract(shape, open_, first, second, bias, channels_last)
+
+        chosen = choose(shape, open_, first, channels_last, run, local)
+        if len(_ready) >= 16384:
+            _ready.clear()
+        # Choosing may have taken its time; what it has come to holds for what it was asked.
+        found = _ready[key] = chosen.ready(shape, open_, first, second, bias, channels_last)
     return found
 
 
@@ -401,7 +470,7 @@ def explain(
     chosen: dict[Pass, str | None] = {}
     refusals: dict[Pass, dict[str, str | None]] = {}
     seconds: dict[Pass, dict[str, float]] = {}
-    for open_ in (Pass.OUTPUT, Pass.INPUT_GRAD, Pass.WEIGHT_GRAD)[: 3 if conv else 2]:
+    for open_ in passes(known):
         asked = (known, open_, asked_dtype, kind)
         refusals[open_] = {name: backend.refusal(*asked) for name, backend in _TABLE.items()}
         question = tuning.Question(*asked, channels_last, torch.get_num_threads())

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from striate.engine.backends import Backend, Pass
+from striate.engine.backends import FORM, Backend, Pass
 from striate.errors import OperandError
 from striate.geometry import ConvShape, PoolShape, Problem, Window
 
@@ -86,7 +86,7 @@ def contract(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor) -> Te
     y[n, o, p] = sum over c, t of x[n, c, position(p, t)] * w[o, c, t], and the same terms summed over what is not in
     dx[n, c, position(p, t)] or dw[o, c, t].
     """
-    roles = dict(zip((role for role in Pass if role is not open_), (first, second), strict=True))
+    roles = dict(zip((role for role in FORM if role is not open_), (first, second), strict=True))
     final = {Pass.INPUT_GRAD: shape.input_shape, Pass.WEIGHT_GRAD: shape.weight_shape, Pass.OUTPUT: shape.output_shape}
     for role, tensor in roles.items():
         if tensor.shape != final[role]:
@@ -103,7 +103,7 @@ def contract(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor) -> Te
         role: _exact(roles[role]).to(dtype).reshape(shapes[role])
         if role in roles
         else torch.zeros(shapes[role], dtype=dtype, device=device)
-        for role in Pass
+        for role in FORM
     }
     x, w, y = (form[role] for role in (Pass.INPUT_GRAD, Pass.WEIGHT_GRAD, Pass.OUTPUT))
     for tap, position, inside in _taps(shape.windows, shape.size, shape.output_size):

@@ -113,7 +113,7 @@ def time_problem(problem: Problem | str, dtype: torch.dtype = torch.float32, cha
             elif backend.competes:
                 candidates[name] = partial(run, backend)
         seconds = tuning.interleaved(candidates)
-        passes.append(PassTiming(open_, flops(known), moved(known) * dtype.itemsize, seconds, refusals))
+        passes.append(PassTiming(open_, flops(known), moved(known, open_) * dtype.itemsize, seconds, refusals))
     return Timing(known, dtype, channels_last, roofline(torch.get_num_threads()), tuple(passes))
 
 
@@ -142,7 +142,8 @@ def _runs(problem: Problem, dtype: torch.dtype, channels_last: bool) -> list[tup
         ]
     indices = table()["aten"].maximum(pool, x)[1]
     return [
-        (Pass.OUTPUT, lambda backend: backend.maximum(pool, x)),
+        (Pass.OUTPUT, lambda backend: backend.largest(pool, x)),
+        (Pass.POSITIONS, lambda backend: backend.maximum(pool, x)),
         (Pass.INPUT_GRAD, lambda backend: backend.maximum_grad(pool, indices, g, channels_last)),
     ]
 
@@ -160,12 +161,13 @@ def flops(problem: Problem) -> int:
     return torch.Size(problem.output_shape).numel() * torch.Size(problem.kernel).numel()
 
 
-def moved(problem: Problem) -> int:
-    """Numbers that one pass has to read or write: input, output and weight; of a maximum its positions as well."""
+def moved(problem: Problem, open_: Pass) -> int:
+    """Numbers that a pass has to read or write: input, output and weight; of a maximum its positions beyond OUTPUT."""
     total = torch.Size(problem.input_shape).numel() + torch.Size(problem.output_shape).numel()
     if isinstance(problem, ConvShape):
         return total + torch.Size(problem.weight_shape).numel()
-    return total + (torch.Size(problem.output_shape).numel() if problem.kind == "max" else 0)
+    positions = problem.kind == "max" and open_ is not Pass.OUTPUT
+    return total + (torch.Size(problem.output_shape).numel() if positions else 0)
 
 
 @cache

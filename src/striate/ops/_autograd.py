@@ -40,13 +40,20 @@ class Differentiable(torch.autograd.Function):
         """The function's value, differentiable."""
         if torch._C._are_functorch_transforms_active():
             return cls.apply(*inputs)
-        if forward_ad._current_level >= 0:
-            return cls._direct.apply(*inputs)
-        if torch.is_grad_enabled():
-            for operand in inputs:
-                if isinstance(operand, Tensor) and operand.requires_grad:
-                    return cls._direct.apply(*inputs)
-        return cls.forward(*inputs)  # nobody can ask for a derivative
+        if is_constant(*inputs):
+            return cls.forward(*inputs)
+        return cls._direct.apply(*inputs)
+
+
+def is_constant(*inputs: Any) -> bool:
+    """Whether nobody can ask for a derivative by any of these, while no transform is active."""
+    if forward_ad._current_level >= 0:
+        return False
+    if torch.is_grad_enabled():
+        for operand in inputs:
+            if isinstance(operand, Tensor) and operand.requires_grad:
+                return False
+    return True
 
 
 #: The input that was found not to be asked for last, of functions with two: it is looked at first.

@@ -8,15 +8,16 @@ need, PyTorch's function is called instead.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from striate.engine import Pass, gain, tuning
-from striate.engine.backends import fixed, watched
+from striate.engine.backends import watched
 from striate.engine.layout import is_channels_last
 from striate.geometry import PoolShape, Problem
 from striate.ops._calls import unchanging
@@ -25,13 +26,16 @@ from striate.ops._calls import unchanging
 _DETOUR, _DETOUR_AND_BACK = 40e-6, 200e-6
 
 
-class Known(NamedTuple):
+@dataclass(slots=True)
+class Known:
     """A call that has been met before, of tensors that need no more looking at."""
 
     padding: tuple[int, ...] | None  #: as PyTorch takes it, if it is PyTorch that should be called
     problem: Problem
     channels_last: bool
     how: tuple[Any, ...]  #: the arguments by whose identity it is found, so that no others get it
+    #: What a call comes to without and with a bias, for the function to keep where no derivative is asked for.
+    ready: list[Callable[..., Any] | None] = field(default_factory=lambda: [None, None])
 
 
 class Left:
@@ -40,11 +44,14 @@ class Left:
     Args:
         problem_of: the problem of an input's shape (a weight's shape) and the arguments after them.
         forward: the pass that the function computes; a transposed convolution goes the other way.
-        lean: number of axes for which PyTorch has another kernel where no gradient is wanted, quicker than all.
+        recorded: the pass that it computes where a gradient is wanted, if that is another one.
     """
 
-    def __init__(self, problem_of: Callable[..., Problem], forward: Pass = Pass.OUTPUT, lean: int = 0) -> None:
-        self._problem_of, self._forward, self._lean = problem_of, forward, lean
+    def __init__(
+        self, problem_of: Callable[..., Problem], forward: Pass = Pass.OUTPUT, recorded: Pass | None = None
+    ) -> None:
+        self._problem_of, self._forward = problem_of, forward
+        self._recorded = forward if recorded is None else recorded
         self._known: dict[tuple[Any, ...], Known] = {}
 
     def known(self, dims: int, tensors: tuple[Tensor, ...], how: tuple[Any, ...], local: bool = True) -> Known | None:
@@ -71,15 +78,13 @@ class Left:
             return None
         wanted = [torch.is_grad_enabled() and tensor.requires_grad for tensor in tensors]
         problem = self._problem_of(*(tensor.shape for tensor in tensors), *how)
-        passes = [self._forward]
+        passes = [self._recorded if any(wanted) else self._forward]
         if wanted[0]:
             passes.append(Pass.INPUT_GRAD if self._forward is Pass.OUTPUT else Pass.OUTPUT)
         if wanted[-1] and len(wanted) > 1:
             passes.append(Pass.WEIGHT_GRAD)
         last = any(map(is_channels_last, tensors))
         saved = gain(problem, tuple(passes), tensors[0], last, local)
-        if self._lean == problem.dims and not any(wanted) and fixed() is None:
-            saved = 0.0
         if saved is None:
             return None  # nobody knows yet
         worth = saved > (_DETOUR if len(passes) == 1 else _DETOUR_AND_BACK)
@@ -94,7 +99,7 @@ class Left:
 def is_plain(tensor: Tensor) -> bool:
     """Other dtypes have no kernels but PyTorch's to begin with, and are nothing to hurry for."""
     kind = type(tensor)
-    return (kind is Tensor or kind is Parameter) and tensor.dtype is torch.float32
+    return (kind is Tensor or kind is Parameter) and tensor.dtype is torch.float32 and not tensor.is_neg()
 
 
 @lru_cache(maxsize=4096)

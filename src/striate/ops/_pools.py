@@ -5,7 +5,9 @@ They see batched tensors and finished problems; :mod:`striate.ops.pooling` makes
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -60,6 +62,15 @@ def keep_positions(ctx: Any, indices: Tensor, size: tuple[int, ...]) -> None:
     ctx.save_for_forward(positions)
 
 
+def largest(shape: PoolShape, input: Tensor) -> Callable[[Tensor], Tensor]:
+    """What takes maxima, without positions and without derivatives, of tensors like this one."""
+
+    def run(backend: Backend) -> Tensor:
+        return backend.largest(shape, input)
+
+    return partial(choose(shape, Pass.OUTPUT, input, is_channels_last(input), run).largest, shape)
+
+
 class Maximum(Differentiable):
     """Max pooling: values, and their positions."""
 
@@ -68,7 +79,7 @@ class Maximum(Differentiable):
         def run(backend: Backend) -> tuple[Tensor, Tensor]:
             return backend.maximum(shape, input)
 
-        return run(choose(shape, Pass.OUTPUT, input, is_channels_last(input), run))
+        return run(choose(shape, Pass.POSITIONS, input, is_channels_last(input), run))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -26,16 +26,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from striate.engine import Backend, Pass, choose, traced
+from striate.engine import FORM, Pass, ready, traced
 from striate.engine.aten import AtenBackend
 from striate.engine.layout import is_channels_last, laid_out
 from striate.geometry import ConvShape, Padding
-from striate.ops._autograd import Differentiable, wanted
+from striate.ops._autograd import Differentiable, is_constant, wanted
 from striate.ops._calls import autocast, autocasts, batched, check_weight, fold, overridable, prepared
 from striate.ops._left import Left, is_plain
 
 # The operands that each pass has, in the order of the form; the third one is open.
-_OPERANDS = {open_: tuple(role for role in Pass if role is not open_) for open_ in Pass}
+_OPERANDS = {open_: tuple(role for role in FORM if role is not open_) for open_ in FORM}
 
 
 class _Contraction(Differentiable):
@@ -51,10 +51,10 @@ class _Contraction(Differentiable):
         channels_last: bool,
         local: bool,
     ) -> Tensor:
-        def run(backend: Backend) -> Tensor:
-            return backend.contract(shape, open_, first, second, bias, channels_last)
-
-        return run(choose(shape, open_, first, channels_last, run, local))
+        if first.is_neg() or second.is_neg():
+            first, second = first.resolve_neg(), second.resolve_neg()
+        bias = None if bias is None else bias.resolve_neg()
+        return ready(shape, open_, first, second, bias, channels_last, local)(first, second, bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -181,8 +181,14 @@ def convolve(
         if known.padding is not None:
             return _PYTORCHS[dims](input, weight, bias, stride, known.padding, dilation, groups)
         if not autocasts(input):
-            how = (known.problem, Pass.OUTPUT, known.channels_last, local)
-            return cast(Tensor, _Contraction.of(input, weight, bias, *how))
+            how = (cast(ConvShape, known.problem), Pass.OUTPUT, known.channels_last, local)
+            if torch._C._are_functorch_transforms_active() or not is_constant(input, weight, bias):
+                return cast(Tensor, _Contraction.of(input, weight, bias, *how))
+            biased = bias is not None
+            found = known.ready[biased]
+            if found is None:
+                found = known.ready[biased] = ready(how[0], how[1], input, weight, bias, *how[2:])
+            return cast(Tensor, found(input, weight, bias))
     call = f"conv{dims}d"
     input, weight, bias = cast("tuple[Tensor, Tensor, Tensor | None]", autocast(input, weight, bias))
     whole, had_batch = batched(call, dims, input)

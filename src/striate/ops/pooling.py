@@ -25,17 +25,20 @@ from striate.engine.aten import AtenBackend
 from striate.engine.layout import is_channels_last
 from striate.errors import GeometryError, OperandError
 from striate.geometry import Padding, PoolShape, per_axis
+from striate.ops._autograd import is_constant
 from striate.ops._calls import batched, overridable, prepared
-from striate.ops._left import Left
-from striate.ops._pools import Average, Maximum
+from striate.ops._left import Known, Left
+from striate.ops._pools import Average, Maximum, largest
 
 Ints: TypeAlias = int | Sequence[int]
 
 
 _compiled = AtenBackend()
 problem_of = prepared(PoolShape.of)
-# Of rows PyTorch takes maxima alone, without their positions.
-_left = {"max": Left(partial(problem_of, "max"), lean=1), "avg": Left(partial(problem_of, "avg"))}
+_left = {
+    "max": Left(partial(problem_of, "max"), recorded=Pass.POSITIONS),
+    "avg": Left(partial(problem_of, "avg")),
+}
 _PYTORCHS: Final = {kind: {dims: getattr(F, f"{kind}_pool{dims}d") for dims in (1, 2, 3)} for kind in ("max", "avg")}
 
 
@@ -72,16 +75,31 @@ def _max_pool(
     if known is not None:
         if known.padding is not None:
             return _PYTORCHS["max"][dims](input, kernel_size, stride, known.padding, dilation, ceil_mode)
-        return cast("tuple[Tensor, Tensor]", Maximum.of(input, known.problem))[0]
+        return _values(input, cast(PoolShape, known.problem), known)
     call = f"max_pool{dims}d"
     whole, had_batch, shape = _prepare(call, "max", dims, input, kernel_size, stride, padding, dilation, ceil_mode)
     if traced(whole):
         values, indices = _compiled.maximum(shape, whole)
+    elif not return_indices:
+        values = _values(whole, shape)
+        return values if had_batch else values.squeeze(0)
     else:
         values, indices = cast("tuple[Tensor, Tensor]", Maximum.of(whole, shape))
     if not had_batch:
         values, indices = values.squeeze(0), indices.squeeze(0)
     return (values, indices.long()) if return_indices else values
+
+
+def _values(input: Tensor, shape: PoolShape, known: Known | None = None) -> Tensor:
+    """Max pooling for those who don't ask for positions, which gradients do."""
+    if torch._C._are_functorch_transforms_active() or not is_constant(input):
+        return cast("tuple[Tensor, Tensor]", Maximum.of(input, shape))[0]
+    compute = None if known is None else known.ready[0]
+    if compute is None:
+        compute = largest(shape, input)
+        if known is not None:
+            known.ready[0] = compute
+    return cast(Tensor, compute(input))
 
 
 def _avg_pool(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cases import assert_same, image, operands
-from striate.engine import Pass, reference
+from striate.engine import FORM, Pass, reference
 from striate.engine.llvm import LlvmBackend
 from striate.errors import GeometryError
 from striate.geometry import ConvShape, PoolShape, Window
@@ -103,9 +103,9 @@ def check_convolution(
     """All three passes against the reference; operands unchanged."""
     made = {role: laid_out(t, seed + layouts[role]) for role, t in operands(shape, torch.float32, seed).items()}
     before = {role: tensor.clone() for role, tensor in made.items()}
-    for open_ in Pass:
+    for open_ in FORM:
         assert backend.refusal(shape, open_, torch.float32, "cpu") is None
-        first, second = (made[role] for role in Pass if role is not open_)
+        first, second = (made[role] for role in FORM if role is not open_)
         expected = reference.contract(shape, open_, first, second)
         bias = None
         if open_ is not Pass.WEIGHT_GRAD and seed % 2:
@@ -132,6 +132,7 @@ def check_pooling(shape: PoolShape, seed: int, backend: LlvmBackend = BACKEND) -
         x = torch.where(x < 3, float("-inf"), x)
     values, positions = backend.maximum(shape, x)
     expected, places = reference.maximum(shape, x)
+    assert_same(backend.largest(shape, x), expected)
     assert torch.equal(positions.long(), places)
     assert_same(values, expected)
     assert_same(backend.maximum_grad(shape, positions, g), reference.maximum_grad(shape.size, places, g), taps)

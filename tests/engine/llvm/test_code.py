@@ -15,7 +15,7 @@ import torch
 from problems import BACKEND, check_convolution, check_pooling, convolution, pooling
 
 from cases import conv, operands
-from striate.engine import Pass
+from striate.engine import FORM, Pass
 from striate.engine.llvm import compile as compiler
 from striate.engine.llvm import (
     elementwise,
@@ -82,7 +82,9 @@ def kernels(target: isa.Isa) -> dict[str, object]:
     made["average grad"] = pooling_kernels.generate_average_grad(target, AXIS, AXIS)
     for index in ("i16", "i32", "i64"):
         made[f"interleaved maximum grad {index}"] = interleaved_pooling.generate_maximum_grad(target, index)
-    made["interleaved maximum"] = interleaved_pooling.generate_maximum(target, "i16")
+    for index in ("", "i16", "i32"):
+        made[f"interleaved maximum {index}"] = interleaved_pooling.generate_maximum(target, AXIS, AXIS, 3, index)
+    made["planar largest"] = pooling_kernels.generate_largest(target, AXIS, AXIS)
     made["interleaved average"] = interleaved_pooling.generate_average(target)
     for name in epilogue.FUNCTIONS:
         numbers = {"clamp": (0.0, 6.0), "leaky_relu": (0.1,)}.get(name, ())
@@ -99,7 +101,6 @@ def kernels(target: isa.Isa) -> dict[str, object]:
     made["transpose"] = relayout.generate(target)
     made["layer norm"] = layer_normalization.generate(target)
     made["copy"] = elementwise.generate_copy(target)
-    made["interleaved largest"] = interleaved_pooling.generate_largest(target, AXIS, AXIS, epilogue.PLAIN, 3)
     made["interleaved average grad"] = interleaved_pooling.generate_average_grad(target)
     return made
 
@@ -224,7 +225,7 @@ def test_another_instruction_set_or_ir_is_another_entry() -> None:
 
 PROGRAM = """
 import torch
-from striate.engine import Pass
+from striate.engine import FORM, Pass
 from striate.engine.llvm import LlvmBackend
 from striate.geometry import ConvShape
 shape = ConvShape.parse("conv2d 2x3x9x9 4x3x3x3 padding=1")
@@ -271,7 +272,7 @@ def test_eight_threads_at_once(openmp: bool, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(launch, "openmp", lambda: None)
     shape = conv("conv2d 4x3x20x20 8x3x3x3 padding=1")
     made = operands(shape, torch.float32)
-    jobs = [(open_, *(made[role] for role in Pass if role is not open_), None) for open_ in Pass]
+    jobs = [(open_, *(made[role] for role in FORM if role is not open_), None) for open_ in FORM]
     wrong = []
     torch.set_num_threads(2)
     try:

@@ -7,7 +7,7 @@ import torch
 from problems import BACKEND, check_convolution, check_pooling, convolution, interleaved, pooling
 
 from cases import CONVOLUTIONS, POOLINGS, assert_same, conv, operands, pool
-from striate.engine import Pass, explain, reference
+from striate.engine import FORM, Pass, explain, reference
 from striate.engine.layout import laid_out
 from striate.engine.llvm import (
     contraction,
@@ -126,8 +126,8 @@ def test_two_threads_give_what_one_does_and_the_same_every_time() -> None:
     found = {}
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        for open_ in Pass:
-            first, second = (made[role] for role in Pass if role is not open_)
+        for open_ in FORM:
+            first, second = (made[role] for role in FORM if role is not open_)
             runs = [BACKEND.contract(shape, open_, first, second, None) for _ in range(4)]
             assert all(torch.equal(runs[0], run) for run in runs)
             found[threads, open_] = runs[0]
@@ -177,7 +177,8 @@ def test_what_it_leaves_to_others_it_refuses_with_a_reason(
         ("conv2d 4x3x32x32 64x3x3x3 padding=1", True, {Pass.INPUT_GRAD, Pass.WEIGHT_GRAD}),
         ("conv2d 4x64x28x28 64x64x3x3 padding=1", False, set()),
         ("conv2d 1x1x8x8 1x1x3x3", False, set()),
-        ("max_pool2d 4x64x28x28 kernel=2 stride=2", False, {Pass.OUTPUT, Pass.INPUT_GRAD}),
+        ("max_pool2d 4x64x28x28 kernel=2 stride=2", False, {Pass.OUTPUT, Pass.POSITIONS, Pass.INPUT_GRAD}),
+        ("max_pool2d 4x64x28x28 kernel=2 stride=2", True, {Pass.OUTPUT, Pass.POSITIONS}),
         ("avg_pool2d 4x64x7x7 kernel=7", False, set()),
     ],
 )
@@ -210,8 +211,8 @@ def test_results_are_nobodys_view(line: str, last: bool) -> None:
     """A view out of an autograd function can't be changed in place."""
     shape = conv(line)
     given = {role: laid_out(tensor, last) for role, tensor in operands(shape, torch.float32).items()}
-    for open_ in Pass:
-        first, second = (given[role] for role in Pass if role is not open_)
+    for open_ in FORM:
+        first, second = (given[role] for role in FORM if role is not open_)
         for threads in (1, 2):
             torch.set_num_threads(threads)
             try:

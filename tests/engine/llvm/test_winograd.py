@@ -14,7 +14,7 @@ from problems import check_convolution, terms
 import striate
 from cases import assert_same, conv, operands
 from striate import engine, nn, ops
-from striate.engine import Pass, reference
+from striate.engine import FORM, Pass, reference
 from striate.engine.llvm import isa
 from striate.engine.llvm.winograd import Form, transposed
 from striate.errors import GeometryError
@@ -121,8 +121,8 @@ def test_threads_and_repetition_change_nothing() -> None:
     made, found, before = operands(shape, torch.float32), [], torch.get_num_threads()
     for threads in (1, 2, 2):
         torch.set_num_threads(threads)
-        each = [[made[role] for role in Pass if role is not open_] for open_ in Pass]
-        found.append([BACKEND.contract(shape, open_, *two, None) for open_, two in zip(Pass, each, strict=True)])
+        each = [[made[role] for role in FORM if role is not open_] for open_ in FORM]
+        found.append([BACKEND.contract(shape, open_, *two, None) for open_, two in zip(FORM, each, strict=True)])
     torch.set_num_threads(before)
     for other in found[1:]:
         assert all(map(torch.equal, found[0], other))

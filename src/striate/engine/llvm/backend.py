@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from striate.engine.backends import Backend, Pass
+from striate.engine.backends import Backend, Pass, Ready
 from striate.engine.layout import is_channels_last
 from striate.engine.llvm import contraction, pools
 from striate.engine.llvm.isa import host
@@ -57,7 +57,7 @@ class LlvmBackend(Backend):
         """Where its kernels were ahead of PyTorch's, all told, in ``benchmarks/results/operations.csv``."""
         if isinstance(problem, PoolShape):
             if problem.kind == "max":
-                return open_ is Pass.OUTPUT or not channels_last
+                return open_ is not Pass.INPUT_GRAD or not channels_last
             # Lanes lie along the width of the output, which global pooling has none of.
             return not channels_last and problem.output_size[-1] >= 4
         if problem.macs < _FEW_MACS:
@@ -78,13 +78,27 @@ class LlvmBackend(Backend):
         channels_last: bool = False,
     ) -> Tensor:
         first, second, bias = checked_operands(shape, open_, first, second, bias)
-        made = contraction.contract(shape, open_, first, second, bias)
-        return made if open_ is Pass.WEIGHT_GRAD else laid_out(made, channels_last)
+        return contraction.ready(shape, open_, first, second, bias is not None, channels_last)(first, second, bias)
+
+    def ready(
+        self,
+        shape: ConvShape,
+        open_: Pass,
+        first: Tensor,
+        second: Tensor,
+        bias: Tensor | None,
+        channels_last: bool = False,
+    ) -> Ready:
+        first, second, bias = checked_operands(shape, open_, first, second, bias)
+        return contraction.ready(shape, open_, first, second, bias is not None, channels_last)
 
     def average(self, shape: PoolShape, open_: Pass, operand: Tensor, channels_last: bool = False) -> Tensor:
         if open_ is Pass.OUTPUT:
             return laid_out(pools.average(shape, _checked(shape, operand, shape.input_shape)), channels_last)
         return laid_out(pools.average_grad(shape, _checked(shape, operand, shape.output_shape)), channels_last)
+
+    def largest(self, shape: PoolShape, input: Tensor) -> Tensor:
+        return laid_out(pools.largest(shape, _checked(shape, input, shape.input_shape)), is_channels_last(input))
 
     def maximum(self, shape: PoolShape, input: Tensor) -> tuple[Tensor, Tensor]:
         last = is_channels_last(input)

@@ -6,6 +6,7 @@ checked there, and is held by a local variable until the kernel has returned.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -14,13 +15,12 @@ from torch import Tensor
 
 from striate.engine.backends import Pass
 from striate.engine.layout import reshaped
-from striate.engine.llvm import launch
+from striate.engine.llvm import launch, weight_sums
 from striate.engine.llvm.isa import the_isa
 from striate.engine.llvm.packing import Axis
 from striate.engine.llvm.relayout import laid_out
-from striate.engine.llvm.sums import interleaves, is_narrow, planar_sum, summed
+from striate.engine.llvm.sums import interleaves, planar_sum, prepared, readable, summed
 from striate.engine.llvm.views import axes, plane, plane_size, planes
-from striate.engine.llvm.weight_sums import weight_grad
 from striate.engine.llvm.weights import Weights, pack
 from striate.geometry import ConvShape
 
@@ -28,38 +28,71 @@ from striate.geometry import ConvShape
 _MOST_PHASES = 4
 
 
-def contract(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, bias: Tensor | None) -> Tensor:
-    """The contraction, for problems that :func:`striate.engine.llvm.backend.refusal` lets through."""
-    if open_ is Pass.OUTPUT:
-        y = summed(plane(first), Weights.of(second, shape.groups), bias, axes(shape), plane_size(shape.output_size))
-        return reshaped(y, shape.output_shape)
+#: A contraction whose operands' places in memory are all that is still open: the operands, and a bias.
+Ready = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+def ready(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, biased: bool, channels_last: bool) -> Ready:
+    """The contraction of operands of which only strides are looked at, and those of whom it is called with are alike.
+
+    For problems that :func:`striate.engine.llvm.backend.refusal` lets through; ``channels_last`` is the result's
+    layout.
+    """
     if open_ is Pass.WEIGHT_GRAD:
-        return weight_grad(plane(first), plane(second), shape)
-    weights = Weights.of(first, shape.groups, transposed=True)
-    grad = _input_grad(plane(second), weights, bias, axes(shape), plane_size(shape.size))
-    return reshaped(grad, shape.input_shape)
+        weight_grad = weight_sums.prepared(first, second, shape)
+        return lambda first, second, _: weight_grad(first, second)
+    if open_ is Pass.OUTPUT:
+        weights, size = Weights.of(second, shape.groups), plane_size(shape.output_size)
+        return _sum(first, weights, biased, axes(shape), size, shape.output_shape, channels_last)
+    g, weights, size = second, Weights.of(first, shape.groups, transposed=True), plane_size(shape.size)
+    windows = axes(shape)
+    if all(axis.stride == 1 for axis in windows):
+        (rows, row_taps), (columns, column_taps) = (_phase(axis, 0) for axis in windows)
+        weights = weights.taps(row_taps, column_taps)
+        made = _sum(g, weights, biased, (rows, columns), size, shape.input_shape, channels_last)
+    elif weights.sizes[0] > 1 and interleaves(readable(plane(g), weights.sizes, size[1]), weights.sizes):
+        made = _sum(g, weights, biased, windows, size, shape.input_shape, channels_last, backwards=True)
+    else:
+        return lambda first, second, bias: laid_out(_input_grad(shape, first, second, bias), channels_last)
+    return lambda first, second, bias: made(second, first, bias)
 
 
-def _input_grad(
-    g: Tensor, weights: Weights, bias: Tensor | None, windows: tuple[Axis, Axis], size: tuple[int, int]
-) -> Tensor:
+def _sum(
+    x: Tensor,
+    weights: Weights,
+    biased: bool,
+    windows: tuple[Axis, Axis],
+    size: tuple[int, int],
+    shape: tuple[int, ...],
+    channels_last: bool,
+    backwards: bool = False,
+) -> Ready:
+    """``size`` positions of a sum (see sums.py) over operands that lie as these do; it has as many axes as ``shape``.
+
+    ``backwards``: of depthwise windows, from the output's gradient to the input's, whatever the stride.
+    """
+    sizes, width = weights.sizes, size[1]
+    read = readable(plane(x), sizes, width)
+    made = prepared(read, weights[1:], biased, windows, size, backwards)
+    made = made if len(shape) == 4 else made.of_rows()
+    lies = torch.empty_strided(made.shape, made.layout, device="meta")
+    if read.data_ptr() != x.data_ptr() or laid_out(lies, channels_last) is not lies:
+        return lambda x, weight, bias: laid_out(made(readable(plane(x), sizes, width), weight, bias), channels_last)
+    return made
+
+
+def _input_grad(shape: ConvShape, weight: Tensor, upstream: Tensor, bias: Tensor | None) -> Tensor:
     """The gradient's planes, one stride apart: those inputs that see the same taps are an ordinary sum over g.
 
     Input i sees output o through tap t where i + before = o * stride + t * dilation. Inputs with i % stride = phase, at
     i = phase + m * stride, see the taps with (phase + before - t * dilation) % stride = 0, every step-th one where
     step = stride / gcd(stride, dilation); from one of those to the next, o falls by dilation * step / stride.
     """
-    height, width = size
-    if all(axis.stride == 1 for axis in windows):
-        (rows, row_taps), (columns, column_taps) = (_phase(axis, 0) for axis in windows)
-        return summed(g, weights.taps(row_taps, column_taps), bias, (rows, columns), size)
-    if is_narrow(weights, width):
-        g = laid_out(g, True)
-    side_by_side = interleaves(g, weights)
-    if weights.sizes[0] > 1 and side_by_side:
-        return summed(g, weights, bias, windows, size, backwards=True)
+    g, weights, windows = plane(upstream), Weights.of(weight, shape.groups, transposed=True), axes(shape)
+    height, width = size = plane_size(shape.size)
+    side_by_side = interleaves(g, weights.sizes)
     if not side_by_side and windows[1].stride <= _MOST_PHASES:
-        return _planar_grad(planes(g), weights, bias, windows, size)
+        return reshaped(_planar_grad(planes(g), weights, bias, windows, size), shape.input_shape)
     # In the layout that its parts will have: copying across layouts costs more than the sums.
     layout = torch.channels_last if side_by_side else torch.contiguous_format
     grad = torch.empty((g.shape[0], weights.sizes[0] * weights.sizes[1], height, width), memory_format=layout)
@@ -72,7 +105,7 @@ def _input_grad(
                 continue
             part = (place.shape[2], place.shape[3])
             place.copy_(summed(g, weights.taps(row_taps, column_taps), bias, (rows, columns), part))
-    return grad
+    return reshaped(grad, shape.input_shape)
 
 
 def _planar_grad(

@@ -14,7 +14,7 @@
                 average: total += its gradient / its cells
             write total
 
-Everything is passed, so one piece of code serves every geometry; only for largest values alone the windows are
+Averages and gradients get everything passed, so one piece of code serves every geometry; for maxima the windows are
 generated. See pooling.py for positions and cells.
 """
 
@@ -25,10 +25,10 @@ from collections.abc import Callable
 from dataclasses import astuple
 
 from striate.engine.llvm.emit import Function, Number, Pointer
-from striate.engine.llvm.epilogue import Epilogue
+from striate.engine.llvm.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.isa import Isa
 from striate.engine.llvm.packing import Axis
-from striate.engine.llvm.pooling import clamped
+from striate.engine.llvm.pooling import clamped, larger_of
 
 #: Taps of a window up to which one that lies on the input is written out tap by tap.
 _WRITTEN_OUT = 16
@@ -99,57 +99,45 @@ def _wide(f: Function, kind: str) -> str:
     return f"<{f.lanes} x {kind}>"
 
 
-def generate_maximum(isa: Isa, index: str, activation: str = "") -> Function:
-    """Values and positions; ``index`` is the positions' type, ``i16`` or ``i32``. See pooling.py for the activation."""
-    kernel = _Kernel("interleaved_maximum", isa)
+def generate_maximum(
+    isa: Isa,
+    seen_rows: Axis,
+    seen_columns: Axis,
+    rest: int,
+    index: str = "",
+    epilogue: Epilogue = PLAIN,
+    activation: str = "",
+) -> Function:
+    """Values after their epilogue; or, with ``index``, ``i16`` or ``i32``, values and positions of that type.
+
+    The windows are known, since dividing by numbers that aren't takes longer than a small window. ``rest`` is how many
+    channels a last vector has that isn't full. See pooling.py for the activation that may follow with positions.
+    """
+    kernel = _Kernel("interleaved_maximum" if index else "interleaved_largest", isa, seen_rows, seen_columns)
     f, rows, columns = kernel.f, kernel.rows, kernel.columns
-    x, values, positions = f.pointer(), f.pointer(), f.pointer(index)
+    x, values = f.pointer(), f.pointer()
+    positions = f.pointer(index) if index else values
     x_image, x_row = f.size(), f.size()
 
-    def write(image: Number, row: Number, column: Number, channel: Number, mask: str) -> None:
-        (top, bottom), (left, right) = rows.taps(row), columns.taps(column)
-        first = rows.position(row, top) * columns.size + columns.position(column, left)
-        best = f.variable(f.splat(_LOWEST))
-        where = f.variable(f.splat(f.narrow(first), "i32"), _wide(f, "i32"))
-        with f.loop(top, bottom) as i, f.loop(left, right) as j:
-            at_row, at_column = rows.position(row, i), columns.position(column, j)
-            value = f.load(x + (image * x_image + at_row * x_row + at_column * kernel.channels + channel), mask)
-            larger = f.value(f"fcmp ogt {f.vector} {value}, {best.get()}")
-            unordered = f.value(f"fcmp uno {f.vector} {value}, {value}")
-            better = f.mask_or(larger, unordered)
-            here = f.splat(f.narrow(at_row * columns.size + at_column), "i32")
-            where.set(f.select(better, here, where.get(), "i32"))
-            best.set(f.select(better, value, best.get()))
-        place = ((image * rows.outputs + row) * columns.outputs + column) * kernel.channels + channel
-        value, position = clamped(f, activation, best.get(), where.get())
-        f.store(value, values + place, mask)
-        if index == "i16":
-            position = f.value(f"trunc {_wide(f, 'i32')} {position} to {_wide(f, 'i16')}")
-        f.store(position, positions + place, mask, index)
-
-    return kernel.walk(rows.outputs, columns.outputs, write)
-
-
-def generate_largest(isa: Isa, seen_rows: Axis, seen_columns: Axis, epilogue: Epilogue, rest: int) -> Function:
-    """Values without positions; ``rest`` is the number of channels in a last vector that isn't full.
-
-    The windows are known, since dividing by numbers that aren't takes longer than a small window.
-    """
-    kernel = _Kernel("interleaved_largest", isa, seen_rows, seen_columns)
-    f, rows, columns = kernel.f, kernel.rows, kernel.columns
-    x, values, x_image, x_row = f.pointer(), f.pointer(), f.size(), f.size()
+    def beyond(i: Number, j: Number) -> str:
+        """Positions of a tap, counted from that of the first one, be it on the input or not."""
+        return f.splat(f.narrow(columns.size * (i * rows.dilation) + j * columns.dilation), "i32")
 
     def write(image: Number, row: Number, column: Number, channel: Number, mask: str) -> None:
         (top, bottom), (left, right) = rows.taps(row), columns.taps(column)
         best = f.variable(f.splat(_LOWEST))
+        where = f.variable(beyond(top, left), _wide(f, "i32")) if index else best
 
         def take(i: Number, j: Number) -> None:
             at = image * x_image + rows.position(row, i) * x_row
             value = f.load(x + (at + columns.position(column, j) * kernel.channels + channel), mask)
-            # A NaN, once met, stays.
-            smaller = f.value(f"fcmp ole {f.vector} {value}, {best.get()}")
-            spoilt = f.value(f"fcmp uno {f.vector} {best.get()}, {best.get()}")
-            best.set(f.select(f.mask_or(smaller, spoilt), best.get(), value))
+            if index:
+                larger = f.value(f"fcmp ogt {f.vector} {value}, {best.get()}")
+                better = f.mask_or(larger, f.value(f"fcmp uno {f.vector} {value}, {value}"))
+                where.set(f.select(better, beyond(i, j), where.get(), "i32"))
+                best.set(f.select(better, value, best.get()))
+            else:
+                best.set(larger_of(f, best.get(), value))
 
         small = seen_rows.kernel * seen_columns.kernel <= _WRITTEN_OUT
         whole = f.both(f.same(bottom - top, seen_rows.kernel), f.same(right - left, seen_columns.kernel))
@@ -161,6 +149,13 @@ def generate_largest(isa: Isa, seen_rows: Axis, seen_columns: Axis, epilogue: Ep
             take(i, j)
         place = ((image * rows.outputs + row) * columns.outputs + column) * kernel.channels + channel
         value = epilogue.apply(f, best.get(), None)
+        if index:
+            first = rows.position(row, 0) * columns.size + columns.position(column, 0)
+            position = f.value(f"add {_wide(f, 'i32')} {where.get()}, {f.splat(f.narrow(first), 'i32')}")
+            value, position = clamped(f, activation, value, position)
+            if index == "i16":
+                position = f.value(f"trunc {_wide(f, 'i32')} {position} to {_wide(f, 'i16')}")
+            f.store(position, positions + place, mask, index)
         if mask:
             f.store_first(value, values + place, rest)
         else:

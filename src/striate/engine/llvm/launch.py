@@ -23,11 +23,13 @@ from typing import Any, NamedTuple
 
 import torch
 
+from striate.engine import tuning
 from striate.engine.llvm import compile as compiler
 from striate.engine.llvm.emit import Function
 from striate.engine.llvm.isa import Isa
 
 # The first three words of a kernel's table are the launcher's: OpenMP's two functions and the number of work items.
+_OWN = 3
 
 _WRAPPER = """
 define void @part(ptr %table, i64 %thread, i64 %threads) nounwind {{
@@ -67,22 +69,20 @@ class Kernel:
     def __init__(self, function: Function, isa: Isa) -> None:
         self.name, self.ir = function.name, module(function)
         #: The address of ``void part(ptr table, i64 thread, i64 threads)``, which does a thread's share of the items.
-        self.part, self._outlined = compiler.link(self.ir, isa, ("part", "outlined"))
+        self.part, self.outlined = compiler.link(self.ir, isa, ("part", "outlined"))
         self._part = _PART(self.part)
 
     def __call__(self, items: int, words: Sequence[int], threads: int) -> None:
         """Runs on ``threads`` threads at most; ``words`` are the kernel's arguments."""
-        runtime = openmp()
-        threads = max(1, min(threads, items))
-        if runtime is None or threads == 1:
-            table = array("q", [0, 0, items, *words])
-            self._by_hand(table.buffer_info()[0], threads)
-            return
-        # A quarter of what an array of ctypes' costs to fill.
-        table = array("q", [runtime.which, runtime.many, items, *words])
-        runtime.start(self._outlined, table.buffer_info()[0], threads, 0)
+        self.start(words, 0, items, threads)()
 
-    def _by_hand(self, table: int, threads: int) -> None:
+    def start(self, words: Sequence[int], addresses: int, items: int, threads: int, after: int = 0) -> Start:
+        """The kernel ready to be run but for so many ``addresses``, which come after so many of its other ``words``."""
+        words = [*words[:after], *[0] * addresses, *words[after:]]
+        return Start(self, words, items, max(1, min(threads, items)), after)
+
+    def by_hand(self, table: int, threads: int) -> None:
+        """Runs the shares that ``table`` tells of without OpenMP."""
         if threads == 1:
             self._part(table, 0, 1)
             return
@@ -90,6 +90,28 @@ class Kernel:
         self._part(table, 0, threads)
         for other in others:
             other.result()
+
+
+class Start:
+    """A kernel with its arguments, but for the addresses that every call brings, from word ``first`` on."""
+
+    __slots__ = ("_first", "_kernel", "_run", "_table", "_threads")
+
+    def __init__(self, kernel: Kernel, words: Sequence[int], items: int, threads: int, first: int) -> None:
+        runtime = openmp() if threads > 1 else None
+        own = (0, 0) if runtime is None else (runtime.which, runtime.many)
+        self._table = array("q", [*own, items, *words])  # filled in a quarter of the time that ctypes' arrays take
+        self._kernel, self._threads, self._first = kernel, threads, _OWN + first
+        self._run = None if runtime is None else runtime.start
+
+    def __call__(self, *addresses: int) -> None:
+        table = self._table[:]  # a call's own, since threads may call at the same time
+        for place, address in enumerate(addresses, self._first):
+            table[place] = address
+        if self._run is not None:
+            self._run(self._kernel.outlined, table.buffer_info()[0], self._threads, 0)
+        else:
+            self._kernel.by_hand(table.buffer_info()[0], self._threads)
 
 
 _PART = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
@@ -107,6 +129,7 @@ def _after_fork() -> None:
     # A child has none of its parent's threads, and GNU's runtime waits for them for ever.
     global _forked
     _forked = True
+    tuning.generation += 1  # what was made ready for several threads is made again
 
 
 if hasattr(os, "register_at_fork"):

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 
 from striate.engine.llvm.emit import Function, Number, Pointer
 
+#: Strides up to which numbers are dealt round in registers.
+_MOST_DEALT = 8
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -102,17 +105,25 @@ def pack_row(
 
 def _phases(f: Function, stride: int, line: Pointer, start: Number, width: Number | None, padding: str) -> list[str]:
     """From ``start`` on a vector of every ``stride``-th number, for each of the numbers to start from."""
-    if stride > 2:
+    if stride > _MOST_DEALT or stride & (stride - 1):
         every = [f.positions(start + phase, stride) for phase in range(stride)]
         return [
             f.gather(line, positions, "" if width is None else f.below(positions, width), padding)
             for positions in every
         ]
     starts = [start + part * f.lanes for part in range(stride)]
-    parts = [f.load(line + at, "" if width is None else f.inside(at, width), padding) for at in starts]
-    if stride == 1:
+    return _dealt(f, [f.load(line + at, "" if width is None else f.inside(at, width), padding) for at in starts])
+
+
+def _dealt(f: Function, parts: list[str]) -> list[str]:
+    """Numbers in so many vectors (a power of two) dealt round to as many others."""
+    if len(parts) == 1:
         return parts
-    return [f.shuffle(parts[0], parts[1], range(odd, 2 * f.lanes, 2)) for odd in (0, 1)]
+    halves = [
+        _dealt(f, [f.shuffle(*pair, range(odd, 2 * f.lanes, 2)) for pair in zip(parts[::2], parts[1::2], strict=True)])
+        for odd in (0, 1)
+    ]
+    return [each for pair in zip(*halves, strict=True) for each in pair]
 
 
 def store_row(f: Function, values: list[str], place: Pointer, room: Number) -> None:

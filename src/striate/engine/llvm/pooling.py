@@ -4,9 +4,10 @@
         pack the block's input rows, padding being -infinity for a maximum and 0 for a sum (see packing.py)
         for every row of the block, for every vector of the row
             for every kernel row i, for every kernel column j (unrolled)
-                maximum: where the input is larger than the best one so far, or NaN, it and its position become the best
+                maximum: where the input is larger than the best one so far, or NaN, it (and, where somebody wants to
+                    know, its position) becomes the best
                 average: total += input
-            write the best and its position, or total / cells
+            write the best (and its position), or total / cells
 
 A position is one of the plane's, counted row by row, in the smallest integers that hold it. Where nothing in a window
 is larger than -infinity its position is that of the first tap on the input, which the caller tells for every row and
@@ -44,17 +45,28 @@ def clamped(f: Function, activation: str, best: str, where: str) -> tuple[str, s
     return best, where
 
 
-class _Planes:
-    """The loops that maximum and average share: over planes, blocks, rows and vectors."""
+def larger_of(f: Function, best: str, value: str) -> str:
+    """The larger one; a NaN, once met, stays."""
+    smaller = f.value(f"fcmp ole {f.vector} {value}, {best}")
+    spoilt = f.value(f"fcmp uno {f.vector} {best}, {best}")
+    return f.select(f.mask_or(smaller, spoilt), best, value)
 
-    def __init__(self, f: Function, rows: Axis, columns: Axis, fill: str, out: tuple[str, ...]) -> None:
-        self.f, self.rows, self.columns, self.fill, self.out = f, rows, columns, fill, out
+
+class _Planes:
+    """The loops that all three share: over planes, blocks, rows and vectors."""
+
+    fill = "0xFFF0000000000000"  #: what padding holds: -infinity
+    tables = ""  #: the type of a number for every row and every column, if there are some
+
+    def __init__(self, f: Function, rows: Axis, columns: Axis, out: tuple[str, ...]) -> None:
+        self.f, self.rows, self.columns, self.out = f, rows, columns, out
 
     def emit(self) -> None:
         f = self.f
         x, scratch = f.pointer(), f.pointer()
         outputs = [f.pointer(kind) for kind in self.out]
-        self.row_table, self.column_table = (f.pointer("i32" if self.fill != "0.0" else "float") for _ in range(2))
+        if self.tables:
+            self.row_table, self.column_table = f.pointer(self.tables), f.pointer(self.tables)
         channels, height, self.width, out_height, self.out_width = (f.size() for _ in range(5))
         x_image, x_channel, x_row = f.size(), f.size(), f.size()
         block, blocks, deep, self.pitch, scratch_size = (f.size() for _ in range(5))
@@ -87,12 +99,23 @@ class _Planes:
         return [self.f.load(here + self.columns.place(j, self.pitch)) for j in range(self.columns.kernel)]
 
 
+class _Largest(_Planes):
+    def _pool(self, packed: Rows, line: Pointer, row: Number, column: Number) -> list[str]:
+        f = self.f
+        best = f.variable(f.splat(self.fill))
+        with f.loop(0, self.rows.kernel) as i:
+            for value in self._inputs(packed, line, i, column):
+                best.set(larger_of(f, best.get(), value))
+        return [best.get()]
+
+
 class _Maximum(_Planes):
+    tables = "i32"
     activation = ""
 
     def _pool(self, packed: Rows, line: Pointer, row: Number, column: Number) -> list[str]:
         f, wide = self.f, f"<{self.f.lanes} x i32>"
-        best = f.variable(f.splat("0xFFF0000000000000"))
+        best = f.variable(f.splat(self.fill))
         first = f.value(f"mul i32 {f.scalar(self.row_table + row)}, {f.narrow(self.width)}")
         start = f.value(f"add {wide} {f.splat(first, 'i32')}, {f.load_as(self.column_table + column)}")
         where = f.variable(start, wide)
@@ -113,6 +136,8 @@ class _Maximum(_Planes):
 
 
 class _Average(_Planes):
+    fill, tables = "0.0", "float"
+
     def _pool(self, packed: Rows, line: Pointer, row: Number, column: Number) -> list[str]:
         f = self.f
         total = f.variable(f.zeros())
@@ -126,15 +151,22 @@ class _Average(_Planes):
 def generate_maximum(isa: Isa, rows: Axis, columns: Axis, index: str, activation: str = "") -> Function:
     """Values and positions; ``index`` is the positions' type, ``i16`` or ``i32``."""
     f = Function("planar_maximum", isa)
-    kernel = _Maximum(f, rows, columns, "0xFFF0000000000000", ("float", index))
+    kernel = _Maximum(f, rows, columns, ("float", index))
     kernel.activation = activation
     kernel.emit()
     return f
 
 
+def generate_largest(isa: Isa, rows: Axis, columns: Axis) -> Function:
+    """Values without positions."""
+    f = Function("planar_largest", isa)
+    _Largest(f, rows, columns, ("float",)).emit()
+    return f
+
+
 def generate_average(isa: Isa, rows: Axis, columns: Axis) -> Function:
     f = Function("planar_average", isa)
-    _Average(f, rows, columns, "0.0", ("float",)).emit()
+    _Average(f, rows, columns, ("float",)).emit()
     return f
 
 

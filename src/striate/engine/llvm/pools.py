@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,9 +14,9 @@ from striate.engine.llvm import interleaved_pooling, launch, pooling
 from striate.engine.llvm.emit import Function
 from striate.engine.llvm.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.isa import Isa, the_isa
-from striate.engine.llvm.launch import Kernel
+from striate.engine.llvm.launch import Kernel, Start
 from striate.engine.llvm.packing import Axis
-from striate.engine.llvm.views import axes, planes
+from striate.engine.llvm.views import axes, plane_size, planes
 from striate.geometry import PoolShape, Window
 
 #: Numbers that a block's packed rows may take: half of a first-level cache of 32 KiB.
@@ -25,6 +26,11 @@ _BLOCK = 1 << 12
 @cache
 def _maximum_kernel(isa: Isa, rows: Axis, columns: Axis, index: str, activation: str) -> Kernel:
     return Kernel(pooling.generate_maximum(isa, rows, columns, index, activation), isa)
+
+
+@cache
+def _largest_kernel(isa: Isa, rows: Axis, columns: Axis) -> Kernel:
+    return Kernel(pooling.generate_largest(isa, rows, columns), isa)
 
 
 @cache
@@ -43,19 +49,20 @@ def _average_grad_kernel(isa: Isa, rows: Axis, columns: Axis) -> Kernel:
 
 
 @cache
+def _interleaved_maximum_kernel(
+    isa: Isa, rows: Axis, columns: Axis, rest: int, index: str, epilogue: Epilogue, activation: str
+) -> Kernel:
+    return Kernel(interleaved_pooling.generate_maximum(isa, rows, columns, rest, index, epilogue, activation), isa)
+
+
+@cache
 def _interleaved_kernel(isa: Isa, name: str, *index: str) -> Kernel:
     generators: dict[str, Callable[..., Function]] = {
-        "maximum": interleaved_pooling.generate_maximum,
         "maximum_grad": interleaved_pooling.generate_maximum_grad,
         "average": interleaved_pooling.generate_average,
         "average_grad": interleaved_pooling.generate_average_grad,
     }
     return Kernel(generators[name](isa, *index), isa)
-
-
-@cache
-def _largest_kernel(isa: Isa, rows: Axis, columns: Axis, epilogue: Epilogue, rest: int) -> Kernel:
-    return Kernel(interleaved_pooling.generate_largest(isa, rows, columns, epilogue, rest), isa)
 
 
 def _interleaves(tensor: Tensor) -> bool:
@@ -70,11 +77,6 @@ def _geometry(shape: PoolShape) -> list[int]:
     for axis, size, outputs in zip(axes(shape), shape.size, shape.output_size, strict=True):
         words += [axis.kernel, axis.stride, axis.before, axis.dilation, size, outputs]
     return [*words, shape.channels]
-
-
-def _last(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
-    """Fresh memory for (N, C, H, W) with channels side by side."""
-    return torch.empty(shape, dtype=dtype, memory_format=torch.channels_last)
 
 
 def _padded(numbers: list[int], dtype: torch.dtype) -> Tensor:
@@ -92,7 +94,7 @@ def _first_positions(window: Window, size: int, outputs: int) -> Tensor:
 @lru_cache(maxsize=1024)
 def _cells(shape: PoolShape) -> tuple[Tensor, Tensor]:
     """For each row and each column the number that an average divides by is the product of."""
-    outputs = (1, *shape.output_size)[-2:]
+    outputs = plane_size(shape.output_size)
     counts = [list(axis) for axis in shape.divisors]
     if shape.divisor is not None:
         counts = [[1] * length for length in shape.output_size]
@@ -103,119 +105,162 @@ def _cells(shape: PoolShape) -> tuple[Tensor, Tensor]:
     return rows, columns
 
 
-def _blocks(x: Tensor, rows: Axis, columns: Axis, outputs: tuple[int, ...], lanes: int) -> tuple[int, list[int]]:
-    """The number of items, and the kernel's words about blocks."""
-    pitch = columns.pitch(outputs[1], lanes)
-    line = pitch * columns.stride
-    block = max(1, min(outputs[0], _BLOCK // (line * rows.stride)))
-    blocks, deep = -(-outputs[0] // block), rows.span(block)
-    return x.shape[0] * x.shape[1] * blocks, [block, blocks, deep, pitch, deep * line]
-
-
-def maximum(shape: PoolShape, input: Tensor, activation: str = "") -> tuple[Tensor, Tensor]:
-    """Values and positions, after an activation if one of pooling.LIMITS is named."""
-    isa = the_isa()
-    compact = torch.int16 if torch.Size(shape.size).numel() <= 1 << 15 else torch.int32
-    if _interleaves(input):
-        each = _interleaved_kernel(isa, "maximum", "i16" if compact is torch.int16 else "i32", activation)
-        values, positions = _last(shape.output_shape), _last(shape.output_shape, compact)
-        pointers = [tensor.data_ptr() for tensor in (input, values, positions)]
-        words = [*_geometry(shape), *pointers, input.stride(0), input.stride(2)]
-        each(shape.batch * shape.output_size[0], words, launch.threads())
-        return values, positions
-    x = planes(input)
-    rows, columns = axes(shape)
-    outputs = (1, *shape.output_size)[-2:]
-    kernel = _maximum_kernel(isa, rows, columns, "i16" if compact is torch.int16 else "i32", activation)
-    first = [
-        _first_positions(window.resolve(size), size, length)
-        for window, size, length in zip(shape.windows, shape.size, shape.output_size, strict=True)
-    ]
-    if shape.dims == 1:
-        first = [_padded([0], torch.int32), *first]
-    items, blocks = _blocks(x, rows, columns, outputs, isa.lanes)
-    threads = min(launch.threads(), items)
-    values, positions = torch.empty(shape.output_shape), torch.empty(shape.output_shape, dtype=compact)
-    scratch = torch.empty(threads, blocks[-1])
-    pointers = [tensor.data_ptr() for tensor in (x, scratch, values, positions, *first)]
-    kernel(items, [*pointers, shape.channels, *x.shape[2:], *outputs, *x.stride()[:3], *blocks], threads)
-    return values, positions
-
-
-def average(shape: PoolShape, input: Tensor) -> Tensor:
-    isa, cells = the_isa(), _cells(shape)
-    if _interleaves(input):
-        values = _last(shape.output_shape)
-        pointers = [tensor.data_ptr() for tensor in (input, values, *cells)]
-        words = [*_geometry(shape), *pointers, input.stride(0), input.stride(2)]
-        _interleaved_kernel(isa, "average")(shape.batch * shape.output_size[0], words, launch.threads())
-        return values
-    x = planes(input)
-    rows, columns = axes(shape)
-    outputs = (1, *shape.output_size)[-2:]
-    kernel = _average_kernel(isa, rows, columns)
-    items, blocks = _blocks(x, rows, columns, outputs, isa.lanes)
-    threads = min(launch.threads(), items)
-    values = torch.empty(shape.output_shape)
-    scratch = torch.empty(threads, blocks[-1])
-    pointers = [tensor.data_ptr() for tensor in (x, scratch, values, *cells)]
-    kernel(items, [*pointers, shape.channels, *x.shape[2:], *outputs, *x.stride()[:3], *blocks], threads)
-    return values
-
-
 class Pooling(NamedTuple):
-    """Pooling of interleaved channels without positions: a kernel, its items, and its words but for two addresses."""
+    """Pooling of interleaved channels: a kernel, its items, and its words but for the addresses of maps."""
 
     kernel: Kernel
     items: int
     geometry: list[int]
     tables: tuple[Tensor, ...]  #: what the words after the addresses point at
 
-    def words(self, x: Any, y: Any, strides: tuple[int, int]) -> list[Any]:
-        return [*self.geometry, x, y, *(table.data_ptr() for table in self.tables), *strides]
+    def words(self, x: Any, y: Any, strides: Sequence[int]) -> list[Any]:
+        """For a kernel that writes one map."""
+        return [*self.geometry, x, y, *self._after(strides)]
+
+    def start(self, maps: int, strides: Sequence[int], threads: int) -> Start:
+        """For a kernel of so many maps, the operand among them."""
+        words = [*self.geometry, *self._after(strides)]
+        return self.kernel.start(words, maps, self.items, threads, len(self.geometry))
+
+    def _after(self, strides: Sequence[int]) -> list[int]:
+        return [*(table.data_ptr() for table in self.tables), *strides]
 
 
-def interleaved_values(shape: PoolShape, epilogue: Epilogue = PLAIN) -> Pooling:
-    """Largest values, of which the epilogue is taken; or averages, which have none."""
+def interleaved_values(shape: PoolShape, epilogue: Epilogue = PLAIN, index: str = "", activation: str = "") -> Pooling:
+    """Largest values, of which the epilogue is taken; with positions, if ``index`` is their type; or averages."""
     isa, items = the_isa(), shape.batch * shape.output_size[0]
     if shape.kind == "max":
-        kernel = _largest_kernel(isa, *axes(shape), epilogue, shape.channels % isa.lanes)
+        how = (shape.channels % isa.lanes, index, epilogue, activation)
+        kernel = _interleaved_maximum_kernel(isa, *axes(shape), *how)
         sizes = [number for axis in zip(shape.size, shape.output_size, strict=True) for number in axis]
         return Pooling(kernel, items, [*sizes, shape.channels], ())
     return Pooling(_interleaved_kernel(isa, "average"), items, _geometry(shape), _cells(shape))
 
 
+class _Made(NamedTuple):
+    """Pooling that waits for addresses: the operand's, its scratch memory's if it needs some, and the results'."""
+
+    start: Start
+    scratch: int
+    kept: object  #: what the kernel reads besides
+
+    def __call__(self, x: Tensor, *results: Tensor) -> None:
+        places = [result.data_ptr() for result in results]
+        if self.scratch:
+            scratch = torch.empty(self.scratch)
+            self.start(x.data_ptr(), scratch.data_ptr(), *places)
+        else:
+            self.start(x.data_ptr(), *places)
+
+
+@lru_cache(maxsize=4096)
+def _forward(
+    isa: Isa,
+    shape: PoolShape,
+    strides: tuple[int, ...],
+    interleaved: bool,
+    index: str,
+    activation: str,
+    threads: int,
+) -> _Made:
+    """Pooling of operands with these strides, to values and, if ``index`` is their type, positions."""
+    if interleaved:
+        each = interleaved_values(shape, PLAIN, index, activation)
+        return _Made(each.start(3 if index else 2, (strides[0], strides[2]), threads), 0, each.tables)
+    rows, columns = axes(shape)
+    outputs = plane_size(shape.output_size)
+    tables: tuple[Tensor, ...] = ()
+    if shape.kind == "avg":
+        kernel, tables = _average_kernel(isa, rows, columns), _cells(shape)
+    elif index:
+        kernel = _maximum_kernel(isa, rows, columns, index, activation)
+        tables = tuple(
+            _first_positions(window.resolve(size), size, length)
+            for window, size, length in zip(shape.windows, shape.size, shape.output_size, strict=True)
+        )
+        tables = tables if shape.dims == 2 else (_padded([0], torch.int32), *tables)
+    else:
+        kernel = _largest_kernel(isa, rows, columns)
+    pitch = columns.pitch(outputs[1], isa.lanes)
+    line = pitch * columns.stride
+    block = max(1, min(outputs[0], _BLOCK // (line * rows.stride)))
+    blocks, deep = -(-outputs[0] // block), rows.span(block)
+    items = shape.batch * shape.channels * blocks
+    threads = min(threads, items)
+    words = [*(table.data_ptr() for table in tables), shape.channels, *plane_size(shape.size), *outputs]
+    words += [*strides[:3], block, blocks, deep, pitch, deep * line]
+    return _Made(kernel.start(words, 4 if index else 3, items, threads), threads * deep * line, tables)
+
+
+def _pooled(shape: PoolShape, input: Tensor, index: str = "", activation: str = "") -> list[Tensor]:
+    """Values, and positions if ``index`` is their type."""
+    interleaved = _interleaves(input)
+    x = input if interleaved else planes(input)
+    made = _forward(the_isa(), shape, x.stride(), interleaved, index, activation, launch.threads())
+    layout = torch.channels_last if interleaved else torch.contiguous_format
+    results = [torch.empty(shape.output_shape, memory_format=layout)]
+    if index:
+        dtype = torch.int16 if index == "i16" else torch.int32
+        results.append(torch.empty(shape.output_shape, dtype=dtype, memory_format=layout))
+    made(x, *results)
+    return results
+
+
+def largest(shape: PoolShape, input: Tensor) -> Tensor:
+    """Values without positions."""
+    return _pooled(shape, input)[0]
+
+
+def maximum(shape: PoolShape, input: Tensor, activation: str = "") -> tuple[Tensor, Tensor]:
+    """Values and positions, after an activation if one of pooling.LIMITS is named."""
+    index = "i16" if torch.Size(shape.size).numel() <= 1 << 15 else "i32"
+    values, positions = _pooled(shape, input, index, activation)
+    return values, positions
+
+
+def average(shape: PoolShape, input: Tensor) -> Tensor:
+    return _pooled(shape, input)[0]
+
+
+_INDEX: Final = {torch.int16: "i16", torch.int32: "i32", torch.int64: "i64"}
+
+
+@lru_cache(maxsize=4096)
+def _backward(isa: Isa, shape: PoolShape, interleaved: bool, index: str, threads: int) -> _Made:
+    """From gradients in one of the two layouts, and positions of this type, if any, to the input's gradient."""
+    tables = _cells(shape) if shape.kind == "avg" else ()
+    maps, places = 3 if index else 2, [table.data_ptr() for table in tables]
+    if interleaved:
+        kernel = _interleaved_kernel(isa, "maximum_grad", index) if index else _interleaved_kernel(isa, "average_grad")
+        geometry, items = _geometry(shape), shape.batch * shape.size[0]
+        return _Made(kernel.start([*geometry, *places], maps, items, threads, len(geometry)), 0, tables)
+    if index:
+        kernel = _maximum_grad_kernel(isa, index)
+        sizes = [math.prod(shape.size), math.prod(shape.output_size)]
+    else:
+        kernel = _average_grad_kernel(isa, *axes(shape))
+        sizes = [*plane_size(shape.size), *plane_size(shape.output_size)]
+    return _Made(kernel.start([*places, *sizes], maps, shape.batch * shape.channels, threads), 0, tables)
+
+
 def maximum_grad(shape: PoolShape, indices: Tensor, grad_output: Tensor) -> Tensor:
-    index = {torch.int16: "i16", torch.int32: "i32", torch.int64: "i64"}.get(indices.dtype)
-    if index is None:
-        indices, index = indices.to(torch.int64), "i64"
-    if _interleaves(grad_output):
-        layout = torch.channels_last
-        g, positions = grad_output.contiguous(memory_format=layout), indices.contiguous(memory_format=layout)
-        grad = _last(shape.input_shape)
-        words = [*_geometry(shape), *(tensor.data_ptr() for tensor in (g, positions, grad))]
-        _interleaved_kernel(the_isa(), "maximum_grad", index)(shape.batch * shape.size[0], words, launch.threads())
-        return grad
-    g, positions = grad_output.contiguous(), indices.contiguous()
-    kernel = _maximum_grad_kernel(the_isa(), index)
-    grad = torch.empty(shape.input_shape)
-    size, outputs = torch.Size(shape.size).numel(), torch.Size(shape.output_size).numel()
-    words = [g.data_ptr(), positions.data_ptr(), grad.data_ptr(), size, outputs]
-    kernel(shape.batch * shape.channels, words, launch.threads())
-    return grad
+    if indices.dtype not in _INDEX:
+        indices = indices.to(torch.int64)
+    return _spread(shape, grad_output, indices)
 
 
 def average_grad(shape: PoolShape, grad_output: Tensor) -> Tensor:
-    cells = _cells(shape)
-    if _interleaves(grad_output):
-        g, grad = grad_output.contiguous(memory_format=torch.channels_last), _last(shape.input_shape)
-        words = [*_geometry(shape), *(tensor.data_ptr() for tensor in (g, grad, *cells))]
-        _interleaved_kernel(the_isa(), "average_grad")(shape.batch * shape.size[0], words, launch.threads())
-        return grad
-    g = grad_output.contiguous()
-    kernel = _average_grad_kernel(the_isa(), *axes(shape))
-    grad = torch.empty(shape.input_shape)
-    pointers = [tensor.data_ptr() for tensor in (g, grad, *cells)]
-    sizes = [*(1, *shape.size)[-2:], *(1, *shape.output_size)[-2:]]
-    kernel(shape.batch * shape.channels, [*pointers, *sizes], launch.threads())
+    return _spread(shape, grad_output)
+
+
+def _spread(shape: PoolShape, grad_output: Tensor, indices: Tensor | None = None) -> Tensor:
+    interleaved = _interleaves(grad_output)
+    layout = torch.channels_last if interleaved else torch.contiguous_format
+    given = [grad_output.contiguous(memory_format=layout)]
+    index = ""
+    if indices is not None:
+        given.append(indices.contiguous(memory_format=layout))
+        index = _INDEX[indices.dtype]
+    grad = torch.empty(shape.input_shape, memory_format=layout)
+    _backward(the_isa(), shape, interleaved, index, launch.threads())(*given, grad)
     return grad

@@ -7,8 +7,9 @@ is worked out once for a problem; a call fills in addresses.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Any
 
@@ -20,7 +21,7 @@ from striate.engine.llvm.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.interleaved import ChannelTile
 from striate.engine.llvm.interleaved_depthwise import Columns
 from striate.engine.llvm.isa import Isa, the_isa
-from striate.engine.llvm.launch import Kernel
+from striate.engine.llvm.launch import Kernel, Start
 from striate.engine.llvm.packing import Axis
 from striate.engine.llvm.planar import Tile
 from striate.engine.llvm.relayout import laid_out
@@ -31,6 +32,9 @@ from striate.engine.llvm.weights import Packing, Weights, packing
 BLOCK = 1 << 16
 #: Numbers of a row that a span may take, half of a first-level cache, and positions that reading weights is worth.
 _SPAN, _LEAST_SPAN = 1 << 12, 24
+#: Numbers of a cache line.
+_LINE = 16
+_FORMATS = {False: torch.contiguous_format, True: torch.channels_last}
 
 
 @cache
@@ -51,20 +55,30 @@ def _depthwise_kernel(
     return Kernel(interleaved_depthwise.generate(isa, rows, columns, tile.together, backwards, epilogue), isa)
 
 
-def interleaves(x: Tensor, weights: Weights) -> bool:
-    """Whether channels lie side by side and are enough, or depthwise, to put lanes over them."""
-    groups, outer, inner = weights.sizes[:3]
+def interleaves(x: Tensor, sizes: Sequence[int]) -> bool:
+    """Whether channels lie side by side and are enough, or depthwise, to put lanes over them.
+
+    ``sizes`` are those of :class:`Weights`.
+    """
+    groups, outer, inner = sizes[:3]
     channels = x.shape[1]
     dense = groups == 1 and outer >= 4
     depthwise = outer == inner == 1 and groups >= 4
     return (dense or depthwise) and channels > 1 and x.stride(1) == 1 and x.stride(3) == channels
 
 
-def is_narrow(weights: Weights, width: int) -> bool:
+def is_narrow(sizes: Sequence[int], width: int) -> bool:
     """Whether depthwise windows over rows of this width are worth two copies to have lanes over channels."""
-    groups, outer, inner = weights.sizes[:3]
+    groups, outer, inner = sizes[:3]
     lanes = the_isa().lanes
     return outer == inner == 1 and groups >= 2 * lanes and width <= 2 * lanes
+
+
+def readable(x: Tensor, sizes: Sequence[int], width: int) -> Tensor:
+    """The operand as a kernel reads it; itself, where it lies so."""
+    if is_narrow(sizes, width):
+        x = laid_out(x, True)
+    return x if interleaves(x, sizes) else planes(x)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,23 +102,30 @@ class Sum:
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
+class Prepared:
     """A sum as it is called: its weights are packed, its result gets memory, and its kernel the addresses."""
 
-    sum: Sum
     pack: Packing
-    strides: tuple[int, ...]  #: of the operand, as the kernel takes them
+    start: Start
     shape: tuple[int, ...]
     layout: tuple[int, ...]  #: the result's strides
+    scratch: int  #: numbers: the packed weights, and behind them the kernel's own if it has any
+    own: int  #: bytes to these; 0 if it has none
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        made = self.sum
-        packed = self.pack(weight, bias)
         y = torch.empty_strided(self.shape, self.layout)  # half of what empty takes to work strides out
-        scratch = torch.empty(made.scratch) if made.scratch else y
-        words = made.words(x.data_ptr(), packed.data_ptr(), y.data_ptr(), scratch.data_ptr(), self.strides)
-        made.kernel(made.items, words, made.threads)
+        scratch = torch.empty(self.scratch)
+        packed = scratch.data_ptr()
+        self.pack.fill(weight, bias, packed)
+        if self.own:
+            self.start(x.data_ptr(), packed, y.data_ptr(), packed + self.own)
+        else:
+            self.start(x.data_ptr(), packed, y.data_ptr())
         return y
+
+    def of_rows(self) -> Prepared:
+        """With a result that has no axis for the one row of its planes."""
+        return replace(self, shape=(*self.shape[:2], self.shape[3]), layout=(*self.layout[:2], self.layout[3]))
 
 
 @lru_cache(maxsize=4096)
@@ -119,7 +140,7 @@ def _prepared(
     size: tuple[int, int],
     backwards: bool,
     threads: int,
-) -> _Prepared:
+) -> Prepared:
     """The sum over an operand of this shape and these strides, with weights that :class:`Weights` describes so."""
     batch, _, *source = x_shape
     groups, outer, inner = geometry[1][:3]
@@ -132,30 +153,33 @@ def _prepared(
     pack = packing(isa, *geometry, biased, made.channels, side_by_side, threads)
     strides = (x_strides[0], x_strides[2]) if side_by_side else x_strides[:3]
     shape = (batch, groups * outer, *size)
-    layout = torch.channels_last if side_by_side else torch.contiguous_format
-    return _Prepared(made, pack, strides, shape, torch.empty(shape, device="meta", memory_format=layout).stride())
+    layout = torch.empty(shape, device="meta", memory_format=_FORMATS[side_by_side]).stride()
+    own = rounded(math.prod(pack.shape), _LINE) if made.scratch else 0
+    start = made.kernel.start([*made.before, *strides, *made.after], 4 if own else 3, made.items, made.threads)
+    return Prepared(pack, start, shape, layout, own + made.scratch or math.prod(pack.shape), 4 * own)
 
 
-def summed(
+def prepared(
     x: Tensor,
-    weights: Weights,
-    bias: Tensor | None,
+    geometry: Sequence[Any],
+    biased: bool,
     windows: tuple[Axis, Axis],
     size: tuple[int, int],
     backwards: bool = False,
-) -> Tensor:
-    """y[n, o] = bias[o] + sum over c, t of x[n, c, position(t)] * weight[g, o, c, t], ``size`` positions of it.
+) -> Prepared:
+    """The sum over an operand that is :func:`readable`; ``geometry`` is all of :class:`Weights` but the tensor."""
+    side_by_side = interleaves(x, geometry[1])
+    how = (x.shape, x.stride(), tuple(geometry), biased, side_by_side, windows, size, backwards)
+    return _prepared(the_isa(), *how, launch.threads())
 
-    ``backwards``: of depthwise windows, from the output's gradient to the input's, whatever the stride.
-    """
-    if is_narrow(weights, size[1]):
-        x = laid_out(x, True)
-    side_by_side = interleaves(x, weights)
-    if not side_by_side:
-        x = planes(x)
+
+def summed(
+    x: Tensor, weights: Weights, bias: Tensor | None, windows: tuple[Axis, Axis], size: tuple[int, int]
+) -> Tensor:
+    """y[n, o] = bias[o] + sum over c, t of x[n, c, position(t)] * weight[g, o, c, t], ``size`` positions of it."""
+    x = readable(x, weights.sizes, size[1])
     tensor, *geometry = weights
-    how = (x.shape, x.stride(), tuple(geometry), bias is not None, side_by_side, windows, size, backwards)
-    return _prepared(the_isa(), *how, launch.threads())(x, tensor, bias)
+    return prepared(x, geometry, bias is not None, windows, size)(x, tensor, bias)
 
 
 @lru_cache(maxsize=4096)

@@ -6,6 +6,7 @@ Threads sum apart, and what they have summed is added up in their order, so that
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
@@ -17,12 +18,12 @@ from striate.engine.llvm import interleaved_depthwise_weight, interleaved_weight
 from striate.engine.llvm.interleaved_depthwise_weight import DepthwiseTile
 from striate.engine.llvm.interleaved_weight import TapTile
 from striate.engine.llvm.isa import Isa, the_isa
-from striate.engine.llvm.launch import Kernel
+from striate.engine.llvm.launch import Kernel, Start
 from striate.engine.llvm.packing import Axis
 from striate.engine.llvm.planar_weight import WeightTile
 from striate.engine.llvm.relayout import transposed
 from striate.engine.llvm.sums import BLOCK, interleaved_block
-from striate.engine.llvm.views import axes, plane_size, planes, rounded
+from striate.engine.llvm.views import axes, plane, plane_size, planes, rounded
 from striate.geometry import ConvShape
 
 #: Gradients that a dense weight gradient goes over for one tap after the other: half of a first-level cache.
@@ -52,33 +53,49 @@ def _weight_kernel(isa: Isa, rows: Axis, columns: Axis, tile: WeightTile) -> Ker
 class _WeightSum:
     """What a weight's gradient comes to, but for the addresses; threads sum apart and are added up in their order."""
 
-    kernel: Kernel
-    items: int
+    start: Start
     sums: tuple[int, ...]  #: a thread's
     threads: int
     scratch: int
-    words: list[int]  #: the kernel's after its addresses
+
+    @classmethod
+    def of(
+        cls, kernel: Kernel, items: int, sums: tuple[int, ...], threads: int, scratch: int, words: list[int]
+    ) -> _WeightSum:
+        """``words`` are the kernel's after its addresses."""
+        return cls(kernel.start(words, 4, items, threads), sums, threads, scratch)
 
     def __call__(self, x: Tensor, g: Tensor) -> Tensor:
         shape = self.sums if self.threads == 1 else (self.threads, *self.sums)
         partial, scratch = torch.zeros(shape), torch.empty(self.scratch)
-        places = [x.data_ptr(), g.data_ptr(), partial.data_ptr(), scratch.data_ptr()]
-        self.kernel(self.items, [*places, *self.words], self.threads)
+        self.start(x.data_ptr(), g.data_ptr(), partial.data_ptr(), scratch.data_ptr())
         return partial if self.threads == 1 else partial.sum(0)
 
 
-def weight_grad(x: Tensor, g: Tensor, shape: ConvShape) -> Tensor:
-    """(C_out, C_in / groups, ...) from the input and the output's gradient, both (N, C, H, W)."""
+def prepared(x: Tensor, g: Tensor, shape: ConvShape) -> Callable[[Tensor, Tensor], Tensor]:
+    """The weight's gradient, (C_out, C_in / groups, ...), from (N, C, ...) tensors that lie as these do."""
     isa, threads = the_isa(), launch.threads()
-    if not _interleaves_weight(x, g, shape):
-        x, g = planes(x), planes(g)
-        return _planar_weight(isa, shape, x.stride(), g.stride(), threads)(x, g)
+    if not _interleaves_weight(plane(x), plane(g), shape):
+        return _of_planes(isa, x, g, shape, threads)
     make = _depthwise_weight if shape.groups > 1 else _interleaved_weight
-    total = make(isa, shape, x.stride(), g.stride(), threads)(x, g)
+    sums = make(isa, shape, plane(x).stride(), plane(g).stride(), threads)
     if shape.groups > 1:
-        return transposed(total.flatten(0, 1), shape.weight_shape)
+        return lambda x, g: transposed(sums(x, g).flatten(0, 1), shape.weight_shape)
+    return lambda x, g: _in_order(sums(x, g), shape)
+
+
+def _of_planes(isa: Isa, x: Tensor, g: Tensor, shape: ConvShape, threads: int) -> Callable[[Tensor, Tensor], Tensor]:
+    rows = planes(x), planes(g)
+    sums = _planar_weight(isa, shape, rows[0].stride(), rows[1].stride(), threads)
+    if all(row.data_ptr() == tensor.data_ptr() for row, tensor in zip(rows, (x, g), strict=True)):
+        return sums
+    return lambda x, g: sums(planes(x), planes(g))
+
+
+def _in_order(sums: Tensor, shape: ConvShape) -> Tensor:
+    """A dense weight from its sums by kernel row, column and input channel."""
     rows, columns = axes(shape)
-    taps = total[:, :, : columns.kernel * shape.in_channels // total.shape[1]]
+    taps = sums[:, :, : columns.kernel * shape.in_channels // sums.shape[1]]
     taps = taps.reshape(rows.kernel, columns.kernel, shape.in_channels, shape.out_channels)
     return reshaped(taps.permute(3, 2, 0, 1).clone(memory_format=torch.contiguous_format), shape.weight_shape)
 
@@ -115,7 +132,7 @@ def _planar_weight(
     sums = shape.weight_shape
     words = [inner, groups, outer, height, width, out_height, out_width, *x_strides[:3], *g_strides[:3]]
     words += [batch, together, block, blocks, deep, pitch, deep * line, scratch, math.prod(sums)]
-    return _WeightSum(_weight_kernel(isa, rows, columns, tile), items, sums, threads, threads * scratch, words)
+    return _WeightSum.of(_weight_kernel(isa, rows, columns, tile), items, sums, threads, threads * scratch, words)
 
 
 @lru_cache(maxsize=4096)
@@ -136,7 +153,7 @@ def _interleaved_weight(
     wide = min(outputs[1], max(1, _HELD // across))
     few = [max(1, _HELD // (across * wide)), wide]
     words = [*before, x_strides[0], x_strides[2], *after, g_strides[0], g_strides[2], math.prod(sums), *few, runs, run]
-    return _WeightSum(_tap_kernel(isa, tile), items, sums, threads, threads * after[-1], words)
+    return _WeightSum.of(_tap_kernel(isa, tile), items, sums, threads, threads * after[-1], words)
 
 
 @lru_cache(maxsize=4096)
@@ -153,4 +170,4 @@ def _depthwise_weight(
     sums = (rows.kernel, columns.kernel, shape.in_channels)
     words = [shape.in_channels, *size, *outputs, x_strides[0], x_strides[2], g_strides[0], g_strides[2]]
     words += [block, blocks, math.prod(sums)]
-    return _WeightSum(kernel, items, sums, min(threads, items), 0, words)
+    return _WeightSum.of(kernel, items, sums, min(threads, items), 0, words)

@@ -21,7 +21,7 @@ from torch import Tensor
 from striate.engine.llvm import launch
 from striate.engine.llvm.emit import Function, Number
 from striate.engine.llvm.isa import Isa
-from striate.engine.llvm.launch import Kernel
+from striate.engine.llvm.launch import Kernel, Start
 
 #: Numbers below which starting threads costs more than they bring.
 _ALONE = 1 << 14
@@ -90,18 +90,22 @@ def _kernel(isa: Isa) -> Kernel:
 class Packing:
     """How weights of a geometry are packed, but for the addresses: looked up, it costs nothing again."""
 
-    kernel: Kernel
+    start: Start
     shape: tuple[int, int, int]  #: blocks, a bias and terms each, output channels of a block
     first: int  #: bytes from the weight's address to its first number
-    after: list[int]  #: the kernel's words after its addresses
-    threads: int
+
+    def fill(self, weight: Tensor, bias: Tensor | None, address: int) -> None:
+        """Packs into memory of that shape."""
+        if bias is None:
+            self.start(weight.data_ptr() + self.first, 0, address)
+            return
+        bias = bias.contiguous()
+        self.start(weight.data_ptr() + self.first, bias.data_ptr(), address)
 
     def __call__(self, weight: Tensor, bias: Tensor | None, into: Tensor | None = None) -> Tensor:
         """The packed weight; ``into`` is where it was packed before."""
         packed = torch.empty(self.shape) if into is None else into
-        bias = None if bias is None else bias.contiguous()
-        places = [weight.data_ptr() + self.first, 0 if bias is None else bias.data_ptr(), packed.data_ptr()]
-        self.kernel(self.shape[0], [*places, *self.after], self.threads)
+        self.fill(weight, bias, packed.data_ptr())
         return packed
 
 
@@ -127,7 +131,8 @@ def packing(
     blocks = -(-outer // lanes)
     shape = (groups * blocks, inner * rows * columns + 1, lanes)
     after = [int(biased), blocks, outer, lanes, group_stride, outer_stride, *terms, *steps]
-    return Packing(_kernel(isa), shape, 4 * offset, after, 1 if math.prod(shape) < _ALONE else threads)
+    start = _kernel(isa).start(after, 3, shape[0], 1 if math.prod(shape) < _ALONE else threads)
+    return Packing(start, shape, 4 * offset)
 
 
 def pack(
