@@ -81,7 +81,9 @@ def kernels(target: isa.Isa) -> dict[str, object]:
     made["maximum grad"] = pooling_kernels.generate_maximum_grad(target, "i32")
     made["average grad"] = pooling_kernels.generate_average_grad(target, AXIS, AXIS)
     for index in ("i16", "i32", "i64"):
-        made[f"interleaved maximum grad {index}"] = interleaved_pooling.generate_maximum_grad(target, index)
+        made[f"interleaved maximum grad {index}"] = interleaved_pooling.generate_maximum_grad(
+            target, AXIS, AXIS, 3, index
+        )
     for index in ("", "i16", "i32"):
         made[f"interleaved maximum {index}"] = interleaved_pooling.generate_maximum(target, AXIS, AXIS, 3, index)
     made["planar largest"] = pooling_kernels.generate_largest(target, AXIS, AXIS)

@@ -164,27 +164,96 @@ def generate_maximum(
     return kernel.walk(rows.outputs, columns.outputs, write)
 
 
-def generate_maximum_grad(isa: Isa, index: str) -> Function:
-    """Every input's sum of the gradients whose positions are its own."""
-    kernel = _Kernel("interleaved_maximum_grad", isa)
+def _seers(axis: Axis, phase: int) -> list[int]:
+    """The outputs that see input ``place * stride + phase``, counted from ``place``, whatever place that is."""
+    ahead = [phase + axis.before - tap * axis.dilation for tap in range(axis.kernel)]
+    return sorted(distance // axis.stride for distance in ahead if distance % axis.stride == 0)
+
+
+def generate_maximum_grad(isa: Isa, seen_rows: Axis, seen_columns: Axis, rest: int, index: str) -> Function:
+    """Every input's sum of the gradients whose positions are its own.
+
+    An item is a stride's rows of an image, and is gone through in blocks of a stride's columns. Which outputs see which
+    input of a block is known, so they are read once for the whole block.
+    """
+    kernel = _Kernel("interleaved_maximum_grad", isa, seen_rows, seen_columns)
     f, rows, columns = kernel.f, kernel.rows, kernel.columns
     g, positions, grad = f.pointer(), f.pointer(index), f.pointer()
+    both = (seen_rows, seen_columns)
+    seers = [[_seers(axis, phase) for phase in range(axis.stride)] for axis in both]
+    small = max(seen_rows.kernel * seen_columns.kernel, seen_rows.stride * seen_columns.stride) <= _WRITTEN_OUT
 
-    def write(image: Number, row: Number, column: Number, channel: Number, mask: str) -> None:
-        total = f.variable(f.zeros())
+    def read(image: Number, i: Number, j: Number, channel: Number, mask: str) -> tuple[str, str]:
+        place = ((image * rows.outputs + i) * columns.outputs + j) * kernel.channels + channel
+        return f.load(g + place, mask), f.load_as(positions + place, mask)
+
+    def share(read: tuple[str, str], row: Number, column: Number) -> str:
         here = str(row * columns.size + column)
-        if index != "i64":
-            here = f.value(f"trunc i64 {here} to {index}")
-        own = f.splat(here, index)
-        with f.loop(*rows.seers(row)) as i, f.loop(*columns.seers(column)) as j:
-            place = ((image * rows.outputs + i) * columns.outputs + j) * kernel.channels + channel
-            ours = f.value(f"icmp eq {_wide(f, index)} {f.load_as(positions + place, mask)}, {own}")
-            share = f.select(ours, f.load(g + place, mask), f.zeros())
-            total.set(f.arithmetic("fadd", total.get(), share))
-        place = ((image * rows.size + row) * columns.size + column) * kernel.channels + channel
-        f.store(total.get(), grad + place, mask)
+        own = f.splat(here if index == "i64" else f.value(f"trunc i64 {here} to {index}"), index)
+        ours = f.value(f"icmp eq {_wide(f, index)} {read[1]}, {own}")
+        return f.select(ours, read[0], f.zeros())
 
-    return kernel.walk(rows.size, columns.size, write)
+    def put(total: str, image: Number, row: Number, column: Number, channel: Number, mask: str) -> None:
+        place = grad + (((image * rows.size + row) * columns.size + column) * kernel.channels + channel)
+        if mask:
+            f.store_first(total, place, rest)
+        else:
+            f.store(total, place)
+
+    def one_by_one(image: Number, row: Number, column: Number, channel: Number, mask: str) -> None:
+        total = f.variable(f.zeros())
+        with f.loop(*rows.seers(row)) as i, f.loop(*columns.seers(column)) as j:
+            found = share(read(image, i, j, channel, mask), row, column)
+            total.set(f.arithmetic("fadd", total.get(), found))
+        put(total.get(), image, row, column, channel, mask)
+
+    def there(place: Number, axis: _Axis) -> str:
+        return f.both(f.less(-1, place), f.less(place, axis.outputs))
+
+    def together(image: Number, down: Number, along: Number, channel: Number, mask: str, whole: bool) -> None:
+        """``whole``: the block lies on the input, and all outputs exist that see it."""
+        loaded = {}
+        for i, j in sorted(itertools.product(*({distance for each in axis for distance in each} for axis in seers))):
+            if whole:
+                loaded[i, j] = read(image, down + i, along + j, channel, mask)
+                continue
+            slots = f.variable(f.zeros()), f.variable(f.zeros(), _wide(f, index))
+            with f.when(f.both(there(down + i, rows), there(along + j, columns))):
+                for slot, value in zip(slots, read(image, down + i, along + j, channel, mask), strict=True):
+                    slot.set(value)
+            loaded[i, j] = (slots[0].get(), slots[1].get())
+        for phase in itertools.product(range(seen_rows.stride), range(seen_columns.stride)):
+            row, column = down * seen_rows.stride + phase[0], along * seen_columns.stride + phase[1]
+            total = f.zeros()
+            for pair in itertools.product(seers[0][phase[0]], seers[1][phase[1]]):
+                total = f.arithmetic("fadd", total, share(loaded[pair], row, column))
+            exists = "true" if whole else f.both(f.less(row, rows.size), f.less(column, columns.size))
+            with f.when(exists):
+                put(total, image, row, column, channel, mask)
+
+    def has_all(place: Number, axis: _Axis, stride: int, seers: list[list[int]]) -> str:
+        every = [distance for each in seers for distance in each]
+        inside = f.less(place * stride + (stride - 1), axis.size)
+        return f.both(inside, f.both(f.less(-1, place + min(every)), f.less(place + max(every), axis.outputs)))
+
+    def write(image: Number, down: Number, along: Number, channel: Number, mask: str) -> None:
+        if small:
+            inside = zip((down, along), (rows, columns), (axis.stride for axis in both), seers, strict=True)
+            all_there = f.both(*(has_all(*each) for each in inside))
+            for whole, condition in ((True, all_there), (False, f.negation(all_there))):
+                with f.when(condition):
+                    together(image, down, along, channel, mask, whole)
+            return
+        top, left = down * seen_rows.stride, along * seen_columns.stride
+        bottom, right = (
+            f.smaller(top + seen_rows.stride, rows.size),
+            f.smaller(left + seen_columns.stride, columns.size),
+        )
+        with f.loop(top, bottom) as row, f.loop(left, right) as column:
+            one_by_one(image, row, column, channel, mask)
+
+    blocks = [(axis.size + (seen.stride - 1)) // seen.stride for axis, seen in zip((rows, columns), both, strict=True)]
+    return kernel.walk(blocks[0], blocks[1], write)
 
 
 def _cells(f: Function, row_table: Pointer, column_table: Pointer, row: Number, column: Number) -> str:

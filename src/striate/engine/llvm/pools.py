@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from striate.engine.llvm import interleaved_pooling, launch, pooling
-from striate.engine.llvm.emit import Function
 from striate.engine.llvm.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.isa import Isa, the_isa
 from striate.engine.llvm.launch import Kernel, Start
@@ -56,13 +55,18 @@ def _interleaved_maximum_kernel(
 
 
 @cache
-def _interleaved_kernel(isa: Isa, name: str, *index: str) -> Kernel:
-    generators: dict[str, Callable[..., Function]] = {
-        "maximum_grad": interleaved_pooling.generate_maximum_grad,
-        "average": interleaved_pooling.generate_average,
-        "average_grad": interleaved_pooling.generate_average_grad,
-    }
-    return Kernel(generators[name](isa, *index), isa)
+def _interleaved_maximum_grad_kernel(isa: Isa, rows: Axis, columns: Axis, rest: int, index: str) -> Kernel:
+    return Kernel(interleaved_pooling.generate_maximum_grad(isa, rows, columns, rest, index), isa)
+
+
+@cache
+def _interleaved_average_kernel(isa: Isa) -> Kernel:
+    return Kernel(interleaved_pooling.generate_average(isa), isa)
+
+
+@cache
+def _interleaved_average_grad_kernel(isa: Isa) -> Kernel:
+    return Kernel(interleaved_pooling.generate_average_grad(isa), isa)
 
 
 def _interleaves(tensor: Tensor) -> bool:
@@ -77,6 +81,11 @@ def _geometry(shape: PoolShape) -> list[int]:
     for axis, size, outputs in zip(axes(shape), shape.size, shape.output_size, strict=True):
         words += [axis.kernel, axis.stride, axis.before, axis.dilation, size, outputs]
     return [*words, shape.channels]
+
+
+def _sizes(shape: PoolShape) -> list[int]:
+    """The words that an interleaved kernel begins with which knows its windows."""
+    return [*(number for axis in zip(shape.size, shape.output_size, strict=True) for number in axis), shape.channels]
 
 
 def _padded(numbers: list[int], dtype: torch.dtype) -> Tensor:
@@ -132,9 +141,8 @@ def interleaved_values(shape: PoolShape, epilogue: Epilogue = PLAIN, index: str 
     if shape.kind == "max":
         how = (shape.channels % isa.lanes, index, epilogue, activation)
         kernel = _interleaved_maximum_kernel(isa, *axes(shape), *how)
-        sizes = [number for axis in zip(shape.size, shape.output_size, strict=True) for number in axis]
-        return Pooling(kernel, items, [*sizes, shape.channels], ())
-    return Pooling(_interleaved_kernel(isa, "average"), items, _geometry(shape), _cells(shape))
+        return Pooling(kernel, items, _sizes(shape), ())
+    return Pooling(_interleaved_average_kernel(isa), items, _geometry(shape), _cells(shape))
 
 
 class _Made(NamedTuple):
@@ -230,10 +238,15 @@ def _backward(isa: Isa, shape: PoolShape, interleaved: bool, index: str, threads
     """From gradients in one of the two layouts, and positions of this type, if any, to the input's gradient."""
     tables = _cells(shape) if shape.kind == "avg" else ()
     maps, places = 3 if index else 2, [table.data_ptr() for table in tables]
+    if interleaved and index:
+        windows = axes(shape)
+        kernel = _interleaved_maximum_grad_kernel(isa, *windows, shape.channels % isa.lanes, index)
+        sizes, items = _sizes(shape), shape.batch * -(-shape.size[0] // windows[0].stride)
+        return _Made(kernel.start(sizes, maps, items, threads, len(sizes)), 0, tables)
     if interleaved:
-        kernel = _interleaved_kernel(isa, "maximum_grad", index) if index else _interleaved_kernel(isa, "average_grad")
-        geometry, items = _geometry(shape), shape.batch * shape.size[0]
-        return _Made(kernel.start([*geometry, *places], maps, items, threads, len(geometry)), 0, tables)
+        kernel, geometry = _interleaved_average_grad_kernel(isa), _geometry(shape)
+        start = kernel.start([*geometry, *places], maps, shape.batch * shape.size[0], threads, len(geometry))
+        return _Made(start, 0, tables)
     if index:
         kernel = _maximum_grad_kernel(isa, index)
         sizes = [math.prod(shape.size), math.prod(shape.output_size)]
