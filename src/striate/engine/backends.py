@@ -22,7 +22,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from types import TracebackType
 from typing import Final
 
@@ -233,7 +233,7 @@ def choose(
     open_: Pass,
     operand: Tensor,
     channels_last: bool,
-    run: Callable[[Backend], object],
+    runs: Callable[[Backend], Callable[[], object]],
     local: bool = True,
 ) -> Backend:
     """The backend that computes ``problem`` on a tensor like ``operand``.
@@ -242,7 +242,7 @@ def choose(
         problem, open_: what is computed.
         operand: its dtype and device count.
         channels_last: the layout of images.
-        run: computes the pass with a backend, for measuring.
+        runs: what computes the pass with a backend, for measuring.
         local: leaves out backends that aren't (see :class:`Backend`), unless :func:`use` has fixed one.
 
     Raises:
@@ -262,7 +262,7 @@ def choose(
         if len(_chosen) >= 16384:
             _chosen.clear()
         asked = (problem, open_, dtype, device, channels_last, local)
-        found = _chosen[key] = _decide(*asked, run if tuning.measuring() else None)
+        found = _chosen[key] = _decide(*asked, runs if tuning.measuring() else None)
     return found
 
 
@@ -286,10 +286,11 @@ def ready(
     found = _ready.get(key)
     if found is None:
 
-        def run(backend: Backend) -> Tensor:
-            return backend.contract(shape, open_, first, second, bias, channels_last)
+        def runs(backend: Backend) -> Callable[[], Tensor]:
+            made = backend.ready(shape, open_, first, second, bias, channels_last)
+            return partial(made, first, second, bias)
 
-        chosen = choose(shape, open_, first, channels_last, run, local)
+        chosen = choose(shape, open_, first, channels_last, runs, local)
         if len(_ready) >= 16384:
             _ready.clear()
         # Choosing may have taken its time; what it has come to holds for what it was asked.
@@ -343,14 +344,20 @@ def _decide(
     device: str,
     channels_last: bool,
     local: bool,
-    run: Callable[[Backend], object] | None,
+    runs: Callable[[Backend], Callable[[], object]] | None,
 ) -> Backend:
     contenders = _contenders(problem, open_, dtype, device, local)
     times = None
-    if run is not None and len(contenders) > 1:
+    if runs is not None and len(contenders) > 1:
         question = tuning.Question(problem, open_, dtype, device, channels_last, torch.get_num_threads())
-        times = tuning.measure(question, {name: partial(run, _TABLE[name]) for name in contenders})
+        times = tuning.measure(question, {name: _lazy(partial(runs, _TABLE[name])) for name in contenders})
     return _TABLE[_best(contenders, times, problem, open_, channels_last)]
+
+
+def _lazy(make: Callable[[], Callable[[], object]]) -> Callable[[], object]:
+    """What ``make`` makes, made when it is called first: no kernel is compiled where times are known."""
+    made = cache(make)
+    return lambda: made()()
 
 
 def _contenders(problem: Problem, open_: Pass, dtype: torch.dtype, device: str, local: bool) -> list[str]:

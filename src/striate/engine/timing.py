@@ -103,7 +103,7 @@ def time_problem(problem: Problem | str, dtype: torch.dtype = torch.float32, cha
     if not dtype.is_floating_point:
         raise OperandError("time_problem", f"got {dtype}", "needed a floating-point dtype")
     passes = []
-    for open_, run in _runs(known, dtype, channels_last):
+    for open_, runs in _runs(known, dtype, channels_last):
         refusals: dict[str, str] = {}
         candidates: dict[str, Callable[[], object]] = {}
         for name, backend in table().items():
@@ -111,14 +111,17 @@ def time_problem(problem: Problem | str, dtype: torch.dtype = torch.float32, cha
             if refusal is not None:
                 refusals[name] = refusal
             elif backend.competes:
-                candidates[name] = partial(run, backend)
+                candidates[name] = runs(backend)
         seconds = tuning.interleaved(candidates)
         passes.append(PassTiming(open_, flops(known), moved(known, open_) * dtype.itemsize, seconds, refusals))
     return Timing(known, dtype, channels_last, roofline(torch.get_num_threads()), tuple(passes))
 
 
-def _runs(problem: Problem, dtype: torch.dtype, channels_last: bool) -> list[tuple[Pass, Callable[[Backend], object]]]:
-    """For each pass what computes it."""
+_Runs = Callable[[Backend], Callable[[], object]]
+
+
+def _runs(problem: Problem, dtype: torch.dtype, channels_last: bool) -> list[tuple[Pass, _Runs]]:
+    """For each pass what computes it, by backend."""
 
     def image(shape: tuple[int, ...]) -> Tensor:
         return laid_out(torch.randn(shape, dtype=dtype), channels_last)
@@ -127,7 +130,7 @@ def _runs(problem: Problem, dtype: torch.dtype, channels_last: bool) -> list[tup
     if isinstance(problem, ConvShape):
         shape, w = problem, torch.randn(problem.weight_shape, dtype=dtype)
         return [
-            (open_, partial(_contract, shape, open_, first, second, channels_last))
+            (open_, partial(_contraction, shape, open_, first, second, channels_last))
             for open_, first, second in (
                 (Pass.OUTPUT, x, w),
                 (Pass.INPUT_GRAD, w, g),
@@ -137,21 +140,21 @@ def _runs(problem: Problem, dtype: torch.dtype, channels_last: bool) -> list[tup
     pool: PoolShape = problem
     if pool.kind == "avg":
         return [
-            (Pass.OUTPUT, lambda backend: backend.average(pool, Pass.OUTPUT, x, channels_last)),
-            (Pass.INPUT_GRAD, lambda backend: backend.average(pool, Pass.INPUT_GRAD, g, channels_last)),
+            (Pass.OUTPUT, lambda backend: partial(backend.average, pool, Pass.OUTPUT, x, channels_last)),
+            (Pass.INPUT_GRAD, lambda backend: partial(backend.average, pool, Pass.INPUT_GRAD, g, channels_last)),
         ]
     indices = table()["aten"].maximum(pool, x)[1]
     return [
-        (Pass.OUTPUT, lambda backend: backend.largest(pool, x)),
-        (Pass.POSITIONS, lambda backend: backend.maximum(pool, x)),
-        (Pass.INPUT_GRAD, lambda backend: backend.maximum_grad(pool, indices, g, channels_last)),
+        (Pass.OUTPUT, lambda backend: partial(backend.largest, pool, x)),
+        (Pass.POSITIONS, lambda backend: partial(backend.maximum, pool, x)),
+        (Pass.INPUT_GRAD, lambda backend: partial(backend.maximum_grad, pool, indices, g, channels_last)),
     ]
 
 
-def _contract(
+def _contraction(
     shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, channels_last: bool, backend: Backend
-) -> Tensor:
-    return backend.contract(shape, open_, first, second, None, channels_last)
+) -> Callable[[], Tensor]:
+    return partial(backend.ready(shape, open_, first, second, None, channels_last), first, second, None)
 
 
 def flops(problem: Problem) -> int:

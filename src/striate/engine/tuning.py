@@ -41,7 +41,7 @@ RUNS = 3, 15
 #: A challenger has to be so much faster than the one asked first: below, noise would choose.
 MARGIN = 1.1
 #: Seconds that it also has to save: what its way through Python costs a model that could have been left to PyTorch.
-LEAST = 15e-6
+LEAST = 5e-6
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ class Average(Differentiable):
 
     @staticmethod
     def forward(operand: Tensor, shape: PoolShape, open_: Pass, channels_last: bool) -> Tensor:
-        def run(backend: Backend) -> Tensor:
-            return backend.average(shape, open_, operand, channels_last)
+        def runs(backend: Backend) -> Callable[[], Tensor]:
+            return partial(backend.average, shape, open_, operand, channels_last)
 
-        return run(choose(shape, open_, operand, channels_last, run))
+        return runs(choose(shape, open_, operand, channels_last, runs))()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -65,10 +65,10 @@ def keep_positions(ctx: Any, indices: Tensor, size: tuple[int, ...]) -> None:
 def largest(shape: PoolShape, input: Tensor) -> Callable[[Tensor], Tensor]:
     """What takes maxima, without positions and without derivatives, of tensors like this one."""
 
-    def run(backend: Backend) -> Tensor:
-        return backend.largest(shape, input)
+    def runs(backend: Backend) -> Callable[[], Tensor]:
+        return partial(backend.largest, shape, input)
 
-    return partial(choose(shape, Pass.OUTPUT, input, is_channels_last(input), run).largest, shape)
+    return partial(choose(shape, Pass.OUTPUT, input, is_channels_last(input), runs).largest, shape)
 
 
 class Maximum(Differentiable):
@@ -76,10 +76,10 @@ class Maximum(Differentiable):
 
     @staticmethod
     def forward(input: Tensor, shape: PoolShape) -> tuple[Tensor, Tensor]:
-        def run(backend: Backend) -> tuple[Tensor, Tensor]:
-            return backend.maximum(shape, input)
+        def runs(backend: Backend) -> Callable[[], tuple[Tensor, Tensor]]:
+            return partial(backend.maximum, shape, input)
 
-        return run(choose(shape, Pass.POSITIONS, input, is_channels_last(input), run))
+        return runs(choose(shape, Pass.POSITIONS, input, is_channels_last(input), runs))()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -118,10 +118,10 @@ class Spread(Differentiable):
         if shape is None:
             return spread(indices, upstream, size, channels_last)
 
-        def run(backend: Backend) -> Tensor:
-            return backend.maximum_grad(shape, indices, upstream, channels_last)
+        def runs(backend: Backend) -> Callable[[], Tensor]:
+            return partial(backend.maximum_grad, shape, indices, upstream, channels_last)
 
-        return run(choose(shape, Pass.INPUT_GRAD, upstream, channels_last, run))
+        return runs(choose(shape, Pass.INPUT_GRAD, upstream, channels_last, runs))()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
