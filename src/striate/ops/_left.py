@@ -1,8 +1,8 @@
 """Calls that are left to PyTorch as they are, autograd included.
 
 An operation written in Python whose gradients are wanted costs some tens of microseconds beyond PyTorch's own, more
-while the caches hold other things. Where the engine has found that its other kernels save less than that, for all that a call and its gradients
-need, PyTorch's function is called instead.
+while the caches hold other things. Where the engine has found that its other kernels save less than that, for all that
+a call and its gradients need, PyTorch's function is called instead.
 """
 
 from __future__ import annotations

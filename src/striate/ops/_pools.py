@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, cast
 
 import torch
@@ -53,11 +53,15 @@ class Average(Differentiable):
         return unfold(info, Average.of(fold(info.batch_size, in_dims[0], operand), many, open_, channels_last)), 0
 
 
+@lru_cache(maxsize=1024)
+def _compact(size: tuple[int, ...]) -> torch.dtype:
+    last = torch.Size(size).numel() - 1
+    return next(dtype for dtype in (torch.int16, torch.int32, torch.int64) if last <= torch.iinfo(dtype).max)
+
+
 def keep_positions(ctx: Any, indices: Tensor, size: tuple[int, ...]) -> None:
     """Saves flat positions in the smallest signed dtype that holds them: a quarter of int64's memory below 182x182."""
-    last = torch.Size(size).numel() - 1
-    compact = next(dtype for dtype in (torch.int16, torch.int32, torch.int64) if last <= torch.iinfo(dtype).max)
-    positions = indices.to(compact)
+    positions = indices.to(_compact(size))
     ctx.save_for_backward(positions)
     ctx.save_for_forward(positions)
 
@@ -119,7 +123,9 @@ class Spread(Differentiable):
             return spread(indices, upstream, size, channels_last)
 
         def runs(backend: Backend) -> Callable[[], Tensor]:
-            return partial(backend.maximum_grad, shape, indices, upstream, channels_last)
+            # PyTorch, when it computes all of a call, keeps positions as its kernel reads them.
+            kept = indices.long() if backend.name == "aten" else indices
+            return partial(backend.maximum_grad, shape, kept, upstream, channels_last)
 
         return runs(choose(shape, Pass.INPUT_GRAD, upstream, channels_last, runs))()
 
