@@ -81,7 +81,7 @@ def network() -> nn.Sequential:
 def randomised(model: nn.Module) -> nn.Module:
     """With numbers that batch normalisation makes something of."""
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             for tensor, low in ((module.running_mean, -0.2), (module.running_var, 0.5)):
                 tensor.uniform_(low, low + 1)
             with torch.no_grad():
@@ -462,6 +462,54 @@ def test_slower_plans_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
             fast(x)
     assert not uses_a_plan(fast, x)
     assert plan_of(fast, x).startswith("no plan: the plan isn't faster: 2,000,000 us on 1 threads")
+
+
+class Permuted(nn.Module):
+    def __init__(self, *order: int) -> None:
+        super().__init__()
+        self.order, self.convolution, self.norm = order, nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(self.convolution(x).permute(self.order)))
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        # Images as wide and as high as they have channels: which axis is meant is nowhere else to be seen.
+        *((Permuted(0, *order), (2, 3, 6, 6)) for order in ((1, 2, 3), (2, 3, 1), (3, 2, 1), (1, 3, 2), (2, 1, 3))),
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.ReLU()), (2, 3, 6, 6)),
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(2), nn.BatchNorm1d(4), nn.ReLU()), (2, 3, 6, 6)),
+        (nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 8), nn.BatchNorm1d(8)), (4, 5)),
+        (nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 8)), (4, 1)),
+        (nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 8, 3)), (2, 1, 6, 6)),
+        (nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 8, (3, 1))), (2, 1, 6, 1)),
+        (nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 8, 1)), (2, 3, 1, 1)),
+    ],
+    ids=str,
+)
+def test_batch_normalisation_of_whatever_axis(model: nn.Module, shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape)
+    fast = planned(accelerated(randomised(model)), x)
+    with torch.no_grad():
+        assert_alike(fast(x), model(x))
+
+
+def test_a_plan_that_cannot_be_made_fails_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise IndexError("of its own")
+
+    monkeypatch.setattr(inference, "lowered", broken)
+    model, x = network(), images()
+    fast = accelerated(model)
+    with (
+        pytest.warns(UserWarning, match="no plan for Sequential, by a mistake of its own: IndexError"),
+        torch.no_grad(),
+    ):
+        found = [fast(x) for _ in range(3)]
+    for each in found:
+        assert_alike(each, model(x).detach())
+    assert "IndexError" in plan_of(fast, x)
 
 
 @pytest.mark.parametrize("channels", [1, 5, 8, 19, 32])

@@ -26,6 +26,7 @@ import contextlib
 import itertools
 import threading
 import time
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -143,14 +144,22 @@ class Plans:
             entry.plan = self._fastest(module, blocks, input, snapshot)
         except Refusal as refusal:
             entry.refusal = str(refusal)
+        except Exception as error:
+            # A plan is something to gain; that making one fails must not make a call fail that would have gone well.
+            entry.refusal = f"{type(error).__name__} while it was made: {error}"
+            warnings.warn(
+                f"striate: no plan for {type(module).__name__}, by a mistake of its own: {entry.refusal}", stacklevel=2
+            )
 
     def _fastest(self, module: torch.nn.Module, blocks: Blocks | None, input: Tensor, snapshot: Snapshot) -> Plan:
         """The plan, on as many threads as it is fastest on."""
         start = time.perf_counter()
-        _ordinary(module, blocks, input)
+        expected = _ordinary(module, blocks, input)
         # One thread is worth trying where several spend their time waiting for each other.
         alone = {1} if time.perf_counter() - start < _ALONE else set()
         graph = captured(module, lambda x: _ordinary(module, blocks, x), input)
+        # Tensors without numbers don't always lie as PyTorch's results do.
+        graph.output.stride = expected.stride()
         made = {str(threads): Plan(snapshot, graph, threads, self.doubts) for threads in {launch.threads(), *alone}}
         runs: dict[str, Callable[[], object]] = {"": lambda: _ordinary(module, blocks, input)}
         runs |= {name: _timed(plan, input, self.doubts) for name, plan in made.items()}

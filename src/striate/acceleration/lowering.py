@@ -4,31 +4,30 @@ Every tensor is a buffer with strides of the plan's own: images lie with their c
 the model's own tensors would have. A view is then other strides over the same buffer. What only depends on the model
 (transposed weights, a table's connections) is computed by PyTorch when weights are packed.
 
-A sum takes along what follows it, as long as nobody else looks at what lies between: batch normalisation and factors of
-channels change the weights; functions of single numbers, and adding a branch that is already there, are done before the
-sum is written (see striate.engine.llvm.epilogue). Flattening images before a linear layer costs nothing: its weights
-are packed in the order in which the image lies.
+Much of what follows a sum goes into it (see absorbing.py). Flattening images before a linear layer costs nothing: its
+weights are packed in the order in which the image lies.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
+from striate.acceleration.absorbing import SAME, Followers, Owned, Sum, normalisation
 from striate.acceleration.capture import Graph, Node, Refusal, Value
-from striate.acceleration.placed import Placed, along, innermost, is_dense, is_interleaved, of_channels, stretched
+from striate.acceleration.functions import function, is_function
+from striate.acceleration.placed import Placed, along, innermost, is_interleaved, of_channels, stretched
+from striate.acceleration.placing import PASS, Placing
 from striate.engine import Pass, winograd
 from striate.engine.backends import table
 from striate.engine.llvm import elementwise, layer_normalization, pools
 from striate.engine.llvm.emit import real_word
 from striate.engine.llvm.epilogue import Epilogue
-from striate.engine.llvm.isa import the_isa
 from striate.engine.llvm.packing import Axis
 from striate.engine.llvm.program import Buffer, Step
 from striate.engine.llvm.sums import interleaved_sum
@@ -36,11 +35,6 @@ from striate.engine.llvm.views import axes
 from striate.engine.llvm.weights import Weights, pack
 from striate.geometry import ConvShape, PoolShape, Problem
 from striate.ops import convolution, pooling
-
-#: Multiplications below which a step isn't worth waiting for another thread.
-_SHARED = 60_000
-#: What reading, changing and writing a number counts as.
-_PASS = 4
 
 _ONE = Axis(1, 1, 0, 1)
 
@@ -56,50 +50,6 @@ class Lowered:
     held: list[Any]  #: memory that the steps' addresses point at
 
 
-@dataclass
-class _Sum:
-    """A sum over channels and taps that still takes along what follows."""
-
-    place: Placed
-    weight: Callable[[_Owned], Tensor]
-    bias: Value | None
-    channels: int
-    epilogue: Epilogue
-    added: Placed | None = None
-    folded: list[_Fold] = field(default_factory=list)
-
-    def numbers(self, owned: _Owned) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias as they are multiplied with."""
-        weight, bias = self.weight(owned), None if self.bias is None else owned(self.bias)
-        for fold in self.folded:
-            factor, term = fold(owned)
-            weight = weight * factor.reshape(-1, *[1] * (weight.dim() - 1))
-            bias = (factor * bias if bias is not None else torch.zeros(self.channels)) + term
-        return weight, bias
-
-
-class _Owned:
-    """Values that follow from what the model owns, computed when first asked for."""
-
-    def __init__(self, makers: dict[Value, Node]) -> None:
-        self._makers, self._found = makers, dict[Value, Tensor]()
-
-    def __call__(self, value: Value) -> Tensor:
-        if value.tensor is not None:
-            return value.tensor.detach()
-        if value not in self._found:
-            node = self._makers[value]
-            args, kwargs = tree_map_only(Value, self, (node.args, node.kwargs))
-            made = node.function(*args, **kwargs)
-            made = made if isinstance(made, (tuple, list)) else [made]
-            self._found.update(zip(node.results, (each for each in made if each is not None), strict=True))
-        return self._found[value]
-
-
-#: From what the model owns to a factor and a term for each channel.
-_Fold = Callable[[_Owned], tuple[Tensor, Tensor]]
-
-
 def lowered(graph: Graph, threads: int) -> Lowered:
     """The steps, for ``threads`` threads at most.
 
@@ -109,18 +59,15 @@ def lowered(graph: Graph, threads: int) -> Lowered:
     return _Lowering(graph, threads).all()
 
 
-class _Lowering:
+class _Lowering(Placing):
     def __init__(self, graph: Graph, threads: int) -> None:
-        self.graph, self.threads, self.isa = graph, threads, the_isa()
+        super().__init__(threads)
+        self.graph, self.followers = graph, Followers(graph, self.places)
         self.makers = {value: node for node in graph.nodes for value in node.results}
-        self.places: dict[Value, Placed] = {}
-        self.flattened: dict[Value, Placed] = {}
         self.padded: dict[Value, tuple[Value, tuple[tuple[int, int], ...]]] = {}
-        self.done: set[Node] = set()
-        self.steps: list[Step] = []
-        self.packing: list[Callable[[_Owned], None]] = []
+        self.packing: list[Callable[[Owned], None]] = []
         self.held: list[Any] = []
-        self.owned = _Owned(self.makers)
+        self.owned = Owned(self.makers)
 
     def all(self) -> Lowered:
         shape, stride = self.graph.input.shape, self.graph.input.stride
@@ -128,7 +75,7 @@ class _Lowering:
         source = Buffer(meta.numel())
         self.places[self.graph.input] = Placed(source, meta)
         for node in self.graph.nodes:
-            if node not in self.done and not all(value.fixed for value in node.results):
+            if node not in self.followers.done and not all(value.fixed for value in node.results):
                 self.lower(node)
         shape, stride = self.graph.output.shape, self.graph.output.stride
         result = self.result(self.place(self.graph.output), source, stride)
@@ -136,7 +83,7 @@ class _Lowering:
 
         def repack() -> None:
             with torch.inference_mode(False), torch.no_grad():
-                owned = _Owned(makers)
+                owned = Owned(makers)
                 for each in packing:
                     each(owned)
 
@@ -150,9 +97,9 @@ class _Lowering:
         own = getattr(self, f"lower_{node.name}", None)
         if own is not None:
             own(node)
-        elif node.name in _FUNCTIONS:
+        elif is_function(node):
             self.function(node)
-        elif node.name in _SAME:
+        elif node.name in SAME:
             self.places[node.results[0]] = self.place(node.args[0])
         elif node.function.is_view or node.name == "_unsafe_view":
             self.view(node)
@@ -172,8 +119,8 @@ class _Lowering:
             raise Refusal("a convolution in groups of several channels")
         self.check(problem)
         x, shape = self.interleaved(input), problem.output_shape
-        made = _Sum(self.fresh_image(shape), lambda owned: owned(weight), bias, shape[1], Epilogue())
-        last = self.absorb(made, node.results[0])
+        made = Sum(self.fresh_image(shape), lambda owned: owned(weight), bias, shape[1], Epilogue())
+        last = self.followers.absorb(made, node.results[0])
         if winograd.pays(problem):
             self.winograd(last, made, x, problem)
             return
@@ -218,12 +165,12 @@ class _Lowering:
         else:
             x, sizes = self.rows(input), (inner, 1, 1)
         place = self.fresh((rows, outer), (outer, 1))
-        made = _Sum(place, lambda owned: owned(weight).t().reshape(outer, *sizes), bias, outer, Epilogue())
-        last = self.absorb(made, node.results[0])
+        made = Sum(place, lambda owned: owned(weight).t().reshape(outer, *sizes), bias, outer, Epilogue())
+        last = self.followers.absorb(made, node.results[0])
         whole = (1, 1, outer, inner, (1, rows), (_ONE, _ONE), (1, rows))
         self.sum(last, made, x, whole, 1, rows * inner * outer)
 
-    def sum(self, last: Value, made: _Sum, x: Placed, sizes: tuple[Any, ...], groups: int, macs: int) -> None:
+    def sum(self, last: Value, made: Sum, x: Placed, sizes: tuple[Any, ...], groups: int, macs: int) -> None:
         what = interleaved_sum(self.isa, *sizes, self.shared(macs), made.epilogue)
         weight, bias = made.numbers(self.owned)
         packed = pack(self.isa, Weights.of(weight.contiguous(), groups), bias, what.channels, True)
@@ -238,14 +185,14 @@ class _Lowering:
         self.steps.append(Step(name, what.kernel, what.items, what.threads, words))
         self.held.append(packed)
 
-        def repack(owned: _Owned) -> None:
+        def repack(owned: Owned) -> None:
             weight, bias = made.numbers(owned)
             pack(self.isa, Weights.of(weight.contiguous(), groups), bias, what.channels, True, packed)
 
         self.packing.append(repack)
         self.places[last] = made.place
 
-    def winograd(self, last: Value, made: _Sum, x: Placed, problem: ConvShape) -> None:
+    def winograd(self, last: Value, made: Sum, x: Placed, problem: ConvShape) -> None:
         what = winograd.Sums.of(self.isa, problem, self.shared(problem.macs), made.epilogue, True)
         weight, bias = made.numbers(self.owned)
         packed = what.pack(self.isa, Weights.of(weight, 1), bias)
@@ -255,7 +202,7 @@ class _Lowering:
         self.steps.append(Step(name, what.kernel, what.items, what.threads, words))
         self.held.append(packed)
 
-        def repack(owned: _Owned) -> None:
+        def repack(owned: Owned) -> None:
             weight, bias = made.numbers(owned)
             what.pack(self.isa, Weights.of(weight, 1), bias, packed)
 
@@ -264,19 +211,22 @@ class _Lowering:
 
     def lower_native_batch_norm(self, node: Node) -> None:
         """One that no sum took along."""
-        fold = self.normalisation(node)
-        channels = node.results[0].shape[1]
-        factor, term = torch.empty(channels), torch.empty(channels)
+        fold = normalisation(node)
+        input = node.args[0]
+        if len(input.shape) not in (2, 4):
+            raise Refusal("batch normalisation of neither rows nor images")
+        x = self.interleaved(input) if len(input.shape) == 4 else self.rows(input)
+        # Of one channel whatever lies innermost is normalised alike.
+        factor, term = torch.empty(innermost(x.meta)), torch.empty(innermost(x.meta))
 
-        def fill(owned: _Owned) -> None:
-            one, other = fold(owned)
-            factor.copy_(one)
-            term.copy_(other)
+        def fill(owned: Owned) -> None:
+            for numbers, told in zip((factor, term), fold(owned), strict=True):
+                numbers.copy_(told.expand(numbers.shape))
 
         fill(self.owned)
         self.packing.append(fill)
-        scaled = self.pair("fmul", self.interleaved(node.args[0]), factor, Epilogue())
-        value, epilogue = self.functions(node.results[0], Epilogue())
+        scaled = self.pair("fmul", x, factor, Epilogue())
+        value, epilogue = self.followers.functions(node.results[0], Epilogue())
         self.places[value] = self.pair("fadd", scaled, term, epilogue)
 
     lower__native_batch_norm_legit_no_training = lower_native_batch_norm
@@ -293,7 +243,7 @@ class _Lowering:
         channels, count = x.shape[-1], x.meta.numel()
         scale, shift = torch.ones(channels), torch.zeros(channels)
 
-        def fill(owned: _Owned) -> None:
+        def fill(owned: Owned) -> None:
             for value, numbers in ((weight, scale), (bias, shift)):
                 if value is not None:
                     numbers.copy_(owned(value))
@@ -302,7 +252,7 @@ class _Lowering:
         self.packing.append(fill)
         self.held += [scale, shift]
         made, rows = self.fresh(x.shape, x.meta.stride()), count // channels
-        threads = self.shared(count * _PASS)
+        threads = self.shared(count * PASS)
         block = -(-rows // (1 if threads == 1 else 4 * threads))
         items = -(-rows // block)
         words: list[int | Buffer] = [x.buffer, scale.data_ptr(), shift.data_ptr(), made.buffer]
@@ -316,7 +266,7 @@ class _Lowering:
             raise Refusal("positions of largest values are used")
         kernel, stride, padding, dilation, ceil_mode = _filled(node.args[1:], (None, None, 0, 1, False))
         problem = pooling.problem_of("max", node.args[0].shape, kernel, stride or None, padding, dilation, ceil_mode)
-        last, epilogue = self.functions(node.results[0], Epilogue())
+        last, epilogue = self.followers.functions(node.results[0], Epilogue())
         self.pool(last, node.args[0], problem, epilogue)
 
     def lower_avg_pool2d(self, node: Node) -> None:
@@ -369,7 +319,7 @@ class _Lowering:
         if not isinstance(one, Value) or one.fixed or one.shape != node.results[0].shape:
             raise Refusal(f"{node.name} whose first operand is stretched")
         x = self.dense(one)
-        last, epilogue = self.functions(node.results[0], Epilogue())
+        last, epilogue = self.followers.functions(node.results[0], Epilogue())
         if isinstance(other, Value) and not other.fixed:
             y = self.place(other)
             if not along(x.meta, y.meta) and y.meta.numel() != x.meta.shape[0] * innermost(x.meta):
@@ -379,7 +329,7 @@ class _Lowering:
         channels = innermost(x.meta)
         numbers = torch.empty(channels)
 
-        def fill(owned: _Owned) -> None:
+        def fill(owned: Owned) -> None:
             told = owned(other) if isinstance(other, Value) else torch.tensor(float(other))
             numbers.copy_(of_channels(told, x.meta))
 
@@ -401,7 +351,7 @@ class _Lowering:
                 if not stretched(other.meta, x.meta):
                     raise Refusal("operands that fit in neither all numbers nor the channels of images")
                 period = positions // x.meta.shape[0]
-        threads = self.shared(count * _PASS)
+        threads = self.shared(count * PASS)
         block = -(-positions // (1 if threads == 1 else 4 * threads))
         items = -(-positions // block)
         made = self.fresh(x.shape, x.meta.stride())
@@ -412,7 +362,7 @@ class _Lowering:
         return made
 
     def function(self, node: Node) -> None:
-        last, epilogue = self.functions(node.results[0], _function(node))
+        last, epilogue = self.followers.functions(node.results[0], function(node))
         self.places[last] = self.pair("", self.dense(node.args[0]), None, epilogue)
 
     def view(self, node: Node) -> None:
@@ -431,158 +381,6 @@ class _Lowering:
             meta = node.function(source.meta, *node.args[1:], **node.kwargs)
         self.places[made[0]] = Placed(source.buffer, meta)
 
-    # ---------------------------------------------------------------- taking along
-
-    def absorb(self, made: _Sum, value: Value) -> Value:
-        """Lets a sum take along what follows it; the last value that it makes."""
-        while (user := self.only_user(value)) is not None:
-            if user.function.is_view or user.name == "_unsafe_view":
-                try:
-                    meta = user.function(made.place.meta, *user.args[1:], **user.kwargs)
-                except RuntimeError:
-                    break
-                made.place = Placed(made.place.buffer, meta)
-            elif user.name in _SAME:
-                pass
-            elif made.epilogue == Epilogue() and (fold := self.fold(user, made)) is not None:
-                made.folded.append(fold)
-            elif made.epilogue == Epilogue() and (added := self.addend(user, value, made)) is not None:
-                made.epilogue, made.added = Epilogue(adds=True), added
-            elif not made.epilogue.function and user.name in _FUNCTIONS:
-                function = _function(user)
-                made.epilogue = Epilogue(function.function, function.numbers, made.epilogue.adds)
-            else:
-                break
-            self.done.add(user)
-            value = user.results[0]
-        return value
-
-    def functions(self, value: Value, epilogue: Epilogue) -> tuple[Value, Epilogue]:
-        """A function that follows and can be taken along, and the value after it."""
-        user = self.only_user(value)
-        if user is None or epilogue.function or user.name not in _FUNCTIONS:
-            return value, epilogue
-        self.done.add(user)
-        return user.results[0], _function(user)
-
-    def only_user(self, value: Value) -> Node | None:
-        return value.users[0] if len(value.users) == 1 and value is not self.graph.output else None
-
-    def fold(self, node: Node, made: _Sum) -> _Fold | None:
-        """What changes the weights instead: batch normalisation, or a factor of each channel."""
-        if node.name in ("native_batch_norm", "_native_batch_norm_legit_no_training"):
-            return self.normalisation(node) if made.place.meta.dim() == 4 else None
-        if node.name != "mul" or not isinstance(node.args[1], Value) or not node.args[1].fixed:
-            return None
-        factor, meta = node.args[1], made.place.meta
-        if innermost(meta) != made.channels or node.results[0].shape != tuple(meta.shape):
-            return None
-        try:
-            of_channels(torch.empty(factor.shape), meta)
-        except Refusal:
-            return None
-        return lambda owned: (of_channels(owned(factor), meta).clone(), torch.zeros(()))
-
-    def normalisation(self, node: Node) -> _Fold:
-        _, weight, bias, mean, variance, *rest = node.args
-        if node.name == "native_batch_norm" and rest[0]:
-            raise Refusal("batch normalisation by the batch's own numbers")
-        if mean is None or variance is None or any(value.users for value in node.results[1:]):
-            raise Refusal("batch normalisation without numbers of its own")
-        epsilon = rest[-1]
-
-        def fold(owned: _Owned) -> tuple[Tensor, Tensor]:
-            factor = torch.rsqrt(owned(variance) + epsilon)
-            if weight is not None:
-                factor = factor * owned(weight)
-            term = -factor * owned(mean)
-            return factor, term if bias is None else term + owned(bias)
-
-        return fold
-
-    def addend(self, node: Node, value: Value, made: _Sum) -> Placed | None:
-        """The other operand of an addition, if it is there already and lies as the sum does."""
-        if node.name != "add" or node.kwargs or len(node.args) != 2:
-            return None
-        other = node.args[1] if node.args[0] is value else node.args[0]
-        if other is value or not isinstance(other, Value) or other.fixed or other not in self.places:
-            return None
-        place = self.places[other]
-        fits = place.shape == tuple(made.place.meta.shape) and along(place.meta, made.place.meta)
-        return place if fits else None
-
-    # ---------------------------------------------------------------- places
-
-    def place(self, value: Value) -> Placed:
-        if value in self.flattened and value not in self.places:
-            image = self.rows_of(self.flattened[value])
-            self.places[value] = Placed(image.buffer, image.meta.view(value.shape))
-        if value not in self.places:
-            raise Refusal("a tensor is asked for before it is made")
-        return self.places[value]
-
-    def fresh(self, shape: tuple[int, ...], stride: tuple[int, ...]) -> Placed:
-        meta = torch.empty_strided(shape, stride, device="meta")
-        return Placed(Buffer(meta.numel()), meta)
-
-    def fresh_image(self, shape: tuple[int, ...]) -> Placed:
-        _, channels, height, width = shape
-        return self.fresh(shape, (height * width * channels, 1, width * channels, channels))
-
-    def interleaved(self, value: Value) -> Placed:
-        """An image with its channels side by side and nothing between positions."""
-        place = self.place(value)
-        if is_interleaved(place.meta):
-            return place
-        wanted = self.fresh_image(place.shape)
-        self.copy(place, wanted)
-        self.places[value] = wanted
-        return wanted
-
-    def dense(self, value: Value) -> Placed:
-        """A tensor that fills its buffer, in whatever order."""
-        place = self.place(value)
-        return place if is_dense(place) else self.rows(value)
-
-    def rows(self, value: Value) -> Placed:
-        """A tensor in the order of its axes."""
-        self.places[value] = self.rows_of(self.place(value))
-        return self.places[value]
-
-    def rows_of(self, place: Placed) -> Placed:
-        if place.meta.is_contiguous() and place.meta.storage_offset() == 0:
-            return place
-        made = self.fresh(place.shape, torch.empty(place.shape, device="meta").stride())
-        self.copy(place, made)
-        return made
-
-    def copy(self, source: Placed, target: Placed) -> None:
-        """A step that copies numbers into another order."""
-        if source.meta.dim() > 4 or source.meta.storage_offset():
-            raise Refusal("a view whose numbers have to be moved")
-        order = sorted(range(source.meta.dim()), key=target.meta.stride().__getitem__, reverse=True)
-        shape = [1] * (4 - len(order)) + [source.meta.shape[axis] for axis in order]
-        strides = [0] * (4 - len(order)) + [source.meta.stride(axis) for axis in order]
-        items = shape[0] * shape[1]
-        threads = min(items, self.shared(source.meta.numel() * _PASS))
-        words: list[int | Buffer] = [source.buffer, target.buffer, *shape[1:], *strides]
-        name = f"copy of {'x'.join(map(str, source.shape))} from {source.meta.stride()} to {target.meta.stride()}"
-        self.steps.append(Step(name, elementwise.copy(self.isa), items, threads, words))
-
-    def result(self, place: Placed, source: Buffer, stride: tuple[int, ...]) -> Buffer:
-        """The buffer that is the result, in the strides that it is asked for in."""
-        wanted = self.fresh(place.shape, stride)
-        if not is_dense(wanted):
-            raise Refusal("a result that doesn't fill its memory")
-        if place.buffer is not source and is_dense(place) and along(place.meta, wanted.meta):
-            return place.buffer
-        self.copy(place, wanted)
-        return wanted.buffer
-
-    def shared(self, cost: int) -> int:
-        """The threads that a step is worth."""
-        return self.threads if cost >= _SHARED else 1
-
     def check(self, problem: Problem) -> None:
         refusal = table()["llvm"].refusal(problem, Pass.OUTPUT, torch.float32, "cpu")
         if refusal is not None:
@@ -597,39 +395,3 @@ def _width(sizes: tuple[Any, ...]) -> int:
 
 def _filled(given: tuple[Any, ...], defaults: tuple[Any, ...]) -> tuple[Any, ...]:
     return (*given, *defaults[len(given) :])
-
-
-#: Operators that leave numbers as they are; the order in memory is the plan's own.
-_SAME = frozenset({"clone", "contiguous", "alias", "detach", "lift_fresh"})
-
-
-def _function(node: Node) -> Epilogue:
-    """A function of single numbers, with its settings."""
-    return _FUNCTIONS[node.name](*node.args[1:], **node.kwargs)
-
-
-def _clamp(low: float | None = None, high: float | None = None) -> Epilogue:
-    if isinstance(low, Value) or isinstance(high, Value):
-        raise Refusal("clamping by tensors")
-    return Epilogue("clamp", (-math.inf if low is None else float(low), math.inf if high is None else float(high)))
-
-
-def _gelu(approximate: str = "none") -> Epilogue:
-    if approximate != "none":
-        raise Refusal(f"GELU approximated by {approximate}")
-    return Epilogue("gelu")
-
-
-_FUNCTIONS: dict[str, Callable[..., Epilogue]] = {
-    "relu": lambda: _clamp(0.0),
-    "hardtanh": lambda low=-1.0, high=1.0: _clamp(low, high),
-    "clamp": _clamp,
-    "clamp_min": _clamp,
-    "gelu": _gelu,
-    "hardsigmoid": lambda: Epilogue("hard_sigmoid"),
-    "hardswish": lambda: Epilogue("hard_swish"),
-    "leaky_relu": lambda slope=0.01: Epilogue("leaky_relu", (float(slope),)),
-    "sigmoid": lambda: Epilogue("sigmoid"),
-    "silu": lambda: Epilogue("silu"),
-    "tanh": lambda: Epilogue("tanh"),
-}

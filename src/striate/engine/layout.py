@@ -13,11 +13,21 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def is_channels_last(tensor: Tensor) -> bool:
-    """Whether channels lie side by side in memory; where it makes no difference (maps of one pixel), no."""
+    """Whether channels lie side by side in memory, and other axes in their order, gaps between them or not.
+
+    Where it makes no difference (maps of one pixel), no: it is then that PyTorch's results are in channels_last, too.
+    """
     # Read off the strides, since some wrappers (batched tensors) don't answer is_contiguous(memory_format).
-    return (
-        tensor.dim() in _CHANNELS_LAST and tensor.stride(1) == 1 and tensor.shape[1] > 1 and not tensor.is_contiguous()
-    )
+    if tensor.dim() not in _CHANNELS_LAST or tensor.stride(1) != 1 or tensor.shape[1] == 1 or tensor.is_contiguous():
+        return False
+    shape, strides = tensor.shape, tensor.stride()
+    least = shape[1]
+    for axis in (*range(len(shape) - 1, 1, -1), 0):
+        if shape[axis] > 1:
+            if strides[axis] < least:
+                return False
+            least = strides[axis] * shape[axis]
+    return True
 
 
 def laid_out(tensor: Tensor, channels_last: bool) -> Tensor:

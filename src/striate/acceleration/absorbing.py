@@ -1,0 +1,155 @@
+"""What a step takes along of what follows it, as long as nobody else looks at what lies between.
+
+Batch normalisation and factors of channels change a sum's weights; functions of single numbers, and adding a branch
+that is already there, are done before the sum is written (see striate.engine.llvm.epilogue).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from striate.acceleration.capture import Graph, Node, Refusal, Value
+from striate.acceleration.functions import function, is_function
+from striate.acceleration.placed import Placed, along, innermost, of_channels
+from striate.engine.llvm.epilogue import Epilogue
+
+#: Operators that leave numbers as they are; the order in memory is the plan's own.
+SAME = frozenset({"clone", "contiguous", "alias", "detach", "lift_fresh"})
+
+
+class Owned:
+    """Values that follow from what the model owns, computed when first asked for."""
+
+    def __init__(self, makers: dict[Value, Node]) -> None:
+        self._makers, self._found = makers, dict[Value, Tensor]()
+
+    def __call__(self, value: Value) -> Tensor:
+        if value.tensor is not None:
+            return value.tensor.detach()
+        if value not in self._found:
+            node = self._makers[value]
+            args, kwargs = tree_map_only(Value, self, (node.args, node.kwargs))
+            made = node.function(*args, **kwargs)
+            made = made if isinstance(made, (tuple, list)) else [made]
+            self._found.update(zip(node.results, (each for each in made if each is not None), strict=True))
+        return self._found[value]
+
+
+#: From what the model owns to a factor and a term for each channel.
+Fold = Callable[[Owned], tuple[Tensor, Tensor]]
+
+
+@dataclass
+class Sum:
+    """A sum over channels and taps that still takes along what follows."""
+
+    place: Placed
+    weight: Callable[[Owned], Tensor]
+    bias: Value | None
+    channels: int
+    epilogue: Epilogue
+    added: Placed | None = None
+    folded: list[Fold] = field(default_factory=list)
+
+    def numbers(self, owned: Owned) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias as they are multiplied with."""
+        weight, bias = self.weight(owned), None if self.bias is None else owned(self.bias)
+        for fold in self.folded:
+            factor, term = fold(owned)
+            weight = weight * factor.reshape(-1, *[1] * (weight.dim() - 1))
+            bias = (factor * bias if bias is not None else torch.zeros(self.channels)) + term
+        return weight, bias
+
+
+class Followers:
+    """What follows the values of a graph, and what of it steps have taken along: ``done``."""
+
+    def __init__(self, graph: Graph, places: dict[Value, Placed]) -> None:
+        self._graph, self._places = graph, places
+        self.done: set[Node] = set()
+
+    def absorb(self, made: Sum, value: Value) -> Value:
+        """Lets a sum take along what follows it; the last value that it makes."""
+        while (user := self._only_user(value)) is not None:
+            if user.function.is_view or user.name == "_unsafe_view":
+                try:
+                    meta = user.function(made.place.meta, *user.args[1:], **user.kwargs)
+                except RuntimeError:
+                    break
+                made.place = Placed(made.place.buffer, meta)
+            elif user.name in SAME:
+                pass
+            elif made.epilogue == Epilogue() and (fold := self._fold(user, made)) is not None:
+                made.folded.append(fold)
+            elif made.epilogue == Epilogue() and (added := self._addend(user, value, made)) is not None:
+                made.epilogue, made.added = Epilogue(adds=True), added
+            elif not made.epilogue.function and is_function(user):
+                after = function(user)
+                made.epilogue = Epilogue(after.function, after.numbers, made.epilogue.adds)
+            else:
+                break
+            self.done.add(user)
+            value = user.results[0]
+        return value
+
+    def functions(self, value: Value, epilogue: Epilogue) -> tuple[Value, Epilogue]:
+        """A function that follows and can be taken along, and the value after it."""
+        user = self._only_user(value)
+        if user is None or epilogue.function or not is_function(user):
+            return value, epilogue
+        self.done.add(user)
+        return user.results[0], function(user)
+
+    def _only_user(self, value: Value) -> Node | None:
+        return value.users[0] if len(value.users) == 1 and value is not self._graph.output else None
+
+    def _fold(self, node: Node, made: Sum) -> Fold | None:
+        """What changes the weights instead: batch normalisation, or a factor of each channel."""
+        meta = made.place.meta
+        if node.name in ("native_batch_norm", "_native_batch_norm_legit_no_training"):
+            # A view may have put another axis where the sum has its channels.
+            in_place = meta.dim() > 1 and meta.stride(1) == 1 and meta.shape[1] == made.channels
+            return normalisation(node) if in_place else None
+        if node.name != "mul" or not isinstance(factor := node.args[1], Value) or not factor.fixed:
+            return None
+        if innermost(meta) != made.channels or node.results[0].shape != tuple(meta.shape):
+            return None
+        try:
+            of_channels(torch.empty(factor.shape), meta)
+        except Refusal:
+            return None
+        return lambda owned: (of_channels(owned(factor), meta).clone(), torch.zeros(()))
+
+    def _addend(self, node: Node, value: Value, made: Sum) -> Placed | None:
+        """The other operand of an addition, if it is there already and lies as the sum does."""
+        if node.name != "add" or node.kwargs or len(node.args) != 2:
+            return None
+        other = node.args[1] if node.args[0] is value else node.args[0]
+        if other is value or not isinstance(other, Value) or other.fixed or other not in self._places:
+            return None
+        place = self._places[other]
+        fits = place.shape == tuple(made.place.meta.shape) and along(place.meta, made.place.meta)
+        return place if fits else None
+
+
+def normalisation(node: Node) -> Fold:
+    _, weight, bias, mean, variance, *rest = node.args
+    if node.name == "native_batch_norm" and rest[0]:
+        raise Refusal("batch normalisation by the batch's own numbers")
+    if mean is None or variance is None or any(value.users for value in node.results[1:]):
+        raise Refusal("batch normalisation without numbers of its own")
+    epsilon = rest[-1]
+
+    def fold(owned: Owned) -> tuple[Tensor, Tensor]:
+        factor = torch.rsqrt(owned(variance) + epsilon)
+        if weight is not None:
+            factor = factor * owned(weight)
+        term = -factor * owned(mean)
+        return factor, term if bias is None else term + owned(bias)
+
+    return fold

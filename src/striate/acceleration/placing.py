@@ -1,0 +1,97 @@
+"""The tensors of a plan under construction: where they lie, and copies where an operator wants them otherwise."""
+
+from __future__ import annotations
+
+import torch
+
+from striate.acceleration.capture import Refusal, Value
+from striate.acceleration.placed import Placed, along, is_dense, is_interleaved
+from striate.engine.llvm import elementwise
+from striate.engine.llvm.isa import the_isa
+from striate.engine.llvm.program import Buffer, Step
+
+#: Multiplications below which a step isn't worth waiting for another thread.
+_SHARED = 60_000
+#: What reading, changing and writing a number counts as.
+PASS = 4
+
+
+class Placing:
+    """Values by their places, and the steps that have been needed so far, for ``threads`` threads at most."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads, self.isa = threads, the_isa()
+        self.places: dict[Value, Placed] = {}
+        #: Images that are wanted as rows of numbers, for those who can take them as they lie.
+        self.flattened: dict[Value, Placed] = {}
+        self.steps: list[Step] = []
+
+    def place(self, value: Value) -> Placed:
+        if value in self.flattened and value not in self.places:
+            image = self.rows_of(self.flattened[value])
+            self.places[value] = Placed(image.buffer, image.meta.view(value.shape))
+        if value not in self.places:
+            raise Refusal("a tensor is asked for before it is made")
+        return self.places[value]
+
+    def fresh(self, shape: tuple[int, ...], stride: tuple[int, ...]) -> Placed:
+        meta = torch.empty_strided(shape, stride, device="meta")
+        return Placed(Buffer(meta.numel()), meta)
+
+    def fresh_image(self, shape: tuple[int, ...]) -> Placed:
+        _, channels, height, width = shape
+        return self.fresh(shape, (height * width * channels, 1, width * channels, channels))
+
+    def interleaved(self, value: Value) -> Placed:
+        """An image with its channels side by side and nothing between positions."""
+        place = self.place(value)
+        if is_interleaved(place.meta):
+            return place
+        wanted = self.fresh_image(place.shape)
+        self.copy(place, wanted)
+        self.places[value] = wanted
+        return wanted
+
+    def dense(self, value: Value) -> Placed:
+        """A tensor that fills its buffer, in whatever order."""
+        place = self.place(value)
+        return place if is_dense(place) else self.rows(value)
+
+    def rows(self, value: Value) -> Placed:
+        """A tensor in the order of its axes."""
+        self.places[value] = self.rows_of(self.place(value))
+        return self.places[value]
+
+    def rows_of(self, place: Placed) -> Placed:
+        if place.meta.is_contiguous() and place.meta.storage_offset() == 0:
+            return place
+        made = self.fresh(place.shape, torch.empty(place.shape, device="meta").stride())
+        self.copy(place, made)
+        return made
+
+    def copy(self, source: Placed, target: Placed) -> None:
+        """A step that copies numbers into another order."""
+        if source.meta.dim() > 4 or source.meta.storage_offset():
+            raise Refusal("a view whose numbers have to be moved")
+        order = sorted(range(source.meta.dim()), key=target.meta.stride().__getitem__, reverse=True)
+        shape = [1] * (4 - len(order)) + [source.meta.shape[axis] for axis in order]
+        strides = [0] * (4 - len(order)) + [source.meta.stride(axis) for axis in order]
+        items = shape[0] * shape[1]
+        threads = min(items, self.shared(source.meta.numel() * PASS))
+        words: list[int | Buffer] = [source.buffer, target.buffer, *shape[1:], *strides]
+        name = f"copy of {'x'.join(map(str, source.shape))} from {source.meta.stride()} to {target.meta.stride()}"
+        self.steps.append(Step(name, elementwise.copy(self.isa), items, threads, words))
+
+    def result(self, place: Placed, source: Buffer, stride: tuple[int, ...]) -> Buffer:
+        """The buffer that is the result, in the strides that it is asked for in."""
+        wanted = self.fresh(place.shape, stride)
+        if not is_dense(wanted):
+            raise Refusal("a result that doesn't fill its memory")
+        if place.buffer is not source and is_dense(place) and along(place.meta, wanted.meta):
+            return place.buffer
+        self.copy(place, wanted)
+        return wanted.buffer
+
+    def shared(self, cost: int) -> int:
+        """The threads that a step is worth."""
+        return self.threads if cost >= _SHARED else 1

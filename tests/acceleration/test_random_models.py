@@ -1,0 +1,187 @@
+"""Random models, straight-line programs of what networks are made of, accelerated against as they come.
+
+Most axes have one length, so that each could stand in every other's place: what goes by the wrong one computes
+something else instead of failing.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import striate
+from striate.acceleration import plan_of
+from striate.engine import tuning
+
+LENGTH = 6
+#: A layer for a tensor with so many channels and so long an innermost axis.
+LAYERS: list[Callable[[random.Random, int, int], nn.Module]] = [
+    lambda draw, c, _: nn.Conv2d(c, draw.choice([4, LENGTH, 9]), draw.choice([1, 2, 3]), padding=draw.choice([0, 1])),
+    lambda draw, c, _: nn.Conv2d(c, c, draw.choice([1, 3]), draw.choice([1, 2]), 1, groups=c, bias=draw.random() < 0.5),
+    lambda draw, c, _: nn.Conv2d(c, LENGTH, 1, bias=draw.random() < 0.5),
+    lambda draw, c, _: nn.BatchNorm2d(c, affine=draw.random() < 0.8),
+    lambda draw, c, _: nn.BatchNorm1d(c),
+    lambda draw, _, length: nn.Linear(length, draw.choice([4, LENGTH]), bias=draw.random() < 0.5),
+    lambda draw, _, length: nn.LayerNorm(length),
+    lambda draw, *_: nn.MaxPool2d(draw.choice([2, 3]), draw.choice([1, 2]), 1),
+    lambda draw, *_: nn.AvgPool2d(draw.choice([2, 3]), 1, 1, count_include_pad=draw.random() < 0.5),
+    lambda draw, *_: nn.AdaptiveAvgPool2d(draw.choice([1, 2, 3])),
+    lambda draw, *_: nn.Dropout(),
+]
+FUNCTIONS: list[Callable[[Tensor], Tensor]] = [
+    F.relu,
+    F.relu6,
+    F.silu,
+    F.gelu,
+    F.hardswish,
+    F.hardsigmoid,
+    torch.sigmoid,
+    torch.tanh,
+    lambda v: (v * 1.0).relu_(),
+    lambda v: F.leaky_relu(v, 0.2),
+    lambda v: F.hardtanh(v, -0.5, 0.7),
+    lambda v: v.clamp(min=-0.3),
+    lambda v: v.clamp(max=0.4),
+    lambda v: 1.5 * v - 0.5,
+    lambda v: v.softmax(1),
+]
+PAIRS: list[Callable[[Tensor, Tensor], Tensor]] = [torch.add, torch.sub, torch.mul, lambda v, w: torch.cat([v, w], 1)]
+Step = Callable[["Random", list[Tensor]], Tensor]
+
+
+class Random(nn.Module):
+    """The program of a seed; ``example`` is an input."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        draw = random.Random(seed)
+        torch.manual_seed(seed)
+        self.layers, self.numbers = nn.ModuleList(), nn.ParameterList()
+        self.steps: list[Step] = []
+        layout = draw.choice([torch.contiguous_format, torch.channels_last])
+        self.example = torch.randn(draw.choice([2, LENGTH]), LENGTH, LENGTH, LENGTH).contiguous(memory_format=layout)
+        values = [self.example]
+        wanted = draw.randint(2, 9)
+        with torch.no_grad():
+            for _ in range(20 * wanted):
+                source = -1 if draw.random() < 0.8 else draw.randrange(len(values))
+                step = self._step(draw, values[source], source if source >= 0 else len(values) - 1, len(values))
+                try:
+                    value = step(self, values)
+                except (RuntimeError, ValueError, IndexError):
+                    continue  # a layer that doesn't fit, or an axis that there isn't
+                if value.dim() < 2 or value.numel() > 5000 or not value.isfinite().all():
+                    continue
+                self.steps.append(step)
+                values.append(value)
+                if len(self.steps) == wanted:
+                    break
+        self.eval()
+
+    def _step(self, draw: random.Random, value: Tensor, source: int, count: int) -> Step:
+        kind = draw.choice(["layer"] * 5 + ["view"] * 3 + ["function"] * 3 + ["pair", "number"])
+        if kind == "layer":
+            layer = draw.choice(LAYERS)(draw, value.shape[1], value.shape[-1]).eval()
+            for name, tensor in layer.state_dict().items():
+                if isinstance(layer, nn.modules.batchnorm._BatchNorm) and tensor.is_floating_point():
+                    tensor.uniform_(0.5, 2) if name == "running_var" else tensor.normal_()
+            self.layers.append(layer)
+            place = len(self.layers) - 1
+            return lambda model, values: model.layers[place](values[source])
+        if kind == "function":
+            function = draw.choice(FUNCTIONS)
+            return lambda _, values: function(values[source])
+        if kind == "pair":
+            pair, other = draw.choice(PAIRS), draw.randrange(count)
+            return lambda _, values: pair(values[source], values[other])
+        if kind == "number":
+            shapes = [(), (1,), value.shape[-1:], (value.shape[1], 1, 1), value.shape[1:], value.shape]
+            self.numbers.append(nn.Parameter(torch.randn(draw.choice(shapes))))
+            pair, place = draw.choice(PAIRS[:3]), len(self.numbers) - 1
+            return lambda model, values: pair(values[source], model.numbers[place])
+        name, *how = self._view(draw, value)
+        return lambda _, values: getattr(values[source], name)(*how)
+
+    @staticmethod
+    def _view(draw: random.Random, value: Tensor) -> tuple[Any, ...]:
+        dims, images = value.dim(), value.shape[0]
+        order = [0, *draw.sample(range(1, dims), dims - 1)]
+        ways: list[tuple[Any, ...]] = [
+            ("permute", order),
+            ("permute", order),
+            ("transpose", draw.randrange(dims), draw.randrange(dims)),
+            ("flatten", draw.randrange(dims), -1),
+            ("unflatten", draw.randrange(dims), (draw.choice([2, 3]), -1)),
+            ("reshape", images, -1),
+            ("reshape", images, draw.choice([2, 4, LENGTH]), -1),
+            ("unsqueeze", draw.randrange(dims + 1)),
+            ("squeeze",),
+            ("select", 1, 0),
+            ("narrow", 1, 0, 2),
+            ("contiguous",),
+            ("mean", (2, 3)),
+            ("mean", (2, 3), True),
+            ("mean", (1,)),
+        ]
+        return draw.choice(ways)
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = [x]
+        for step in self.steps:
+            values.append(step(self, values))
+        return values[-1]
+
+
+@pytest.fixture(autouse=True)
+def _planning(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Plans are made, and found to be faster, whatever the clock says."""
+
+    def interleaved(candidates: dict[str, Callable[[], object]]) -> dict[str, float]:
+        for run in candidates.values():
+            run()
+        return {name: 1.0 if name in ("", "aten") else 1e-3 for name in candidates}
+
+    monkeypatch.setattr(tuning, "_enabled", True)
+    monkeypatch.setattr(tuning, "interleaved", interleaved)
+    tuning.forget()
+    yield
+    tuning.forget()
+
+
+def check(seed: int) -> bool:
+    """Compares four calls; whether the last one went by a plan."""
+    model = Random(seed)
+    x = model.example
+    fast = striate.accelerate(copy.deepcopy(model), quiet=True)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        expected = model(x)
+        for _ in range(4):
+            found = fast(x)
+            assert found.shape == expected.shape, seed
+            # Views are possible of the one that are of the other.
+            apart = zip(found.shape, found.stride(), expected.stride(), strict=True)
+            assert all(size == 1 or one == other for size, one, other in apart), seed
+            atol = 1e-4 * max(1.0, expected.abs().max().item())
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=atol, msg=lambda text: f"seed {seed}: {text}")
+    return not plan_of(fast, x).startswith("no plan")
+
+
+def test_random_models() -> None:
+    plans = [check(seed) for seed in range(60)]
+    assert sum(plans) > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(60, 3060, 100))
+def test_more_random_models(first: int) -> None:
+    for seed in range(first, first + 100):
+        check(seed)
