@@ -286,3 +286,8 @@ def test_norms_where_the_input_is_zero(p: float) -> None:
 def test_wrong_operands_are_named(call, message: str) -> None:
     with pytest.raises(StriateError, match="^" + re.escape(message)):
         call(torch.randn(1, 1, 5, 5))
+
+
+def test_whole_numbers_have_norms_that_are_not() -> None:
+    x = torch.randint(-9, 9, (1, 2, 6, 6))
+    torch.testing.assert_close(ops.lp_pool2d(x, 2, 3, 2), torch.nn.functional.lp_pool2d(x, 2, 3, 2))

@@ -13,8 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from striate import ConvShape, engine, nn, ops
 from striate.engine import Pass
+from striate.engine.backends import forget
 from striate.errors import OperandError
 from striate.ops import _autograd, convolution, pooling
+from striate.ops.conv_pool import conv_max_pool
+from striate.ops.norm import batch_norm
 
 
 class Network(torch.nn.Module):
@@ -174,6 +177,109 @@ POOLS = {
     "transposed": lambda x: ops.conv_transpose2d(x, torch.ones(2, 1, 3, 3, dtype=x.dtype), padding=((0, 1), (1, 0))),
     "same": lambda x: ops.conv2d(x, torch.ones(1, 2, 2, 2, dtype=x.dtype), padding="same"),
 }
+
+
+def calls(channels: int) -> dict[str, Callable[..., torch.Tensor]]:
+    """Everything that kernels of striate's own compute, of an image, a weight and a bias."""
+    one = torch.ones(channels, dtype=torch.float32, device="cpu")
+    return {
+        "conv": lambda x, w, b: ops.conv2d(x, w, b, padding=1),
+        "strided": lambda x, w, b: ops.conv2d(x, w, b, 2, 1),
+        "depthwise": lambda x, w, b: ops.conv2d(x, w[:, :1], b, padding=1, groups=channels),
+        "row": lambda x, w, b: ops.conv1d(x.flatten(2), w[:, :, 0], b),
+        "transposed": lambda x, w, b: ops.conv_transpose2d(x, w, b, 2),
+        "max": lambda x, w, b: ops.max_pool2d(x, 2),
+        "max framed": lambda x, w, b: ops.max_pool2d(x, 2, padding=((0, 1), (1, 0))),
+        "avg": lambda x, w, b: ops.avg_pool2d(x, 2),
+        "adaptive max": lambda x, w, b: ops.adaptive_max_pool2d(x, 3),
+        "block": lambda x, w, b: conv_max_pool(x, w, b, padding=1, activation="relu"),
+        "norm": lambda x, w, b: batch_norm(x, None, b, 0 * one, one, True, 0.1, 1e-5, activation="relu"),
+    }
+
+
+@pytest.mark.parametrize("backend", ["auto", "llvm", "aten", "winograd"])
+@pytest.mark.parametrize("last", [False, True])
+def test_defaults_of_dtype_and_device_are_for_others(backend: str, last: bool) -> None:
+    layout = torch.channels_last if last else torch.contiguous_format
+    leaves = [torch.randn(2, 16, 9, 9).contiguous(memory_format=layout), torch.randn(16, 16, 3, 3), torch.randn(16)]
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+
+    def everything() -> list[torch.Tensor]:
+        forget()  # what was made ready before the defaults changed
+        found: list[torch.Tensor] = []
+        for name, call in calls(16).items():
+            if backend == "winograd" and name != "conv":
+                continue
+            with engine.use(backend):
+                y = call(*leaves)
+                found += [y, *torch.autograd.grad(y, leaves, torch.ones_like(y), allow_unused=True)]
+                with torch.no_grad():
+                    found.append(call(*leaves))
+        return [each for each in found if each is not None]
+
+    expected = everything()
+    try:
+        for dtype, device in ((torch.float64, "cpu"), (torch.bfloat16, "cpu"), (torch.float32, "meta")):
+            torch.set_default_dtype(dtype)
+            torch.set_default_device(device)
+            found = everything()
+            torch.set_default_device(None)
+            for mine, before in zip(found, expected, strict=True):
+                torch.testing.assert_close(mine, before, rtol=1e-4, atol=1e-4)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+
+
+@pytest.mark.parametrize("backend", ["auto", "llvm", "aten"])
+@pytest.mark.parametrize("last", [False, True])
+def test_batches_of_gradients_in_one(backend: str, last: bool) -> None:
+    layout = torch.channels_last if last else torch.contiguous_format
+    x = torch.randn(2, 8, 9, 9).contiguous(memory_format=layout).requires_grad_()
+    w, b = torch.randn(8, 8, 3, 3, requires_grad=True), torch.randn(8, requires_grad=True)
+    for call in calls(8).values():
+        with engine.use(backend):
+            y = call(x, w, b)
+            g, how = torch.randn(3, *y.shape), {"retain_graph": True, "allow_unused": True}
+            together = torch.autograd.grad(y, (x, w, b), g, is_grads_batched=True, **how)
+            apart = [torch.autograd.grad(y, (x, w, b), each, **how) for each in g]
+        for found, expected in zip(together, zip(*apart, strict=True), strict=True):
+            if found is not None:
+                torch.testing.assert_close(found, torch.stack(expected), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("call", calls(8).values(), ids=calls(8))
+def test_what_is_kept_may_be_stored_elsewhere(call: Callable[..., torch.Tensor]) -> None:
+    """And come back in another order."""
+    x = torch.randn(2, 8, 9, 9).contiguous(memory_format=torch.channels_last).requires_grad_()
+    w, b = torch.randn(8, 8, 3, 3, requires_grad=True), torch.randn(8, requires_grad=True)
+    with engine.use("llvm"):
+        y = call(x, w, b)
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach().numpy().copy(), torch.from_numpy):
+            z = call(x, w, b)
+    g = torch.randn_like(y)
+    for expected, found in zip(
+        *(torch.autograd.grad(each, (x, w, b), g, allow_unused=True) for each in (y, z)), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_zeros_without_memory() -> None:
+    zeros, w = torch._efficientzerotensor(2, 8, 9, 9), torch.randn(8, 8, 3, 3)
+    with engine.use("llvm"):
+        for y in (ops.conv2d(zeros, w), ops.avg_pool2d(zeros, 2), ops.max_pool2d(zeros, 2)):
+            assert not y.any()
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+@pytest.mark.parametrize(("kernel", "stride"), [(2, 3), (3, 2), (7, 2), (5, 4)])
+def test_what_a_gradient_does_not_see_does_not_reach_it(kernel: int, stride: int, value: float) -> None:
+    """A tap that an input hasn't is nothing, not zero times what lies there."""
+    g, w = torch.ones(1, 2, 6, 12), torch.ones(2, 3, kernel, kernel)
+    g[0, 1, 2, 5] = value
+    with engine.use("llvm"):
+        y = ops.conv_transpose2d(g, w, stride=stride)
+    torch.testing.assert_close(y, F.conv_transpose2d(g, w, stride=stride), equal_nan=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map_only
 from striate.acceleration.capture import Graph, Node, Refusal, Value
 from striate.acceleration.functions import function, is_function
 from striate.acceleration.placed import Placed, along, innermost, of_channels
+from striate.engine import fresh
 from striate.engine.llvm.epilogue import Epilogue
 
 #: Operators that leave numbers as they are; the order in memory is the plan's own.
@@ -62,7 +63,7 @@ class Sum:
         for fold in self.folded:
             factor, term = fold(owned)
             weight = weight * factor.reshape(-1, *[1] * (weight.dim() - 1))
-            bias = (factor * bias if bias is not None else torch.zeros(self.channels)) + term
+            bias = (factor * bias if bias is not None else fresh.zeros(self.channels)) + term
         return weight, bias
 
 
@@ -120,10 +121,10 @@ class Followers:
         if innermost(meta) != made.channels or node.results[0].shape != tuple(meta.shape):
             return None
         try:
-            of_channels(torch.empty(factor.shape), meta)
+            of_channels(fresh.empty(factor.shape), meta)
         except Refusal:
             return None
-        return lambda owned: (of_channels(owned(factor), meta).clone(), torch.zeros(()))
+        return lambda owned: (of_channels(owned(factor), meta).clone(), fresh.zeros(()))
 
     def _addend(self, node: Node, value: Value, made: Sum) -> Placed | None:
         """The other operand of an addition, if it is there already and lies as the sum does."""

@@ -40,7 +40,7 @@ from torch.nn.modules import module as torchs_modules
 from striate.acceleration.capture import Graph, Refusal, captured
 from striate.acceleration.forward import Blocks, blocked
 from striate.acceleration.lowering import Lowered, lowered
-from striate.engine import traced, tuning
+from striate.engine import fresh, traced, tuning
 from striate.engine.backends import fixed
 from striate.engine.llvm import launch
 from striate.engine.llvm.isa import host
@@ -303,7 +303,7 @@ class Plan:
             marks = self._now()
             if (marks != self._marks or doubts != self._doubts) and not self._pack(marks, doubts):
                 return None
-            result = torch.empty_strided(self._lowered.shape, self._lowered.stride)
+            result = fresh.empty_strided(self._lowered.shape, self._lowered.stride)
             self.program(input.data_ptr(), result.data_ptr())
             return result
         finally:

@@ -23,7 +23,7 @@ from striate.acceleration.capture import Graph, Node, Refusal, Value
 from striate.acceleration.functions import function, is_function
 from striate.acceleration.placed import Placed, along, innermost, is_interleaved, of_channels, stretched
 from striate.acceleration.placing import PASS, Placing
-from striate.engine import Pass, winograd
+from striate.engine import Pass, fresh, winograd
 from striate.engine.backends import table
 from striate.engine.llvm import elementwise, layer_normalization, pools
 from striate.engine.llvm.emit import real_word
@@ -217,7 +217,7 @@ class _Lowering(Placing):
             raise Refusal("batch normalisation of neither rows nor images")
         x = self.interleaved(input) if len(input.shape) == 4 else self.rows(input)
         # Of one channel whatever lies innermost is normalised alike.
-        factor, term = torch.empty(innermost(x.meta)), torch.empty(innermost(x.meta))
+        factor, term = fresh.empty(innermost(x.meta)), fresh.empty(innermost(x.meta))
 
         def fill(owned: Owned) -> None:
             for numbers, told in zip((factor, term), fold(owned), strict=True):
@@ -241,7 +241,7 @@ class _Lowering(Placing):
         if x.meta.stride(-1) != 1:
             x = self.rows(input)
         channels, count = x.shape[-1], x.meta.numel()
-        scale, shift = torch.ones(channels), torch.zeros(channels)
+        scale, shift = fresh.ones(channels), fresh.zeros(channels)
 
         def fill(owned: Owned) -> None:
             for value, numbers in ((weight, scale), (bias, shift)):
@@ -327,10 +327,10 @@ class _Lowering(Placing):
             self.places[last] = self.pair(operation, x, y, epilogue)
             return
         channels = innermost(x.meta)
-        numbers = torch.empty(channels)
+        numbers = fresh.empty(channels)
 
         def fill(owned: Owned) -> None:
-            told = owned(other) if isinstance(other, Value) else torch.tensor(float(other))
+            told = owned(other) if isinstance(other, Value) else fresh.tensor(float(other))
             numbers.copy_(of_channels(told, x.meta))
 
         fill(self.owned)

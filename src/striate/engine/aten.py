@@ -6,6 +6,7 @@ is beyond that is padded or cut before and after, or added up tap by tap over wh
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -154,6 +155,11 @@ def _input_grad(shape: ConvShape, call: _Call, weight: Tensor, grad_output: Tens
 
 def spread(indices: Tensor, grad_output: Tensor, size: tuple[int, ...], channels_last: bool) -> Tensor:
     """(N, C, *size) of zeros, to which every gradient is added at its flat index within its channel."""
+    if not torch._C._has_storage(grad_output):
+        # A batch of gradients in one: what is written into has to be one as well.
+        values = grad_output.reshape(*grad_output.shape[:2], -1)
+        empty = values.new_zeros(*grad_output.shape[:2], math.prod(size))
+        return empty.scatter_add(2, indices.reshape(values.shape).long(), values).reshape(*grad_output.shape[:2], *size)
     grad = new_empty(grad_output, (*grad_output.shape[:2], *size), channels_last).zero_()
     # Windows overlap, so positions repeat: their gradients add up. With channels last, positions come before channels.
     flat, positions, values = (

@@ -387,6 +387,11 @@ def watched() -> bool:
     return bool(torch.compiler.is_compiling() or torch._C._is_tracing() or torch._C._len_torch_dispatch_stack())
 
 
+def has_memory(tensor: Tensor) -> bool:
+    """Whether a tensor has numbers of its own: batches of gradients in one have none, and zeros needn't."""
+    return torch._C._has_storage(tensor) and not tensor._is_zerotensor()
+
+
 def traced(*tensors: Tensor) -> bool:
     """Whether somebody looks on who knows PyTorch's own operators: a compiler, exporter, tracer, counter, or a tensor
     that stands for something else than numbers in memory (fake, distributed, opaque). They get to see just those.
@@ -399,7 +404,7 @@ def traced(*tensors: Tensor) -> bool:
         is_plain = kind is Tensor or kind is Parameter
         if not is_plain and getattr(kind, "__torch_dispatch__", None) is not Tensor.__torch_dispatch__:
             return True
-        if tensor._has_symbolic_sizes_strides or tensor.layout is not torch.strided:
+        if tensor._has_symbolic_sizes_strides or tensor.layout is not torch.strided or not has_memory(tensor):
             return True
     return False
 

@@ -32,7 +32,7 @@ def is_channels_last(tensor: Tensor) -> bool:
 
 def laid_out(tensor: Tensor, channels_last: bool) -> Tensor:
     """The tensor in a layout; itself, if it has that already."""
-    if torch._C._are_functorch_transforms_active():
+    if torch._C._are_functorch_transforms_active() or not torch._C._has_storage(tensor):
         return tensor  # batched tensors know no layouts
     if channels_last and tensor.dim() in _CHANNELS_LAST:
         return tensor.contiguous(memory_format=_CHANNELS_LAST[tensor.dim()])

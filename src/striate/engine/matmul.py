@@ -217,7 +217,7 @@ def _new(like: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Unwritten memory with channels innermost, and the same as (N, ..., C)."""
     _, channels, *size = shape
     steps = [channels * math.prod(size[i + 1 :]) for i in range(len(size))]
-    made = torch.empty_strided(shape, [channels * math.prod(size), 1, *steps], dtype=like.dtype)
+    made = torch.empty_strided(shape, [channels * math.prod(size), 1, *steps], dtype=like.dtype, device=like.device)
     return made, made.movedim(1, -1)
 
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from striate.engine import fresh
 from striate.engine.backends import ConvolutionBackend, Pass
 from striate.engine.layout import new_empty
 from striate.engine.llvm import launch, winograd
@@ -186,7 +187,7 @@ class Sums:
         """The transformed weight; ``into`` is where it was packed before."""
         _, outer, inner, _, _ = weights.sizes
         count = self.form.elements * inner * self.channels
-        packed = torch.empty(count + self.channels + inner) if into is None else into
+        packed = fresh.empty(count + self.channels + inner) if into is None else into
         packed[count:].zero_()
         if bias is not None:
             packed[count : count + outer] = bias
@@ -225,9 +226,9 @@ def _form(taps: int, batch: int, outputs: Sequence[int], weights: int) -> Form:
 def _sums(shape: ConvShape, x: Tensor, weights: Weights, bias: Tensor | None, backwards: bool) -> Tensor:
     isa = the_isa()
     sums = Sums.of(isa, shape, launch.threads(), backwards=backwards)
-    packed, scratch = sums.pack(isa, weights, bias), torch.empty(sums.scratch)
+    packed, scratch = sums.pack(isa, weights, bias), fresh.empty(sums.scratch)
     whole = shape.input_shape if backwards else shape.output_shape
-    y = torch.empty(whole, memory_format=torch.channels_last)
+    y = fresh.empty(whole, memory_format=torch.channels_last)
     words = sums.words(x.data_ptr(), packed.data_ptr(), y.data_ptr(), scratch.data_ptr())
     sums.kernel(sums.items, words, sums.threads)
     return y
@@ -246,13 +247,13 @@ def _weight_grad(shape: ConvShape, x: Tensor, g: Tensor, channels_last: bool) ->
     chunk = min(tiles, max(_LEAST_TILES, _SUMMED // (form.elements * (inner + outer))))
     slices = chunk * inner + GAP, chunk * outer + GAP
     # The last output channels of a tile may be read where there are none.
-    parts = [torch.empty(form.elements * slice_ + GAP) for slice_ in slices]
+    parts = [fresh.empty(form.elements * slice_ + GAP) for slice_ in slices]
     # Sums that are complete at once need not be kept. Others are taken an element after the other, whose tiles stay in
     # a second-level cache.
     at_once, kept = chunk == tiles, form.elements * tile.columns * vectors * isa.lanes
-    total = torch.empty((threads if at_once else items) * kept)
+    total = fresh.empty((threads if at_once else items) * kept)
     where = [0, kept] if at_once else [kept, 0]
-    zeros = torch.zeros(max(inner, outer))
+    zeros = fresh.zeros(max(inner, outer))
     made = new_empty(g, shape.weight_shape, channels_last)
     products = _products_kernel(isa, form, tile, made.stride(1) == 1)
     for start in range(0, tiles, chunk):

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from striate.engine import Pass, gain, tuning
-from striate.engine.backends import watched
+from striate.engine.backends import has_memory, watched
 from striate.engine.layout import is_channels_last
 from striate.geometry import PoolShape, Problem
 from striate.ops._calls import unchanging
@@ -99,7 +99,8 @@ class Left:
 def is_plain(tensor: Tensor) -> bool:
     """Other dtypes have no kernels but PyTorch's to begin with, and are nothing to hurry for."""
     kind = type(tensor)
-    return (kind is Tensor or kind is Parameter) and tensor.dtype is torch.float32 and not tensor.is_neg()
+    plain = (kind is Tensor or kind is Parameter) and tensor.dtype is torch.float32
+    return plain and not tensor.is_neg() and has_memory(tensor)
 
 
 @lru_cache(maxsize=4096)

@@ -14,11 +14,15 @@ import torch
 from torch import Tensor
 
 from striate.engine import Backend, Pass, choose
-from striate.engine.aten import spread
+from striate.engine.aten import AtenBackend, spread
+from striate.engine.backends import has_memory
 from striate.engine.layout import is_channels_last, laid_out, reshaped
 from striate.geometry import PoolShape
 from striate.ops._autograd import Differentiable
 from striate.ops._calls import fold, unfold
+
+#: For batches of gradients in one, which have no memory that other kernels could read.
+_aten = AtenBackend()
 
 
 class Average(Differentiable):
@@ -26,6 +30,9 @@ class Average(Differentiable):
 
     @staticmethod
     def forward(operand: Tensor, shape: PoolShape, open_: Pass, channels_last: bool) -> Tensor:
+        if not has_memory(operand):
+            return _aten.average(shape, open_, operand, channels_last)
+
         def runs(backend: Backend) -> Callable[[], Tensor]:
             return partial(backend.average, shape, open_, operand, channels_last)
 
@@ -121,6 +128,8 @@ class Spread(Differentiable):
     ) -> Tensor:
         if shape is None:
             return spread(indices, upstream, size, channels_last)
+        if not has_memory(upstream):
+            return _aten.maximum_grad(shape, indices, upstream, channels_last)
 
         def runs(backend: Backend) -> Callable[[], Tensor]:
             # PyTorch, when it computes all of a call, keeps positions as its kernel reads them.

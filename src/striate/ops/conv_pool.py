@@ -19,6 +19,7 @@ from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
 from striate.engine import Pass, pooled, traced
+from striate.engine.backends import has_memory
 from striate.engine.layout import is_channels_last, laid_out
 from striate.errors import OperandError
 from striate.geometry import ConvShape, Padding, PoolShape
@@ -76,10 +77,14 @@ class _Block(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, w, b, positions = ctx.saved_tensors
         asked = wanted(ctx)
-        if torch.is_grad_enabled():
-            # Somebody will differentiate the gradients, which the operations that this is made of know how to.
+        if torch.is_grad_enabled() or not has_memory(upstream):
+            # Somebody will differentiate the gradients, or wants a batch of them: the operations that this is made of
+            # know how to.
             leaves = [each for each, need in zip((x, w, b), asked, strict=False) if need]
-            grads = iter(torch.autograd.grad(ctx.how.composed(x, w, b), leaves, upstream, create_graph=True))
+            create = torch.is_grad_enabled()
+            with torch.enable_grad():
+                y = ctx.how.composed(x, w, b)
+            grads = iter(torch.autograd.grad(y, leaves, upstream, create_graph=create))
             found = [next(grads) if need else None for need in asked[:3]]
             return (*found, None, None, None)
         grad_x = grad_w = grad_b = None

@@ -74,7 +74,7 @@ class _BatchNorm(torch.autograd.Function):
         eps: float,
     ) -> Tensor:
         y, kept = _forward(input, residual, weight, bias, running, plan, momentum, eps)
-        ctx.plan, ctx.eps = plan, eps
+        ctx.plan, ctx.eps, ctx.strides = plan, eps, input.stride()
         ctx.save_for_backward(input, weight, bias, kept, {"output": y, "residual": residual}.get(plan.form.keeps))
         return y
 
@@ -86,6 +86,9 @@ class _BatchNorm(torch.autograd.Function):
         if torch.is_grad_enabled() or not torch._C._has_storage(upstream) or traced(upstream):
             found = _grads(ctx.plan.form, ctx.eps, needed, upstream, input, weight, bias, kept, other)
         else:
+            if input.stride() != ctx.strides:
+                # Hooks on what is kept may have put it elsewhere, in another order.
+                input = input.new_empty_strided(input.shape, ctx.strides).copy_(input)
             g = _laid_out_as(input, upstream.resolve_neg())
             other = None if other is None else _laid_out_as(input, other)
             found = list(ctx.plan.backward(g, input, other, kept))

@@ -156,7 +156,8 @@ def _lp_pool(
     power = mean * math.prod(per_axis(kernel_size, dims, "kernel", call))
     # The root has no slope at 0; a window of zeros gets a gradient of zero rather than NaN.
     some = power != 0
-    return cast(Tensor, torch.where(some, power, 1).pow(1 / norm_type) * some).to(input.dtype)
+    norm = cast(Tensor, torch.where(some, power, 1).pow(1 / norm_type) * some)
+    return norm.to(input.dtype) if input.is_floating_point() else norm
 
 
 def _magnitude_power(input: Tensor, p: float) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from striate.engine import fresh
 from striate.engine.backends import Pass
 from striate.engine.layout import reshaped
 from striate.engine.llvm import launch, weight_sums
@@ -95,13 +96,13 @@ def _input_grad(shape: ConvShape, weight: Tensor, upstream: Tensor, bias: Tensor
         return reshaped(_planar_grad(planes(g), weights, bias, windows, size), shape.input_shape)
     # In the layout that its parts will have: copying across layouts costs more than the sums.
     layout = torch.channels_last if side_by_side else torch.contiguous_format
-    grad = torch.empty((g.shape[0], weights.sizes[0] * weights.sizes[1], height, width), memory_format=layout)
+    grad = fresh.empty((g.shape[0], weights.sizes[0] * weights.sizes[1], height, width), memory_format=layout)
     for top in range(min(windows[0].stride, height)):
         for left in range(min(windows[1].stride, width)):
             place = grad[:, :, top :: windows[0].stride, left :: windows[1].stride]
             (rows, row_taps), (columns, column_taps) = _phase(windows[0], top), _phase(windows[1], left)
             if not row_taps or not column_taps:
-                place.copy_(torch.zeros(()) if bias is None else bias.reshape(1, -1, 1, 1))
+                place.copy_(fresh.zeros(()) if bias is None else bias.reshape(1, -1, 1, 1))
                 continue
             part = (place.shape[2], place.shape[3])
             place.copy_(summed(g, weights.taps(row_taps, column_taps), bias, (rows, columns), part))
@@ -115,8 +116,8 @@ def _planar_grad(
     isa, threads, (rows, columns) = the_isa(), launch.threads(), windows
     batch, _, *source = g.shape
     groups, inner, outer = weights.sizes[:3]
-    grad = torch.empty((batch, groups * inner, *size))
-    together, taps = _columns_together(columns)
+    grad = fresh.empty((batch, groups * inner, *size))
+    together, taps, missing = _columns_together(columns)
     weight = F.pad(weights.tensor.reshape(groups * outer, inner, rows.kernel, columns.kernel), (0, 1))
     phases = columns.stride
     each = weight.index_select(3, taps).unflatten(3, (phases, together.kernel)).movedim(3, 2)
@@ -131,9 +132,9 @@ def _planar_grad(
             continue
         outputs = (-(-(size[0] - top) // rows.stride), -(-size[1] // phases))
         sizes = (groups, inner * phases, outer, (source[0], source[1]))
-        made = planar_sum(isa, batch, *sizes, (axis, together), outputs, threads, apart, size)
+        made = planar_sum(isa, batch, *sizes, (axis, together), outputs, threads, apart, size, missing)
         packed = pack(isa, weights.taps(row_taps, range(together.kernel)), bias, made.channels, False)
-        scratch = torch.empty(made.scratch)
+        scratch = fresh.empty(made.scratch)
         start = grad.data_ptr() + top * size[1] * grad.element_size()
         words = made.words(g.data_ptr(), packed.data_ptr(), start, scratch.data_ptr(), g.stride()[:3])
         made.kernel(made.items, words, made.threads)
@@ -141,13 +142,15 @@ def _planar_grad(
 
 
 @lru_cache(maxsize=1024)
-def _columns_together(axis: Axis) -> tuple[Axis, Tensor]:
-    """One window over outputs for the inputs of all phases, and by phase its taps; one more for those it hasn't."""
+def _columns_together(axis: Axis) -> tuple[Axis, Tensor, frozenset[tuple[int, int]]]:
+    """One window over outputs for the inputs of all phases; by phase its taps, one more for those it hasn't; those."""
     phases = [_phase(axis, phase) for phase in range(axis.stride)]
     seen = [{k * a.dilation - a.before: tap for k, tap in enumerate(taps)} for a, taps in phases]
     first, last = min(map(min, filter(None, seen))), max(map(max, filter(None, seen)))
     taps = [[each.get(place, axis.kernel) for place in range(first, last + 1)] for each in seen]
-    return Axis(last - first + 1, 1, -first, 1), torch.tensor(taps).flatten()
+    missing = {(p, at) for p, each in enumerate(taps) for at, tap in enumerate(each) if tap == axis.kernel}
+    window = Axis(last - first + 1, 1, -first, 1)
+    return window, fresh.tensor(taps, dtype=torch.int64).flatten(), frozenset(missing)
 
 
 @lru_cache(maxsize=4096)

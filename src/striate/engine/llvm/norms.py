@@ -13,6 +13,7 @@ from functools import cache, lru_cache
 import torch
 from torch import Tensor
 
+from striate.engine import fresh
 from striate.engine.llvm import interleaved_normalization as interleaved
 from striate.engine.llvm import launch
 from striate.engine.llvm import planar_normalization as planar
@@ -91,11 +92,11 @@ class Plan(ABC):
         channels = self.channels
         weight = _constant(channels, 1.0) if weight is None else weight
         bias = _constant(channels, 0.0) if bias is None else bias
-        mean, variance = (torch.empty(channels) if each is None else each for each in running)
+        mean, variance = (fresh.empty(channels) if each is None else each for each in running)
         unbiased = momentum * self.many / max(self.many - 1, 1)
         channelwise = [weight.data_ptr(), bias.data_ptr(), mean.data_ptr(), variance.data_ptr()]
         channelwise += [real_word(number) for number in (1 - momentum, momentum, unbiased, eps)]
-        y, kept = torch.empty_like(input), torch.empty(KEPT, channels)
+        y, kept = torch.empty_like(input), fresh.empty(KEPT, channels)
         maps = [input.data_ptr(), y.data_ptr(), 0 if residual is None else residual.data_ptr()]
         self._forward(maps, [kept.data_ptr(), channels], channelwise)
         return y, kept
@@ -105,7 +106,7 @@ class Plan(ABC):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The gradients of input, residual, weight and bias; ``other`` is what the form keeps beside the input."""
         grad_input = torch.empty_like(input)
-        grad_weight, grad_bias = torch.empty(self.channels), torch.empty(self.channels)
+        grad_weight, grad_bias = fresh.empty(self.channels), fresh.empty(self.channels)
         # What has been sent back through the activation is the residual's gradient.
         middle = torch.empty_like(input) if self.form.keeps else grad
         maps = [grad.data_ptr(), input.data_ptr(), 0 if other is None else other.data_ptr(), middle.data_ptr()]
@@ -155,7 +156,7 @@ class _Interleaved(Plan):
 
     def _forward(self, maps: list[int], statistics: list[int], channelwise: list[int]) -> None:
         isa, form, together = self.isa, self.form, self._together
-        partial = torch.empty(self._chunks, 3, self.channels)
+        partial = fresh.empty(self._chunks, 3, self.channels)
         if form.training:
             words = [maps[0], partial.data_ptr(), self.channels, *self._sizes]
             _sums(isa, together)(self._chunks, words, self.threads)
@@ -166,7 +167,7 @@ class _Interleaved(Plan):
     def _backward(self, maps: list[int], statistics: list[int], gradients: list[int]) -> None:
         isa, form, together = self.isa, self.form, self._together
         grad, input, other, middle, grad_input = maps
-        partial, lines = torch.empty(self._chunks, 2, self.channels), torch.empty(2, self.channels)
+        partial, lines = fresh.empty(self._chunks, 2, self.channels), fresh.empty(2, self.channels)
         words = [grad, input, other, middle, partial.data_ptr(), *statistics, *self._sizes]
         _grad_sums(isa, form, together)(self._chunks, words, self.threads)
         words = [partial.data_ptr(), lines.data_ptr(), *statistics, *gradients, *self._sizes, self._chunks]
@@ -210,4 +211,4 @@ def _follows(shape: tuple[int, ...], strides: tuple[int, ...], order: Iterable[i
 @cache
 def _constant(channels: int, value: float) -> Tensor:
     """The weight or bias of those who have none."""
-    return torch.full((channels,), value)
+    return fresh.full((channels,), value)

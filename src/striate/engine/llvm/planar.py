@@ -41,7 +41,8 @@ class Tile:
     """What stays in registers: T output channels, R rows, V vectors of a row; ``tail`` vectors in a row's last tile.
 
     ``overlap``: the kernel's rows are written out, so that an input that several of the R rows see is read once.
-    ``phases``: so many of the T channels are one channel's columns.
+    ``phases``: so many of the T channels are one channel's columns; ``missing`` are (phase, kernel column) that there
+    aren't: nothing is multiplied there, since 0 times infinity isn't 0.
     """
 
     channels: int
@@ -50,11 +51,19 @@ class Tile:
     tail: int
     overlap: bool = False
     phases: int = 1
+    missing: frozenset[tuple[int, int]] = frozenset()
 
     @classmethod
     @cache
     def choose(
-        cls, isa: Isa, channels: int, windows: tuple[Axis, Axis], rows: int, width: int, phases: int = 1
+        cls,
+        isa: Isa,
+        channels: int,
+        windows: tuple[Axis, Axis],
+        rows: int,
+        width: int,
+        phases: int = 1,
+        missing: frozenset[tuple[int, int]] = frozenset(),
     ) -> Tile:
         """The tile that should cost the fewest cycles for ``channels`` channels of a group of ``rows`` x ``width``."""
         window, few = windows[0], windows[0].kernel * windows[1].kernel <= _MOST_OVERLAPPING
@@ -63,7 +72,7 @@ class Tile:
         for vectors in range(1, min(across, 4) + 1):
             for tile in range(phases, channels + 1, phases):
                 for deep in range(1, min(rows, 8) + 1):
-                    here = cls(tile, deep, vectors, across % vectors, tile == 1 and few, phases)
+                    here = cls(tile, deep, vectors, across % vectors, tile == 1 and few, phases, missing)
                     if tile * deep * vectors > isa.tile(here._held(isa, window)):
                         break
                     each = [here._cycles(window, count) for count in (vectors, here.tail)]
@@ -189,15 +198,16 @@ class _Generator:
         f, tile = self.f, self.tile
         place = self.columns.place(j, self.pitch)
         inputs = [(r, v, each[r] + place + v * f.lanes) for r in range(tile.rows) for v in range(vectors)]
-        if tile.channels <= tile.rows * vectors:
-            held = [f.broadcast(factors + t) for t in range(tile.channels)]
+        channels = [t for t in range(tile.channels) if (t % tile.phases, j) not in tile.missing]
+        if len(channels) <= tile.rows * vectors:
+            held = {t: f.broadcast(factors + t) for t in channels}
             for r, v, where in inputs:
                 value = f.load(where)
-                for t in range(tile.channels):
-                    totals[t, r, v].set(f.fma(held[t], value, totals[t, r, v].get()))
+                for t, factor in held.items():
+                    totals[t, r, v].set(f.fma(factor, value, totals[t, r, v].get()))
             return
         values = [(r, v, f.load(where)) for r, v, where in inputs]
-        for t in range(tile.channels):
+        for t in channels:
             factor = f.broadcast(factors + t)
             for r, v, value in values:
                 totals[t, r, v].set(f.fma(factor, value, totals[t, r, v].get()))

@@ -14,6 +14,7 @@ from functools import cache, lru_cache
 import torch
 from torch import Tensor
 
+from striate.engine import fresh
 from striate.engine.llvm import launch, planar_pooled, sparse_input, sparse_weight
 from striate.engine.llvm.isa import Isa, the_isa
 from striate.engine.llvm.launch import Kernel
@@ -125,8 +126,8 @@ def maximum(
     isa, x = the_isa(), planes(input)
     plan, together, compact = _maximum_plan(isa, shape, pool, activation, launch.threads())
     packed = pack(isa, Weights.of(weight, 1), bias, together, False)
-    values, positions = torch.empty(pool.output_shape), torch.empty(pool.output_shape, dtype=compact)
-    scratch = torch.empty(plan.scratch)
+    values, positions = fresh.empty(pool.output_shape), fresh.empty(pool.output_shape, dtype=compact)
+    scratch = fresh.empty(plan.scratch)
     words = [t.data_ptr() for t in (x, packed, values, positions, scratch)]
     plan.kernel(plan.items, [*words, *plan.before, *x.stride()[:3], *plan.after], plan.threads)
     return values, positions
@@ -159,8 +160,8 @@ def _geometry(shape: ConvShape, pool: PoolShape, side_by_side: bool, dtype: torc
 @lru_cache(maxsize=256)
 def _places(geometry: Geometry, outputs: tuple[int, int], row_size: int) -> Tensor:
     """Where in packed rows the window of every position of the convolution's output starts."""
-    down = torch.arange(outputs[0], dtype=torch.int32) * (geometry.rows.stride * row_size)
-    along = torch.arange(outputs[1], dtype=torch.int32) * (geometry.columns.stride * geometry.channels)
+    down = fresh.arange(outputs[0], dtype=torch.int32) * (geometry.rows.stride * row_size)
+    along = fresh.arange(outputs[1], dtype=torch.int32) * (geometry.columns.stride * geometry.channels)
     return (down[:, None] + along).flatten()
 
 
@@ -201,13 +202,13 @@ def weight_grad(
         x = x.contiguous()
     plan, places = _weight_plan(isa, shape, pool, side_by_side, positions.dtype, launch.threads())
     assert plan.rows is not None
-    scratch = torch.empty(plan.scratch)
+    scratch = fresh.empty(plan.scratch)
     base = scratch.data_ptr()
     own = [base + _BYTES * part for part in plan.parts]
     words = [x.data_ptr(), *x.shape[2:], *x.stride()[:3]]
     words += [g.data_ptr(), positions.data_ptr(), places.data_ptr(), *own, *plan.before]
     plan.kernel(plan.items, [*words, g.stride(0), g.stride(1), g.stride(3), *plan.after], plan.threads)
-    made, bias = torch.empty(shape.weight_shape), torch.empty(shape.out_channels)
+    made, bias = fresh.empty(shape.weight_shape), fresh.empty(shape.out_channels)
     rows, columns = (1, *shape.kernel)[-2:]
     row_numbers = plan.rows.vectors * isa.lanes
     words = [*own[:2], made.data_ptr(), bias.data_ptr(), plan.threads, shape.out_channels, row_numbers]
@@ -253,15 +254,15 @@ def input_grad(
     isa = the_isa()
     g, positions = _pooled(plane(grad), plane(positions))
     layout = torch.channels_last if channels_last and shape.dims == 2 else torch.contiguous_format
-    made = torch.empty(shape.input_shape, memory_format=layout)
+    made = fresh.empty(shape.input_shape, memory_format=layout)
     x, w = plane(made), plane(weight)
     plan = _input_plan(isa, shape, pool, _side_by_side(x), positions.dtype, launch.threads())
     assert plan.rows is not None
     row_numbers = plan.rows.vectors * isa.lanes
-    factors = torch.empty(shape.out_channels, plan.rows.count, row_numbers)
+    factors = fresh.empty(shape.out_channels, plan.rows.count, row_numbers)
     words = [w.data_ptr(), factors.data_ptr(), row_numbers, *w.shape[1:], *w.stride()]
     _taps_kernel(isa)(shape.out_channels, words, 1)
-    scratch = torch.empty(plan.scratch)
+    scratch = fresh.empty(plan.scratch)
     own = [scratch.data_ptr() + _BYTES * part for part in plan.parts]
     words = [x.data_ptr(), *x.shape[2:], *x.stride()[:3]]
     words += [g.data_ptr(), positions.data_ptr(), factors.data_ptr(), *own, *plan.before]

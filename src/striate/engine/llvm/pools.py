@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
+from striate.engine import fresh
 from striate.engine.llvm import interleaved_pooling, launch, pooling
 from striate.engine.llvm.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.isa import Isa, the_isa
@@ -90,7 +91,7 @@ def _sizes(shape: PoolShape) -> list[int]:
 
 def _padded(numbers: list[int], dtype: torch.dtype) -> Tensor:
     # Whole vectors are read, of which the lanes beyond the last output are dropped.
-    return torch.tensor(numbers + [1] * 16, dtype=dtype)
+    return fresh.tensor(numbers + [1] * 16, dtype=dtype)
 
 
 @lru_cache(maxsize=1024)
@@ -155,7 +156,7 @@ class _Made(NamedTuple):
     def __call__(self, x: Tensor, *results: Tensor) -> None:
         places = [result.data_ptr() for result in results]
         if self.scratch:
-            scratch = torch.empty(self.scratch)
+            scratch = fresh.empty(self.scratch)
             self.start(x.data_ptr(), scratch.data_ptr(), *places)
         else:
             self.start(x.data_ptr(), *places)
@@ -206,10 +207,10 @@ def _pooled(shape: PoolShape, input: Tensor, index: str = "", activation: str = 
     x = input if interleaved else planes(input)
     made = _forward(the_isa(), shape, x.stride(), interleaved, index, activation, launch.threads())
     layout = torch.channels_last if interleaved else torch.contiguous_format
-    results = [torch.empty(shape.output_shape, memory_format=layout)]
+    results = [fresh.empty(shape.output_shape, memory_format=layout)]
     if index:
         dtype = torch.int16 if index == "i16" else torch.int32
-        results.append(torch.empty(shape.output_shape, dtype=dtype, memory_format=layout))
+        results.append(fresh.empty(shape.output_shape, dtype=dtype, memory_format=layout))
     made(x, *results)
     return results
 
@@ -274,6 +275,6 @@ def _spread(shape: PoolShape, grad_output: Tensor, indices: Tensor | None = None
     if indices is not None:
         given.append(indices.contiguous(memory_format=layout))
         index = _INDEX[indices.dtype]
-    grad = torch.empty(shape.input_shape, memory_format=layout)
+    grad = fresh.empty(shape.input_shape, memory_format=layout)
     _backward(the_isa(), shape, interleaved, index, launch.threads())(*given, grad)
     return grad

@@ -25,8 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-import torch
-
+from striate.engine import fresh
 from striate.engine.llvm import compile as compiler
 from striate.engine.llvm import launch
 from striate.engine.llvm.isa import Isa
@@ -128,7 +127,7 @@ class Program:
     def __init__(self, steps: Sequence[Step], source: Buffer, result: Buffer, isa: Isa, threads: int) -> None:
         self.steps = tuple(steps)
         self.numbers, offsets = arranged(steps, {source, result})
-        self._arena = torch.empty(self.numbers + _LINE)
+        self._arena = fresh.empty(self.numbers + _LINE)
         base = -(-self._arena.data_ptr() // 64) * 64
         openmp = launch.openmp()
         self.threads = 1 if openmp is None else min(threads, max(step.threads for step in steps))

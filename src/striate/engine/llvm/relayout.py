@@ -18,7 +18,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from striate.engine import layout
+from striate.engine import fresh, layout
 from striate.engine.llvm import launch
 from striate.engine.llvm.emit import Function, Number, Pointer
 from striate.engine.llvm.isa import Isa, host
@@ -91,7 +91,7 @@ def moved(tensor: Tensor, channels_last: bool) -> Tensor | None:
     if tensor.is_contiguous(memory_format=there):
         return None
     assert isa is not None
-    made = torch.empty(tensor.shape, memory_format=there)
+    made = fresh.empty(tensor.shape, memory_format=there)
     rows, columns = (channels, positions) if channels_last else (positions, channels)
     _transpose(isa, tensor, made, batch, rows, columns)
     return made
@@ -106,7 +106,7 @@ def transposed(matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The transpose of a matrix that lies row by row, as a tensor of this shape."""
     isa = host()
     assert isa is not None
-    made = torch.empty(shape)
+    made = fresh.empty(shape)
     _transpose(isa, matrix, made, 1, *matrix.shape)
     return made
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from striate.engine import fresh
 from striate.engine.llvm import interleaved, interleaved_depthwise, launch, planar
 from striate.engine.llvm.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.interleaved import ChannelTile
@@ -113,8 +114,8 @@ class Prepared:
     own: int  #: bytes to these; 0 if it has none
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        y = torch.empty_strided(self.shape, self.layout)  # half of what empty takes to work strides out
-        scratch = torch.empty(self.scratch)
+        y = fresh.empty_strided(self.shape, self.layout)  # half of what empty takes to work strides out
+        scratch = fresh.empty(self.scratch)
         packed = scratch.data_ptr()
         self.pack.fill(weight, bias, packed)
         if self.own:
@@ -195,13 +196,14 @@ def planar_sum(
     threads: int,
     apart: tuple[int, int] = (1, 1),
     whole: tuple[int, int] | None = None,
+    missing: frozenset[tuple[int, int]] = frozenset(),
 ) -> Sum:
     """The sum on planes. ``apart``: results are so many rows and columns apart in planes of size ``whole``, and outer
     channels are each plane's columns in between (see planar.py).
     """
     rows, columns = windows
     out_height, out_width = outputs
-    tile = Tile.choose(isa, outer, windows, out_height, out_width, apart[1])
+    tile = Tile.choose(isa, outer, windows, out_height, out_width, apart[1], missing)
     tiles = -(-outer // tile.channels)
     pitch = columns.pitch(out_width, isa.lanes)
     line = inner * pitch * columns.stride

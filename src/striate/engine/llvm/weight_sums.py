@@ -13,6 +13,7 @@ from functools import cache, lru_cache
 import torch
 from torch import Tensor
 
+from striate.engine import fresh
 from striate.engine.layout import reshaped
 from striate.engine.llvm import interleaved_depthwise_weight, interleaved_weight, launch, planar_weight
 from striate.engine.llvm.interleaved_depthwise_weight import DepthwiseTile
@@ -67,7 +68,7 @@ class _WeightSum:
 
     def __call__(self, x: Tensor, g: Tensor) -> Tensor:
         shape = self.sums if self.threads == 1 else (self.threads, *self.sums)
-        partial, scratch = torch.zeros(shape), torch.empty(self.scratch)
+        partial, scratch = fresh.zeros(shape), fresh.empty(self.scratch)
         self.start(x.data_ptr(), g.data_ptr(), partial.data_ptr(), scratch.data_ptr())
         return partial if self.threads == 1 else partial.sum(0)
 

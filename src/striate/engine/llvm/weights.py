@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
+from striate.engine import fresh
 from striate.engine.llvm import launch
 from striate.engine.llvm.emit import Function, Number
 from striate.engine.llvm.isa import Isa
@@ -104,7 +104,7 @@ class Packing:
 
     def __call__(self, weight: Tensor, bias: Tensor | None, into: Tensor | None = None) -> Tensor:
         """The packed weight; ``into`` is where it was packed before."""
-        packed = torch.empty(self.shape) if into is None else into
+        packed = fresh.empty(self.shape) if into is None else into
         self.fill(weight, bias, packed.data_ptr())
         return packed
 
