@@ -26,7 +26,7 @@ from striate.errors import OperandError, StriateError
 def _planning(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Plans are made, and found to be faster, whatever the clock says."""
 
-    def interleaved(candidates: dict[str, Callable[[], object]]) -> dict[str, float]:
+    def interleaved(candidates: dict[str, Callable[[], object]], *_: float) -> dict[str, float]:
         for run in candidates.values():
             run()
         return {name: 1.0 if name in ("", "aten") else 1e-3 for name in candidates}
@@ -454,7 +454,7 @@ def test_few_shapes_are_kept() -> None:
 
 
 def test_slower_plans_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "interleaved", lambda runs: {name: 2.0 if name else 1.0 for name in runs})
+    monkeypatch.setattr(tuning, "interleaved", lambda runs, *_: {name: 2.0 if name else 1.0 for name in runs})
     model, x = nn.Sequential(nn.Conv2d(1, 4, 3)).eval(), torch.randn(1, 1, 9, 9)
     fast = accelerated(model)
     with torch.no_grad():
@@ -575,7 +575,7 @@ def test_plans_that_would_keep_much_memory_are_not_made(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(("shared", "taken"), [(0.95, 1), (0.5, 2)])
 def test_several_threads_have_to_be_worth_it(shared: float, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "interleaved", lambda runs: {"": 9.0, "1": 1.0, "2": shared})
+    monkeypatch.setattr(tuning, "interleaved", lambda runs, *_: {"": 9.0, "1": 1.0, "2": shared})
     monkeypatch.setattr(inference, "_ALONE", float("inf"))
     torch.set_num_threads(2)
     try:

@@ -197,7 +197,7 @@ def test_gains_are_measured_times(monkeypatch: pytest.MonkeyPatch) -> None:
     forget()
     monkeypatch.setattr(tuning, "_enabled", True)
     assert engine.gain(shape, (Pass.OUTPUT,), x, False) is None
-    monkeypatch.setattr(tuning, "interleaved", lambda runs: {"aten": 5e-3, "llvm": 2e-3})
+    monkeypatch.setattr(tuning, "interleaved", lambda runs, *_: {"aten": 5e-3, "llvm": 2e-3})
     ops.conv2d(x, torch.randn(3, 2, 3, 3))
     assert engine.gain(shape, (Pass.OUTPUT,), x, False) == pytest.approx(3e-3 - 0.05 * 5e-3)
     assert engine.gain(shape, (Pass.OUTPUT, Pass.WEIGHT_GRAD), x, False) is None

@@ -144,7 +144,7 @@ class Random(nn.Module):
 def _planning(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Plans are made, and found to be faster, whatever the clock says."""
 
-    def interleaved(candidates: dict[str, Callable[[], object]]) -> dict[str, float]:
+    def interleaved(candidates: dict[str, Callable[[], object]], *_: float) -> dict[str, float]:
         for run in candidates.values():
             run()
         return {name: 1.0 if name in ("", "aten") else 1e-3 for name in candidates}

@@ -40,6 +40,7 @@ from torch.nn.modules import module as torchs_modules
 from striate.acceleration.capture import Graph, Refusal, captured
 from striate.acceleration.forward import Blocks, blocked
 from striate.acceleration.lowering import Lowered, lowered
+from striate.acceleration.watched import Watched
 from striate.engine import fresh, traced, tuning
 from striate.engine.backends import fixed
 from striate.engine.llvm import launch
@@ -53,7 +54,9 @@ _KEPT: Final = 8
 _AGAIN: Final = 4
 #: How many times as fast several threads have to be as one: they wait for each other at every step, which takes long
 #: when the machine has other work.
-_COMPANY: Final = 1.2
+_COMPANY: Final = 1.1
+#: Seconds that plans of different numbers of threads are timed for: the scheduler lets single runs wait.
+_LONGER: Final = 0.1
 #: Seconds of an ordinary call up to which a plan on one thread is tried as well.
 _ALONE: Final = 0.02
 #: Bytes that a plan's maps may take, which it keeps between calls.
@@ -108,8 +111,9 @@ class Plans:
         if entry is not None and plan is not None:
             result = plan(input, self.doubts)
             if result is not None or not plan.gone:
-                with contextlib.suppress(KeyError):  # another thread may have dropped it meanwhile
-                    self._entries.move_to_end(key)
+                if len(self._entries) > 1:
+                    with contextlib.suppress(KeyError):  # another thread may have dropped it meanwhile
+                        self._entries.move_to_end(key)
                 return result
             entry.plan, entry.calls = None, 0
             if entry.made >= _AGAIN:
@@ -164,6 +168,8 @@ class Plans:
         runs: dict[str, Callable[[], object]] = {"": lambda: _ordinary(module, blocks, input)}
         runs |= {name: _timed(plan, input, self.doubts) for name, plan in made.items()}
         times = tuning.interleaved(runs)
+        if len(made) > 1 and min(times, key=times.__getitem__):
+            times |= tuning.interleaved({name: runs[name] for name in made}, _LONGER)
         weighed = {name: seconds * (_COMPANY if name in made and name != "1" else 1) for name, seconds in times.items()}
         best = tuning.fastest(weighed, sorted(runs))
         if not best:
@@ -200,7 +206,7 @@ def _why_not(input: Any) -> str:
 class Snapshot:
     """All that a model's way from input to result hangs on: modules, their classes, attributes and tensors.
 
-    It is looked at before every call, so what it does for a module is a few calls of functions written in C.
+    It is looked at before every call: natively where all is the same to the object, else by what is equal.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -219,12 +225,22 @@ class Snapshot:
         self._empty = [table for table in tables + children if not table]
         self._hooks = [each[name] for each in attributes for name in _HOOKS]
         self._hooks += [getattr(torchs_modules, name) for name in _GLOBAL_HOOKS]
+        self._watched, self._watches = self._watch(), 0
+
+    def _watch(self) -> Watched | None:
+        isa = host()
+        return None if isa is None else Watched([*self._dicts, *self._tables, *self._empty, *self._hooks], isa)
 
     def _read(self) -> list[Any]:
         return [read(attributes) for read, attributes in self._readers]
 
+    def untouched(self) -> bool:
+        """Whether nothing has changed, hooks included; if it may have, ask the others."""
+        same = self._watched is not None and self._watched.unchanged()
+        return same and list(map(type, self.modules)) == self._kinds
+
     def holds(self) -> bool:
-        """Whether nothing has changed."""
+        """Whether nothing has changed that isn't equal to what it was."""
         if any(self._empty) or list(map(type, self.modules)) != self._kinds:
             return False
         inside = _values(self._tables)
@@ -235,7 +251,11 @@ class Snapshot:
             same = self._read() == self._attributes
         except Exception:
             return False
-        return same and list(map(len, self._dicts)) == self._counts
+        holds = same and list(map(len, self._dicts)) == self._counts
+        if holds and self._watches < _AGAIN:
+            self._watches += 1
+            self._watched = self._watch()  # equal, but other objects
+        return holds
 
     def tensors(self) -> list[Tensor]:
         """The model's parameters and buffers."""
@@ -294,12 +314,13 @@ class Plan:
         if not self._lock.acquire(blocking=False):
             return None
         try:
-            if self._snapshot.hooked():
-                return None
-            if not self._snapshot.holds():
-                # The mode is an attribute too, and comes back.
-                self.gone = not self._snapshot.busy()
-                return None
+            if not self._snapshot.untouched():
+                if self._snapshot.hooked():
+                    return None
+                if not self._snapshot.holds():
+                    # The mode is an attribute too, and comes back.
+                    self.gone = not self._snapshot.busy()
+                    return None
             marks = self._now()
             if (marks != self._marks or doubts != self._doubts) and not self._pack(marks, doubts):
                 return None

@@ -140,10 +140,10 @@ def fastest(times: dict[str, float], candidates: list[str]) -> str:
     return best
 
 
-def interleaved(candidates: dict[str, Callable[[], object]]) -> dict[str, float]:
+def interleaved(candidates: dict[str, Callable[[], object]], budget: float = BUDGET) -> dict[str, float]:
     """Median seconds of each candidate, all taking turns, so that what slows the machine slows them alike.
 
-    Where a single run takes long, one of each has to do.
+    Each takes about ``budget`` seconds; where a single run takes long, one of each has to do.
     """
     once: dict[str, float] = {}
     for name, run in candidates.items():
@@ -155,9 +155,9 @@ def interleaved(candidates: dict[str, Callable[[], object]]) -> dict[str, float]
     if longest > LONG:
         return once
     least, most = RUNS
-    turns = max(least, min(most, int(BUDGET / max(longest, 1e-6))))
+    turns = max(least, min(most, int(budget / max(longest, 1e-6))))
     # Short runs are repeated within a turn: a clock's tick and a cold cache would weigh too much.
-    each = max(1, int(BUDGET / most / max(longest, 1e-6)))
+    each = max(1, int(budget / most / max(longest, 1e-6)))
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(turns):
         for name, run in candidates.items():
