@@ -159,6 +159,8 @@ def main(
             if only_inference and kind == "training":
                 continue
             errors.print(f"{name}, {kind}, {batch} images", style="dim")
+            if with_compile:
+                torch.compiler.reset()  # it compiles so many forms of a function, then calls it as it is
             times = interleaved(contestants(work, batch, task, with_compile, runtimes), turns, rest=0.05)
             medians = {contestant: times.median(contestant) for contestant in times.seconds}
             mine, theirs = (
