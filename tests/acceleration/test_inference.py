@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import os
 import pickle
 import threading
+import types
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -510,6 +513,139 @@ def test_a_plan_that_cannot_be_made_fails_no_call(monkeypatch: pytest.MonkeyPatc
     for each in found:
         assert_alike(each, model(x).detach())
     assert "IndexError" in plan_of(fast, x)
+
+
+class Sliced(nn.Module):
+    """Two convolutions of which parts are put together."""
+
+    def __init__(self, together: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.one, self.other, self.together = nn.Conv2d(3, 16, 3), nn.Conv2d(3, 16, 3), together
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.together(F.relu(self.one(x)), self.other(x))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(
+    "together",
+    [
+        lambda h, y: y[:, :8] + h[:, 8:],
+        lambda h, y: y[:, 8:] * h[:, :8],
+        lambda h, y: h[:, 8:] - h[:, :8],
+        lambda h, y: h * y.mean((2, 3), keepdim=True)[:, :1],
+        lambda h, y: h[:, 8:] * h.mean((2, 3), keepdim=True)[:, 8:] + y[:, 8:].mean((2, 3), keepdim=True),
+        lambda h, y: torch.sigmoid(y.mean((2, 3)))[:, :8] * h.mean((2, 3))[:, 8:],
+        lambda h, y: F.relu(y[:, 8:]) + 1,
+        lambda h, y: (h + y).as_strided((1, 1, 5, 5), (25, 25, 5, 1)),
+        lambda h, y: (h + y).view(torch.int32),
+    ],
+)
+def test_parts_of_tensors(together: Callable[[Tensor, Tensor], Tensor], batch: int) -> None:
+    model, x = Sliced(together).eval(), torch.randn(batch, 3, 12, 12)
+    fast = accelerated(model)
+    with torch.no_grad():
+        for _ in range(4):
+            found, expected = fast(x), model(x)
+            assert found.dtype == expected.dtype
+            found, expected = (each.view(torch.float32) for each in (found, expected))
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_bias_of_one_number_for_all_columns() -> None:
+    class Stretched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.randn(64, 64)), nn.Parameter(torch.randn(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(F.linear(x, self.weight, self.bias))
+
+    model, x = Stretched().eval(), torch.randn(3, 64)
+    fast = accelerated(model)
+    with torch.no_grad():
+        for _ in range(4):
+            torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD])
+def test_fused_optimisers_are_seen(kind: Any) -> None:
+    """They change weights without their version, after the call that gave the gradients."""
+    model, x = (
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 5)),
+        torch.randn(2, 3, 10, 10),
+    )
+    fast = planned(accelerated(model.eval()), x)
+    optimiser = kind(fast.parameters(), 0.1, fused=True)
+    for _ in range(3):
+        fast(x).square().sum().backward()
+        with torch.no_grad():
+            fast(x)
+        optimiser.step()
+        optimiser.zero_grad()
+        with torch.no_grad():
+            torch.testing.assert_close(fast(x), restore(copy.deepcopy(fast))(x), rtol=1e-4, atol=1e-4)
+
+
+class Keeps(nn.Module):
+    """Keeps what it computes, wherever a model may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.kept = nn.Conv2d(3, 8, 3), {"deep": {"list": [], "set": {1}}}
+        self.last, self.told = collections.deque(maxlen=8), types.SimpleNamespace(count=0, seen=[])
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        lambda model, y: model.kept["deep"]["list"].append(y),
+        lambda model, y: model.kept["deep"]["set"].add(2),
+        lambda model, y: model.kept.setdefault("new", y),
+        lambda model, y: model.last.append(y),
+        lambda model, y: setattr(model.told, "count", model.told.count + 1),
+        lambda model, y: model.told.seen.append(y),
+    ],
+)
+def test_what_a_model_keeps_is_kept_as_before(keep: Callable[[Any, Tensor], object]) -> None:
+    class Keeping(Keeps):
+        def forward(self, x: Tensor) -> Tensor:
+            y = F.relu(self.one(x))
+            keep(self, y)
+            return y
+
+    model, x = Keeping().eval(), torch.randn(1, 3, 8, 8)
+    fast = accelerated(model)
+    with torch.no_grad():
+        for _ in range(5):
+            fast(x), model(x)
+    assert all(type(tensor) is Tensor for tensor in [*fast.last, *fast.told.seen, *fast.kept["deep"]["list"]])
+    assert len(fast.last) == len(model.last)
+    assert len(fast.kept["deep"]["list"]) == len(model.kept["deep"]["list"])
+    assert fast.kept.keys() == model.kept.keys()
+    assert fast.kept["deep"]["set"] == model.kept["deep"]["set"]
+    assert (fast.told.count, len(fast.told.seen)) == (model.told.count, len(model.told.seen))
+
+
+def test_changed_classes_are_seen() -> None:
+    class Leaky(nn.Module):
+        slope = 0.1
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Conv2d(3, 8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.leaky_relu(self.one(x), self.slope)
+
+    model, x = Leaky().eval(), torch.randn(1, 3, 8, 8)
+    fast = planned(accelerated(model), x)
+    Leaky.slope = 0.9
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
+        planned(fast, x)
+        Leaky.forward = lambda self, x: torch.tanh(self.one(x))
+        torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("channels", [1, 5, 8, 19, 32])

@@ -77,7 +77,7 @@ class Followers:
     def absorb(self, made: Sum, value: Value) -> Value:
         """Lets a sum take along what follows it; the last value that it makes."""
         while (user := self._only_user(value)) is not None:
-            if user.function.is_view or user.name == "_unsafe_view":
+            if user.is_view:
                 try:
                     meta = user.function(made.place.meta, *user.args[1:], **user.kwargs)
                 except RuntimeError:

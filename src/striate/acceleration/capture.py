@@ -10,8 +10,11 @@ An operator that changes a tensor in place becomes one that makes a new tensor, 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -50,6 +53,12 @@ class Node:
     def name(self) -> str:
         return str(self.function.overloadpacket).removeprefix("aten.")
 
+    @property
+    def is_view(self) -> bool:
+        """Whether its result is its operand's numbers, in another shape or order or a part of them."""
+        of_numbers = len(self.results) == 1 and self.results[0].dtype == torch.float32 and self.name != "as_strided"
+        return of_numbers and (self.function.is_view or self.name == "_unsafe_view")
+
     def values(self) -> Iterator[Value]:
         for leaf in tree_leaves((self.args, self.kwargs)):
             if isinstance(leaf, Value):
@@ -84,7 +93,7 @@ def captured(model: torch.nn.Module, run: Callable[[Tensor], Any], input: Tensor
         # Whatever a model may raise on a tensor without numbers, it is no reason to fail: the call itself will tell.
         raise Refusal(f"{type(error).__name__} while it was captured: {str(error).partition(chr(10))[0]}") from error
     finally:
-        changed = _put_back(model, before)
+        changed = _put_back(before)
     if changed:
         raise Refusal(f"{changed[0]} changes while it runs")
     if not isinstance(result, Tensor):
@@ -182,40 +191,79 @@ def _owned(model: torch.nn.Module) -> Iterable[Tensor]:
             yield from (tensor for tensor in held.values() if tensor is not None)
 
 
-_State = list[tuple[torch.nn.Module, dict[str, Any], dict[str, Any]]]
+#: Containers that a model's attributes lead to, each with where it was found and what it held.
+_State = list[tuple[str, Any, Any]]
+_CONTAINERS = (dict, list, set, deque, tuple)
+#: Containers that are gone through; who has more keeps data in them.
+_MOST_CONTAINERS = 10_000
 
 
 def _attributes(model: torch.nn.Module) -> _State:
-    """Every module with its attributes, and with what containers among them hold."""
-    return [(module, dict(vars(module)), _held(vars(module))) for module in model.modules()]
+    """What modules' attributes are, what is in the containers among them, however deep, and in the objects.
+
+    Raises:
+        Refusal: there are too many.
+    """
+    found: _State = []
+    waiting: list[tuple[str, Any, bool]] = [(type(module).__name__, vars(module), True) for module in model.modules()]
+    seen = {id(each) for _, each, _ in waiting}
+    while waiting:
+        where, container, own = waiting.pop()
+        found.append((where, container, _copied(container)))
+        if len(found) > _MOST_CONTAINERS:
+            raise Refusal("its attributes lead to more than can be looked at")
+        inside = container.items() if isinstance(container, dict) else enumerate(container)
+        for name, value in inside:
+            # Objects within objects lead to everything there is: loggers, trainers, and what other threads work with.
+            inner = value if isinstance(value, _CONTAINERS) else _attributes_of(value) if own else None
+            if inner is not None and id(inner) not in seen:
+                seen.add(id(inner))
+                waiting.append((f"{where}.{name}", inner, False))
+    return found
 
 
-def _held(attributes: dict[str, Any]) -> dict[str, Any]:
-    return {name: each.copy() for name, each in attributes.items() if isinstance(each, (dict, list, set))}
+def _attributes_of(value: Any) -> dict[str, Any] | None:
+    """Those of an object that is neither tensor, module nor function."""
+    if isinstance(value, (Tensor, torch.nn.Module, type, ModuleType, FunctionType, MethodType, partial)):
+        return None
+    return getattr(value, "__dict__", None)
 
 
-def _put_back(model: torch.nn.Module, before: _State) -> list[str]:
+def _copied(container: Any) -> Any:
+    return dict(container) if isinstance(container, dict) else list(container)
+
+
+def _put_back(before: _State) -> list[str]:
     """Undoes assignments; what was assigned to."""
     changed = []
-    for module, attributes, held in before:
-        now = vars(module)
-        for name in {**attributes, **now}:
-            if name not in attributes:
-                del now[name]
-            elif name not in now or now[name] is not attributes[name]:
-                now[name] = attributes[name]
-            elif name in held and not _alike(now[name], held[name]):
-                now[name].clear()
-                (now[name].extend if isinstance(now[name], list) else now[name].update)(held[name])
-            else:
-                continue
-            changed.append(f"{type(module).__name__}.{name}")
+    for where, container, held in before:
+        if _alike(container, held):
+            continue
+        if isinstance(container, dict):
+            # One by one: another thread may look meanwhile.
+            for name in list({**held, **container}):
+                if name not in held:
+                    del container[name]
+                elif name not in container or container[name] is not held[name]:
+                    container[name] = held[name]
+                else:
+                    continue
+                changed.append(f"{where}.{name}")
+            continue
+        changed.append(where)
+        if isinstance(container, list):
+            container[:] = held
+        else:
+            container.clear()
+            (container.extend if isinstance(container, deque) else container.update)(held)
     return changed
 
 
-def _alike(one: Any, other: Any) -> bool:
-    if len(one) != len(other):
+def _alike(container: Any, held: Any) -> bool:
+    if len(container) != len(held):
         return False
-    if isinstance(one, dict):
-        return all(a is c and b is d for (a, b), (c, d) in zip(one.items(), other.items(), strict=True))
-    return all(a is b for a, b in zip(one, other, strict=True)) if isinstance(one, list) else bool(one == other)
+    if isinstance(container, dict):
+        return all(a is c and b is d for (a, b), (c, d) in zip(container.items(), held.items(), strict=True))
+    if isinstance(container, (set, frozenset)):
+        return {id(each) for each in container} == {id(each) for each in held}
+    return all(a is b for a, b in zip(container, held, strict=True))

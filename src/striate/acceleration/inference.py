@@ -15,8 +15,9 @@ compile for ever; that call takes as long as some five others, since plan and or
 memory of its maps, and isn't made where that is more than 512 MiB.
 
 Weights are packed, and batch normalisation is folded into them, when it is made, and again when a version counter or an
-address of the model's tensors has changed. Writes through ``.data`` change neither; they are seen after the next call
-in training mode or with gradients on. What a ``forward`` reads beside its module's attributes (a global variable, what
+address of the model's tensors has changed, or an optimiser has made a step. Other writes past autograd (through
+``.data``, NumPy or the storage) change none of these; they are seen after the next call in training mode or with
+gradients on. What a ``forward`` reads beside its module's attributes (a global variable, what
 a list in them holds) is taken to stay as it was when the plan was made.
 """
 
@@ -30,12 +31,14 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from operator import attrgetter, is_, itemgetter
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch.nn.modules import module as torchs_modules
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from striate.acceleration.capture import Graph, Refusal, captured
 from striate.acceleration.forward import Blocks, blocked
@@ -157,11 +160,12 @@ class Plans:
 
     def _fastest(self, module: torch.nn.Module, blocks: Blocks | None, input: Tensor, snapshot: Snapshot) -> Plan:
         """The plan, on as many threads as it is fastest on."""
+        # First of all, since a model that does more than compute may not be called for timing.
+        graph = captured(module, lambda x: _ordinary(module, blocks, x), input)
         start = time.perf_counter()
         expected = _ordinary(module, blocks, input)
         # One thread is worth trying where several spend their time waiting for each other.
         alone = {1} if time.perf_counter() - start < _ALONE else set()
-        graph = captured(module, lambda x: _ordinary(module, blocks, x), input)
         # Tensors without numbers don't always lie as PyTorch's results do.
         graph.output.stride = expected.stride()
         made = {str(threads): Plan(snapshot, graph, threads, self.doubts) for threads in {launch.threads(), *alone}}
@@ -225,6 +229,10 @@ class Snapshot:
         self._empty = [table for table in tables + children if not table]
         self._hooks = [each[name] for each in attributes for name in _HOOKS]
         self._hooks += [getattr(torchs_modules, name) for name in _GLOBAL_HOOKS]
+        # Attributes and methods of classes that somebody else has written, which may change them.
+        foreign = {kind for each in self._kinds for kind in each.__mro__ if not kind.__module__.startswith(_OURS)}
+        self._classes = sorted(foreign, key=id)
+        self._methods = _methods(self._classes)
         self._watched, self._watches = self._watch(), 0
 
     def _watch(self) -> Watched | None:
@@ -237,11 +245,17 @@ class Snapshot:
     def untouched(self) -> bool:
         """Whether nothing has changed, hooks included; if it may have, ask the others."""
         same = self._watched is not None and self._watched.unchanged()
-        return same and list(map(type, self.modules)) == self._kinds
+        return same and list(map(type, self.modules)) == self._kinds and self._unpatched()
+
+    def _unpatched(self) -> bool:
+        now = _methods(self._classes)
+        return len(now) == len(self._methods) and all(map(is_, now, self._methods))
 
     def holds(self) -> bool:
         """Whether nothing has changed that isn't equal to what it was."""
         if any(self._empty) or list(map(type, self.modules)) != self._kinds:
+            return False
+        if not self._unpatched():
             return False
         inside = _values(self._tables)
         if len(inside) != len(self._inside) or not all(map(is_, inside, self._inside)):
@@ -273,12 +287,37 @@ def _values(tables: list[dict[str, Any]]) -> list[Any]:
     return list(itertools.chain.from_iterable(map(dict.values, tables)))
 
 
+def _methods(kinds: list[type]) -> list[Any]:
+    return list(itertools.chain.from_iterable(vars(kind).values() for kind in kinds))
+
+
+class _Updates:
+    """Counts steps of optimisers, since fused ones change weights without their version."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, *_: Any) -> None:
+        self.count += 1
+
+
+@cache
+def _updates() -> _Updates:
+    made = _Updates()
+    register_optimizer_step_post_hook(made)
+    return made
+
+
 _training = attrgetter("training")
 _version = attrgetter("_version")
 #: What every module has: tables, of which what they hold is looked at by itself, and the mode.
 _STATE: Final = ("_parameters", "_buffers", "_modules", "training")
 _HOOKS: Final = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _GLOBAL_HOOKS: Final = tuple(f"_global{hooks}" for hooks in _HOOKS)
+#: Where classes come from whose methods nobody changes.
+_OURS: Final = ("torch.", "striate.", "builtins")
+#: Versions and addresses of tensors, and how many steps optimisers have made.
+_Marks = tuple[list[int], list[int], int]
 _EVERYBODYS: Final = frozenset(vars(torch.nn.Module()))
 
 
@@ -301,13 +340,14 @@ class Plan:
         if 4 * self.program.numbers > _MEMORY:
             raise Refusal(f"it would keep {4 * self.program.numbers >> 20:,} MiB of memory between calls")
         self._lowered = made
+        self._updates = _updates()
         self._marks = self._now()
         self._lock = threading.Lock()
         #: Whether the model is another one now, for good.
         self.gone = False
 
-    def _now(self) -> tuple[list[int], list[int]]:
-        return list(map(_version, self._tensors)), list(map(Tensor.data_ptr, self._tensors))
+    def _now(self) -> _Marks:
+        return list(map(_version, self._tensors)), list(map(Tensor.data_ptr, self._tensors)), self._updates.count
 
     def __call__(self, input: Tensor, doubts: int) -> Tensor | None:
         """The model's result, or None if another thread is here or the model isn't what it was."""
@@ -330,7 +370,7 @@ class Plan:
         finally:
             self._lock.release()
 
-    def _pack(self, marks: tuple[list[int], list[int]], doubts: int) -> bool:
+    def _pack(self, marks: _Marks, doubts: int) -> bool:
         kept = [(tensor.dtype, tensor.shape, tensor.stride()) for tensor in self._tensors]
         self.gone = kept != self._kept or any(not tensor.is_cpu for tensor in self._tensors)
         if self.gone:

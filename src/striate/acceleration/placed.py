@@ -35,6 +35,9 @@ def _like(meta: Tensor, stride: tuple[int, ...]) -> bool:
 
 
 def along(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors that begin where their buffers do lie alike."""
+    if one.storage_offset() or other.storage_offset():
+        return False
     return one.shape == other.shape and _like(one, other.stride())
 
 
@@ -64,7 +67,12 @@ def of_channels(numbers: Tensor, meta: Tensor) -> Tensor:
 
 def stretched(small: Tensor, large: Tensor) -> bool:
     """Whether the one has a number for each channel of each image of the other."""
-    if small.dim() != large.dim() or small.shape[0] != large.shape[0] or not small.is_contiguous():
+    if (
+        small.storage_offset()
+        or small.dim() != large.dim()
+        or small.shape[0] != large.shape[0]
+        or not small.is_contiguous()
+    ):
         return False
     inner = [axis for axis in range(1, large.dim()) if large.stride(axis) == 1 and large.shape[axis] > 1]
     fits = all(small.shape[axis] == (large.shape[axis] if axis in inner else 1) for axis in range(1, large.dim()))

@@ -51,7 +51,9 @@ def exponential(f: Function, value: str) -> str:
 def sigmoid(f: Function, z: str) -> str:
     """1 / (1 + exp(-z))"""
     one = f.constant(1.0)
-    return f.arithmetic("fdiv", one, f.arithmetic("fadd", one, exponential(f, f.negative(z))))
+    made = f.arithmetic("fdiv", one, f.arithmetic("fadd", one, exponential(f, f.negative(z))))
+    # Below all normal numbers, and so that what multiplies by it goes to zero as well.
+    return f.select(f.compare("olt", z, f.constant(-_HIGHEST)), f.zeros(), made)
 
 
 def _clamped(f: Function, z: str) -> str:
