@@ -8,7 +8,7 @@ import os
 import pickle
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,21 +24,7 @@ from striate.acceleration.inference import Plan, Snapshot
 from striate.engine import tuning
 from striate.errors import OperandError, StriateError
 
-
-@pytest.fixture(autouse=True)
-def _planning(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Plans are made, and found to be faster, whatever the clock says."""
-
-    def interleaved(candidates: dict[str, Callable[[], object]], *_: float) -> dict[str, float]:
-        for run in candidates.values():
-            run()
-        return {name: 1.0 if name in ("", "aten") else 1e-3 for name in candidates}
-
-    monkeypatch.setattr(tuning, "_enabled", True)
-    monkeypatch.setattr(tuning, "interleaved", interleaved)
-    tuning.forget()
-    yield
-    tuning.forget()
+pytestmark = pytest.mark.usefixtures("planning")
 
 
 class Block(nn.Module):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 import striate
 from striate.acceleration import plan_of
-from striate.engine import tuning
 
 LENGTH = 6
 #: A layer for a tensor with so many channels and so long an innermost axis.
@@ -140,20 +139,7 @@ class Random(nn.Module):
         return values[-1]
 
 
-@pytest.fixture(autouse=True)
-def _planning(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Plans are made, and found to be faster, whatever the clock says."""
-
-    def interleaved(candidates: dict[str, Callable[[], object]], *_: float) -> dict[str, float]:
-        for run in candidates.values():
-            run()
-        return {name: 1.0 if name in ("", "aten") else 1e-3 for name in candidates}
-
-    monkeypatch.setattr(tuning, "_enabled", True)
-    monkeypatch.setattr(tuning, "interleaved", interleaved)
-    tuning.forget()
-    yield
-    tuning.forget()
+pytestmark = pytest.mark.usefixtures("planning")
 
 
 def check(seed: int) -> bool:

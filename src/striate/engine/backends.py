@@ -293,7 +293,6 @@ def ready(
         chosen = choose(shape, open_, first, channels_last, runs, local)
         if len(_ready) >= 16384:
             _ready.clear()
-        # Choosing may have taken its time; what it has come to holds for what it was asked.
         found = _ready[key] = chosen.ready(shape, open_, first, second, bias, channels_last)
     return found
 

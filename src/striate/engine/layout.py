@@ -13,9 +13,10 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def is_channels_last(tensor: Tensor) -> bool:
-    """Whether channels lie side by side in memory, and other axes in their order, gaps between them or not.
+    """Whether channels lie side by side in memory and the other axes in their order, gaps between them or not.
 
-    Where it makes no difference (maps of one pixel), no: it is then that PyTorch's results are in channels_last, too.
+    PyTorch's results are in channels_last for such operands. Where it makes no difference (maps of one pixel, images of
+    one channel): no.
     """
     # Read off the strides, since some wrappers (batched tensors) don't answer is_contiguous(memory_format).
     if tensor.dim() not in _CHANNELS_LAST or tensor.stride(1) != 1 or tensor.shape[1] == 1 or tensor.is_contiguous():
