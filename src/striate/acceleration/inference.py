@@ -11,8 +11,9 @@ A call goes by a plan if
 Else it goes the ordinary way, and so does a call that comes while another thread walks the plan.
 
 A plan is made when an input of some shape and strides comes for the second time, so that images of every size don't
-compile for ever; that call takes as long as some five others, since plan and ordinary way are timed. A plan keeps the
-memory of its maps, and isn't made where that is more than 512 MiB.
+compile for ever; that call takes as long as some five others, since plan and ordinary way are timed, and a fifth of a
+second more where plans on one thread and on several are. A plan keeps the memory of its maps, and isn't made where that
+is more than 512 MiB.
 
 Weights are packed, and batch normalisation is folded into them, when it is made, and again when a version counter or an
 address of the model's tensors has changed, or an optimiser has made a step. Other writes past autograd (through
