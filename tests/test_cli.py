@@ -217,7 +217,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "unknown option": (["train", "lenet5", "--epoch-count", "3"], "--epoch-count"),
     "no number": (["train", "lenet5", "--epochs", "many"], "'--epochs'"),
     "no model": (["train"], "got no model"),
-    "no model to resume": (["train", "--resume", "--out", "{tmp}/none"], "no run to resume"),
+    "no model to resume": (["train", "--resume", "--out", "{tmp}/none"], "{tmp}/none: holds no run to resume"),
     "unknown model": (["train", "lenet-5"], "did you mean lenet5?"),
     "no pretrained weights": (["predict", "resnet18", "x.png"], "has no pretrained weights in a package"),
     "weights of a run": (["predict", "{run}", "x.png", "--weights", "w.pth"], "a run has its own weights"),
@@ -240,6 +240,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "no run": (["evaluate", "{tmp}"], "no run in there"),
     "other data": (["evaluate", "{run}", "--data", "folder:{tmp}/pets"], "needed the run's 10 classes"),
     "no images": (["predict", "{run}"], "got no image"),
+    "the wrong way round": (["predict", "{tmp}/text.png", "{run}"], "needed a run's folder or a network first"),
     "missing image": (["predict", "{run}", "{tmp}/none.png"], "{tmp}/none.png"),
     "a text": (["predict", "{run}", "{tmp}/text.png"], "{tmp}/text.png"),
     "a folder": (["predict", "{run}", "{run}/samples"], "{run}/samples"),
@@ -353,9 +354,10 @@ def test_field_draws_on_an_image(says: Says, run: Path, tmp_path: Path) -> None:
     image = next((run / "samples").glob("*.png"))
     for flags in ([], ["--effective"]):
         out = tmp_path / f"field{len(flags)}.png"
-        code, _, errors = says("field", run, "--at", "s4,0,2", "--image", image, "--out", out, *flags)
+        code, output, errors = says("field", run, "--at", "s4,0,2", "--image", image, "--out", out, *flags)
         assert (code, errors) == (0, "")
         assert Image.open(out).size[0] > 300
+        assert output.rstrip().endswith(f"drawn in {out}")
 
 
 @pytest.mark.parametrize(

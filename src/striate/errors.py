@@ -5,6 +5,9 @@ Every message is one line, so that a program can print it as it is and a log can
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class StriateError(Exception):
     """Base of all errors that a user of striate can mend.
@@ -28,6 +31,16 @@ class StriateError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions pickle by their args, which here is the finished message; worker processes need the parts.
         return type(self), (self.where, self.got, self.needed, self.remedy)
+
+
+def did_you_mean(got: str, known: Iterable[str], otherwise: str = "") -> str:
+    """The remedy for a name that isn't known: the one that is spelt most like it, or ``otherwise``.
+
+    >>> did_you_mean("resnet19", ["lenet5", "resnet18"])
+    'did you mean resnet18?'
+    """
+    near = difflib.get_close_matches(got.lower(), list(known), n=1)
+    return f"did you mean {near[0]}?" if near else otherwise
 
 
 class GeometryError(StriateError, ValueError):

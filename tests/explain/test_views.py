@@ -41,7 +41,7 @@ def test_names_are_those_of_both_tables() -> None:
     assert not set(METHODS) & set(VIEWS)
     assert method_named("Deep-Dream") is VIEWS["deep_dream"]
     assert all(describe(name).endswith(".") for name in VIEWS)
-    with pytest.raises(ExplainError, match="near: hierarchy"):
+    with pytest.raises(ExplainError, match="did you mean hierarchy"):
         method_named("hierachy")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from striate.analysis.probing import Prepare, evaluating, labels_of, logits_of, pixels_of
 from striate.analysis.shifts import shifted
-from striate.errors import AnalysisError
+from striate.errors import AnalysisError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -153,9 +152,8 @@ def disturbed(images: Tensor, name: str, level: float, seed: int = 0) -> Tensor:
 
 def _known(name: str) -> Disturbance:
     if name not in DISTURBANCES:
-        near = difflib.get_close_matches(name, DISTURBANCES, n=1)
-        remedy = f"did you mean {near[0]!r}?" if near else ""
-        raise AnalysisError("disturbance", f"got {name!r}", "needed one of " + ", ".join(DISTURBANCES), remedy)
+        needed = "needed one of " + ", ".join(DISTURBANCES)
+        raise AnalysisError("disturbance", f"got {name!r}", needed, did_you_mean(name, DISTURBANCES))
     return DISTURBANCES[name]
 
 

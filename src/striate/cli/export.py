@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from striate.cli.app import Json, app, print_json, show
-from striate.errors import RunError
+from striate.errors import RunError, did_you_mean
 
 if TYPE_CHECKING:
     from striate.export import Subject
@@ -64,11 +63,10 @@ def _subject(source: str, weights: str | None) -> Run | Subject:
     if weights is not None:
         raise RunError("--weights", f"got {weights!r} for {source!r}", "needed a network: a run has its own weights")
     if not Path(source).exists():
-        close = difflib.get_close_matches(source, models.names(), n=1)
         raise RunError(
             source,
             "no such folder or network",
             "needed the folder of a finished run, or one of `striate models`",
-            f"did you mean {close[0]}?" if close else "",
+            did_you_mean(source, models.names()),
         )
     return Run.open(source)

@@ -102,6 +102,8 @@ def field(
         show(f"{layer} at {at.partition(',')[2]} sees nothing of the image")
     else:
         show(f"{layer} at {at.partition(',')[2]} sees " + ", ".join(f"{a} to {b}" for a, b in box))
+        if image is not None:
+            show(f"drawn in {out}")
 
 
 @app.command()

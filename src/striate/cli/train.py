@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -32,11 +33,12 @@ class _Sections(TyperCommand):
                 formatter.write_dl(records)
 
 
-def _option(name: str, text: str, heading: str | None = None) -> Any:
+def _option(name: str, text: str, heading: str | None = None, *short: str) -> Any:
     """An option that sets a field of the recipe; not given, it is None, and the recipe's default holds."""
     default = getattr(Recipe, name, None)
     shown = "" if default is None or isinstance(default, bool) else f" [default: {default}]"
-    return typer.Option(f"--{name.replace('_', '-')}", help=text + shown, show_default=False, rich_help_panel=heading)
+    spelt = (f"--{name.replace('_', '-')}", *short)
+    return typer.Option(*spelt, help=text + shown, show_default=False, rich_help_panel=heading)
 
 
 _LEARNING: Final = "How it learns"
@@ -67,7 +69,9 @@ def train(
     optimizer: Annotated[str | None, _option("optimizer", " or ".join(OPTIMIZERS) + ".", _LEARNING)] = None,
     learning_rate: Annotated[
         float | None,
-        _option("learning_rate", "The schedule's peak [default: 0.05, adamw 0.001, or the model's].", _LEARNING),
+        _option(
+            "learning_rate", "The schedule's peak [default: 0.05, adamw 0.001, or the model's].", _LEARNING, "--lr"
+        ),
     ] = None,
     momentum: Annotated[float | None, _option("momentum", "Of sgd; adamw's first decay rate.", _LEARNING)] = None,
     weight_decay: Annotated[float | None, _option("weight_decay", "On weights, not on biases.", _LEARNING)] = None,
@@ -210,6 +214,8 @@ def predict(
     folder, images = (model, paths) if model is not None else (paths[0], paths[1:])
     if not images:
         raise RunError("predict", "got no image", "needed one or more", f"striate predict {folder} IMAGE...")
+    if Path(folder).is_file():
+        raise RunError(folder, "is a file", "needed a run's folder or a network first", "or name it with --model")
     classifier: Run | models.Pretrained
     if is_network(folder):
         classifier = models.pretrained(folder, weights or "pretrained")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from typing import Final
 
-from striate.errors import ExplainError
+from striate.errors import ExplainError, did_you_mean
 from striate.explain import cams, gradients, perturbation
 from striate.explain.result import Explanation, Pictured
 from striate.explain.views import VIEWS
@@ -46,8 +45,8 @@ def method_named(name: str) -> Callable[..., Pictured]:
     plain = name.lower().replace("-", "_")
     known = METHODS | VIEWS
     if plain not in known:
-        near = difflib.get_close_matches(plain, known, n=3, cutoff=0.3)
-        raise ExplainError("method", f"got {name!r}", "needed one of " + ", ".join(known), "near: " + ", ".join(near))
+        needed = "needed one of " + ", ".join(known)
+        raise ExplainError("method", f"got {name!r}", needed, did_you_mean(plain, known))
     return known[plain]
 
 

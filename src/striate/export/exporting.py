@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Final
 
 import torch
 
-from striate.errors import ExportError
+from striate.errors import ExportError, did_you_mean
 from striate.export.formats import FORMATS
 from striate.export.subject import Subject
 from striate.training import Run
@@ -75,12 +74,11 @@ def export(
         OSError: no room, no permission; what was there before still is.
     """
     if format not in FORMATS:
-        close = difflib.get_close_matches(format, FORMATS, n=1)
         raise ExportError(
             "format",
             f"got {format!r}",
             f"needed one of {', '.join(FORMATS)}",
-            f"did you mean {close[0]}?" if close else "",
+            did_you_mean(format, FORMATS),
         )
     if opset is not None and format != "onnx":
         raise ExportError("opset", f"{format} has none", "needed it with onnx only")

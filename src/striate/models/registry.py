@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import os
@@ -13,7 +12,7 @@ from typing import Any, Final, TypeVar, cast
 
 import torch
 
-from striate.errors import ModelError
+from striate.errors import ModelError, did_you_mean
 from striate.models.shipped import shipped
 from striate.models.weights import load_weights
 
@@ -144,11 +143,7 @@ def families() -> dict[str, tuple[str, ...]]:
 
 def _entry(name: str) -> _Entry:
     if name not in _ENTRIES:
-        close = difflib.get_close_matches(name, _ENTRIES, n=1)
-        raise ModelError(
-            "model",
-            f"got {name!r}",
-            "needed one of " + ", ".join(names()) if not close else "",
-            f"did you mean {close[0]}?" if close else "",
-        )
+        near = did_you_mean(name, _ENTRIES)
+        # There are too many names to read past the one that was meant.
+        raise ModelError("model", f"got {name!r}", "" if near else "needed one of " + ", ".join(names()), near)
     return _ENTRIES[name]

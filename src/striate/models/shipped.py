@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from striate.data import Normalization, Preprocessing
-from striate.errors import ModelError
+from striate.errors import ModelError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -64,11 +63,10 @@ def shipped(name: str) -> Shipped:
     """
     found = {each.name: each for each in SHIPPED}
     if name not in found:
-        close = difflib.get_close_matches(name, found, n=1)
         raise ModelError(
             name,
             "has no pretrained weights in a package",
             "needed " + " or ".join(found),
-            f"did you mean {close[0]}?" if close else "give a file of weights, or hf-hub:OWNER/REPO",
+            did_you_mean(name, found, "give a file of weights, or hf-hub:OWNER/REPO"),
         )
     return found[name]

@@ -6,7 +6,6 @@ was asked of it. Nobody writes a verdict down: all checks passed is "holds", som
 
 from __future__ import annotations
 
-import difflib
 import math
 import statistics
 import time
@@ -16,7 +15,7 @@ from typing import Any, Final, TypeAlias
 
 import torch
 
-from striate.errors import StudyError
+from striate.errors import StudyError, did_you_mean
 from striate.studies.panels import Panel
 from striate.training.environment import reproducible
 from striate.training.run import versions
@@ -196,12 +195,11 @@ def run(name: str, seeds: int = 3, say: Say = lambda line: None) -> Outcome:
     'holds'
     """
     if name not in _STUDIES:
-        close = difflib.get_close_matches(name, _STUDIES, n=1, cutoff=0.4)
         raise StudyError(
             "study",
             f"got {name!r}",
             "needed one of " + ", ".join(studies()),
-            f"did you mean {close[0]}?" if close else "",
+            did_you_mean(name, _STUDIES),
         )
     if seeds < 2:
         raise StudyError("study", f"got {seeds} seeds", "needed 2 or more, for a spread")

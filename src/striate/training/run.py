@@ -118,6 +118,8 @@ def recipe_for(given: Mapping[str, Any], *, resume: bool) -> Recipe:
     if resume and "out" in given and (settings := Path(given["out"]) / SETTINGS).exists():
         begun = Settings.from_dict(read_json(settings)).recipe.to_dict()
     if "model" not in begun and "model" not in given:
+        if resume and "out" in given:
+            raise RunError(str(given["out"]), "holds no run to resume", "needed a model's name to begin one")
         raise RunError("train", "got no model" + (" and no run to resume" if resume else ""), "needed a model's name")
     return Recipe(**{**begun, **given})
 

@@ -17,7 +17,6 @@ Either depends on the bins or on the noise, and on the scale of the activations:
 from __future__ import annotations
 
 import copy
-import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -39,7 +38,7 @@ from striate.analysis.information.discrete import (
     mutual_information,
 )
 from striate.analysis.trace import layer_paths
-from striate.errors import AnalysisError
+from striate.errors import AnalysisError, did_you_mean
 
 _BATCH = 512
 
@@ -226,12 +225,11 @@ def _chosen(model: torch.nn.Module, layers: Sequence[str] | None) -> tuple[str, 
         return tuple(path for path in paths if not any(model.get_submodule(path).children()))
     for layer in layers:
         if layer not in paths:
-            close = difflib.get_close_matches(layer, paths, n=1)
             raise AnalysisError(
                 "layers",
                 f"got {layer!r}",
                 f"needed a layer of {type(model).__name__}",
-                f"did you mean {close[0]}?" if close else "striate summary lists them",
+                did_you_mean(layer, paths, "striate summary lists them"),
             )
     return tuple(layers)
 
