@@ -117,7 +117,8 @@ def bench(
     """Time a convolution or pooling on this machine's CPU: each pass, with every backend that computes it.
 
     Beside the times stand their share of the roofline, the best that the processor's arithmetic and memory allow, both
-    measured on the spot; and of those that refuse, why.
+    measured on the spot; and of those that refuse, why. Results go to memory that the process has already, as they do
+    in an accelerated model: fresh memory from the system costs more than many a convolution.
 
     \b
     Example:
@@ -127,6 +128,7 @@ def bench(
     import torch
 
     from striate.engine import time_problem
+    from striate.engine.memory import keep_freed_memory
     from striate.report import tables
 
     kinds = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -134,6 +136,7 @@ def bench(
         raise RunError("--dtype", f"got {dtype!r}", "needed " + " or ".join(kinds))
     if threads is not None:
         torch.set_num_threads(threads)
+    keep_freed_memory()
     found = time_problem(problem, kinds[dtype], channels_last)
     if as_json:
         print_json(found.to_dict())

@@ -87,7 +87,7 @@ def kernels(target: isa.Isa) -> dict[str, object]:
     for index in ("", "i16", "i32"):
         made[f"interleaved maximum {index}"] = interleaved_pooling.generate_maximum(target, AXIS, AXIS, 3, index)
     made["planar largest"] = pooling_kernels.generate_largest(target, AXIS, AXIS)
-    made["interleaved average"] = interleaved_pooling.generate_average(target)
+    made["interleaved average"] = interleaved_pooling.generate_average(target, AXIS, AXIS, 3)
     for name in epilogue.FUNCTIONS:
         numbers = {"clamp": (0.0, 6.0), "leaky_relu": (0.1,)}.get(name, ())
         after = epilogue.Epilogue(name, numbers, adds=True)
@@ -103,7 +103,7 @@ def kernels(target: isa.Isa) -> dict[str, object]:
     made["transpose"] = relayout.generate(target)
     made["layer norm"] = layer_normalization.generate(target)
     made["copy"] = elementwise.generate_copy(target)
-    made["interleaved average grad"] = interleaved_pooling.generate_average_grad(target)
+    made["interleaved average grad"] = interleaved_pooling.generate_average_grad(target, AXIS, AXIS, 3)
     return made
 
 

@@ -281,9 +281,9 @@ class Function:
             (self.vector, other),
         )
 
-    def prefetch(self, place: Pointer) -> None:
+    def prefetch(self, place: Pointer, *, write: bool = False) -> None:
         """Has the line of memory at an address, which may be nobody's, brought to the second-level cache."""
-        arguments = (("ptr", place.text), ("i32", "0"), ("i32", "2"), ("i32", "1"))
+        arguments = (("ptr", place.text), ("i32", str(int(write))), ("i32", "2"), ("i32", "1"))
         self.call("void", "llvm.prefetch.p0", *arguments)
 
     def store(self, value: str, place: Pointer, mask: str = "", kind: str = "float") -> None:

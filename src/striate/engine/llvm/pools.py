@@ -61,13 +61,13 @@ def _interleaved_maximum_grad_kernel(isa: Isa, rows: Axis, columns: Axis, rest: 
 
 
 @cache
-def _interleaved_average_kernel(isa: Isa) -> Kernel:
-    return Kernel(interleaved_pooling.generate_average(isa), isa)
+def _interleaved_average_kernel(isa: Isa, rows: Axis, columns: Axis, rest: int) -> Kernel:
+    return Kernel(interleaved_pooling.generate_average(isa, rows, columns, rest), isa)
 
 
 @cache
-def _interleaved_average_grad_kernel(isa: Isa) -> Kernel:
-    return Kernel(interleaved_pooling.generate_average_grad(isa), isa)
+def _interleaved_average_grad_kernel(isa: Isa, rows: Axis, columns: Axis, rest: int) -> Kernel:
+    return Kernel(interleaved_pooling.generate_average_grad(isa, rows, columns, rest), isa)
 
 
 def _interleaves(tensor: Tensor) -> bool:
@@ -76,16 +76,8 @@ def _interleaves(tensor: Tensor) -> bool:
     return tensor.dim() == 4 and channels >= 4 and tensor.stride(1) == 1 and tensor.stride(3) == channels
 
 
-def _geometry(shape: PoolShape) -> list[int]:
-    """The words about windows and channels that every interleaved kernel begins with."""
-    words = []
-    for axis, size, outputs in zip(axes(shape), shape.size, shape.output_size, strict=True):
-        words += [axis.kernel, axis.stride, axis.before, axis.dilation, size, outputs]
-    return [*words, shape.channels]
-
-
 def _sizes(shape: PoolShape) -> list[int]:
-    """The words that an interleaved kernel begins with which knows its windows."""
+    """The words that every interleaved kernel begins with."""
     return [*(number for axis in zip(shape.size, shape.output_size, strict=True) for number in axis), shape.channels]
 
 
@@ -120,17 +112,17 @@ class Pooling(NamedTuple):
 
     kernel: Kernel
     items: int
-    geometry: list[int]
+    sizes: list[int]
     tables: tuple[Tensor, ...]  #: what the words after the addresses point at
 
     def words(self, x: Any, y: Any, strides: Sequence[int]) -> list[Any]:
         """For a kernel that writes one map."""
-        return [*self.geometry, x, y, *self._after(strides)]
+        return [*self.sizes, x, y, *self._after(strides)]
 
     def start(self, maps: int, strides: Sequence[int], threads: int) -> Start:
         """For a kernel of so many maps, the operand among them."""
-        words = [*self.geometry, *self._after(strides)]
-        return self.kernel.start(words, maps, self.items, threads, len(self.geometry))
+        words = [*self.sizes, *self._after(strides)]
+        return self.kernel.start(words, maps, self.items, threads, len(self.sizes))
 
     def _after(self, strides: Sequence[int]) -> list[int]:
         return [*(table.data_ptr() for table in self.tables), *strides]
@@ -139,11 +131,10 @@ class Pooling(NamedTuple):
 def interleaved_values(shape: PoolShape, epilogue: Epilogue = PLAIN, index: str = "", activation: str = "") -> Pooling:
     """Largest values, of which the epilogue is taken; with positions, if ``index`` is their type; or averages."""
     isa, items = the_isa(), shape.batch * shape.output_size[0]
+    known = (isa, *axes(shape), shape.channels % isa.lanes)
     if shape.kind == "max":
-        how = (shape.channels % isa.lanes, index, epilogue, activation)
-        kernel = _interleaved_maximum_kernel(isa, *axes(shape), *how)
-        return Pooling(kernel, items, _sizes(shape), ())
-    return Pooling(_interleaved_average_kernel(isa), items, _geometry(shape), _cells(shape))
+        return Pooling(_interleaved_maximum_kernel(*known, index, epilogue, activation), items, _sizes(shape), ())
+    return Pooling(_interleaved_average_kernel(*known), items, _sizes(shape), _cells(shape))
 
 
 class _Made(NamedTuple):
@@ -239,15 +230,11 @@ def _backward(isa: Isa, shape: PoolShape, interleaved: bool, index: str, threads
     """From gradients in one of the two layouts, and positions of this type, if any, to the input's gradient."""
     tables = _cells(shape) if shape.kind == "avg" else ()
     maps, places = 3 if index else 2, [table.data_ptr() for table in tables]
-    if interleaved and index:
-        windows = axes(shape)
-        kernel = _interleaved_maximum_grad_kernel(isa, *windows, shape.channels % isa.lanes, index)
-        sizes, items = _sizes(shape), shape.batch * -(-shape.size[0] // windows[0].stride)
-        return _Made(kernel.start(sizes, maps, items, threads, len(sizes)), 0, tables)
     if interleaved:
-        kernel, geometry = _interleaved_average_grad_kernel(isa), _geometry(shape)
-        start = kernel.start([*geometry, *places], maps, shape.batch * shape.size[0], threads, len(geometry))
-        return _Made(start, 0, tables)
+        known = (isa, *axes(shape), shape.channels % isa.lanes)
+        kernel = _interleaved_maximum_grad_kernel(*known, index) if index else _interleaved_average_grad_kernel(*known)
+        sizes, items = _sizes(shape), shape.batch * -(-shape.size[0] // known[1].stride)
+        return _Made(kernel.start([*sizes, *places], maps, items, threads, len(sizes)), 0, tables)
     if index:
         kernel = _maximum_grad_kernel(isa, index)
         sizes = [math.prod(shape.size), math.prod(shape.output_size)]
