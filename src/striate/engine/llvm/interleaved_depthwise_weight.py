@@ -143,6 +143,7 @@ class _Generator:
         with f.loop(self.start, self.stop) as row:
             line = g + row * self.g_row
             held = [f.load(line + t * self.channels) for t in range(together)]
+            self._prefetch(x, line, row, together)
             for r, i in enumerate(kernel_rows):
                 source = row * axis.stride - axis.before + i * axis.dilation
                 with f.when(f.both(f.less(-1, source), f.less(source, self.height))):
@@ -156,6 +157,17 @@ class _Generator:
                                 totals[r, j].set(f.fma(value, held[t], totals[r, j].get()))
         for tap, where in places.items():
             f.store(totals[tap].get(), where)
+
+
+    def _prefetch(self, x: Pointer, line: Pointer, row: Number, together: int) -> None:
+        """Asks for what the next columns see of this row: processors foresee no jumps from row to row."""
+        f, axis, stride = self.f, self.rows, self.columns.stride
+        for t in range(together, 2 * together):
+            f.prefetch(line + t * self.channels)
+        for down in range(axis.stride):
+            newest = row * axis.stride - axis.before + (axis.kernel - 1) * axis.dilation - down
+            for t in range(together * stride, 2 * together * stride):
+                f.prefetch(x + (newest * self.x_row + t * self.channels))
 
 
 def generate(isa: Isa, rows: Axis, columns: Axis, tile: DepthwiseTile) -> Function:
