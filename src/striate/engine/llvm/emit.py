@@ -17,6 +17,9 @@ from typing import TypeAlias
 
 from striate.engine.llvm.isa import Isa
 
+#: Numbers in a line of the cache, and how many numbers before its turn memory is asked for (two pages).
+LINE, AHEAD = 16, 2048
+
 
 @dataclass(frozen=True, eq=False)
 class Int:

@@ -158,7 +158,6 @@ class _Generator:
         for tap, where in places.items():
             f.store(totals[tap].get(), where)
 
-
     def _prefetch(self, x: Pointer, line: Pointer, row: Number, together: int) -> None:
         """Asks for what the next columns see of this row: processors foresee no jumps from row to row."""
         f, axis, stride = self.f, self.rows, self.columns.stride

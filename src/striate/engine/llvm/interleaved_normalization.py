@@ -25,11 +25,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from striate.engine.llvm.emit import Function, Number, Pointer
+from striate.engine.llvm.emit import AHEAD, LINE, Function, Number, Pointer
 from striate.engine.llvm.isa import Isa
 from striate.engine.llvm.normalization import (
-    AHEAD,
-    LINE,
     Channels,
     Channelwise,
     Form,

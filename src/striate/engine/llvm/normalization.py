@@ -27,8 +27,6 @@ from typing import NamedTuple
 from striate.engine.llvm.activations import SLOPE_FROM_RESULT, activated, sent_back
 from striate.engine.llvm.emit import Function, Number, Pointer
 
-#: Numbers in a line of memory, and how many numbers before its turn memory is asked for.
-LINE, AHEAD = 16, 2048
 #: What is kept of a channel: centre, scale, shift, offset, 1 / deviation.
 KEPT = 5
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from striate.engine.llvm.emit import Function, Number, Pointer
+from striate.engine.llvm.emit import AHEAD, LINE, Function, Number, Pointer
 
 #: Strides up to which numbers are dealt round in registers.
 _MOST_DEALT = 8
@@ -96,11 +96,18 @@ def pack_row(
     lanes = f.lanes
     with f.loop(0, pitch, lanes) as place:
         start = place * stride - before
+        _ask(f, stride, line, start)
         free = f.both(f.less(-1, start), f.less(start + (stride * lanes - 1), width))
         for masked, condition in ((False, free), (True, f.negation(free))):
             with f.when(condition):
                 for phase, value in enumerate(_phases(f, stride, line, start, width if masked else None, padding)):
                     f.store(value, target + (phase * pitch + place))
+
+
+def _ask(f: Function, stride: int, line: Pointer, start: Number) -> None:
+    """Asks for what comes after, which processors foresee to the end of a page only."""
+    for at in range(0, stride * f.lanes, LINE):
+        f.prefetch(line + (start + (at + AHEAD)))
 
 
 def _phases(f: Function, stride: int, line: Pointer, start: Number, width: Number | None, padding: str) -> list[str]:

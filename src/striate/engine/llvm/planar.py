@@ -28,7 +28,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from striate.engine.llvm.emit import Function, Number, Pointer, Variable
+from striate.engine.llvm.emit import AHEAD, LINE, Function, Number, Pointer, Variable
 from striate.engine.llvm.isa import Isa
 from striate.engine.llvm.packing import Axis, Rows, pack, store_row
 
@@ -169,6 +169,7 @@ class _Generator:
             for r in range(tile.rows):
                 for v in range(vectors):
                     totals[t, r, v] = f.variable(bias)
+        self._ask(row, column, vectors)
         with f.loop(0, self.channels) as channel:
             line = lines + (channel * packed.channel_size + column)
             factors = self.weight + (channel * self.rows.kernel * self.columns.kernel + 1) * tile.channels
@@ -190,6 +191,15 @@ class _Generator:
                     parts = [[totals[t + p, r, v].get() for p in range(tile.phases)] for v in range(vectors)]
                     values = [value for part in parts for value in _interleaved(f, part)]
                     store_row(f, values, place, self.y_width - column * tile.phases)
+
+    def _ask(self, row: Number, column: Number, vectors: int) -> None:
+        """Asks for what is written after this tile."""
+        f, tile = self.f, self.tile
+        for t in range(0, tile.channels, tile.phases):
+            for r in range(tile.rows):
+                place = self.y + (t // tile.phases * self.y_channel + (row + r) * self.y_row + column * tile.phases)
+                for at in range(0, vectors * tile.phases * f.lanes, LINE):
+                    f.prefetch(place + (at + AHEAD), write=True)
 
     def _multiply(
         self, totals: dict[tuple[int, int, int], Variable], factors: Pointer, each: list[Pointer], j: int, vectors: int

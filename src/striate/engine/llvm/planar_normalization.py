@@ -22,10 +22,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from striate.engine.llvm.emit import Function, Number, Pointer
+from striate.engine.llvm.emit import LINE, Function, Number, Pointer
 from striate.engine.llvm.isa import Isa
 from striate.engine.llvm.normalization import (
-    LINE,
     Channelwise,
     Form,
     Gradients,

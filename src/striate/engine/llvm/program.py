@@ -28,6 +28,7 @@ from functools import cache
 from striate.engine import fresh
 from striate.engine.llvm import compile as compiler
 from striate.engine.llvm import launch
+from striate.engine.llvm.emit import LINE
 from striate.engine.llvm.isa import Isa
 from striate.engine.llvm.launch import Kernel
 
@@ -99,9 +100,6 @@ define void @walk(ptr %table) nounwind {
 }
 """
 
-#: Numbers of a cache line, which is where buffers start: no two threads write into the same line of two buffers.
-_LINE = 16
-
 
 @dataclass(frozen=True, eq=False)
 class Buffer:
@@ -127,7 +125,7 @@ class Program:
     def __init__(self, steps: Sequence[Step], source: Buffer, result: Buffer, isa: Isa, threads: int) -> None:
         self.steps = tuple(steps)
         self.numbers, offsets = arranged(steps, {source, result})
-        self._arena = fresh.empty(self.numbers + _LINE)
+        self._arena = fresh.empty(self.numbers + LINE)
         base = -(-self._arena.data_ptr() // 64) * 64
         openmp = launch.openmp()
         self.threads = 1 if openmp is None else min(threads, max(step.threads for step in steps))
@@ -197,7 +195,8 @@ def arranged(steps: Sequence[Step], elsewhere: set[Buffer]) -> tuple[int, dict[B
 
 
 def _rounded(numbers: int) -> int:
-    return -(-numbers // _LINE) * _LINE
+    """Whole lines of the cache: no two threads write into the same line of two buffers."""
+    return -(-numbers // LINE) * LINE
 
 
 @cache

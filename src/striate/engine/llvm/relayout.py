@@ -20,13 +20,13 @@ from torch import Tensor
 
 from striate.engine import fresh, layout
 from striate.engine.llvm import launch
-from striate.engine.llvm.emit import Function, Number, Pointer
+from striate.engine.llvm.emit import LINE, Function, Number, Pointer
 from striate.engine.llvm.isa import Isa, host
 from striate.engine.llvm.launch import Kernel
 
 _FORMATS: Final = {False: torch.contiguous_format, True: torch.channels_last}
-#: Numbers of a line of the cache, and numbers from which on a kernel is worth starting.
-_LINE, _LEAST = 16, 1 << 12
+#: Numbers from which on a kernel is worth starting.
+_LEAST = 1 << 12
 
 
 def transposed_vectors(f: Function, rows: Sequence[str]) -> list[str]:
@@ -48,7 +48,7 @@ def generate(isa: Isa) -> Function:
     f = Function("transpose", isa)
     x, y = f.pointer(), f.pointer()
     rows, columns, strips = f.size(), f.size(), f.size()
-    strip = max(_LINE, f.lanes)
+    strip = max(LINE, f.lanes)
 
     def one_by_one(source: Pointer, target: Pointer, high: Number, wide: Number) -> None:
         with f.loop(0, wide) as column, f.loop(0, high) as row:
@@ -86,7 +86,7 @@ def moved(tensor: Tensor, channels_last: bool) -> Tensor | None:
     batch, channels, *size = tensor.shape
     positions = math.prod(size)
     here, there = _FORMATS[not channels_last], _FORMATS[channels_last]
-    if min(channels, positions) < _LINE or not tensor.is_contiguous(memory_format=here):
+    if min(channels, positions) < LINE or not tensor.is_contiguous(memory_format=here):
         return None
     if tensor.is_contiguous(memory_format=there):
         return None
@@ -98,7 +98,7 @@ def moved(tensor: Tensor, channels_last: bool) -> Tensor | None:
 
 
 def _transpose(isa: Isa, source: Tensor, target: Tensor, count: int, rows: int, columns: int) -> None:
-    strips = -(-rows // max(_LINE, isa.lanes))
+    strips = -(-rows // max(LINE, isa.lanes))
     _kernel(isa)(count * strips, [source.data_ptr(), target.data_ptr(), rows, columns, strips], launch.threads())
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from striate.engine import fresh
 from striate.engine.llvm import interleaved, interleaved_depthwise, launch, planar
+from striate.engine.llvm.emit import LINE
 from striate.engine.llvm.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.interleaved import ChannelTile
 from striate.engine.llvm.interleaved_depthwise import Columns
@@ -33,8 +34,6 @@ from striate.engine.llvm.weights import Packing, Weights, packing
 BLOCK = 1 << 16
 #: Numbers of a row that a span may take, half of a first-level cache, and positions that reading weights is worth.
 _SPAN, _LEAST_SPAN = 1 << 12, 24
-#: Numbers of a cache line.
-_LINE = 16
 _FORMATS = {False: torch.contiguous_format, True: torch.channels_last}
 
 
@@ -155,7 +154,7 @@ def _prepared(
     strides = (x_strides[0], x_strides[2]) if side_by_side else x_strides[:3]
     shape = (batch, groups * outer, *size)
     layout = torch.empty(shape, device="meta", memory_format=_FORMATS[side_by_side]).stride()
-    own = rounded(math.prod(pack.shape), _LINE) if made.scratch else 0
+    own = rounded(math.prod(pack.shape), LINE) if made.scratch else 0
     start = made.kernel.start([*made.before, *strides, *made.after], 4 if own else 3, made.items, made.threads)
     return Prepared(pack, start, shape, layout, own + made.scratch or math.prod(pack.shape), 4 * own)
 
