@@ -23,7 +23,7 @@ import itertools
 from dataclasses import dataclass
 from functools import cache
 
-from striate.engine.llvm.emit import Function, Number, Pointer, Variable
+from striate.engine.llvm.emit import AHEAD, Function, Number, Pointer, Variable
 from striate.engine.llvm.isa import Isa
 from striate.engine.llvm.packing import Axis, Rows, pack
 
@@ -171,9 +171,15 @@ class _Generator:
         }
         whole = self.out_width // f.lanes * f.lanes
         with f.loop(0, whole, f.lanes) as column:
+            self._ask(gradients, column)
             self._multiply(totals, taps, gradients, seen, rows, column, "")
         with f.when(f.less(whole, self.out_width)):
             self._multiply(totals, taps, gradients, seen, rows, whole, f.inside(whole, self.out_width))
+
+    def _ask(self, gradients: dict[tuple[int, int], Pointer], column: Number) -> None:
+        """Asks for what comes after in each of the planes, which processors foresee to the end of a page only."""
+        for line in gradients.values():
+            self.f.prefetch(line + (column + AHEAD))
 
     def _multiply(
         self,
