@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from striate.engine.llvm.emit import Function, Number, Pointer
+from striate.engine.llvm.emit import AHEAD, Function, Number, Pointer
 from striate.engine.llvm.isa import Isa
 from striate.engine.llvm.packing import Axis, Rows, pack
 
@@ -82,6 +82,8 @@ class _Planes:
                 places = [output + (plane * out_height + row) * self.out_width for output in outputs]
                 line = packed.scratch + (row - start) * self.rows.stride * packed.row_size
                 with f.loop(0, self.out_width, f.lanes) as column:
+                    for place in places:
+                        f.prefetch(place + (column + AHEAD), write=True)
                     values = self._pool(packed, line, row, column)
                     whole = f.less(column + (f.lanes - 1), self.out_width)
                     for masked, condition in ((False, whole), (True, f.negation(whole))):
@@ -173,6 +175,7 @@ def generate_average(isa: Isa, rows: Axis, columns: Axis) -> Function:
 def _clear(f: Function, place: Pointer, size: Number) -> None:
     whole = size // f.lanes * f.lanes
     with f.loop(0, whole, f.lanes) as at:
+        f.prefetch(place + (at + AHEAD), write=True)
         f.store(f.zeros(), place + at)
     with f.loop(whole, size) as at:
         f.line(f"store float 0.0, ptr {(place + at).text}")
