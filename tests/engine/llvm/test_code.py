@@ -30,6 +30,7 @@ from striate.engine.llvm import (
     layer_normalization,
     planar,
     planar_pooled,
+    planar_pooling_grad,
     planar_weight,
     relayout,
     sparse,
@@ -80,6 +81,8 @@ def kernels(target: isa.Isa) -> dict[str, object]:
     made["average"] = pooling_kernels.generate_average(target, AXIS, AXIS)
     made["maximum grad"] = pooling_kernels.generate_maximum_grad(target, "i32")
     made["average grad"] = pooling_kernels.generate_average_grad(target, AXIS, AXIS)
+    for index in ("", "i16", "i32", "i64"):
+        made[f"planar spread {index}"] = planar_pooling_grad.generate(target, AXIS, AXIS, 3, index)
     for index in ("i16", "i32", "i64"):
         made[f"interleaved maximum grad {index}"] = interleaved_pooling.generate_maximum_grad(
             target, AXIS, AXIS, 3, index

@@ -189,7 +189,7 @@ class _Generator:
                 with f.when(there):
                     place = self.y + (t // tile.phases * self.y_channel + (row + r) * self.y_row + column * tile.phases)
                     parts = [[totals[t + p, r, v].get() for p in range(tile.phases)] for v in range(vectors)]
-                    values = [value for part in parts for value in _interleaved(f, part)]
+                    values = [value for part in parts for value in interleaved(f, part)]
                     store_row(f, values, place, self.y_width - column * tile.phases)
 
     def _ask(self, row: Number, column: Number, vectors: int) -> None:
@@ -242,7 +242,7 @@ class _Generator:
                         totals[0, r, v].set(f.fma(held[i], value, totals[0, r, v].get()))
 
 
-def _interleaved(f: Function, parts: list[str]) -> list[str]:
+def interleaved(f: Function, parts: list[str]) -> list[str]:
     """Vectors laid side by side number by number: the first number of each, then the second of each, ..."""
     if len(parts) == 1:
         return parts

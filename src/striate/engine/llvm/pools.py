@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from striate.engine import fresh
-from striate.engine.llvm import interleaved_pooling, launch, pooling
+from striate.engine.llvm import interleaved_pooling, launch, planar_pooling_grad, pooling
 from striate.engine.llvm.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.isa import Isa, the_isa
 from striate.engine.llvm.launch import Kernel, Start
@@ -46,6 +46,11 @@ def _maximum_grad_kernel(isa: Isa, index: str) -> Kernel:
 @cache
 def _average_grad_kernel(isa: Isa, rows: Axis, columns: Axis) -> Kernel:
     return Kernel(pooling.generate_average_grad(isa, rows, columns), isa)
+
+
+@cache
+def _spread_kernel(isa: Isa, rows: Axis, columns: Axis, rest: int, index: str) -> Kernel:
+    return Kernel(planar_pooling_grad.generate(isa, rows, columns, rest, index), isa)
 
 
 @cache
@@ -235,6 +240,8 @@ def _backward(isa: Isa, shape: PoolShape, interleaved: bool, index: str, threads
         kernel = _interleaved_maximum_grad_kernel(*known, index) if index else _interleaved_average_grad_kernel(*known)
         sizes, items = _sizes(shape), shape.batch * -(-shape.size[0] // known[1].stride)
         return _Made(kernel.start([*sizes, *places], maps, items, threads, len(sizes)), 0, tables)
+    if planar_pooling_grad.is_worth(isa, *axes(shape), shape.output_size[-1], index):
+        return _planar_backward(isa, shape, index, threads, maps, tables)
     if index:
         kernel = _maximum_grad_kernel(isa, index)
         sizes = [math.prod(shape.size), math.prod(shape.output_size)]
@@ -242,6 +249,24 @@ def _backward(isa: Isa, shape: PoolShape, interleaved: bool, index: str, threads
         kernel = _average_grad_kernel(isa, *axes(shape))
         sizes = [*plane_size(shape.size), *plane_size(shape.output_size)]
     return _Made(kernel.start([*places, *sizes], maps, shape.batch * shape.channels, threads), 0, tables)
+
+
+def _planar_backward(
+    isa: Isa, shape: PoolShape, index: str, threads: int, maps: int, tables: tuple[Tensor, ...]
+) -> _Made:
+    """Of small windows over planes."""
+    rows, columns = axes(shape)
+    (height, width), outputs = plane_size(shape.size), plane_size(shape.output_size)
+    down, along = planar_pooling_grad.Reach(rows), planar_pooling_grad.Reach(columns)
+    pitch, places = along.pitch(width, outputs[1], isa.lanes), down.places(height)
+    block = max(1, min(places, _BLOCK // (pitch * (maps - 1))))
+    blocks, deep = -(-places // block), down.outputs(block)
+    items = shape.batch * shape.channels * blocks
+    threads = min(threads, items)
+    kernel = _spread_kernel(isa, rows, columns, width % (columns.stride * isa.lanes), index)
+    words = [*(table.data_ptr() for table in tables), height, width, *outputs, math.prod(shape.output_shape)]
+    words += [block, blocks, pitch, deep]
+    return _Made(kernel.start(words, maps + 1, items, threads), threads * deep * pitch * (maps - 1), tables)
 
 
 def maximum_grad(shape: PoolShape, indices: Tensor, grad_output: Tensor) -> Tensor:
