@@ -25,8 +25,8 @@ from striate.engine.llvm.isa import Isa, host
 from striate.engine.llvm.launch import Kernel
 
 _FORMATS: Final = {False: torch.contiguous_format, True: torch.channels_last}
-#: Numbers from which on a kernel is worth starting.
-_LEAST = 1 << 12
+#: Numbers from which on a kernel is worth starting, and how many before their turn those of a row are asked for.
+_LEAST, _AHEAD = 1 << 12, 64
 
 
 def transposed_vectors(f: Function, rows: Sequence[str]) -> list[str]:
@@ -62,6 +62,8 @@ def generate(isa: Isa) -> Function:
         full = f.same(here, strip)
         with f.when(full):
             with f.loop(0, whole, f.lanes) as column:
+                for row in range(strip):
+                    f.prefetch(source + (row * columns + column + _AHEAD))
                 for part in range(0, strip, f.lanes):
                     loaded = [f.load(source + ((part + i) * columns + column)) for i in range(f.lanes)]
                     for i, made in enumerate(transposed_vectors(f, loaded)):
