@@ -538,6 +538,15 @@ def test_parts_of_tensors(together: Callable[[Tensor, Tensor], Tensor], batch: i
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "efficientnet_b0", "convnext_tiny"])
+def test_networks_have_plans_in_both_layouts(name: str, layout: torch.memory_format) -> None:
+    model = models.create(name).eval().to(memory_format=layout)  # type: ignore[call-overload]
+    x = torch.randn(1, 3, 64, 64).contiguous(memory_format=layout)
+    with torch.no_grad():
+        assert not plan_of(accelerated(model), x).startswith("no plan")
+
+
 def test_a_bias_of_one_number_for_all_columns() -> None:
     class Stretched(nn.Module):
         def __init__(self) -> None:

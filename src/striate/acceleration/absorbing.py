@@ -19,9 +19,6 @@ from striate.acceleration.placed import Placed, along, innermost, of_channels
 from striate.engine import fresh
 from striate.engine.llvm.epilogue import Epilogue
 
-#: Operators that leave numbers as they are; the order in memory is the plan's own.
-SAME = frozenset({"clone", "contiguous", "alias", "detach", "lift_fresh"})
-
 
 class Owned:
     """Values that follow from what the model owns, computed when first asked for."""
@@ -83,7 +80,7 @@ class Followers:
                 except RuntimeError:
                     break
                 made.place = Placed(made.place.buffer, meta)
-            elif user.name in SAME:
+            elif user.is_same:
                 pass
             elif made.epilogue == Epilogue() and (fold := self._fold(user, made)) is not None:
                 made.folded.append(fold)

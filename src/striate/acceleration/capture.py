@@ -23,6 +23,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+#: Operators that give what they got.
+_SAME = frozenset({"clone", "contiguous", "alias", "detach", "lift_fresh"})
+
 
 class Refusal(Exception):  # noqa: N818 - an answer, not a mistake
     """Why a model has no plan."""
@@ -58,6 +61,17 @@ class Node:
         """Whether its result is its operand's numbers, in another shape or order or a part of them."""
         of_numbers = len(self.results) == 1 and self.results[0].dtype == torch.float32 and self.name != "as_strided"
         return of_numbers and (self.function.is_view or self.name == "_unsafe_view")
+
+    @property
+    def is_same(self) -> bool:
+        """Whether its result is its operand, number by number; axes of length 1 may have another stride."""
+        if self.name != "as_strided":
+            return self.name in _SAME
+        # Pooling to one position says so in channels last.
+        input, shape, stride, *offset = self.args
+        steps = zip(shape, stride, input.stride, strict=True) if len(shape) == len(input.shape) else ()
+        alike = tuple(shape) == input.shape and all(size == 1 or one == other for size, one, other in steps)
+        return alike and not self.kwargs and offset in ([], [None])
 
     def values(self) -> Iterator[Value]:
         for leaf in tree_leaves((self.args, self.kwargs)):

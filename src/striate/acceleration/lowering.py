@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from striate.acceleration.absorbing import SAME, Followers, Owned, Sum, normalisation
+from striate.acceleration.absorbing import Followers, Owned, Sum, normalisation
 from striate.acceleration.capture import Graph, Node, Refusal, Value
 from striate.acceleration.functions import function, is_function
 from striate.acceleration.placed import Placed, along, innermost, is_interleaved, of_channels, stretched
@@ -99,7 +99,7 @@ class _Lowering(Placing):
             own(node)
         elif is_function(node):
             self.function(node)
-        elif node.name in SAME:
+        elif node.is_same:
             self.places[node.results[0]] = self.place(node.args[0])
         elif node.is_view:
             self.view(node)
