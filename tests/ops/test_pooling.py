@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cases import POOLINGS, assert_same, image, pool, random_poolings
-from striate import ops
+from striate import engine, ops
 from striate.engine import Pass, aten, reference
 from striate.errors import GeometryError, OperandError, StriateError
 from striate.geometry import PoolShape
@@ -291,3 +293,25 @@ def test_wrong_operands_are_named(call, message: str) -> None:
 def test_whole_numbers_have_norms_that_are_not() -> None:
     x = torch.randint(-9, 9, (1, 2, 6, 6))
     torch.testing.assert_close(ops.lp_pool2d(x, 2, 3, 2), torch.nn.functional.lp_pool2d(x, 2, 3, 2))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_calls_that_are_known_have_all_derivatives(layout: torch.memory_format) -> None:
+    """Which passes compute a call is looked up at its first gradient; what comes after must miss nothing by it."""
+    x = torch.randn(2, 24, 20, 24).contiguous(memory_format=layout).requires_grad_()
+
+    def penalty(pool: Callable[..., torch.Tensor]) -> list[torch.Tensor]:
+        y = pool(x, 3, 2, 1)
+        (first,) = torch.autograd.grad(y.pow(3).sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(first.pow(2).sum(), x)
+        many = torch.randn(3, *y.shape, generator=torch.Generator().manual_seed(1))
+        (batched,) = torch.autograd.grad(pool(x, 3, 2, 1), x, many, is_grads_batched=True)
+        tangent = torch.func.jvp(lambda x: pool(x, 3, 2, 1), (x.detach(),), (many.new_ones(x.shape),))[1]
+        return [y, first, second, batched, tangent]
+
+    theirs = penalty(F.max_pool2d)
+    with engine.use("llvm"):
+        for _ in range(3):
+            for mine, other in zip(penalty(ops.max_pool2d), theirs, strict=True):
+                torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
+        assert type(ops.max_pool2d(x, 3, 2, 1).grad_fn).__name__ == "RecordedBackward"

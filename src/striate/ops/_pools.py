@@ -116,6 +116,59 @@ class Maximum(Differentiable):
         return (unfold(info, values), unfold(info, indices)), 0
 
 
+class Recorded(torch.autograd.Function):
+    """Max pooling of a call that is known (see _left.py), for autograd alone: all is looked up once, and is held."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, way: Way) -> Tensor:
+        values, positions = way.there(input)
+        ctx.way = way
+        ctx.save_for_backward(positions)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        return ctx.way.back(upstream, *ctx.saved_tensors), None
+
+
+class Way:
+    """Max pooling there and back, of tensors like one that is given."""
+
+    def __init__(self, shape: PoolShape, input: Tensor) -> None:
+        def runs(backend: Backend) -> Callable[[], tuple[Tensor, Tensor]]:
+            return partial(backend.maximum, shape, input)
+
+        self._shape, self._channels_last = shape, is_channels_last(input)
+        self._there = choose(shape, Pass.POSITIONS, input, self._channels_last, runs)
+        self._back: Backend | None = None
+        self._compact = _compact(shape.size)
+
+    def there(self, input: Tensor) -> tuple[Tensor, Tensor]:
+        values, positions = self._there.maximum(self._shape, input)
+        return values, positions.to(self._compact)
+
+    def back(self, upstream: Tensor, positions: Tensor) -> Tensor:
+        upstream = laid_out(upstream, self._channels_last)
+        plain = has_memory(upstream) and not torch.is_grad_enabled()
+        if self._back is None or not plain:
+            if plain:
+                self._back = spreading(self._shape, upstream, positions, self._channels_last)
+            how = (self._shape.size, self._shape, self._channels_last)
+            return cast(Tensor, Spread.of(upstream, positions, *how))
+        return self._back.maximum_grad(self._shape, positions, upstream, self._channels_last)
+
+
+def spreading(shape: PoolShape, upstream: Tensor, indices: Tensor, channels_last: bool) -> Backend:
+    """The backend that is chosen for sending a gradient back."""
+
+    def runs(backend: Backend) -> Callable[[], Tensor]:
+        # PyTorch, when it computes all of a call, keeps positions as its kernel reads them.
+        kept = indices.long() if backend.name == "aten" else indices
+        return partial(backend.maximum_grad, shape, kept, upstream, channels_last)
+
+    return choose(shape, Pass.INPUT_GRAD, upstream, channels_last, runs)
+
+
 class Spread(Differentiable):
     """Adds every output's gradient to the position that its maximum came from, among ``size`` positions a channel.
 
@@ -131,12 +184,8 @@ class Spread(Differentiable):
         if not has_memory(upstream):
             return _aten.maximum_grad(shape, indices, upstream, channels_last)
 
-        def runs(backend: Backend) -> Callable[[], Tensor]:
-            # PyTorch, when it computes all of a call, keeps positions as its kernel reads them.
-            kept = indices.long() if backend.name == "aten" else indices
-            return partial(backend.maximum_grad, shape, kept, upstream, channels_last)
-
-        return runs(choose(shape, Pass.INPUT_GRAD, upstream, channels_last, runs))()
+        chosen = spreading(shape, upstream, indices, channels_last)
+        return chosen.maximum_grad(shape, indices, upstream, channels_last)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -12,13 +12,14 @@ The p-norm y = (sum of |x|^p)^(1/p) is an average of |x|^p on either side of poi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, Literal, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from striate.engine import Pass, traced
 from striate.engine.aten import AtenBackend
@@ -28,7 +29,7 @@ from striate.geometry import Padding, PoolShape, per_axis
 from striate.ops._autograd import is_constant
 from striate.ops._calls import batched, overridable, prepared
 from striate.ops._left import Known, Left
-from striate.ops._pools import Average, Maximum, largest
+from striate.ops._pools import Average, Maximum, Recorded, Way, largest
 
 Ints: TypeAlias = int | Sequence[int]
 
@@ -92,14 +93,24 @@ def _max_pool(
 
 def _values(input: Tensor, shape: PoolShape, known: Known | None = None) -> Tensor:
     """Max pooling for those who don't ask for positions, which gradients do."""
-    if torch._C._are_functorch_transforms_active() or not is_constant(input):
-        return cast("tuple[Tensor, Tensor]", Maximum.of(input, shape))[0]
+    transformed = torch._C._are_functorch_transforms_active()
+    if transformed or not is_constant(input):
+        if known is None or transformed or forward_ad._current_level >= 0:
+            return cast("tuple[Tensor, Tensor]", Maximum.of(input, shape))[0]
+        recording = known.ready[1]
+        if recording is None:
+            recording = known.ready[1] = _recording(Way(shape, input))
+        return cast(Tensor, recording(input))
     compute = None if known is None else known.ready[0]
     if compute is None:
         compute = largest(shape, input)
         if known is not None:
             known.ready[0] = compute
     return cast(Tensor, compute(input))
+
+
+def _recording(way: Way) -> Callable[[Tensor], Tensor]:
+    return lambda input: cast(Tensor, Recorded.apply(input, way))
 
 
 def _avg_pool(
