@@ -94,7 +94,8 @@ class _Generator:
             with f.loop(0, self.outer, self.together) as first:
                 weights = weight + first // self.together * tile_size
                 plane = (image * self.outer + first) * self.pooled_rows * self.pooled_width
-                with f.loop(start, f.smaller(start + block, self.pooled_rows)) as row:
+                self.stop = f.smaller(start + block, self.pooled_rows)
+                with f.loop(start, self.stop) as row:
                     line = packed.scratch + (row - start) * windows.pooled_rows.stride * packed.row_size
                     with f.loop(0, self.pooled_width, f.lanes) as column:
                         self._tile(packed, line + column, weights, first, plane, row, column)
@@ -131,7 +132,9 @@ class _Generator:
             with f.when(f.less(first + t, self.outer)):
                 value, position = self._largest({tap: totals[t, tap].get() for tap in windows.taps}, row, column)
                 place = plane + (t * self.pooled_rows + row) * self.pooled_width + column
-                self._write(value, position, place, column)
+                # What a whole vector writes beyond a row is a later row's, which is still to come.
+                room = (self.stop - row) * self.pooled_width - column
+                self._write(value, position, place, room)
 
     def _place(self, ahead: int) -> Number:
         """Where in a packed row the column lies that is so far right of a pooled column's first."""
@@ -155,12 +158,12 @@ class _Generator:
             where = f.value(f"trunc <{f.lanes} x i32> {where} to <{f.lanes} x i16>")
         return best, where
 
-    def _write(self, value: str, position: str, place: Number, column: Number) -> None:
+    def _write(self, value: str, position: str, place: Number, room: Number) -> None:
         f = self.f
-        whole = f.less(column + (f.lanes - 1), self.pooled_width)
+        whole = f.less(f.lanes - 1, room)
         for masked, condition in ((False, whole), (True, f.negation(whole))):
             with f.when(condition):
-                mask = f.inside(column, self.pooled_width) if masked else ""
+                mask = f.inside(0, room) if masked else ""
                 f.store(value, self.y + place, mask)
                 f.store(position, self.positions + place, mask, self.index)
 

@@ -78,17 +78,20 @@ class _Planes:
             packed = pack(
                 f, self.columns, place, 1, 0, x_row, self.top, deep, height, self.width, own, self.pitch, self.fill
             )
-            with f.loop(start, f.smaller(start + block, out_height)) as row:
+            stop = f.smaller(start + block, out_height)
+            with f.loop(start, stop) as row:
                 places = [output + (plane * out_height + row) * self.out_width for output in outputs]
                 line = packed.scratch + (row - start) * self.rows.stride * packed.row_size
                 with f.loop(0, self.out_width, f.lanes) as column:
                     for place in places:
                         f.prefetch(place + (column + AHEAD), write=True)
                     values = self._pool(packed, line, row, column)
-                    whole = f.less(column + (f.lanes - 1), self.out_width)
+                    # What a whole vector writes beyond a row is a later row's, which is still to come.
+                    room = (stop - row) * self.out_width - column
+                    whole = f.less(f.lanes - 1, room)
                     for masked, condition in ((False, whole), (True, f.negation(whole))):
                         with f.when(condition):
-                            mask = f.inside(column, self.out_width) if masked else ""
+                            mask = f.inside(0, room) if masked else ""
                             for value, where in zip(values, places, strict=True):
                                 f.store(value, where + column, mask, where.element)
 
