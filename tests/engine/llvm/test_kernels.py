@@ -15,6 +15,7 @@ from striate.engine.llvm import (
     interleaved_depthwise_weight,
     isa,
     planar,
+    planar_pooling_grad,
     planar_weight,
     pools,
     sums,
@@ -348,9 +349,24 @@ def test_columns_in_another_order_are_seen(monkeypatch: pytest.MonkeyPatch) -> N
     shape = conv("conv2d 2x3x9x20 5x3x3x3 stride=2 padding=1")
     _fresh(monkeypatch)
     check_convolution(shape, 0, layouts=(0, 0, 0))
-    real = planar._interleaved
-    monkeypatch.setattr(planar, "_interleaved", lambda f, parts: real(f, parts[::-1]))
+    real = planar.interleaved
+    monkeypatch.setattr(planar, "interleaved", lambda f, parts: real(f, parts[::-1]))
     assert _caught(lambda shape, _: check_convolution(shape, 0, layouts=(0, 0, 0)), [shape])
+
+
+@pytest.mark.parametrize("kind", ["max", "avg"])
+def test_a_window_that_is_forgotten_on_the_way_back_is_seen(kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = PoolShape.of(kind, (2, 3, 20, 40), 3, 2, 1)
+    _fresh(monkeypatch)
+    check_pooling(shape, 1)
+    real = planar_pooling_grad.Reach.__init__
+
+    def forgetful(self, axis):
+        real(self, axis)
+        self.seers[1] = self.seers[1][:1]
+
+    monkeypatch.setattr(planar_pooling_grad.Reach, "__init__", forgetful)
+    assert _caught(lambda shape, _: check_pooling(shape, 1), [shape])
 
 
 def test_a_maximum_that_takes_the_last_of_equals_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,12 +133,15 @@ def _dealt(f: Function, parts: list[str]) -> list[str]:
     return [each for pair in zip(*halves, strict=True) for each in pair]
 
 
-def store_row(f: Function, values: list[str], place: Pointer, room: Number) -> None:
-    """Writes vectors one after the other, ``room`` numbers at most."""
+def store_row(f: Function, values: list[str], place: Pointer, room: Number, rest: int | None = None) -> None:
+    """Writes vectors one after the other, ``room`` numbers at most; ``rest`` of the last one, if that is known."""
     whole = f.less(len(values) * f.lanes - 1, room)
     with f.when(whole):
         for v, value in enumerate(values):
             f.store(value, place + v * f.lanes)
     with f.when(f.negation(whole)):
-        for v, value in enumerate(values):
-            f.store(value, place + v * f.lanes, f.inside(v * f.lanes, room))
+        *before, last = values
+        for v, value in enumerate(values if rest is None else before):
+            f.store(value, place + v * f.lanes, "" if rest is not None else f.inside(v * f.lanes, room))
+        if rest is not None:
+            f.store_first(last, place + len(before) * f.lanes, rest)

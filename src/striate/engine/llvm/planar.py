@@ -34,6 +34,8 @@ from striate.engine.llvm.packing import Axis, Rows, pack, store_row
 
 #: Taps up to which a kernel's rows are written out as well as its columns.
 _MOST_OVERLAPPING = 121
+#: Vectors up to which a row is short.
+_SHORT = 4
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Tile:
     ``overlap``: the kernel's rows are written out, so that an input that several of the R rows see is read once.
     ``phases``: so many of the T channels are one channel's columns; ``missing`` are (phase, kernel column) that there
     aren't: nothing is multiplied there, since 0 times infinity isn't 0.
+    ``rest``: numbers that a row's last vector has, where rows are short and one in a few ends so; a mask costs more.
     """
 
     channels: int
@@ -52,6 +55,7 @@ class Tile:
     overlap: bool = False
     phases: int = 1
     missing: frozenset[tuple[int, int]] = frozenset()
+    rest: int | None = None
 
     @classmethod
     @cache
@@ -68,11 +72,12 @@ class Tile:
         """The tile that should cost the fewest cycles for ``channels`` channels of a group of ``rows`` x ``width``."""
         window, few = windows[0], windows[0].kernel * windows[1].kernel <= _MOST_OVERLAPPING
         across = -(-width // isa.lanes)
+        rest = width % isa.lanes if phases == 1 and across <= _SHORT else None
         best: tuple[float, Tile] | None = None
         for vectors in range(1, min(across, 4) + 1):
             for tile in range(phases, channels + 1, phases):
                 for deep in range(1, min(rows, 8) + 1):
-                    here = cls(tile, deep, vectors, across % vectors, tile == 1 and few, phases, missing)
+                    here = cls(tile, deep, vectors, across % vectors, tile == 1 and few, phases, missing, rest)
                     if tile * deep * vectors > isa.tile(here._held(isa, window)):
                         break
                     each = [here._cycles(window, count) for count in (vectors, here.tail)]
@@ -190,7 +195,7 @@ class _Generator:
                     place = self.y + (t // tile.phases * self.y_channel + (row + r) * self.y_row + column * tile.phases)
                     parts = [[totals[t + p, r, v].get() for p in range(tile.phases)] for v in range(vectors)]
                     values = [value for part in parts for value in interleaved(f, part)]
-                    store_row(f, values, place, self.y_width - column * tile.phases)
+                    store_row(f, values, place, self.y_width - column * tile.phases, tile.rest)
 
     def _ask(self, row: Number, column: Number, vectors: int) -> None:
         """Asks for what is written after this tile."""
