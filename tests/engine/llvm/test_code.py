@@ -297,3 +297,11 @@ def test_eight_threads_at_once(openmp: bool, monkeypatch: pytest.MonkeyPatch) ->
     finally:
         torch.set_num_threads(1)
     assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("told", "size"), [("1024K\n", 1 << 20), ("64K", 1 << 18), ("8192K", 1 << 21), ("big", 1 << 19)]
+)
+def test_blocks_go_by_the_second_level_cache(told: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isa.Path, "read_text", lambda self: told)
+    assert isa.second_level_cache.__wrapped__() == size

@@ -22,7 +22,7 @@ from striate.engine.llvm.emit import LINE
 from striate.engine.llvm.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.interleaved import ChannelTile
 from striate.engine.llvm.interleaved_depthwise import Columns
-from striate.engine.llvm.isa import Isa, the_isa
+from striate.engine.llvm.isa import Isa, second_level_cache, the_isa
 from striate.engine.llvm.launch import Kernel, Start
 from striate.engine.llvm.packing import Axis
 from striate.engine.llvm.planar import Tile
@@ -30,8 +30,8 @@ from striate.engine.llvm.relayout import laid_out
 from striate.engine.llvm.views import planes, rounded
 from striate.engine.llvm.weights import Packing, Weights, packing
 
-#: Numbers that a block's packed rows may take: half of a small second-level cache.
-BLOCK = 1 << 16
+#: Numbers that a block's packed rows may take: half of a second-level cache.
+BLOCK = second_level_cache() // 8
 #: Numbers of a row that a span may take, half of a first-level cache, and positions that reading weights is worth.
 _SPAN, _LEAST_SPAN = 1 << 12, 24
 _FORMATS = {False: torch.contiguous_format, True: torch.channels_last}
