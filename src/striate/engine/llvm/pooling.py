@@ -15,7 +15,8 @@ every column; the number of cells of a window is likewise the product of one num
 
 An activation that clamps the maximum may follow at once; where it does, no gradient goes back, and the position is -1.
 
-Backwards a plane of zeros is made and every output's gradient added where it belongs: a plane is small enough for the
+Backwards small windows gather (planar_pooling_grad.py). For the others, and for maxima of rows that would leave vectors
+half empty, a plane of zeros is made and every output's gradient added where it belongs: a plane is small enough for the
 first-level cache, and no two threads share one.
 """
 
