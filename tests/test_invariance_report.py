@@ -148,4 +148,4 @@ def test_mistakes_are_one_line(arguments: tuple[str, ...], message: str, capsys:
 
 def test_an_unknown_disturbance_is_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert called("robustness", run, "--only", "rotatoin") == 2
-    assert "did you mean 'rotation'?" in capsys.readouterr().err
+    assert "did you mean rotation?" in capsys.readouterr().err
