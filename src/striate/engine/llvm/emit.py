@@ -223,6 +223,16 @@ class Function:
         self.line(f"br label %{test}")
         self._lines.append(f"{done}:")
 
+    def each(self, start: Number, stop: Number, step: int, written_out: bool) -> Iterator[Number]:
+        """Runs the body of a ``for`` as :meth:`loop` does, or, with bounds that are known, once for every number."""
+        if written_out:
+            assert isinstance(start, int)
+            assert isinstance(stop, int)
+            yield from range(start, stop, step)
+            return
+        with self.loop(start, stop, step) as now:
+            yield now
+
     @contextmanager
     def when(self, condition: str) -> Iterator[None]:
         """Runs the block where the condition holds."""

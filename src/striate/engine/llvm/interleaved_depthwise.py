@@ -71,17 +71,22 @@ class _Generator:
     tile: Columns
     backwards: bool
     epilogue: Epilogue
+    widths: tuple[int, int] | None
 
     def emit(self) -> None:
         f = self.f
         self.x, self.weight, self.y = f.pointer(), f.pointer(), f.pointer()
         self.added = f.pointer() if self.epilogue.adds else None
+        self.width: Number
+        self.out_width: Number
         self.channels, self.height, self.width, out_height, self.out_width = (f.size() for _ in range(5))
         self.x_image, self.x_row = f.size(), f.size()
+        if self.widths is not None:
+            self.width, self.out_width = self.widths
         with f.loop(f.first, f.last) as item:
             image, row = item // out_height, item % out_height
             line = item * self.out_width * self.channels
-            with f.loop(0, self.out_width, self.tile.together) as column:
+            for column in f.each(0, self.out_width, self.tile.together, self.widths is not None):
                 first = column // self.columns.stride if self.backwards else column * self.columns.stride
                 last = max(self.tile.seers)
                 inside = f.both(f.less(-1, first + min(self.tile.seers)), f.less(first + last, self.width))
@@ -158,9 +163,19 @@ class _Generator:
 
 @cache
 def generate(
-    isa: Isa, rows: Axis, columns: Axis, together: int, backwards: bool, epilogue: Epilogue = PLAIN
+    isa: Isa,
+    rows: Axis,
+    columns: Axis,
+    together: int,
+    backwards: bool,
+    epilogue: Epilogue = PLAIN,
+    widths: tuple[int, int] | None = None,
 ) -> Function:
-    """The kernel; its arguments in the order in which they are asked for above."""
+    """The kernel; its arguments in the order in which they are asked for above.
+
+    ``widths`` are the operand's and the result's, where they are known: then all columns are written out, and nothing
+    is asked at their borders.
+    """
     f = Function("interleaved_depthwise", isa)
-    _Generator(f, rows, columns, Columns.of(columns, together, backwards), backwards, epilogue).emit()
+    _Generator(f, rows, columns, Columns.of(columns, together, backwards), backwards, epilogue, widths).emit()
     return f

@@ -76,14 +76,19 @@ class _Generator:
     rows: Axis
     columns: Axis
     tile: DepthwiseTile
+    widths: tuple[int, int] | None
 
     def emit(self) -> None:
         f, tile = self.f, self.tile
         # The last is the scratch memory of other weight gradients, which nothing is packed into here.
         self.x, self.g, partial, _ = (f.pointer() for _ in range(4))
+        out_width: Number
+        self.width: Number
         self.channels, self.height, self.width, self.out_height, out_width = (f.size() for _ in range(5))
         self.x_image, self.x_row, self.g_image, self.g_row = (f.size() for _ in range(4))
         block, blocks, partial_size = f.size(), f.size(), f.size()
+        if self.widths is not None:
+            self.width, out_width = self.widths
         self.partial = partial + f.thread * partial_size
         end = out_width - tile.tail
         line = 2 * f.lanes
@@ -92,8 +97,9 @@ class _Generator:
             self.stop = f.smaller(self.start + block, self.out_height)
             with f.loop(0, self.channels, line) as first:
                 last = f.smaller(first + line, self.channels)
-                with f.loop(0, end, tile.together) as column, f.loop(first, last, f.lanes) as channel:
-                    self._columns(image, column, channel, tile.together)
+                for column in f.each(0, end, tile.together, self.widths is not None):
+                    with f.loop(first, last, f.lanes) as channel:
+                        self._columns(image, column, channel, tile.together)
                 if tile.tail:
                     with f.loop(first, last, f.lanes) as channel:
                         self._columns(image, end, channel, tile.tail)
@@ -169,8 +175,14 @@ class _Generator:
                 f.prefetch(x + (newest * self.x_row + t * self.channels))
 
 
-def generate(isa: Isa, rows: Axis, columns: Axis, tile: DepthwiseTile) -> Function:
-    """The kernel; its arguments in the order in which they are asked for above."""
+def generate(
+    isa: Isa, rows: Axis, columns: Axis, tile: DepthwiseTile, widths: tuple[int, int] | None = None
+) -> Function:
+    """The kernel; its arguments in the order in which they are asked for above.
+
+    ``widths`` are the input's and the output's, where they are known: then all columns are written out, and nothing is
+    asked at their borders.
+    """
     f = Function("interleaved_depthwise_weight", isa)
-    _Generator(f, rows, columns, tile).emit()
+    _Generator(f, rows, columns, tile, widths).emit()
     return f

@@ -34,6 +34,8 @@ from striate.engine.llvm.weights import Packing, Weights, packing
 BLOCK = second_level_cache() // 8
 #: Numbers of a row that a span may take, half of a first-level cache, and positions that reading weights is worth.
 _SPAN, _LEAST_SPAN = 1 << 12, 24
+#: Columns up to which all of a depthwise window's are written out.
+_WRITTEN_OUT = 32
 _FORMATS = {False: torch.contiguous_format, True: torch.channels_last}
 
 
@@ -49,10 +51,16 @@ def _channel_kernel(isa: Isa, tile: ChannelTile, epilogue: Epilogue, direct: boo
 
 @cache
 def _depthwise_kernel(
-    isa: Isa, rows: Axis, columns: Axis, width: int, backwards: bool, epilogue: Epilogue = PLAIN
+    isa: Isa,
+    rows: Axis,
+    columns: Axis,
+    width: int,
+    backwards: bool,
+    epilogue: Epilogue,
+    widths: tuple[int, int] | None,
 ) -> Kernel:
     tile = Columns.choose(isa, columns, width, backwards)
-    return Kernel(interleaved_depthwise.generate(isa, rows, columns, tile.together, backwards, epilogue), isa)
+    return Kernel(interleaved_depthwise.generate(isa, rows, columns, tile.together, backwards, epilogue, widths), isa)
 
 
 def interleaves(x: Tensor, sizes: Sequence[int]) -> bool:
@@ -72,6 +80,11 @@ def is_narrow(sizes: Sequence[int], width: int) -> bool:
     groups, outer, inner = sizes[:3]
     lanes = the_isa().lanes
     return outer == inner == 1 and groups >= 2 * lanes and width <= 2 * lanes
+
+
+def narrow(size: tuple[int, int], outputs: tuple[int, int]) -> tuple[int, int] | None:
+    """The widths of maps that are so narrow that depthwise kernels are worth writing for these alone."""
+    return (size[1], outputs[1]) if max(size[1], outputs[1]) <= _WRITTEN_OUT else None
 
 
 def readable(x: Tensor, sizes: Sequence[int], width: int) -> Tensor:
@@ -331,6 +344,7 @@ def _depthwise_sum(
     """The sum of one channel each; ``backwards`` from the output's gradient to the input's."""
     rows, columns = windows
     # The tile depends on the width, of which few are worth code of their own.
-    kernel = _depthwise_kernel(isa, rows, columns, min(outputs[1], isa.registers), backwards, epilogue)
+    width = min(outputs[1], isa.registers)
+    kernel = _depthwise_kernel(isa, rows, columns, width, backwards, epilogue, narrow(size, outputs))
     items = batch * outputs[0]
     return Sum(kernel, isa.lanes, items, min(threads, items), 0, [channels, *size, *outputs], [])

@@ -23,7 +23,7 @@ from striate.engine.llvm.launch import Kernel, Start
 from striate.engine.llvm.packing import Axis
 from striate.engine.llvm.planar_weight import WeightTile
 from striate.engine.llvm.relayout import transposed
-from striate.engine.llvm.sums import BLOCK, interleaved_block
+from striate.engine.llvm.sums import BLOCK, interleaved_block, narrow
 from striate.engine.llvm.views import axes, plane, plane_size, planes, rounded
 from striate.geometry import ConvShape
 
@@ -41,8 +41,10 @@ def _tap_kernel(isa: Isa, tile: TapTile) -> Kernel:
 
 
 @cache
-def _depthwise_weight_kernel(isa: Isa, rows: Axis, columns: Axis, tile: DepthwiseTile) -> Kernel:
-    return Kernel(interleaved_depthwise_weight.generate(isa, rows, columns, tile), isa)
+def _depthwise_weight_kernel(
+    isa: Isa, rows: Axis, columns: Axis, tile: DepthwiseTile, widths: tuple[int, int] | None
+) -> Kernel:
+    return Kernel(interleaved_depthwise_weight.generate(isa, rows, columns, tile, widths), isa)
 
 
 @cache
@@ -164,7 +166,8 @@ def _depthwise_weight(
     """Depthwise, channels side by side: lanes over them; sums as (kernel rows, kernel columns, C)."""
     rows, columns = axes(shape)
     size, outputs = plane_size(shape.size), plane_size(shape.output_size)
-    kernel = _depthwise_weight_kernel(isa, rows, columns, DepthwiseTile.choose(isa, rows, columns, outputs[1]))
+    tile = DepthwiseTile.choose(isa, rows, columns, outputs[1])
+    kernel = _depthwise_weight_kernel(isa, rows, columns, tile, narrow(size, outputs))
     block = min(_DEPTHWISE_ROWS, -(-outputs[0] * shape.batch // threads), outputs[0])
     blocks = -(-outputs[0] // block)
     items = shape.batch * blocks
