@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -315,3 +316,25 @@ def test_calls_that_are_known_have_all_derivatives(layout: torch.memory_format) 
             for mine, other in zip(penalty(ops.max_pool2d), theirs, strict=True):
                 torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
         assert type(ops.max_pool2d(x, 3, 2, 1).grad_fn).__name__ == "RecordedBackward"
+
+
+def test_the_way_back_is_chosen_anew_when_choices_change() -> None:
+    x = torch.randn(2, 24, 20, 24).requires_grad_()
+    asked = []
+    real = reference.ReferenceBackend.maximum_grad
+
+    def heard(self: reference.ReferenceBackend, *how: Any) -> torch.Tensor:
+        asked.append("reference")
+        return real(self, *how)
+
+    with pytest.MonkeyPatch.context() as patch, engine.use("llvm"):
+        patch.setattr(reference.ReferenceBackend, "maximum_grad", heard)
+        for _ in range(2):
+            y = ops.max_pool2d(x, 3, 2, 1)
+            y.sum().backward(retain_graph=True)
+            assert not asked
+        with engine.use("reference"):
+            y.sum().backward()
+        assert asked == ["reference"]
+        ops.max_pool2d(x, 3, 2, 1).sum().backward()
+        assert asked == ["reference"]

@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from striate.engine import Backend, Pass, choose
+from striate.engine import Backend, Pass, choose, tuning
 from striate.engine.aten import AtenBackend, spread
 from striate.engine.backends import has_memory
 from striate.engine.layout import is_channels_last, laid_out, reshaped
@@ -140,7 +140,8 @@ class Way:
 
         self._shape, self._channels_last = shape, is_channels_last(input)
         self._there = choose(shape, Pass.POSITIONS, input, self._channels_last, runs)
-        self._back: Backend | None = None
+        #: What sends gradients back, and the choices' generation in which it was found.
+        self._back: tuple[int, Backend] | None = None
         self._compact = _compact(shape.size)
 
     def there(self, input: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,14 +149,14 @@ class Way:
         return values, positions.to(self._compact)
 
     def back(self, upstream: Tensor, positions: Tensor) -> Tensor:
-        upstream = laid_out(upstream, self._channels_last)
-        plain = has_memory(upstream) and not torch.is_grad_enabled()
-        if self._back is None or not plain:
-            if plain:
-                self._back = spreading(self._shape, upstream, positions, self._channels_last)
-            how = (self._shape.size, self._shape, self._channels_last)
-            return cast(Tensor, Spread.of(upstream, positions, *how))
-        return self._back.maximum_grad(self._shape, positions, upstream, self._channels_last)
+        shape, last = self._shape, self._channels_last
+        upstream = laid_out(upstream, last)
+        if torch.is_grad_enabled() or not has_memory(upstream):
+            return cast(Tensor, Spread.of(upstream, positions, shape.size, shape, last))
+        if self._back is None or self._back[0] != tuning.generation:
+            chosen = spreading(shape, upstream, positions, last)
+            self._back = tuning.generation, chosen
+        return self._back[1].maximum_grad(shape, positions, upstream, last)
 
 
 def spreading(shape: PoolShape, upstream: Tensor, indices: Tensor, channels_last: bool) -> Backend:
