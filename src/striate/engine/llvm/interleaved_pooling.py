@@ -220,12 +220,6 @@ def generate_average(isa: Isa, rows: Axis, columns: Axis, rest: int) -> Function
     return kernel.walk(down.outputs, along.outputs, write)
 
 
-def _seers(axis: Axis, phase: int) -> list[int]:
-    """The outputs that see input ``place * stride + phase``, counted from ``place``, whatever place that is."""
-    ahead = [phase + axis.before - tap * axis.dilation for tap in range(axis.kernel)]
-    return sorted(distance // axis.stride for distance in ahead if distance % axis.stride == 0)
-
-
 class _Spread(_Kernel):
     """Backwards: every input's sum of its shares in the gradients of the windows that it is in.
 
@@ -256,7 +250,7 @@ class _Spread(_Kernel):
         self.tables()
         both = zip((self.rows, self.columns), self.windows, strict=True)
         blocks = [(axis.size + (seen.stride - 1)) // seen.stride for axis, seen in both]
-        self.seers = [[_seers(axis, phase) for phase in range(axis.stride)] for axis in self.windows]
+        self.seers = [[axis.seers(phase) for phase in range(axis.stride)] for axis in self.windows]
         return self.walk(blocks[0], blocks[1], self._write)
 
     def tables(self) -> None:

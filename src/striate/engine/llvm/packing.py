@@ -41,6 +41,11 @@ class Axis:
         ahead, phase = divmod(tap * self.dilation, self.stride)
         return phase * pitch + ahead
 
+    def seers(self, phase: int) -> list[int]:
+        """The outputs that see input ``place * stride + phase``, counted from ``place``, whatever place that is."""
+        ahead = [phase + self.before - tap * self.dilation for tap in range(self.kernel)]
+        return sorted(distance // self.stride for distance in ahead if distance % self.stride == 0)
+
 
 @dataclass(frozen=True)
 class Rows:

@@ -33,10 +33,7 @@ class Reach:
 
     def __init__(self, axis: Axis) -> None:
         self.stride = axis.stride
-        ahead = [
-            [phase + axis.before - tap * axis.dilation for tap in range(axis.kernel)] for phase in range(self.stride)
-        ]
-        self.seers = [sorted(at // self.stride for at in each if at % self.stride == 0) for each in ahead]
+        self.seers = [axis.seers(phase) for phase in range(axis.stride)]
         # Where padding is wider than windows the first ones of all see none of it.
         every = [0, *(at for each in self.seers for at in each)]
         self.first, self.last = min(every), max(every)
@@ -176,6 +173,7 @@ def generate(isa: Isa, rows: Axis, columns: Axis, rest: int, index: str) -> Func
 
 
 def _as_i32(f: Function, value: str, index: str, kind: str) -> str:
+    """Positions of the type ``index``, one or a vector of them, as ``kind``."""
     if index == "i32":
         return value
     lanes = kind.removesuffix("i32>")
