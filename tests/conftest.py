@@ -39,6 +39,32 @@ def _clean_slate() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture(params=["avx2", "x86-64"])
+def narrower(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Everything is computed by an instruction set that this machine has besides its best one."""
+    from striate.engine.llvm import isa
+
+    best = isa.host()
+    named = [each.name for each in isa.ISAS if best and each.triple == best.triple and each.lanes < best.lanes]
+    if request.param not in named:
+        pytest.skip(f"{request.param} isn't below what this machine computes with")
+    _forget()
+    monkeypatch.setenv("STRIATE_ISA", request.param)
+    yield
+    monkeypatch.undo()
+    _forget()
+
+
+def _forget() -> None:
+    """What was prepared for one instruction set is none for another."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("striate."):
+            holders = [module, *(each for each in vars(module).values() if isinstance(each, type))]
+            for each in [value for holder in holders for value in vars(holder).values()]:
+                getattr(getattr(each, "__func__", each), "cache_clear", lambda: None)()
+    importlib.import_module("striate.engine.backends").forget()
+
+
 @pytest.fixture
 def peer(monkeypatch: pytest.MonkeyPatch) -> Callable[..., torch.nn.Module]:
     """From ``"torchvision:resnet18"`` or ``"timm:..."`` to that network with random weights."""

@@ -12,7 +12,6 @@ from torch import Tensor
 from cases import assert_same
 from striate import engine
 from striate.engine import pooled
-from striate.engine.llvm import isa
 from striate.errors import GeometryError, OperandError
 from striate.ops import conv_pool
 from striate.ops.conv_pool import conv_max_pool
@@ -109,8 +108,8 @@ def test_layers_as_networks_have_them(name: str, channels_last: bool, threads: i
         torch.set_num_threads(1)
 
 
-def test_plain_x86_64_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isa, "host", lambda: isa.X86_64)
+@pytest.mark.usefixtures("narrower")
+def test_every_instruction_set_computes_the_same() -> None:
     for seed in range(8):
         check(*problem(seed))
 

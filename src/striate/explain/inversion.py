@@ -107,6 +107,8 @@ def invert(
     Source: Mahendran & Vedaldi, "Understanding deep image representations by inverting them" (2015), equations 1-4.
 
     >>> layer = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 2, 2))
+    >>> with torch.no_grad():
+    ...     _ = layer[0].weight.copy_(torch.eye(4).reshape(4, 1, 2, 2))
     >>> found = invert(layer, torch.rand(1, 8, 8), "0", alpha_weight=0, variation_weight=0)
     >>> found.rows[0].image_error < 1e-3
     True

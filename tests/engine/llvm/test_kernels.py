@@ -62,6 +62,19 @@ def test_random_convolutions_of_whole_vectors_of_channels_in_any_layout(start: i
         check_convolution(interleaved(seed), seed)
 
 
+@pytest.mark.usefixtures("narrower")
+@pytest.mark.parametrize("start", range(4))
+def test_every_instruction_set_computes_the_same(start: int) -> None:
+    for line in [line for line in CONVOLUTIONS if "3d" not in line and " 0x" not in line][start::4]:
+        check_convolution(conv(line), start)
+    for line in [line for line in POOLINGS if "3d" not in line and " 0x" not in line][start::4]:
+        check_pooling(pool(line), start)
+    for seed in range(start, 24, 4):
+        check_convolution(convolution(seed), seed)
+        check_convolution(interleaved(seed), 3 * seed + 1, layouts=(0, 0, 0))
+        check_pooling(pooling(seed), seed)
+
+
 def test_channels_last_operands_get_kernels_with_lanes_over_channels(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     sums._prepared.cache_clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -70,17 +70,8 @@ def test_every_form_on_every_kind_of_maps(form: Form, shape: tuple[int, ...], si
     check(form, shape, side_by_side)
 
 
-@pytest.fixture
-def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(isa, "host", lambda: isa.X86_64)
-    norms._plan.cache_clear()
-    yield
-    norms._plan.cache_clear()
-
-
-@pytest.mark.skipif(not (isa.host() and isa.host().triple == "x86_64"), reason="runs x86-64's code")
-@pytest.mark.usefixtures("plain")
-def test_plain_x86_64_computes_the_same() -> None:
+@pytest.mark.usefixtures("narrower")
+def test_every_instruction_set_computes_the_same() -> None:
     for (shape, side_by_side), form in zip(MAPS, FORMS[-1:0:-3], strict=True):
         check(form, shape, side_by_side)
 

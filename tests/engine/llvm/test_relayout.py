@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from striate.engine.llvm import isa, relayout
+from striate.engine.llvm import relayout
 
 SHAPES = [(3, 16, 16, 16), (2, 33, 9, 15), (1, 40, 1, 128), (5, 17, 31, 2), (2, 64, 8, 8), (1, 300, 4, 5)]
 
@@ -28,9 +28,8 @@ def test_numbers_stay_and_order_changes(shape: tuple[int, ...], channels_last: b
     assert relayout.laid_out(x, not channels_last) is x
 
 
-@pytest.mark.skipif(not (isa.host() and isa.host().triple == "x86_64"), reason="runs x86-64's code")
-def test_plain_x86_64_moves_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relayout, "host", lambda: isa.X86_64)
+@pytest.mark.usefixtures("narrower")
+def test_every_instruction_set_moves_the_same() -> None:
     for shape in SHAPES:
         x = torch.randn(shape)
         made = relayout.moved(x, True)

@@ -53,7 +53,16 @@ class Isa:
 # The 32 registers of AVX-512 and NEON keep a tile of up to 30 vectors. An x86-64 level is a published set of features:
 # System V ABI, AMD64 supplement, section 3.1.1, "Processor architecture".
 AVX512: Final = Isa(
-    "avx512", 16, 32, True, True, "x86_64", "x86-64-v4", "", ("avx512f", "avx512bw", "avx512dq", "avx512vl", "fma")
+    "avx512",
+    16,
+    32,
+    True,
+    True,
+    "x86_64",
+    "x86-64-v4",
+    "",
+    ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "fma", "bmi2"),
+    True,
 )
 AVX2: Final = Isa("avx2", 8, 16, True, True, "x86_64", "x86-64-v3", "", ("avx2", "fma", "bmi2"), True)
 X86_64: Final = Isa("x86-64", 4, 16, False, False, "x86_64", "x86-64", "", (), True)
