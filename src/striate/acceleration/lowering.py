@@ -195,7 +195,7 @@ class _Lowering(Placing):
     def winograd(self, last: Value, made: Sum, x: Placed, problem: ConvShape) -> None:
         what = winograd.Sums.of(self.isa, problem, self.shared(problem.macs), made.epilogue, True)
         weight, bias = made.numbers(self.owned)
-        packed = what.pack(self.isa, Weights.of(weight, 1), bias)
+        packed = what.pack(Weights.of(weight, 1), bias)
         added = None if made.added is None else made.added.buffer
         words = what.words(x.buffer, packed.data_ptr(), made.place.buffer, Buffer(what.scratch), added)
         name = f"Winograd's {problem}{made.epilogue}"
@@ -204,7 +204,7 @@ class _Lowering(Placing):
 
         def repack(owned: Owned) -> None:
             weight, bias = made.numbers(owned)
-            what.pack(self.isa, Weights.of(weight, 1), bias, packed)
+            what.pack(Weights.of(weight, 1), bias, packed)
 
         self.packing.append(repack)
         self.places[last] = made.place

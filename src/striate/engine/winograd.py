@@ -76,7 +76,9 @@ class WinogradBackend(ConvolutionBackend):
         if max(problem.stride) > 1 or max(problem.dilation) > 1:
             return "shares inputs between windows one stride apart that aren't dilated"
         isa = host()
-        if isa is None or any(n < _FEW_CHANNELS or n % isa.lanes for n in (problem.in_channels, problem.out_channels)):
+        few = min(problem.in_channels, problem.out_channels) < _FEW_CHANNELS
+        common = math.gcd(problem.in_channels, problem.out_channels)
+        if isa is None or few or common % isa.dividing(common).lanes:
             return f"needs whole vectors of channels, {_FEW_CHANNELS} or more on both sides"
         if problem.in_channels * problem.out_channels > _MOST_WEIGHTS:
             return "transformed weights would take several times their memory"
@@ -136,6 +138,7 @@ def _products_kernel(isa: Isa, form: Form, tile: ChannelTile, side_by_side: bool
 class Sums:
     """What a convolution's output comes to once sizes are known, but for the addresses."""
 
+    isa: Isa
     form: Form
     kernel: Kernel
     vectors: int
@@ -159,6 +162,7 @@ class Sums:
     ) -> Sums:
         """``packed``: the weight is transformed once for many calls; ``backwards``: for the input gradient."""
         inner, outer, size, outputs = shape.in_channels, shape.out_channels, shape.size, shape.output_size
+        isa = isa.dividing(math.gcd(inner, outer))
         before = [low for low, _ in shape.pads]
         if backwards:
             inner, outer, size, outputs = outer, inner, outputs, size
@@ -181,9 +185,9 @@ class Sums:
         after = [tiles, down, across, *before, outer, channels // (tile.vectors * isa.lanes), *outputs]
         after += [chunk, scratch, *image]
         kernel = _output_kernel(isa, form, tile, epilogue)
-        return cls(form, kernel, tile.vectors, channels, inner, items, threads, threads * scratch, after)
+        return cls(isa, form, kernel, tile.vectors, channels, inner, items, threads, threads * scratch, after)
 
-    def pack(self, isa: Isa, weights: Weights, bias: Tensor | None, into: Tensor | None = None) -> Tensor:
+    def pack(self, weights: Weights, bias: Tensor | None, into: Tensor | None = None) -> Tensor:
         """The transformed weight; ``into`` is where it was packed before."""
         _, outer, inner, _, _ = weights.sizes
         count = self.form.elements * inner * self.channels
@@ -191,12 +195,12 @@ class Sums:
         packed[count:].zero_()
         if bias is not None:
             packed[count : count + outer] = bias
-        blocks = self.channels // (self.vectors * isa.lanes)
+        blocks = self.channels // (self.vectors * self.isa.lanes)
         start = weights.tensor.data_ptr() + weights.offset * weights.tensor.element_size()
         words = [start, packed.data_ptr(), inner, outer, blocks, *weights.strides[1:]]
         strides = {1: ""} | {weights.strides[2]: "inner", weights.strides[1]: "outer"}
-        kernel = _weights_kernel(isa, self.form, self.vectors, strides[1])
-        kernel(blocks * inner // isa.lanes, words, launch.threads())
+        kernel = _weights_kernel(self.isa, self.form, self.vectors, strides[1])
+        kernel(blocks * inner // self.isa.lanes, words, launch.threads())
         return packed
 
     def words(self, x: Any, packed: Any, y: Any, scratch: Any, added: Any = None) -> list[Any]:
@@ -224,9 +228,8 @@ def _form(taps: int, batch: int, outputs: Sequence[int], weights: int) -> Form:
 
 
 def _sums(shape: ConvShape, x: Tensor, weights: Weights, bias: Tensor | None, backwards: bool) -> Tensor:
-    isa = the_isa()
-    sums = Sums.of(isa, shape, launch.threads(), backwards=backwards)
-    packed, scratch = sums.pack(isa, weights, bias), fresh.empty(sums.scratch)
+    sums = Sums.of(the_isa(), shape, launch.threads(), backwards=backwards)
+    packed, scratch = sums.pack(weights, bias), fresh.empty(sums.scratch)
     whole = shape.input_shape if backwards else shape.output_shape
     y = fresh.empty(whole, memory_format=torch.channels_last)
     words = sums.words(x.data_ptr(), packed.data_ptr(), y.data_ptr(), scratch.data_ptr())
@@ -235,8 +238,8 @@ def _sums(shape: ConvShape, x: Tensor, weights: Weights, bias: Tensor | None, ba
 
 
 def _weight_grad(shape: ConvShape, x: Tensor, g: Tensor, channels_last: bool) -> Tensor:
-    isa, threads = the_isa(), launch.threads()
     inner, outer = shape.in_channels, shape.out_channels
+    isa, threads = the_isa().dividing(math.gcd(inner, outer)), launch.threads()
     before = [low for low, _ in shape.pads]
     form = _form(shape.kernel[0], shape.batch, shape.output_size, _READING)
     down, across = _tiles(form, shape.output_size)

@@ -110,7 +110,7 @@ def kernels(target: isa.Isa) -> dict[str, object]:
     return made
 
 
-@pytest.mark.parametrize("target", isa.ISAS, ids=lambda target: target.name)
+@pytest.mark.parametrize("target", [*isa.ISAS, isa.AVX512.shorter], ids=lambda target: target.name)
 def test_every_instruction_set_gets_code(target: isa.Isa) -> None:
     for name, function in kernels(target).items():
         code = compiler.to_object(launch.module(function), target)
@@ -142,6 +142,14 @@ def test_the_host_s_instruction_set_can_be_named(monkeypatch: pytest.MonkeyPatch
         assert isa.best("arm64", {}, proven=True) is None
     finally:
         isa.host.cache_clear()
+
+
+def test_short_rows_and_halves_of_vectors_get_shorter_vectors() -> None:
+    short = isa.AVX512.shorter
+    assert short is not None
+    assert [isa.AVX512.fitting(n) is short for n in (1, 8, 9, 16, 17)] == [True, True, False, False, False]
+    assert [isa.AVX512.dividing(n) is short for n in (8, 12, 16, 24, 48)] == [True, False, False, True, False]
+    assert isa.AVX2.fitting(1) is isa.AVX2.dividing(4) is isa.AVX2
 
 
 # -------------------------------------------------------------------- the cache

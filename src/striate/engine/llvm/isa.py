@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -32,6 +32,7 @@ class Isa:
         cpu, features: LLVM's names of the least processor that has it.
         needs: features a host has to have.
         proven: its kernels have been run against the reference on such a machine. Others wait for ``STRIATE_ISA``.
+        shorter: the same instructions on vectors of half the length, if it has them.
     """
 
     name: str
@@ -44,15 +45,25 @@ class Isa:
     features: str
     needs: tuple[str, ...]
     proven: bool = False
+    shorter: Isa | None = None
 
     def tile(self, operands: int) -> int:
         """Accumulators that fit beside ``operands`` vectors and one spare register without spilling."""
         return self.registers - 1 - operands
 
+    def fitting(self, row: int) -> Isa:
+        """On shorter vectors where one of them holds a ``row``: processors that split long ones gain, none loses."""
+        return self.shorter if self.shorter is not None and row <= self.shorter.lanes else self
+
+    def dividing(self, channels: int) -> Isa:
+        """On shorter vectors where so many channels are a whole number of those, and not of long ones."""
+        divide = self.shorter is not None and channels % self.lanes and not channels % self.shorter.lanes
+        return self.shorter if self.shorter is not None and divide else self
+
 
 # The 32 registers of AVX-512 and NEON keep a tile of up to 30 vectors. An x86-64 level is a published set of features:
 # System V ABI, AMD64 supplement, section 3.1.1, "Processor architecture".
-AVX512: Final = Isa(
+_AVX512: Final = Isa(
     "avx512",
     16,
     32,
@@ -64,6 +75,7 @@ AVX512: Final = Isa(
     ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "fma", "bmi2"),
     True,
 )
+AVX512: Final = replace(_AVX512, shorter=replace(_AVX512, name="avx512vl", lanes=8))
 AVX2: Final = Isa("avx2", 8, 16, True, True, "x86_64", "x86-64-v3", "", ("avx2", "fma", "bmi2"), True)
 X86_64: Final = Isa("x86-64", 4, 16, False, False, "x86_64", "x86-64", "", (), True)
 NEON: Final = Isa("neon", 4, 32, True, False, "aarch64", "generic", "+neon", ("neon",))

@@ -26,6 +26,8 @@ from striate.engine.llvm.planar import interleaved
 
 #: Inputs of a place, and outputs that see one of them, up to which this is worth its code.
 _MOST = 16
+#: Outputs of a row up to which adding maxima's gradients one by one is as quick.
+_SHORT = 8
 
 
 class Reach:
@@ -52,10 +54,10 @@ class Reach:
         return -(-most // lanes) * lanes
 
 
-def is_worth(isa: Isa, rows: Axis, columns: Axis, out_width: int, index: str) -> bool:
+def is_worth(rows: Axis, columns: Axis, out_width: int, index: str) -> bool:
     """Whether windows are small enough to be written out, and rows long enough for positions to be compared."""
     few = max(rows.kernel * columns.kernel, rows.stride * columns.stride) <= _MOST
-    return few and (not index or out_width > isa.lanes)
+    return few and (not index or out_width > _SHORT)
 
 
 def generate(isa: Isa, rows: Axis, columns: Axis, rest: int, index: str) -> Function:

@@ -97,6 +97,7 @@ def _maximum_plan(
     windows = Windows(*axes(shape), down, along)
     compact = torch.int16 if torch.Size(pool.size).numel() <= 1 << 15 else torch.int32
     pooled_rows, pooled_width = plane_size(pool.output_size)
+    isa = isa.fitting(pooled_width)
     pitch = windows.pooled_columns.pitch(pooled_width, isa.lanes)
     line = shape.in_channels * pitch * windows.pooled_columns.stride
     block = max(1, min(pooled_rows, _BLOCK // (line * windows.pooled_rows.stride)))
@@ -195,7 +196,7 @@ def weight_grad(
     shape: ConvShape, pool: PoolShape, input: Tensor, grad: Tensor, positions: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The gradients of weight and bias from those of the pooled map; positions of -1 take nothing."""
-    isa = the_isa()
+    isa = _isa(shape)
     x, (g, positions) = plane(input), _pooled(plane(grad), plane(positions))
     side_by_side = _side_by_side(x)
     if not side_by_side and x.stride(3) != 1:
@@ -251,7 +252,7 @@ def input_grad(
     shape: ConvShape, pool: PoolShape, weight: Tensor, grad: Tensor, positions: Tensor, channels_last: bool
 ) -> Tensor:
     """The gradient of the input from those of the pooled map; positions of -1 take nothing."""
-    isa = the_isa()
+    isa = _isa(shape)
     g, positions = _pooled(plane(grad), plane(positions))
     layout = torch.channels_last if channels_last and shape.dims == 2 else torch.contiguous_format
     made = fresh.empty(shape.input_shape, memory_format=layout)
@@ -279,9 +280,14 @@ def tiles(shape: ConvShape) -> int:
 def weights_fit(shape: ConvShape) -> bool:
     """Whether a tile's weights of all channels, read in no order, stay in a cache while they are."""
     rows = _rows_of(shape)
-    return shape.out_channels * rows.rows_together * rows.vectors_together * the_isa().lanes <= _WEIGHTS
+    return shape.out_channels * rows.rows_together * rows.vectors_together * _isa(shape).lanes <= _WEIGHTS
 
 
 def _rows_of(shape: ConvShape) -> KernelRows:
     rows, columns = axes(shape)
-    return KernelRows.of(the_isa(), rows.kernel, columns.kernel * shape.in_channels)
+    return KernelRows.of(_isa(shape), rows.kernel, columns.kernel * shape.in_channels)
+
+
+def _isa(shape: ConvShape) -> Isa:
+    """On vectors for the numbers of a kernel's row."""
+    return the_isa().fitting(shape.kernel[-1] * shape.in_channels)

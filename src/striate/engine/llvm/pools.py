@@ -135,7 +135,7 @@ class Pooling(NamedTuple):
 
 def interleaved_values(shape: PoolShape, epilogue: Epilogue = PLAIN, index: str = "", activation: str = "") -> Pooling:
     """Largest values, of which the epilogue is taken; with positions, if ``index`` is their type; or averages."""
-    isa, items = the_isa(), shape.batch * shape.output_size[0]
+    isa, items = the_isa().fitting(shape.channels), shape.batch * shape.output_size[0]
     known = (isa, *axes(shape), shape.channels % isa.lanes)
     if shape.kind == "max":
         return Pooling(_interleaved_maximum_kernel(*known, index, epilogue, activation), items, _sizes(shape), ())
@@ -174,6 +174,7 @@ def _forward(
         return _Made(each.start(3 if index else 2, (strides[0], strides[2]), threads), 0, each.tables)
     rows, columns = axes(shape)
     outputs = plane_size(shape.output_size)
+    isa = isa.fitting(outputs[1])
     tables: tuple[Tensor, ...] = ()
     if shape.kind == "avg":
         kernel, tables = _average_kernel(isa, rows, columns), _cells(shape)
@@ -236,11 +237,12 @@ def _backward(isa: Isa, shape: PoolShape, interleaved: bool, index: str, threads
     tables = _cells(shape) if shape.kind == "avg" else ()
     maps, places = 3 if index else 2, [table.data_ptr() for table in tables]
     if interleaved:
+        isa = isa.fitting(shape.channels)
         known = (isa, *axes(shape), shape.channels % isa.lanes)
         kernel = _interleaved_maximum_grad_kernel(*known, index) if index else _interleaved_average_grad_kernel(*known)
         sizes, items = _sizes(shape), shape.batch * -(-shape.size[0] // known[1].stride)
         return _Made(kernel.start([*sizes, *places], maps, items, threads, len(sizes)), 0, tables)
-    if planar_pooling_grad.is_worth(isa, *axes(shape), shape.output_size[-1], index):
+    if planar_pooling_grad.is_worth(*axes(shape), shape.output_size[-1], index):
         return _planar_backward(isa, shape, index, threads, maps, tables)
     if index:
         kernel = _maximum_grad_kernel(isa, index)
@@ -258,6 +260,7 @@ def _planar_backward(
     rows, columns = axes(shape)
     (height, width), outputs = plane_size(shape.size), plane_size(shape.output_size)
     down, along = planar_pooling_grad.Reach(rows), planar_pooling_grad.Reach(columns)
+    isa = isa.fitting(along.places(width))
     pitch, places = along.pitch(width, outputs[1], isa.lanes), down.places(height)
     block = max(1, min(places, _BLOCK // (pitch * (maps - 1))))
     blocks, deep = -(-places // block), down.outputs(block)

@@ -34,6 +34,8 @@ from striate.engine.llvm.weights import Packing, Weights, packing
 BLOCK = second_level_cache() // 8
 #: Numbers of a row that a span may take, half of a first-level cache, and positions that reading weights is worth.
 _SPAN, _LEAST_SPAN = 1 << 12, 24
+#: Columns of a depthwise output up to which copying it to channels_last and back was worth it.
+_NARROW = 16
 #: Columns up to which all of a depthwise window's are written out.
 _WRITTEN_OUT = 32
 _FORMATS = {False: torch.contiguous_format, True: torch.channels_last}
@@ -78,8 +80,7 @@ def interleaves(x: Tensor, sizes: Sequence[int]) -> bool:
 def is_narrow(sizes: Sequence[int], width: int) -> bool:
     """Whether depthwise windows over rows of this width are worth two copies to have lanes over channels."""
     groups, outer, inner = sizes[:3]
-    lanes = the_isa().lanes
-    return outer == inner == 1 and groups >= 2 * lanes and width <= 2 * lanes
+    return outer == inner == 1 and groups >= 2 * the_isa().lanes and width <= _NARROW
 
 
 def narrow(size: tuple[int, int], outputs: tuple[int, int]) -> tuple[int, int] | None:
@@ -215,6 +216,7 @@ def planar_sum(
     """
     rows, columns = windows
     out_height, out_width = outputs
+    isa = isa.fitting(out_width)
     tile = Tile.choose(isa, outer, windows, out_height, out_width, apart[1], missing)
     tiles = -(-outer // tile.channels)
     pitch = columns.pitch(out_width, isa.lanes)
@@ -255,6 +257,7 @@ def interleaved_sum(
     rows, columns = windows
     if groups > 1:
         return _depthwise_sum(isa, batch, groups, size, windows, outputs, threads, False, epilogue)
+    isa = isa.fitting(outer)
     tile = ChannelTile.choose(isa, outer, outputs[1])
     together = tile.vectors * isa.lanes
     each = (batch, inner, size, windows, outputs, outer, tile.columns, together, isa, threads)

@@ -107,7 +107,8 @@ def _interleaves_weight(x: Tensor, g: Tensor, shape: ConvShape) -> bool:
     """Whether both have their channels side by side, and those of the output are whole vectors."""
     depthwise = shape.groups == shape.in_channels == shape.out_channels
     dense = all(t.stride(3) == t.shape[1] and (t.stride(1) == 1 or t.shape[1] == 1) for t in (x, g))
-    return dense and g.shape[1] > 1 and (shape.groups == 1 or depthwise) and shape.out_channels % the_isa().lanes == 0
+    whole = shape.out_channels % the_isa().dividing(shape.out_channels).lanes == 0
+    return dense and whole and g.shape[1] > 1 and (shape.groups == 1 or depthwise)
 
 
 @lru_cache(maxsize=4096)
@@ -119,6 +120,7 @@ def _planar_weight(
     batch, groups = shape.batch, shape.groups
     inner, outer = shape.in_channels // groups, shape.out_channels // groups
     rows, columns = axes(shape)
+    isa = isa.fitting(out_width)
     tile = WeightTile.choose(isa, outer, inner, (rows, columns))
     pitch = columns.pitch(out_width, isa.lanes)
     line = inner * pitch * columns.stride
@@ -143,6 +145,7 @@ def _interleaved_weight(
     isa: Isa, shape: ConvShape, x_strides: tuple[int, ...], g_strides: tuple[int, ...], threads: int
 ) -> _WeightSum:
     """Channels side by side: lanes over output channels; see interleaved_weight.py for the sums' shape."""
+    isa = isa.dividing(shape.out_channels)
     rows, columns = axes(shape)
     runs, run = (1, columns.kernel) if columns.dilation == 1 else (columns.kernel, 1)
     run *= shape.in_channels
@@ -164,6 +167,7 @@ def _depthwise_weight(
     isa: Isa, shape: ConvShape, x_strides: tuple[int, ...], g_strides: tuple[int, ...], threads: int
 ) -> _WeightSum:
     """Depthwise, channels side by side: lanes over them; sums as (kernel rows, kernel columns, C)."""
+    isa = isa.dividing(shape.in_channels)
     rows, columns = axes(shape)
     size, outputs = plane_size(shape.size), plane_size(shape.output_size)
     tile = DepthwiseTile.choose(isa, rows, columns, outputs[1])
