@@ -97,6 +97,24 @@ def test_packed_weights_end_in_zeros(innermost: bool) -> None:
     assert not packed[..., 3:].any()
 
 
+@pytest.mark.parametrize("lanes", [6, 16, 48])
+@pytest.mark.parametrize("innermost", [False, True])
+def test_packed_weights_are_the_weight_in_order(innermost: bool, lanes: int) -> None:
+    """Channels side by side, terms side by side, neither; whole vectors and what is left of them."""
+    for outer, inner, kernel in ((6, 3, 3), (16, 33, 1), (40, 24, 1), (100, 16, 3)):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            w = torch.randn(outer, inner, kernel, kernel).contiguous(memory_format=layout)
+            for transposed in (False, True):
+                weights = Weights.of(w, 1, transposed)
+                terms = w.transpose(0, 1) if transposed else w
+                terms = (terms.permute(0, 2, 3, 1) if innermost else terms).flatten(1)
+                packed = pack(isa.the_isa(), weights, None, lanes, innermost)
+                found = packed.movedim(2, 1).flatten(0, 1)
+                assert torch.equal(found[: len(terms), 1:], terms)
+                assert not found[len(terms) :].any()
+                assert not found[:, 0].any()
+
+
 @pytest.mark.parametrize("start", range(0, 140, BATCH))
 def test_random_poolings(start: int) -> None:
     for seed in range(start, start + BATCH):

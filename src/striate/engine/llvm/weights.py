@@ -19,9 +19,10 @@ from torch import Tensor
 
 from striate.engine import fresh
 from striate.engine.llvm import launch
-from striate.engine.llvm.emit import Function, Number
+from striate.engine.llvm.emit import Function, Int, Number, Pointer
 from striate.engine.llvm.isa import Isa
 from striate.engine.llvm.launch import Kernel, Start
+from striate.engine.llvm.relayout import transposed_vectors
 
 #: Numbers below which starting threads costs more than they bring.
 _ALONE = 1 << 14
@@ -67,6 +68,19 @@ def _kernel(isa: Isa) -> Kernel:
     def put(place: Number, value: str) -> None:
         f.line(f"store float {value}, ptr {(packed + place).text}")
 
+    def one_by_one(source: Pointer, term: Number, start: Number, here: Number) -> None:
+        with f.loop(start, here) as lane:
+            put(term + lane, f.scalar(source + lane * outer_stride))
+        with f.loop(here, lanes) as lane:
+            put(term + lane, "0.0")
+
+    def in_squares(source: Pointer, first: Number, channels: Number, terms: Number) -> None:
+        """Terms that lie side by side, and channels, as many of both at a time as a vector has lanes."""
+        with f.loop(0, terms, f.lanes) as c, f.loop(0, channels, f.lanes) as lane:
+            rows = [f.load(source + ((lane + i) * outer_stride + c)) for i in range(f.lanes)]
+            for i, made in enumerate(transposed_vectors(f, rows)):
+                f.store(made, packed + (first + (c + i) * lanes + lane))
+
     with f.loop(f.first, f.last) as item:
         group, start = item // blocks, item % blocks * lanes
         here = f.smaller(outer - start, lanes)
@@ -76,13 +90,26 @@ def _kernel(isa: Isa) -> Kernel:
         with f.when(f.less(0, biased)), f.loop(0, here) as lane:
             put(base + lane, f.scalar(bias + (group * outer + start + lane)))
         from_ = weight + (group * group_stride + start * outer_stride)
-        with f.loop(0, sizes[0]) as a, f.loop(0, sizes[1]) as b, f.loop(0, sizes[2]) as c:
-            term = base + ((a * sizes[1] + b) * sizes[2] + c + 1) * lanes
-            source = from_ + (a * strides[0] + b * strides[1] + c * strides[2])
-            with f.loop(0, here) as lane:
-                put(term + lane, f.scalar(source + lane * outer_stride))
-            with f.loop(here, lanes) as lane:
-                put(term + lane, "0.0")
+        whole = here // f.lanes * f.lanes
+        side_by_side = f.same(outer_stride, 1)
+        with f.loop(0, sizes[0]) as a, f.loop(0, sizes[1]) as b:
+            first = base + ((a * sizes[1] + b) * sizes[2] + 1) * lanes
+            source = from_ + (a * strides[0] + b * strides[1])
+            # Terms of which vectors are copied, but for the channels beyond whole ones.
+            copied = f.variable("0", "i64")
+            with f.when(side_by_side):
+                copied.set(str(sizes[2]))
+                with f.loop(0, sizes[2]) as c, f.loop(0, whole, f.lanes) as lane:
+                    f.store(f.load(source + (c * strides[2] + lane)), packed + (first + c * lanes + lane))
+            with f.when(f.both(f.negation(side_by_side), f.same(strides[2], 1))):
+                terms = sizes[2] // f.lanes * f.lanes
+                copied.set(str(terms))
+                in_squares(source, first, whole, terms)
+            done = Int(f, copied.get())
+            with f.loop(0, done) as c:
+                one_by_one(source + c * strides[2], first + c * lanes, whole, here)
+            with f.loop(done, sizes[2]) as c:
+                one_by_one(source + c * strides[2], first + c * lanes, 0, here)
     return Kernel(f, isa)
 
 
