@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from cases import assert_same, conv, operands
 from striate import engine, ops
@@ -93,6 +94,27 @@ def test_it_is_what_computes_them() -> None:
     w = torch.randn(2, 4, 5, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(ops.conv2d, (x, w))
     assert torch.autograd.gradgradcheck(ops.conv2d, (x, w))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_window_that_sees_all_of_an_image_is_a_linear_layer(layout: torch.memory_format, biased: bool) -> None:
+    x, w, b = (torch.randn(size, requires_grad=True) for size in ((3, 4, 5, 6), (7, 4, 5, 6), (7,)))
+    operands = [x, w, b] if biased else [x, w]
+    shown = x.contiguous(memory_format=layout)
+    y = ops.conv2d(shown, w, b if biased else None)
+    assert "ViewBackward" in y.grad_fn.name()
+    expected = F.conv2d(x, w, b if biased else None)
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+    for mine, theirs in zip(*(torch.autograd.grad(z.sin().sum(), operands) for z in (y, expected)), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+    ops.conv2d(shown.detach(), w).relu_().sum().backward()
+    with torch.no_grad():
+        constant = ops.conv2d(shown, w)
+    # What PyTorch allows of its own convolution.
+    constant.add_(torch.ones(1, requires_grad=True)).sum().backward()
+    with engine.use("matmul"):
+        assert ops.conv2d(shown, w).grad_fn.name() == "_ContractionBackward"
 
 
 def test_a_planted_bug_would_show(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -304,17 +304,23 @@ _gains: dict[tuple[object, ...], float] = {}
 
 
 def gain(
-    problem: Problem, passes: tuple[Pass, ...], operand: Tensor, channels_last: bool, local: bool = True
+    problem: Problem,
+    passes: tuple[Pass, ...],
+    operand: Tensor,
+    channels_last: bool,
+    local: bool = True,
+    by: str | None = None,
 ) -> float | None:
     """Seconds that the backends chosen for these passes save over PyTorch's kernels; None as long as one isn't chosen.
 
-    Infinite where the choice was fixed or went by a rule, and isn't PyTorch's kernels throughout.
+    Infinite where the choice was fixed or went by a rule, and isn't PyTorch's kernels throughout. ``by``: what this one
+    saves if it computes all of them; minus infinity where that isn't known.
     """
     if _forced is not None:
-        return None if _forced == "aten" else math.inf
+        return None if _forced == "aten" else math.inf if by is None else -math.inf
     dtype, device, threads = operand.dtype, operand.device.type, torch.get_num_threads()
     rest = (dtype, device, channels_last, local, threads, tuning.generation)
-    key = (problem, passes, *rest)
+    key = (problem, passes, by, *rest)
     if key in _gains:
         return _gains[key]
     total = 0.0
@@ -326,10 +332,14 @@ def gain(
             # The rule can be asked before the first call, which is then computed as all others are.
             chosen = _decide(problem, open_, dtype, device, channels_last, local, None)
         times = tuning.known(tuning.Question(problem, open_, dtype, device, channels_last, threads)) or {}
-        both = tuning.measuring() and times.keys() >= {"aten", chosen.name}
+        name = chosen.name if by is None else by
+        both = tuning.measuring() and times.keys() >= {"aten", name}
+        if not both and name != chosen.name:
+            total = -math.inf
+            break
         total -= _DOUBT * times["aten"] if both else 0.0
-        if chosen.name != "aten":
-            total += times["aten"] - times[chosen.name] if both else math.inf
+        if name != "aten":
+            total += times["aten"] - times[name] if both else math.inf
     if len(_gains) >= 16384:
         _gains.clear()
     _gains[key] = total

@@ -88,6 +88,13 @@ def _is_apart(problem: ConvShape) -> bool:
     return apart and not any(map(any, problem.pads))
 
 
+def is_linear(problem: Problem) -> bool:
+    """Whether it is a linear layer: one window, which sees all of the image."""
+    if not isinstance(problem, ConvShape) or problem.groups > 1 or any(map(any, problem.pads)):
+        return False
+    return problem.kernel == problem.size
+
+
 # ---------------------------------------------------------------------------------------- windows that don't overlap
 
 

@@ -19,6 +19,7 @@ from torch.nn import Parameter
 from striate.engine import Pass, gain, tuning
 from striate.engine.backends import has_memory, watched
 from striate.engine.layout import is_channels_last
+from striate.engine.matmul import MatmulBackend, is_linear
 from striate.geometry import PoolShape, Problem
 from striate.ops._calls import unchanging
 
@@ -32,6 +33,7 @@ class Known:
     """A call that has been met before, of tensors that need no more looking at."""
 
     padding: tuple[int, ...] | None  #: as PyTorch takes it, if it is PyTorch that should be called
+    linear: bool  #: whether it should be called as a linear layer
     problem: Problem
     channels_last: bool
     how: tuple[Any, ...]  #: the arguments by whose identity it is found, so that no others get it
@@ -88,12 +90,19 @@ class Left:
         saved = gain(problem, tuple(passes), tensors[0], last, local)
         if saved is None:
             return None  # nobody knows yet
-        worth = saved > (_DETOUR if len(passes) == 1 else _DETOUR_AND_BACK)
+        detour = _DETOUR if len(passes) == 1 else _DETOUR_AND_BACK
+        worth = saved > detour
         # PyTorch would keep the input, which only the weight's gradient needs.
         worth |= wanted == [True, False]
+        linear = False
+        # Autograd's own product saves the detour. Its result is a view, which outside of autograd nobody may change
+        # in place who goes on inside of it.
+        if any(wanted) and self._forward is Pass.OUTPUT and is_linear(problem):
+            alone = gain(problem, tuple(passes), tensors[0], last, local, MatmulBackend.name)
+            linear = alone is not None and alone > 0 and alone >= saved - detour
         if len(self._known) >= 4096:
             self._known.clear()
-        self._known[key] = Known(None if worth else _pytorchs_padding(problem), problem, last, how)
+        self._known[key] = Known(None if worth else _pytorchs_padding(problem), linear, problem, last, how)
         return self._known[key]
 
 

@@ -164,6 +164,14 @@ def _fits(bias: Tensor | None, weight: Tensor, channels: int) -> bool:
     return bias is None or (is_plain(bias) and bias.shape == (channels,) and bias.device == weight.device)
 
 
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A window that sees all of the image, as PyTorch's linear layers have it."""
+    last = is_channels_last(input)
+    x, w = (each.movedim(1, -1) if last else each for each in (input, weight))
+    y = F.linear(x.flatten(1), w.flatten(1), bias)
+    return y.reshape(*y.shape, *[1] * (input.dim() - 2))
+
+
 def convolve(
     dims: int,
     input: Tensor,
@@ -178,6 +186,8 @@ def convolve(
     """Convolution along ``dims`` axes; ``local`` as :func:`contract` takes it."""
     known = _left.known(dims, (input, weight), (stride, padding, dilation, groups), local)
     if known is not None and _fits(bias, weight, weight.shape[0]):
+        if known.linear:
+            return _linear(input, weight, bias)
         if known.padding is not None:
             return _PYTORCHS[dims](input, weight, bias, stride, known.padding, dilation, groups)
         if not autocasts(input):
