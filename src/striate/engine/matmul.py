@@ -72,6 +72,8 @@ class MatmulBackend(ConvolutionBackend):
         channels_last: bool = False,
     ) -> Tensor:
         last = channels_last and shape.dims > 1
+        if is_linear(shape):
+            return _linear(shape, open_, first, second, bias, last)
         if _is_apart(shape):
             return _apart(shape, open_, first, second, bias, last)
         if open_ is Pass.OUTPUT:
@@ -93,6 +95,32 @@ def is_linear(problem: Problem) -> bool:
     if not isinstance(problem, ConvShape) or problem.groups > 1 or any(map(any, problem.pads)):
         return False
     return problem.kernel == problem.size
+
+
+def _linear(
+    shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, bias: Tensor | None, channels_last: bool
+) -> Tensor:
+    """One product of two matrices, each with one row an image or an output channel."""
+    # What is larger says in which order an image's numbers are best read.
+    larger = first if open_ is not Pass.OUTPUT or first.numel() > second.numel() else second
+    innermost = channels_last if open_ is Pass.INPUT_GRAD else is_channels_last(larger)
+
+    def rows(tensor: Tensor) -> Tensor:
+        return (tensor.movedim(1, -1) if innermost else tensor).flatten(1)
+
+    if open_ is Pass.OUTPUT:
+        made = new_empty(first, shape.output_shape, channels_last)
+        x, w, y = rows(first), rows(second).t(), made.view(made.shape[:2])
+        torch.mm(x, w, out=y) if bias is None else torch.addmm(bias, x, w, out=y)
+    elif open_ is Pass.INPUT_GRAD:
+        made = new_empty(second, shape.input_shape, innermost)
+        torch.mm(second.flatten(1), rows(first), out=rows(made))
+        if bias is not None:
+            made += bias.reshape(-1, *[1] * shape.dims)
+    else:
+        made = new_empty(second, shape.weight_shape, innermost)
+        torch.mm(second.flatten(1).t(), rows(first), out=rows(made))
+    return made
 
 
 # ---------------------------------------------------------------------------------------- windows that don't overlap
