@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from striate.engine import layout, traced
+from striate.engine.llvm import relayout
+
 
 class Differentiable(torch.autograd.Function):
     """A function with ``forward``, ``setup_context``, ``backward``, ``jvp`` and ``vmap``; call it with :meth:`of`."""
@@ -54,6 +57,13 @@ def is_constant(*inputs: Any) -> bool:
             if isinstance(operand, Tensor) and operand.requires_grad:
                 return False
     return True
+
+
+def upstream_in(channels_last: bool, upstream: Tensor) -> Tensor:
+    """An upstream gradient in a layout, moved by a kernel where nobody differentiates that."""
+    if torch.is_grad_enabled() or traced(upstream):
+        return layout.laid_out(upstream, channels_last)
+    return relayout.laid_out(upstream, channels_last)
 
 
 #: The input that was found not to be asked for last, of functions with two: it is looked at first.

@@ -16,9 +16,9 @@ from torch import Tensor
 from striate.engine import Backend, Pass, choose, tuning
 from striate.engine.aten import AtenBackend, spread
 from striate.engine.backends import has_memory
-from striate.engine.layout import is_channels_last, laid_out, reshaped
+from striate.engine.layout import is_channels_last, reshaped
 from striate.geometry import PoolShape
-from striate.ops._autograd import Differentiable
+from striate.ops._autograd import Differentiable, upstream_in
 from striate.ops._calls import fold, unfold
 
 #: For batches of gradients in one, which have no memory that other kernels could read.
@@ -44,7 +44,7 @@ class Average(Differentiable):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        upstream = laid_out(upstream, ctx.channels_last)
+        upstream = upstream_in(ctx.channels_last, upstream)
         transposed = Pass.INPUT_GRAD if ctx.open_ is Pass.OUTPUT else Pass.OUTPUT
         return Average.of(upstream, ctx.shape, transposed, ctx.channels_last), None, None, None
 
@@ -101,7 +101,7 @@ class Maximum(Differentiable):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        upstream = laid_out(upstream, ctx.channels_last)
+        upstream = upstream_in(ctx.channels_last, upstream)
         return Spread.of(upstream, *ctx.saved_tensors, ctx.shape.size, ctx.shape, ctx.channels_last), None
 
     @staticmethod
@@ -150,7 +150,7 @@ class Way:
 
     def back(self, upstream: Tensor, positions: Tensor) -> Tensor:
         shape, last = self._shape, self._channels_last
-        upstream = laid_out(upstream, last)
+        upstream = upstream_in(last, upstream)
         if torch.is_grad_enabled() or not has_memory(upstream):
             return cast(Tensor, Spread.of(upstream, positions, shape.size, shape, last))
         if self._back is None or self._back[0] != tuning.generation:

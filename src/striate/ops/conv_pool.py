@@ -20,11 +20,11 @@ from torch.overrides import has_torch_function
 
 from striate.engine import Pass, pooled, traced
 from striate.engine.backends import has_memory
-from striate.engine.layout import is_channels_last, laid_out
+from striate.engine.layout import is_channels_last
 from striate.errors import OperandError
 from striate.geometry import ConvShape, Padding, PoolShape
 from striate.ops import convolution, pooling
-from striate.ops._autograd import wanted
+from striate.ops._autograd import upstream_in, wanted
 
 _CONVOLUTIONS = (convolution.conv1d, convolution.conv2d, convolution.conv3d)
 _POOLS = (pooling.max_pool1d, pooling.max_pool2d, pooling.max_pool3d)
@@ -89,7 +89,7 @@ class _Block(torch.autograd.Function):
             return (*found, None, None, None)
         grad_x = grad_w = grad_b = None
         shape, pool, last = ctx.shape, ctx.pool, ctx.channels_last
-        upstream = laid_out(upstream.resolve_neg(), is_channels_last(positions))
+        upstream = upstream_in(is_channels_last(positions), upstream.resolve_neg())
         if asked[1] or asked[2]:
             grad_w, grad_b = pooled.weight_grad(shape, pool, x, upstream, positions)
         if asked[0]:

@@ -28,9 +28,9 @@ from torch import Tensor
 
 from striate.engine import FORM, Pass, ready, traced
 from striate.engine.aten import AtenBackend
-from striate.engine.layout import is_channels_last, laid_out
+from striate.engine.layout import is_channels_last
 from striate.geometry import ConvShape, Padding
-from striate.ops._autograd import Differentiable, is_constant, wanted
+from striate.ops._autograd import Differentiable, is_constant, upstream_in, wanted
 from striate.ops._calls import autocast, autocasts, batched, check_weight, fold, overridable, prepared
 from striate.ops._left import Left, is_plain
 
@@ -69,7 +69,7 @@ class _Contraction(Differentiable):
         one, other = _OPERANDS[ctx.open_]
         grad_first = grad_second = grad_bias = None
         if ctx.open_ is not Pass.WEIGHT_GRAD:
-            upstream = laid_out(upstream, ctx.channels_last)
+            upstream = upstream_in(ctx.channels_last, upstream)
         how, asked = (ctx.shape, ctx.channels_last), wanted(ctx)
         if asked[0]:
             grad_first = contract(*how, one, {other: second, ctx.open_: upstream}, local=ctx.local)

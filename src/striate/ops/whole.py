@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from striate.engine import traced
-from striate.engine.layout import is_channels_last, laid_out, new_empty
+from striate.engine.layout import is_channels_last, new_empty
 from striate.errors import GeometryError, OperandError
 from striate.geometry import per_axis, whole_number
-from striate.ops._autograd import Differentiable
+from striate.ops._autograd import Differentiable, upstream_in
 from striate.ops._calls import batched, check_tensor, fold, overridable, unfold
 from striate.ops._pools import Collect, Spread, keep_positions
 from striate.ops.pooling import avg_pool1d, avg_pool2d, avg_pool3d, max_pool1d, max_pool2d, max_pool3d
@@ -85,7 +85,7 @@ class _AdaptiveAverage(Differentiable):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        upstream = laid_out(upstream, ctx.channels_last)
+        upstream = upstream_in(ctx.channels_last, upstream)
         return _AdaptiveAverage.of(upstream, *ctx.sizes, not ctx.transposed, ctx.channels_last), None, None, None, None
 
     @staticmethod
@@ -113,7 +113,7 @@ class _AdaptiveMaximum(Differentiable):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        upstream = laid_out(upstream, ctx.channels_last)
+        upstream = upstream_in(ctx.channels_last, upstream)
         return Spread.of(upstream, *ctx.saved_tensors, ctx.size, None, ctx.channels_last), None
 
     @staticmethod
