@@ -193,9 +193,10 @@ def _table() -> dict[str, dict[str, float]]:
 @cache
 def _name() -> str:
     from striate import __version__
+    from striate.engine.llvm.isa import host
 
-    isa = os.environ.get("STRIATE_ISA", "")
-    told = [__version__, str(torch.__version__), platform.machine(), _processor(), isa]
+    isa = host()
+    told = [__version__, str(torch.__version__), platform.machine(), _processor(), isa.name if isa else ""]
     return f"choices-{hashlib.sha256(' '.join(told).encode()).hexdigest()[:16]}.jsonl"
 
 

@@ -104,6 +104,8 @@ def kernels(target: isa.Isa) -> dict[str, object]:
         made[f"winograd parts {other}"] = winograd.generate_parts(target, form, other)
         made[f"winograd products {other}"] = winograd.generate_products(target, form, tile, other)
     made["transpose"] = relayout.generate(target)
+    for back in (False, True):
+        made[f"transpose few {back}"] = relayout.generate_few(target, 6, back)
     made["layer norm"] = layer_normalization.generate(target)
     made["copy"] = elementwise.generate_copy(target)
     made["interleaved average grad"] = interleaved_pooling.generate_average_grad(target, AXIS, AXIS, 3)

@@ -8,6 +8,8 @@ import torch
 from striate.engine.llvm import relayout
 
 SHAPES = [(3, 16, 16, 16), (2, 33, 9, 15), (1, 40, 1, 128), (5, 17, 31, 2), (2, 64, 8, 8), (1, 300, 4, 5)]
+#: Fewer channels, or positions, than a vector has lanes; one and several parts.
+SHAPES += [(4, 3, 64, 65), (90, 6, 7, 5), (4, 15, 20, 19), (4, 2, 50, 50), (7, 300, 3, 3), (4, 2500, 1, 2)]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -39,7 +41,7 @@ def test_every_instruction_set_moves_the_same() -> None:
 
 def test_what_a_kernel_does_not_move_is_laid_out_all_the_same() -> None:
     wide = torch.randn(2, 32, 16, 20)[..., 2:-2]
-    for x in (torch.randn(2, 3, 64, 64), torch.randn(1, 16, 4, 4), torch.randn(2, 32, 16, 16).double(), wide):
+    for x in (torch.randn(2, 3, 50, 50), torch.randn(1, 16, 4, 4), torch.randn(2, 32, 16, 16).double(), wide):
         assert relayout.moved(x, True) is None
         made = relayout.laid_out(x, True)
         assert torch.equal(made, x)

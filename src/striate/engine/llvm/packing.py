@@ -10,6 +10,7 @@ speed on AVX2, which has no masks to spare, and far more where vectors have none
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from striate.engine.llvm.emit import AHEAD, LINE, Function, Number, Pointer
@@ -117,25 +118,48 @@ def _ask(f: Function, stride: int, line: Pointer, start: Number) -> None:
 
 def _phases(f: Function, stride: int, line: Pointer, start: Number, width: Number | None, padding: str) -> list[str]:
     """From ``start`` on a vector of every ``stride``-th number, for each of the numbers to start from."""
-    if stride > _MOST_DEALT or stride & (stride - 1):
+    if stride > _MOST_DEALT:
         every = [f.positions(start + phase, stride) for phase in range(stride)]
         return [
             f.gather(line, positions, "" if width is None else f.below(positions, width), padding)
             for positions in every
         ]
     starts = [start + part * f.lanes for part in range(stride)]
-    return _dealt(f, [f.load(line + at, "" if width is None else f.inside(at, width), padding) for at in starts])
+    return dealt(f, [f.load(line + at, "" if width is None else f.inside(at, width), padding) for at in starts])
 
 
-def _dealt(f: Function, parts: list[str]) -> list[str]:
-    """Numbers in so many vectors (a power of two) dealt round to as many others."""
+def dealt(f: Function, parts: list[str]) -> list[str]:
+    """Numbers in so many vectors dealt round to as many others: the first, the one so many later, ..."""
     if len(parts) == 1:
         return parts
+    if len(parts) % 2:
+        return [_picked(f, parts, range(first, len(parts) * f.lanes, len(parts))) for first in range(len(parts))]
     halves = [
-        _dealt(f, [f.shuffle(*pair, range(odd, 2 * f.lanes, 2)) for pair in zip(parts[::2], parts[1::2], strict=True)])
+        dealt(f, [f.shuffle(*pair, range(odd, 2 * f.lanes, 2)) for pair in zip(parts[::2], parts[1::2], strict=True)])
         for odd in (0, 1)
     ]
     return [each for pair in zip(*halves, strict=True) for each in pair]
+
+
+def interleaved(f: Function, parts: list[str]) -> list[str]:
+    """Vectors laid side by side number by number: the first number of each, then the second of each, ..."""
+    many = len(parts)
+    return [
+        _picked(f, parts, [at % many * f.lanes + at // many for at in range(start, start + f.lanes)])
+        for start in range(0, many * f.lanes, f.lanes)
+    ]
+
+
+def _picked(f: Function, parts: list[str], places: Sequence[int]) -> str:
+    """A vector of the numbers at these places in vectors that lie end to end."""
+    value = parts[0]
+    if list(places) != list(range(f.lanes)):
+        value = f.shuffle(value, value, [place % f.lanes for place in places])
+    for p, part in enumerate(parts[1:], start=1):
+        lanes = [f.lanes + place % f.lanes if place // f.lanes == p else k for k, place in enumerate(places)]
+        if lanes != list(range(f.lanes)):
+            value = f.shuffle(value, part, lanes)
+    return value
 
 
 def store_row(f: Function, values: list[str], place: Pointer, room: Number, rest: int | None = None) -> None:

@@ -30,7 +30,7 @@ from functools import cache
 
 from striate.engine.llvm.emit import AHEAD, LINE, Function, Number, Pointer, Variable
 from striate.engine.llvm.isa import Isa
-from striate.engine.llvm.packing import Axis, Rows, pack, store_row
+from striate.engine.llvm.packing import Axis, Rows, interleaved, pack, store_row
 
 #: Taps up to which a kernel's rows are written out as well as its columns.
 _MOST_OVERLAPPING = 121
@@ -245,20 +245,6 @@ class _Generator:
                     value = f.load(place + v * f.lanes)
                     for r, i in seers:
                         totals[0, r, v].set(f.fma(held[i], value, totals[0, r, v].get()))
-
-
-def interleaved(f: Function, parts: list[str]) -> list[str]:
-    """Vectors laid side by side number by number: the first number of each, then the second of each, ..."""
-    if len(parts) == 1:
-        return parts
-    made = []
-    for start in range(0, len(parts) * f.lanes, f.lanes):
-        places = [divmod(start + lane, len(parts)) for lane in range(f.lanes)]
-        value = f.shuffle(parts[0], parts[0], [at for at, _ in places])
-        for p, part in enumerate(parts[1:], start=1):
-            value = f.shuffle(value, part, [f.lanes + at if which == p else k for k, (at, which) in enumerate(places)])
-        made.append(value)
-    return made
 
 
 def generate(isa: Isa, rows: Axis, columns: Axis, tile: Tile) -> Function:

@@ -21,8 +21,7 @@ import itertools
 
 from striate.engine.llvm.emit import AHEAD, LINE, Function, Number, Pointer
 from striate.engine.llvm.isa import Isa
-from striate.engine.llvm.packing import Axis
-from striate.engine.llvm.planar import interleaved
+from striate.engine.llvm.packing import Axis, interleaved
 
 #: Inputs of a place, and outputs that see one of them, up to which this is worth its code.
 _MOST = 16

@@ -5,6 +5,11 @@
             for every L rows of the strip: load L vectors, transpose them in registers
             write what now are L rows, as long as the strip is wide                 whole lines of the cache
 
+Few rows (an image's colours) or columns (the last maps' positions) are fewer than a vector's lanes:
+
+    for every item: an image, a part of the long rows
+        for every L numbers of each: load S vectors, interleave them in registers, write S vectors; or the way back
+
 PyTorch's copies across layouts go number by number at a third of the memory's speed.
 """
 
@@ -20,13 +25,18 @@ from torch import Tensor
 
 from striate.engine import fresh, layout
 from striate.engine.llvm import launch
-from striate.engine.llvm.emit import LINE, Function, Number, Pointer
+from striate.engine.llvm.emit import AHEAD, LINE, Function, Number, Pointer
 from striate.engine.llvm.isa import Isa, host
 from striate.engine.llvm.launch import Kernel
+from striate.engine.llvm.packing import dealt, interleaved
 
 _FORMATS: Final = {False: torch.contiguous_format, True: torch.channels_last}
-#: Numbers from which on a kernel is worth starting, and how many before their turn those of a row are asked for.
-_LEAST, _AHEAD = 1 << 12, 64
+#: Numbers from which on a kernel is worth starting, where rows are few, and where they aren't.
+_LEAST_OF_FEW, _LEAST = 1 << 14, 1 << 12
+#: How many numbers before their turn those of a row are asked for.
+_AHEAD = 64
+#: Numbers of a long row that are a thread's share.
+_PART = 1 << 11
 
 
 def transposed_vectors(f: Function, rows: Sequence[str]) -> list[str]:
@@ -74,9 +84,40 @@ def generate(isa: Isa) -> Function:
     return f
 
 
+def generate_few(isa: Isa, few: int, back: bool) -> Function:
+    """``y[n, column, row] = x[n, row, column]`` of so few rows or, ``back``, of so few columns."""
+    f = Function("transpose_few", isa)
+    x, y = f.pointer(), f.pointer()
+    many, parts = f.size(), f.size()
+    with f.loop(f.first, f.last) as item:
+        image, start = item // parts * (many * few), item % parts * _PART
+        apart, together = (y, x) if back else (x, y)
+        apart, together = apart + image, together + image
+        stop = f.smaller(start + _PART, many)
+        whole = start + (stop - start) // f.lanes * f.lanes
+        with f.loop(start, whole, f.lanes) as at:
+            rows = [apart + (row * many + at) for row in range(few)]
+            mixed = [together + (at * few + k * f.lanes) for k in range(few)]
+            for place in mixed if back else rows:
+                f.prefetch(place + AHEAD)
+            made = (dealt if back else interleaved)(f, [f.load(place) for place in (mixed if back else rows)])
+            for value, place in zip(made, rows if back else mixed, strict=True):
+                f.store(value, place)
+        with f.loop(whole, stop) as at:
+            for row in range(few):
+                one, other = apart + (row * many + at), together + (at * few + row)
+                f.put(f.scalar(other if back else one), one if back else other)
+    return f
+
+
 @cache
 def _kernel(isa: Isa) -> Kernel:
     return Kernel(generate(isa), isa)
+
+
+@cache
+def _few_kernel(isa: Isa, few: int, back: bool) -> Kernel:
+    return Kernel(generate_few(isa, few, back), isa)
 
 
 def moved(tensor: Tensor, channels_last: bool) -> Tensor | None:
@@ -88,7 +129,8 @@ def moved(tensor: Tensor, channels_last: bool) -> Tensor | None:
     batch, channels, *size = tensor.shape
     positions = math.prod(size)
     here, there = _FORMATS[not channels_last], _FORMATS[channels_last]
-    if min(channels, positions) < LINE or not tensor.is_contiguous(memory_format=here):
+    few = min(channels, positions) < LINE
+    if (few and tensor.numel() < _LEAST_OF_FEW) or not tensor.is_contiguous(memory_format=here):
         return None
     if tensor.is_contiguous(memory_format=there):
         return None
@@ -100,6 +142,12 @@ def moved(tensor: Tensor, channels_last: bool) -> Tensor | None:
 
 
 def _transpose(isa: Isa, source: Tensor, target: Tensor, count: int, rows: int, columns: int) -> None:
+    if min(rows, columns) < LINE:
+        few, many = sorted((rows, columns))
+        parts = -(-many // _PART)
+        kernel, words = _few_kernel(isa, few, columns < rows), [source.data_ptr(), target.data_ptr(), many, parts]
+        kernel(count * parts, words, launch.threads())
+        return
     strips = -(-rows // max(LINE, isa.lanes))
     _kernel(isa)(count * strips, [source.data_ptr(), target.data_ptr(), rows, columns, strips], launch.threads())
 
