@@ -258,7 +258,11 @@ def interleaved_sum(
     if groups > 1:
         return _depthwise_sum(isa, batch, groups, size, windows, outputs, threads, False, epilogue)
     isa = isa.fitting(outer)
-    tile = ChannelTile.choose(isa, outer, outputs[1])
+    numbers = batch * size[0] * size[1] * inner, rows.kernel * columns.kernel * inner * outer
+    share = outer
+    if batch * outputs[0] < threads and numbers[1] > numbers[0]:
+        share = rounded(-(-outer // threads), isa.lanes)  # of the channels, since there is nothing else to share out
+    tile = ChannelTile.choose(isa, share, outputs[1])
     together = tile.vectors * isa.lanes
     each = (batch, inner, size, windows, outputs, outer, tile.columns, together, isa, threads)
     items, before, after = interleaved_block(*each)
@@ -266,7 +270,6 @@ def interleaved_sum(
         axis.before <= 0 and axis.span(count) - axis.before <= length
         for axis, count, length in zip(windows, outputs, size, strict=True)
     )
-    numbers = batch * size[0] * size[1] * inner, rows.kernel * columns.kernel * inner * outer
     share, span = _divided(items, outputs, tile, outer, together, numbers, inner if direct else 0, threads)
     spans = -(-outputs[1] // span)
     runs = 1 if columns.dilation == 1 else columns.kernel
