@@ -450,7 +450,7 @@ def test_slower_plans_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         for _ in range(3):
             fast(x)
     assert not uses_a_plan(fast, x)
-    assert plan_of(fast, x).startswith("no plan: the plan isn't faster: 2,000,000 us on 1 threads")
+    assert plan_of(fast, x).startswith("no plan: the plan isn't faster: 2,000,000 us on 1 thread,")
 
 
 class Permuted(nn.Module):
@@ -706,7 +706,7 @@ def test_plans_that_would_keep_much_memory_are_not_made(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(("shared", "taken"), [(0.95, 1), (0.5, 2)])
 def test_several_threads_have_to_be_worth_it(shared: float, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "interleaved", lambda runs, *_: {"": 9.0, "1": 1.0, "2": shared})
+    monkeypatch.setattr(tuning, "interleaved", lambda runs, *_: {"": 9.0, "1 thread": 1.0, "2 threads": shared})
     monkeypatch.setattr(inference, "_ALONE", float("inf"))
     torch.set_num_threads(2)
     try:

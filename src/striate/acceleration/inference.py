@@ -12,8 +12,8 @@ Else it goes the ordinary way, and so does a call that comes while another threa
 
 A plan is made when an input of some shape and strides comes for the second time, so that images of every size don't
 compile for ever; that call takes as long as some five others, since plan and ordinary way are timed, and a fifth of a
-second more where plans on one thread and on several are. A plan keeps the memory of its maps, and isn't made where that
-is more than 512 MiB.
+second more where one thread and several are (see company.py). A plan keeps the memory of its maps, and isn't made where
+that is more than 512 MiB.
 
 Weights are packed, and batch normalisation is folded into them, when it is made, and again when a version counter or an
 address of the model's tensors has changed, or an optimiser has made a step. Other writes past autograd (through
@@ -32,7 +32,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from operator import attrgetter, is_, itemgetter
 from typing import Any, Final
 
@@ -42,6 +42,7 @@ from torch.nn.modules import module as torchs_modules
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from striate.acceleration.capture import Graph, Refusal, captured
+from striate.acceleration.company import Company
 from striate.acceleration.forward import Blocks, blocked
 from striate.acceleration.lowering import Lowered, lowered
 from striate.acceleration.watched import Watched
@@ -56,12 +57,9 @@ from striate.errors import OperandError
 _KEPT: Final = 8
 #: How often a plan is made again because the model was no longer what it was.
 _AGAIN: Final = 4
-#: How many times as fast several threads have to be as one: they wait for each other at every step, which takes long
-#: when the machine has other work.
-_COMPANY: Final = 1.1
-#: Seconds that plans of different numbers of threads are timed for: the scheduler lets single runs wait.
+#: Seconds that one thread and several are timed for: the scheduler lets single runs wait.
 _LONGER: Final = 0.1
-#: Seconds of an ordinary call up to which a plan on one thread is tried as well.
+#: Seconds of an ordinary call up to which one thread is tried as well.
 _ALONE: Final = 0.02
 #: Bytes that a plan's maps may take, which it keeps between calls.
 _MEMORY: Final = 1 << 29
@@ -165,26 +163,25 @@ class Plans:
         graph = captured(module, lambda x: _ordinary(module, blocks, x), input)
         start = time.perf_counter()
         expected = _ordinary(module, blocks, input)
-        # One thread is worth trying where several spend their time waiting for each other.
-        alone = {1} if time.perf_counter() - start < _ALONE else set()
+        short = time.perf_counter() - start < _ALONE
         # Tensors without numbers don't always lie as PyTorch's results do.
         graph.output.stride = expected.stride()
-        made = {str(threads): Plan(snapshot, graph, threads, self.doubts) for threads in {launch.threads(), *alone}}
-        runs: dict[str, Callable[[], object]] = {"": lambda: _ordinary(module, blocks, input)}
-        runs |= {name: _timed(plan, input, self.doubts) for name, plan in made.items()}
-        times = tuning.interleaved(runs)
-        if len(made) > 1 and min(times, key=times.__getitem__):
-            times |= tuning.interleaved({name: runs[name] for name in made}, _LONGER)
-        weighed = {name: seconds * (_COMPANY if name in made and name != "1" else 1) for name, seconds in times.items()}
-        best = tuning.fastest(weighed, sorted(runs))
-        if not best:
-            told = ", ".join(f"{times[name] * 1e6:,.0f} us on {name} threads" for name in made)
+        plan = Plan(snapshot, graph, launch.threads(), self.doubts)
+        many = plan.program.threads
+        if many > 1 and short:
+            plan.company = Company()
+        counts = (many, 1) if plan.company else (many,)
+        runs: dict[str, Callable[[], object]]
+        runs = {_counted(count): partial(plan, input, self.doubts, many > count == 1) for count in counts}
+        times = tuning.interleaved({"": lambda: _ordinary(module, blocks, input)} | runs)
+        if plan.company:
+            if min(times, key=times.__getitem__):
+                times |= tuning.interleaved(runs, _LONGER)
+            plan.company.settle(*(times[name] for name in runs))
+        if not tuning.fastest(times, ["", _counted(plan.threads)]):
+            told = ", ".join(f"{times[name] * 1e6:,.0f} us on {name}" for name in runs)
             raise Refusal(f"the plan isn't faster: {told}, the ordinary call {times[''] * 1e6:,.0f} us")
-        return made[best]
-
-
-def _timed(plan: Plan, input: Tensor, doubts: int) -> Callable[[], object]:
-    return lambda: plan(input, doubts)
+        return plan
 
 
 def _key(input: Tensor) -> tuple[Any, ...]:
@@ -346,12 +343,22 @@ class Plan:
         self._lock = threading.Lock()
         #: Whether the model is another one now, for good.
         self.gone = False
+        #: Who walks the program, where that is open.
+        self.company: Company | None = None
+
+    @property
+    def threads(self) -> int:
+        """How many threads walk it now."""
+        return 1 if self.company is not None and self.company.alone else self.program.threads
 
     def _now(self) -> _Marks:
         return list(map(_version, self._tensors)), list(map(Tensor.data_ptr, self._tensors)), self._updates.count
 
-    def __call__(self, input: Tensor, doubts: int) -> Tensor | None:
-        """The model's result, or None if another thread is here or the model isn't what it was."""
+    def __call__(self, input: Tensor, doubts: int, alone: bool | None = None) -> Tensor | None:
+        """The model's result, or None if another thread is here or the model isn't what it was.
+
+        ``alone`` says whether one thread walks it; else its company does.
+        """
         if not self._lock.acquire(blocking=False):
             return None
         try:
@@ -366,7 +373,12 @@ class Plan:
             if (marks != self._marks or doubts != self._doubts) and not self._pack(marks, doubts):
                 return None
             result = fresh.empty_strided(self._lowered.shape, self._lowered.stride)
-            self.program(input.data_ptr(), result.data_ptr())
+            if alone is not None or self.company is None:
+                self.program(input.data_ptr(), result.data_ptr(), bool(alone))
+                return result
+            alone, start = self.company.turn(), time.perf_counter()
+            self.program(input.data_ptr(), result.data_ptr(), alone)
+            self.company.took(alone, time.perf_counter() - start)
             return result
         finally:
             self._lock.release()
@@ -383,9 +395,9 @@ class Plan:
 
     def __str__(self) -> str:
         program, memory = self.program, self.program.numbers * 4 / 1024
-        lines = [f"{len(program.steps)} steps on {_counted(program.threads)}, {memory:,.0f} KiB of memory"]
+        lines = [f"{len(program.steps)} steps on {_counted(self.threads)}, {memory:,.0f} KiB of memory"]
         for step in program.steps:
-            shared = f"{step.items} shares on {_counted(min(step.threads, program.threads))}"
+            shared = f"{step.items} shares on {_counted(min(step.threads, self.threads))}"
             lines.append(f"  {step.kernel.name}, {shared}: {step.name}")
         return "\n".join(lines)
 

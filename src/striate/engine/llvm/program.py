@@ -156,13 +156,13 @@ class Program:
         self._start = None if openmp is None else openmp.start
         self._alone, self._walk = _walker(isa)
 
-    def __call__(self, source: int, result: int) -> None:
-        """Runs all steps on the operands at these addresses. One call at a time."""
+    def __call__(self, source: int, result: int, alone: bool = False) -> None:
+        """Runs all steps on the operands at these addresses, ``alone`` on one thread. One call at a time."""
         for place in self._sources:
             self._words[place] = source
         for place in self._results:
             self._words[place] = result
-        if self._start is not None and min(self.threads, launch.threads()) > 1:
+        if not alone and self._start is not None and min(self.threads, launch.threads()) > 1:
             self._start(self._walk, self._place, self.threads, 0)
         else:
             self._alone(self._place)
