@@ -524,6 +524,7 @@ class Sliced(nn.Module):
         lambda h, y: torch.sigmoid(y.mean((2, 3)))[:, :8] * h.mean((2, 3))[:, 8:],
         lambda h, y: F.relu(y[:, 8:]) + 1,
         lambda h, y: (h + y).as_strided((1, 1, 5, 5), (25, 25, 5, 1)),
+        lambda h, y: (h + y).as_strided((1, 16, 10, 10), (1600, 100, 1, 10)),
         lambda h, y: (h + y).view(torch.int32),
     ],
 )
@@ -545,6 +546,16 @@ def test_networks_have_plans_in_both_layouts(name: str, layout: torch.memory_for
     x = torch.randn(1, 3, 64, 64).contiguous(memory_format=layout)
     with torch.no_grad():
         assert not plan_of(accelerated(model), x).startswith("no plan")
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_pytorch_s_pooling_to_one_position_has_a_plan(layout: torch.memory_format) -> None:
+    """In channels_last it restrides its result, which changes nothing."""
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)).eval()
+    model, x = model.to(memory_format=layout), torch.randn(2, 3, 16, 16).contiguous(memory_format=layout)  # type: ignore[call-overload]
+    assert not plan_of(accelerated(model), x).startswith("no plan")
+    with torch.no_grad():
+        torch.testing.assert_close(planned(accelerated(model), x)(x), model(x), rtol=1e-4, atol=1e-4)
 
 
 def test_a_bias_of_one_number_for_all_columns() -> None:
