@@ -4,11 +4,9 @@ from striate.engine.aten import AtenBackend
 from striate.engine.backends import (
     FORM,
     Backend,
-    Explanation,
     Pass,
     backends,
     choose,
-    explain,
     gain,
     passes,
     ready,
@@ -16,6 +14,7 @@ from striate.engine.backends import (
     traced,
     use,
 )
+from striate.engine.explanation import Explanation, explain
 from striate.engine.llvm.backend import LlvmBackend
 from striate.engine.matmul import MatmulBackend
 from striate.engine.reference import ReferenceBackend

@@ -12,7 +12,7 @@ Choosing is a documented list of decisions, of which the first that says somethi
 3. where nothing may be measured, the first of them that recommends itself for the problem, else the last of them;
 4. the first one that accepts.
 
-``explain`` shows the choice and its reasons.
+explanation.py shows the choice and its reasons.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import enum
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache, partial
 from types import TracebackType
 from typing import Final
@@ -32,7 +31,7 @@ from torch.nn import Parameter
 
 from striate.engine import tuning
 from striate.errors import BackendError
-from striate.geometry import ConvShape, PoolShape, Problem, parse
+from striate.geometry import ConvShape, PoolShape, Problem
 
 
 class Pass(enum.IntEnum):
@@ -317,7 +316,9 @@ def gain(
     saves if it computes all of them; minus infinity where that isn't known.
     """
     if _forced is not None:
-        return None if _forced == "aten" else math.inf if by is None else -math.inf
+        if _forced == "aten":
+            return None
+        return math.inf if by is None else -math.inf
     dtype, device, threads = operand.dtype, operand.device.type, torch.get_num_threads()
     rest = (dtype, device, channels_last, local, threads, tuning.generation)
     key = (problem, passes, by, *rest)
@@ -355,12 +356,12 @@ def _decide(
     local: bool,
     runs: Callable[[Backend], Callable[[], object]] | None,
 ) -> Backend:
-    contenders = _contenders(problem, open_, dtype, device, local)
+    asked = contenders(problem, open_, dtype, device, local)
     times = None
-    if runs is not None and len(contenders) > 1:
+    if runs is not None and len(asked) > 1:
         question = tuning.Question(problem, open_, dtype, device, channels_last, torch.get_num_threads())
-        times = tuning.measure(question, {name: _lazy(partial(runs, _TABLE[name])) for name in contenders})
-    return _TABLE[_best(contenders, times, problem, open_, channels_last)]
+        times = tuning.measure(question, {name: _lazy(partial(runs, _TABLE[name])) for name in asked})
+    return _TABLE[best(asked, times, problem, open_, channels_last)]
 
 
 def _lazy(make: Callable[[], Callable[[], object]]) -> Callable[[], object]:
@@ -369,7 +370,7 @@ def _lazy(make: Callable[[], Callable[[], object]]) -> Callable[[], object]:
     return lambda: made()()
 
 
-def _contenders(problem: Problem, open_: Pass, dtype: torch.dtype, device: str, local: bool) -> list[str]:
+def contenders(problem: Problem, open_: Pass, dtype: torch.dtype, device: str, local: bool) -> list[str]:
     """Who accepts and competes; if nobody does, the first one that accepts."""
     refusals = {name: backend.refusal(problem, open_, dtype, device) for name, backend in _TABLE.items()}
     accepting = [name for name, refusal in refusals.items() if refusal is None]
@@ -380,15 +381,13 @@ def _contenders(problem: Problem, open_: Pass, dtype: torch.dtype, device: str, 
     return competing or accepting[:1]
 
 
-def _best(
-    contenders: list[str], times: dict[str, float] | None, problem: Problem, open_: Pass, channels_last: bool
-) -> str:
-    """By measured times where there are some for all contenders, else by the rule."""
-    if len(contenders) > 1 and times is not None and times.keys() >= set(contenders):
+def best(names: list[str], times: dict[str, float] | None, problem: Problem, open_: Pass, channels_last: bool) -> str:
+    """By measured times where there are some for all of these backends, else by the rule."""
+    if len(names) > 1 and times is not None and times.keys() >= set(names):
         # PyTorch's kernels were there first: others have to beat them.
-        return tuning.fastest(times, sorted(contenders, key=lambda name: name != "aten"))
-    recommended = (name for name in contenders if _TABLE[name].recommends(problem, open_, channels_last))
-    return next(recommended, contenders[-1])
+        return tuning.fastest(times, sorted(names, key=lambda name: name != "aten"))
+    recommended = (name for name in names if _TABLE[name].recommends(problem, open_, channels_last))
+    return next(recommended, names[-1])
 
 
 def watched() -> bool:
@@ -416,93 +415,3 @@ def traced(*tensors: Tensor) -> bool:
         if tensor._has_symbolic_sizes_strides or tensor.layout is not torch.strided or not has_memory(tensor):
             return True
     return False
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Who computes a problem: for each pass and backend None (accepts) or the reason for refusing.
-
-    ``chosen`` has None where nobody would: all refuse, or the one does that :func:`use` has fixed. ``seconds`` has what
-    was measured on this machine, where something was; if not, the first call measures.
-    """
-
-    problem: Problem
-    dtype: torch.dtype
-    device: str
-    chosen: dict[Pass, str | None]
-    refusals: dict[Pass, dict[str, str | None]]
-    seconds: dict[Pass, dict[str, float]]
-
-    def __str__(self) -> str:
-        kind = f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
-        if isinstance(self.problem, ConvShape):
-            kind += f", {self.problem.macs:,} MACs a pass ({self.problem.in_bounds_macs:,} in bounds)"
-            kind += ", as four real problems" * self.dtype.is_complex
-        lines = [str(self.problem), f"  {kind}"]
-        for open_, asked in self.refusals.items():
-            lines.append(f"  {open_.name.lower().replace('_', ' ')}: {self.chosen[open_] or 'nobody'}")
-            for name, refusal in asked.items():
-                taken = self.seconds[open_].get(name)
-                told = "accepts" if taken is None else f"{taken * 1e6:,.1f} us"
-                told += "" if name not in _TABLE or _TABLE[name].local else ", for accelerated models"
-                lines.append(f"    {name}: {refusal or told}")
-        return "\n".join(lines)
-
-
-def explain(
-    problem: Problem | str,
-    dtype: torch.dtype = torch.float32,
-    device: str = "cpu",
-    channels_last: bool = False,
-    local: bool = True,
-) -> Explanation:
-    """Who computes ``problem`` (or the line that one prints as) and why the others don't.
-
-    Eagerly, that is: what a compiler or an exporter traces is made of PyTorch's own operators. ``local=False`` is how
-    accelerated models ask: outputs may move by a rounding error when inputs next to their windows change.
-
-    >>> print(explain("conv2d 8x3x32x32 16x3x3x3 padding=1", torch.float64))
-    conv2d 8x3x32x32 16x3x3x3 padding=1
-      float64 on cpu, 3,538,944 MACs a pass (3,393,024 in bounds)
-      output: aten
-        matmul: multiplies a tap at a time, on maps of up to 64 positions and 25 taps
-        winograd: computes in float32, not float64
-        llvm: computes in float32, not float64
-        aten: accepts
-        reference: accepts
-      input grad: aten
-        matmul: multiplies a tap at a time, on maps of up to 64 positions and 25 taps
-        winograd: computes in float32, not float64
-        llvm: computes in float32, not float64
-        aten: accepts
-        reference: accepts
-      weight grad: aten
-        matmul: multiplies a tap at a time, on maps of up to 64 positions and 25 taps
-        winograd: computes in float32, not float64
-        llvm: computes in float32, not float64
-        aten: accepts
-        reference: accepts
-    """
-    known = parse(problem) if isinstance(problem, str) else problem
-    conv = isinstance(known, ConvShape)
-    # Complex convolutions are computed as real ones.
-    asked_dtype = dtype.to_real() if conv and dtype.is_complex else dtype
-    kind = torch.device(device).type
-    chosen: dict[Pass, str | None] = {}
-    refusals: dict[Pass, dict[str, str | None]] = {}
-    seconds: dict[Pass, dict[str, float]] = {}
-    for open_ in passes(known):
-        asked = (known, open_, asked_dtype, kind)
-        refusals[open_] = {name: backend.refusal(*asked) for name, backend in _TABLE.items()}
-        question = tuning.Question(*asked, channels_last, torch.get_num_threads())
-        seconds[open_] = tuning.known(question) or {}
-        accepting = [name for name, refusal in refusals[open_].items() if refusal is None]
-        if _forced is not None:
-            chosen[open_] = _forced if _forced in accepting else None
-        elif accepting:
-            # What nobody has measured yet goes by the rule here, since nothing is computed.
-            times = seconds[open_] if tuning.measuring() else None
-            chosen[open_] = _best(_contenders(*asked, local), times, known, open_, channels_last)
-        else:
-            chosen[open_] = None
-    return Explanation(known, dtype, device, chosen, refusals, seconds)
