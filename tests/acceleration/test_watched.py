@@ -68,6 +68,40 @@ def test_one_that_was_empty_and_attributes() -> None:
     assert not watch.unchanged()
 
 
+def test_changes_are_seen_after_others_were_taken_back() -> None:
+    """A dictionary that was another one and is the same again is looked at anew, and so are those after it."""
+    dictionaries: list[dict[str, Any]] = [{"a": object()} for _ in range(3)]
+    watch = watched(*dictionaries)
+    for each in dictionaries:
+        before = each["a"]
+        each["b"] = 1
+        assert not watch.unchanged()
+        del each["b"]
+        assert watch.unchanged()
+        for other in dictionaries:
+            kept, other["a"] = other["a"], object()
+            assert not watch.unchanged()
+            other["a"] = kept
+        assert watch.unchanged()
+        assert each["a"] is before
+
+
+def test_assignments_that_the_interpreter_has_specialised() -> None:
+    things = [Thing() for _ in range(2)]
+    watch = watched(*map(vars, things))
+    for turn in range(200):
+        thing = things[turn % 2]
+        before, thing.two = thing.two, object()
+        assert not watch.unchanged()
+        thing.two = before
+        assert watch.unchanged()
+
+
+def test_what_is_asked_for_in_advance_may_be_gone() -> None:
+    watch = Watched([{"a": 1}], the_isa(), near=[(0, 64), (1 << 46, 192), (id(object()), 16)])
+    assert watch.unchanged()
+
+
 def test_what_was_held_keeps_its_address() -> None:
     """No other object gets it while it is watched."""
     held: dict[str, object] = {"a": object()}

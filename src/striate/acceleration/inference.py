@@ -30,7 +30,7 @@ import threading
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from operator import attrgetter, is_, itemgetter
@@ -235,7 +235,11 @@ class Snapshot:
 
     def _watch(self) -> Watched | None:
         isa = host()
-        return None if isa is None else Watched([*self._dicts, *self._tables, *self._empty, *self._hooks], isa)
+        if isa is None:
+            return None
+        near = [(id(each), type(each).__basicsize__) for each in (*self.modules, *self.tensors())]
+        near += [part for tensor in self.tensors() for part in _memory(tensor)]
+        return Watched([*self._dicts, *self._tables, *self._empty, *self._hooks], isa, near)
 
     def _read(self) -> list[Any]:
         return [read(attributes) for read, attributes in self._readers]
@@ -279,6 +283,13 @@ class Snapshot:
     def busy(self) -> bool:
         """Whether there are hooks, or modules in training mode: the ordinary way is to be gone until they aren't."""
         return self.hooked() or any(map(_training, self.modules))
+
+
+def _memory(tensor: Tensor) -> Iterator[tuple[int, int]]:
+    """Where PyTorch keeps what it is asked about a tensor: addresses, and about as many bytes."""
+    yield tensor._cdata, 192
+    if torch._C._has_storage(tensor):
+        yield tensor.untyped_storage()._cdata, 64
 
 
 def _values(tables: list[dict[str, Any]]) -> list[Any]:
