@@ -60,6 +60,14 @@ def interleaved(seed: int) -> ConvShape:
                 continue
 
 
+def pointwise(seed: int) -> ConvShape:
+    """Windows of one position, of any numbers of channels and positions."""
+    draw = random.Random(seed)
+    size = tuple(draw.choice(SIZES) for _ in range(draw.choice([1, 2, 2])))
+    inner, outer = (draw.choice([*SIZES, 48, 64, 70, 100]) for _ in range(2))
+    return ConvShape(draw.randint(1, 3), inner, outer, size, tuple(Window(1) for _ in size))
+
+
 def pooling(seed: int) -> PoolShape:
     draw = random.Random(seed)
     while True:

@@ -32,6 +32,7 @@ from striate.engine.llvm import (
     planar_pooled,
     planar_pooling_grad,
     planar_weight,
+    pointwise_weight,
     relayout,
     sparse,
     sparse_input,
@@ -69,6 +70,8 @@ def kernels(target: isa.Isa) -> dict[str, object]:
         each = interleaved_depthwise.generate(target, AXIS, AXIS, tile.together, backwards)
         made[f"interleaved depthwise {backwards}"] = each
     made["interleaved weight"] = interleaved_weight.generate(target, interleaved_weight.TapTile.choose(target, 32, 3))
+    point = pointwise_weight.PointTile.choose(target, 24, 40, 2)
+    made["pointwise weight"] = pointwise_weight.generate(target, point, 3)
     deep = interleaved_depthwise_weight.DepthwiseTile.choose(target, AXIS, AXIS, 14)
     made["interleaved depthwise weight"] = interleaved_depthwise_weight.generate(target, AXIS, AXIS, deep)
     made["maximum"] = pooling_kernels.generate_maximum(target, AXIS, AXIS, "i16")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from problems import BACKEND, check_convolution, check_pooling, convolution, interleaved, pooling
+from problems import BACKEND, check_convolution, check_pooling, convolution, interleaved, pointwise, pooling
 
 from cases import CONVOLUTIONS, POOLINGS, assert_same, conv, operands, pool
 from striate.engine import FORM, Pass, explain, reference
@@ -55,6 +55,18 @@ def test_random_convolutions_of_channels_last(start: int) -> None:
         check_convolution(shape, 3 * seed + 1, layouts=(0, 0, 0))
 
 
+@pytest.mark.parametrize("start", range(0, 40, BATCH))
+@pytest.mark.parametrize("threads", [1, 2])
+def test_random_convolutions_of_single_positions(start: int, threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for seed in range(start, start + BATCH):
+            check_convolution(pointwise(seed), 3 * seed + 1, layouts=(0, 0, 0))
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("start", range(0, 32, BATCH))
 def test_random_convolutions_of_whole_vectors_of_channels_in_any_layout(start: int) -> None:
     """Narrow depthwise planes go through channels last and back."""
@@ -72,6 +84,7 @@ def test_every_instruction_set_computes_the_same(start: int) -> None:
     for seed in range(start, 12, 4):
         check_convolution(convolution(seed), seed)
         check_convolution(interleaved(seed), 3 * seed + 1, layouts=(0, 0, 0))
+        check_convolution(pointwise(seed), 3 * seed + 1, layouts=(0, 0, 0))
         check_pooling(pooling(seed), seed)
 
 
@@ -128,6 +141,7 @@ def test_5000_random_problems_a_pass(start: int) -> None:
         check_convolution(convolution(seed), seed)
         check_convolution(interleaved(seed), 3 * seed + 1, layouts=(0, 0, 0))
         check_convolution(interleaved(seed), seed)
+        check_convolution(pointwise(seed), 3 * seed + 1, layouts=(0, 0, 0))
         check_pooling(pooling(seed), seed)
 
 
@@ -150,6 +164,30 @@ def test_layers_as_networks_have_them(line: str, threads: int) -> None:
         check_convolution(conv(line), 1)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "conv2d 2x5x6x4 8x5x1x1 padding=1",
+        "conv2d 2x5x6x4 8x5x1x1 padding=0:1x1:0",
+        "conv2d 2x5x6x4 8x5x1x1 stride=2",
+        "conv2d 2x6x6x4 8x3x1x1 groups=2",
+    ],
+)
+def test_single_positions_that_are_padded_or_apart(line: str) -> None:
+    check_convolution(conv(line), 1, layouts=(0, 0, 0))
+
+
+def test_a_pointwise_weight_gradient_is_the_same_on_every_number_of_threads() -> None:
+    shape = conv("conv2d 3x70x13x11 50x70x1x1")
+    made = {role: laid_out(each, True) for role, each in operands(shape, torch.float32).items()}
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found.append(BACKEND.contract(shape, Pass.WEIGHT_GRAD, made[Pass.INPUT_GRAD], made[Pass.OUTPUT], None).clone())
+    torch.set_num_threads(1)
+    assert all(torch.equal(found[0], each) for each in found)
 
 
 def test_two_threads_give_what_one_does_and_the_same_every_time() -> None:

@@ -15,13 +15,20 @@ from torch import Tensor
 
 from striate.engine import fresh
 from striate.engine.layout import reshaped
-from striate.engine.llvm import interleaved_depthwise_weight, interleaved_weight, launch, planar_weight
+from striate.engine.llvm import (
+    interleaved_depthwise_weight,
+    interleaved_weight,
+    launch,
+    planar_weight,
+    pointwise_weight,
+)
 from striate.engine.llvm.interleaved_depthwise_weight import DepthwiseTile
 from striate.engine.llvm.interleaved_weight import TapTile
 from striate.engine.llvm.isa import Isa, the_isa
 from striate.engine.llvm.launch import Kernel, Start
 from striate.engine.llvm.packing import Axis
 from striate.engine.llvm.planar_weight import WeightTile
+from striate.engine.llvm.pointwise_weight import PointTile
 from striate.engine.llvm.relayout import transposed
 from striate.engine.llvm.sums import BLOCK, interleaved_block, narrow
 from striate.engine.llvm.views import axes, plane, plane_size, planes, rounded
@@ -38,6 +45,11 @@ _ROWS_TOGETHER = 128
 @cache
 def _tap_kernel(isa: Isa, tile: TapTile) -> Kernel:
     return Kernel(interleaved_weight.generate(isa, tile), isa)
+
+
+@cache
+def _point_kernel(isa: Isa, tile: PointTile, rest: int) -> Kernel:
+    return Kernel(pointwise_weight.generate(isa, tile, rest), isa)
 
 
 @cache
@@ -78,6 +90,8 @@ class _WeightSum:
 def prepared(x: Tensor, g: Tensor, shape: ConvShape) -> Callable[[Tensor, Tensor], Tensor]:
     """The weight's gradient, (C_out, C_in / groups, ...), from (N, C, ...) tensors that lie as these do."""
     isa, threads = the_isa(), launch.threads()
+    if _is_pointwise(plane(x), plane(g), shape):
+        return _pointwise_weight(isa, shape, threads)
     if not _interleaves_weight(plane(x), plane(g), shape):
         return _of_planes(isa, x, g, shape, threads)
     make = _depthwise_weight if shape.groups > 1 else _interleaved_weight
@@ -101,6 +115,20 @@ def _in_order(sums: Tensor, shape: ConvShape) -> Tensor:
     taps = sums[:, :, : columns.kernel * shape.in_channels // sums.shape[1]]
     taps = taps.reshape(rows.kernel, columns.kernel, shape.in_channels, shape.out_channels)
     return reshaped(taps.permute(3, 2, 0, 1).clone(memory_format=torch.contiguous_format), shape.weight_shape)
+
+
+def _is_pointwise(x: Tensor, g: Tensor, shape: ConvShape) -> bool:
+    """Whether windows see one position, and positions lie one after the other in memory, channels side by side."""
+    single = max(shape.kernel) == max(shape.stride) == 1 and not any(map(any, shape.pads))
+    return single and shape.groups == 1 and _in_rows(x) and _in_rows(g)
+
+
+def _in_rows(tensor: Tensor) -> bool:
+    _, channels, height, width = tensor.shape
+    wanted = (height * width * channels, 1, width * channels, channels)
+    return all(
+        size == 1 or step == other for size, step, other in zip(tensor.shape, tensor.stride(), wanted, strict=True)
+    )
 
 
 def _interleaves_weight(x: Tensor, g: Tensor, shape: ConvShape) -> bool:
@@ -160,6 +188,41 @@ def _interleaved_weight(
     few = [max(1, _HELD // (across * wide)), wide]
     words = [*before, x_strides[0], x_strides[2], *after, g_strides[0], g_strides[2], math.prod(sums), *few, runs, run]
     return _WeightSum.of(_tap_kernel(isa, tile), items, sums, threads, threads * after[-1], words)
+
+
+@dataclass(frozen=True, slots=True)
+class _Product:
+    """A weight's gradient that a kernel writes as it lies, but for the addresses."""
+
+    start: Start
+    shape: tuple[int, ...]
+    scratch: int
+
+    def __call__(self, x: Tensor, g: Tensor) -> Tensor:
+        made, scratch = fresh.empty(self.shape), fresh.empty(self.scratch)
+        self.start(x.data_ptr(), g.data_ptr(), made.data_ptr(), scratch.data_ptr())
+        return made
+
+
+@lru_cache(maxsize=4096)
+def _pointwise_weight(isa: Isa, shape: ConvShape, threads: int) -> _Product:
+    """Channels side by side, one position a window: lanes over input channels."""
+    inner, outer = shape.in_channels, shape.out_channels
+    isa = isa.dividing(inner)
+    tile = PointTile.choose(isa, inner, outer, threads)
+    width = tile.vectors * isa.lanes
+    panels, tiles = -(-inner // width), -(-outer // tile.outer)
+    # Chunks of output channels copy the same inputs; as few as give all threads as much to do.
+    chunks = next(many for many in range(1, tiles + 1) if panels * many % threads == 0 or many == min(tiles, threads))
+    chunk = -(-tiles // chunks) * tile.outer
+    chunks = -(-outer // chunk)
+    items = panels * chunks
+    threads = min(threads, items)
+    positions = shape.batch * math.prod(shape.output_size)
+    deep = -(-positions // -(-positions // pointwise_weight.block_of(width)))
+    words = [positions, inner, outer, chunk, chunks, deep, deep * width]
+    kernel = _point_kernel(isa, tile, outer % tile.outer)
+    return _Product(kernel.start(words, 4, items, threads), shape.weight_shape, threads * deep * width)
 
 
 @lru_cache(maxsize=4096)
