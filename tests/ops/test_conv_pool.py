@@ -47,7 +47,7 @@ def problem(seed: int) -> tuple:
     draw = random.Random(seed)
     while True:
         dims = draw.choice([1, 2, 2, 2])
-        inner, outer = draw.choice([1, 1, 2, 3, 5, 8, 12]), draw.choice([1, 2, 3, 7, 9])
+        inner, outer = draw.choice([1, 1, 2, 3, 5, 8, 12, 16, 20]), draw.choice([1, 2, 3, 7, 9, 17])
         kernel = [draw.choice([1, 2, 3, 3, 5]) for _ in range(dims)]
         stride = [draw.choice([1, 1, 2, 3]) for _ in range(dims)]
         dilation = [draw.choice([1, 2]) for _ in range(dims - 1)] + [1]
@@ -88,6 +88,8 @@ LAYERS = {
     "LeNet-5 C1": ((3, 1, 28, 28), (6, 1, 5, 5), (1, 2, 1), (2,)),
     "LeNet-5 C3": ((5, 6, 14, 14), (16, 6, 5, 5), (1, 0, 1), (2,)),
     "simple_cnn conv2": ((3, 32, 14, 14), (64, 32, 3, 3), (1, 1, 1), (2,)),
+    "channels in parts": ((2, 48, 20, 17), (19, 48, 3, 3), (1, 1, 1), (2,)),
+    "parts of several vectors": ((1, 64, 9, 30), (3, 64, 2, 3), (1, 1, 1), (2,)),
     "AlexNet conv1": ((1, 3, 64, 64), (16, 3, 11, 11), (4, 2, 1), (3, 2)),
     "rows in blocks": ((1, 24, 90, 90), (3, 24, 3, 3), (1, 1, 1), (3, 2, 1)),
 }

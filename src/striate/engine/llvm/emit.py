@@ -318,9 +318,10 @@ class Function:
             done += piece
 
     def store_apart(self, value: str, place: Pointer, step: Number) -> None:
-        """Writes every lane to an address of its own, ``step`` numbers apart."""
+        """Writes every lane to an address of its own, ``step`` elements of the pointer's type apart."""
+        wide = f"<{self.lanes} x {place.element}>"
         for lane in range(self.lanes):
-            self.put(self.value(f"extractelement {self.vector} {value}, i64 {lane}"), place + lane * step)
+            self.put(self.value(f"extractelement {wide} {value}, i64 {lane}"), place + lane * step)
 
     def inside(self, start: Number, stop: Number) -> str:
         """The mask of the lanes whose position, ``start + lane``, is 0 or more and below ``stop``."""

@@ -20,12 +20,14 @@ from striate.engine.llvm.isa import Isa, the_isa
 from striate.engine.llvm.launch import Kernel
 from striate.engine.llvm.planar_pooled import Windows
 from striate.engine.llvm.sparse import Geometry, KernelRows, generate_sum, generate_taps
-from striate.engine.llvm.views import axes, plane, plane_size, planes
+from striate.engine.llvm.views import axes, plane, plane_size, planes, rounded
 from striate.engine.llvm.weights import Weights, pack
 from striate.geometry import ConvShape, PoolShape
 
 #: Numbers that a block's packed rows may take: half of a second-level cache of 512 KiB.
 _BLOCK = 1 << 16
+#: Numbers of packed rows that stay in a first-level cache of 32 KiB beside what else goes through it.
+_NEAR = 6 << 10
 #: Numbers of a tile's weights: beyond twice a first-level cache of 32 KiB whole maps were as quick, or quicker.
 _WEIGHTS = 1 << 14
 #: Of a number in scratch memory, float32 or int32.
@@ -169,27 +171,38 @@ def _places(geometry: Geometry, outputs: tuple[int, int], row_size: int) -> Tens
 @lru_cache(maxsize=1024)
 def _weight_plan(
     isa: Isa, shape: ConvShape, pool: PoolShape, side_by_side: bool, dtype: torch.dtype, threads: int
-) -> tuple[_Plan, Tensor]:
+) -> tuple[_Plan, Geometry, Tensor]:
     """The plan, and the table of places."""
     geometry = _geometry(shape, pool, side_by_side, dtype)
     outputs, (pooled_rows, pooled_width) = plane_size(shape.output_size), plane_size(pool.output_size)
-    row_size = geometry.row_size(outputs[1], isa.lanes)
     axis, pool_axis = geometry.rows, geometry.pool_rows
+
+    def numbers(geometry: Geometry, block: int) -> int:
+        return axis.span(pool_axis.span(block)) * geometry.row_size(outputs[1], isa.lanes)
+
     block = pooled_rows
-    while block > 1 and axis.span(pool_axis.span(block)) * row_size > _BLOCK:
+    while block > 1 and numbers(geometry, block) > _BLOCK:
         block = -(-block // 2)
-    blocks, deep = -(-pooled_rows // block), axis.span(pool_axis.span(block))
+    # Channels in parts whose rows stay in a first-level cache, if there are such parts.
+    whole = shape.in_channels // isa.lanes if shape.in_channels % isa.lanes == 0 else 0
+    parted = (geometry.parted(parts) for parts in range(2, whole + 1) if whole % parts == 0)
+    if numbers(geometry, block) > _NEAR:
+        geometry = next((each for each in parted if numbers(each, block) <= _NEAR), geometry)
+    row_size, deep = geometry.row_size(outputs[1], isa.lanes), axis.span(pool_axis.span(block))
+    blocks = -(-pooled_rows // block)
     items = shape.batch * blocks
     threads = min(threads, items)
     rows = geometry.kernel_rows(isa)
-    sums = shape.out_channels * (rows.count * rows.vectors * isa.lanes)
-    each = [sums, shape.out_channels, deep * row_size + isa.lanes, block * pooled_width, block * pooled_width]
+    outers = rounded(shape.out_channels, isa.lanes)
+    sums = shape.out_channels * geometry.parts * (rows.count * rows.vectors * isa.lanes)
+    lists = outers * block * pooled_width
+    each = [sums, outers, geometry.parts * deep * row_size + isa.lanes, lists, lists, outers]
     scratch, parts = _parts(threads, each)
-    after = [block, blocks, deep, row_size, *each[:1], *each[2:4]]
+    after = [block, blocks, deep, row_size, *each[:4]]
     before = [shape.out_channels, pooled_rows, pooled_width]
     kernel = _weight_kernel(isa, geometry)
     plan = _Plan(kernel, items, threads, scratch, parts, before, after, rows)
-    return plan, _places(geometry, outputs, row_size)
+    return plan, geometry, _places(geometry, outputs, row_size)
 
 
 def weight_grad(
@@ -201,7 +214,7 @@ def weight_grad(
     side_by_side = _side_by_side(x)
     if not side_by_side and x.stride(3) != 1:
         x = x.contiguous()
-    plan, places = _weight_plan(isa, shape, pool, side_by_side, positions.dtype, launch.threads())
+    plan, geometry, places = _weight_plan(isa, shape, pool, side_by_side, positions.dtype, launch.threads())
     assert plan.rows is not None
     scratch = fresh.empty(plan.scratch)
     base = scratch.data_ptr()
@@ -211,9 +224,10 @@ def weight_grad(
     plan.kernel(plan.items, [*words, g.stride(0), g.stride(1), g.stride(3), *plan.after], plan.threads)
     made, bias = fresh.empty(shape.weight_shape), fresh.empty(shape.out_channels)
     rows, columns = (1, *shape.kernel)[-2:]
-    row_numbers = plan.rows.vectors * isa.lanes
-    words = [*own[:2], made.data_ptr(), bias.data_ptr(), plan.threads, shape.out_channels, row_numbers]
-    _sum_kernel(isa)(shape.out_channels, [*words, shape.in_channels, rows, columns], launch.threads())
+    sums, outers = plan.after[4:6]
+    words = [*own[:2], made.data_ptr(), bias.data_ptr(), plan.threads, sums, outers, plan.rows.vectors * isa.lanes]
+    words += [geometry.parts, geometry.channels, rows, columns]
+    _sum_kernel(isa)(shape.out_channels, words, launch.threads())
     return made, bias
 
 

@@ -17,11 +17,15 @@ activation was shut there, so that nothing goes back.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from striate.engine.llvm.emit import Function, Number, Pointer
 from striate.engine.llvm.isa import Isa
-from striate.engine.llvm.packing import Axis, pack_row
+from striate.engine.llvm.packing import Axis, interleaved, pack_row, store_row
+from striate.engine.llvm.relayout import transposed_vectors
+
+#: Channels up to which planes are interleaved in registers, where they are no whole vectors.
+_FEW = 16
 
 
 @dataclass(frozen=True)
@@ -65,9 +69,14 @@ class Geometry:
     rows: Axis
     columns: Axis
     pool_rows: Axis
-    channels: int  #: of the convolution's input
+    channels: int  #: of the convolution's input, or of a part of them
     side_by_side: bool
     index: str  #: the positions' type
+    parts: int = 1  #: of so many channels, whole vectors where there are several, each packed by itself
+
+    def parted(self, parts: int) -> Geometry:
+        """With the channels in so many parts."""
+        return replace(self, channels=self.channels // parts, parts=parts)
 
     def kernel_rows(self, isa: Isa) -> KernelRows:
         return KernelRows.of(isa, self.rows.kernel, self.columns.kernel * self.channels)
@@ -86,8 +95,10 @@ class Pixels:
         self.height, self.width = f.size(), f.size()
         self.image, self.channel, self.row = f.size(), f.size(), f.size()
 
-    def pack(self, image: Number, top: Number, rows: Number, target: Pointer, row_size: Number) -> None:
-        """Copies rows, with zeros for padding."""
+    def pack(
+        self, image: Number, top: Number, rows: Number, target: Pointer, row_size: Number, part: Number = 0
+    ) -> None:
+        """Copies rows of a part of the channels, with zeros for padding."""
         f = self.f
         with f.loop(0, rows) as row:
             source, line = top + row, target + row * row_size
@@ -95,7 +106,8 @@ class Pixels:
             with f.when(f.negation(there)):
                 self.clear(line, row_size)
             with f.when(there):
-                self._pack_row(self.base + (image * self.image + source * self.row), line, row_size)
+                at = image * self.image + source * self.row + part * self.geometry.channels * self.channel
+                self._pack_row(self.base + at, line, row_size)
 
     def clear(self, line: Pointer, size: Number) -> None:
         f = self.f
@@ -104,13 +116,38 @@ class Pixels:
 
     def _pack_row(self, source: Pointer, line: Pointer, row_size: Number) -> None:
         f, channels, before = self.f, self.geometry.channels, self.geometry.columns.before
-        if self.geometry.side_by_side:
+        if self.geometry.side_by_side and self.geometry.parts == 1:
             pack_row(f, 1, before * channels, source, self.width * channels, line, row_size, f.zeros())
             return
         self.clear(line, row_size)
         # Beyond the last column that a window sees nothing is kept, and there is no room.
-        for channel, column, place in self._cells(f.smaller(self.width, row_size // channels - before)):
-            f.put(f.scalar(source + (channel * self.channel + column)), line + place)
+        columns = f.smaller(self.width, row_size // channels - before)
+        if self.geometry.side_by_side:
+            with f.loop(0, columns) as each:
+                here, there = source + each * (channels * self.geometry.parts), line + (each + before) * channels
+                for at in range(0, channels, f.lanes):
+                    f.store(f.load(here + at), there + at)
+            return
+        if channels % f.lanes and channels > _FEW:
+            for channel, column, place in self._cells(columns):
+                f.put(f.scalar(source + (channel * self.channel + column)), line + place)
+            return
+        with f.loop(0, columns, f.lanes) as first:
+            mask, target = f.inside(first, columns), line + (first + before) * channels
+            loaded = [f.load(source + (channel * self.channel + first), mask) for channel in range(channels)]
+            if channels % f.lanes:
+                store_row(f, interleaved(f, loaded), target, (columns - first) * channels)
+            else:
+                self._store_squares(loaded, target, columns - first)
+
+    def _store_squares(self, loaded: list[str], target: Pointer, room: Number) -> None:
+        """A vector of columns of every channel, as the channels of every column."""
+        f = self.f
+        made = [transposed_vectors(f, loaded[at : at + f.lanes]) for at in range(0, len(loaded), f.lanes)]
+        for i, parts in enumerate(zip(*made, strict=True)):
+            with f.when(f.less(i, room)):
+                for v, part in enumerate(parts):
+                    f.store(part, target + (i * len(loaded) + v * f.lanes))
 
     def unpack(self, image: Number, row: Number, line: Pointer, room: Number) -> None:
         """Writes a row from a packed one that has ``room`` numbers; what lies beyond is zero."""
@@ -164,7 +201,7 @@ def generate_sum(isa: Isa) -> Function:
     """The way back: weight[o, c, i, j] and bias[o] as sums of what every thread has of them, in the threads' order."""
     f = Function("sum_of_taps", isa)
     partial, partial_bias, weight, bias = (f.pointer() for _ in range(4))
-    threads, outers, row_numbers, channels, rows, columns = (f.size() for _ in range(6))
+    threads, sums_size, outers, row_numbers, parts, channels, rows, columns = (f.size() for _ in range(8))
 
     def total(source: Pointer, step: Number) -> str:
         sum_ = f.variable("0.0", "float")
@@ -174,8 +211,13 @@ def generate_sum(isa: Isa) -> Function:
 
     with f.loop(f.first, f.last) as outer:
         f.put(total(partial_bias + outer, outers), bias + outer)
-        with f.loop(0, channels) as c, f.loop(0, rows) as i, f.loop(0, columns) as j:
-            source = partial + ((outer * rows + i) * row_numbers + j * channels + c)
-            place = ((outer * channels + c) * rows + i) * columns + j
-            f.put(total(source, outers * rows * row_numbers), weight + place)
+        with (
+            f.loop(outer * parts, (outer + 1) * parts) as part,
+            f.loop(0, channels) as c,
+            f.loop(0, rows) as i,
+            f.loop(0, columns) as j,
+        ):
+            source = partial + ((part * rows + i) * row_numbers + j * channels + c)
+            place = ((part * channels + c) * rows + i) * columns + j
+            f.put(total(source, sums_size), weight + place)
     return f
