@@ -62,6 +62,10 @@ def refusal(shape: ConvShape, pool: PoolShape, activation: str, dtype: torch.dty
     return _refusal(shape, pool, activation, dtype, device)
 
 
+#: What gives the pooled map and its positions from input, weight and bias.
+Maximum = Callable[[Tensor, Tensor, "Tensor | None"], tuple[Tensor, Tensor]]
+
+
 def maximum(
     shape: ConvShape,
     pool: PoolShape,
@@ -70,52 +74,51 @@ def maximum(
     bias: Tensor | None,
     activation: str,
     channels_last: bool,
-    apart: Callable[[bool], Tensor],
+    apart: Callable[[Tensor, Tensor, Tensor | None, bool], Tensor],
     local: bool,
-) -> tuple[Tensor, Tensor]:
-    """The pooled map and its positions, -1 where the activation lets no gradient back.
+) -> Maximum:
+    """What gives the pooled map and its positions, -1 where the activation lets no gradient back, from operands that
+    lie in memory as these do.
 
     ``apart`` computes the map before pooling by itself, in channels_last or not, and ``local`` or not as
     :class:`striate.engine.Backend` says.
     """
 
-    def one_by_one(interleaved: bool = channels_last) -> tuple[Tensor, Tensor]:
-        values, positions = pools.maximum(pool, apart(interleaved), activation)
-        return laid_out(values, channels_last), laid_out(positions, channels_last)
+    def one_by_one(interleaved: bool) -> Maximum:
+        def both(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+            values, positions = pools.maximum(pool, apart(input, weight, bias, interleaved), activation)
+            return laid_out(values, channels_last), laid_out(positions, channels_last)
 
-    def together() -> tuple[Tensor, Tensor]:
-        return pooled.maximum(shape, pool, input, weight, bias, activation)
+        return both
 
     if channels_last or shape.in_channels > _MOST_CHANNELS or not pooled.joins(shape, pool):
-        return one_by_one()
+        return one_by_one(channels_last)
+    together = pooled.maximum(shape, pool, input, weight, bias, activation)
     # Nothing is quicker than pooling in registers but a convolution with fewer multiplications.
     if local or fixed() or _winograd.refusal(shape, Pass.OUTPUT, input.dtype, "cpu") is not None:
-        return together()
+        return together
     # Which makes interleaved maps; of these the pooled one is the least to put in order.
-    ways: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {"pooled": together, "apart": partial(one_by_one, True)}
-    key = (shape, pool, activation, torch.get_num_threads(), tuning.generation)
-    if key not in _chosen:
-        if len(_chosen) >= 4096:
-            _chosen.clear()
-        _chosen[key] = "apart" if _winograd.recommends(shape, Pass.OUTPUT, channels_last) else "pooled"
-        if tuning.measuring():
-            words = (*str(shape).split()[2:], *str(pool).split()[2:], activation or "linear")
-            line = tuning.Line("conv_max_pool", shape.input_shape, words)
-            question = tuning.Question(line, Pass.OUTPUT, input.dtype, "cpu", channels_last, torch.get_num_threads())
-            _chosen[key] = tuning.fastest(tuning.measure(question, dict(ways)), list(ways))
-    return ways[_chosen[key]]()
+    ways = {"pooled": together, "apart": one_by_one(True)}
+    best = "apart" if _winograd.recommends(shape, Pass.OUTPUT, channels_last) else "pooled"
+    if tuning.measuring():
+        words = (*str(shape).split()[2:], *str(pool).split()[2:], activation or "linear")
+        line = tuning.Line("conv_max_pool", shape.input_shape, words)
+        question = tuning.Question(line, Pass.OUTPUT, input.dtype, "cpu", channels_last, torch.get_num_threads())
+        runs = {name: partial(way, input, weight, bias) for name, way in ways.items()}
+        best = tuning.fastest(tuning.measure(question, dict(runs)), list(ways))
+    return ways[best]
 
 
-#: What has been chosen in this process, to be looked up at every call.
-_chosen: dict[tuple[object, ...], str] = {}
 spread = pools.maximum_grad
 weight_grad = pooled.weight_grad
 
 
 def input_grad(
     shape: ConvShape, pool: PoolShape, weight: Tensor, grad: Tensor, positions: Tensor, channels_last: bool
-) -> Tensor | None:
-    """The input's gradient; None where going through the whole map is quicker."""
+) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
+    """What gives the input's gradient from weight, gradient and positions that lie in memory as these do; None where
+    going through the whole map is quicker.
+    """
     if not pooled.weights_fit(shape):
         return None
     return pooled.input_grad(shape, pool, weight, grad, positions, channels_last)

@@ -10,7 +10,7 @@ clamped; with T as in :mod:`striate.ops.convolution`, dT/dw and dT/dx are sums o
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
-from striate.engine import Pass, pooled, traced
+from striate.engine import Pass, pooled, traced, tuning
 from striate.engine.backends import has_memory
 from striate.engine.layout import is_channels_last
 from striate.errors import OperandError
@@ -55,50 +55,72 @@ class _How:
         return activate(cast(Tensor, _POOLS[dims - 1](y, *self.pool)))
 
 
+@dataclass(slots=True)
+class _Known:
+    """A call that has been met before: all of it that follows from shapes, strides and settings."""
+
+    how: _How
+    shape: ConvShape
+    pool: PoolShape
+    channels_last: bool
+    maximum: pooled.Maximum
+    #: What gives the gradients, by what else they hang on.
+    weight_grads: dict[tuple[Any, ...], Callable[..., tuple[Tensor, Tensor]]] = field(default_factory=dict)
+    input_grads: dict[tuple[Any, ...], Callable[..., Tensor] | None] = field(default_factory=dict)
+
+    def weight_grad(self, x: Tensor, g: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        key = (x.stride(), *self._lie(g, positions))
+        if key not in self.weight_grads:
+            self.weight_grads[key] = pooled.weight_grad(self.shape, self.pool, x, g, positions)
+        return self.weight_grads[key](x, g, positions)
+
+    def input_grad(self, w: Tensor, g: Tensor, positions: Tensor) -> Tensor:
+        key = (w.stride(), *self._lie(g, positions))
+        if key not in self.input_grads:
+            made = pooled.input_grad(self.shape, self.pool, w, g, positions, self.channels_last)
+            self.input_grads[key] = made
+        sparse = self.input_grads[key]
+        if sparse is not None:
+            return sparse(w, g, positions)
+        operands = {Pass.WEIGHT_GRAD: w, Pass.OUTPUT: pooled.spread(self.pool, positions, g)}
+        return convolution.contract(self.shape, self.channels_last, Pass.INPUT_GRAD, operands, local=self.how.local)
+
+    def _lie(self, g: Tensor, positions: Tensor) -> tuple[Any, ...]:
+        # Hooks on what is kept may have put it elsewhere, and threads may be others than forward.
+        return g.stride(), positions.stride(), positions.dtype, torch.get_num_threads(), tuning.generation
+
+
 class _Block(torch.autograd.Function):
     """Only called where nothing but gradients is asked for: no transforms, no tangents."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, how: _How, shape: ConvShape, pool: PoolShape
-    ) -> Tensor:
-        last = is_channels_last(x) or is_channels_last(w)
-
-        def apart(interleaved: bool) -> Tensor:
-            operands = {Pass.INPUT_GRAD: x, Pass.WEIGHT_GRAD: w}
-            return convolution.contract(shape, interleaved, Pass.OUTPUT, operands, b, how.local)
-
-        values, positions = pooled.maximum(shape, pool, x, w, b, how.activation, last, apart, how.local)
-        ctx.how, ctx.shape, ctx.pool, ctx.channels_last = how, shape, pool, last
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, known: _Known) -> Tensor:
+        values, positions = known.maximum(x, w, b)
+        ctx.known = known
         ctx.save_for_backward(x, w, b, positions)
         return values
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, w, b, positions = ctx.saved_tensors
-        asked = wanted(ctx)
+        known, asked = ctx.known, wanted(ctx)
         if torch.is_grad_enabled() or not has_memory(upstream):
             # Somebody will differentiate the gradients, or wants a batch of them: the operations that this is made of
             # know how to.
             leaves = [each for each, need in zip((x, w, b), asked, strict=False) if need]
             create = torch.is_grad_enabled()
             with torch.enable_grad():
-                y = ctx.how.composed(x, w, b)
+                y = known.how.composed(x, w, b)
             grads = iter(torch.autograd.grad(y, leaves, upstream, create_graph=create))
             found = [next(grads) if need else None for need in asked[:3]]
-            return (*found, None, None, None)
+            return (*found, None)
         grad_x = grad_w = grad_b = None
-        shape, pool, last = ctx.shape, ctx.pool, ctx.channels_last
         upstream = upstream_in(is_channels_last(positions), upstream.resolve_neg())
         if asked[1] or asked[2]:
-            grad_w, grad_b = pooled.weight_grad(shape, pool, x, upstream, positions)
+            grad_w, grad_b = known.weight_grad(x, upstream, positions)
         if asked[0]:
-            grad_x = pooled.input_grad(shape, pool, w, upstream, positions, last)
-            if grad_x is None:
-                whole = pooled.spread(pool, positions, upstream)
-                operands = {Pass.WEIGHT_GRAD: w, Pass.OUTPUT: whole}
-                grad_x = convolution.contract(shape, last, Pass.INPUT_GRAD, operands, local=ctx.how.local)
-        return grad_x, grad_w if asked[1] else None, grad_b if b is not None else None, None, None, None
+            grad_x = known.input_grad(w, upstream, positions)
+        return grad_x, grad_w if asked[1] else None, grad_b if b is not None else None, None
 
 
 def conv_max_pool(
@@ -158,11 +180,47 @@ def as_one(
     """:func:`conv_max_pool` where it is computed as one operation; None where it isn't."""
     if not _plain(input, weight, bias):
         return None
+    lie = (input.shape, input.stride(), weight.shape, weight.stride(), bias is None)
+    key = (*lie, how, activation, window, local, torch.get_num_threads(), tuning.generation)
+    try:
+        met = key in _known
+    except TypeError:  # settings in lists, which may change
+        found = _learned(input, weight, bias, how, activation, window, local)
+    else:
+        if not met:
+            if len(_known) >= 4096:
+                _known.clear()
+            _known[key] = _learned(input, weight, bias, how, activation, window, local)
+        found = _known[key]
+    return None if found is None else cast(Tensor, _Block.apply(input, weight, bias, found))
+
+
+#: Calls that have been met in this process; None those that aren't computed as one.
+_known: dict[tuple[Any, ...], _Known | None] = {}
+
+
+def _learned(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    how: tuple[Any, Any, Any, Any],
+    activation: str,
+    window: tuple[Any, ...],
+    local: bool,
+) -> _Known | None:
     shape = convolution.problem_of(input.shape, weight.shape, *how)
     pool = pooling.problem_of("max", shape.output_shape, *window)
     if pooled.refusal(shape, pool, activation, input.dtype, "cpu") is not None:
         return None
-    return cast(Tensor, _Block.apply(input, weight, bias, _How(*how, activation, window, local), shape, pool))
+    last = is_channels_last(input) or is_channels_last(weight)
+
+    def apart(x: Tensor, w: Tensor, b: Tensor | None, interleaved: bool) -> Tensor:
+        operands = {Pass.INPUT_GRAD: x, Pass.WEIGHT_GRAD: w}
+        return convolution.contract(shape, interleaved, Pass.OUTPUT, operands, b, local)
+
+    with torch.no_grad():  # it may be measured
+        maximum = pooled.maximum(shape, pool, input, weight, bias, activation, last, apart, local)
+    return _Known(_How(*how, activation, window, local), shape, pool, last, maximum)
 
 
 def _plain(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

@@ -8,6 +8,8 @@ piece of memory.
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
@@ -16,12 +18,13 @@ from torch import Tensor
 
 from striate.engine import fresh
 from striate.engine.llvm import launch, planar_pooled, sparse_input, sparse_weight
+from striate.engine.llvm.emit import LINE
 from striate.engine.llvm.isa import Isa, the_isa
-from striate.engine.llvm.launch import Kernel
+from striate.engine.llvm.launch import Kernel, Start
 from striate.engine.llvm.planar_pooled import Windows
 from striate.engine.llvm.sparse import Geometry, KernelRows, generate_sum, generate_taps
 from striate.engine.llvm.views import axes, plane, plane_size, planes, rounded
-from striate.engine.llvm.weights import Weights, pack
+from striate.engine.llvm.weights import Packing, Weights, packing
 from striate.geometry import ConvShape, PoolShape
 
 #: Numbers that a block's packed rows may take: half of a second-level cache of 512 KiB.
@@ -59,20 +62,6 @@ def _sum_kernel(isa: Isa) -> Kernel:
     return Kernel(generate_sum(isa), isa)
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What a pass comes to once sizes are known, but for the addresses."""
-
-    kernel: Kernel
-    items: int
-    threads: int
-    scratch: int  #: numbers that all threads need together
-    parts: tuple[int, ...]  #: where in it each of the kernel's scratch pointers points
-    before: list[int]  #: the kernel's words between its first address and the others
-    after: list[int]  #: and those after them
-    rows: KernelRows | None = None
-
-
 def _parts(threads: int, sizes: list[int]) -> tuple[int, tuple[int, ...]]:
     """One piece of memory for several arrays of every thread: its size, and where each array begins."""
     ends = list(itertools.accumulate(-(-threads * size // 16) * 16 for size in sizes))
@@ -90,15 +79,40 @@ def joins(shape: ConvShape, pool: PoolShape) -> bool:
     return few and inside and pool.stride == pool.kernel and not any(map(any, pool.pads)) and max(pool.dilation) == 1
 
 
-@lru_cache(maxsize=1024)
-def _maximum_plan(
-    isa: Isa, shape: ConvShape, pool: PoolShape, activation: str, threads: int
-) -> tuple[_Plan, int, torch.dtype]:
-    """The plan, the channels of a block of packed weights, and the positions' dtype."""
+@dataclass(frozen=True, slots=True)
+class _Maximum:
+    """The pooled map and its positions, but for the addresses."""
+
+    pack: Packing
+    start: Start
+    shape: tuple[int, ...]
+    compact: torch.dtype
+    scratch: int  #: numbers: the packed weights, and behind them the threads' own
+    own: int  #: bytes to these
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        values, positions = fresh.empty(self.shape), fresh.empty(self.shape, dtype=self.compact)
+        scratch = fresh.empty(self.scratch)
+        packed = scratch.data_ptr()
+        self.pack.fill(weight, bias, packed)
+        self.start(x.data_ptr(), packed, values.data_ptr(), positions.data_ptr(), packed + self.own)
+        return values, positions
+
+
+def maximum(
+    shape: ConvShape, pool: PoolShape, input: Tensor, weight: Tensor, bias: Tensor | None, activation: str
+) -> Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]:
+    """What computes the pooled map of a problem that joins, and its positions: -1 where the activation lets no
+    gradient back; from operands that lie in memory as these do.
+    """
+    isa, x, threads = the_isa(), planes(input), launch.threads()
     down, along = (1, *pool.kernel)[-2:]
     windows = Windows(*axes(shape), down, along)
     compact = torch.int16 if torch.Size(pool.size).numel() <= 1 << 15 else torch.int32
     pooled_rows, pooled_width = plane_size(pool.output_size)
+    together = windows.channels_together(isa.fitting(pooled_width))
+    _, *geometry = Weights.of(weight, 1)
+    pack = packing(isa, *geometry, bias is not None, together, False, threads)
     isa = isa.fitting(pooled_width)
     pitch = windows.pooled_columns.pitch(pooled_width, isa.lanes)
     line = shape.in_channels * pitch * windows.pooled_columns.stride
@@ -109,31 +123,16 @@ def _maximum_plan(
     items = shape.batch * blocks
     threads = min(threads, items)
     kernel = _pooled_kernel(isa, windows, "i16" if compact is torch.int16 else "i32", activation)
-    sizes = [
-        shape.in_channels,
-        shape.out_channels,
-        *plane_size(shape.size),
-        plane_size(shape.output_size)[1],
-        pooled_rows,
-        pooled_width,
-    ]
-    blocking = [block, blocks, deep, pitch, deep * line]
-    plan = _Plan(kernel, items, threads, threads * deep * line, (0,), sizes, blocking)
-    return plan, windows.channels_together(isa), compact
-
-
-def maximum(
-    shape: ConvShape, pool: PoolShape, input: Tensor, weight: Tensor, bias: Tensor | None, activation: str
-) -> tuple[Tensor, Tensor]:
-    """The pooled map of a problem that joins, and its positions: -1 where the activation lets no gradient back."""
-    isa, x = the_isa(), planes(input)
-    plan, together, compact = _maximum_plan(isa, shape, pool, activation, launch.threads())
-    packed = pack(isa, Weights.of(weight, 1), bias, together, False)
-    values, positions = fresh.empty(pool.output_shape), fresh.empty(pool.output_shape, dtype=compact)
-    scratch = fresh.empty(plan.scratch)
-    words = [t.data_ptr() for t in (x, packed, values, positions, scratch)]
-    plan.kernel(plan.items, [*words, *plan.before, *x.stride()[:3], *plan.after], plan.threads)
-    return values, positions
+    size = (*plane_size(shape.size), plane_size(shape.output_size)[1])
+    words = [shape.in_channels, shape.out_channels, *size, pooled_rows, pooled_width, *x.stride()[:3]]
+    words += [block, blocks, deep, pitch, deep * line]
+    scratch, parts = _parts(threads, [deep * line])
+    packed = rounded(math.prod(pack.shape), LINE)
+    start = kernel.start(words, 5, items, threads)
+    made = _Maximum(pack, start, pool.output_shape, compact, packed + scratch, _BYTES * (packed + parts[0]))
+    if x.data_ptr() != input.data_ptr():
+        return lambda x, weight, bias: made(planes(x), weight, bias)
+    return made
 
 
 # -------------------------------------------------------------------- backward
@@ -168,12 +167,33 @@ def _places(geometry: Geometry, outputs: tuple[int, int], row_size: int) -> Tens
     return (down[:, None] + along).flatten()
 
 
-@lru_cache(maxsize=1024)
-def _weight_plan(
-    isa: Isa, shape: ConvShape, pool: PoolShape, side_by_side: bool, dtype: torch.dtype, threads: int
-) -> tuple[_Plan, Geometry, Tensor]:
-    """The plan, and the table of places."""
-    geometry = _geometry(shape, pool, side_by_side, dtype)
+@dataclass(frozen=True, slots=True)
+class _WeightGrad:
+    """The gradients of weight and bias, but for the addresses."""
+
+    start: Start
+    add_up: Start
+    scratch: int
+    places: Tensor  #: whose address the kernel has
+    shape: tuple[int, ...]
+
+    def __call__(self, x: Tensor, g: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        scratch, made, bias = fresh.empty(self.scratch), fresh.empty(self.shape), fresh.empty(self.shape[0])
+        own = scratch.data_ptr()
+        self.start(x.data_ptr(), g.data_ptr(), positions.data_ptr(), own)
+        self.add_up(own, made.data_ptr(), bias.data_ptr())
+        return made, bias
+
+
+def weight_grad(
+    shape: ConvShape, pool: PoolShape, input: Tensor, grad: Tensor, positions: Tensor
+) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """What computes the gradients of weight and bias from those of the pooled map, of operands that lie in memory as
+    these do; positions of -1 take nothing.
+    """
+    isa, threads = _isa(shape), launch.threads()
+    x, (g, near) = _rows_in_order(plane(input)), _pooled(plane(grad), plane(positions))
+    geometry = _geometry(shape, pool, _side_by_side(x), positions.dtype)
     outputs, (pooled_rows, pooled_width) = plane_size(shape.output_size), plane_size(pool.output_size)
     axis, pool_axis = geometry.rows, geometry.pool_rows
 
@@ -198,44 +218,58 @@ def _weight_plan(
     lists = outers * block * pooled_width
     each = [sums, outers, geometry.parts * deep * row_size + isa.lanes, lists, lists, outers]
     scratch, parts = _parts(threads, each)
-    after = [block, blocks, deep, row_size, *each[:4]]
-    before = [shape.out_channels, pooled_rows, pooled_width]
-    kernel = _weight_kernel(isa, geometry)
-    plan = _Plan(kernel, items, threads, scratch, parts, before, after, rows)
-    return plan, geometry, _places(geometry, outputs, row_size)
+    places = _places(geometry, outputs, row_size)
+    words = [places.data_ptr(), *parts, *x.shape[2:], *x.stride()[:3], shape.out_channels, pooled_rows, pooled_width]
+    words += [g.stride(0), g.stride(1), g.stride(3), block, blocks, deep, row_size, *each[:4]]
+    start = _weight_kernel(isa, geometry).start(words, 4, items, threads)
+    words = [parts[1], threads, sums, outers, rows.vectors * isa.lanes, geometry.parts, geometry.channels]
+    words += [*(1, *shape.kernel)[-2:]]
+    add_up = _sum_kernel(isa).start(words, 3, shape.out_channels, launch.threads())
+    made = _WeightGrad(start, add_up, scratch, places, shape.weight_shape)
+    if _same_memory((x, input), (g, grad), (near, positions)):
+        return made
+    return lambda x, g, at: made(_rows_in_order(plane(x)), *_pooled(plane(g), plane(at)))
 
 
-def weight_grad(
-    shape: ConvShape, pool: PoolShape, input: Tensor, grad: Tensor, positions: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The gradients of weight and bias from those of the pooled map; positions of -1 take nothing."""
-    isa = _isa(shape)
-    x, (g, positions) = plane(input), _pooled(plane(grad), plane(positions))
-    side_by_side = _side_by_side(x)
-    if not side_by_side and x.stride(3) != 1:
-        x = x.contiguous()
-    plan, geometry, places = _weight_plan(isa, shape, pool, side_by_side, positions.dtype, launch.threads())
-    assert plan.rows is not None
-    scratch = fresh.empty(plan.scratch)
-    base = scratch.data_ptr()
-    own = [base + _BYTES * part for part in plan.parts]
-    words = [x.data_ptr(), *x.shape[2:], *x.stride()[:3]]
-    words += [g.data_ptr(), positions.data_ptr(), places.data_ptr(), *own, *plan.before]
-    plan.kernel(plan.items, [*words, g.stride(0), g.stride(1), g.stride(3), *plan.after], plan.threads)
-    made, bias = fresh.empty(shape.weight_shape), fresh.empty(shape.out_channels)
-    rows, columns = (1, *shape.kernel)[-2:]
-    sums, outers = plan.after[4:6]
-    words = [*own[:2], made.data_ptr(), bias.data_ptr(), plan.threads, sums, outers, plan.rows.vectors * isa.lanes]
-    words += [geometry.parts, geometry.channels, rows, columns]
-    _sum_kernel(isa)(shape.out_channels, words, launch.threads())
-    return made, bias
+def _rows_in_order(x: Tensor) -> Tensor:
+    """Images whose rows the kernels can copy."""
+    return x if _side_by_side(x) or x.stride(3) == 1 else x.contiguous()
 
 
-@lru_cache(maxsize=1024)
-def _input_plan(
-    isa: Isa, shape: ConvShape, pool: PoolShape, side_by_side: bool, dtype: torch.dtype, threads: int
-) -> _Plan:
-    geometry = _geometry(shape, pool, side_by_side, dtype)
+def _same_memory(*pairs: tuple[Tensor, Tensor]) -> bool:
+    return all(one.data_ptr() == other.data_ptr() for one, other in pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class _InputGrad:
+    """The gradient of the input, but for the addresses."""
+
+    start: Start
+    taps: Start
+    scratch: int
+    shape: tuple[int, ...]
+    layout: tuple[int, ...]
+
+    def __call__(self, weight: Tensor, g: Tensor, positions: Tensor) -> Tensor:
+        made, scratch = fresh.empty_strided(self.shape, self.layout), fresh.empty(self.scratch)
+        own = scratch.data_ptr()
+        self.taps(weight.data_ptr(), own)
+        self.start(made.data_ptr(), g.data_ptr(), positions.data_ptr(), own)
+        return made
+
+
+def input_grad(
+    shape: ConvShape, pool: PoolShape, weight: Tensor, grad: Tensor, positions: Tensor, channels_last: bool
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """What computes the gradient of the input from those of the pooled map, of operands that lie in memory as these
+    do; positions of -1 take nothing.
+    """
+    isa, threads = _isa(shape), launch.threads()
+    w, (g, near) = plane(weight), _pooled(plane(grad), plane(positions))
+    layout = torch.channels_last if channels_last and shape.dims == 2 else torch.contiguous_format
+    lies = fresh.empty(shape.input_shape, memory_format=layout)
+    x = plane(lies)
+    geometry = _geometry(shape, pool, _side_by_side(x), positions.dtype)
     rows, axis = geometry.kernel_rows(isa), geometry.rows
     height, outputs, pooled = plane_size(shape.size)[0], plane_size(shape.output_size), plane_size(pool.output_size)
     row_size = geometry.row_size(outputs[1], isa.lanes)
@@ -252,37 +286,22 @@ def _input_plan(
     threads = min(threads, items)
     windows = [-(-window.effective_kernel // window.stride) for window in pool.windows]
     most = shape.out_channels * torch.Size(windows).numel()
-    positions = seeing(block) * outputs[1]
+    at_most = seeing(block) * outputs[1]
     # Behind the lists of positions one that takes what belongs to none of them, at most everything.
-    room = positions * most + shape.out_channels * pooled[0] * pooled[1]
+    room = at_most * most + shape.out_channels * pooled[0] * pooled[1]
     # One row more than are seen, which stays empty.
-    each = [(deep + 1) * row_size + isa.lanes, positions + 1 + isa.lanes, room, room]
+    each = [(deep + 1) * row_size + isa.lanes, at_most + 1 + isa.lanes, room, room]
     scratch, parts = _parts(threads, each)
-    before, after = [shape.out_channels, *outputs, *pooled], [block, blocks, deep, row_size, *each[:3], most]
-    return _Plan(_input_kernel(isa, geometry), items, threads, scratch, parts, before, after, rows)
-
-
-def input_grad(
-    shape: ConvShape, pool: PoolShape, weight: Tensor, grad: Tensor, positions: Tensor, channels_last: bool
-) -> Tensor:
-    """The gradient of the input from those of the pooled map; positions of -1 take nothing."""
-    isa = _isa(shape)
-    g, positions = _pooled(plane(grad), plane(positions))
-    layout = torch.channels_last if channels_last and shape.dims == 2 else torch.contiguous_format
-    made = fresh.empty(shape.input_shape, memory_format=layout)
-    x, w = plane(made), plane(weight)
-    plan = _input_plan(isa, shape, pool, _side_by_side(x), positions.dtype, launch.threads())
-    assert plan.rows is not None
-    row_numbers = plan.rows.vectors * isa.lanes
-    factors = fresh.empty(shape.out_channels, plan.rows.count, row_numbers)
-    words = [w.data_ptr(), factors.data_ptr(), row_numbers, *w.shape[1:], *w.stride()]
-    _taps_kernel(isa)(shape.out_channels, words, 1)
-    scratch = fresh.empty(plan.scratch)
-    own = [scratch.data_ptr() + _BYTES * part for part in plan.parts]
-    words = [x.data_ptr(), *x.shape[2:], *x.stride()[:3]]
-    words += [g.data_ptr(), positions.data_ptr(), factors.data_ptr(), *own, *plan.before]
-    plan.kernel(plan.items, [*words, g.stride(0), g.stride(1), g.stride(3), *plan.after], plan.threads)
-    return made
+    row_numbers = rows.vectors * isa.lanes
+    factors = rounded(shape.out_channels * rows.count * row_numbers, LINE)
+    taps = _taps_kernel(isa).start([row_numbers, *w.shape[1:], *w.stride()], 2, shape.out_channels, 1)
+    words = [0, *(factors + part for part in parts), *x.shape[2:], *x.stride()[:3], shape.out_channels, *outputs]
+    words += [*pooled, g.stride(0), g.stride(1), g.stride(3), block, blocks, deep, row_size, *each[:3], most]
+    start = _input_kernel(isa, geometry).start(words, 4, items, threads)
+    made = _InputGrad(start, taps, factors + scratch, shape.input_shape, lies.stride())
+    if _same_memory((g, grad), (near, positions)):
+        return made
+    return lambda weight, g, at: made(weight, *_pooled(plane(g), plane(at)))
 
 
 def tiles(shape: ConvShape) -> int:

@@ -16,7 +16,7 @@ activation was shut there, so that nothing goes back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from striate.engine.llvm.emit import Function, Number, Pointer
@@ -85,6 +85,12 @@ class Geometry:
         """Numbers in a packed row that ``outputs`` positions see; a vector may read on beyond the last one."""
         numbers = self.columns.span(outputs) * self.channels
         return -(-numbers // lanes) * lanes + lanes
+
+
+def arrays(base: Pointer, kinds: Sequence[str]) -> list[Pointer]:
+    """Arrays of these types in one piece of memory; where each begins, in numbers, are the kernel's next arguments."""
+    f = base.f
+    return [Pointer(f, (base + f.size()).text, kind) for kind in kinds]
 
 
 class Pixels:
@@ -200,7 +206,8 @@ def generate_taps(isa: Isa) -> Function:
 def generate_sum(isa: Isa) -> Function:
     """The way back: weight[o, c, i, j] and bias[o] as sums of what every thread has of them, in the threads' order."""
     f = Function("sum_of_taps", isa)
-    partial, partial_bias, weight, bias = (f.pointer() for _ in range(4))
+    partial, weight, bias = (f.pointer() for _ in range(3))
+    partial_bias = partial + f.size()
     threads, sums_size, outers, row_numbers, parts, channels, rows, columns = (f.size() for _ in range(8))
 
     def total(source: Pointer, step: Number) -> str:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from striate.engine.llvm.emit import Function, Int, Number
 from striate.engine.llvm.isa import Isa
-from striate.engine.llvm.sparse import Geometry, Pixels
+from striate.engine.llvm.sparse import Geometry, Pixels, arrays
 
 
 class _Generator:
@@ -30,9 +30,10 @@ class _Generator:
         f, geometry = self.f, self.geometry
         axis, pool = geometry.rows, geometry.pool_rows
         reach, pool_reach = (axis.kernel - 1) * axis.dilation, (pool.kernel - 1) * pool.dilation
-        pixels = Pixels(f, geometry, f.pointer())
-        self.g, self.positions, self.weight = f.pointer(), f.pointer(geometry.index), f.pointer()
-        scratch, counts, list_weights, list_values = f.pointer(), f.pointer("i32"), f.pointer("i32"), f.pointer()
+        x, self.g, self.positions, own = f.pointer(), f.pointer(), f.pointer(geometry.index), f.pointer()
+        kinds = ("float", "float", "i32", "i32", "float")
+        self.weight, scratch, counts, list_weights, list_values = arrays(own, kinds)
+        pixels = Pixels(f, geometry, x)
         self.outer, out_height, self.out_width, pooled_rows, self.pooled_width = (f.size() for _ in range(5))
         g_image, self.g_channel, self.g_step = f.size(), f.size(), f.size()
         block, blocks, deep, self.row_size, scratch_size, counts_size, list_size, self.most = (

@@ -22,7 +22,7 @@ from typing import TypeAlias
 
 from striate.engine.llvm.emit import Function, Int, Number, Pointer, Variable
 from striate.engine.llvm.isa import Isa
-from striate.engine.llvm.sparse import Geometry, Pixels
+from striate.engine.llvm.sparse import Geometry, Pixels, arrays
 
 #: Vectors of a tile that is small, if two of it fit the registers: listing takes about five products a gradient.
 _SMALL = 12
@@ -39,10 +39,12 @@ class _Generator:
 
     def emit(self) -> Function:
         f, geometry, kernel_rows = self.f, self.geometry, self.kernel_rows
-        pixels = Pixels(f, geometry, f.pointer())
-        self.g, self.positions, self.places = f.pointer(), f.pointer(geometry.index), f.pointer("i32")
-        partial, bias, scratch = f.pointer(), f.pointer(), f.pointer()
-        list_places, list_values, counts = f.pointer("i32"), f.pointer(), f.pointer("i32")
+        x, self.g, self.positions, own = f.pointer(), f.pointer(), f.pointer(geometry.index), f.pointer()
+        self.places = f.pointer("i32")
+        partial, bias, scratch, list_places, list_values, counts = arrays(
+            own, ("float", "float", "float", "i32", "float", "i32")
+        )
+        pixels = Pixels(f, geometry, x)
         self.outer, pooled_rows, pooled_width = f.size(), f.size(), f.size()
         g_image, self.g_channel, self.g_step = f.size(), f.size(), f.size()
         block, blocks, deep, self.row_size = (f.size() for _ in range(4))
