@@ -87,7 +87,8 @@ def maximum(
     def one_by_one(interleaved: bool) -> Maximum:
         def both(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
             values, positions = pools.maximum(pool, apart(input, weight, bias, interleaved), activation)
-            return laid_out(values, channels_last), laid_out(positions, channels_last)
+            # Nobody but the way back sees positions, which goes on in their layout.
+            return laid_out(values, channels_last), positions
 
         return both
 
