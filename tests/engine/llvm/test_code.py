@@ -61,6 +61,8 @@ def kernels(target: isa.Isa) -> dict[str, object]:
         made[f"depthwise {stride}"] = planar.generate(
             target, axis, axis, planar.Tile.choose(target, 1, both(axis), 14, 14)
         )
+    across = planar.Tile.choose(target, 3, both(AXIS), 14, 32)
+    made["output across"] = planar.generate(target, AXIS, AXIS, across, across=True)
     for outer, inner in ((16, 8), (1, 1)):
         weights = planar_weight.WeightTile.choose(target, outer, inner, both(AXIS))
         made[f"weight {outer}"] = planar_weight.generate(target, AXIS, AXIS, weights)

@@ -67,6 +67,38 @@ def test_random_convolutions_of_single_positions(start: int, threads: int) -> No
         torch.set_num_threads(before)
 
 
+#: Few channels on one side, whole vectors on the other: packed in registers where these lie side by side.
+ACROSS = [
+    "conv2d 2x3x21x40 16x3x3x3 padding=1",
+    "conv2d 2x32x9x35 2x32x5x5 padding=2",
+    "conv2d 1x16x5x33 3x16x1x1",
+    "conv2d 1x48x7x50 1x48x3x4 padding=2:0x5:9 dilation=1x3",
+    "conv2d 1x3x9x37 16x3x3x3 padding=4",
+    "conv2d 2x2x17x64 16x2x3x3 stride=2 padding=1",
+    "conv2d 1x1x20x70 32x1x5x5 stride=3x2 padding=2",
+    "conv2d 1x16x9x17 3x16x3x3 padding=0x20",
+    "conv2d 1x3x6x34 32x3x3x2 stride=1x2",
+]
+
+
+@pytest.mark.parametrize("line", ACROSS)
+def test_channels_that_are_packed_across(line: str) -> None:
+    for seed in range(2):
+        check_convolution(conv(line), 3 * seed + 1, layouts=(0, 0, 0))
+
+
+def test_channels_that_lie_side_by_side_are_packed_across(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(sums, "lies_across", lambda *a, real=sums.lies_across: asked.append(real(*a)) or asked[-1])
+    for line in ACROSS:
+        made = {role: laid_out(each, True) for role, each in operands(conv(line), torch.float32).items()}
+        few = Pass.INPUT_GRAD if conv(line).in_channels < 4 else Pass.OUTPUT
+        first, second = (made[role] for role in FORM if role is not few)
+        if max(conv(line).stride) == 1:
+            BACKEND.ready(conv(line), few, first, second, None, True)
+            assert asked[-1]
+
+
 @pytest.mark.parametrize("start", range(0, 32, BATCH))
 def test_random_convolutions_of_whole_vectors_of_channels_in_any_layout(start: int) -> None:
     """Narrow depthwise planes go through channels last and back."""
@@ -79,6 +111,8 @@ def test_random_convolutions_of_whole_vectors_of_channels_in_any_layout(start: i
 def test_every_instruction_set_computes_the_same(start: int) -> None:
     for line in [line for line in CONVOLUTIONS if "3d" not in line and " 0x" not in line][start::4]:
         check_convolution(conv(line), start)
+    for line in ACROSS[start::4]:
+        check_convolution(conv(line), 1, layouts=(0, 0, 0))
     for line in [line for line in POOLINGS if "3d" not in line and " 0x" not in line][start::4]:
         check_pooling(pool(line), start)
     for seed in range(start, 12, 4):

@@ -20,7 +20,7 @@ from striate.engine.llvm import launch, weight_sums
 from striate.engine.llvm.isa import the_isa
 from striate.engine.llvm.packing import Axis
 from striate.engine.llvm.relayout import laid_out
-from striate.engine.llvm.sums import interleaves, planar_sum, prepared, readable, summed
+from striate.engine.llvm.sums import interleaves, lies_across, planar_sum, prepared, readable, summed
 from striate.engine.llvm.views import axes, plane, plane_size, planes
 from striate.engine.llvm.weights import Weights, pack
 from striate.geometry import ConvShape
@@ -51,7 +51,7 @@ def ready(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, biased: 
         (rows, row_taps), (columns, column_taps) = (_phase(axis, 0) for axis in windows)
         weights = weights.taps(row_taps, column_taps)
         made = _sum(g, weights, biased, (rows, columns), size, shape.input_shape, channels_last)
-    elif weights.sizes[0] > 1 and interleaves(readable(plane(g), weights.sizes, size[1]), weights.sizes):
+    elif weights.sizes[0] > 1 and interleaves(readable(plane(g), weights.sizes, size[1], windows[1]), weights.sizes):
         made = _sum(g, weights, biased, windows, size, shape.input_shape, channels_last, backwards=True)
     else:
         return lambda first, second, bias: laid_out(_input_grad(shape, first, second, bias), channels_last)
@@ -72,13 +72,13 @@ def _sum(
 
     ``backwards``: of depthwise windows, from the output's gradient to the input's, whatever the stride.
     """
-    sizes, width = weights.sizes, size[1]
-    read = readable(plane(x), sizes, width)
+    how = (weights.sizes, size[1], windows[1])
+    read = readable(plane(x), *how)
     made = prepared(read, weights[1:], biased, windows, size, backwards)
     made = made if len(shape) == 4 else made.of_rows()
     lies = torch.empty_strided(made.shape, made.layout, device="meta")
     if read.data_ptr() != x.data_ptr() or laid_out(lies, channels_last) is not lies:
-        return lambda x, weight, bias: laid_out(made(readable(plane(x), sizes, width), weight, bias), channels_last)
+        return lambda x, weight, bias: laid_out(made(readable(plane(x), *how), weight, bias), channels_last)
     return made
 
 
@@ -93,7 +93,7 @@ def _input_grad(shape: ConvShape, weight: Tensor, upstream: Tensor, bias: Tensor
     height, width = size = plane_size(shape.size)
     side_by_side = interleaves(g, weights.sizes)
     if not side_by_side and windows[1].stride <= _MOST_PHASES:
-        return reshaped(_planar_grad(planes(g), weights, bias, windows, size), shape.input_shape)
+        return reshaped(_planar_grad(g, weights, bias, windows, size), shape.input_shape)
     # In the layout that its parts will have: copying across layouts costs more than the sums.
     layout = torch.channels_last if side_by_side else torch.contiguous_format
     grad = fresh.empty((g.shape[0], weights.sizes[0] * weights.sizes[1], height, width), memory_format=layout)
@@ -118,6 +118,8 @@ def _planar_grad(
     groups, inner, outer = weights.sizes[:3]
     grad = fresh.empty((batch, groups * inner, *size))
     together, taps, missing = _columns_together(columns)
+    across = lies_across(g, weights.sizes, -(-size[1] // columns.stride), together)
+    g = g if across else planes(g)
     weight = F.pad(weights.tensor.reshape(groups * outer, inner, rows.kernel, columns.kernel), (0, 1))
     phases = columns.stride
     each = weight.index_select(3, taps).unflatten(3, (phases, together.kernel)).movedim(3, 2)
@@ -132,7 +134,7 @@ def _planar_grad(
             continue
         outputs = (-(-(size[0] - top) // rows.stride), -(-size[1] // phases))
         sizes = (groups, inner * phases, outer, (source[0], source[1]))
-        made = planar_sum(isa, batch, *sizes, (axis, together), outputs, threads, apart, size, missing)
+        made = planar_sum(isa, batch, *sizes, (axis, together), outputs, threads, apart, size, missing, across)
         packed = pack(isa, weights.taps(row_taps, range(together.kernel)), bias, made.channels, False)
         scratch = fresh.empty(made.scratch)
         start = grad.data_ptr() + top * size[1] * grad.element_size()

@@ -88,6 +88,50 @@ def pack(
     return Rows(scratch, channel_size, row_size)
 
 
+def pack_across(
+    f: Function,
+    before: int,
+    x: Pointer,
+    channels: Number,
+    x_column: Number,
+    x_row: Number,
+    top: Number,
+    rows: Number,
+    height: Number,
+    width: Number,
+    scratch: Pointer,
+    pitch: Number,
+) -> Rows:
+    """:func:`pack` of channels that lie side by side, columns ``x_column`` apart, for a stride of 1 along the width.
+
+    Channels are whole vectors, and rows have no fewer columns than a vector has lanes.
+    """
+    channel_size = rows * pitch
+    first, seen = max(0, -before), f.smaller(width, pitch - before)
+    last = seen - f.lanes
+    with f.loop(0, rows) as row:
+        source, line = top + row, scratch + row * pitch
+        there = f.both(f.less(-1, source), f.less(source, height))
+        with f.when(f.negation(there)), f.loop(0, channels) as channel, f.loop(0, pitch, f.lanes) as place:
+            f.store(f.zeros(), line + (channel * channel_size + place))
+        with f.when(there), f.loop(0, channels, f.lanes) as group:
+            here, target = x + (source * x_row + group), line + group * channel_size
+            # What isn't an input is cleared first, by whole vectors.
+            with f.loop(0, f.lanes) as lane:
+                cleared = target + lane * channel_size
+                for at in range(0, before, f.lanes):
+                    f.store(f.zeros(), cleared + at)
+                with f.loop((seen + before) // f.lanes * f.lanes, pitch, f.lanes) as beyond:
+                    f.store(f.zeros(), cleared + beyond)
+            with f.loop(first, seen, f.lanes) as next_:
+                # The last vector starts where it ends with the row.
+                column = f.smaller(next_, last)
+                loaded = [f.load(here + (column + i) * x_column) for i in range(f.lanes)]
+                for k, made in enumerate(transposed_vectors(f, loaded)):
+                    f.store(made, target + (k * channel_size + (column + before)))
+    return Rows(scratch, channel_size, pitch)
+
+
 def pack_row(
     f: Function,
     stride: int,
@@ -139,6 +183,20 @@ def dealt(f: Function, parts: list[str]) -> list[str]:
         for odd in (0, 1)
     ]
     return [each for pair in zip(*halves, strict=True) for each in pair]
+
+
+def transposed_vectors(f: Function, rows: Sequence[str]) -> list[str]:
+    """As many vectors as there are lanes: blocks off the diagonal are swapped, ever larger ones."""
+    made, step = list(rows), 1
+    while step < f.lanes:
+        for i in range(f.lanes):
+            if i % (2 * step) < step:
+                one, other = made[i], made[i + step]
+                low = [k if k % (2 * step) < step else f.lanes + k - step for k in range(f.lanes)]
+                high = [k + step if k % (2 * step) < step else f.lanes + k for k in range(f.lanes)]
+                made[i], made[i + step] = f.shuffle(one, other, low), f.shuffle(one, other, high)
+        step *= 2
+    return made
 
 
 def interleaved(f: Function, parts: list[str]) -> list[str]:

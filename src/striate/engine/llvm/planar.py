@@ -30,7 +30,7 @@ from functools import cache
 
 from striate.engine.llvm.emit import AHEAD, LINE, Function, Number, Pointer, Variable
 from striate.engine.llvm.isa import Isa
-from striate.engine.llvm.packing import Axis, Rows, interleaved, pack, store_row
+from striate.engine.llvm.packing import Axis, Rows, interleaved, pack, pack_across, store_row
 
 #: Taps up to which a kernel's rows are written out as well as its columns.
 _MOST_OVERLAPPING = 121
@@ -120,6 +120,7 @@ class _Generator:
     rows: Axis
     columns: Axis
     tile: Tile
+    across: bool
 
     def emit(self) -> None:
         f, tile = self.f, self.tile
@@ -130,24 +131,18 @@ class _Generator:
         y_image, self.y_channel, self.y_row = f.size(), f.size(), f.size()
         block, blocks, deep, self.pitch, scratch_size = f.size(), f.size(), f.size(), f.size(), f.size()
         self.y_width = self.out_width if tile.phases == 1 else f.size()
+        x_column = f.size() if self.across else 1
         taps = self.rows.kernel * self.columns.kernel
         with f.loop(f.first, f.last) as item:
             group, rest = item % groups, item // groups
             start, image = (rest % blocks) * block, rest // blocks
-            packed = pack(
-                f,
-                self.columns,
-                x + (image * x_image + group * self.channels * x_channel),
-                self.channels,
-                x_channel,
-                x_row,
-                start * self.rows.stride - self.rows.before,
-                deep,
-                height,
-                width,
-                scratch + f.thread * scratch_size,
-                self.pitch,
-            )
+            corner, top = x + image * x_image, start * self.rows.stride - self.rows.before
+            block_of = (top, deep, height, width, scratch + f.thread * scratch_size, self.pitch)
+            if self.across:
+                packed = pack_across(f, self.columns.before, corner, self.channels, x_column, x_row, *block_of)
+            else:
+                corner += group * self.channels * x_channel
+                packed = pack(f, self.columns, corner, self.channels, x_channel, x_row, *block_of)
             with f.loop(0, tiles) as which:
                 first = which * tile.channels
                 self.here = f.smaller(out_channels - first, tile.channels)
@@ -247,8 +242,11 @@ class _Generator:
                         totals[0, r, v].set(f.fma(held[i], value, totals[0, r, v].get()))
 
 
-def generate(isa: Isa, rows: Axis, columns: Axis, tile: Tile) -> Function:
-    """The kernel; its arguments in the order in which they are asked for above."""
+def generate(isa: Isa, rows: Axis, columns: Axis, tile: Tile, across: bool = False) -> Function:
+    """The kernel; its arguments in the order in which they are asked for above.
+
+    ``across``: of inputs whose channels lie side by side, in one group.
+    """
     f = Function("planar_output", isa)
-    _Generator(f, rows, columns, tile).emit()
+    _Generator(f, rows, columns, tile, across).emit()
     return f

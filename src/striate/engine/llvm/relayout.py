@@ -16,7 +16,6 @@ PyTorch's copies across layouts go number by number at a third of the memory's s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import cache
 from typing import Final
 
@@ -28,7 +27,7 @@ from striate.engine.llvm import launch
 from striate.engine.llvm.emit import AHEAD, LINE, Function, Number, Pointer
 from striate.engine.llvm.isa import Isa, host
 from striate.engine.llvm.launch import Kernel
-from striate.engine.llvm.packing import dealt, interleaved
+from striate.engine.llvm.packing import dealt, interleaved, transposed_vectors
 
 _FORMATS: Final = {False: torch.contiguous_format, True: torch.channels_last}
 #: Numbers from which on a kernel is worth starting, where rows are few, and where they aren't.
@@ -37,20 +36,6 @@ _LEAST_OF_FEW, _LEAST = 1 << 14, 1 << 12
 _AHEAD = 64
 #: Numbers of a long row that are a thread's share.
 _PART = 1 << 11
-
-
-def transposed_vectors(f: Function, rows: Sequence[str]) -> list[str]:
-    """As many vectors as there are lanes: blocks off the diagonal are swapped, ever larger ones."""
-    made, step = list(rows), 1
-    while step < f.lanes:
-        for i in range(f.lanes):
-            if i % (2 * step) < step:
-                one, other = made[i], made[i + step]
-                low = [k if k % (2 * step) < step else f.lanes + k - step for k in range(f.lanes)]
-                high = [k + step if k % (2 * step) < step else f.lanes + k for k in range(f.lanes)]
-                made[i], made[i + step] = f.shuffle(one, other, low), f.shuffle(one, other, high)
-        step *= 2
-    return made
 
 
 def generate(isa: Isa) -> Function:

@@ -21,8 +21,7 @@ from dataclasses import dataclass, replace
 
 from striate.engine.llvm.emit import Function, Number, Pointer
 from striate.engine.llvm.isa import Isa
-from striate.engine.llvm.packing import Axis, interleaved, pack_row, store_row
-from striate.engine.llvm.relayout import transposed_vectors
+from striate.engine.llvm.packing import Axis, interleaved, pack_row, store_row, transposed_vectors
 
 #: Channels up to which planes are interleaved in registers, where they are no whole vectors.
 _FEW = 16

@@ -42,8 +42,8 @@ _FORMATS = {False: torch.contiguous_format, True: torch.channels_last}
 
 
 @cache
-def _output_kernel(isa: Isa, rows: Axis, columns: Axis, tile: Tile) -> Kernel:
-    return Kernel(planar.generate(isa, rows, columns, tile), isa)
+def _output_kernel(isa: Isa, rows: Axis, columns: Axis, tile: Tile, across: bool) -> Kernel:
+    return Kernel(planar.generate(isa, rows, columns, tile, across), isa)
 
 
 @cache
@@ -88,11 +88,21 @@ def narrow(size: tuple[int, int], outputs: tuple[int, int]) -> tuple[int, int] |
     return (size[1], outputs[1]) if max(size[1], outputs[1]) <= _WRITTEN_OUT else None
 
 
-def readable(x: Tensor, sizes: Sequence[int], width: int) -> Tensor:
-    """The operand as a kernel reads it; itself, where it lies so."""
+def lies_across(x: Tensor, sizes: Sequence[int], width: int, columns: Axis) -> bool:
+    """Whether planar kernels can pack channels that lie side by side, for ``width`` columns: see ``pack_across``."""
+    groups, channels, lanes = sizes[0], x.shape[1], the_isa().fitting(width).lanes
+    side_by_side = x.stride(1) == 1 and x.stride(3) == channels
+    if not side_by_side or not groups == columns.stride == 1 or channels % lanes:
+        return False
+    seen = min(x.shape[3], columns.pitch(width, lanes) - columns.before)
+    return seen - max(0, -columns.before) >= lanes
+
+
+def readable(x: Tensor, sizes: Sequence[int], width: int, columns: Axis) -> Tensor:
+    """The operand as a kernel reads it for ``width`` columns of windows; itself, where it lies so."""
     if is_narrow(sizes, width):
         x = laid_out(x, True)
-    return x if interleaves(x, sizes) else planes(x)
+    return x if interleaves(x, sizes) or lies_across(x, sizes, width, columns) else planes(x)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,17 +163,18 @@ def _prepared(
     windows: tuple[Axis, Axis],
     size: tuple[int, int],
     backwards: bool,
+    across: bool,
     threads: int,
 ) -> Prepared:
     """The sum over an operand of this shape and these strides, with weights that :class:`Weights` describes so."""
     batch, _, *source = x_shape
     groups, outer, inner = geometry[1][:3]
     known = (windows, size, threads)
+    each = (isa, batch, groups, outer, inner, (source[0], source[1]), *known)
     if backwards:
         made = _depthwise_sum(isa, batch, groups, (source[0], source[1]), *known, True)
     else:
-        make = interleaved_sum if side_by_side else planar_sum
-        made = make(isa, batch, groups, outer, inner, (source[0], source[1]), *known)
+        made = interleaved_sum(*each) if side_by_side else planar_sum(*each, across=across)
     pack = packing(isa, *geometry, biased, made.channels, side_by_side, threads)
     strides = (x_strides[0], x_strides[2]) if side_by_side else x_strides[:3]
     shape = (batch, groups * outer, *size)
@@ -183,7 +194,8 @@ def prepared(
 ) -> Prepared:
     """The sum over an operand that is :func:`readable`; ``geometry`` is all of :class:`Weights` but the tensor."""
     side_by_side = interleaves(x, geometry[1])
-    how = (x.shape, x.stride(), tuple(geometry), biased, side_by_side, windows, size, backwards)
+    across = not side_by_side and lies_across(x, geometry[1], size[1], windows[1])
+    how = (x.shape, x.stride(), tuple(geometry), biased, side_by_side, windows, size, backwards, across)
     return _prepared(the_isa(), *how, launch.threads())
 
 
@@ -191,7 +203,7 @@ def summed(
     x: Tensor, weights: Weights, bias: Tensor | None, windows: tuple[Axis, Axis], size: tuple[int, int]
 ) -> Tensor:
     """y[n, o] = bias[o] + sum over c, t of x[n, c, position(t)] * weight[g, o, c, t], ``size`` positions of it."""
-    x = readable(x, weights.sizes, size[1])
+    x = readable(x, weights.sizes, size[1], windows[1])
     tensor, *geometry = weights
     return prepared(x, geometry, bias is not None, windows, size)(x, tensor, bias)
 
@@ -210,9 +222,10 @@ def planar_sum(
     apart: tuple[int, int] = (1, 1),
     whole: tuple[int, int] | None = None,
     missing: frozenset[tuple[int, int]] = frozenset(),
+    across: bool = False,
 ) -> Sum:
     """The sum on planes. ``apart``: results are so many rows and columns apart in planes of size ``whole``, and outer
-    channels are each plane's columns in between (see planar.py).
+    channels are each plane's columns in between (see planar.py). ``across``: of inputs that :func:`lies_across`.
     """
     rows, columns = windows
     out_height, out_width = outputs
@@ -235,9 +248,12 @@ def planar_sum(
     after = [groups * outer // apart[1] * plane, plane, y_width * apart[0], block, blocks, deep, pitch, deep * line]
     if apart[1] > 1:
         after.append(y_width)
+    if across:
+        after.append(inner)
     before = [inner, groups, tiles, outer, *size, *outputs]
     scratch = threads * deep * line
-    return Sum(_output_kernel(isa, rows, columns, tile), tile.channels, items, threads, scratch, before, after)
+    kernel = _output_kernel(isa, rows, columns, tile, across)
+    return Sum(kernel, tile.channels, items, threads, scratch, before, after)
 
 
 @lru_cache(maxsize=4096)

@@ -22,7 +22,7 @@ from striate.engine.llvm import launch
 from striate.engine.llvm.emit import Function, Int, Number, Pointer
 from striate.engine.llvm.isa import Isa
 from striate.engine.llvm.launch import Kernel, Start
-from striate.engine.llvm.relayout import transposed_vectors
+from striate.engine.llvm.packing import transposed_vectors
 
 #: Numbers below which starting threads costs more than they bring.
 _ALONE = 1 << 14

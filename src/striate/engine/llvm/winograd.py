@@ -38,7 +38,7 @@ from striate.engine.llvm.emit import Function, Number, Pointer, Variable
 from striate.engine.llvm.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.interleaved import ChannelTile
 from striate.engine.llvm.isa import Isa
-from striate.engine.llvm.relayout import transposed_vectors
+from striate.engine.llvm.packing import transposed_vectors
 
 #: Numbers between the slices of two elements, so that they don't fall onto the same lines of a cache.
 GAP: Final = 16
