@@ -52,6 +52,19 @@ def test_a_hiccup_decides_nothing() -> None:
     assert not choice.alone
 
 
+def test_threads_that_sleep_between_calls_are_left_asleep() -> None:
+    choice = Company()
+    choice.settle(1.0, 1.8)
+    for _ in range(5):  # now and then is no reason
+        assert not any(walks(choice, company._LATE - 1, 9.0, 1.8) + walks(choice, 1, 1.0, 1.8))
+    assert not any(walks(choice, company._LATE, 9.0, 1.8))
+    assert choice.alone
+    assert all(walks(choice, company._FIRST - 3 * company._LATE * 3, 9.0, 1.8))
+    # Calls come one after the other again, which is seen at the next look.
+    walks(choice, company._RARER * company._FIRST, 1.0, 1.8)
+    assert not choice.alone
+
+
 def test_a_plan_in_use_goes_both_ways_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(company, "_FIRST", 3)
     monkeypatch.setattr(tuning, "_enabled", True)
