@@ -59,7 +59,7 @@ _KEPT: Final = 8
 _AGAIN: Final = 4
 #: Seconds that one thread and several are timed for: the scheduler lets single runs wait.
 _LONGER: Final = 0.1
-#: Seconds of an ordinary call up to which one thread is tried as well.
+#: Seconds of a first walk up to which one thread is tried as well.
 _ALONE: Final = 0.02
 #: Bytes that a plan's maps may take, which it keeps between calls.
 _MEMORY: Final = 1 << 29
@@ -161,15 +161,14 @@ class Plans:
         """The plan, on as many threads as it is fastest on."""
         # First of all, since a model that does more than compute may not be called for timing.
         graph = captured(module, lambda x: _ordinary(module, blocks, x), input)
-        start = time.perf_counter()
-        expected = _ordinary(module, blocks, input)
-        short = time.perf_counter() - start < _ALONE
         # Tensors without numbers don't always lie as PyTorch's results do.
-        graph.output.stride = expected.stride()
+        graph.output.stride = _ordinary(module, blocks, input).stride()
         plan = Plan(snapshot, graph, launch.threads(), self.doubts)
         many = plan.program.threads
-        if many > 1 and short:
-            plan.company = Company()
+        if many > 1:
+            start = time.perf_counter()
+            plan(input, self.doubts)
+            plan.company = Company() if time.perf_counter() - start < _ALONE else None
         counts = (many, 1) if plan.company else (many,)
         runs: dict[str, Callable[[], object]]
         runs = {_counted(count): partial(plan, input, self.doubts, many > count == 1) for count in counts}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor
@@ -183,20 +183,20 @@ def as_one(
     lie = (input.shape, input.stride(), weight.shape, weight.stride(), bias is None)
     key = (*lie, how, activation, window, local, torch.get_num_threads(), tuning.generation)
     try:
-        met = key in _known
+        found = _known.get(key, _UNMET)
     except TypeError:  # settings in lists, which may change
         found = _learned(input, weight, bias, how, activation, window, local)
     else:
-        if not met:
+        if found is _UNMET:
             if len(_known) >= 4096:
                 _known.clear()
-            _known[key] = _learned(input, weight, bias, how, activation, window, local)
-        found = _known[key]
+            found = _known[key] = _learned(input, weight, bias, how, activation, window, local)
     return None if found is None else cast(Tensor, _Block.apply(input, weight, bias, found))
 
 
 #: Calls that have been met in this process; None those that aren't computed as one.
 _known: dict[tuple[Any, ...], _Known | None] = {}
+_UNMET: Final[Any] = object()
 
 
 def _learned(

@@ -55,7 +55,7 @@ def test_random_convolutions_of_channels_last(start: int) -> None:
         check_convolution(shape, 3 * seed + 1, layouts=(0, 0, 0))
 
 
-@pytest.mark.parametrize("start", range(0, 40, BATCH))
+@pytest.mark.parametrize("start", [0])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_random_convolutions_of_single_positions(start: int, threads: int) -> None:
     before = torch.get_num_threads()
