@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from striate.acceleration import watched as module
 from striate.acceleration.watched import Watched
 from striate.engine.llvm.isa import the_isa
 
@@ -95,6 +96,20 @@ def test_assignments_that_the_interpreter_has_specialised() -> None:
         assert not watch.unchanged()
         thing.two = before
         assert watch.unchanged()
+
+
+@pytest.mark.parametrize("word", [0, 3])
+def test_with_and_without_versions_of_dictionaries(word: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if word not in (0, module._version_word()):
+        pytest.skip("this Python has none")
+    monkeypatch.setattr(module, "_version_word", lambda: word)
+    dictionaries: list[dict[str, Any]] = [{"a": object()}, {}]
+    watch = watched(*dictionaries)
+    assert watch.unchanged()
+    dictionaries[1]["x"] = 1
+    assert not watch.unchanged()
+    del dictionaries[1]["x"]
+    assert watch.unchanged()
 
 
 def test_what_is_asked_for_in_advance_may_be_gone() -> None:

@@ -157,10 +157,10 @@ declare void @llvm.prefetch.p0(ptr, i32, i32, i32)
 """
 
 _LINE: Final = 64
-#: The word of a dictionary that is another one after every change of it (PEP 509), which Python has had up to 3.11; no
-#: dictionary has had the version that stands there at first.
-_VERSION: Final = 3 if sys.implementation.name == "cpython" and sys.version_info < (3, 12) else 0
+#: The version that no dictionary has had, which stands in the table at first.
 _NEVER: Final = -1
+#: The word that comes after a dictionary's size.
+_AFTER_SIZE: Final = 3
 #: Bytes of a dictionary, of what comes before a table of keys and of an entry, in all of CPython's versions so far.
 _DICTIONARY, _HEAD, _ENTRY = 48, 96, 24
 
@@ -178,7 +178,7 @@ class Watched:
         self._held = [list(each.items()) for each in self._dictionaries]
         objects = [*near, *((id(each), _DICTIONARY) for each in self._dictionaries)]
         lines = list(dict.fromkeys(line for start, size in objects for line in _lines(start, size)))
-        words = [_address("PyDict_Next"), len(lines), len(self._dictionaries), _VERSION, *lines]
+        words = [_address("PyDict_Next"), len(lines), len(self._dictionaries), _version_word(), *lines]
         for each, held in zip(self._dictionaries, self._held, strict=True):
             words += [id(each), len(_lines(0, _HEAD + _ENTRY * len(held))) if held else 0, _NEVER]
         for each, held in zip(self._dictionaries, self._held, strict=True):
@@ -193,6 +193,25 @@ class Watched:
 
 def _lines(start: int, size: int) -> range:
     return range(start // _LINE * _LINE, start + size, _LINE)
+
+
+@cache
+def _version_word() -> int:
+    """Which word of a dictionary is another one after every change of it (PEP 509; Python has had it up to 3.11).
+
+    0 where there is none. Interpreters that are built to look for mistakes have longer objects, so it is tried out.
+    """
+    if sys.implementation.name != "cpython" or sys.version_info >= (3, 12):
+        return 0
+    tried: dict[str, int] = {}
+    word = ctypes.c_int64.from_address(id(tried) + 8 * _AFTER_SIZE)
+    seen = [word.value]
+    for change in (lambda: tried.update(a=1), lambda: tried.update(a=2), tried.clear):
+        change()
+        seen.append(word.value)
+        if "a" in tried and word.value != seen[-1]:
+            return 0  # changes by being looked at
+    return _AFTER_SIZE if len(set(seen)) == len(seen) else 0
 
 
 @cache
