@@ -59,7 +59,7 @@ def test_threads_that_sleep_between_calls_are_left_asleep() -> None:
         assert not any(walks(choice, company._LATE - 1, 9.0, 1.8) + walks(choice, 1, 1.0, 1.8))
     assert not any(walks(choice, company._LATE, 9.0, 1.8))
     assert choice.alone
-    assert all(walks(choice, company._FIRST - 3 * company._LATE * 3, 9.0, 1.8))
+    assert all(walks(choice, company._LATE, 9.0, 1.8))
     # Calls come one after the other again, which is seen at the next look.
     walks(choice, company._RARER * company._FIRST, 1.0, 1.8)
     assert not choice.alone

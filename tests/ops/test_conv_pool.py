@@ -116,6 +116,18 @@ def test_every_instruction_set_computes_the_same() -> None:
         check(*problem(seed))
 
 
+def test_settings_in_lists_are_known_again_and_may_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conv_pool, "_known", {})
+    x, w, b = leaves()
+    window = [2, 2]
+    for size in (2, 2, 3):
+        window[:] = [size, size]
+        y = conv_max_pool(x, w, b, [1, 1], [1, 1], kernel_size=window)
+        wanted = torch.max_pool2d(torch.conv2d(x, w, b, padding=1), size)
+        torch.testing.assert_close(y, wanted, rtol=1e-4, atol=1e-4)
+    assert len(conv_pool._known) == 2
+
+
 def test_runs_agree_to_the_bit() -> None:
     x, w, b, *how = problem(3)
     torch.set_num_threads(2)

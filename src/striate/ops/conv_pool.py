@@ -180,23 +180,29 @@ def as_one(
     """:func:`conv_max_pool` where it is computed as one operation; None where it isn't."""
     if not _plain(input, weight, bias):
         return None
+    how, window = _fixed(how), _fixed(window)
     lie = (input.shape, input.stride(), weight.shape, weight.stride(), bias is None)
     key = (*lie, how, activation, window, local, torch.get_num_threads(), tuning.generation)
-    try:
-        found = _known.get(key, _UNMET)
-    except TypeError:  # settings in lists, which may change
-        found = _learned(input, weight, bias, how, activation, window, local)
-    else:
-        if found is _UNMET:
-            if len(_known) >= 4096:
-                _known.clear()
-            found = _known[key] = _learned(input, weight, bias, how, activation, window, local)
+    found = _known.get(key, _UNMET)
+    if found is _UNMET:
+        if len(_known) >= 4096:
+            _known.clear()
+        found = _known[key] = _learned(input, weight, bias, how, activation, window, local)
     return None if found is None else cast(Tensor, _Block.apply(input, weight, bias, found))
 
 
 #: Calls that have been met in this process; None those that aren't computed as one.
 _known: dict[tuple[Any, ...], _Known | None] = {}
 _UNMET: Final[Any] = object()
+
+
+def _fixed(settings: Any) -> Any:
+    """Settings as they are now, lists among them as tuples."""
+    try:
+        hash(settings)
+    except TypeError:
+        return tuple(_fixed(tuple(each)) if isinstance(each, (list, tuple)) else each for each in settings)
+    return settings
 
 
 def _learned(

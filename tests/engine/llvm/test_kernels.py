@@ -90,12 +90,12 @@ def test_channels_that_are_packed_across(line: str) -> None:
 def test_channels_that_lie_side_by_side_are_packed_across(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(sums, "lies_across", lambda *a, real=sums.lies_across: asked.append(real(*a)) or asked[-1])
-    for line in ACROSS:
-        made = {role: laid_out(each, True) for role, each in operands(conv(line), torch.float32).items()}
-        few = Pass.INPUT_GRAD if conv(line).in_channels < 4 else Pass.OUTPUT
-        first, second = (made[role] for role in FORM if role is not few)
-        if max(conv(line).stride) == 1:
-            BACKEND.ready(conv(line), few, first, second, None, True)
+    for shape in [conv(line) for line in ACROSS]:
+        if max(shape.stride) == 1:
+            made = {role: laid_out(each, True) for role, each in operands(shape, torch.float32).items()}
+            few = Pass.INPUT_GRAD if shape.in_channels < 4 else Pass.OUTPUT
+            first, second = (made[role] for role in FORM if role is not few)
+            BACKEND.ready(shape, few, first, second, None, True)
             assert asked[-1]
 
 

@@ -1,6 +1,7 @@
 """Weight gradients: which kernel, with which tile, over which items, on which memory.
 
-Threads sum apart, and what they have summed is added up in their order, so that a result is the same in every run.
+Threads sum apart, and what they have summed is added up in their order, so that a result is the same in every run; but
+for windows of one position, whose weight is shared out among them.
 """
 
 from __future__ import annotations
