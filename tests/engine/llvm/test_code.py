@@ -312,3 +312,40 @@ def test_eight_threads_at_once(openmp: bool, monkeypatch: pytest.MonkeyPatch) ->
 def test_blocks_go_by_the_second_level_cache(told: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isa.Path, "read_text", lambda self: told)
     assert isa.second_level_cache.__wrapped__() == size
+
+
+# Addresses in the way: code fits nowhere above 16 GiB of them, constants do.
+FULL = """
+import ctypes, mmap, torch, striate
+c = ctypes.CDLL(None)
+c.mmap.restype = ctypes.c_void_p
+c.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+c.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+def reserve(pages):
+    return c.mmap(None, pages * mmap.PAGESIZE, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+
+def convolve(kernel):
+    x, w = torch.ones(1, 3, 9, 9), torch.randn(5, 3, kernel, 3)
+    torch.testing.assert_close(striate.ops.conv2d(x, w), torch.nn.functional.conv2d(x, w))
+
+with striate.engine.use("llvm"):
+    convolve(1)
+    pages = [reserve(1) for _ in range(64)]
+    wall = reserve(1 << 22)
+    for count in (1 << 14, 1 << 10, 256, 64, 16, 8, 4, 3, 2, 1):
+        while (at := reserve(count)) > wall:
+            pass
+        c.munmap(at, count * mmap.PAGESIZE)
+    for at in pages[::2]:
+        c.munmap(at, mmap.PAGESIZE)
+    for kernel in range(2, 8):
+        convolve(kernel)
+print("fine")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it knows where Linux puts memory")
+def test_code_is_linked_also_where_addresses_are_scarce() -> None:
+    done = subprocess.run([sys.executable, "-c", FULL], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("fine\n", "")

@@ -9,6 +9,7 @@ read or written costs compiling again and nothing else.
 from __future__ import annotations
 
 import hashlib
+import sys
 import threading
 from functools import cache
 from typing import Any, Final
@@ -80,7 +81,9 @@ def _linker() -> Any:
     _prepare()
     # One module for all kernels of a process would tie their lifetimes; one linker holds many libraries.
     machine = llvm.Target.from_default_triple().create_target_machine(reloc="pic", codemodel="small")
-    return llvm.create_lljit_compiler(machine)
+    # The older linker maps code and constants apart, and stops the process where they come to lie more than 2 GiB from
+    # each other: in one that maps much memory.
+    return llvm.create_lljit_compiler(machine, use_jit_link=sys.platform != "win32")
 
 
 def link(ir: str, isa: Isa, symbols: tuple[str, ...]) -> tuple[int, ...]:
