@@ -2,14 +2,14 @@
 
     (convolution) + clamp* + max pooling + clamp*          -> conv_max_pool as one, or the pooling before the clamps
     batch norm + (addition) + (activation)                 -> normalize
+    convolution + batch norm + ... + convolution + ...     -> one operation for autograd
 
 A layer and the function of the same name are one thing here: ``self.relu(x)``, ``F.relu(x)``, ``x.relu()``. A map that
 somebody else uses too is never fused away. An activation that works in place is like any other where it works on what
 a convolution or normalisation has just made. An operation's operands are read where they were: a group stands at its
 first member's place, or where the addition stood, for what is added may have changed until then.
 
-A pattern is a method of :class:`Fusion`, which finds its members, and a function that the rewritten graph calls. The
-function gets layers or arguments as they are at the call, and asks :func:`pays`.
+A pattern is a method of :class:`Fusion`, which finds its members, and a function of fused.py.
 """
 
 from __future__ import annotations
@@ -20,96 +20,20 @@ from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from torch.fx import Node
 
 from striate import nn, ops
 from striate.acceleration import layers
-from striate.acceleration.calls import FUNCTIONS
+from striate.acceleration.fused import (
+    Normed,
+    chained,
+    convolve_and_pool,
+    normalize,
+    normalize_by,
+    pool_and_activate,
+)
 from striate.acceleration.tracing import Path, Trace
-from striate.ops.conv_pool import as_one
-from striate.ops.norm import batch_norm
-
-# --------------------------------------------------------------------------------------------------- when it pays
-
-
-def pays(input: Tensor, *others: Tensor | None) -> bool:
-    """Whether a fused operation is taken on these operands, else its parts one after the other.
-
-    The one place for this choice: float32 in main memory, for which the fused kernels are made. Times measured for a
-    shape would be asked for here.
-    """
-    for each in (input, *others):
-        if each is not None and (each.dtype is not torch.float32 or not each.is_cpu):
-            return False
-    return True
-
-
-# ------------------------------------------------------------------------------------------- what the graphs call
-
-_ACTIVATE: Final[dict[str, Callable[[Tensor], Tensor]]] = {
-    "": lambda activated: activated,
-    "relu": F.relu,
-    "relu6": F.relu6,
-    "silu": F.silu,
-    "hardswish": F.hardswish,
-}
-_CONVOLVE: Final = {1: F.conv1d, 2: F.conv2d}
-_POOL: Final = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
-
-
-def convolve_and_pool(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    how: tuple[Any, Any, Any, Any],
-    activation: str,
-    window: tuple[Any, ...],
-) -> Tensor:
-    """``window`` is the pooling's, ``how`` the convolution's."""
-    dims = weight.dim() - 2
-    found = as_one(input, weight, bias, how, activation, window, local=False) if pays(input, weight, bias) else None
-    if found is not None:
-        return found
-    return pool_and_activate(dims, FUNCTIONS[_CONVOLVE[dims]](input, weight, bias, *how), activation, window)
-
-
-def pool_and_activate(dims: int, input: Tensor, activation: str, window: tuple[Any, ...]) -> Tensor:
-    pool = FUNCTIONS.get(_POOL[dims], ops.max_pool3d)
-    return _ACTIVATE[activation](pool(input, *window))
-
-
-def normalize_by(
-    layer: Any, input: Tensor, residual: Any, join: Callable[[Any, Any], Any] | None, activation: str
-) -> Tensor:
-    """A batch norm layer with its books, which are those of ``torch.nn.modules.batchnorm._BatchNorm.forward``."""
-    layer._check_input_dim(input)
-    training, tracked, momentum = layer.training, layer.track_running_stats, layer.momentum
-    mean, variance = layer.running_mean, layer.running_var
-    if training and tracked and layer.num_batches_tracked is not None:
-        layer.num_batches_tracked.add_(1)
-        if momentum is None:
-            momentum = 1.0 / float(layer.num_batches_tracked)
-    of_batch = training or (mean is None and variance is None)
-    if training and not tracked:
-        mean = variance = None
-    how = (of_batch, 0.0 if momentum is None else momentum, layer.eps)
-    return normalize((input, mean, variance, layer.weight, layer.bias, *how), residual, join, activation)
-
-
-def normalize(norm: tuple[Any, ...], residual: Any, join: Callable[[Any, Any], Any] | None, activation: str) -> Tensor:
-    """``norm``: the arguments of ``F.batch_norm``; ``join``: how the residual is added, if there is one."""
-    input, mean, variance, weight, bias, *how = norm
-    alike = join is None or (
-        isinstance(residual, Tensor) and residual.shape == input.shape and residual.dtype is input.dtype
-    )
-    if alike and pays(input, weight, bias, mean, variance, residual):
-        return batch_norm(input, weight, bias, mean, variance, *how, residual=residual, activation=activation)
-    normed = F.batch_norm(*norm)
-    return _ACTIVATE[activation](normed if join is None else join(normed, residual))
-
-
-# ------------------------------------------------------------------------------------------------- what is looked for
+from striate.ops import chain
 
 _CONVOLUTIONS: Final[dict[Any, int]] = {
     **{getattr(room, f"conv{dims}d"): dims for room in (torch, F, ops) for dims in (1, 2)},
@@ -124,6 +48,7 @@ _POOLINGS: Final[dict[Any, int]] = {
     torch.nn.MaxPool3d: 3,
 }
 _NORMS: Final = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, F.batch_norm)
+_NORMALIZE: Final = (normalize_by, normalize)
 #: Each with its name. ``clamp(min=0)`` is none of them: it hands gradients on at 0.
 _ACTIVATIONS: Final[dict[Any, str]] = {
     **dict.fromkeys((F.relu, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_), "relu"),
@@ -136,6 +61,7 @@ _CLAMPS: Final = ("relu", "relu6")
 _INTO_FIRST: Final = (operator.iadd, torch.Tensor.add_, "add_")
 _ADDITIONS: Final = (operator.add, torch.add, torch.Tensor.add, "add", *_INTO_FIRST)
 _CONVOLUTION: Final = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+_CONVOLVED: Final = {"input": None, "weight": None, **_CONVOLUTION}
 _NORM: Final = {"weight": None, "bias": None, "training": False, "momentum": 0.1, "eps": 1e-5}
 _WINDOW: Final = {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False}
 #: Layers and functions whose result is new memory.
@@ -145,12 +71,12 @@ _MAKERS: Final = (*_CONVOLUTIONS, *_POOLINGS, *_NORMS, torch.nn.Conv3d, torch.nn
 class Fusion:
     """Rewrites a graph.
 
-    ``fused``: what was put together, in words. ``layers``: those that no longer are called, with nobody to notice.
+    ``layers``: those that no longer are called, with nobody to notice.
     """
 
     def __init__(self, module: torch.nn.Module, made: Trace) -> None:
-        self.fused: list[str] = []
         self.layers: dict[Path, None] = {}
+        self._told: dict[Node, str] = {}
         self._module, self._made = module, made
         for node in list(made.graph.nodes):
             if self._kind(node) is torch.nn.Identity and isinstance(node.args[0], Node):
@@ -163,6 +89,15 @@ class Fusion:
         for node in reversed(made.graph.nodes):
             if self._kind(node) in _POOLINGS:
                 self._fuse_pooling(node)
+        met: set[Node] = set()
+        for node in list(made.graph.nodes):
+            if node not in met:
+                met.update(self._fuse_chain(node))
+
+    @property
+    def fused(self) -> list[str]:
+        """What was put together, in words."""
+        return list(self._told.values())
 
     # ---------------------------------------------------------------------------------------------- patterns
 
@@ -222,18 +157,68 @@ class Fusion:
         else:
             self._replace(members, pool_and_activate, (dims, below, clamp, window), at=members[0])
 
+    def _fuse_chain(self, first: Node) -> list[Node]:
+        """Fuses as many links as follow one another from here on, and nothing else between them; returns them."""
+        members: list[Node] = []
+        node: Node | None = first
+        while node is not None and self._is_link(node):
+            if members and (self._map(node) is not members[-1] or _behind(members[-1]) is not node):
+                break
+            members.append(node)
+            node = _only_user(node)
+        normed = [node for node in members if node.target in _NORMALIZE]
+        dims = {self._dims(node) for node in members} - {None}
+        if 0 < len(normed) < len(members) and len(dims) == 1:
+            arguments = self._map(first), *(self._link(node) for node in members)
+            self._replace(members, chained, arguments, at=members[-1])
+        return members
+
+    def _is_link(self, node: Node) -> bool:
+        if node.op == "call_module" and self._kind(node) in _CONVOLUTIONS:
+            return bool(self._layer(node.target).padding_mode == "zeros")
+        if self._kind(node) in _CONVOLUTIONS:
+            return _bound(node, _CONVOLVED) is not None
+        return node.target in _NORMALIZE
+
+    def _map(self, link: Node) -> Any:
+        """The map that a link is a function of."""
+        arguments: Any = link.args
+        if link.target is normalize_by:
+            return arguments[1]
+        return arguments[0][0] if link.target is normalize else _operand(link)
+
+    def _dims(self, link: Node) -> int | None:
+        """How many axes its windows have, or its layer's maps; None if it takes any."""
+        if link.target is normalize_by:
+            layer: Any = link.args[0]
+            return _NORMS.index(type(self._layer(layer.target))) + 1
+        return _CONVOLUTIONS.get(self._kind(link))
+
+    def _link(self, node: Node) -> chain.Convolution | Normed:
+        arguments: Any = node.args
+        if node.target is normalize_by:
+            layer, _, *added = arguments
+            return Normed(layer, *added)
+        if node.target is normalize:
+            norm, *added = arguments
+            return Normed(norm[1:], *added)
+        found = self._convolution(node)
+        assert found is not None  # it is a link
+        return chain.Convolution(*found[1:])
+
     def _replace(self, members: list[Node], function: Callable[..., Any], arguments: tuple[Any, ...], at: Node) -> None:
         graph = self._made.graph
         with graph.inserting_before(at):
             fused = graph.create_node("call_function", function, arguments)
         members[-1].replace_all_uses_with(fused)
-        self.fused.append(" + ".join(self._name(node) for node in members))
+        self._told[fused] = " + ".join(self._name(node) for node in members)
         for node in reversed(members):
             self._erase(node)
 
     def _erase(self, node: Node) -> None:
         if node.op == "call_module":
             self.layers[path_of(node.target)] = None
+        self._told.pop(node, None)
         self._made.graph.erase_node(node)
 
     # ------------------------------------------------------------------------------------------ reading nodes
@@ -250,7 +235,8 @@ class Fusion:
         return type(self._layer(node.target)) if len(node.args) == 1 and not node.kwargs else None
 
     def _name(self, node: Node) -> str:
-        return str(node.target if node.op == "call_module" else getattr(node.target, "__name__", node.target))
+        name = node.target if node.op == "call_module" else getattr(node.target, "__name__", node.target)
+        return self._told.get(node, str(name))
 
     def _get(self, before: Node, target: Any) -> Node:
         """A node for a layer, or for an attribute of one as it is when the graph runs."""
@@ -299,7 +285,7 @@ class Fusion:
                 self._made.absent.add((path_of(node.target), "bias"))
             names = tuple(_CONVOLUTION)[1:]
             return _operand(node), weight, bias, tuple(self._get(node, f"{node.target}.{name}") for name in names)
-        bound = _bound(node, {"input": None, "weight": None, **_CONVOLUTION})
+        bound = _bound(node, _CONVOLVED)
         return None if bound is None else (*bound[:3], bound[3:])
 
     def _window(self, node: Node, before: Node) -> tuple[Any, ...] | None:
@@ -322,6 +308,14 @@ def _only_user(node: Node) -> Node | None:
     """The one node that uses a value, once."""
     users = list(node.users)
     return users[0] if len(users) == 1 and users[0].all_input_nodes.count(node) == 1 else None
+
+
+def _behind(node: Node) -> Node:
+    """The next node that computes something."""
+    node = node.next
+    while node.op == "get_attr":
+        node = node.next
+    return node
 
 
 def _operand(node: Node) -> Any:

@@ -143,6 +143,15 @@ def unchanging(value: Any) -> bool:
     return type(value) in (int, str, bool, NoneType) or (type(value) is tuple and all(map(unchanging, value)))
 
 
+def settled(settings: Any) -> Any:
+    """Settings as they are now, lists among them as tuples."""
+    try:
+        hash(settings)
+    except TypeError:
+        return tuple(settled(tuple(each)) if isinstance(each, (list, tuple)) else each for each in settings)
+    return settings
+
+
 class _UnfitError(Exception):
     """An argument that can't be looked up: a symbolic size while tracing, or a mistake."""
 

@@ -25,6 +25,7 @@ from striate.errors import OperandError
 from striate.geometry import ConvShape, Padding, PoolShape
 from striate.ops import convolution, pooling
 from striate.ops._autograd import upstream_in, wanted
+from striate.ops._calls import settled
 
 _CONVOLUTIONS = (convolution.conv1d, convolution.conv2d, convolution.conv3d)
 _POOLS = (pooling.max_pool1d, pooling.max_pool2d, pooling.max_pool3d)
@@ -180,7 +181,7 @@ def as_one(
     """:func:`conv_max_pool` where it is computed as one operation; None where it isn't."""
     if not _plain(input, weight, bias):
         return None
-    how, window = _fixed(how), _fixed(window)
+    how, window = settled(how), settled(window)
     lie = (input.shape, input.stride(), weight.shape, weight.stride(), bias is None)
     key = (*lie, how, activation, window, local, torch.get_num_threads(), tuning.generation)
     found = _known.get(key, _UNMET)
@@ -194,15 +195,6 @@ def as_one(
 #: Calls that have been met in this process; None those that aren't computed as one.
 _known: dict[tuple[Any, ...], _Known | None] = {}
 _UNMET: Final[Any] = object()
-
-
-def _fixed(settings: Any) -> Any:
-    """Settings as they are now, lists among them as tuples."""
-    try:
-        hash(settings)
-    except TypeError:
-        return tuple(_fixed(tuple(each)) if isinstance(each, (list, tuple)) else each for each in settings)
-    return settings
 
 
 def _learned(

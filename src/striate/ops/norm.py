@@ -89,8 +89,8 @@ class _BatchNorm(torch.autograd.Function):
             if input.stride() != ctx.strides:
                 # Hooks on what is kept may have put it elsewhere, in another order.
                 input = input.new_empty_strided(input.shape, ctx.strides).copy_(input)
-            g = _laid_out_as(input, upstream.resolve_neg())
-            other = None if other is None else _laid_out_as(input, other)
+            g = laid_out_as(input, upstream.resolve_neg())
+            other = None if other is None else laid_out_as(input, other)
             found = list(ctx.plan.backward(g, input, other, kept))
         return *(grad if need else None for grad, need in zip(found, needed, strict=True)), None, None, None, None
 
@@ -105,11 +105,12 @@ def _forward(
     momentum: float,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    residual = None if residual is None else _laid_out_as(input, residual)
+    residual = None if residual is None else laid_out_as(input, residual)
     return plan.forward(input, residual, weight, bias, running, momentum, eps)
 
 
-def _laid_out_as(like: Tensor, tensor: Tensor) -> Tensor:
+def laid_out_as(like: Tensor, tensor: Tensor) -> Tensor:
+    """A tensor with another one's strides; itself, if it has them."""
     if tensor.stride() == like.stride():
         return tensor
     return torch.empty_like(like).copy_(tensor)
@@ -140,14 +141,7 @@ def _grads(
             None if tensor is None else tensor.view_as(tensor)
             for tensor in (other if form.keeps == "residual" else None, weight, bias)
         )
-        if form.training:
-            z = F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
-        else:
-            each = [-1, *[1] * (x.dim() - 2)]
-            z = (x - kept[0].view(each)) * kept[-1].view(each)
-            z = z if weight is None else z * weight.view(each)
-            z = z if bias is None else z + bias.view(each)
-        y = _ACTIVATIONS[form.activation](z if residual is None else z + residual)
+        y = recomputed(form, eps, x, residual, weight, bias, kept)
     operands = enumerate((x, residual, weight, bias))
     wanted = {place: each for place, each in operands if each is not None and needed[place]}
     if wanted:
@@ -155,6 +149,26 @@ def _grads(
         for place, grad in zip(wanted, made, strict=True):
             found[place] = grad
     return found
+
+
+def recomputed(
+    form: Form,
+    eps: float,
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    kept: Tensor,
+) -> Tensor:
+    """The result once more, by operators that PyTorch can differentiate again; running statistics are left alone."""
+    if form.training:
+        z = F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
+    else:
+        each = [-1, *[1] * (x.dim() - 2)]
+        z = (x - kept[0].view(each)) * kept[-1].view(each)
+        z = z if weight is None else z * weight.view(each)
+        z = z if bias is None else z + bias.view(each)
+    return _ACTIVATIONS[form.activation](z if residual is None else z + residual)
 
 
 def _composed(
@@ -189,7 +203,7 @@ def _needs_gradient(*operands: Tensor | None) -> bool:
     return False
 
 
-def _fit(
+def fit(
     input: Tensor,
     residual: Tensor | None,
     tables: tuple[Tensor | None, ...],
@@ -274,7 +288,7 @@ def batch_norm(
         raise OperandError("batch_norm", f"got activation {activation!r}", f"needed one of {names}")
     form, tables = Form(activation, residual is not None, training), (weight, bias, running_mean, running_var)
     operands = (input, residual, weight, bias, (running_mean, running_var))
-    if _fit(input, residual, tables, training, momentum, eps):
+    if fit(input, residual, tables, training, momentum, eps):
         plan = norms.plan(form, input)
         if plan is not None and _chosen(plan, *operands, momentum, eps):
             return _generated(*operands, plan, momentum, eps)

@@ -1,0 +1,282 @@
+"""Chains of convolutions and normalisations, against the same links one by one in float64."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from striate import engine
+from striate.engine.layout import is_channels_last
+from striate.ops import chain
+from striate.ops.chain import Convolution, Normalization
+
+ACTIVATIONS = {"": lambda z: z, "relu": F.relu, "relu6": F.relu6, "silu": F.silu, "hardswish": F.hardswish}
+CONVOLVE = {1: F.conv1d, 2: F.conv2d}
+
+
+@pytest.fixture(autouse=True)
+def _kernels() -> Iterator[None]:
+    with engine.use("llvm"):
+        yield
+
+
+@dataclass
+class Problem:
+    input: Tensor
+    links: list[Convolution | Normalization]
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        found = [self.input]
+        for link in self.links:
+            residual = () if isinstance(link, Convolution) else (link.residual,)
+            found += [each for each in (*residual, link.weight, link.bias) if each is not None]
+        return found
+
+    @property
+    def running(self) -> list[Tensor]:
+        norms = [link for link in self.links if isinstance(link, Normalization)]
+        return [each for link in norms for each in (link.mean, link.variance) if each is not None]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Problem:
+        links = [type(link)(*(change(v) if isinstance(v, Tensor) else v for v in link)) for link in self.links]
+        return Problem(change(self.input), links)
+
+    def double(self) -> Problem:
+        return self.map(lambda tensor: tensor.detach().double())
+
+    def requires_grad(self) -> Problem:
+        for leaf in self.leaves:
+            leaf.requires_grad_()
+        return self
+
+    def one_by_one(self) -> Tensor:
+        x = self.input
+        for link in self.links:
+            if isinstance(link, Convolution):
+                x = CONVOLVE[x.dim() - 2](x, link.weight, link.bias, *link.how)
+            else:
+                how = link.mean, link.variance, link.weight, link.bias, link.training, link.momentum, link.eps
+                z = F.batch_norm(x, *how)
+                x = ACTIVATIONS[link.activation](z if link.residual is None else z + link.residual)
+        return x
+
+    def as_one(self) -> Tensor:
+        found = chain.as_one(self.input, self.links)
+        assert found is not None
+        return found
+
+
+def lay(tensor: Tensor, last: bool) -> Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last) if last and tensor.dim() == 4 else tensor
+
+
+def convolution(draw: random.Random, x: Tensor) -> Convolution:
+    dims, inner = x.dim() - 2, x.shape[1]
+    groups = draw.choice([1, 1, inner])
+    outer = inner * draw.choice([1, 2]) if groups > 1 else draw.choice([1, 3, 8, 20])
+    kernel = draw.choice([1, 3, 3])
+    how = (draw.choice([1, 1, 2]), draw.choice([0, kernel // 2]), 1, groups)
+    if min(x.shape[2:]) < 2 * kernel:
+        how = (1, kernel // 2, 1, groups)
+    weight = torch.randn(outer, inner // groups, *[kernel] * dims) / (inner // groups * kernel**dims) ** 0.5
+    return Convolution(weight, torch.randn(outer) if draw.random() < 0.3 else None, how)
+
+
+def normalization(draw: random.Random, x: Tensor, **settings: Any) -> Normalization:
+    channels, affine = x.shape[1], draw.random() < 0.8
+    training = settings.setdefault("training", draw.random() < 0.8)
+    tracked = settings.pop("tracked", draw.random() < 0.8) or not training
+    asked = {
+        "weight": torch.rand(channels) + 0.5 if affine else None,
+        "bias": torch.randn(channels) if affine else None,
+        "mean": torch.randn(channels) if tracked else None,
+        "variance": torch.rand(channels) + 0.5 if tracked else None,
+        "momentum": draw.choice([0.1, 0.5]),
+        "eps": draw.choice([1e-5, 1e-3]),
+        "residual": lay(torch.randn(x.shape), draw.random() < 0.5) if draw.random() < 0.3 else None,
+        "activation": draw.choice(list(ACTIVATIONS)),
+    }
+    return Normalization(**{**asked, **settings})
+
+
+def problem(seed: int, words: str = "", **settings: Any) -> Problem:
+    """A chain of convolutions (c) and normalisations (n)."""
+    draw = random.Random(seed)
+    torch.manual_seed(seed)
+    words = words or "".join(draw.choice("cn") for _ in range(draw.randint(1, 5)))
+    size = [draw.choice([5, 8, 13]) for _ in range(draw.choice([1, 2, 2, 2]))]
+    x = lay(torch.randn(draw.randint(2, 4), draw.choice([3, 8, 17]), *size), draw.random() < 0.5)
+    made, at = Problem(x, []), x
+    for word in words:
+        made.links.append(convolution(draw, at) if word == "c" else normalization(draw, at, **settings))
+        at = Problem(at, made.links[-1:]).map(lambda tensor: tensor.to("meta")).one_by_one()
+    return made
+
+
+def near(found: Tensor, exact: Tensor, share: float = 1e-3) -> None:
+    """Up to a share of the whole: a number at an activation's kink may come out on its other side."""
+    assert found.shape == exact.shape
+    scale = max(exact.norm().item(), 1e-2 * exact.numel() ** 0.5)
+    assert (found.double() - exact).norm().item() <= share * scale
+
+
+@pytest.mark.parametrize("start", range(0, 40, 20))
+def test_values_and_gradients_are_those_of_the_links(start: int) -> None:
+    for seed in range(start, start + 20):
+        made = problem(seed)
+        exact = made.double().requires_grad()
+        y, z = made.requires_grad().as_one(), exact.one_by_one()
+        near(y, z)
+        assert is_channels_last(y) == is_channels_last(z)
+        for mine, theirs in zip(made.running, exact.running, strict=True):
+            near(mine, theirs)
+        g = torch.randn(y.shape)
+        found = torch.autograd.grad(y, made.leaves, g)
+        for grad, slope in zip(found, torch.autograd.grad(z, exact.leaves, g.double()), strict=True):
+            near(grad, slope, 2e-2)
+
+
+def test_running_statistics_are_moved_once_also_by_the_first_call() -> None:
+    made = problem(1, "cncn", training=True, tracked=True).requires_grad()
+    exact = made.double()
+    for _ in range(2):
+        made.as_one()
+        exact.one_by_one()
+    for mine, theirs in zip(made.running, exact.running, strict=True):
+        near(mine, theirs, 1e-5)
+
+
+@pytest.mark.parametrize("which", range(6))
+def test_gradients_of_some(which: int) -> None:
+    """Frozen operands, and those that are asked for alone."""
+    whole = problem(7, "cncn").requires_grad()
+    expected = torch.autograd.grad(whole.as_one().square().sum(), whole.leaves)
+    which %= len(whole.leaves)
+    asked = whole.map(Tensor.detach).requires_grad()
+    (alone,) = torch.autograd.grad(asked.as_one().square().sum(), asked.leaves[which])
+    torch.testing.assert_close(alone, expected[which])
+    frozen = whole.map(Tensor.detach)
+    frozen.leaves[which].requires_grad_()
+    frozen.as_one().square().sum().backward()
+    torch.testing.assert_close(frozen.leaves[which].grad, expected[which])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_gradients_can_be_differentiated(training: bool) -> None:
+    made = problem(5, "cnc", activation="silu", training=training, tracked=True)
+
+    def second(p: Problem, y: Tensor) -> tuple[Tensor, ...]:
+        first = torch.autograd.grad(y.square().sum(), p.leaves, create_graph=True)
+        return torch.autograd.grad(sum(each.square().sum() for each in first), p.leaves, allow_unused=True)
+
+    exact = made.double().requires_grad()
+    made.requires_grad()
+    for mine, theirs in zip(second(made, made.as_one()), second(exact, exact.one_by_one()), strict=True):
+        assert (mine is None) == (theirs is None)
+        if mine is not None:
+            near(mine, theirs, 1e-2)
+
+
+def test_many_gradients_at_once() -> None:
+    made = problem(3, "cn").requires_grad()
+    y = made.as_one()
+    g = torch.randn(3, *y.shape)
+    together = torch.autograd.grad(y, made.leaves, g, is_grads_batched=True, retain_graph=True)
+    for at in range(3):
+        for many, one in zip(together, torch.autograd.grad(y, made.leaves, g[at], retain_graph=True), strict=True):
+            near(many[at], one.double())
+
+
+def test_backwards_twice_and_from_a_gradient_in_another_layout() -> None:
+    made = problem(2, "cncn", residual=None).requires_grad()
+    y = made.as_one()
+    g = torch.randn(y.shape)
+    first = torch.autograd.grad(y, made.leaves, g, retain_graph=True)
+    odd = torch.empty(*y.shape[::-1]).permute(*reversed(range(y.dim()))).copy_(g)
+    for one, other in zip(first, torch.autograd.grad(y, made.leaves, odd), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_what_is_kept_may_come_back_in_another_layout() -> None:
+    made = problem(4, "cncn").requires_grad()
+    expected = torch.autograd.grad(made.as_one().square().sum(), made.leaves)
+    made = made.map(Tensor.detach).requires_grad()
+
+    def elsewhere(kept: Tensor) -> Tensor:
+        return kept.detach().clone(memory_format=torch.contiguous_format)
+
+    with torch.autograd.graph.saved_tensors_hooks(
+        elsewhere, lambda kept: kept.transpose(0, -1).contiguous().transpose(0, -1)
+    ):
+        y = made.as_one()
+    for one, other in zip(torch.autograd.grad(y.square().sum(), made.leaves), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
+def test_a_weight_that_changed_before_its_gradient_is_an_error() -> None:
+    made = problem(6, "cn").requires_grad()
+    y = made.as_one()
+    with torch.no_grad():
+        made.links[0].weight.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_maps_that_no_gradient_needs_are_not_kept() -> None:
+    made = problem(8, "cncn", activation="relu", residual=None, training=True)
+    made.links[-1].weight.requires_grad_()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda each: kept.append(each.shape) or each, lambda each: each):
+        y = made.as_one()
+    maps = [shape for shape in kept if len(shape) == 4 and shape[0] == made.input.shape[0]]
+    # The input and what the normalisations read; not the result of either.
+    assert len(maps) == 3
+    del y
+
+
+def test_somebody_elses_numbers_are_left() -> None:
+    made = problem(9, "cn", training=True).requires_grad()
+    assert chain.as_one(*_of(made.double().requires_grad())) is None
+    with torch.no_grad():
+        assert chain.as_one(*_of(made)) is None
+    with torch.autocast("cpu"):
+        assert chain.as_one(*_of(made)) is None
+    with forward_ad.dual_level():
+        assert chain.as_one(*_of(made)) is None
+    with engine.use("reference"):
+        assert chain.as_one(*_of(made)) is None
+    assert chain.as_one(*_of(made.map(Tensor.detach))) is None
+    assert chain.as_one(made.input, [*made.links, None]) is None
+    assert chain.as_one(made.input[:, :-1], made.links) is None
+    assert chain.as_one(made.input.to("meta"), made.links) is None
+    torch.func.vmap(lambda x: none(chain.as_one(x, made.links)) or x)(made.input.detach()[None])
+    assert made.as_one() is not None
+
+
+def none(value: object) -> None:
+    assert value is None
+
+
+def _of(made: Problem) -> tuple[Tensor, list[Convolution | Normalization]]:
+    return made.input, made.links
+
+
+def test_results_are_the_same_every_time() -> None:
+    made = problem(10, "cncncn").requires_grad()
+    before = [each.clone() for each in made.running]
+    found = []
+    for _ in range(2):
+        for mine, was in zip(made.running, before, strict=True):
+            mine.copy_(was)
+        y = made.as_one()
+        found.append([y, *torch.autograd.grad(y.sum(), made.leaves)])
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
