@@ -491,6 +491,117 @@ def test_layers_may_be_replaced(taken: list[str]) -> None:
     torch.testing.assert_close(fast(x), model(x))
 
 
+class _Shortcut(nn.Module):
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body, self.after = body, nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.body(x) + x)
+
+
+def nested() -> nn.Module:
+    inner = nn.Sequential(nn.Sequential(conv(), nn.BatchNorm2d(3), nn.ReLU()), conv(), nn.BatchNorm2d(3))
+    return nn.Sequential(_Shortcut(inner), nn.Sequential(conv(), nn.MaxPool2d(2)))
+
+
+NESTED = "0.body.0.0 + 0.body.0.1 + 0.body.0.2 + 0.body.1 + 0.body.2 + add + 0.after, 1.0 + 1.1"
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_graphs_go_on_into_children(train: bool) -> None:
+    model = nested()
+    fast = accelerated(model)
+    assert_alike(model, fast, torch.randn(2, 3, 8, 8), train=train)
+    assert blocks_of(fast)[""] == NESTED
+    for each in (model, fast):
+        each[0].body[0][1].eval()
+        each[0].body[2].momentum = None
+    assert_alike(model, fast, torch.randn(2, 3, 8, 8), train=train)
+
+
+@pytest.mark.parametrize("name", ["0", "0.body", "0.body.0", "0.after", "1"])
+def test_hooks_of_children_are_called(name: str) -> None:
+    model = nested()
+    fast = accelerated(model)
+    x = torch.randn(2, 3, 8, 8)
+    for early in (True, False):
+        heard: list[Any] = []
+        if not early:
+            fast(x)
+        handle = fast.get_submodule(name).register_forward_hook(lambda *a, heard=heard: heard.append(a[2]) or a[2] * 2)
+        theirs = model.get_submodule(name).register_forward_hook(lambda *a: a[2] * 2)
+        torch.testing.assert_close(fast(x), model(x))
+        assert len(heard) == 1
+        handle.remove()
+        theirs.remove()
+        torch.testing.assert_close(fast(x), model(x))
+        assert len(heard) == 1
+
+
+def test_children_may_change_how_they_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nested()
+    fast = accelerated(model)
+    x = torch.randn(2, 3, 8, 8)
+    fast(x)
+    restore(fast[0].body)
+    torch.testing.assert_close(fast(x), model(x))
+    for each in (model, fast):
+        each[1].forward = torch.tanh
+    torch.testing.assert_close(fast(x), model(x))
+    other = nn.Sequential(conv(), nn.Sigmoid())
+    for each in (model, fast):
+        del each[1].forward
+        each[0].body[0] = copy.deepcopy(other)
+    torch.testing.assert_close(fast(x), model(x))
+    monkeypatch.setattr(_Shortcut, "forward", lambda self, x: self.body(x) - x)
+    torch.testing.assert_close(fast(x), model(x))
+
+
+class _Counting(nn.Module):
+    """What no graph has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.calls = nn.Sequential(conv(), nn.BatchNorm2d(3)), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body(x)
+        self.calls += 1
+        return y
+
+
+def test_a_child_without_a_graph_is_called_as_it_is() -> None:
+    model = nn.Sequential(nested()[0], _Counting(), nested()[0])
+    fast = accelerated(model)
+    for times in (1, 2, 3):
+        assert_alike(model, fast, torch.randn(2, 3, 8, 8), train=True)
+        assert fast[1].calls == model[1].calls >= times
+    assert blocks_of(fast)[""].count("after") == 2
+    assert blocks_of(fast)["1"] == "left as it is: forward: store attr calls"
+    assert blocks_of(fast)["1.body"] == "0 + 1"
+
+
+class _Scheduled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.share = conv(), nn.BatchNorm2d(3), 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)) * self.share
+
+
+def test_a_child_that_changes_all_the_time() -> None:
+    model = nn.Sequential(nested()[0], nn.Sequential(_Scheduled()))
+    fast = accelerated(model)
+    x = torch.randn(2, 3, 8, 8)
+    for at in range(30):
+        for each in (model, fast):
+            each[1][0].share = at / 30
+        torch.testing.assert_close(fast(x), model(x))
+    assert blocks_of(fast)["0"].count("after") == 1
+
+
 @pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward", "full_backward_pre"])
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_hooks_of_fused_layers_are_called(kind: str, at: int) -> None:
@@ -590,7 +701,7 @@ def test_under_a_profiler_nothing_is_traced() -> None:
     finally:
         profiler.disable()
     torch.testing.assert_close(mine, model(x))
-    assert blocks_of(fast)[""] == "conv + relu + max_pool2d"
+    assert blocks_of(fast)[""] == "conv + relu + max_pool2d, block.0 + block.1 + block.2"
 
 
 def test_arguments_that_are_no_float32_tensors(taken: list[str]) -> None:

@@ -17,7 +17,7 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor
@@ -32,6 +32,14 @@ from striate.acceleration.fusion import Fusion, path_of
 from striate.acceleration.tracing import Path, RefusalError, Trace, trace
 from striate.engine import traced
 
+#: What makes a module's call more than its forward.
+_LOOKS: Final = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_compiled_call_impl",
+)
 #: How often a module's graphs are made anew before it is left to its own forward.
 _PATIENCE: Final = 8
 
@@ -131,7 +139,7 @@ def make(module: torch.nn.Module, blocks: Blocks, count: int) -> Callable[..., A
         return own  # a profiler stands where tracing has to
     key = (module.training, count)
     try:
-        made = trace(module, count)
+        made = trace(module, count, _opens)
         fusion = Fusion(module, made)
         redirected = _redirect(made.graph)
         blocks.told[key] = ", ".join(fusion.fused)
@@ -141,6 +149,13 @@ def make(module: torch.nn.Module, blocks: Blocks, count: int) -> Callable[..., A
         blocks.told[key] = f"left as it is: {refusal}"
         blocks.made[key] = own
     return blocks.made[key]
+
+
+def _opens(child: torch.nn.Module) -> bool:
+    """Whether a graph may go on into a child: into one that would run its own generated forward."""
+    kind: Any = type(child)
+    hooked = any(getattr(child, look) for look in _LOOKS)
+    return is_blocked(child) and not hooked and kind.__call__ is torch.nn.Module.__call__
 
 
 def _stale(module: torch.nn.Module, blocks: Blocks, *args: Any) -> Any:
@@ -201,6 +216,10 @@ class _Code:
             changed.append(f"{name!r} in {self._modules[path]}.__dict__")
         for known, name in self._made.names:
             changed.append(f"{self._constant(known)}.get({name!r}) is not {self._constant(known[name])}")
+        for path, forward in self._made.opened.items():
+            name, kind = self._modules[path], cast(Any, self._made.modules[path])
+            changed.append(f"{name}.__dict__.get('forward') is not {self._constant(forward)}")
+            changed.append(f"type({name}).forward is not {self._constant(kind.forward)}")
         self._leave("stale", changed)
         reads = [path_of(node.target) for node in self._made.graph.nodes if node.op == "get_attr"]
         held = {self._held(path[:-1], path[-1]) for path in reads if path not in self._modules}
@@ -208,15 +227,10 @@ class _Code:
         self._leave("own", [f"{how} is None" for how in sorted(held) if how.endswith(")")])
 
     def _look_for_hooks(self, layers: list[Path]) -> None:
-        looks = (
-            "_forward_hooks",
-            "_forward_pre_hooks",
-            "_backward_hooks",
-            "_backward_pre_hooks",
-            "_compiled_call_impl",
-        )
-        for name in (self._modules[path] for path in layers):
-            self._leave("own", [*(f"{name}.{hook}" for hook in looks), f'"forward" in {name}.__dict__'])
+        for path in dict.fromkeys([*layers, *self._made.opened]):
+            name = self._modules[path]
+            looks = [f"{name}.{look}" for look in _LOOKS]
+            self._leave("own", looks if path in self._made.opened else [*looks, f'"forward" in {name}.__dict__'])
 
     def _leave(self, where: str, conditions: list[str]) -> None:
         if conditions:

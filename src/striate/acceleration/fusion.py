@@ -97,7 +97,7 @@ class Fusion:
     @property
     def fused(self) -> list[str]:
         """What was put together, in words."""
-        return list(self._told.values())
+        return [self._told[node] for node in self._made.graph.nodes if node in self._told]
 
     # ---------------------------------------------------------------------------------------------- patterns
 

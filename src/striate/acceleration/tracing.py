@@ -1,7 +1,7 @@
 """A module's own ``forward`` as a graph, without running it on numbers and without touching the module.
 
     shadow = stands in for the module
-        child of it:          another shadow; calling it becomes a node "call_module"
+        child of it:          another shadow; calling it becomes a node "call_module", or what its own forward does
         parameter, buffer:    a node "get_attr"
         plain attribute:      its value, and a fact: the graph holds as long as the attribute has this value
         method, property:     the class's own, run on the shadow
@@ -21,6 +21,7 @@ import gc
 import operator
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any, Final
@@ -45,7 +46,8 @@ class Trace:
     ``modules``: all that the forward met, each holder before what it holds, with the type that they had. ``facts``:
     plain attributes of these, with their values. ``orders``: names of the children of those that were gone through.
     ``absent``: parameters that were None. ``methods``: what was found in their classes. ``names``: global names that
-    the code used, each with the dictionary that has it.
+    the code used, each with the dictionary that has it. ``opened``: children whose own forward is part of the graph,
+    each with what it had as ``forward`` itself.
     """
 
     graph: Graph
@@ -55,20 +57,35 @@ class Trace:
     absent: set[tuple[Path, str]]
     methods: dict[tuple[Path, str], Any]
     names: list[tuple[dict[str, Any], str]]
+    opened: dict[Path, Any]
+
+    def now(self) -> tuple[dict[Any, Any] | set[Any], ...]:
+        """A copy of what one child rests upon, beside names; of these a few more than needed do no harm."""
+        return tuple(map(copy, self._of_children()))
+
+    def back_to(self, before: tuple[Any, ...]) -> None:
+        for mine, was in zip(self._of_children(), before, strict=True):
+            mine.clear()
+            mine.update(was)
+
+    def _of_children(self) -> tuple[Any, ...]:
+        return self.modules, self.facts, self.orders, self.absent, self.methods, self.opened
 
 
-def trace(module: torch.nn.Module, count: int) -> Trace:
+def trace(module: torch.nn.Module, count: int, opens: Callable[[torch.nn.Module], bool] = lambda child: False) -> Trace:
     """The graph of ``module(x, y, ...)`` with ``count`` tensors.
+
+    ``opens``: says of which children the own forward should be gone through, where that has a graph too.
 
     Raises:
         RefusalError: it has none that could be proven to do the same.
     """
     kind = type(module)
-    made = Trace(Graph(), {}, {}, {}, set(), {}, [])
-    tracer = _Tracer(made.graph)
+    made = Trace(Graph(), {}, {}, {}, set(), {}, [], {})
+    watch = _Watch(made)
+    tracer = _Tracer(made.graph, watch, opens)
     inputs = [tracer.create_proxy("placeholder", f"input_{place}", (), {}) for place in range(count)]
     shadow = Shadow(module, (), made, tracer)
-    watch = _Watch(made)
     collects = gc.isenabled()
     gc.disable()  # it calls back, and that code is none of the forward's
     sys.setprofile(watch)
@@ -115,8 +132,9 @@ class _Attribute(_InPlace, Attribute):
 
 
 class _Tracer(GraphAppendingTracer):
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, watch: _Watch, opens: Callable[[torch.nn.Module], bool]) -> None:
         super().__init__(graph)
+        self.watch, self.opens = watch, opens
         self._mode = _computing_mode()
         #: The children that have been called.
         self.called: set[Path] = set()
@@ -182,6 +200,11 @@ class Shadow:
         inside = _inside(self)
         if not inside.path:
             raise RefusalError("it calls itself")
+        if inside.tracer.opens(inside.real):
+            try:
+                return inside.open(self, args, kwargs)
+            except RefusalError:
+                pass  # it is called as it is
         inside.tracer.called.add(inside.path)
         return inside.tracer.create_proxy("call_module", ".".join(inside.path), args, kwargs)
 
@@ -239,6 +262,27 @@ class _Inside:
         if name.startswith("__"):
             raise AttributeError(name)
         raise RefusalError(f"there is no {name}")
+
+    def open(self, shadow: Shadow, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the module's forward computes, as nodes of their own; there are none if it refuses."""
+        before, called, nodes = self.made.now(), set(self.tracer.called), set(self.made.graph.nodes)
+        self.made.opened[self.path] = vars(self.real).get("forward")
+        watch = self.tracer.watch
+        try:
+            result = self.kind.forward(shadow, *args, **kwargs)
+            if watch.objection is not None:  # somebody caught the error
+                raise RefusalError(watch.objection)
+        except Exception as error:
+            sys.setprofile(watch)  # an error takes it away
+            watch.objection = None
+            self.made.back_to(before)
+            self.tracer.called = called
+            self._met.clear()
+            for node in reversed(self.made.graph.nodes):
+                if node not in nodes:
+                    self.made.graph.erase_node(node)
+            raise RefusalError from error
+        return result
 
     def _child(self, name: str) -> Shadow | None:
         if name not in self._met:
