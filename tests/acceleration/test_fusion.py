@@ -102,6 +102,26 @@ def _adds_into_its_input(self: Any, x: Tensor) -> Tensor:
     return F.relu(before) + around
 
 
+class _Asserting(nn.BatchNorm2d):
+    """With its activation; asserts its argument's rank and counts batches by itself."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch._assert(x.ndim == 4, f"expected 4D input (got {x.ndim}D input)")
+        if self.training and self.track_running_stats:
+            self.num_batches_tracked.add_(1)
+        how = self.weight, self.bias, self.training, self.momentum, self.eps
+        return self.act(self.drop(F.batch_norm(x, self.running_mean, self.running_var, *how)))
+
+
+def _with_asserting_norms(self: Any, x: Tensor) -> Tensor:
+    x = self.n(self.c(x))
+    return self.k(self.m(self.d(x)) + x)
+
+
 def _stopped(norm: nn.BatchNorm2d) -> nn.Module:
     norm.track_running_stats = False
     return nn.Sequential(norm)
@@ -178,6 +198,12 @@ FUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "what is added changes": (
         lambda: Written(_changed_before_it_is_added, c=conv(), n=nn.BatchNorm2d(3)),
         "n + add + relu",
+    ),
+    "norms that assert": (
+        lambda: Written(
+            _with_asserting_norms, c=conv(), n=_Asserting(3), d=conv(), m=nn.BatchNorm2d(3), k=_Asserting(3)
+        ),
+        "c + batch_norm + n.act, d + m + add + batch_norm + k.act",
     ),
     "over lists of layers": (
         lambda: Written(
@@ -537,6 +563,13 @@ def test_hooks_of_children_are_called(name: str) -> None:
         theirs.remove()
         torch.testing.assert_close(fast(x), model(x))
         assert len(heard) == 1
+
+
+def test_assertions_are_the_module_s() -> None:
+    fast = accelerated(nn.Sequential(conv(), _Asserting(3)))
+    fast(torch.randn(2, 3, 8, 8))
+    with pytest.raises(AssertionError, match="got 3D input"):
+        fast(torch.randn(3, 8, 8))
 
 
 def test_children_may_change_how_they_compute(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,8 @@ _ACTIVATIONS: Final[dict[Any, str]] = {
     **dict.fromkeys((F.silu, torch.nn.SiLU), "silu"),
     **dict.fromkeys((F.hardswish, torch.nn.Hardswish), "hardswish"),
 }
+#: What has results of its operand's rank.
+_RANK_KEEPERS: Final = (*_CONVOLUTIONS, *_POOLINGS, *_NORMS, *_ACTIVATIONS)
 _CLAMPS: Final = ("relu", "relu6")
 _INTO_FIRST: Final = (operator.iadd, torch.Tensor.add_, "add_")
 _ADDITIONS: Final = (operator.add, torch.add, torch.Tensor.add, "add", *_INTO_FIRST)
@@ -82,6 +84,7 @@ class Fusion:
             if self._kind(node) is torch.nn.Identity and isinstance(node.args[0], Node):
                 node.replace_all_uses_with(node.args[0])
                 self._erase(node)
+        self._ask_for_ranks_early()
         # From the end: of two normalisations that are added, the later one takes the other's result.
         for node in reversed(made.graph.nodes):
             if self._kind(node) in _NORMS:
@@ -98,6 +101,34 @@ class Fusion:
     def fused(self) -> list[str]:
         """What was put together, in words."""
         return [self._told[node] for node in self._made.graph.nodes if node in self._told]
+
+    def _ask_for_ranks_early(self) -> None:
+        """Has assertions about a map's rank ask the earliest map that has it too: no layer's result has two users then,
+        one of them between it and the next layer.
+        """
+        ranks: dict[Node, Node] = {}
+        for node in list(self._made.graph.nodes):
+            ranks[node] = node
+            first, second = (*node.args, None, None)[:2]
+            if self._kind(node) in _RANK_KEEPERS and isinstance(_operand(node), Node):
+                ranks[node] = ranks[_operand(node)]
+            elif self._is_addition(node) and ranks[first] is ranks[second]:
+                ranks[node] = ranks[first]
+            elif node.target is getattr and second == "ndim" and isinstance(first, Node):
+                self._move(node, ranks[first])
+
+    def _move(self, asking: Node, to: Node) -> None:
+        """An attribute, and what is asserted of it alone, to where another node has it."""
+        asking.update_arg(0, to)
+        moved = [asking]
+        for comparison in asking.users:
+            assertions = [user for user in comparison.users if user.all_input_nodes == [comparison]]
+            if comparison.all_input_nodes == [asking] and [each.target for each in assertions] == [torch._assert]:
+                moved += [comparison, *assertions]
+        for node in reversed(moved):
+            to.append(node)
+        if not asking.users:
+            self._made.graph.erase_node(asking)
 
     # ---------------------------------------------------------------------------------------------- patterns
 
@@ -311,11 +342,17 @@ def _only_user(node: Node) -> Node | None:
 
 
 def _behind(node: Node) -> Node:
-    """The next node that computes something."""
+    """The next node that does anything but read attributes and count batches, which no link sees."""
     node = node.next
-    while node.op == "get_attr":
+    while node.op == "get_attr" or (node.target == "add_" and _counts_batches(node)):
         node = node.next
     return node
+
+
+def _counts_batches(addition: Node) -> bool:
+    counter, *others = addition.args
+    name = counter.target if isinstance(counter, Node) and counter.op == "get_attr" else ""
+    return str(name).endswith(".num_batches_tracked") and others == [1] and not addition.kwargs
 
 
 def _operand(node: Node) -> Any:
