@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from striate.engine.llvm import launch
 from striate.engine.llvm import planar_normalization as planar
 from striate.engine.llvm.emit import real_word
 from striate.engine.llvm.isa import Isa, host, the_isa
-from striate.engine.llvm.launch import Kernel
+from striate.engine.llvm.launch import Kernel, Start
 from striate.engine.llvm.normalization import KEPT, Form
 
 #: The most chunks of rows that sums are taken over, and so the most threads that share them.
@@ -123,6 +123,10 @@ class Plan(ABC):
         """Runs the kernels."""
 
 
+#: Words of the groups: a statistic's table and the channels; forward's and backward's others of every channel.
+_STATISTICS, _CHANNELWISE, _GRADIENTS = 2, 8, 3
+
+
 class _Planar(Plan):
     """Planes: an item is a channel."""
 
@@ -133,13 +137,23 @@ class _Planar(Plan):
         self._sizes = [images, size]
         self._shares = [real_word(1 / self.many), real_word(1 / (images * min(self.isa.lanes, size)))]
 
+    def _start(self, kernel: Kernel, own: int, tail: list[int]) -> Start:
+        return kernel.start(tail, own, self.channels, self.threads)
+
+    @cached_property
+    def _there(self) -> Start:
+        own = 3 + _STATISTICS + _CHANNELWISE
+        return self._start(_planar_forward(self.isa, self.form), own, [*self._sizes, *self._shares])
+
+    @cached_property
+    def _back(self) -> Start:
+        return self._start(_planar_backward(self.isa, self.form), 5 + _STATISTICS + _GRADIENTS, self._sizes)
+
     def _forward(self, maps: list[int], statistics: list[int], channelwise: list[int]) -> None:
-        kernel = _planar_forward(self.isa, self.form)
-        kernel(self.channels, [*maps, *statistics, *channelwise, *self._sizes, *self._shares], self.threads)
+        self._there(*maps, *statistics, *channelwise)
 
     def _backward(self, maps: list[int], statistics: list[int], gradients: list[int]) -> None:
-        kernel = _planar_backward(self.isa, self.form)
-        kernel(self.channels, [*maps, *statistics, *gradients, *self._sizes], self.threads)
+        self._back(*maps, *statistics, *gradients)
 
 
 class _Interleaved(Plan):
@@ -154,26 +168,39 @@ class _Interleaved(Plan):
         self._sizes = [self.many, chunk]
         self._together = interleaved.vectors_together(channels, self.isa.lanes)
 
+    @cached_property
+    def _there(self) -> tuple[Start, Start, Start]:
+        isa, form, sizes, threads = self.isa, self.form, self._sizes, self.threads
+        sums = _sums(isa, self._together).start(sizes, 3, self._chunks, threads)
+        own = 1 + _STATISTICS + _CHANNELWISE
+        settle = _settle(isa, form.training).start([*sizes, self._chunks], own, 1, 1)
+        apply = _forward(isa, form, self._together).start(sizes, 3 + _STATISTICS, self._blocks, threads)
+        return sums, settle, apply
+
+    @cached_property
+    def _back(self) -> tuple[Start, Start, Start]:
+        isa, form, sizes, threads = self.isa, self.form, self._sizes, self.threads
+        sums = _grad_sums(isa, form, self._together).start(sizes, 5 + _STATISTICS, self._chunks, threads)
+        own = 2 + _STATISTICS + _GRADIENTS
+        settle = _grad_settle(isa).start([*sizes, self._chunks], own, 1, 1)
+        apply = _backward(isa, form, self._together).start(sizes, 4 + _STATISTICS, self._blocks, threads)
+        return sums, settle, apply
+
     def _forward(self, maps: list[int], statistics: list[int], channelwise: list[int]) -> None:
-        isa, form, together = self.isa, self.form, self._together
+        sums, settle, apply = self._there
         partial = fresh.empty(self._chunks, 3, self.channels)
-        if form.training:
-            words = [maps[0], partial.data_ptr(), self.channels, *self._sizes]
-            _sums(isa, together)(self._chunks, words, self.threads)
-        words = [partial.data_ptr(), *statistics, *channelwise, *self._sizes, self._chunks]
-        _settle(isa, form.training)(1, words, 1)
-        _forward(isa, form, together)(self._blocks, [*maps, *statistics, *self._sizes], self.threads)
+        if self.form.training:
+            sums(maps[0], partial.data_ptr(), self.channels)
+        settle(partial.data_ptr(), *statistics, *channelwise)
+        apply(*maps, *statistics)
 
     def _backward(self, maps: list[int], statistics: list[int], gradients: list[int]) -> None:
-        isa, form, together = self.isa, self.form, self._together
+        sums, settle, apply = self._back
         grad, input, other, middle, grad_input = maps
         partial, lines = fresh.empty(self._chunks, 2, self.channels), fresh.empty(2, self.channels)
-        words = [grad, input, other, middle, partial.data_ptr(), *statistics, *self._sizes]
-        _grad_sums(isa, form, together)(self._chunks, words, self.threads)
-        words = [partial.data_ptr(), lines.data_ptr(), *statistics, *gradients, *self._sizes, self._chunks]
-        _grad_settle(isa)(1, words, 1)
-        words = [middle, input, grad_input, lines.data_ptr(), *statistics, *self._sizes]
-        _backward(isa, form, together)(self._blocks, words, self.threads)
+        sums(grad, input, other, middle, partial.data_ptr(), *statistics)
+        settle(partial.data_ptr(), lines.data_ptr(), *statistics, *gradients)
+        apply(middle, input, grad_input, lines.data_ptr(), *statistics)
 
 
 def plan(form: Form, input: Tensor) -> Plan | None:
