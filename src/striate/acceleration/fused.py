@@ -134,8 +134,6 @@ class Normed(NamedTuple):
             momentum, eps = layer.momentum, layer.eps
         else:
             mean, variance, weight, bias, of_batch, momentum, eps = self.by
-        if momentum is None:  # it follows from the number of batches
-            return None
         if self.join is not None and not isinstance(self.residual, Tensor):
             return None
         return chain.Normalization(
