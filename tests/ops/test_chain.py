@@ -333,6 +333,13 @@ def _of(made: Problem) -> tuple[Tensor, list[Convolution | Normalization]]:
     return made.input, made.links
 
 
+def test_large_maps_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Autograd frees them one by one."""
+    monkeypatch.setattr(chain, "_LARGE", 2 * 4 * 7 * 7)
+    assert chain.as_one(*_of(row(torch.randn(2, 4, 7, 6)).requires_grad())) is not None
+    assert chain.as_one(*_of(row(torch.randn(2, 4, 7, 7)).requires_grad())) is None
+
+
 def test_results_are_the_same_every_time() -> None:
     made = problem(10, "cncncn").requires_grad()
     before = [each.clone() for each in made.running]

@@ -207,6 +207,9 @@ def _grads(
     return [next(made) if need else None for need in asked]
 
 
+#: Numbers of a map from which links are computed apart. Autograd gives memory back link by link, which for maps of
+#: 16 MiB counts for more than what Python takes.
+_LARGE: Final = 1 << 22
 #: Chains that have been met in this process; None those that aren't computed as one.
 _known: dict[tuple[Any, ...], _Known | None] = {}
 _UNMET: Final[Any] = object()
@@ -215,7 +218,7 @@ _UNMET: Final[Any] = object()
 def as_one(input: Tensor, links: Sequence[Link | None], local: bool = True) -> Tensor | None:
     """The chain's result where it is computed as one operation; None where it isn't, and nothing has been done.
 
-    It is where a gradient is wanted of float32 maps on the CPU in one of the two layouts.
+    It is where a gradient is wanted of float32 maps on the CPU in one of the two layouts, none of them very large.
 
     Args:
         input: (N, C, ...).
@@ -284,7 +287,7 @@ def _learned(input: Tensor, links: Sequence[Link], local: bool, present: list[bo
                 x = x if stage is None else stage.forward(x, link.weight, link.bias)
             else:
                 stage, x = _normed(x, link), torch.empty_like(x)
-            if stage is None:
+            if stage is None or x.numel() >= _LARGE:
                 return None
             stages.append(stage)
     return _Known(stages, present)
