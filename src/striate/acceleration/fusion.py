@@ -47,6 +47,7 @@ _POOLINGS: Final[dict[Any, int]] = {
     nn.MaxPool3d: 3,
     torch.nn.MaxPool3d: 3,
 }
+#: Layers of one, two and three axes, then the function.
 _NORMS: Final = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, F.batch_norm)
 _NORMALIZE: Final = (normalize_by, normalize)
 #: Each with its name. ``clamp(min=0)`` is none of them: it hands gradients on at 0.
