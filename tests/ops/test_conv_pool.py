@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cases import assert_same
 from striate import engine
-from striate.engine import pooled
+from striate.engine import pooled, tuning
 from striate.errors import GeometryError, OperandError
 from striate.ops import conv_pool
 from striate.ops.conv_pool import conv_max_pool
@@ -91,6 +91,8 @@ LAYERS = {
     "channels in parts": ((2, 48, 20, 17), (19, 48, 3, 3), (1, 1, 1), (2,)),
     "parts of several vectors": ((1, 64, 9, 30), (3, 64, 2, 3), (1, 1, 1), (2,)),
     "AlexNet conv1": ((1, 3, 64, 64), (16, 3, 11, 11), (4, 2, 1), (3, 2)),
+    "weights in tiles of part of a row": ((2, 64, 9, 21), (96, 64, 3, 3), (1, 1, 1), (2,)),
+    "many weights, through the whole map": ((1, 64, 8, 8), (300, 64, 3, 3), (1, 1, 1), (2,)),
     "rows in blocks": ((1, 24, 90, 90), (3, 24, 3, 3), (1, 1, 1), (3, 2, 1)),
 }
 
@@ -126,6 +128,41 @@ def test_settings_in_lists_are_known_again_and_may_change(monkeypatch: pytest.Mo
         wanted = torch.max_pool2d(torch.conv2d(x, w, b, padding=1), size)
         torch.testing.assert_close(y, wanted, rtol=1e-4, atol=1e-4)
     assert len(conv_pool._known) == 2
+
+
+@pytest.mark.parametrize("quicker", ["lists", "whole"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_quicker_way_to_the_inputs_gradient_is_taken(
+    quicker: str, channels_last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, w, b = leaves()
+    x = x.detach().contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    asked, went = [], []
+
+    def measured(question: tuning.Question, runs: dict) -> dict[str, float]:
+        if "lists" in runs:
+            asked.append(question.line())
+            torch.testing.assert_close(*(run() for run in runs.values()), rtol=1e-4, atol=1e-4)
+        return {name: 1e-3 if name in ("aten", quicker) else 1.0 for name in runs}
+
+    def spread(*arguments: object) -> Tensor:
+        went.append(1)
+        return real(*arguments)
+
+    real = pooled.spread
+    monkeypatch.setattr(tuning, "measuring", lambda: True)
+    monkeypatch.setattr(tuning, "measure", measured)
+    monkeypatch.setattr(pooled, "spread", spread)
+    monkeypatch.setattr(conv_pool, "_known", {})
+    monkeypatch.setattr(tuning, "generation", -1)  # what is chosen here is chosen for nobody else
+    for _ in range(2):
+        (grad,) = torch.autograd.grad(conv_max_pool(x.requires_grad_(), w, b).sum(), x)
+    (wanted,) = torch.autograd.grad(theirs(x, w, b, (1, 0, 1), "", (2,)).sum(), x)
+    torch.testing.assert_close(grad, wanted, rtol=1e-4, atol=1e-4)
+    assert grad.stride() == x.stride()
+    assert len(asked) == 1
+    assert asked[0].startswith("conv_max_pool ")
+    assert len(went) == (1 if quicker == "lists" else 3)  # once to measure
 
 
 def test_runs_agree_to_the_bit() -> None:
@@ -237,7 +274,7 @@ def test_a_wrong_kernel_shows(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
             first[(-1,) * first.dim()] += 1
             return made
 
-        return None if compute is None else computed
+        return computed
 
     monkeypatch.setattr(conv_pool.pooled, name, wrong)
     monkeypatch.setattr(conv_pool, "_known", {})

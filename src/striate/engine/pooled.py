@@ -6,7 +6,7 @@ block keeps the positions, and neither the map before pooling nor its gradient, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 
 import torch
@@ -28,6 +28,8 @@ _SPARSE = 3
 _MOST_CHANNELS = 32
 #: Tiles that a kernel of this geometry would write out one by one, at most.
 _MOST_TILES = 64
+#: Vectors of a tile from which what is loaded beside weights doesn't count for much.
+_WORTH = 4
 
 
 @lru_cache(maxsize=1024)
@@ -50,7 +52,7 @@ def _refusal(shape: ConvShape, pool: PoolShape, activation: str, dtype: torch.dt
         return "reads rows of taps that lie side by side, undilated"
     if torch.Size(pool.stride).numel() < _SPARSE:
         return "windows that lie so close leave few zeros"
-    if pooled.tiles(shape) > _MOST_TILES:
+    if len(pooled.weight_rows(shape).tiles()) > _MOST_TILES:
         return f"writes tiles out one by one, up to {_MOST_TILES}"
     return None
 
@@ -102,12 +104,26 @@ def maximum(
     ways = {"pooled": together, "apart": one_by_one(True)}
     best = "apart" if _winograd.recommends(shape, Pass.OUTPUT, channels_last) else "pooled"
     if tuning.measuring():
-        words = (*str(shape).split()[2:], *str(pool).split()[2:], activation or "linear")
-        line = tuning.Line("conv_max_pool", shape.input_shape, words)
-        question = tuning.Question(line, Pass.OUTPUT, input.dtype, "cpu", channels_last, torch.get_num_threads())
-        runs = {name: partial(way, input, weight, bias) for name, way in ways.items()}
-        best = tuning.fastest(tuning.measure(question, dict(runs)), list(ways))
+        operands = (input, weight, bias)
+        best = _quickest(ways, Pass.OUTPUT, shape, pool, activation or "linear", channels_last, operands)
     return ways[best]
+
+
+def _quickest(
+    ways: Mapping[str, Callable[..., object]],
+    open_: Pass,
+    shape: ConvShape,
+    pool: PoolShape,
+    word: str,
+    channels_last: bool,
+    operands: tuple[Tensor | None, ...],
+) -> str:
+    """Of several ways of computing a pass of the block the quickest, as measured; the first unless it is beaten."""
+    words = (*str(shape).split()[2:], *str(pool).split()[2:], word)
+    line = tuning.Line("conv_max_pool", shape.input_shape, words)
+    question = tuning.Question(line, open_, torch.float32, "cpu", channels_last, torch.get_num_threads())
+    times = tuning.measure(question, {name: partial(way, *operands) for name, way in ways.items()})
+    return tuning.fastest(times, list(ways))
 
 
 spread = pools.maximum_grad
@@ -115,11 +131,27 @@ weight_grad = pooled.weight_grad
 
 
 def input_grad(
-    shape: ConvShape, pool: PoolShape, weight: Tensor, grad: Tensor, positions: Tensor, channels_last: bool
-) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
-    """What gives the input's gradient from weight, gradient and positions that lie in memory as these do; None where
-    going through the whole map is quicker.
+    shape: ConvShape,
+    pool: PoolShape,
+    weight: Tensor,
+    grad: Tensor,
+    positions: Tensor,
+    channels_last: bool,
+    whole: Callable[[Tensor, Tensor, Tensor], Tensor],
+    local: bool,
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """What gives the input's gradient from weight, gradient and positions that lie in memory as these do.
+
+    ``whole`` computes it through the gradient of the whole map, ``local`` or not as :class:`striate.engine.Backend`
+    says.
     """
-    if not pooled.weights_fit(shape):
-        return None
-    return pooled.input_grad(shape, pool, weight, grad, positions, channels_last)
+    rows = pooled.input_rows(shape)
+    if len(rows.tiles()) > _MOST_TILES:
+        return whole
+    few = rows.rows_together * rows.vectors_together < min(_WORTH, rows.count * rows.vectors)
+    ways = {"lists": pooled.input_grad(shape, pool, weight, grad, positions, channels_last), "whole": whole}
+    best = "whole" if few else "lists"
+    if tuning.measuring() and not fixed():
+        word = "local" if local else "any"
+        best = _quickest(ways, Pass.INPUT_GRAD, shape, pool, word, channels_last, (weight, grad, positions))
+    return ways[best]

@@ -63,11 +63,12 @@ class _Known:
     how: _How
     shape: ConvShape
     pool: PoolShape
-    channels_last: bool
+    channels_last: bool  #: the network, by input or weight
+    input_last: bool  #: the input
     maximum: pooled.Maximum
     #: What gives the gradients, by what else they hang on.
     weight_grads: dict[tuple[Any, ...], Callable[..., tuple[Tensor, Tensor]]] = field(default_factory=dict)
-    input_grads: dict[tuple[Any, ...], Callable[..., Tensor] | None] = field(default_factory=dict)
+    input_grads: dict[tuple[Any, ...], Callable[..., Tensor]] = field(default_factory=dict)
 
     def weight_grad(self, x: Tensor, g: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         key = (x.stride(), *self._lie(g, positions))
@@ -78,11 +79,13 @@ class _Known:
     def input_grad(self, w: Tensor, g: Tensor, positions: Tensor) -> Tensor:
         key = (w.stride(), *self._lie(g, positions))
         if key not in self.input_grads:
-            made = pooled.input_grad(self.shape, self.pool, w, g, positions, self.channels_last)
+            lie = (w, g, positions, self.input_last)
+            made = pooled.input_grad(self.shape, self.pool, *lie, self._through_all, self.how.local)
             self.input_grads[key] = made
-        sparse = self.input_grads[key]
-        if sparse is not None:
-            return sparse(w, g, positions)
+        return self.input_grads[key](w, g, positions)
+
+    def _through_all(self, w: Tensor, g: Tensor, positions: Tensor) -> Tensor:
+        """The input's gradient through that of the whole map before pooling."""
         operands = {Pass.WEIGHT_GRAD: w, Pass.OUTPUT: pooled.spread(self.pool, positions, g)}
         return convolution.contract(self.shape, self.channels_last, Pass.INPUT_GRAD, operands, local=self.how.local)
 
@@ -218,7 +221,7 @@ def _learned(
 
     with torch.no_grad():  # it may be measured
         maximum = pooled.maximum(shape, pool, input, weight, bias, activation, last, apart, local)
-    return _Known(_How(*how, activation, window, local), shape, pool, last, maximum)
+    return _Known(_How(*how, activation, window, local), shape, pool, last, is_channels_last(input), maximum)
 
 
 def _plain(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

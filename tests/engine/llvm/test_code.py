@@ -82,7 +82,7 @@ def kernels(target: isa.Isa) -> dict[str, object]:
     for side_by_side in (False, True):
         geometry = sparse.Geometry(AXIS, AXIS, Axis(2, 2, 0, 1), 6, side_by_side, "i16")
         made[f"sparse weight {side_by_side}"] = sparse_weight.generate(target, geometry)
-        made[f"sparse input {side_by_side}"] = sparse_input.generate(target, geometry)
+        made[f"sparse input {side_by_side}"] = sparse_input.generate(target, geometry, geometry.kernel_rows(target))
     made["average"] = pooling_kernels.generate_average(target, AXIS, AXIS)
     made["maximum grad"] = pooling_kernels.generate_maximum_grad(target, "i32")
     made["average grad"] = pooling_kernels.generate_average_grad(target, AXIS, AXIS)

@@ -22,7 +22,7 @@ from striate.engine.llvm.emit import LINE
 from striate.engine.llvm.isa import Isa, the_isa
 from striate.engine.llvm.launch import Kernel, Start
 from striate.engine.llvm.planar_pooled import Windows
-from striate.engine.llvm.sparse import Geometry, KernelRows, generate_sum, generate_taps
+from striate.engine.llvm.sparse import Geometry, KernelRows, generate_sum, generate_taps, held
 from striate.engine.llvm.views import axes, plane, plane_size, planes, rounded
 from striate.engine.llvm.weights import Packing, Weights, packing
 from striate.geometry import ConvShape, PoolShape
@@ -31,8 +31,8 @@ from striate.geometry import ConvShape, PoolShape
 _BLOCK = 1 << 16
 #: Numbers of packed rows that stay in a first-level cache of 32 KiB beside what else goes through it.
 _NEAR = 6 << 10
-#: Numbers of a tile's weights: beyond twice a first-level cache of 32 KiB whole maps were as quick, or quicker.
-_WEIGHTS = 1 << 14
+#: Numbers of a tile's weights of all channels, read in no order, that stay in such a cache.
+_WEIGHTS = 6 << 10
 #: Of a number in scratch memory, float32 or int32.
 _BYTES = 4
 
@@ -48,8 +48,8 @@ def _weight_kernel(isa: Isa, geometry: Geometry) -> Kernel:
 
 
 @cache
-def _input_kernel(isa: Isa, geometry: Geometry) -> Kernel:
-    return Kernel(sparse_input.generate(isa, geometry), isa)
+def _input_kernel(isa: Isa, geometry: Geometry, rows: KernelRows) -> Kernel:
+    return Kernel(sparse_input.generate(isa, geometry, rows), isa)
 
 
 @cache
@@ -269,8 +269,8 @@ def input_grad(
     layout = torch.channels_last if channels_last and shape.dims == 2 else torch.contiguous_format
     lies = fresh.empty(shape.input_shape, memory_format=layout)
     x = plane(lies)
-    geometry = _geometry(shape, pool, _side_by_side(x), positions.dtype)
-    rows, axis = geometry.kernel_rows(isa), geometry.rows
+    rows, geometry = input_rows(shape), _geometry(shape, pool, _side_by_side(x), positions.dtype)
+    axis = geometry.rows
     height, outputs, pooled = plane_size(shape.size)[0], plane_size(shape.output_size), plane_size(pool.output_size)
     row_size = geometry.row_size(outputs[1], isa.lanes)
 
@@ -297,28 +297,26 @@ def input_grad(
     taps = _taps_kernel(isa).start([row_numbers, *w.shape[1:], *w.stride()], 2, shape.out_channels, 1)
     words = [0, *(factors + part for part in parts), *x.shape[2:], *x.stride()[:3], shape.out_channels, *outputs]
     words += [*pooled, g.stride(0), g.stride(1), g.stride(3), block, blocks, deep, row_size, *each[:3], most]
-    start = _input_kernel(isa, geometry).start(words, 4, items, threads)
+    start = _input_kernel(isa, geometry, rows).start(words, 4, items, threads)
     made = _InputGrad(start, taps, factors + scratch, shape.input_shape, lies.stride())
     if _same_memory((g, grad), (near, positions)):
         return made
     return lambda weight, g, at: made(weight, *_pooled(plane(g), plane(at)))
 
 
-def tiles(shape: ConvShape) -> int:
-    """Tiles that the kernels write out one by one."""
-    return len(_rows_of(shape).tiles())
+@lru_cache(maxsize=1024)
+def weight_rows(shape: ConvShape) -> KernelRows:
+    """The tiles that the kernel of the weight's gradient writes out one by one."""
+    isa, (rows, columns) = _isa(shape), axes(shape)
+    return KernelRows.of(isa, rows.kernel, columns.kernel * shape.in_channels, held(isa))
 
 
 @lru_cache(maxsize=1024)
-def weights_fit(shape: ConvShape) -> bool:
-    """Whether a tile's weights of all channels, read in no order, stay in a cache while they are."""
-    rows = _rows_of(shape)
-    return shape.out_channels * rows.rows_together * rows.vectors_together * _isa(shape).lanes <= _WEIGHTS
-
-
-def _rows_of(shape: ConvShape) -> KernelRows:
-    rows, columns = axes(shape)
-    return KernelRows.of(_isa(shape), rows.kernel, columns.kernel * shape.in_channels)
+def input_rows(shape: ConvShape) -> KernelRows:
+    """The tiles of the kernel of the input's gradient: their weights of all channels stay in a cache, if they can."""
+    isa, (rows, columns) = _isa(shape), axes(shape)
+    most = max(1, min(_WEIGHTS // (shape.out_channels * isa.lanes), held(isa)))
+    return KernelRows.of(isa, rows.kernel, columns.kernel * shape.in_channels, most)
 
 
 def _isa(shape: ConvShape) -> Isa:

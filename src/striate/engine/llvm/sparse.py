@@ -27,6 +27,11 @@ from striate.engine.llvm.packing import Axis, interleaved, pack_row, store_row, 
 _FEW = 16
 
 
+def held(isa: Isa) -> int:
+    """Vectors that registers hold beside a gradient in all lanes."""
+    return isa.tile(1) - 1
+
+
 @dataclass(frozen=True)
 class KernelRows:
     """The rows of a kernel: how many, how many numbers in each, and how many rows of how many vectors make a tile."""
@@ -38,10 +43,9 @@ class KernelRows:
     vectors_together: int
 
     @classmethod
-    def of(cls, isa: Isa, count: int, numbers: int) -> KernelRows:
+    def of(cls, isa: Isa, count: int, numbers: int, most: int) -> KernelRows:
+        """In tiles of so many vectors at most."""
         vectors = -(-numbers // isa.lanes)
-        # A gradient in all lanes stays in a register beside the totals.
-        most = isa.tile(1) - 1
         across = -(-vectors // -(-vectors // most))
         down = max(1, min(count, most // across))
         return cls(count, numbers, vectors, -(-count // -(-count // down)), across)
@@ -78,7 +82,7 @@ class Geometry:
         return replace(self, channels=self.channels // parts, parts=parts)
 
     def kernel_rows(self, isa: Isa) -> KernelRows:
-        return KernelRows.of(isa, self.rows.kernel, self.columns.kernel * self.channels)
+        return KernelRows.of(isa, self.rows.kernel, self.columns.kernel * self.channels, held(isa))
 
     def row_size(self, outputs: int, lanes: int) -> int:
         """Numbers in a packed row that ``outputs`` positions see; a vector may read on beyond the last one."""
@@ -168,10 +172,25 @@ class Pixels:
             with f.loop(seen * channels, self.width * channels) as at:
                 f.put("0.0", target + at)
             return
-        for channel, column, place in self._cells(seen):
-            f.put(f.scalar(line + place), target + (channel * self.channel + column))
+        if channels % f.lanes:
+            for channel, column, place in self._cells(seen):
+                f.put(f.scalar(line + place), target + (channel * self.channel + column))
+        else:
+            self._unpack_squares(line + before * channels, target, seen)
         with f.loop(0, channels) as channel, f.loop(seen, self.width) as column:
             f.put("0.0", target + (channel * self.channel + column))
+
+    def _unpack_squares(self, line: Pointer, target: Pointer, columns: Number) -> None:
+        """The channels of every column, as vectors of columns of every channel."""
+        f, channels = self.f, self.geometry.channels
+        with f.loop(0, columns, f.lanes) as first:
+            mask = f.inside(first, columns)
+            # Beyond the last one there may be no memory.
+            places = [line + f.smaller(first + i, columns - 1) * channels for i in range(f.lanes)]
+            with f.loop(0, channels, f.lanes) as channel:
+                rows = transposed_vectors(f, [f.load(place + channel) for place in places])
+                for i, row in enumerate(rows):
+                    f.store(row, target + ((channel + i) * self.channel + first), mask)
 
     def _cells(self, columns: Number) -> Iterator[tuple[Number, Number, Number]]:
         """Runs the body of a ``for`` over every channel, every column, and its place in a packed row."""

@@ -18,13 +18,12 @@ from __future__ import annotations
 
 from striate.engine.llvm.emit import Function, Int, Number
 from striate.engine.llvm.isa import Isa
-from striate.engine.llvm.sparse import Geometry, Pixels, arrays
+from striate.engine.llvm.sparse import Geometry, KernelRows, Pixels, arrays
 
 
 class _Generator:
-    def __init__(self, isa: Isa, geometry: Geometry) -> None:
-        self.f, self.geometry = Function("sparse_input", isa), geometry
-        self.kernel_rows = geometry.kernel_rows(isa)
+    def __init__(self, isa: Isa, geometry: Geometry, kernel_rows: KernelRows) -> None:
+        self.f, self.geometry, self.kernel_rows = Function("sparse_input", isa), geometry, kernel_rows
 
     def emit(self) -> Function:
         f, geometry = self.f, self.geometry
@@ -118,6 +117,6 @@ class _Generator:
                     f.store(made, place)
 
 
-def generate(isa: Isa, geometry: Geometry) -> Function:
+def generate(isa: Isa, geometry: Geometry, kernel_rows: KernelRows) -> Function:
     """The kernel; its arguments in the order in which they are asked for above."""
-    return _Generator(isa, geometry).emit()
+    return _Generator(isa, geometry, kernel_rows).emit()
