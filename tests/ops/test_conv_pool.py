@@ -11,10 +11,10 @@ from torch import Tensor
 
 from cases import assert_same
 from striate import engine
-from striate.engine import pooled, tuning
+from striate.engine import pooled, tuning, winograd
 from striate.errors import GeometryError, OperandError
 from striate.ops import conv_pool
-from striate.ops.conv_pool import conv_max_pool
+from striate.ops.conv_pool import as_one, conv_max_pool
 
 ACTIVATIONS = {"": lambda x: x, "relu": F.relu, "relu6": F.relu6}
 
@@ -110,6 +110,34 @@ def test_layers_as_networks_have_them(name: str, channels_last: bool, threads: i
         check(x, w, b, conv, "relu", pool)
     finally:
         torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+def test_where_outputs_need_not_be_local_tiles_are_pooled_as_they_are_made(
+    activation: str, channels_last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    went, real = [], winograd.maximum
+
+    def maximum(*operands: object) -> tuple[Tensor, Tensor]:
+        went.append(1)
+        return real(*operands)
+
+    monkeypatch.setattr(winograd, "maximum", maximum)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x = torch.randn(8, 32, 14, 14).contiguous(memory_format=layout).requires_grad_()
+    w, b = torch.randn(64, 32, 3, 3, requires_grad=True), torch.randn(64, requires_grad=True)
+    y = as_one(x, w, b, (1, 1, 1, 1), activation, (2, None, 0, 1, False), local=False)
+    assert y is not None
+    assert went
+    assert y.is_contiguous(memory_format=layout)
+    double = [each.detach().double().requires_grad_() for each in (x, w, b)]
+    z = theirs(*double, (1, 1, 1), activation, (2,))
+    assert_same(y.detach(), z.detach(), 4 * 9 * 32)
+    g = torch.randn(y.shape)
+    found, wanted = torch.autograd.grad(y, (x, w, b), g), torch.autograd.grad(z, double, g.double())
+    for one, other in zip(found, wanted, strict=True):
+        assert_same(one, other, 4 * y.numel() // 64)
 
 
 @pytest.mark.usefixtures("narrower")

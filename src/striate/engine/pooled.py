@@ -12,16 +12,15 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
-from striate.engine import tuning
+from striate.engine import tuning, winograd
 from striate.engine.backends import Pass, fixed
 from striate.engine.llvm import pooled, pools
 from striate.engine.llvm.backend import LlvmBackend
 from striate.engine.llvm.pooling import LIMITS
 from striate.engine.llvm.relayout import laid_out
-from striate.engine.winograd import WinogradBackend
 from striate.geometry import ConvShape, PoolShape
 
-_llvm, _winograd = LlvmBackend(), WinogradBackend()
+_llvm, _winograd = LlvmBackend(), winograd.WinogradBackend()
 #: Gradients that go back into one window's inputs must be this few, or there is nothing to save: 1 in 3.
 _SPARSE = 3
 #: Input channels up to which nothing computes planes quicker than the kernel that pools as well.
@@ -86,26 +85,31 @@ def maximum(
     :class:`striate.engine.Backend` says.
     """
 
-    def one_by_one(interleaved: bool) -> Maximum:
-        def both(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-            values, positions = pools.maximum(pool, apart(input, weight, bias, interleaved), activation)
-            # Nobody but the way back sees positions, which goes on in their layout.
-            return laid_out(values, channels_last), positions
+    by_winograd = not local and not fixed() and winograd.pools(shape, pool)
+    # Winograd's convolution makes interleaved maps; of these the pooled one is the least to put in order.
+    between = channels_last or by_winograd
 
-        return both
+    def one_by_one(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        values, positions = pools.maximum(pool, apart(input, weight, bias, between), activation)
+        # Nobody but the way back sees positions, which goes on in their layout.
+        return laid_out(values, channels_last), positions
 
-    if channels_last or shape.in_channels > _MOST_CHANNELS or not pooled.joins(shape, pool):
-        return one_by_one(channels_last)
-    together = pooled.maximum(shape, pool, input, weight, bias, activation)
-    # Nothing is quicker than pooling in registers but a convolution with fewer multiplications.
-    if local or fixed() or _winograd.refusal(shape, Pass.OUTPUT, input.dtype, "cpu") is not None:
-        return together
-    # Which makes interleaved maps; of these the pooled one is the least to put in order.
-    ways = {"pooled": together, "apart": one_by_one(True)}
-    best = "apart" if _winograd.recommends(shape, Pass.OUTPUT, channels_last) else "pooled"
-    if tuning.measuring():
-        operands = (input, weight, bias)
-        best = _quickest(ways, Pass.OUTPUT, shape, pool, activation or "linear", channels_last, operands)
+    def transformed(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        values, positions = winograd.maximum(shape, pool, activation, input, weight, bias)
+        return laid_out(values, channels_last), positions
+
+    # The first one unless another is quicker. Direct sums that aren't quick enough to pool at once aren't either apart.
+    ways: dict[str, Maximum] = {"apart": one_by_one}
+    if not channels_last and shape.in_channels <= _MOST_CHANNELS and pooled.joins(shape, pool):
+        ways = {"pooled": pooled.maximum(shape, pool, input, weight, bias, activation)}
+    (best,) = ways
+    if by_winograd:
+        ways["transformed"] = transformed
+        if _winograd.recommends(shape, Pass.OUTPUT, channels_last):
+            best = "transformed"
+        if tuning.measuring():
+            operands = (input, weight, bias)
+            best = _quickest(ways, Pass.OUTPUT, shape, pool, activation or "linear", channels_last, operands)
     return ways[best]
 
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,16 +21,17 @@ from torch import Tensor
 from striate.engine import fresh
 from striate.engine.backends import ConvolutionBackend, Pass
 from striate.engine.layout import new_empty
-from striate.engine.llvm import launch, winograd
+from striate.engine.llvm import launch, winograd, winograd_pooled
 from striate.engine.llvm.backend import LlvmBackend, checked_operands
 from striate.engine.llvm.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.interleaved import ChannelTile
 from striate.engine.llvm.isa import Isa, host, the_isa
 from striate.engine.llvm.launch import Kernel
+from striate.engine.llvm.pools import INDEX, compact
 from striate.engine.llvm.relayout import laid_out, moved
 from striate.engine.llvm.weights import Weights
 from striate.engine.llvm.winograd import GAP, Form
-from striate.geometry import ConvShape, Problem
+from striate.geometry import ConvShape, PoolShape, Problem
 
 #: The forms there are for windows of so many taps.
 FORMS: Final = {3: (Form(2, 3), Form(4, 3)), 5: (Form(2, 5),)}
@@ -120,6 +121,11 @@ def _output_kernel(isa: Isa, form: Form, tile: ChannelTile, epilogue: Epilogue) 
 
 
 @cache
+def _pooled_kernel(isa: Isa, form: Form, tile: ChannelTile, pooled: Pooled) -> Kernel:
+    return Kernel(winograd_pooled.generate(isa, form, tile, *pooled), isa)
+
+
+@cache
 def _weights_kernel(isa: Isa, form: Form, vectors: int, side_by_side: str) -> Kernel:
     return Kernel(winograd.generate_weights(isa, form, vectors, side_by_side), isa)
 
@@ -132,6 +138,13 @@ def _parts_kernel(isa: Isa, form: Form, of_gradients: bool) -> Kernel:
 @cache
 def _products_kernel(isa: Isa, form: Form, tile: ChannelTile, side_by_side: bool) -> Kernel:
     return Kernel(winograd.generate_products(isa, form, tile, side_by_side), isa)
+
+
+class Pooled(NamedTuple):
+    """What is made of outputs instead of writing them all."""
+
+    activation: str
+    kind: str  #: of positions, as pools.INDEX calls it
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +169,7 @@ class Sums:
         isa: Isa,
         shape: ConvShape,
         threads: int,
-        epilogue: Epilogue = PLAIN,
+        epilogue: Epilogue | Pooled = PLAIN,
         packed: bool = False,
         backwards: bool = False,
     ) -> Sums:
@@ -184,7 +197,8 @@ class Sums:
         image = [inner, *size, math.prod(size) * inner, size[1] * inner]
         after = [tiles, down, across, *before, outer, channels // (tile.vectors * isa.lanes), *outputs]
         after += [chunk, scratch, *image]
-        kernel = _output_kernel(isa, form, tile, epilogue)
+        kernels = _pooled_kernel if isinstance(epilogue, Pooled) else _output_kernel
+        kernel = kernels(isa, form, tile, epilogue)
         return cls(isa, form, kernel, tile.vectors, channels, inner, items, threads, threads * scratch, after)
 
     def pack(self, weights: Weights, bias: Tensor | None, into: Tensor | None = None) -> Tensor:
@@ -235,6 +249,33 @@ def _sums(shape: ConvShape, x: Tensor, weights: Weights, bias: Tensor | None, ba
     words = sums.words(x.data_ptr(), packed.data_ptr(), y.data_ptr(), scratch.data_ptr())
     sums.kernel(sums.items, words, sums.threads)
     return y
+
+
+def pools(shape: ConvShape, pool: PoolShape) -> bool:
+    """Whether an output can go through max pooling before it is written."""
+    side_by_side = pool.kernel == pool.stride == (winograd_pooled.WINDOW,) * 2 and not any(map(any, pool.pads))
+    whole = all(2 * n <= size for n, size in zip(pool.output_size, pool.size, strict=True))
+    refused = _backend.refusal(shape, Pass.OUTPUT, torch.float32, "cpu") is not None
+    return side_by_side and whole and max(pool.dilation) == 1 and not refused
+
+
+def maximum(
+    shape: ConvShape, pool: PoolShape, activation: str, x: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The pooled map of a problem that pools and its positions, -1 where the activation lets no gradient back; both
+    with channels side by side.
+    """
+    x, weight, bias = checked_operands(shape, Pass.OUTPUT, x, weight, bias)
+    x, dtype = _interleaved(x), compact(pool)
+    sums = Sums.of(the_isa(), shape, launch.threads(), Pooled(activation, INDEX[dtype]))
+    packed, scratch = sums.pack(Weights.of(weight, 1), bias), fresh.empty(sums.scratch)
+    last = torch.channels_last
+    values = fresh.empty(pool.output_shape, memory_format=last)
+    positions = fresh.empty(pool.output_shape, dtype=dtype, memory_format=last)
+    results = values.data_ptr(), positions.data_ptr()
+    words = sums.words(x.data_ptr(), packed.data_ptr(), results[0], scratch.data_ptr(), results[1])
+    sums.kernel(sums.items, words, sums.threads)
+    return values, positions
 
 
 def _weight_grad(shape: ConvShape, x: Tensor, g: Tensor, channels_last: bool) -> Tensor:

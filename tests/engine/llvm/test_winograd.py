@@ -18,7 +18,7 @@ from striate.engine import FORM, Pass, reference
 from striate.engine.llvm import LlvmBackend, isa
 from striate.engine.llvm.winograd import Form, transposed
 from striate.errors import GeometryError
-from striate.geometry import ConvShape, Window
+from striate.geometry import ConvShape, PoolShape, Window
 
 winograd = importlib.import_module("striate.engine.winograd")
 BACKEND = winograd.WinogradBackend()
@@ -100,10 +100,80 @@ def test_large_layers_in_all_layouts(line: str) -> None:
         check_convolution(conv(line), layout, BACKEND, layouts=(0, 0, 0))
 
 
+ACTIVATIONS = {"": lambda y: y, "relu": F.relu, "relu6": F.relu6}
+
+
+def pooled(shape: ConvShape) -> PoolShape:
+    return PoolShape.of("max", shape.output_shape, 2, None, 0, 1)
+
+
+def check_pooled(seed: int) -> None:
+    """Maxima against float64's, each at the position in its window that is told; -1 where the activation is shut."""
+    shape, activation = problem(seed), random.Random(seed).choice(list(ACTIVATIONS))
+    if min(shape.output_size) < 2:
+        return
+    x, w, _ = operands(shape, torch.float32).values()
+    x = x.contiguous(memory_format=torch.channels_last) if seed % 2 else x
+    b = torch.randn(w.shape[0]) if seed % 3 else None
+    assert winograd.pools(shape, pooled(shape))
+    values, positions = winograd.maximum(shape, pooled(shape), activation, x, w, b)
+    (top, bottom), (left, right) = shape.pads
+    exact = F.conv2d(F.pad(x.double(), (left, right, top, bottom)), w.double(), None if b is None else b.double())
+    assert_same(values, ACTIVATIONS[activation](F.max_pool2d(exact, 2)), terms(shape, Pass.OUTPUT))
+    shut = ((values <= 0) if activation else values.isnan()) | ((values >= 6) if activation == "relu6" else False)
+    assert torch.equal(positions < 0, shut)
+    rows, columns = positions // shape.output_size[1], positions % shape.output_size[1]
+    own = torch.meshgrid(*(torch.arange(n) for n in values.shape[2:]), indexing="ij")
+    assert torch.equal((rows // 2)[~shut], own[0].expand_as(values)[~shut])
+    assert torch.equal((columns // 2)[~shut], own[1].expand_as(values)[~shut])
+    there = exact.flatten(2).gather(2, positions.clamp(min=0).long().flatten(2)).view_as(values)
+    assert_same(values[~shut], there[~shut], terms(shape, Pass.OUTPUT))
+
+
+@pytest.mark.parametrize("start", range(0, 20, 10))
+@pytest.mark.parametrize("threads", [1, 2])
+def test_random_pooled_problems(start: int, threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for seed in range(start, start + 10):
+            check_pooled(seed)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", range(1000, 6000, 100))
+def test_5000_random_pooled_problems(start: int) -> None:
+    for seed in range(start, start + 100):
+        check_pooled(seed)
+
+
+def test_positions_beyond_short_numbers() -> None:
+    shape = conv("conv2d 1x16x200x190 16x16x3x3 padding=1")
+    x, w, _ = operands(shape, torch.float32).values()
+    values, positions = winograd.maximum(shape, pooled(shape), "", x, w, None)
+    assert positions.dtype is torch.int32
+    wanted, places = F.max_pool2d(F.conv2d(x.double(), w.double(), padding=1), 2, return_indices=True)
+    assert_same(values, wanted, terms(shape, Pass.OUTPUT))
+    assert torch.equal(positions, places.int())
+
+
+def test_of_equals_the_first_and_of_nans_the_last() -> None:
+    shape = conv("conv2d 2x16x6x6 16x16x3x3 padding=1")
+    x, w = torch.zeros(shape.input_shape), torch.zeros(shape.weight_shape)
+    for number, (down, right) in ((2.0, (0, 0)), (float("nan"), (1, 1))):
+        values, positions = winograd.maximum(shape, pooled(shape), "relu", x, w, torch.full((16,), number))
+        assert torch.equal(values.isnan(), torch.full_like(values, number).isnan())
+        first = torch.arange(0, 6, 2)
+        assert torch.equal(positions, ((first[:, None] + down) * 6 + first + right).expand_as(positions).short())
+
+
 @pytest.mark.usefixtures("narrower")
 def test_every_instruction_set_computes_the_same() -> None:
     for seed in range(6):
         check(seed)
+        check_pooled(seed)
 
 
 def test_an_input_that_is_the_gradient_as_well() -> None:
@@ -144,11 +214,14 @@ def test_a_planted_bug_shows(matrix: str, monkeypatch: pytest.MonkeyPatch) -> No
         return (tuple(x + Fraction(i == 0, 64) for i, x in enumerate(first)), *rest)
 
     monkeypatch.setattr(Form, matrix, property(wrong))
-    for cached in (winograd._output_kernel, winograd._weights_kernel, winograd._parts_kernel):
+    cached_ones = winograd._output_kernel, winograd._pooled_kernel, winograd._weights_kernel, winograd._parts_kernel
+    for cached in cached_ones:
         monkeypatch.setattr(winograd, cached.__name__, cached.__wrapped__)
     monkeypatch.setattr(winograd.Sums, "of", classmethod(winograd.Sums.of.__func__.__wrapped__))
     with pytest.raises(AssertionError):
         check(0)
+    with pytest.raises(AssertionError):
+        check_pooled(0)
 
 
 # ------------------------------------------------------------------------------------------------- who gets to use it

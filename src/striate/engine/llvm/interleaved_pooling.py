@@ -29,7 +29,7 @@ from striate.engine.llvm.emit import Function, Number, Pointer, Variable
 from striate.engine.llvm.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.isa import Isa
 from striate.engine.llvm.packing import Axis
-from striate.engine.llvm.pooling import clamped, larger_of
+from striate.engine.llvm.pooling import clamped, larger_of, takes_over
 
 #: Taps of a window up to which one that lies on the input is written out tap by tap.
 _WRITTEN_OUT = 16
@@ -173,8 +173,7 @@ def generate_maximum(
         def take(i: Number, j: Number) -> None:
             value = f.load(kernel.seen(image, down.position(row, i), along.position(column, j), channel), mask)
             if index:
-                larger = f.value(f"fcmp ogt {f.vector} {value}, {best.get()}")
-                better = f.mask_or(larger, f.value(f"fcmp uno {f.vector} {value}, {value}"))
+                better = takes_over(f, value, best.get())
                 where.set(f.select(better, beyond(i, j), where.get(), "i32"))
                 best.set(f.select(better, value, best.get()))
             else:

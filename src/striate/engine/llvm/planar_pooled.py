@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from striate.engine.llvm.emit import Function, Number, Pointer
 from striate.engine.llvm.isa import Isa
 from striate.engine.llvm.packing import Axis, Rows, pack
-from striate.engine.llvm.pooling import clamped
+from striate.engine.llvm.pooling import clamped, takes_over
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,7 @@ class _Generator:
             if not best:
                 best, where = value, here
                 continue
-            larger = f.value(f"fcmp ogt {f.vector} {value}, {best}")
-            better = f.mask_or(larger, f.value(f"fcmp uno {f.vector} {value}, {value}"))
+            better = takes_over(f, value, best)
             best, where = f.select(better, value, best), f.select(better, here, where, "i32")
         best, where = clamped(f, self.activation, best, where)
         if self.index == "i16":

@@ -22,6 +22,7 @@ from striate.engine.llvm.emit import LINE
 from striate.engine.llvm.isa import Isa, the_isa
 from striate.engine.llvm.launch import Kernel, Start
 from striate.engine.llvm.planar_pooled import Windows
+from striate.engine.llvm.pools import INDEX, compact
 from striate.engine.llvm.sparse import Geometry, KernelRows, generate_sum, generate_taps, held
 from striate.engine.llvm.views import axes, plane, plane_size, planes, rounded
 from striate.engine.llvm.weights import Packing, Weights, packing
@@ -86,12 +87,12 @@ class _Maximum:
     pack: Packing
     start: Start
     shape: tuple[int, ...]
-    compact: torch.dtype
+    dtype: torch.dtype  #: of positions
     scratch: int  #: numbers: the packed weights, and behind them the threads' own
     own: int  #: bytes to these
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        values, positions = fresh.empty(self.shape), fresh.empty(self.shape, dtype=self.compact)
+        values, positions = fresh.empty(self.shape), fresh.empty(self.shape, dtype=self.dtype)
         scratch = fresh.empty(self.scratch)
         packed = scratch.data_ptr()
         self.pack.fill(weight, bias, packed)
@@ -108,7 +109,6 @@ def maximum(
     isa, x, threads = the_isa(), planes(input), launch.threads()
     down, along = (1, *pool.kernel)[-2:]
     windows = Windows(*axes(shape), down, along)
-    compact = torch.int16 if torch.Size(pool.size).numel() <= 1 << 15 else torch.int32
     pooled_rows, pooled_width = plane_size(pool.output_size)
     together = windows.channels_together(isa.fitting(pooled_width))
     _, *geometry = Weights.of(weight, 1)
@@ -122,23 +122,21 @@ def maximum(
     blocks, deep = -(-pooled_rows // block), windows.pooled_rows.span(block)
     items = shape.batch * blocks
     threads = min(threads, items)
-    kernel = _pooled_kernel(isa, windows, "i16" if compact is torch.int16 else "i32", activation)
+    dtype = compact(pool)
+    kernel = _pooled_kernel(isa, windows, INDEX[dtype], activation)
     size = (*plane_size(shape.size), plane_size(shape.output_size)[1])
     words = [shape.in_channels, shape.out_channels, *size, pooled_rows, pooled_width, *x.stride()[:3]]
     words += [block, blocks, deep, pitch, deep * line]
     scratch, parts = _parts(threads, [deep * line])
     packed = rounded(math.prod(pack.shape), LINE)
     start = kernel.start(words, 5, items, threads)
-    made = _Maximum(pack, start, pool.output_shape, compact, packed + scratch, _BYTES * (packed + parts[0]))
+    made = _Maximum(pack, start, pool.output_shape, dtype, packed + scratch, _BYTES * (packed + parts[0]))
     if x.data_ptr() != input.data_ptr():
         return lambda x, weight, bias: made(planes(x), weight, bias)
     return made
 
 
 # -------------------------------------------------------------------- backward
-
-
-_INDEX = {torch.int16: "i16", torch.int32: "i32", torch.int64: "i64"}
 
 
 def _side_by_side(tensor: Tensor) -> bool:
@@ -156,7 +154,7 @@ def _pooled(g: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
 
 def _geometry(shape: ConvShape, pool: PoolShape, side_by_side: bool, dtype: torch.dtype) -> Geometry:
     rows, columns = axes(shape)
-    return Geometry(rows, columns, axes(pool)[0], shape.in_channels, side_by_side, _INDEX[dtype])
+    return Geometry(rows, columns, axes(pool)[0], shape.in_channels, side_by_side, INDEX[dtype])
 
 
 @lru_cache(maxsize=256)

@@ -46,6 +46,12 @@ def clamped(f: Function, activation: str, best: str, where: str) -> tuple[str, s
     return best, where
 
 
+def takes_over(f: Function, value: str, best: str) -> str:
+    """Where a value is the maximum of those met so far: of equals the first is, of NaNs the last."""
+    larger = f.value(f"fcmp ogt {f.vector} {value}, {best}")
+    return f.mask_or(larger, f.value(f"fcmp uno {f.vector} {value}, {value}"))
+
+
 def larger_of(f: Function, best: str, value: str) -> str:
     """The larger one; a NaN, once met, stays."""
     smaller = f.value(f"fcmp ole {f.vector} {value}, {best}")
@@ -130,9 +136,7 @@ class _Maximum(_Planes):
             along = corner + i * self.rows.dilation * self.width
             for j, value in enumerate(self._inputs(packed, line, i, column)):
                 origin = along + (column * self.columns.stride + (j * self.columns.dilation - self.columns.before))
-                larger = f.value(f"fcmp ogt {f.vector} {value}, {best.get()}")
-                unordered = f.value(f"fcmp uno {f.vector} {value}, {value}")
-                better = f.mask_or(larger, unordered)
+                better = takes_over(f, value, best.get())
                 where.set(f.select(better, f.positions(origin, self.columns.stride), where.get(), "i32"))
                 best.set(f.select(better, value, best.get()))
         value, position = clamped(f, self.activation, best.get(), where.get())

@@ -198,6 +198,15 @@ def _forward(
     return _Made(kernel.start(words, 4 if index else 3, items, threads), threads * deep * line, tables)
 
 
+#: The types of positions, as kernels call them.
+INDEX: Final = {torch.int16: "i16", torch.int32: "i32", torch.int64: "i64"}
+
+
+def compact(shape: PoolShape) -> torch.dtype:
+    """What kernels write positions as."""
+    return torch.int16 if torch.Size(shape.size).numel() <= 1 << 15 else torch.int32
+
+
 def _pooled(shape: PoolShape, input: Tensor, index: str = "", activation: str = "") -> list[Tensor]:
     """Values, and positions if ``index`` is their type."""
     interleaved = _interleaves(input)
@@ -206,8 +215,7 @@ def _pooled(shape: PoolShape, input: Tensor, index: str = "", activation: str = 
     layout = torch.channels_last if interleaved else torch.contiguous_format
     results = [fresh.empty(shape.output_shape, memory_format=layout)]
     if index:
-        dtype = torch.int16 if index == "i16" else torch.int32
-        results.append(fresh.empty(shape.output_shape, dtype=dtype, memory_format=layout))
+        results.append(fresh.empty(shape.output_shape, dtype=compact(shape), memory_format=layout))
     made(x, *results)
     return results
 
@@ -219,16 +227,12 @@ def largest(shape: PoolShape, input: Tensor) -> Tensor:
 
 def maximum(shape: PoolShape, input: Tensor, activation: str = "") -> tuple[Tensor, Tensor]:
     """Values and positions, after an activation if one of pooling.LIMITS is named."""
-    index = "i16" if torch.Size(shape.size).numel() <= 1 << 15 else "i32"
-    values, positions = _pooled(shape, input, index, activation)
+    values, positions = _pooled(shape, input, INDEX[compact(shape)], activation)
     return values, positions
 
 
 def average(shape: PoolShape, input: Tensor) -> Tensor:
     return _pooled(shape, input)[0]
-
-
-_INDEX: Final = {torch.int16: "i16", torch.int32: "i32", torch.int64: "i64"}
 
 
 @lru_cache(maxsize=4096)
@@ -273,7 +277,7 @@ def _planar_backward(
 
 
 def maximum_grad(shape: PoolShape, indices: Tensor, grad_output: Tensor) -> Tensor:
-    if indices.dtype not in _INDEX:
+    if indices.dtype not in INDEX:
         indices = indices.to(torch.int64)
     return _spread(shape, grad_output, indices)
 
@@ -289,7 +293,7 @@ def _spread(shape: PoolShape, grad_output: Tensor, indices: Tensor | None = None
     index = ""
     if indices is not None:
         given.append(indices.contiguous(memory_format=layout))
-        index = _INDEX[indices.dtype]
+        index = INDEX[indices.dtype]
     grad = fresh.empty(shape.input_shape, memory_format=layout)
     _backward(the_isa(), shape, interleaved, index, launch.threads())(*given, grad)
     return grad

@@ -217,16 +217,17 @@ def places(
 
 
 @dataclass
-class _Generator:
+class Generator:
+    """The kernel of the output; what is made of sums is left open."""
+
     f: Function
     form: Form
     tile: ChannelTile
-    epilogue: Epilogue
 
-    def emit(self) -> None:
+    def emit(self) -> Function:
         f, form = self.f, self.form
         x, self.weight, self.y = (f.pointer() for _ in range(3))
-        self.added = f.pointer() if self.epilogue.adds else None
+        self.ask()
         scratch = f.pointer()
         tiles = self.tiles = Tiles(f, form.outputs)
         before = f.size(), f.size()
@@ -248,7 +249,24 @@ class _Generator:
             count = f.smaller(chunk, tiles.count - start)
             _transform(f, form.b, tiles, image, before, (start, count), self.part, self.part_slice)
             self._multiply(count, image.channels)
-            self._write(start, count)
+            with f.loop(0, count) as tile:
+                self.write(tile, *tiles.place(start + tile))
+        return f
+
+    def ask(self) -> None:
+        """Asks for another argument after the result."""
+
+    def write(self, tile: Number, image: Number, top: Number, left: Number) -> None:
+        """Writes what becomes of a tile whose sums are complete."""
+        raise NotImplementedError
+
+    def outputs(self, tile: Number, channel: Number) -> Tile:
+        """Outputs of a vector of channels."""
+        f, size = self.f, self.form.size
+        bias, seen = f.load(self.bias + channel), self.sums + (tile * self.sums_row + channel)
+        sums = [[f.load(seen + (size * i + j) * self.sums_slice) for j in range(size)] for i in range(size)]
+        made = _both(f, transposed(self.form.a), sums)
+        return [[f.arithmetic("fadd", total, bias) for total in row] for row in made]
 
     def _multiply(self, count: Number, inner: Number) -> None:
         f, tile = self.f, self.tile
@@ -264,24 +282,28 @@ class _Generator:
                 for (p, v), total in totals.items():
                     f.store(total.get(), into + p * self.sums_row + v * f.lanes)
 
-    def _write(self, start: Number, count: Number) -> None:
-        f, size = self.f, self.form.size
-        with f.loop(0, count) as tile:
-            image, top, left = self.tiles.place(start + tile)
-            each = (self.waste, (top, left), (self.out_height, self.out_width))
-            strides = (self.out_width * self.outer, self.outer)
-            plane = image * self.out_height * strides[0]
-            targets = places(f, self.y + plane, *each, strides, self.form.outputs)
-            added = self.added and places(f, self.added + plane, *each, strides, self.form.outputs)
-            with f.loop(0, self.outer, f.lanes) as channel:
-                bias = f.load(self.bias + channel)
-                seen = self.sums + (tile * self.sums_row + channel)
-                sums = [[f.load(seen + (size * i + j) * self.sums_slice) for j in range(size)] for i in range(size)]
-                for i, row in enumerate(_both(f, transposed(self.form.a), sums)):
-                    for j, total in enumerate(row):
-                        more = added[i][j] + channel if added else None
-                        made = self.epilogue.apply(f, f.arithmetic("fadd", total, bias), more)
-                        f.store(made, targets[i][j] + channel)
+
+@dataclass
+class _Whole(Generator):
+    """All outputs are written, after an epilogue."""
+
+    epilogue: Epilogue
+
+    def ask(self) -> None:
+        self.added = self.f.pointer() if self.epilogue.adds else None
+
+    def write(self, tile: Number, image: Number, top: Number, left: Number) -> None:
+        f, form = self.f, self.form
+        each = (self.waste, (top, left), (self.out_height, self.out_width))
+        strides = (self.out_width * self.outer, self.outer)
+        plane = image * self.out_height * strides[0]
+        targets = places(f, self.y + plane, *each, strides, form.outputs)
+        added = self.added and places(f, self.added + plane, *each, strides, form.outputs)
+        with f.loop(0, self.outer, f.lanes) as channel:
+            for i, row in enumerate(self.outputs(tile, channel)):
+                for j, total in enumerate(row):
+                    more = added[i][j] + channel if added else None
+                    f.store(self.epilogue.apply(f, total, more), targets[i][j] + channel)
 
 
 def _totals(f: Function, tile: ChannelTile) -> dict[tuple[int, int], Variable]:
@@ -329,9 +351,7 @@ def _transform(
 
 def generate(isa: Isa, form: Form, tile: ChannelTile, epilogue: Epilogue = PLAIN) -> Function:
     """The output; its arguments in the order in which they are asked for above."""
-    f = Function("winograd_output", isa)
-    _Generator(f, form, tile, epilogue).emit()
-    return f
+    return _Whole(Function("winograd_output", isa), form, tile, epilogue).emit()
 
 
 def generate_weights(isa: Isa, form: Form, vectors: int, side_by_side: str) -> Function:
