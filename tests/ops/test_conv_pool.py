@@ -127,7 +127,10 @@ def test_where_outputs_need_not_be_local_tiles_are_pooled_as_they_are_made(
     layout = torch.channels_last if channels_last else torch.contiguous_format
     x = torch.randn(8, 32, 14, 14).contiguous(memory_format=layout).requires_grad_()
     w, b = torch.randn(64, 32, 3, 3, requires_grad=True), torch.randn(64, requires_grad=True)
-    y = as_one(x, w, b, (1, 1, 1, 1), activation, (2, None, 0, 1, False), local=False)
+    how = (1, 1, 1, 1), activation, (2, None, 0, 1, False)
+    assert as_one(x, w, b, *how) is not None
+    assert not went
+    y = as_one(x, w, b, *how, local=False)
     assert y is not None
     assert went
     assert y.is_contiguous(memory_format=layout)

@@ -149,6 +149,17 @@ def test_5000_random_pooled_problems(start: int) -> None:
         check_pooled(seed)
 
 
+@pytest.mark.parametrize(
+    "window",
+    [(3, 2), (2, 1), (2, 3), (2, 2, 1), (2, 2, 0, 2), ((2, 1), 2), (2, 2, 0, 1, True)],
+    ids=["3x3", "overlapping", "apart", "padded", "dilated", "2x1", "hanging over"],
+)
+def test_other_windows_are_pooled_apart(window: tuple) -> None:
+    shape = conv("conv2d 1x16x9x9 16x16x3x3 padding=1")
+    assert winograd.pools(shape, pooled(shape))
+    assert not winograd.pools(shape, PoolShape.of("max", shape.output_shape, *window))
+
+
 def test_positions_beyond_short_numbers() -> None:
     shape = conv("conv2d 1x16x200x190 16x16x3x3 padding=1")
     x, w, _ = operands(shape, torch.float32).values()
