@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 
 from striate import engine
 from striate.engine.layout import is_channels_last
+from striate.engine.llvm import norms
 from striate.ops import chain
 from striate.ops.chain import Convolution, Normalization
 
@@ -304,6 +305,37 @@ def test_maps_that_no_gradient_needs_are_not_kept() -> None:
     # The input and what the normalisations read; not the result of either.
     assert len(maps) == 3
     del y
+
+
+@pytest.mark.parametrize(
+    ("activation", "residual", "over"),
+    [("relu", False, True), ("", False, True), ("relu", True, True), ("silu", True, True), ("", True, False)],
+)
+def test_gradients_of_a_normalisation_take_the_memory_of_those_they_come_from(
+    activation: str, residual: bool, over: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless these are the caller's, or come back as the residual's."""
+    real, found = norms.Plan.backward, []
+
+    def backward(plan: norms.Plan, grad: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+        made = real(plan, grad, *rest)
+        found.append(made[0].data_ptr() == grad.data_ptr())
+        return made
+
+    made = problem(5, "cncn", activation=activation, residual=None, training=True)
+    if residual:
+        x = Problem(made.input, made.links[:1]).one_by_one()
+        made.links[1] = made.links[1]._replace(residual=torch.randn_like(x))
+    made.requires_grad()
+    exact, y = made.double().requires_grad(), made.as_one()
+    g = torch.randn_like(y)
+    before = g.clone()
+    monkeypatch.setattr(norms.Plan, "backward", backward)
+    grads = torch.autograd.grad(y, made.leaves, g)
+    assert found == [False, over]
+    assert torch.equal(g, before)
+    for grad, slope in zip(grads, torch.autograd.grad(exact.one_by_one(), exact.leaves, g.double()), strict=True):
+        near(grad, slope, 2e-2)
 
 
 def test_somebody_elses_numbers_are_left() -> None:

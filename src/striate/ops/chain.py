@@ -136,7 +136,7 @@ class _Chain(torch.autograd.Function):
         if torch.is_grad_enabled() or not has_memory(upstream) or traced(upstream):
             return *known.of_present(_grads(stages, operands, kept, asked, upstream)), None, None
         found: list[Tensor | None] = [None] * len(operands)
-        g, place = upstream.resolve_neg(), len(operands)
+        g, place, mine = upstream.resolve_neg(), len(operands), False
         for at in reversed(range(len(stages))):
             if not any(asked[:place]):
                 break
@@ -149,7 +149,7 @@ class _Chain(torch.autograd.Function):
                 if asked[place + 1]:
                     found[place + 1] = g.sum([0, *range(2, g.dim())])
                 if any(asked[:place]):
-                    g = stage.grad(Pass.INPUT_GRAD, operands[place], g)
+                    g, mine = stage.grad(Pass.INPUT_GRAD, operands[place], g), True
                 continue
             place -= 3
             if x.stride() != stage.strides:
@@ -157,7 +157,8 @@ class _Chain(torch.autograd.Function):
                 x = x.new_empty_strided(x.shape, stage.strides).copy_(x)
             other = {"output": maps[at + 1], "residual": operands[place]}.get(stage.plan.form.keeps)
             other = None if other is None else norm.laid_out_as(x, other)
-            g, *grads = stage.plan.backward(norm.laid_out_as(x, g), x, other, kept.pop())
+            g, *grads = stage.plan.backward(norm.laid_out_as(x, g), x, other, kept.pop(), mine)
+            mine = True
             for offset, grad in enumerate(grads):
                 found[place + offset] = grad if asked[place + offset] else None
         found[0] = g if asked[0] else None

@@ -102,10 +102,15 @@ class Plan(ABC):
         return y, kept
 
     def backward(
-        self, grad: Tensor, input: Tensor, other: Tensor | None, kept: Tensor
+        self, grad: Tensor, input: Tensor, other: Tensor | None, kept: Tensor, over: bool = False
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The gradients of input, residual, weight and bias; ``other`` is what the form keeps beside the input."""
-        grad_input = torch.empty_like(input)
+        """The gradients of input, residual, weight and bias; ``other`` is what the form keeps beside the input.
+
+        ``over``: the input's may be written over ``grad``, which nobody else reads.
+        """
+        # Without an activation that is undone first, what comes back is the residual's gradient as it is.
+        over = over and (bool(self.form.keeps) or not self.form.residual)
+        grad_input = grad if over else torch.empty_like(input)
         grad_weight, grad_bias = fresh.empty(self.channels), fresh.empty(self.channels)
         # What has been sent back through the activation is the residual's gradient.
         middle = torch.empty_like(input) if self.form.keeps else grad
