@@ -729,20 +729,107 @@ def test_several_threads_have_to_be_worth_it(shared: float, taken: int, monkeypa
 
 
 def test_a_plan_can_be_read() -> None:
-    model, x = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2)).eval(), torch.randn(1, 1, 10, 10)
+    model, x = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AvgPool2d(2)).eval(), torch.randn(1, 1, 10, 10)
     fast = accelerated(model)
     assert plan_of(fast, x).startswith(
         "not taken yet (it is made when such an input comes for the second time): 3 steps"
     )
     told = plan_of(planned(fast, x), x)
     assert told.splitlines()[1:] == [
-        "  interleaved_output, 4 shares on 1 thread: sum of 1x1x10x10 times 4x1x3x3, clamp(0, inf)",
-        "  interleaved_largest, 4 shares on 1 thread: max_pool2d 1x4x8x8 kernel=2 stride=2",
-        "  copy, 4 shares on 1 thread: copy of 1x4x4x4 from (4, 1, 16, 4) to (64, 16, 4, 1)",
+        "  interleaved_output, 4 shares on 1 thread: sum of 1x1x10x10 times 2x1x3x3, clamp(0, inf)",
+        "  interleaved_average, 4 shares on 1 thread: avg_pool2d 1x2x8x8 kernel=2 stride=2",
+        "  copy, 2 shares on 1 thread: copy of 1x2x4x4 from (2, 1, 8, 2) to (32, 16, 4, 1)",
     ]
     fast[0].register_forward_hook(lambda *_: None)
     with pytest.raises(OperandError, match="isn't accelerated"):
         plan_of(model, x)
+
+
+#: Convolution and pooling by what they are given, and whether a plan computes both at once.
+POOLED = {
+    "few filters of one channel": (nn.Conv2d(1, 3, 5, padding=2), nn.MaxPool2d(2), True),
+    "more filters than a tile": (nn.Conv2d(1, 7, 3, stride=2), nn.MaxPool2d(2), True),
+    "windows of three": (nn.Conv2d(1, 2, 3, dilation=2), nn.MaxPool2d((3, 1)), True),
+    "many filters of one channel": (nn.Conv2d(1, 40, 3), nn.MaxPool2d(2), False),
+    "few filters of several channels": (nn.Conv2d(2, 3, 3), nn.MaxPool2d(2), False),
+    "windows that overlap": (nn.Conv2d(1, 3, 3), nn.MaxPool2d(3, 2), False),
+    "Winograd's": (nn.Conv2d(32, 64, 3, padding=1), nn.MaxPool2d(2), True),
+    "Winograd's, windows that overlap": (nn.Conv2d(32, 64, 3), nn.MaxPool2d(3, 2), False),
+}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", POOLED)
+def test_pooling_before_anything_is_written(name: str, threads: int) -> None:
+    conv, pool, both = copy.deepcopy(POOLED[name])
+    model = randomised(nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels), nn.ReLU(), pool, nn.Tanh()))
+    torch.set_num_threads(threads)
+    try:
+        for size in ((30, 41), (27, 36)):
+            x = torch.randn(3, conv.in_channels, *size)
+            fast = planned(accelerated(model), x)
+            steps = [line for line in plan_of(fast, x).splitlines()[1:] if "conv" in line or "sum of" in line]
+            assert len(steps) == 1
+            assert ("max_pool2d" in steps[0]) == both
+            with torch.no_grad():
+                torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
+                x[0, 0, 5, 5] = float("nan")
+                assert torch.equal(fast(x).isnan().flatten(1).any(1), torch.tensor([True, False, False]))
+                # Weights that have changed are packed anew.
+                x[0, 0, 5, 5] = 0
+                for each in (model, fast):
+                    each[0].weight.mul_(2)
+                    each[1].running_mean.add_(0.1)
+                torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(
+    ("between", "both"),
+    [
+        ([], True),
+        ([nn.LeakyReLU(0.1)], True),
+        ([nn.Sigmoid()], True),
+        ([nn.Hardsigmoid()], True),
+        ([nn.ReLU6()], True),
+        ([nn.LeakyReLU(-0.5)], False),
+        ([nn.SiLU()], False),
+        ([nn.GELU()], False),
+        ([nn.ReLU(), nn.Tanh()], False),
+    ],
+    ids=lambda each: "" if isinstance(each, bool) else " ".join(map(repr, each)),
+)
+@pytest.mark.parametrize("channels", [(1, 3), (32, 32)])
+def test_only_functions_that_rise_change_places_with_a_maximum(
+    between: list[nn.Module], both: bool, channels: tuple[int, int]
+) -> None:
+    model = nn.Sequential(nn.Conv2d(*channels, 3, padding=1), *between, nn.MaxPool2d(2), nn.ReLU()).eval()
+    x = torch.randn(2, channels[0], 24, 24)
+    fast = planned(accelerated(model), x)
+    assert any("conv2d" in line and "max_pool2d" in line for line in plan_of(fast, x).splitlines()) == both
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+class Twice(nn.Module):
+    """A map that is pooled and looked at by somebody else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.conv(x))
+        return F.max_pool2d(y, 2) + y[:, :, 0::2, 0::2].contiguous().mean()
+
+
+def test_a_map_that_others_look_at_is_written() -> None:
+    model, x = nn.Sequential(Twice()).eval(), torch.randn(2, 1, 12, 12)
+    fast = accelerated(model)
+    with torch.no_grad():
+        for _ in range(4):
+            torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
 
 
 class Strange(nn.Module):

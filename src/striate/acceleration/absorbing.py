@@ -6,8 +6,9 @@ that is already there, are done before the sum is written (see striate.engine.ll
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +16,11 @@ from torch.utils._pytree import tree_map_only
 
 from striate.acceleration.capture import Graph, Node, Refusal, Value
 from striate.acceleration.functions import function, is_function
-from striate.acceleration.placed import Placed, along, innermost, of_channels
+from striate.acceleration.placed import Placed, along, innermost, is_interleaved, of_channels
 from striate.engine import fresh
 from striate.engine.llvm.epilogue import Epilogue
+from striate.geometry import PoolShape
+from striate.ops import pooling
 
 
 class Owned:
@@ -103,6 +106,14 @@ class Followers:
         self.done.add(user)
         return user.results[0], function(user)
 
+    def pooling(self, value: Value, made: Sum) -> Node | None:
+        """Max pooling that follows a sum whose windows might as well be looked at before it is written."""
+        user = self._only_user(value)
+        whole = is_interleaved(made.place.meta) and made.place.shape == tuple(value.shape)
+        if user is None or user.name != "max_pool2d_with_indices" or not whole or not made.epilogue.rises:
+            return None
+        return None if user.results[1].users else user
+
     def _only_user(self, value: Value) -> Node | None:
         return value.users[0] if len(value.users) == 1 and value is not self._graph.output else None
 
@@ -133,6 +144,18 @@ class Followers:
         place = self._places[other]
         fits = place.shape == tuple(made.place.meta.shape) and along(place.meta, made.place.meta)
         return place if fits else None
+
+
+def max_pooling(node: Node) -> PoolShape:
+    """The windows of a max pooling."""
+    input, *given = node.args
+    kernel, stride, padding, dilation, ceil_mode = filled(given, (None, None, 0, 1, False))
+    return pooling.problem_of("max", input.shape, kernel, stride or None, padding, dilation, ceil_mode)
+
+
+def filled(given: Sequence[Any], defaults: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arguments, with defaults for those that are left out."""
+    return (*given, *defaults[len(given) :])
 
 
 def normalisation(node: Node) -> Fold:

@@ -13,19 +13,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from striate.acceleration.absorbing import Followers, Owned, Sum, normalisation
+from striate.acceleration.absorbing import Followers, Owned, Sum, filled, max_pooling, normalisation
 from striate.acceleration.capture import Graph, Node, Refusal, Value
 from striate.acceleration.functions import function, is_function
 from striate.acceleration.placed import Placed, along, innermost, is_interleaved, of_channels, stretched
 from striate.acceleration.placing import PASS, Placing
 from striate.engine import Pass, fresh, winograd
 from striate.engine.backends import table
-from striate.engine.llvm import elementwise, layer_normalization, pools
+from striate.engine.llvm import elementwise, layer_normalization, pooled, pools
 from striate.engine.llvm.emit import real_word
 from striate.engine.llvm.epilogue import Epilogue
 from striate.engine.llvm.packing import Axis
@@ -65,7 +66,7 @@ class _Lowering(Placing):
         self.graph, self.followers = graph, Followers(graph, self.places)
         self.makers = {value: node for node in graph.nodes for value in node.results}
         self.padded: dict[Value, tuple[Value, tuple[tuple[int, int], ...]]] = {}
-        self.packing: list[Callable[[Owned], None]] = []
+        self.packing: list[Callable[[Owned], object]] = []
         self.held: list[Any] = []
         self.owned = Owned(self.makers)
 
@@ -121,8 +122,11 @@ class _Lowering(Placing):
         x, shape = self.interleaved(input), problem.output_shape
         made = Sum(self.fresh_image(shape), lambda owned: owned(weight), bias, shape[1], Epilogue())
         last = self.followers.absorb(made, node.results[0])
+        pool = self.followers.pooling(last, made)
+        if pool is not None and self.pooled(pool, made, x, problem):
+            return
         if winograd.pays(problem):
-            self.winograd(last, made, x, problem)
+            self.winograd(last, made, x, problem, made.epilogue)
             return
         batch, channels, size = input.shape[0], input.shape[1], input.shape[2:]
         outputs, windows = (shape[2], shape[3]), axes(problem)
@@ -141,7 +145,7 @@ class _Lowering(Placing):
         convolutions = all(user.name == "convolution" and not user.args[6] for user in node.results[0].users)
         if not convolutions or len(input.shape) != 4 or len(sides) > 4 or min(sides) < 0 or any(rest):
             raise Refusal("padding that isn't zeros before a convolution")
-        left, right, top, bottom = _filled(tuple(sides), (0, 0, 0, 0))
+        left, right, top, bottom = filled(tuple(sides), (0, 0, 0, 0))
         self.padded[node.results[0]] = input, ((top, bottom), (left, right))
 
     def lower_addmm(self, node: Node) -> None:
@@ -172,41 +176,62 @@ class _Lowering(Placing):
 
     def sum(self, last: Value, made: Sum, x: Placed, sizes: tuple[Any, ...], groups: int, macs: int) -> None:
         what = interleaved_sum(self.isa, *sizes, self.shared(macs), made.epilogue)
-        weight, bias = made.numbers(self.owned)
-        packed = pack(self.isa, Weights.of(weight.contiguous(), groups), bias, what.channels, True)
+        packed = self.packed(made, partial(self.pack, groups, what.channels, True))
         scratch = Buffer(what.scratch)
         # Positions lie side by side in an interleaved image, so a row ends where the next one begins.
         row = sizes[4][1] * _width(sizes)
         strides = (row * sizes[4][0], row)
         added = None if made.added is None else made.added.buffer
         words = what.words(x.buffer, packed.data_ptr(), made.place.buffer, scratch, strides, added)
-        shape = "x".join(map(str, x.shape))
-        name = f"sum of {shape} times {'x'.join(map(str, weight.shape))}{made.epilogue}"
+        shapes = ("x".join(map(str, shape)) for shape in (x.shape, made.weight(self.owned).shape))
+        name = f"sum of {' times '.join(shapes)}{made.epilogue}"
         self.steps.append(Step(name, what.kernel, what.items, what.threads, words))
-        self.held.append(packed)
-
-        def repack(owned: Owned) -> None:
-            weight, bias = made.numbers(owned)
-            pack(self.isa, Weights.of(weight.contiguous(), groups), bias, what.channels, True, packed)
-
-        self.packing.append(repack)
         self.places[last] = made.place
 
-    def winograd(self, last: Value, made: Sum, x: Placed, problem: ConvShape) -> None:
-        what = winograd.Sums.of(self.isa, problem, self.shared(problem.macs), made.epilogue, True)
-        weight, bias = made.numbers(self.owned)
-        packed = what.pack(Weights.of(weight, 1), bias)
+    def packed(self, made: Sum, pack_: Callable[[Tensor, Tensor | None, Tensor | None], Tensor]) -> Tensor:
+        """A sum's weight and bias as a kernel reads them, there again whenever the model's numbers have changed."""
+        kept = pack_(*made.numbers(self.owned), None)
+        self.held.append(kept)
+        self.packing.append(lambda owned: pack_(*made.numbers(owned), kept))
+        return kept
+
+    def pack(
+        self, groups: int, channels: int, innermost: bool, weight: Tensor, bias: Tensor | None, into: Tensor | None
+    ) -> Tensor:
+        return pack(self.isa, Weights.of(weight.contiguous(), groups), bias, channels, innermost, into)
+
+    def pooled(self, node: Node, made: Sum, x: Placed, problem: ConvShape) -> bool:
+        """Max pooling of a convolution that is never written, where there are kernels for it."""
+        pool = max_pooling(node)
+        by_winograd = winograd.pays(problem) and winograd.pools(problem, pool)
+        # Of one channel planes lie as images of interleaved channels do, and filters that fill no vector are worth it.
+        few = problem.in_channels == 1 and problem.out_channels < self.isa.lanes and pooled.joins(problem, pool)
+        if not by_winograd and not few:
+            return False
+        self.followers.done.add(node)
+        last, epilogue = self.followers.functions(node.results[0], made.epilogue)
+        made.place = self.fresh_image(pool.output_shape)
+        if by_winograd:
+            self.winograd(last, made, x, problem, winograd.Pooled(epilogue), f", {pool}")
+            return True
+        height, width = problem.size
+        strides, threads = (height * width, height * width, width), self.shared(problem.macs)
+        what = pooled.Interleaved.of(self.isa, problem, pool, threads, strides, epilogue)
+        packed = self.packed(made, partial(self.pack, 1, what.together, False))
+        words = what.words(x.buffer, packed.data_ptr(), made.place.buffer, Buffer(what.threads * what.scratch))
+        self.steps.append(Step(f"{problem}{epilogue}, {pool}", what.kernel, what.items, what.threads, words))
+        self.places[last] = made.place
+        return True
+
+    def winograd(
+        self, last: Value, made: Sum, x: Placed, problem: ConvShape, after: Epilogue | winograd.Pooled, more: str = ""
+    ) -> None:
+        what = winograd.Sums.of(self.isa, problem, self.shared(problem.macs), after, True)
+        packed = self.packed(made, lambda weight, bias, into: what.pack(Weights.of(weight, 1), bias, into))
         added = None if made.added is None else made.added.buffer
         words = what.words(x.buffer, packed.data_ptr(), made.place.buffer, Buffer(what.scratch), added)
-        name = f"Winograd's {problem}{made.epilogue}"
+        name = f"Winograd's {problem}{after.after if isinstance(after, winograd.Pooled) else after}{more}"
         self.steps.append(Step(name, what.kernel, what.items, what.threads, words))
-        self.held.append(packed)
-
-        def repack(owned: Owned) -> None:
-            weight, bias = made.numbers(owned)
-            what.pack(Weights.of(weight, 1), bias, packed)
-
-        self.packing.append(repack)
         self.places[last] = made.place
 
     def lower_native_batch_norm(self, node: Node) -> None:
@@ -264,18 +289,16 @@ class _Lowering(Placing):
     def lower_max_pool2d_with_indices(self, node: Node) -> None:
         if node.results[1].users:
             raise Refusal("positions of largest values are used")
-        kernel, stride, padding, dilation, ceil_mode = _filled(node.args[1:], (None, None, 0, 1, False))
-        problem = pooling.problem_of("max", node.args[0].shape, kernel, stride or None, padding, dilation, ceil_mode)
         last, epilogue = self.followers.functions(node.results[0], Epilogue())
-        self.pool(last, node.args[0], problem, epilogue)
+        self.pool(last, node.args[0], max_pooling(node), epilogue)
 
     def lower_avg_pool2d(self, node: Node) -> None:
-        kernel, stride, padding, *how = _filled(node.args[1:], (None, None, 0, False, True, None))
+        kernel, stride, padding, *how = filled(node.args[1:], (None, None, 0, False, True, None))
         problem = pooling.problem_of("avg", node.args[0].shape, kernel, stride or None, padding, 1, *how)
         self.pool(node.results[0], node.args[0], problem, Epilogue())
 
     def lower_mean(self, node: Node) -> None:
-        input, axes_, *_ = _filled(node.args, (None, None, False))
+        input, axes_, *_ = filled(node.args, (None, None, False))
         if len(input.shape) != 4 or sorted(axis % 4 for axis in axes_ or ()) != [2, 3] or node.kwargs:
             raise Refusal("a mean over other axes than an image's two")
         self.pool(node.results[0], input, pooling.problem_of("avg", input.shape, input.shape[2:]), Epilogue())
@@ -389,7 +412,3 @@ def _width(sizes: tuple[Any, ...]) -> int:
     """Numbers at a position of a sum's operand."""
     _, groups, _, inner, *_ = sizes
     return int(groups * inner)
-
-
-def _filled(given: tuple[Any, ...], defaults: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (*given, *defaults[len(given) :])

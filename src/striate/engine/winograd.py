@@ -122,7 +122,10 @@ def _output_kernel(isa: Isa, form: Form, tile: ChannelTile, epilogue: Epilogue) 
 
 @cache
 def _pooled_kernel(isa: Isa, form: Form, tile: ChannelTile, pooled: Pooled) -> Kernel:
-    return Kernel(winograd_pooled.generate(isa, form, tile, *pooled), isa)
+    after, kind = pooled
+    if isinstance(after, Epilogue):
+        return Kernel(winograd_pooled.generate_largest(isa, form, tile, after), isa)
+    return Kernel(winograd_pooled.generate(isa, form, tile, after, kind), isa)
 
 
 @cache
@@ -141,10 +144,10 @@ def _products_kernel(isa: Isa, form: Form, tile: ChannelTile, side_by_side: bool
 
 
 class Pooled(NamedTuple):
-    """What is made of outputs instead of writing them all."""
+    """What is made of outputs instead of writing them all: maxima, with their positions if an activation is named."""
 
-    activation: str
-    kind: str  #: of positions, as pools.INDEX calls it
+    after: str | Epilogue
+    kind: str = ""  #: the positions' type, as pools.INDEX calls it
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,7 @@ def kernels(target: isa.Isa) -> dict[str, object]:
     made["maximum"] = pooling_kernels.generate_maximum(target, AXIS, AXIS, "i16")
     joined = planar_pooled.Windows(AXIS, AXIS, 2, 2)
     made["planar pooled"] = planar_pooled.generate(target, joined, "i16", "relu6")
+    made["planar pooled, interleaved"] = planar_pooled.generate_interleaved(target, joined, epilogue.Epilogue("tanh"))
     for side_by_side in (False, True):
         geometry = sparse.Geometry(AXIS, AXIS, Axis(2, 2, 0, 1), 6, side_by_side, "i16")
         made[f"sparse weight {side_by_side}"] = sparse_weight.generate(target, geometry)
@@ -106,6 +107,7 @@ def kernels(target: isa.Isa) -> dict[str, object]:
     made["winograd"] = winograd.generate(target, form, tile, epilogue.Epilogue("clamp", (0.0, 6.0), adds=True))
     for index in ("i16", "i32"):
         made[f"winograd pooled {index}"] = winograd_pooled.generate(target, form, tile, "relu6", index)
+    made["winograd largest"] = winograd_pooled.generate_largest(target, form, tile, epilogue.Epilogue("tanh"))
     for side in ("outer", "inner", ""):
         made[f"winograd weights {side}"] = winograd.generate_weights(target, form, 2, side)
     for other in (False, True):

@@ -34,6 +34,13 @@ class Epilogue:
         numbers = f"({', '.join(f'{number:g}' for number in self.numbers)})" if self.numbers else ""
         return " + added" * self.adds + (f", {self.function}{numbers}" if self.function else "")
 
+    @property
+    def rises(self) -> bool:
+        """Whether what it makes of the largest of several totals is the largest of what it makes of each."""
+        if self.function == "leaky_relu":
+            return not self.adds and self.numbers[0] >= 0
+        return not self.adds and self.function in ("", "clamp", "hard_sigmoid", "sigmoid", "tanh")
+
     def apply(self, f: Function, total: str, added: Pointer | None, mask: str = "") -> str:
         """The value to write for a vector of totals; ``added`` is where the vector to be added lies."""
         if added is not None:

@@ -15,11 +15,17 @@ of the pooling lie side by side and have four taps at most, so that their totals
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial, reduce
+from typing import TypeAlias
 
 from striate.engine.llvm.emit import Function, Number, Pointer
+from striate.engine.llvm.epilogue import Epilogue
 from striate.engine.llvm.isa import Isa
 from striate.engine.llvm.packing import Axis, Rows, pack
-from striate.engine.llvm.pooling import clamped, takes_over
+from striate.engine.llvm.pooling import clamped, larger_of, takes_over
+
+#: Of every channel of a tile, by the taps of the pooling window.
+Totals: TypeAlias = list[dict[tuple[int, int], str]]
 
 
 @dataclass(frozen=True)
@@ -56,24 +62,29 @@ def _joined(axis: Axis, together: int) -> Axis:
 
 
 class _Generator:
-    def __init__(self, isa: Isa, windows: Windows, index: str, activation: str) -> None:
+    """What is made of a tile's totals is left open."""
+
+    def __init__(self, isa: Isa, windows: Windows) -> None:
         self.f, self.windows = Function("planar_pooled", isa), windows
-        self.index, self.activation = index, activation
         self.together = windows.channels_together(isa)
+
+    def ask(self) -> None:
+        """Asks for another argument after the result."""
+
+    def write(self, totals: Totals, image: Number, first: Number, row: Number, column: Number) -> None:
+        """Writes what becomes of the totals of a vector of pooled columns, of the channels from ``first`` on."""
+        raise NotImplementedError
 
     def emit(self) -> Function:
         f, windows = self.f, self.windows
-        x, weight, self.y, self.positions, scratch = (
-            f.pointer(),
-            f.pointer(),
-            f.pointer(),
-            f.pointer(self.index),
-            f.pointer(),
-        )
+        x, weight, self.y = (f.pointer() for _ in range(3))
+        self.ask()
+        scratch = f.pointer()
         self.inner, self.outer, height, width, self.map_width = (f.size() for _ in range(5))
         self.pooled_rows, self.pooled_width = f.size(), f.size()
         x_image, x_channel, x_row = f.size(), f.size(), f.size()
         block, blocks, deep, self.pitch, scratch_size = (f.size() for _ in range(5))
+        self.behind = scratch + (f.thread + 1) * scratch_size
         both, tile_size = windows.pooled_columns, (self.inner * self._taps() + 1) * self.together
         with f.loop(f.first, f.last) as item:
             start, image = (item % blocks) * block, item // blocks
@@ -93,20 +104,17 @@ class _Generator:
             )
             with f.loop(0, self.outer, self.together) as first:
                 weights = weight + first // self.together * tile_size
-                plane = (image * self.outer + first) * self.pooled_rows * self.pooled_width
                 self.stop = f.smaller(start + block, self.pooled_rows)
                 with f.loop(start, self.stop) as row:
                     line = packed.scratch + (row - start) * windows.pooled_rows.stride * packed.row_size
                     with f.loop(0, self.pooled_width, f.lanes) as column:
-                        self._tile(packed, line + column, weights, first, plane, row, column)
+                        self.write(self._totals(packed, line + column, weights), image, first, row, column)
         return f
 
     def _taps(self) -> int:
         return self.windows.rows.kernel * self.windows.columns.kernel
 
-    def _tile(
-        self, packed: Rows, line: Pointer, weights: Pointer, first: Number, plane: Number, row: Number, column: Number
-    ) -> None:
+    def _totals(self, packed: Rows, line: Pointer, weights: Pointer) -> Totals:
         f, windows, together = self.f, self.windows, self.together
         rows, columns = windows.rows, windows.columns
         totals = {}
@@ -127,19 +135,33 @@ class _Generator:
                     factor = f.broadcast(factors + (j * together + t))
                     for tap, value in seen.items():
                         totals[t, tap].set(f.fma(factor, value, totals[t, tap].get()))
-        for t in range(together):
-            # The last tile may reach beyond the channels; what was summed there is dropped.
-            with f.when(f.less(first + t, self.outer)):
-                value, position = self._largest({tap: totals[t, tap].get() for tap in windows.taps}, row, column)
-                place = plane + (t * self.pooled_rows + row) * self.pooled_width + column
-                # What a whole vector writes beyond a row is a later row's, which is still to come.
-                room = (self.stop - row) * self.pooled_width - column
-                self._write(value, position, place, room)
+        return [{tap: totals[t, tap].get() for tap in windows.taps} for t in range(together)]
 
     def _place(self, ahead: int) -> Number:
         """Where in a packed row the column lies that is so far right of a pooled column's first."""
         many, phase = divmod(ahead, self.windows.pooled_columns.stride)
         return phase * self.pitch + many
+
+
+class _Recorded(_Generator):
+    """Planes of maxima, after an activation, and of their positions."""
+
+    def __init__(self, isa: Isa, windows: Windows, index: str, activation: str) -> None:
+        super().__init__(isa, windows)
+        self.index, self.activation = index, activation
+
+    def ask(self) -> None:
+        self.positions = self.f.pointer(self.index)
+
+    def write(self, totals: Totals, image: Number, first: Number, row: Number, column: Number) -> None:
+        f, plane = self.f, (image * self.outer + first) * self.pooled_rows * self.pooled_width
+        # What a whole vector writes beyond a row is a later row's, which is still to come.
+        room = (self.stop - row) * self.pooled_width - column
+        for t, values in enumerate(totals):
+            # The last tile may reach beyond the channels; what was summed there is dropped.
+            with f.when(f.less(first + t, self.outer)):
+                value, position = self._largest(values, row, column)
+                self._store(value, position, plane + (t * self.pooled_rows + row) * self.pooled_width + column, room)
 
     def _largest(self, values: dict[tuple[int, int], str], row: Number, column: Number) -> tuple[str, str]:
         f, windows = self.f, self.windows
@@ -157,7 +179,7 @@ class _Generator:
             where = f.value(f"trunc <{f.lanes} x i32> {where} to <{f.lanes} x i16>")
         return best, where
 
-    def _write(self, value: str, position: str, place: Number, room: Number) -> None:
+    def _store(self, value: str, position: str, place: Number, room: Number) -> None:
         f = self.f
         whole = f.less(f.lanes - 1, room)
         for masked, condition in ((False, whole), (True, f.negation(whole))):
@@ -167,6 +189,30 @@ class _Generator:
                 f.store(position, self.positions + place, mask, self.index)
 
 
+class _Interleaved(_Generator):
+    """Maxima after an epilogue, with channels side by side."""
+
+    def __init__(self, isa: Isa, windows: Windows, epilogue: Epilogue) -> None:
+        super().__init__(isa, windows)
+        self.epilogue = epilogue
+
+    def write(self, totals: Totals, image: Number, first: Number, row: Number, column: Number) -> None:
+        f = self.f
+        kept = self.behind + -(self.together * f.lanes)
+        for t, values in enumerate(totals):
+            best = reduce(partial(larger_of, f), values.values())
+            f.store(self.epilogue.apply(f, best, None), kept + t * f.lanes)
+        place = self.y + (((image * self.pooled_rows + row) * self.pooled_width + column) * self.outer + first)
+        columns, channels = f.smaller(self.pooled_width - column, f.lanes), f.smaller(self.outer - first, self.together)
+        with f.loop(0, columns) as lane, f.loop(0, channels) as channel:
+            f.put(f.scalar(kept + (channel * f.lanes + lane)), place + (lane * self.outer + channel))
+
+
 def generate(isa: Isa, windows: Windows, index: str, activation: str) -> Function:
     """The kernel; its arguments in the order in which they are asked for above. ``index``: ``i16`` or ``i32``."""
-    return _Generator(isa, windows, index, activation).emit()
+    return _Recorded(isa, windows, index, activation).emit()
+
+
+def generate_interleaved(isa: Isa, windows: Windows, epilogue: Epilogue) -> Function:
+    """Maxima alone, with channels side by side. A thread's scratch memory ends with a tile's vectors."""
+    return _Interleaved(isa, windows, epilogue).emit()

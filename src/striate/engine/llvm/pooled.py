@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from torch import Tensor
 from striate.engine import fresh
 from striate.engine.llvm import launch, planar_pooled, sparse_input, sparse_weight
 from striate.engine.llvm.emit import LINE
+from striate.engine.llvm.epilogue import Epilogue
 from striate.engine.llvm.isa import Isa, the_isa
 from striate.engine.llvm.launch import Kernel, Start
 from striate.engine.llvm.planar_pooled import Windows
@@ -41,6 +43,11 @@ _BYTES = 4
 @cache
 def _pooled_kernel(isa: Isa, windows: Windows, index: str, activation: str) -> Kernel:
     return Kernel(planar_pooled.generate(isa, windows, index, activation), isa)
+
+
+@cache
+def _interleaved_kernel(isa: Isa, windows: Windows, epilogue: Epilogue) -> Kernel:
+    return Kernel(planar_pooled.generate_interleaved(isa, windows, epilogue), isa)
 
 
 @cache
@@ -81,6 +88,63 @@ def joins(shape: ConvShape, pool: PoolShape) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Planar:
+    """The kernels that walk planes: over which items, and all sizes that they ask for but that of scratch memory."""
+
+    isa: Isa
+    windows: Windows
+    together: int  #: output channels of a tile
+    sizes: list[int]
+    items: int
+    threads: int
+    scratch: int  #: numbers that a thread packs
+
+    @classmethod
+    def of(cls, isa: Isa, shape: ConvShape, pool: PoolShape, threads: int, strides: Sequence[int]) -> Planar:
+        """``strides``: of images, channels and rows."""
+        down, along = (1, *pool.kernel)[-2:]
+        windows = Windows(*axes(shape), down, along)
+        pooled_rows, pooled_width = plane_size(pool.output_size)
+        isa = isa.fitting(pooled_width)
+        pitch = windows.pooled_columns.pitch(pooled_width, isa.lanes)
+        line = shape.in_channels * pitch * windows.pooled_columns.stride
+        block = max(1, min(pooled_rows, _BLOCK // (line * windows.pooled_rows.stride)))
+        if shape.batch < 4 * threads:
+            block = min(block, -(-pooled_rows * shape.batch // (4 * threads)))
+        blocks, deep = -(-pooled_rows // block), windows.pooled_rows.span(block)
+        items = shape.batch * blocks
+        size = (*plane_size(shape.size), plane_size(shape.output_size)[1])
+        words = [shape.in_channels, shape.out_channels, *size, pooled_rows, pooled_width, *strides]
+        words += [block, blocks, deep, pitch]
+        return cls(isa, windows, windows.channels_together(isa), words, items, min(threads, items), deep * line)
+
+
+@dataclass(frozen=True, slots=True)
+class Interleaved:
+    """The pooled map alone, with channels side by side, of planes."""
+
+    kernel: Kernel
+    together: int
+    items: int
+    threads: int
+    scratch: int  #: numbers that a thread needs
+    after: list[int]  #: the kernel's words after the addresses
+
+    @classmethod
+    def of(
+        cls, isa: Isa, shape: ConvShape, pool: PoolShape, threads: int, strides: Sequence[int], epilogue: Epilogue
+    ) -> Interleaved:
+        what = Planar.of(isa, shape, pool, threads, strides)
+        kernel = _interleaved_kernel(what.isa, what.windows, epilogue)
+        scratch = what.scratch + what.together * what.isa.lanes
+        return cls(kernel, what.together, what.items, what.threads, scratch, [*what.sizes, scratch])
+
+    def words(self, x: Any, packed: Any, y: Any, scratch: Any) -> list[Any]:
+        """The kernel's arguments, from addresses or from what will be addresses."""
+        return [x, packed, y, scratch, *self.after]
+
+
+@dataclass(frozen=True, slots=True)
 class _Maximum:
     """The pooled map and its positions, but for the addresses."""
 
@@ -106,30 +170,14 @@ def maximum(
     """What computes the pooled map of a problem that joins, and its positions: -1 where the activation lets no
     gradient back; from operands that lie in memory as these do.
     """
-    isa, x, threads = the_isa(), planes(input), launch.threads()
-    down, along = (1, *pool.kernel)[-2:]
-    windows = Windows(*axes(shape), down, along)
-    pooled_rows, pooled_width = plane_size(pool.output_size)
-    together = windows.channels_together(isa.fitting(pooled_width))
+    x, threads, dtype = planes(input), launch.threads(), compact(pool)
+    what = Planar.of(the_isa(), shape, pool, threads, x.stride()[:3])
     _, *geometry = Weights.of(weight, 1)
-    pack = packing(isa, *geometry, bias is not None, together, False, threads)
-    isa = isa.fitting(pooled_width)
-    pitch = windows.pooled_columns.pitch(pooled_width, isa.lanes)
-    line = shape.in_channels * pitch * windows.pooled_columns.stride
-    block = max(1, min(pooled_rows, _BLOCK // (line * windows.pooled_rows.stride)))
-    if shape.batch < 4 * threads:
-        block = min(block, -(-pooled_rows * shape.batch // (4 * threads)))
-    blocks, deep = -(-pooled_rows // block), windows.pooled_rows.span(block)
-    items = shape.batch * blocks
-    threads = min(threads, items)
-    dtype = compact(pool)
-    kernel = _pooled_kernel(isa, windows, INDEX[dtype], activation)
-    size = (*plane_size(shape.size), plane_size(shape.output_size)[1])
-    words = [shape.in_channels, shape.out_channels, *size, pooled_rows, pooled_width, *x.stride()[:3]]
-    words += [block, blocks, deep, pitch, deep * line]
-    scratch, parts = _parts(threads, [deep * line])
+    pack = packing(the_isa(), *geometry, bias is not None, what.together, False, threads)
+    kernel = _pooled_kernel(what.isa, what.windows, INDEX[dtype], activation)
+    scratch, parts = _parts(what.threads, [what.scratch])
     packed = rounded(math.prod(pack.shape), LINE)
-    start = kernel.start(words, 5, items, threads)
+    start = kernel.start([*what.sizes, what.scratch], 5, what.items, what.threads)
     made = _Maximum(pack, start, pool.output_shape, dtype, packed + scratch, _BYTES * (packed + parts[0]))
     if x.data_ptr() != input.data_ptr():
         return lambda x, weight, bias: made(planes(x), weight, bias)

@@ -10,20 +10,42 @@ Rows and columns of outputs that fill no window are dropped. See winograd.py for
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial, reduce
+from itertools import product
 
 from striate.engine.llvm.emit import Function, Number, Pointer
+from striate.engine.llvm.epilogue import Epilogue
 from striate.engine.llvm.interleaved import ChannelTile
 from striate.engine.llvm.isa import Isa
-from striate.engine.llvm.pooling import clamped, takes_over
-from striate.engine.llvm.winograd import Form, Generator, Tile, places
+from striate.engine.llvm.pooling import clamped, larger_of, takes_over
+from striate.engine.llvm.winograd import Form, Generator, places
 
 #: Rows and columns of a window.
 WINDOW = 2
 
 
+class _Windows(Generator):
+    def places(self, table: Pointer, image: Number, top: Number, left: Number) -> list[list[Pointer]]:
+        """Where in a table of the pooled map's size the windows of a tile belong."""
+        height, width = self.out_height // WINDOW, self.out_width // WINDOW
+        waste, corner = Pointer(self.f, self.waste.text, table.element), (top // WINDOW, left // WINDOW)
+        strides, across = (width * self.outer, self.outer), self.form.outputs // WINDOW
+        return places(self.f, table + image * height * strides[0], waste, corner, (height, width), strides, across)
+
+    def windows(self, tile: Number, channel: Number) -> Iterator[tuple[int, int, dict[tuple[int, int], str]]]:
+        """The windows of a tile by row and column, with their taps."""
+        outputs, across = self.outputs(tile, channel), self.form.outputs // WINDOW
+        for i, j in product(range(across), repeat=2):
+            taps = product(range(WINDOW), repeat=2)
+            yield i, j, {(u, v): outputs[i * WINDOW + u][j * WINDOW + v] for u, v in taps}
+
+
 @dataclass
-class _Pooled(Generator):
+class _Recorded(_Windows):
+    """Maxima after an activation, and their positions."""
+
     activation: str
     index: str
 
@@ -31,28 +53,23 @@ class _Pooled(Generator):
         self.positions = self.f.pointer(self.index)
 
     def write(self, tile: Number, image: Number, top: Number, left: Number) -> None:
-        f, across = self.f, self.form.outputs // WINDOW
-        limits = self.out_height // WINDOW, self.out_width // WINDOW
-        strides = limits[1] * self.outer, self.outer
-        plane, corner = image * limits[0] * strides[0], (top // WINDOW, left // WINDOW)
-        waste = Pointer(f, self.waste.text, self.index)
-        values = places(f, self.y + plane, self.waste, corner, limits, strides, across)
-        positions = places(f, self.positions + plane, waste, corner, limits, strides, across)
+        f, corner = self.f, (image, top, left)
+        values, positions = self.places(self.y, *corner), self.places(self.positions, *corner)
         with f.loop(0, self.outer, f.lanes) as channel:
-            outputs = self.outputs(tile, channel)
-            for i in range(across):
-                for j in range(across):
-                    first = (top + i * WINDOW) * self.out_width + (left + j * WINDOW)
-                    value, position = self._largest(outputs, i * WINDOW, j * WINDOW, first)
-                    f.store(value, values[i][j] + channel)
-                    f.store(position, positions[i][j] + channel, kind=self.index)
+            for i, j, taps in self.windows(tile, channel):
+                first = (top + i * WINDOW) * self.out_width + (left + j * WINDOW)
+                value, position = self._largest(taps, first)
+                f.store(value, values[i][j] + channel)
+                f.store(position, positions[i][j] + channel, kind=self.index)
 
-    def _largest(self, outputs: Tile, row: int, column: int, first: Number) -> tuple[str, str]:
-        """Of a window that begins there, at this position of the plane."""
+    def _largest(self, taps: dict[tuple[int, int], str], first: Number) -> tuple[str, str]:
+        """Of a window that begins at this position of the plane."""
         f, wide = self.f, f"<{self.f.lanes} x i32>"
-        best, ahead = outputs[row][column], f.zeros()
-        for u, v in ((0, 1), (1, 0), (1, 1)):
-            value = outputs[row + u][column + v]
+        best, ahead = "", f.zeros()
+        for (u, v), value in taps.items():
+            if not best:
+                best = value
+                continue
             better = takes_over(f, value, best)
             best = f.select(better, value, best)
             ahead = f.select(better, f.splat(f.narrow(u * self.out_width + v), "i32"), ahead, "i32")
@@ -63,6 +80,25 @@ class _Pooled(Generator):
         return best, where
 
 
+@dataclass
+class _Largest(_Windows):
+    """Maxima alone, after an epilogue."""
+
+    epilogue: Epilogue
+
+    def write(self, tile: Number, image: Number, top: Number, left: Number) -> None:
+        f, values = self.f, self.places(self.y, image, top, left)
+        with f.loop(0, self.outer, f.lanes) as channel:
+            for i, j, taps in self.windows(tile, channel):
+                best = reduce(partial(larger_of, f), taps.values())
+                f.store(self.epilogue.apply(f, best, None), values[i][j] + channel)
+
+
 def generate(isa: Isa, form: Form, tile: ChannelTile, activation: str, index: str) -> Function:
     """The kernel; its arguments are winograd.py's, with positions, ``i16`` or ``i32``, after the values."""
-    return _Pooled(Function("winograd_pooled", isa), form, tile, activation, index).emit()
+    return _Recorded(Function("winograd_pooled", isa), form, tile, activation, index).emit()
+
+
+def generate_largest(isa: Isa, form: Form, tile: ChannelTile, epilogue: Epilogue) -> Function:
+    """Without positions; its arguments are winograd.py's."""
+    return _Largest(Function("winograd_largest", isa), form, tile, epilogue).emit()
