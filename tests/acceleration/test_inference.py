@@ -824,8 +824,16 @@ class Twice(nn.Module):
         return F.max_pool2d(y, 2) + y[:, :, 0::2, 0::2].contiguous().mean()
 
 
-def test_a_map_that_others_look_at_is_written() -> None:
-    model, x = nn.Sequential(Twice()).eval(), torch.randn(2, 1, 12, 12)
+class Turned(Twice):
+    """A map that is pooled with its axes exchanged."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(F.relu(self.conv(x).transpose(2, 3)), 2)
+
+
+@pytest.mark.parametrize("kind", [Twice, Turned])
+def test_a_map_that_is_looked_at_otherwise_is_written(kind: type[nn.Module]) -> None:
+    model, x = nn.Sequential(kind()).eval(), torch.randn(2, 1, 12, 14)
     fast = accelerated(model)
     with torch.no_grad():
         for _ in range(4):
