@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import random
+from collections.abc import Callable
 from fractions import Fraction
 
 import pytest
@@ -74,18 +75,6 @@ def test_the_two_output_form_is_the_paper_s() -> None:
 # --------------------------------------------------------------------------------------------------- the kernels
 
 
-@pytest.mark.parametrize("start", range(0, 12, 6))
-@pytest.mark.parametrize("threads", [1, 2])
-def test_random_problems(start: int, threads: int) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        for seed in range(start, start + 6):
-            check(seed)
-    finally:
-        torch.set_num_threads(before)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("start", range(1000, 6000, 100))
 def test_5000_random_problems_a_pass(start: int) -> None:
@@ -130,14 +119,15 @@ def check_pooled(seed: int) -> None:
     assert_same(values[~shut], there[~shut], terms(shape, Pass.OUTPUT))
 
 
-@pytest.mark.parametrize("start", range(0, 20, 10))
+@pytest.mark.parametrize("start", range(0, 12, 6))
 @pytest.mark.parametrize("threads", [1, 2])
-def test_random_pooled_problems(start: int, threads: int) -> None:
+@pytest.mark.parametrize("holds", [check, check_pooled])
+def test_random_problems(start: int, threads: int, holds: Callable[[int], None]) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        for seed in range(start, start + 10):
-            check_pooled(seed)
+        for seed in range(start, start + 6):
+            holds(seed)
     finally:
         torch.set_num_threads(before)
 
