@@ -112,6 +112,22 @@ def test_layers_as_networks_have_them(name: str, channels_last: bool, threads: i
         torch.set_num_threads(1)
 
 
+def test_ways_that_are_known_to_be_slower_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    slower = {"lists", "pooled", "transformed"}
+    monkeypatch.setattr(tuning, "measuring", lambda: True)
+    monkeypatch.setattr(tuning, "measure", lambda _, runs: {name: 1e-3 if name not in slower else 1.0 for name in runs})
+    monkeypatch.setattr(tuning, "generation", -2)  # what is chosen here is chosen for nobody else
+    monkeypatch.setattr(conv_pool, "_known", {})
+    monkeypatch.setattr(pooled.pooled, "input_grad", lambda *_: pytest.fail("made"))
+    monkeypatch.setattr(winograd, "maximum", lambda *_: pytest.fail("made"))
+    x, w = torch.randn(2, 32, 8, 8, requires_grad=True), torch.randn(32, 32, 3, 3)
+    y = as_one(
+        x.contiguous(memory_format=torch.channels_last), w, None, (1, 1, 1, 1), "", (2, None, 0, 1, False), False
+    )
+    assert y is not None
+    y.sum().backward()
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("activation", list(ACTIVATIONS))
 def test_where_outputs_need_not_be_local_tiles_are_pooled_as_they_are_made(

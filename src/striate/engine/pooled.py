@@ -7,7 +7,7 @@ block keeps the positions, and neither the map before pooling nor its gradient, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -99,22 +99,22 @@ def maximum(
         return laid_out(values, channels_last), positions
 
     # The first one unless another is quicker. Direct sums that aren't quick enough to pool at once aren't either apart.
-    ways: dict[str, Maximum] = {"apart": one_by_one}
+    ways: dict[str, Callable[[], Maximum]] = {"apart": lambda: one_by_one}
     if not channels_last and shape.in_channels <= _MOST_CHANNELS and pooled.joins(shape, pool):
-        ways = {"pooled": pooled.maximum(shape, pool, input, weight, bias, activation)}
+        ways = {"pooled": partial(pooled.maximum, shape, pool, input, weight, bias, activation)}
     (best,) = ways
     if by_winograd:
-        ways["transformed"] = transformed
+        ways["transformed"] = lambda: transformed
         if _winograd.recommends(shape, Pass.OUTPUT, channels_last):
             best = "transformed"
         if tuning.measuring():
             operands = (input, weight, bias)
             best = _quickest(ways, Pass.OUTPUT, shape, pool, activation or "linear", channels_last, operands)
-    return ways[best]
+    return ways[best]()
 
 
 def _quickest(
-    ways: Mapping[str, Callable[..., object]],
+    ways: Mapping[str, Callable[[], Callable[..., object]]],
     open_: Pass,
     shape: ConvShape,
     pool: PoolShape,
@@ -122,11 +122,19 @@ def _quickest(
     channels_last: bool,
     operands: tuple[Tensor | None, ...],
 ) -> str:
-    """Of several ways of computing a pass of the block the quickest, as measured; the first unless it is beaten."""
+    """Of several ways of computing a pass of the block the quickest, as measured; the first unless it is beaten.
+
+    A way is made when it is measured: where times are known, no kernel is compiled for those that aren't taken.
+    """
     words = (*str(shape).split()[2:], *str(pool).split()[2:], word)
     line = tuning.Line("conv_max_pool", shape.input_shape, words)
     question = tuning.Question(line, open_, torch.float32, "cpu", channels_last, torch.get_num_threads())
-    times = tuning.measure(question, {name: partial(way, *operands) for name, way in ways.items()})
+
+    def run(way: Callable[[], Callable[..., object]]) -> Callable[[], object]:
+        made = cache(way)
+        return lambda: made()(*operands)
+
+    times = tuning.measure(question, {name: run(way) for name, way in ways.items()})
     return tuning.fastest(times, list(ways))
 
 
@@ -153,9 +161,10 @@ def input_grad(
     if len(rows.tiles()) > _MOST_TILES:
         return whole
     few = rows.rows_together * rows.vectors_together < min(_WORTH, rows.count * rows.vectors)
-    ways = {"lists": pooled.input_grad(shape, pool, weight, grad, positions, channels_last), "whole": whole}
+    lists = partial(pooled.input_grad, shape, pool, weight, grad, positions, channels_last)
+    ways: dict[str, Callable[[], Callable[[Tensor, Tensor, Tensor], Tensor]]] = {"lists": lists, "whole": lambda: whole}
     best = "whole" if few else "lists"
     if tuning.measuring() and not fixed():
         word = "local" if local else "any"
         best = _quickest(ways, Pass.INPUT_GRAD, shape, pool, word, channels_last, (weight, grad, positions))
-    return ways[best]
+    return ways[best]()
