@@ -10,6 +10,8 @@
 
 The map between convolution and pooling is never written: what pooling looks at is in registers when it is done. Windows
 of the pooling lie side by side and have four taps at most, so that their totals, for two channels, fit the registers.
+
+Plans want the largest alone, after any function that rises, and with channels side by side.
 """
 
 from __future__ import annotations

@@ -3,9 +3,10 @@
 Tiles of outputs begin at even rows and columns and have an even number of each, so a tile holds whole windows: for
 every tile, when its sums are complete, and for every vector of channels
 
-    y = A' sums A + bias,  and of every window of y the largest and its position go through the activation to the result
+    y = A' sums A + bias,  and the largest of every window of y goes through the activation to the result
 
-Rows and columns of outputs that fill no window are dropped. See winograd.py for all else.
+with its position, where gradients will be wanted; or alone, through any function that rises. Rows and columns of outputs
+that fill no window are dropped. See winograd.py for all else.
 """
 
 from __future__ import annotations
