@@ -205,7 +205,7 @@ class _Lowering(Placing):
         pool = max_pooling(node)
         by_winograd = winograd.pays(problem) and winograd.pools(problem, pool)
         # Of one channel planes lie as images of interleaved channels do, and filters that fill no vector are worth it.
-        few = problem.in_channels == 1 and problem.out_channels < self.isa.lanes and pooled.joins(problem, pool)
+        few = problem.in_channels == 1 and problem.out_channels < self.isa.lanes and pooled.joins(pool)
         if not by_winograd and not few:
             return False
         self.followers.done.add(node)

@@ -100,7 +100,7 @@ def maximum(
 
     # The first one unless another is quicker. Direct sums that aren't quick enough to pool at once aren't either apart.
     ways: dict[str, Callable[[], Maximum]] = {"apart": lambda: one_by_one}
-    if not channels_last and shape.in_channels <= _MOST_CHANNELS and pooled.joins(shape, pool):
+    if not channels_last and shape.in_channels <= _MOST_CHANNELS and pooled.joins(pool):
         ways = {"pooled": partial(pooled.maximum, shape, pool, input, weight, bias, activation)}
     (best,) = ways
     if by_winograd:

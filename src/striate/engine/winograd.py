@@ -27,6 +27,7 @@ from striate.engine.llvm.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.interleaved import ChannelTile
 from striate.engine.llvm.isa import Isa, host, the_isa
 from striate.engine.llvm.launch import Kernel
+from striate.engine.llvm.pooled import joins
 from striate.engine.llvm.pools import INDEX, compact
 from striate.engine.llvm.relayout import laid_out, moved
 from striate.engine.llvm.weights import Weights
@@ -256,10 +257,8 @@ def _sums(shape: ConvShape, x: Tensor, weights: Weights, bias: Tensor | None, ba
 
 def pools(shape: ConvShape, pool: PoolShape) -> bool:
     """Whether an output can go through max pooling before it is written."""
-    side_by_side = pool.kernel == pool.stride == (winograd_pooled.WINDOW,) * 2 and not any(map(any, pool.pads))
-    whole = all(2 * n <= size for n, size in zip(pool.output_size, pool.size, strict=True))
     refused = _backend.refusal(shape, Pass.OUTPUT, torch.float32, "cpu") is not None
-    return side_by_side and whole and max(pool.dilation) == 1 and not refused
+    return not refused and pool.kernel == (winograd_pooled.WINDOW,) * 2 and joins(pool)
 
 
 def maximum(

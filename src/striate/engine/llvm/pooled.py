@@ -79,7 +79,7 @@ def _parts(threads: int, sizes: list[int]) -> tuple[int, tuple[int, ...]]:
 # -------------------------------------------------------------------- forward
 
 
-def joins(shape: ConvShape, pool: PoolShape) -> bool:
+def joins(pool: PoolShape) -> bool:
     """Whether the map before pooling can be left out forward as well: windows of up to four taps, side by side."""
     few = torch.Size(pool.kernel).numel() <= 4
     # Rounded up, the last window would reach beyond the map.

@@ -5,8 +5,8 @@ every tile, when its sums are complete, and for every vector of channels
 
     y = A' sums A + bias,  and the largest of every window of y goes through the activation to the result
 
-with its position, where gradients will be wanted; or alone, through any function that rises. Rows and columns of outputs
-that fill no window are dropped. See winograd.py for all else.
+with its position, where gradients will be wanted; or alone, through any function that rises. Outputs that fill no
+window are dropped. See winograd.py for all else.
 """
 
 from __future__ import annotations
