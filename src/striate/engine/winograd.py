@@ -222,7 +222,7 @@ class Sums:
         return packed
 
     def words(self, x: Any, packed: Any, y: Any, scratch: Any, added: Any = None) -> list[Any]:
-        """The kernel's arguments, from addresses or from what will be addresses."""
+        """The kernel's arguments, from addresses or from what will be addresses; ``added``: a map, or the positions."""
         return [x, packed, y, *([] if added is None else [added]), scratch, *self.after]
 
 

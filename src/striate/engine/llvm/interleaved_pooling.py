@@ -185,9 +185,7 @@ def generate_maximum(
         if index:
             first = down.position(row, 0) * along.size + along.position(column, 0)
             position = f.value(f"add {_wide(f, 'i32')} {where.get()}, {f.splat(f.narrow(first), 'i32')}")
-            value, position = clamped(f, activation, value, position)
-            if index == "i16":
-                position = f.value(f"trunc {_wide(f, 'i32')} {position} to {_wide(f, 'i16')}")
+            value, position = clamped(f, activation, value, position, index)
             f.store(position, positions + place, mask, index)
         kernel.put(value, kernel.values + place, mask)
 

@@ -176,10 +176,7 @@ class _Recorded(_Generator):
                 continue
             better = takes_over(f, value, best)
             best, where = f.select(better, value, best), f.select(better, here, where, "i32")
-        best, where = clamped(f, self.activation, best, where)
-        if self.index == "i16":
-            where = f.value(f"trunc <{f.lanes} x i32> {where} to <{f.lanes} x i16>")
-        return best, where
+        return clamped(f, self.activation, best, where, self.index)
 
     def _store(self, value: str, position: str, place: Number, room: Number) -> None:
         f = self.f

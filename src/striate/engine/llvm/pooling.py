@@ -36,13 +36,15 @@ LIMITS: Final[dict[str, tuple[str | None, str | None]]] = {
 }
 
 
-def clamped(f: Function, activation: str, best: str, where: str) -> tuple[str, str]:
-    """Maxima after an activation, and their 32-bit positions, -1 where it clamps."""
+def clamped(f: Function, activation: str, best: str, where: str, index: str) -> tuple[str, str]:
+    """Maxima after an activation, and their positions, -1 where it clamps; 32-bit ones, made ``index`` numbers."""
     for comparison, limit in zip(("ole", "oge"), LIMITS[activation], strict=True):
         if limit is not None:
             edge = f.splat(limit)
             shut = f.value(f"fcmp {comparison} {f.vector} {best}, {edge}")
             best, where = f.select(shut, edge, best), f.select(shut, f.splat("-1", "i32"), where, "i32")
+    if index == "i16":
+        where = f.value(f"trunc <{f.lanes} x i32> {where} to <{f.lanes} x i16>")
     return best, where
 
 
@@ -139,10 +141,7 @@ class _Maximum(_Planes):
                 better = takes_over(f, value, best.get())
                 where.set(f.select(better, f.positions(origin, self.columns.stride), where.get(), "i32"))
                 best.set(f.select(better, value, best.get()))
-        value, position = clamped(f, self.activation, best.get(), where.get())
-        if self.out[1] == "i16":
-            position = f.value(f"trunc {wide} {position} to <{f.lanes} x i16>")
-        return [value, position]
+        return list(clamped(f, self.activation, best.get(), where.get(), self.out[1]))
 
 
 class _Average(_Planes):

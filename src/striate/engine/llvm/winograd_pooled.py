@@ -75,10 +75,7 @@ class _Recorded(_Windows):
             best = f.select(better, value, best)
             ahead = f.select(better, f.splat(f.narrow(u * self.out_width + v), "i32"), ahead, "i32")
         where = f.value(f"add {wide} {f.splat(f.narrow(first), 'i32')}, {ahead}")
-        best, where = clamped(f, self.activation, best, where)
-        if self.index == "i16":
-            where = f.value(f"trunc {wide} {where} to <{f.lanes} x i16>")
-        return best, where
+        return clamped(f, self.activation, best, where, self.index)
 
 
 @dataclass
