@@ -34,14 +34,16 @@ def folds(
         For each part the indices of the other images and its own, int64, rising.
 
     Raises:
-        DataError: k below 2, a negative seed, groups of another shape, a class with fewer than k images (or groups).
+        DataError: no images, k below 2, a negative seed, groups of another shape, a class with fewer than k images (or
+            groups).
 
     >>> labels = torch.tensor([0, 0, 1, 1, 1, 0])
     >>> [(len(train), labels[held_out].tolist()) for train, held_out in folds(labels, ("cat", "dog"), 3, seed=0)]
-    [(4, [0, 1]), (4, [0, 1]), (4, [1, 0])]
+    [(4, [1, 0]), (4, [0, 1]), (4, [0, 1])]
     """
-    if k < 2 or seed < 0:
-        raise DataError("folds", f"got k {k}, seed {seed}", "needed 2 folds or more, a seed from 0")
+    if k < 2 or seed < 0 or not len(labels):
+        got = f"got k {k}, seed {seed}, {len(labels)} images"
+        raise DataError("folds", got, "needed 2 folds or more, a seed from 0, images")
     if groups is not None and groups.shape != labels.shape:
         got = f"got groups {tuple(groups.shape)} for labels {tuple(labels.shape)}"
         raise DataError("folds", got, "needed one number for each image")

@@ -137,10 +137,10 @@ def tempered(probabilities: Tensor, temperature: float) -> Tensor:
 
 
 def fit_temperature(probabilities: Tensor, labels: Tensor) -> float | None:
-    """The temperature T > 0 with the least negative log-likelihood of softmax(logits / T) (Guo et al. 2017, section 4.2).
+    """The temperature T > 0 with the least negative log-likelihood of softmax(logits / T).
 
-    In 1 / T that likelihood is convex, so T is where its derivative is 0: the mean logit under the softmax is the true
-    class's.
+    Guo et al. 2017, section 4.2. In 1 / T that likelihood is convex, so T is where its derivative is 0: where, on
+    average over the images, the mean logit under the softmax is the true class's logit.
 
     Args:
         probabilities: float32 (N, K), of T = 1.

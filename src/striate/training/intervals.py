@@ -31,9 +31,7 @@ class Measure:
 
     @classmethod
     def share(cls, part: int, whole: int) -> Measure:
-        """``part`` of ``whole`` images, with Wilson's interval; of no images, undefined.
-
-            """
+        """``part`` of ``whole`` images, with Wilson's interval; of no images, undefined."""
         return cls(part / whole, wilson(part, whole)) if whole else cls(None)
 
     def to_dict(self) -> dict[str, Any]:

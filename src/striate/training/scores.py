@@ -26,8 +26,8 @@ from torch import Tensor
 from striate.errors import RunError
 from striate.training import agreement
 from striate.training.calibration import BINS, Calibration, fit_temperature, tempered
-from striate.training.intervals import Interval, Measure, bootstrap_macro_f1
-from striate.training.rankings import PrecisionRecall, Roc, precision_recall, ranks, roc
+from striate.training.intervals import Measure, bootstrap_macro_f1
+from striate.training.rankings import Ranking, ranks
 from striate.training.results import Evaluation
 
 #: The true class is looked for among so many.
@@ -130,13 +130,9 @@ class Scores:
         """The scores that the same logits give, divided by a temperature; the predicted classes stay."""
         return Scores(self.labels, tempered(self.probabilities, temperature), self.names, self.classes)
 
-    def precision_recall(self, index: int) -> PrecisionRecall | None:
-        """The curve of a class against the rest; None if it has no images."""
-        return precision_recall(self.probabilities[:, index], self.labels == index)
-
-    def roc(self, index: int) -> Roc | None:
-        """The curve of a class against the rest; None if it has no images, or all."""
-        return roc(self.probabilities[:, index], self.labels == index)
+    def ranking(self, index: int) -> Ranking:
+        """A class against the rest: precision, recall and ROC over all thresholds."""
+        return Ranking.of(self.probabilities[:, index], self.labels == index)
 
     def worst_errors(self, limit: int = 24, each: int = 3) -> tuple[int, ...]:
         """The wrong images that the network is surest of, at most ``each`` of a pair of true and predicted class.
@@ -258,12 +254,11 @@ class Measures:
         precision, recall = agreement.ratio(hits, guesses), agreement.ratio(hits, support)
         f1 = agreement.f1_scores(hits, support, guesses)
         occur, weight = support + guesses > 0, support.double() / len(scores)
-        classes = tuple(_class_measures(scores, index, *counts) for index, counts in enumerate(
-            zip(hits.tolist(), support.tolist(), guesses.tolist(), f1.tolist(), strict=True)
-        ))  # fmt: skip
+        counts = zip(hits.tolist(), support.tolist(), guesses.tolist(), f1.tolist(), strict=True)
+        classes = tuple(_class_measures(scores, index, *each) for index, each in enumerate(counts))
         k, top_accuracy = scores.top()
         scaled = None if validation is None else scale_temperature(validation, scores)
-        interval: Interval = bootstrap_macro_f1(confusion, seed=seed)
+        interval = bootstrap_macro_f1(confusion, seed=seed)
         return cls(
             images=len(scores),
             accuracy=scores.accuracy,
@@ -291,7 +286,7 @@ class Measures:
 
 
 def _class_measures(scores: Scores, index: int, hits: int, support: int, guesses: int, f1: float) -> ClassMeasures:
-    curve, area = scores.precision_recall(index), scores.roc(index)
+    ranking = scores.ranking(index)
     return ClassMeasures(
         name=scores.classes[index],
         images=support,
@@ -299,8 +294,8 @@ def _class_measures(scores: Scores, index: int, hits: int, support: int, guesses
         precision=Measure.share(hits, guesses),
         recall=Measure.share(hits, support),
         f1=f1,
-        average_precision=None if curve is None else curve.average_precision,
-        roc_area=None if area is None else area.area,
+        average_precision=ranking.average_precision,
+        roc_area=ranking.roc_area,
     )
 
 
