@@ -8,6 +8,32 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+#: What moves the text after it, for people who read, though not for programs: U+202A to U+202E, U+2066 to U+2069.
+_TURNING = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
+
+
+def readable(text: object) -> str:
+    """A path or a name as text that can be printed and stored: what no encoding has, and control characters, escaped.
+
+    File names are bytes on many systems. Those that aren't UTF-8 reach Python as lone surrogates, at which every
+    ``print`` and every file of text would fail.
+
+    >>> readable("caf\\udce9"), readable("a\\nb")
+    ('caf\\\\xe9', 'a\\\\nb')
+    """
+    plain = str(text).encode("utf-8", "surrogateescape" if _is_bytes(str(text)) else "backslashreplace")
+    return "".join(
+        letter
+        if (letter.isprintable() or letter in "\u3000\xa0") and ord(letter) not in _TURNING
+        else letter.encode("unicode_escape").decode()
+        for letter in plain.decode("utf-8", "backslashreplace")
+    )
+
+
+def _is_bytes(text: str) -> bool:
+    """Whether the surrogates of a text all stand for bytes of a file's name."""
+    return all(not 0xD800 <= ord(letter) <= 0xDFFF or 0xDC80 <= ord(letter) <= 0xDCFF for letter in text)
+
 
 class StriateError(Exception):
     """Base of all errors that a user of striate can mend.
@@ -26,7 +52,7 @@ class StriateError(Exception):
         self.where, self.got, self.needed, self.remedy = where, got, needed, remedy
         # Text from outside (a file's content, another library's message) may span lines; ours never does.
         parts = " ".join(f"{where}: {'; '.join(part for part in (got, needed, remedy) if part)}".split())
-        super().__init__(parts)
+        super().__init__(readable(parts))
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions pickle by their args, which here is the finished message; worker processes need the parts.

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import io
-import time
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +9,16 @@ import pytest
 import torch
 from PIL import Image
 
-from striate.data import load
-from striate.data.folder import read_class_folder
-from striate.data.streamed import Wanted
+from striate.data import image_files, load
+from striate.data.decoding import Reading
+from striate.data.sources import gather
+from striate.data.streamed import BrokenImagesError, LabelledImages, Wanted
 from striate.errors import DataError
+
+
+def read(path: Path, channels: int | None = None, part: str = "") -> LabelledImages:
+    """The images of a part of a folder, at their own size."""
+    return gather(f"folder:{path}", Wanted(Reading(channels=channels))).parts[part]
 
 
 def draw(path: Path, value: int, size: tuple[int, int] = (4, 5), mode: str = "L") -> Path:
@@ -35,8 +41,7 @@ def values(images: torch.Tensor) -> list[int]:
 
 def test_classes_and_files_are_in_the_order_of_their_names(tmp_path: Path) -> None:
     pets(tmp_path, 12)
-    images, test = read_class_folder(tmp_path)
-    assert test is None
+    images = read(tmp_path)
     assert images.classes == ("cat", "dog")
     assert images.labels.tolist() == [0] * 12 + [1] * 12
     assert images.images.shape == (24, 1, 4, 5)
@@ -67,7 +72,7 @@ def test_train_and_test_folders_are_the_split(held_out: str, tmp_path: Path) -> 
 def test_classes_may_be_called_train_or_test(names: tuple[str, ...], tmp_path: Path) -> None:
     for name in names:
         draw(tmp_path / name / "a.png", 1)
-    assert read_class_folder(tmp_path)[0].classes == names
+    assert read(tmp_path).classes == names
 
 
 def test_what_is_hidden_or_no_image_is_left_out(tmp_path: Path) -> None:
@@ -76,15 +81,17 @@ def test_what_is_hidden_or_no_image_is_left_out(tmp_path: Path) -> None:
     draw(tmp_path / "loose.png", 1)
     (tmp_path / "cat" / ".hidden.png").write_bytes(b"")
     (tmp_path / "cat" / "notes.txt").write_text("")
-    images, _ = read_class_folder(tmp_path)
+    images = read(tmp_path)
     assert images.classes == ("cat", "dog")
     assert len(images) == 8
 
 
-@pytest.mark.parametrize("name", ["a.PNG", "a.jpg", "a.JPEG", "a.bmp", "a.webp"])
+@pytest.mark.parametrize(
+    "name", ["a.PNG", "a.jpg", "a.JPEG", "a.bmp", "a.webp", "a.gif", "a.TIF", "a.tiff", "a.jfif", "a.jpe"]
+)
 def test_suffixes(name: str, tmp_path: Path) -> None:
     draw(pets(tmp_path) / "dog" / name, 60)
-    images, _ = read_class_folder(tmp_path, Wanted(channels=1))
+    images = read(tmp_path, channels=1)
     assert len(images) == 9
     assert abs(values(images.images)[8] - 60) <= 1
 
@@ -92,7 +99,7 @@ def test_suffixes(name: str, tmp_path: Path) -> None:
 class TestChannels:
     def test_one_colour_file_makes_all_colour(self, tmp_path: Path) -> None:
         draw(pets(tmp_path) / "dog" / "9.png", 50, mode="RGB")
-        images, _ = read_class_folder(tmp_path)
+        images = read(tmp_path)
         assert images.channels == 3
         assert images.images[:, :, 0, 0].tolist() == [[value] * 3 for value in (*range(200, 204), *range(100, 104), 50)]
 
@@ -105,17 +112,15 @@ class TestChannels:
     @pytest.mark.parametrize("channels", [1, 3])
     def test_as_asked_for(self, channels: int, tmp_path: Path) -> None:
         draw(pets(tmp_path) / "dog" / "9.png", 50, mode="RGB")
-        images, _ = read_class_folder(tmp_path, Wanted(channels=channels))
+        images = read(tmp_path, channels=channels)
         assert images.channels == channels
         assert values(images.images)[-1] == 50
 
 
 class TestImageSize:
     def test_different_sizes_need_one(self, tmp_path: Path) -> None:
-        odd = draw(pets(tmp_path) / "dog" / "9.png", 50, size=(9, 4))
-        message = (
-            f"^{odd}: an image of 9x4, where {tmp_path / 'cat' / '0.png'} has 4x5; needed one size; give an image size"
-        )
+        draw(pets(tmp_path) / "dog" / "9.png", 50, size=(9, 4))
+        message = "^dog/9.png: an image of 9x4, where cat/0.png has 4x5; needed one size; give an image size"
         with pytest.raises(DataError, match=message):
             load(f"folder:{tmp_path}")
 
@@ -141,77 +146,168 @@ class TestRefuses:
         with pytest.raises(DataError, match=f"^{tmp_path}: one class folder, cat; needed at least two"):
             load(f"folder:{tmp_path}")
 
-    @pytest.mark.parametrize("file", [".hidden.png", "notes.txt", "a.gif", None])
+    @pytest.mark.parametrize("file", [".hidden.png", "notes.txt", "a.psd", None])
     def test_a_class_without_images(self, file: str | None, tmp_path: Path) -> None:
         (pets(tmp_path) / "emu").mkdir()
         if file:
             (tmp_path / "emu" / file).touch()
         with pytest.raises(
-            DataError, match=f"^{tmp_path / 'emu'}: no images in this class folder; needed .* .png, .jpg"
+            DataError, match=f"^{tmp_path / 'emu'}: no images in this class folder.*; needed .*.png, .jpg"
         ):
-            load(f"folder:{tmp_path}")
-
-    def test_folders_in_a_class(self, tmp_path: Path) -> None:
-        draw(pets(tmp_path) / "cat" / "indoors" / "a.png", 1)
-        with pytest.raises(DataError, match=f"^{tmp_path / 'cat'}: folder indoors in a class folder"):
             load(f"folder:{tmp_path}")
 
     def test_train_and_test_of_different_classes(self, tmp_path: Path) -> None:
         pets(tmp_path / "train")
         draw(pets(tmp_path / "test") / "emu" / "a.png", 1)
         with pytest.raises(
-            DataError, match=f"^{tmp_path}: class emu is in test, not in train; needed the same classes"
+            DataError, match=f"^{tmp_path}: class emu is in test, not in train; needed the classes of train"
         ):
-            load(f"folder:{tmp_path}")
-        draw(tmp_path / "train" / "emu" / "a.png", 1)
-        draw(tmp_path / "train" / "ant" / "a.png", 1)
-        with pytest.raises(DataError, match=f"^{tmp_path}: class ant is in train, not in test"):
-            load(f"folder:{tmp_path}")
-
-    def test_train_and_test_and_more(self, tmp_path: Path) -> None:
-        for side in ("test", "train", "val"):
-            pets(tmp_path / side)
-        with pytest.raises(DataError, match=f"^{tmp_path}: got the folders test, train, val; needed train and one of"):
             load(f"folder:{tmp_path}")
 
     @pytest.mark.parametrize("content", [b"", b"text", "cut"])
     def test_an_image_that_is_none(self, content: bytes | str, tmp_path: Path) -> None:
         buffer = io.BytesIO()
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 5), dtype=np.uint8)).save(buffer, "PNG")
-        broken = pets(tmp_path) / "cat" / "2.png"
-        broken.write_bytes(buffer.getvalue()[:60] if content == "cut" else content)
-        (tmp_path / "dog" / "1.png").write_bytes(b"")  # the first in order is named, whichever thread is faster
-        with pytest.raises(DataError, match=f"^{broken}: "):
+        (pets(tmp_path) / "cat" / "2.png").write_bytes(buffer.getvalue()[:60] if content == "cut" else content)
+        (tmp_path / "dog" / "1.png").write_bytes(b"")
+        with pytest.raises(
+            BrokenImagesError, match=r"^2 of 8 images: can't be read: cat/2.png: .* \| dog/1.png: "
+        ) as caught:
             load(f"folder:{tmp_path}")
+        assert [line.partition(":")[0] for line in caught.value.files] == ["cat/2.png", "dog/1.png"]
+        assert "--skip-broken" in str(caught.value)
+        loaded = load(f"folder:{tmp_path}", skip_broken=True, test_fraction=0.5)
+        assert (len(loaded.train), len(loaded.test)) == (2, 4)
+        assert [name for name, _ in loaded.skipped] == ["cat/2.png", "dog/1.png"]
 
-    @pytest.mark.parametrize("spoilt", ["size", "file"])
-    def test_an_error_does_not_wait_for_what_is_left(self, spoilt: str, tmp_path: Path, monkeypatch) -> None:
-        pets(tmp_path, 400)
-        decoded = []
+    def test_of_many_broken_files_an_error_says_how_many(self, tmp_path: Path) -> None:
+        for index in range(30):
+            (pets(tmp_path) / "cat" / f"b{index:02}.png").write_bytes(b"")
+        with pytest.raises(BrokenImagesError, match=r"30 of 38 images: .*b09.png: .* and 20 more;") as caught:
+            load(f"folder:{tmp_path}")
+        assert len(caught.value.files) == 30
+        assert "\n" not in str(caught.value)
 
-        def slow(path: Path, **options: object) -> torch.Tensor:
-            decoded.append(path)
-            time.sleep(0.002)
-            if path.name == "1.png" and spoilt == "file":
-                raise DataError(str(path), "spoilt")
-            return torch.zeros(1, 4, 5 if path.name == "0.png" else 6, dtype=torch.uint8)
-
-        monkeypatch.setattr("striate.data.streamed.load_image", slow)
-        with pytest.raises(DataError, match=r"cat/1\.png"):
-            read_class_folder(tmp_path)
-        assert len(decoded) < 600
+    def test_nothing_but_broken_files(self, tmp_path: Path) -> None:
+        for name in ("cat", "dog"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "a.png").write_bytes(b"text")
+        with pytest.raises(BrokenImagesError, match="2 of 2 images"):
+            load(f"folder:{tmp_path}", skip_broken=True)
 
     def test_a_link_to_nowhere(self, tmp_path: Path) -> None:
         link = pets(tmp_path) / "cat" / "2a.png"
         link.symlink_to(tmp_path / "gone.png")
-        with pytest.raises(DataError, match=f"^{link}: No such file"):
+        with pytest.raises(DataError, match=r"cat/2a\.png: No such file"):
             load(f"folder:{tmp_path}")
+
+    def test_a_link_to_a_folder_that_it_lies_in(self, tmp_path: Path) -> None:
+        (pets(tmp_path) / "cat" / "again").symlink_to(tmp_path / "cat")
+        loaded = load(f"folder:{tmp_path}")
+        assert len(loaded.train) + len(loaded.test) == 8
+        assert loaded.skipped == (("cat/again", "a link to a folder that it lies in"),)
+
+
+class TestLayouts:
+    """Parts are taken as what they are called, and told."""
+
+    @pytest.mark.parametrize("train", ["train", "Train", "training"])
+    @pytest.mark.parametrize("val", ["val", "valid", "validation"])
+    @pytest.mark.parametrize("test", ["test", "testing"])
+    def test_three_parts(self, train: str, val: str, test: str, tmp_path: Path) -> None:
+        for count, side in ((4, train), (3, val), (2, test)):
+            pets(tmp_path / side, count)
+        loaded = load(f"folder:{tmp_path}")
+        assert loaded.val is not None
+        assert [len(each) for each in (loaded.train, loaded.val, loaded.test)] == [8, 6, 4]
+        assert f"uses {train}/ for training, {val}/ for validation, {test}/ for testing" in loaded.notes
+        assert loaded.train.known[0].name == f"{train}/cat/0.png"
+
+    def test_folders_in_a_class_belong_to_it(self, tmp_path: Path) -> None:
+        draw(pets(tmp_path) / "cat" / "indoors" / "sofa" / "a.png", 1)
+        images = read(tmp_path)
+        assert images.labels.tolist() == [0] * 5 + [1] * 4
+        assert images.known[4].name == "cat/indoors/sofa/a.png"
+
+    def test_what_lies_beside_the_parts_is_left_out_and_told(self, tmp_path: Path) -> None:
+        for side in ("train", "test"):
+            pets(tmp_path / side)
+        pets(tmp_path / "unlabelled")
+        loaded = load(f"folder:{tmp_path}")
+        assert (len(loaded.train), len(loaded.test), loaded.val) == (8, 8, None)
+        assert ("unlabelled", "a folder beside test, train") in loaded.skipped
+
+    def test_a_held_out_part_may_lack_a_class(self, tmp_path: Path) -> None:
+        pets(tmp_path / "train")
+        draw(tmp_path / "test" / "dog" / "a.png", 7)
+        loaded = load(f"folder:{tmp_path}")
+        assert loaded.test.classes == ("cat", "dog")
+        assert loaded.test.labels.tolist() == [1]
+
+    def test_a_class_may_be_called_test_and_have_folders(self, tmp_path: Path) -> None:
+        draw(tmp_path / "test" / "old" / "a.png", 1)
+        draw(tmp_path / "beans" / "a.png", 1)
+        assert read(tmp_path).classes == ("beans", "test")
+
+    def test_two_folders_for_one_part(self, tmp_path: Path) -> None:
+        for side in ("train", "val", "valid"):
+            pets(tmp_path / side)
+        with pytest.raises(DataError, match="got val and valid, both for val"):
+            load(f"folder:{tmp_path}")
+
+    def test_nothing_to_learn_from(self, tmp_path: Path) -> None:
+        pets(tmp_path / "test")
+        with pytest.raises(DataError, match="has test, no train; needed images to learn from"):
+            load(f"folder:{tmp_path}")
+
+
+class TestSkipped:
+    def test_every_file_that_is_no_image_is_told_with_the_reason(self, tmp_path: Path) -> None:
+        pets(tmp_path)
+        for name in ("notes.txt", "film.mp4", "README", "Thumbs.db"):
+            (tmp_path / "cat" / name).write_bytes(b"")
+        draw(tmp_path / "loose.png", 1)
+        assert load(f"folder:{tmp_path}").skipped == (
+            ("loose.png", "beside the class folders, not in one"),
+            ("cat/README", "no image file (a name without a suffix)"),
+            ("cat/film.mp4", "no image file (.mp4)"),
+            ("cat/notes.txt", "no image file (.txt)"),
+        )
+
+    def test_names_that_are_not_utf_8(self, tmp_path: Path) -> None:
+        pets(tmp_path)
+        odd = tmp_path / os.fsdecode(b"caf\xe9")
+        draw(odd / "a.png", 1)
+        (odd / os.fsdecode(b"b\xff.txt")).write_bytes(b"")
+        loaded = load(f"folder:{tmp_path}", test_fraction=0.5) if (draw(odd / "c.png", 2)) else None
+        assert loaded is not None
+        assert loaded.train.classes == ("caf\\xe9", "cat", "dog")
+        assert loaded.skipped == (("caf\\xe9/b\\xff.txt", "no image file (.txt)"),)
+        "".join((*loaded.train.classes, *(each.name for each in loaded.train.known))).encode()
+
+
+class TestImageFiles:
+    def test_folders_are_searched_and_files_taken_as_they_are(self, tmp_path: Path) -> None:
+        pets(tmp_path, 1)
+        (tmp_path / "cat" / "notes.txt").write_text("")
+        files, skipped = image_files([tmp_path, tmp_path / "cat" / "notes.txt"])
+        assert files == [tmp_path / "cat" / "0.png", tmp_path / "dog" / "0.png", tmp_path / "cat" / "notes.txt"]
+        assert skipped == [("cat/notes.txt", "no image file (.txt)")]
+
+    @pytest.mark.parametrize("url", ["https://example.org/cat.jpg", "http://x/y", "s3://bucket/key", "file:///a.png"])
+    def test_a_url_is_refused_by_that_name(self, url: str) -> None:
+        with pytest.raises(DataError, match=r"is a URL; .*download it first"):
+            image_files([url])
+
+    def test_a_folder_without_images(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="no images in this folder"):
+            image_files([tmp_path])
 
 
 class TestProgress:
     def test_none_without_a_terminal(self, tmp_path: Path, monkeypatch, capfd: pytest.CaptureFixture[str]) -> None:
         monkeypatch.setattr("striate.data.progress._PATIENCE", 0.0)
-        read_class_folder(pets(tmp_path))
+        read(pets(tmp_path))
         assert capfd.readouterr() == ("", "")
 
     @pytest.mark.parametrize(("patience", "shown"), [(0.0, True), (60.0, False)])
@@ -221,8 +317,8 @@ class TestProgress:
         monkeypatch.setattr("striate.data.progress._PATIENCE", patience)
         monkeypatch.setenv("FORCE_COLOR", "1")
         monkeypatch.setenv("TERM", "xterm")
-        assert len(read_class_folder(pets(tmp_path))[0]) == 8
+        assert len(read(pets(tmp_path))) == 8
         out, err = capfd.readouterr()
         assert out == ""
-        assert ("decoding images" in err) == shown
+        assert ("reading images" in err) == shown
         assert bool(err) == shown

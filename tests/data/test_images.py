@@ -120,7 +120,7 @@ class TestFitImage:
     def test_chunks_do_not_show(self, target, monkeypatch: pytest.MonkeyPatch) -> None:
         images = some(7, 3, 20, 20)
         whole = fit_image(images, target)
-        monkeypatch.setattr("striate.data.images._CHUNK", 20 * 20 * 4)
+        monkeypatch.setattr("striate.data.fitting._CHUNK", 20 * 20 * 4)
         assert torch.equal(fit_image(images, target), whole)
 
     def test_white_stays_white(self) -> None:
@@ -139,7 +139,7 @@ class TestFitImage:
 
 class TestAsChannels:
     def test_grey_is_pillows_to_the_bit(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("striate.data.images._CHUNK", 1000)
+        monkeypatch.setattr("striate.data.fitting._CHUNK", 1000)
         images = some(4, 3, 40, 50)
         pillow = [np.array(Image.fromarray(image.permute(1, 2, 0).numpy()).convert("L")) for image in images]
         assert np.array_equal(as_channels(images, 1)[:, 0].numpy(), np.stack(pillow))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import io
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from striate.data import load_image
+from striate.data import Fit, decoding, fit_image, load_image
+from striate.data.decoding import Reading, is_image
+from striate.data.fitting import Crop
 from striate.errors import DataError
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
@@ -26,7 +29,7 @@ def first(tensor: torch.Tensor) -> np.ndarray:
     return tensor.permute(1, 2, 0).numpy()
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.webp", "upper.PNG"])
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.webp", "a.tif", "a.ppm", "upper.PNG"])
 def test_pixels_are_those_of_the_file(name: str, tmp_path: Path) -> None:
     picture = load_image(save(tmp_path / name, RGB, lossless=True))  # WebP's option; the others know no other way
     assert picture.dtype == torch.uint8
@@ -126,7 +129,6 @@ def encoded(format: str) -> bytes:
         ("text.png", b"not a picture at all", "holds no image that can be read; needed PNG, JPEG, BMP, WEBP"),
         ("empty.png", b"", "holds no image that can be read"),
         ("page.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "holds no image that can be read"),
-        ("moving.gif", encoded("GIF"), "holds no image that can be read"),
         ("cut.png", encoded("PNG")[:500], "can't be decoded: .*truncated"),
         ("cut.jpg", encoded("JPEG")[:700], "can't be decoded: .*truncated"),
         ("cut.bmp", encoded("BMP")[:500], "can't be decoded: .*truncated"),
@@ -151,28 +153,92 @@ def test_no_file_and_a_folder(tmp_path: Path) -> None:
         load_image(tmp_path)
 
 
-@pytest.mark.parametrize("limit", [20, 10], ids=["warned of", "refused"])
-def test_a_decompression_bomb(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = save(tmp_path / "a.png", RGB)  # 30 pixels: Pillow warns from its limit on, and refuses from twice that on
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    with pytest.raises(DataError, match=f"^{path}: can't be decoded: Image size .30 pixels. exceeds limit"):
+class TestPixels:
+    """A file with too many pixels is refused, whatever Pillow's own limit is, and the remedy is told."""
+
+    def test_one_too_many(self, tmp_path: Path) -> None:
+        path = save(tmp_path / "a.png", RGB)
+        assert load_image(path, max_pixels=30).shape == (3, 6, 5)
+        with pytest.raises(DataError, match=r"a.png: has 30 pixels \(5x6\); needed 29 or fewer.*--max-pixels 30"):
+            load_image(path, max_pixels=29)
+
+    @pytest.mark.parametrize("pillows", [20, 10, None])
+    def test_pillows_limit_stays_as_it_is(self, pillows: int | None, tmp_path: Path, monkeypatch) -> None:
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillows)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert load_image(save(tmp_path / "a.png", RGB)).shape == (3, 6, 5)
+        assert pillows == Image.MAX_IMAGE_PIXELS
+
+    def test_in_threads(self, tmp_path: Path) -> None:
+        path = save(tmp_path / "a.png", RGB)
+
+        def refused(_: int) -> bool:
+            try:
+                load_image(path, max_pixels=29)
+            except DataError:
+                return True
+            return False
+
+        before = Image.MAX_IMAGE_PIXELS
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(refused, range(200)))
+        assert before == Image.MAX_IMAGE_PIXELS
+
+    def test_a_photograph_of_a_hundred_megapixels_is_read(self, tmp_path: Path) -> None:
+        path = tmp_path / "large.png"
+        Image.new("1", (11_648, 8_736)).save(path)  # a hundredth of the bytes of colour, and as many pixels
+        assert load_image(path, image_size=(8, 8)).shape == (1, 8, 8)
+
+
+class TestReducedScale:
+    """JPEGs that are far larger than what is needed of them are decoded at 1/2, 1/4 or 1/8."""
+
+    @pytest.mark.parametrize("orientation", [1, 6])
+    @pytest.mark.parametrize(("target", "scale"), [((300, 400), 1), ((100, 100), 2), ((50, 40), 4), ((8, 8), 8)])
+    def test_never_below_twice_the_size(
+        self, target, scale: int, orientation: int, tmp_path: Path, monkeypatch
+    ) -> None:
+        smooth = np.kron(np.arange(48, dtype=np.uint8).reshape(6, 8) * 5, np.ones((100, 100), dtype=np.uint8))
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = tmp_path / "a.jpg"
+        Image.fromarray(smooth).save(path, quality=95, exif=exif)
+        seen: list[tuple[int, int]] = []
+        pixels = decoding._pixels
+        monkeypatch.setattr(decoding, "_pixels", lambda image: (seen.append(image.size), pixels(image))[1])
+        fitted = load_image(path, image_size=target)
+        upright = (800, 600) if orientation == 1 else (600, 800)
+        assert seen == [tuple(-(-side // scale) for side in upright)]
+        whole = fit_image(load_image(path), target)
+        assert (fitted.int() - whole.int()).abs().float().mean() < 2
+
+    def test_a_crop_is_decoded_as_large_as_it_needs(self, tmp_path: Path) -> None:
+        noise = np.random.default_rng(0).integers(0, 256, (15, 20, 3), dtype=np.uint8)
+        path = tmp_path / "a.jpg"
+        Image.fromarray(noise).resize((800, 600), Image.Resampling.BICUBIC).save(path, quality=98)
+        read = Reading(Fit((32, 32), "crop"), 3)
+        for crop in (Crop(0.05, 1.0, 0.3, 0.6), Crop(0.9, 1.2, 0.5, 0.5)):
+            exact = Reading(None, 3)(path)
+            assert (read(path, crop).int() - read.fit(exact, crop).int()).abs().float().mean() < 3
+
+
+@pytest.mark.parametrize("format", ["GIF", "TIFF"])
+def test_of_several_pictures_the_first(format: str, tmp_path: Path) -> None:
+    first, second = (Image.new("L", (4, 3), value) for value in (10, 200))
+    path = tmp_path / f"a.{format.lower()}"
+    first.save(path, format, save_all=True, append_images=[second])
+    assert (load_image(path, channels=1) == 10).all()
+
+
+def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.ones((3, 4), dtype=np.float32)).save(path)
+    with pytest.raises(DataError, match="floating-point numbers"):
         load_image(path)
 
 
-def test_bombs_are_found_in_threads_and_the_warning_filters_are_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = save(tmp_path / "a.png", RGB)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
-
-    def refused(_: int) -> bool:
-        try:
-            load_image(path)
-        except DataError:
-            return True
-        return False
-
-    before = list(warnings.filters)
-    with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(refused, range(200)))
-    assert list(warnings.filters) == before
+def test_heic_needs_a_package(tmp_path: Path) -> None:
+    reason = is_image(Path("a.HEIC"))
+    assert (reason is None) == (importlib.util.find_spec("pillow_heif") is not None)
+    assert reason is None or "striate[heic]" in reason

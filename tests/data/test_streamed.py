@@ -102,6 +102,7 @@ class TestHub:
         assert (len(found.train), len(found.test)) == (8, 4)
         found = load(f"hf:{tmp_path}:test", image_size=(8, 8))
         assert len(found.train) + len(found.test) == 4
+        assert found.train.known[0].name.startswith("test row ")
         with pytest.raises(DataError, match=r"has no split 'valid'; needed one of .*test"):
             load(f"hf:{tmp_path}:valid")
 
@@ -129,7 +130,7 @@ class TestHub:
             {"bytes": b"text", "path": None},
             {"bytes": encoded(2), "path": None},
         ]
-        with pytest.raises(DataError, match=r"row 1: holds no image"):
+        with pytest.raises(DataError, match=r"1 of 3 images: .*row 1: holds no image"):
             load(parquet(tmp_path, 3, image=images))
         images[1:] = [images[0], None]
         with pytest.raises(DataError, match=r"row 2: no image"):

@@ -78,7 +78,7 @@ def test_for_other_classes_the_head_is_new() -> None:
     with pytest.warns(WeightsWarning, match=r"classifier.1 is for 1000 classes, this network's for 5"):
         model = models.create("efficientnet_lite0", num_classes=5, weights="pretrained")
     assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 5)
-    with pytest.raises(ModelError, match="with in_channels=3"):
+    with pytest.raises(ModelError, match="in_channels=3, --channels 3"):
         models.create("efficientnet_lite0", in_channels=1, weights="pretrained")
 
 

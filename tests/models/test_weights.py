@@ -68,7 +68,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], str]] = {
     "missing": (lambda w: w.pop("conv1.bias"), r"conv1.bias missing instead of \(32,\)"),
     "unexpected": (lambda w: w.update(extra=torch.zeros(2)), r"extra \(2,\) instead of none"),
     "shape": (lambda w: w.update({"conv2.weight": torch.zeros(64, 32, 5, 5)}), r"conv2.weight \(64, 32, 5, 5\)"),
-    "channels": (lambda w: w.update({"conv1.weight": torch.zeros(32, 3, 3, 3)}), "with in_channels=3, as these"),
+    "channels": (lambda w: w.update({"conv1.weight": torch.zeros(32, 3, 3, 3)}), "in_channels=3, --channels 3"),
     "head of other features": (
         lambda w: w.update({"output.weight": torch.zeros(10, 5), "output.bias": torch.zeros(10)}),
         "output.weight",

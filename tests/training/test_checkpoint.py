@@ -30,6 +30,7 @@ def checkpoint() -> Checkpoint:
         optimizer={0: {"momentum_buffer": torch.randn(3, 2)}, 10: {"step": torch.tensor(3.0)}},
         average={"a.weight": torch.randn(3, 2)},
         scaler={"scale": 65536.0, "_growth_tracker": 3},
+        best={"a.weight": torch.randn(3, 2)},
     )
 
 

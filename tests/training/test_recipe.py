@@ -78,8 +78,12 @@ def test_unknown_and_missing_fields_are_named() -> None:
     fields = Recipe("lenet5").to_dict()
     with pytest.raises(RunError, match="unknown colour"):
         Recipe.from_dict(fields | {"colour": 1})
+    with pytest.raises(RunError, match=r"unknown epoch; .*did you mean epochs\?"):
+        Recipe.from_dict(fields | {"epoch": 1})
     del fields["seed"]
-    with pytest.raises(RunError, match="no seed"):
+    assert Recipe.from_dict(fields) == Recipe("lenet5"), "what an older version didn't have has its default"
+    del fields["model"]
+    with pytest.raises(RunError, match="no model"):
         Recipe.from_dict(fields)
 
 

@@ -5,12 +5,22 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from striate.data import ImageSet
+from striate.data import Fit, ImageSet, Normalization, Preprocessing
+from striate.data.decoding import Reading
+from striate.data.sources import gather
+from striate.data.streamed import Wanted
 from striate.errors import RunError
 from striate.training import samples
+
+
+def framed(channels: int) -> Preprocessing:
+    half = (0.5,) * channels
+    return Preprocessing(None, (5, 7), Normalization(half, half), mode="frame")
 
 
 def image_set(count: int, channels: int) -> ImageSet:
@@ -43,15 +53,44 @@ def test_of_few_images_all() -> None:
 def test_they_come_back_as_they_were(channels: int, tmp_path: Path) -> None:
     images = image_set(12, channels)
     chosen = samples.choose(images, 1 - images.labels, torch.rand(12), even=12, mistakes=0)
-    samples.write(tmp_path, chosen)
-    back = samples.read(tmp_path, channels=channels, image_size=(5, 7))
+    samples.write(tmp_path, chosen, copies=True)
+    back = samples.read(tmp_path, framed(channels), "idx:nowhere")
     for one, other in zip(chosen, back, strict=True):
         assert torch.equal(one.image, other.image)
         assert (one.actual, one.predicted, one.probability) == (other.actual, other.predicted, other.probability)
+        assert (one.name, one.digest) == (other.name, other.digest)
     assert sorted(path.name for path in tmp_path.glob("*.png"))[:2] == ["01-a-b.png", "02-c.png"]
 
 
 def test_an_index_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text(json.dumps({"x.png": {"actual": "a"}}))
     with pytest.raises(RunError, match="no index of examples"):
-        samples.read(tmp_path, channels=1, image_size=(5, 7))
+        samples.read(tmp_path, framed(1), "digits")
+
+
+def test_without_copies_only_what_is_where_it_was_comes_back(tmp_path: Path) -> None:
+    for index in range(8):
+        path = tmp_path / "data" / "ab"[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((5, 7), 10 * index, dtype=np.uint8)).save(path)
+    source = f"folder:{tmp_path / 'data'}"
+    images = gather(source, Wanted(Reading(Fit((5, 7)), 1))).parts[""]
+    chosen = samples.choose(images, images.labels, torch.ones(8), even=8, mistakes=0)
+    out = tmp_path / "samples"
+    samples.write(out, chosen, copies=False)
+    assert [path.name for path in out.iterdir()] == ["index.json"]
+    assert len(samples.read(out, framed(1), source)) == 8
+    (tmp_path / "data" / "a" / "0.png").unlink()
+    Image.fromarray(np.zeros((5, 7), dtype=np.uint8)).save(tmp_path / "data" / "b" / "1.png")
+    back = samples.read(out, framed(1), source)
+    assert {example.name for example in back} == {example.name for example in chosen} - {"a/0.png", "b/1.png"}
+    assert all(bool((example.image == 10 * int(example.name[2])).all()) for example in back)
+    assert samples.read(out, framed(1), "folder:" + str(tmp_path / "gone")) == []
+
+
+def test_the_index_of_an_older_version_is_read(tmp_path: Path) -> None:
+    Image.fromarray(np.full((5, 7), 3, dtype=np.uint8)).save(tmp_path / "01-a.png")
+    said = {"actual": "a", "predicted": "c", "probability": 0.5}
+    (tmp_path / "index.json").write_text(json.dumps({"01-a.png": said}))
+    (example,) = samples.read(tmp_path, framed(1), "digits")
+    assert (example.actual, example.predicted, example.name) == ("a", "c", "01-a.png")

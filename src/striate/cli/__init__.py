@@ -4,6 +4,8 @@ The commands of ``striate --help`` stand in the order of the imports.
 """
 
 from striate.cli import train  # isort: skip
+from striate.cli import evaluate  # isort: skip
+from striate.cli import predict  # isort: skip
 from striate.cli import export  # isort: skip
 from striate.cli import networks  # isort: skip
 from striate.cli import measure  # isort: skip
@@ -12,4 +14,15 @@ from striate.cli import explain  # isort: skip
 from striate.cli import study  # isort: skip
 from striate.cli.app import main
 
-__all__ = ["explain", "export", "invariance", "main", "measure", "networks", "study", "train"]
+__all__ = [
+    "evaluate",
+    "explain",
+    "export",
+    "invariance",
+    "main",
+    "measure",
+    "networks",
+    "predict",
+    "study",
+    "train",
+]

@@ -99,6 +99,11 @@ def show(*shown: object) -> None:
     console.print()
 
 
+def say(text: str) -> None:
+    """A line on stderr, for the person who watches."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def print_json(value: Mapping[str, Any]) -> None:
     print(json.dumps(value, allow_nan=False))
 

@@ -87,13 +87,11 @@ def robustness(
     from striate.analysis import robustness as measured
     from striate.report import invariance
     from striate.training import Run
-    from striate.training.images import load_data
+    from striate.training.assess import images_to_test
 
     opened = Run.open(run)
     settings, network = opened.settings, opened.model()
-    held_out = load_data(opened.recipe, data or opened.recipe.data, settings.image_size, settings.channels).test
-    if held_out.classes != settings.classes:
-        raise RunError("--data", f"got classes {', '.join(held_out.classes[:5])}", "needed those of the run")
+    held_out, _, _ = images_to_test(opened, data)
     chosen = torch.arange(min(images, len(held_out)))
     pixels, labels = held_out.gather(chosen).float() / 255, held_out.labels[chosen]
 

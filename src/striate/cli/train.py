@@ -1,21 +1,24 @@
-"""Commands that make and use a trained network: train, evaluate, predict."""
+"""The command that makes a trained network: train."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from typer.core import TyperArgument, TyperCommand
 
-from striate.cli.app import Json, app, is_network, print_json, show
-from striate.errors import RunError
-from striate.training.recipe import AUGMENTS, OPTIMIZERS, PRECISIONS, SCHEDULES, Recipe
+from striate.cli import pictures
+from striate.cli.app import Json, app, draw, print_json, show
+from striate.cli.evaluate import print_evaluation
+from striate.errors import readable
+from striate.training.recipe import AUGMENTS, OPTIMIZERS, PRECISIONS, SCHEDULES, WEIGHTINGS, Recipe
 
 if TYPE_CHECKING:
-    from striate.training import Evaluation
+    from striate.training import Run
 
 
 class _Sections(TyperCommand):
@@ -41,6 +44,7 @@ def _option(name: str, text: str, heading: str | None = None, *short: str) -> An
     return typer.Option(*spelt, help=text + shown, show_default=False, rich_help_panel=heading)
 
 
+_IMAGES: Final = "Which images, and how they reach the network"
 _LEARNING: Final = "How it learns"
 _AUGMENTING: Final = "How training images are changed"
 _TRANSFER: Final = "Beginning with trained weights"
@@ -58,11 +62,48 @@ def train(
     out: Annotated[str | None, _option("out", "The run's folder [default: runs/MODEL-DATA-N, a new one].")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, or begin it.")] = False,
     seed: Annotated[int | None, _option("seed", "Of initial weights, orders and the hold-out.")] = None,
-    test_fraction: Annotated[float | None, _option("test_fraction", "Share held out, without a test set.")] = None,
-    image_size: Annotated[
-        str | None, _option("image_size", "As 28 or 28x32, to 64 in the model's small form [default: the model's].")
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Settings from a TOML file, or a run's settings.json.")
     ] = None,
-    channels: Annotated[int | None, _option("channels", "1 (grey) or 3 (colour) [default: the data's].")] = None,
+    test_fraction: Annotated[
+        float | None, _option("test_fraction", "Share held out for testing, where the data have no test set.", _IMAGES)
+    ] = None,
+    val_fraction: Annotated[
+        float | None, _option("val_fraction", "Share held out for validation, where they have no such set.", _IMAGES)
+    ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(min=2, help="Train so often, each time testing on another part.", rich_help_panel=_IMAGES),
+    ] = None,
+    image_size: Annotated[
+        str | None,
+        _option(
+            "image_size",
+            "As 28 or 28x32, to 64 in the model's small form [default: the weights' or the model's].",
+            _IMAGES,
+        ),
+    ] = None,
+    fit: Annotated[
+        str | None,
+        _option("fit", "How images get that size: crop, squash or frame [default: the weights', or frame].", _IMAGES),
+    ] = None,
+    preprocessing: Annotated[
+        str | None,
+        _option("preprocessing", "Whose: weights, imagenet or data [default: the weights', if they say].", _IMAGES),
+    ] = None,
+    channels: Annotated[
+        int | None, _option("channels", "1 (grey) or 3 (colour) [default: the weights' or the data's].", _IMAGES)
+    ] = None,
+    skip_broken: Annotated[
+        bool | None, _option("skip_broken", "Go on without image files that can't be read.", _IMAGES)
+    ] = None,
+    max_pixels: Annotated[
+        int | None, _option("max_pixels", "Image files may have so many [default: 178956970].", _IMAGES)
+    ] = None,
+    keep_images: Annotated[
+        str | None,
+        _option("keep_images", "In the run's folder: none, figures, copies [default: figures of yours].", _IMAGES),
+    ] = None,
     checkpoint_every: Annotated[float | None, _option("checkpoint_every", "Seconds between checkpoints.")] = None,
     tensorboard: Annotated[bool | None, _option("tensorboard", "Write metrics for TensorBoard as well.")] = None,
     batch_size: Annotated[int | None, _option("batch_size", "Images a step.", _LEARNING)] = None,
@@ -86,7 +127,31 @@ def train(
     ema: Annotated[
         float | None, _option("ema", "Decay of a moving average of the weights, which is then tested.", _LEARNING)
     ] = None,
-    augment: Annotated[str | None, _option("augment", ", ".join(AUGMENTS) + ".", _AUGMENTING)] = None,
+    early_stopping: Annotated[
+        int | None,
+        _option("early_stopping", "Stop after so many epochs without a smaller validation loss.", _LEARNING),
+    ] = None,
+    keep: Annotated[
+        str | None, _option("keep", "The last epoch's weights, or the best by validation.", _LEARNING)
+    ] = None,
+    class_weights: Annotated[
+        str | None, _option("class_weights", "Of the loss: " + ", ".join(WEIGHTINGS) + ".", _LEARNING)
+    ] = None,
+    balanced_sampling: Annotated[
+        bool | None, _option("balanced_sampling", "Show as many images of each class.", _LEARNING)
+    ] = None,
+    find_lr: Annotated[
+        bool,
+        typer.Option("--find-lr", help="Only try learning rates, and draw the loss.", rich_help_panel=_LEARNING),
+    ] = False,
+    augment: Annotated[
+        str | None,
+        _option(
+            "augment",
+            ", ".join(AUGMENTS) + " [default: none; resized-crop for weights that expect crops].",
+            _AUGMENTING,
+        ),
+    ] = None,
     erase: Annotated[float | None, _option("erase", "Probability that a rectangle turns black.", _AUGMENTING)] = None,
     mixup: Annotated[
         float | None, _option("mixup", "Beta's parameter for means of two images; 0: none.", _AUGMENTING)
@@ -139,125 +204,104 @@ def train(
       striate train lenet5 --data idx:mnist --augment digits --epochs 15
       torchrun --nproc-per-node 2 -m striate train lenet5 --data idx:mnist --out runs/two
     """
-    from rich.text import Text
+    from striate.training import fit as train_by
+    from striate.training import recipe_for
+    from striate.training.config import parse_size, read_config
 
-    from striate.report import figures, tables
-    from striate.training import fit, recipe_for
-
-    given = {name: context.params[name] for name in _FIELDS if context.params[name] is not None}
+    given = {} if config is None else read_config(config)
+    given |= {name: context.params[name] for name in _FIELDS if context.params[name] is not None}
     if image_size is not None:
-        given["image_size"] = _size(image_size)
-    run = fit(recipe_for(given, resume=resume), resume=resume, quiet=quiet)
+        given["image_size"] = parse_size(image_size)
+    if find_lr:
+        _find_rate(recipe_for(given, resume=False), quiet=quiet, as_json=as_json)
+        return
+    if folds is not None:
+        _cross_validate(recipe_for(given, resume=False), folds, resume=resume, quiet=quiet, as_json=as_json)
+        return
+    run = train_by(recipe_for(given, resume=resume), resume=resume, quiet=quiet)
     if os.environ.get("RANK", "0") != "0":
         return  # of several processes, the first one speaks
-    examples = run.examples()
-    figures.save_all(run.path, run.history, run.evaluation, examples)
-    if as_json:
+    if as_json:  # the results come before the pictures, whatever happens to these
         print_json({"path": str(run.path), "epochs": len(run.history), **run.evaluation.to_dict()})
+        pictures.save(run)
         return
-    _print_evaluation(run.evaluation)
-    show(tables.examples(examples[:_EXAMPLES]))
-    there = {name: words for name, words in _FILES.items() if (run.path / name).exists()}
-    show(Text(f"all of it is in {run.path}"), tables.described(there))
+    from rich.text import Text
 
-
-@app.command()
-def evaluate(
-    run: Annotated[str, typer.Argument(help="The folder of a finished run.")],
-    data: Annotated[str | None, typer.Option(help="Other data, with the run's classes [default: the run's].")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    as_json: Json = False,
-) -> None:
-    """Test a trained network on held-out images.
-
-    \b
-    Example:
-      striate evaluate runs/first
-      striate evaluate runs/first --data folder:photos --json
-    """
-    from striate.training import Run
-    from striate.training import evaluate as test
-
-    evaluation = test(Run.open(run), data, device=device)
-    if as_json:
-        print_json({"path": run, **evaluation.to_dict()})
-    else:
-        _print_evaluation(evaluation)
-
-
-@app.command()
-def predict(
-    paths: Annotated[
-        list[str], typer.Argument(metavar="[RUN|MODEL] IMAGE...", help="A run's folder or a network, then image files.")
-    ],
-    model: Annotated[
-        str | None, typer.Option(metavar="RUN|MODEL", help="The folder or the network, if it isn't the first.")
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(metavar="FILE|hf-hub:...", help="Of a network [default: those that a package ships].")
-    ] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many classes to name for each image.")] = 3,
-    as_json: Json = False,
-) -> None:
-    """Tell what is on images, by the network of a finished run or one that was trained on ImageNet.
-
-    \b
-    Example:
-      striate predict runs/first runs/first/samples/*.png
-      striate predict photo.jpg --model runs/first --top 5 --json
-      striate predict photo.jpg --model efficientnet_lite0
-    """
-    from striate import models
     from striate.report import tables
-    from striate.training import Run
 
-    folder, images = (model, paths) if model is not None else (paths[0], paths[1:])
-    if not images:
-        raise RunError("predict", "got no image", "needed one or more", f"striate predict {folder} IMAGE...")
-    if Path(folder).is_file():
-        raise RunError(folder, "is a file", "needed a run's folder or a network first", "or name it with --model")
-    classifier: Run | models.Pretrained
-    if is_network(folder):
-        classifier = models.pretrained(folder, weights or "pretrained")
-    elif weights is not None:
-        raise RunError("--weights", f"got {weights!r} for {folder!r}", "needed a network: a run has its own weights")
-    else:
-        classifier = Run.open(folder)
-    ranked = classifier.classify(images, top=top)
-    if as_json:
-        likeliest = [[{"class": name, "probability": share} for name, share in classes] for classes in ranked]
-        found = [{"image": image, "top": classes} for image, classes in zip(images, likeliest, strict=True)]
-        print_json({"path": folder, "predictions": found})
-    else:
-        show(tables.predictions(images, ranked))
+    print_evaluation(run.evaluation)
+    examples = run.examples()
+    if examples:
+        show(tables.examples(examples[:_EXAMPLES]))
+    pictures.save(run)
+    there = {name: words for name, words in _FILES.items() if (run.path / name).exists()}
+    show(Text(f"all of it is in {readable(run.path)}"), tables.described(there))
+    show(Text(_next(run)))
 
 
-_FIELDS: Final = tuple(field.name for field in dataclasses.fields(Recipe) if field.name != "image_size")
+#: Fields of the recipe that an option sets as it is.
+_FIELDS: Final = tuple(
+    field.name for field in dataclasses.fields(Recipe) if field.name not in ("image_size", "folds", "fold")
+)
 #: What lies in a run's folder after `striate train`.
 _FILES: Final = {
     "weights.safetensors": "the trained weights",
     "settings.json": "everything the run was made with",
     "metrics.jsonl": "loss and accuracy, a line an epoch",
-    "evaluation.json": "the held-out images: accuracy, each class, confusion matrix",
+    "card.md": "a description of the network for those who are to use it",
+    "images.csv": "which images it learnt from and was tested on",
+    "predictions.csv": "what it says of each held-out image",
+    "evaluation.json": "the held-out images: accuracy, each class, confusion matrix, calibration",
     "curves.png": "loss and accuracy over the epochs",
     "confusion.png": "which class is taken for which",
     "predictions.png": "held-out images with their predictions",
-    "samples": "these images, for `striate predict`",
+    "errors.png": "the mistakes that it is surest of",
+    "reliability.png": "how far its probabilities can be believed",
+    "recall.png": "of each class's images the share that is recognised",
+    "samples": "which images these are, and copies of them where they are kept",
     "augmented.png": "training images, each row followed by how they were changed",
     "tensorboard": "the metrics, for `tensorboard --logdir`",
 }
 _EXAMPLES: Final = 6
 
 
-def _size(text: str) -> tuple[int, int]:
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
-        raise RunError("--image-size", f"got {text!r}", "needed pixels, as 28 or (height x width) 28x32")
-    return int(sides[0]), int(sides[-1])
+def _next(run: Run) -> str:
+    """What can be done with a run, as it can be typed."""
+    from striate.training.folder import SAMPLES
+
+    folder = shlex.quote(str(run.path))
+    copies = sorted((run.path / SAMPLES).glob("*.png"))
+    image = shlex.quote(str(copies[0])) if copies else "PHOTO.jpg"
+    return f"next: striate predict {image} --model {folder}\n      striate explain {image} --model {folder}"
 
 
-def _print_evaluation(evaluation: Evaluation) -> None:
+def _find_rate(recipe: Recipe, *, quiet: bool, as_json: bool) -> None:
+    from striate.report import evaluation as report
+    from striate.training.finder import find_learning_rate
+
+    found = find_learning_rate(recipe, quiet=quiet)
+    out = Path("learning-rates.png")
+    draw(out, lambda: report.learning_rates(found))
+    if as_json:
+        print_json(found.to_dict())
+        return
+    show(f"suggested: --learning-rate {found.suggestion:.2g}, a tenth of where the loss was smallest; drawn in {out}")
+
+
+def _cross_validate(recipe: Recipe, folds: int, *, resume: bool, quiet: bool, as_json: bool) -> None:
     from striate.report import tables
+    from striate.training.cross_validation import cross_validate
 
-    show(f"accuracy {evaluation.accuracy:.2%} on {evaluation.n:,} held-out images, loss {evaluation.loss:.4f}")
-    show(tables.classes(evaluation))
+    found = cross_validate(recipe, folds, resume=resume, quiet=quiet)
+    for run in found.runs:
+        pictures.save(run)
+    if as_json:
+        print_json({"path": str(found.path), **found.to_dict()})
+        return
+    each = {
+        run.path.name: f"accuracy {run.evaluation.accuracy:.2%}, loss {run.evaluation.loss:.4f}" for run in found.runs
+    }
+    show(tables.described(each))
+    accuracy = found.accuracy
+    show(f"accuracy over {folds} folds: {accuracy.mean:.2%}, standard deviation {accuracy.deviation:.2%}")
+    show(f"all of it is in {readable(found.path)}")

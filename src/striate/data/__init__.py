@@ -11,17 +11,23 @@ ImageSet(1438 images of 1x32x32, 10 classes)
 
 from striate.data.augmentation import STYLES, Augmentation
 from striate.data.batches import Batches, Normalization
+from striate.data.decoding import MAX_PIXELS, load_image
+from striate.data.fitting import Fit, as_channels, fit_image
+from striate.data.folder import image_files
 from striate.data.idx import read_idx
-from striate.data.images import ImageSet, Split, as_channels, fit_image, load_image
+from striate.data.images import Identity, ImageSet, Split
 from striate.data.preprocessing import Preprocessing
 from striate.data.sources import SOURCES, Source, load, split
 from striate.data.streamed import LabelledImages, StreamedSet
 
 __all__ = [
+    "MAX_PIXELS",
     "SOURCES",
     "STYLES",
     "Augmentation",
     "Batches",
+    "Fit",
+    "Identity",
     "ImageSet",
     "LabelledImages",
     "Normalization",
@@ -31,6 +37,7 @@ __all__ = [
     "StreamedSet",
     "as_channels",
     "fit_image",
+    "image_files",
     "load",
     "load_image",
     "read_idx",

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from striate.data import transforms
+from striate.data.fitting import CROP_AREA, CROP_RATIO, Crop
 from striate.errors import DataError
 
 
@@ -100,6 +101,23 @@ class Augmentation:
             return wanted
         both: Tensor = torch.cat([wanted, self._partners(batch, epoch, step)[wanted]]).unique()
         return both
+
+    @property
+    def crops(self) -> bool:
+        """Whether images are to be parts of themselves, as :meth:`parts` draws them, before they are given to this."""
+        return STYLES[self.style].crops
+
+    def parts(self, batch: int, wanted: Tensor, epoch: int, step: int) -> list[Crop]:
+        """Which parts of the images at ``wanted``, int64 (S,), of a batch of ``batch`` are looked at.
+
+        The share of the area is drawn evenly, the ratio of the sides evenly in its logarithm, as is the place.
+        """
+        drawn = self._random(epoch, step, 3).uniform(size=(batch, 4))[wanted.numpy()]
+        low, high = map(math.log, CROP_RATIO)
+        return [
+            Crop(CROP_AREA[0] + area * (CROP_AREA[1] - CROP_AREA[0]), math.exp(low + ratio * (high - low)), top, left)
+            for area, ratio, top, left in drawn.tolist()
+        ]
 
     def __call__(
         self,
@@ -229,6 +247,11 @@ def _flip_crop(images: Tensor, draws: Draws) -> Tensor:
     return transforms.warp(images, matrix)
 
 
+def _flip(images: Tensor, draws: Draws) -> Tensor:
+    """Mirrored every second time."""
+    return torch.where((draws.uniform(0, 1) < 0.5).view(-1, 1, 1, 1), images.flip(3), images)
+
+
 def _photo(images: Tensor, draws: Draws) -> Tensor:
     """Viewpoint by an affine map and a mirror, light by brightness, contrast, saturation and hue."""
     scale = draws.uniform(math.log(0.8), math.log(1.25)).exp()
@@ -266,11 +289,14 @@ class Style:
 
     description: str
     transform: Callable[[Tensor, Draws], Tensor]
+    #: Whether the images are random parts of pictures, each scaled to the whole size.
+    crops: bool = False
 
 
 STYLES: Final = {
     "none": Style("images as they are", _none),
     "digits": Style("shifts, scalings, squeezings, shears, small turns, elastic displacement", _digits),
+    "resized-crop": Style("random parts of a picture at the whole size, and mirrors", _flip, crops=True),
     "flip-crop": Style("mirrors, and shifts by up to an eighth", _flip_crop),
     "photo": Style("mirrors, turns, scalings, shifts, and changes of light and colour", _photo),
     "randaugment": Style("flip-crop, then two of fourteen operations", _randaugment),

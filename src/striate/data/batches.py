@@ -7,7 +7,7 @@ division, and augmentation works on whole batches.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,6 +115,8 @@ class Batches:
         shuffle_seed: the order in epoch k depends on this and on k alone; None: always the order of the set.
         device: where the batches are.
         augmentation: changes whole batches; the labels that it mixes are probabilities, float32 (B, K).
+        order: from the number of an epoch to the indices of its images, int64 (N,); None: a shuffle by
+            ``shuffle_seed``, or the order of the set.
         part: (number, count): of each batch only this one of so many about equal parts, for one of several processes.
             A part may be empty. What augmentation draws doesn't depend on it.
         workers: processes that decode ahead where images are streamed.
@@ -138,6 +140,7 @@ class Batches:
         shuffle_seed: int | None = None,
         device: str | torch.device = "cpu",
         augmentation: Augmentation | None = None,
+        order: Callable[[int], torch.Tensor] | None = None,
         part: tuple[int, int] = (0, 1),
         workers: int = 0,
     ) -> None:
@@ -153,7 +156,7 @@ class Batches:
             )
         self.images, self.batch_size, self.normalization = images, batch_size, normalization
         self.shuffle_seed, self.device = shuffle_seed, torch.device(device)
-        self.augmentation, self.part, self.workers = augmentation, part, workers
+        self.augmentation, self.order, self.part, self.workers = augmentation, order, part, workers
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -175,6 +178,8 @@ class Batches:
 
     def _order(self, number: int) -> torch.Tensor:
         count = len(self.images)
+        if self.order is not None:
+            return self.order(number)
         if self.shuffle_seed is None:
             return torch.arange(count)
         # A spawn key, unlike a sum or a tuple, keeps (seed, epoch) apart from all other pairs and from the seed alone.
@@ -185,14 +190,21 @@ class Batches:
         number, count = self.part
         batches = self._order(epoch).split(self.batch_size)
         wanted = [torch.arange(len(batch)).tensor_split(count)[number] for batch in batches]
-        rows = [
-            batch[
-                positions if self.augmentation is None else self.augmentation.sources(len(batch), positions, epoch, n)
-            ]
+        places = [
+            positions if self.augmentation is None else self.augmentation.sources(len(batch), positions, epoch, n)
             for n, (batch, positions) in enumerate(zip(batches, wanted, strict=True))
         ][start:]
+        rows = [batch[place] for batch, place in zip(batches[start:], places, strict=True)]
+        crops = (
+            [
+                self.augmentation.parts(len(batch), place, epoch, n)
+                for n, (batch, place) in enumerate(zip(batches[start:], places, strict=True), start)
+            ]
+            if self.augmentation is not None and self.augmentation.crops
+            else ()
+        )
         for step, (chosen, pixels) in enumerate(
-            zip(rows, gathered(self.images, rows, self.workers), strict=True), start
+            zip(rows, gathered(self.images, rows, self.workers, crops), strict=True), start
         ):
             images = pixels.to(self.device, non_blocking=True)
             labels = self.images.labels.index_select(0, chosen).to(self.device, non_blocking=True)

@@ -1,88 +1,205 @@
-"""Image files in folders, a sub-folder for each class."""
+"""Image files in folders, a sub-folder for each class, maybe within folders for training, validation and testing."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import torch
 
-from striate.data.images import SUFFIXES
-from striate.data.streamed import AS_STORED, LabelledImages, Wanted, labelled
-from striate.errors import DataError
+from striate.data.decoding import SUFFIXES, is_image
+from striate.data.streamed import Stored
+from striate.errors import DataError, readable
 
-_HELD_OUT = ("test", "val")
+#: What the folders of a data set's parts are called.
+PARTS: Final = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+_PART_OF: Final = {name: part for part, names in PARTS.items() for name in names}
+#: What systems leave behind, of which nobody wants to hear.
+_LITTER: Final = ("thumbs.db", "desktop.ini")
 
 
-def read_class_folder(path: str | Path, wanted: Wanted = AS_STORED) -> tuple[LabelledImages, LabelledImages | None]:
-    """The images in the sub-folders of ``path``, one for each class; classes and files are in the order of their names.
-
-    Where ``path`` has the sub-folders ``train`` and ``test`` (or ``val``) and no others, each of these has the class
-    folders, and they are the training and the test set; else the test set is None. What is hidden, files that aren't
-    PNG, JPEG, BMP or WebP by their suffix, and whatever lies beside the class folders are left out.
+@dataclass(frozen=True)
+class Listing:
+    """The images of a folder, by part.
 
     Args:
-        path: the folder.
-        wanted: size and channels; None: the files' own size, which is to be one, and 1 channel if all store grey, else
-            3. And whether the images stay in their files.
+        parts: from ``"train"``, ``"val"``, ``"test"``, or ``""`` where the folder has no parts, to the images.
+        skipped: the files and folders that were left out, each with the reason.
+        notes: what was taken for what.
+    """
+
+    parts: dict[str, Stored]
+    skipped: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+
+
+def list_class_folder(path: str | Path) -> Listing:
+    """The images in the sub-folders of ``path``, one for each class; classes and files are in the order of their names.
+
+    Where ``path`` has the sub-folders ``train`` (or ``training``), ``val`` (``valid``, ``validation``) or ``test``
+    (``testing``) and these have class folders, they are the parts of the data set, whatever lies beside them. Images
+    in folders within a class folder belong to the class. What is hidden is left out; what else is left out is told.
 
     Raises:
-        DataError: no such folder, fewer than two classes, a class without images or with folders in it, an image that
-            can't be read, different image sizes and no ``image_size``.
+        DataError: no such folder, fewer than two classes, a class without images, classes in one part that training
+            hasn't.
     """
-    sides = {side.name: _list_classes(side) for side in _sides(Path(path))}
-    train, *held_out = sides.values()
-    classes = tuple(train)
-    for side in held_out:
-        if odd := sorted(set(train) ^ set(side)):
-            one, other = sides if odd[0] in train else reversed(sides)
-            got = f"class {odd[0]} is in {one}, not in {other}"
-            raise DataError(str(path), got, "needed the same classes in both")
-    files = [file for side in sides.values() for files in side.values() for file in files]
-    labels = torch.tensor(
-        [label for side in sides.values() for label, files in enumerate(side.values()) for _ in files]
-    )
-    images = labelled(files, labels, classes, wanted)
-    if not held_out:
-        return images, None
-    count = sum(map(len, train.values()))
-    return images.subset(range(count)), images.subset(range(count, len(files)))
+    root = Path(path)
+    skipped: list[tuple[str, str]] = []
+    folders = _folders(root, skipped)
+    parts: dict[str, Path] = {}
+    for folder in folders:
+        part = _PART_OF.get(folder.name.lower())
+        if part is not None and any(_has_images(inner) for inner in _entries(folder) if inner.is_dir()):
+            if part in parts:
+                raise DataError(
+                    readable(root), f"got {parts[part].name} and {folder.name}, both for {part}", "needed one of them"
+                )
+            parts[part] = folder
+    if "train" not in parts and len(parts) < len(folders):  # a class may be called test
+        parts = {}
+    if not parts:
+        stored = _stored(root, root, _classes(root, folders, skipped, needed=2), None)
+        return Listing({"": stored}, tuple(skipped), ())
+    return _divided(root, parts, folders, skipped)
 
 
-def _sides(root: Path) -> list[Path]:
-    """The folders that hold class folders: ``root`` itself, or its train and test."""
-    names = [folder.name for folder in _visible(root) if folder.is_dir()]
-    if "train" not in names or not any(name in names for name in _HELD_OUT):
-        return [root]
-    if len(names) > 2:
-        raise DataError(
-            str(root),
-            f"got the folders {', '.join(names)}",
-            f"needed train and one of {', '.join(_HELD_OUT)}, or only class folders",
-            "hide the others by a dot before their names",
+def image_files(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], list[tuple[str, str]]]:
+    """The image files that are named, and those in the folders that are named and in their sub-folders.
+
+    Returns:
+        The files, those of a folder in the order of their names; and what was left out, with the reason: files in
+        folders that are no images.
+
+    Raises:
+        DataError: a URL; a folder without an image.
+    """
+    files: list[Path] = []
+    skipped: list[tuple[str, str]] = []
+    for each in paths:
+        if is_url(str(each)):
+            raise DataError(
+                readable(each), "is a URL", "needed a file or a folder of this machine", "download it first"
+            )
+        path = Path(each)
+        if not path.is_dir():
+            files.append(path)
+            continue
+        found = list(_images(path, path, skipped))
+        if not found:
+            raise DataError(readable(path), "no images in this folder", f"needed files named {', '.join(SUFFIXES)}")
+        files += found
+    return files, skipped
+
+
+def is_url(text: str) -> bool:
+    """Whether a text is meant as the address of something on a network.
+
+    >>> is_url("https://example.org/cat.jpg"), is_url("photos/cat.jpg")
+    (True, False)
+    """
+    scheme, colon, rest = text.partition(":/")
+    return bool(colon) and len(scheme) > 1 and scheme.isalnum() and rest.startswith("/")
+
+
+def _divided(root: Path, parts: dict[str, Path], folders: list[Path], skipped: list[tuple[str, str]]) -> Listing:
+    """The listing of a folder that has parts."""
+    skipped += [
+        (readable(folder.name), f"a folder beside {', '.join(part.name for part in parts.values())}")
+        for folder in folders
+        if folder not in parts.values()
+    ]
+    first = "train" if "train" in parts else next(iter(parts))
+    order = [first, *(part for part in PARTS if part in parts and part != first)]
+    found = {
+        part: _classes(
+            parts[part], _folders(parts[part], skipped, root), skipped, root, needed=2 if part == first else 1
         )
-    return [root / "train", *(root / name for name in names if name != "train")]
+        for part in order
+    }
+    classes = tuple(found[first])
+    for part in order[1:]:
+        if unknown := sorted(found[part].keys() - set(classes)):
+            got = f"class {readable(unknown[0])} is in {parts[part].name}, not in {parts[first].name}"
+            raise DataError(readable(root), got, f"needed the classes of {parts[first].name}")
+    note = ", ".join(f"{readable(parts[part].name)}/ for {_FOR[part]}" for part in order)
+    return Listing(
+        {part: _stored(root, parts[part], found[part], classes) for part in order}, tuple(skipped), (f"uses {note}",)
+    )
 
 
-def _list_classes(root: Path) -> dict[str, list[Path]]:
-    """The image files of each class folder in ``root``."""
-    folders = [folder for folder in _visible(root) if folder.is_dir()]
-    if len(folders) < 2:
-        got = f"one class folder, {folders[0].name}" if folders else "no class folders"
-        raise DataError(str(root), got, "needed at least two, each with the images of its class")
+_FOR: Final = {"train": "training", "val": "validation", "test": "testing"}
+
+
+def _stored(root: Path, part: Path, found: dict[str, list[Path]], classes: Sequence[str] | None) -> Stored:
+    names = tuple(found) if classes is None else tuple(classes)
+    files = [file for each in found.values() for file in each]
+    labels = torch.tensor([names.index(name) for name, each in found.items() for _ in each])
+    relative = [readable(file.relative_to(root).as_posix()) for file in files]
+    return Stored(files, labels, tuple(map(readable, names)), relative)
+
+
+def _classes(
+    root: Path, folders: list[Path], skipped: list[tuple[str, str]], top: Path | None = None, *, needed: int
+) -> dict[str, list[Path]]:
+    """The image files of each class folder of ``root``."""
+    if len(folders) < needed:
+        got = f"one class folder, {readable(folders[0].name)}" if folders else "no class folders"
+        raise DataError(readable(root), got, "needed at least two, each with the images of its class")
     classes = {}
     for folder in folders:
-        entries = _visible(folder)
-        if nested := [entry.name for entry in entries if entry.is_dir()]:
-            raise DataError(str(folder), f"folder {nested[0]} in a class folder", "needed image files only")
-        images = [entry for entry in entries if entry.suffix.lower() in SUFFIXES]
+        left_out: list[tuple[str, str]] = []
+        images = list(_images(folder, top or root, left_out))
         if not images:
-            raise DataError(str(folder), "no images in this class folder", f"needed files named {', '.join(SUFFIXES)}")
+            seen = f": {left_out[0][1]}, {left_out[0][0]}" if left_out else ""
+            raise DataError(
+                readable(folder), f"no images in this class folder{seen}", f"needed files named {', '.join(SUFFIXES)}"
+            )
         classes[folder.name] = images
+        skipped += left_out
     return classes
 
 
-def _visible(folder: Path) -> list[Path]:
+def _images(folder: Path, root: Path, skipped: list[tuple[str, str]], above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """The image files in a folder and the folders within it, in the order of their names."""
+    place = folder.resolve()
+    if place in above:
+        skipped.append((readable(folder.relative_to(root).as_posix()), "a link to a folder that it lies in"))
+        return
+    for entry in _entries(folder):
+        if entry.is_dir():
+            yield from _images(entry, root, skipped, (*above, place))
+        elif (reason := is_image(entry)) is None:
+            yield entry
+        elif entry.name.lower() not in _LITTER:
+            skipped.append((readable(entry.relative_to(root).as_posix()), reason))
+
+
+def _has_images(folder: Path) -> bool:
+    return next(_images(folder, folder, []), None) is not None
+
+
+def _folders(root: Path, skipped: list[tuple[str, str]], top: Path | None = None) -> list[Path]:
+    """The visible folders in ``root``; what lies beside them is left out."""
+    entries = _entries(root)
+    skipped += [
+        (readable(entry.relative_to(top or root).as_posix()), "beside the class folders, not in one")
+        for entry in entries
+        if not entry.is_dir() and is_image(entry) is None
+    ]
+    return [entry for entry in entries if entry.is_dir()]
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is visible in a folder, in the order of the names."""
     try:
         return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
-        raise DataError(str(folder), error.strerror or str(error), "needed a folder of class folders") from error
+        raise DataError(readable(folder), error.strerror or str(error), "needed a folder of class folders") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,28 +10,27 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
-from striate.data.images import Encoded
-from striate.data.streamed import AS_STORED, LabelledImages, Wanted, labelled
-from striate.errors import DataError
+from striate.data.decoding import Encoded
+from striate.data.streamed import Stored, opened
+from striate.errors import DataError, readable
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, Features
 
-_HELD_OUT: Final = ("test", "validation", "valid", "val")
+_PARTS: Final = {"train": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}
 
 
-def read_hub(where: str | Path, wanted: Wanted = AS_STORED) -> tuple[LabelledImages, LabelledImages | None]:
+def read_hub(where: str | Path) -> dict[str, Stored]:
     """The images of a data set by Hugging Face's ``datasets``: its one column of images, its one column of classes.
 
     Args:
         where: a parquet file, a folder with some, or a name on the Hub, each with or without ``:SPLIT``. With a split,
-            the images are that one's, and there is no test set; without one, training is ``train`` and testing the
-            first of ``test``, ``validation`` and ``val`` that is there.
-        wanted: as for :func:`~striate.data.folder.read_class_folder`.
+            the images are that one's, undivided (``""``); without one, the parts are those of ``train``, ``val``
+            (``validation``, ``valid``) and ``test`` that are there.
 
     Raises:
-        DataError: the library isn't installed, nothing of that name can be had, no such split, no such columns,
-            a row without an image or class, an image that can't be read.
+        DataError: the library isn't installed, nothing of that name can be had, no such split, no such columns, a row
+            without a class.
     """
     place, split = _parted(str(where))
     found = _load(place)
@@ -43,12 +41,13 @@ def read_hub(where: str | Path, wanted: Wanted = AS_STORED) -> tuple[LabelledIma
             f"hf:{place}", f"has the splits {', '.join(found)}, no train", remedy=f"name one: hf:{place}:SPLIT"
         )
     train = split or ("train" if "train" in found else next(iter(found)))
-    held_out = None if split else next((name for name in _HELD_OUT if name in found and name != train), None)
-    if held_out is None:
-        return _read(found[train], f"hf:{place}:{train}", wanted), None
-    if found[train].features != found[held_out].features:
-        raise DataError(f"hf:{place}", f"{train} and {held_out} have different columns or classes", "needed the same")
-    return _read(found[train], f"hf:{place}:{train}", wanted), _read(found[held_out], f"hf:{place}:{held_out}", wanted)
+    if split or "train" not in found:
+        return {"": _read(found[train], f"hf:{place}:{train}")}
+    parts = {part: name for name in found if (part := _PARTS.get(name)) is not None}
+    for name in parts.values():
+        if found[train].features != found[name].features:
+            raise DataError(f"hf:{place}", f"{train} and {name} have different columns or classes", "needed the same")
+    return {part: _read(found[name], f"hf:{place}:{name}") for part, name in parts.items()}
 
 
 def _parted(where: str) -> tuple[str, str]:
@@ -94,7 +93,7 @@ def _encoded(found: DatasetDict) -> DatasetDict:
     return found.class_encode_column("label") if "label" in _features(found) else found
 
 
-def _read(table: Dataset, name: str, wanted: Wanted) -> LabelledImages:
+def _read(table: Dataset, name: str) -> Stored:
     import datasets
 
     columns = {
@@ -116,18 +115,8 @@ def _read(table: Dataset, name: str, wanted: Wanted) -> LabelledImages:
         table.select_columns(images).cast_column(images[0], datasets.Image(decode=False)), images[0], name
     )
     names = tuple(table.features[classes[0]].names)
-    return labelled(encoded, torch.from_numpy(labels.astype(np.int64)), names, wanted)
-
-
-class _Named(io.BytesIO):
-    """Bytes in memory that say where they are from."""
-
-    def __init__(self, content: bytes, name: str) -> None:
-        super().__init__(content)
-        self._name = name
-
-    def __str__(self) -> str:
-        return self._name
+    rows = [f"{name.rpartition(':')[2]} row {number}" for number in range(len(encoded))]
+    return Stored(encoded, torch.from_numpy(labels.astype(np.int64)), tuple(map(readable, names)), rows)
 
 
 @dataclass(frozen=True)
@@ -147,4 +136,4 @@ class _Column(Sequence[Encoded]):
         image = self.table[index][self.column]
         if image is None:
             raise DataError(f"{self.name} row {index}", "no image", "needed one in every row")
-        return Path(image["path"]) if image["bytes"] is None else _Named(image["bytes"], f"{self.name} row {index}")
+        return Path(image["path"]) if image["bytes"] is None else opened(image["bytes"], f"{self.name} row {index}")

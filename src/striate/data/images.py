@@ -1,66 +1,37 @@
-"""Images as tensors: sets that fit in memory, one size and one channel count for all, and image files decoded.
+"""Labelled images as tensors: sets that fit in memory, one size and one channel count for all.
 
-Everything stays uint8 until a batch is made, in a quarter of the memory that floats would take. What a picture does not
-cover is zero: the frame around a small one, and what shows through a transparent one. So "nothing there" is one value
-everywhere, that of the background in MNIST and its relatives.
+Everything stays uint8 until a batch is made, in a quarter of the memory that floats would take.
 """
 
 from __future__ import annotations
 
-import threading
-import warnings
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
 
+from striate.data.fitting import Crop, Fit, kind
 from striate.errors import DataError
 
 if TYPE_CHECKING:
     from striate.data.streamed import StreamedSet
 
-# And nothing else: Pillow knows formats that start other programs (EPS) and such that hold many pictures (GIF, TIFF).
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
-# What Pillow raises for broken files: all that 100,000 files with flipped bytes brought forth.
-_BROKEN = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
+@dataclass(frozen=True)
+class Identity:
+    """What an image is called, and a digest of its content: the same image under another name has the same digest.
 
-# What sets an image upright, by its EXIF orientation (TIFF 6.0, tag 274). Pillow's exif_transpose also writes the other
-# tags anew, and so refuses pictures for damage in a camera's notes.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+    Args:
+        name: the path in its data set, ``"cat/12.jpg"``, or its number.
+        digest: BLAKE2b, 16 bytes in hexadecimal: of the file, or of size and pixels where there is no file.
+    """
 
-_GREY = ("1", "L", "LA")
-
-# Warning filters belong to the whole process, so that only one file at a time may be opened under a changed one.
-_OPENING = threading.Lock()
-
-# Pixels held as numbers wider than a byte at any one time.
-_CHUNK = 1 << 22
-
-
-#: What holds one encoded image: the path of a file, or an open one, whose ``str`` is what messages call it.
-Encoded = str | Path | BinaryIO
+    name: str
+    digest: str
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -71,6 +42,8 @@ class ImageSet:
         images: uint8 (N, C, H, W), contiguous.
         labels: int64 (N,), each the index of a class.
         classes: the names of the classes.
+        known: the N images' identities; empty where nobody has told them, and :meth:`identities` makes some.
+        origin: the same images as they were before they were brought to one size; None where there is no more of them.
 
     Raises:
         DataError: parts that don't fit together.
@@ -82,16 +55,18 @@ class ImageSet:
     images: torch.Tensor
     labels: torch.Tensor
     classes: tuple[str, ...]
+    known: tuple[Identity, ...] = ()
+    origin: StreamedSet | None = None
 
     def __post_init__(self) -> None:
         images, labels, classes = self.images, self.labels, self.classes
         if images.dtype != torch.uint8 or images.ndim != 4 or 0 in images.shape:
-            raise DataError("ImageSet", f"got images of {_kind(images)}", "needed uint8 (N, C, H, W), no size 0")
+            raise DataError("ImageSet", f"got images of {kind(images)}", "needed uint8 (N, C, H, W), no size 0")
         if not images.is_contiguous():
             raise DataError("ImageSet", "got images that aren't contiguous", remedy="pass images.contiguous()")
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
             raise DataError(
-                "ImageSet", f"got labels of {_kind(labels)}", f"needed int64 ({len(images)},), one for each image"
+                "ImageSet", f"got labels of {kind(labels)}", f"needed int64 ({len(images)},), one for each image"
             )
         if len(set(classes)) != len(classes):
             raise DataError("ImageSet", f"got classes {classes}", "needed names that differ")
@@ -101,6 +76,8 @@ class ImageSet:
             raise DataError(
                 "ImageSet", f"got label {int(labels[index])} at index {index}", f"needed 0 to {len(classes) - 1}"
             )
+        if self.known and len(self.known) != len(images):
+            raise DataError("ImageSet", f"got {len(self.known)} identities", f"needed {len(images)}, or none")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -118,10 +95,15 @@ class ImageSet:
         """Height and width."""
         return self.images.shape[2], self.images.shape[3]
 
-    def gather(self, indices: torch.Tensor) -> torch.Tensor:
-        """The images at ``indices``, int64 (B,), as uint8 (B, C, H, W)."""
+    def gather(self, indices: torch.Tensor, crops: Sequence[Crop] = ()) -> torch.Tensor:
+        """The images at ``indices``, int64 (B,), as uint8 (B, C, H, W); with ``crops``, one an image, these parts of
+        them at the whole size."""
         # index_select: indexing by brackets is several times slower for bytes.
-        return self.images.index_select(0, indices)
+        chosen = self.images.index_select(0, indices)
+        if not crops:
+            return chosen
+        fit = Fit(self.image_size, "squash")
+        return torch.stack([fit(image, crop) for image, crop in zip(chosen, crops, strict=True)])
 
     def subset(self, indices: Sequence[int] | NDArray[np.integer[Any]] | torch.Tensor) -> ImageSet:
         """The images at ``indices``, in their order (a copy).
@@ -130,17 +112,32 @@ class ImageSet:
             DataError: no indices, or one that is no integer from 0 to N-1.
         """
         chosen = checked_indices(indices, len(self))
-        return ImageSet(self.images[chosen], self.labels[chosen], self.classes)
+        known = tuple(self.known[index] for index in chosen.tolist()) if self.known else ()
+        origin = None if self.origin is None else self.origin.subset(chosen)
+        return ImageSet(self.images[chosen], self.labels[chosen], self.classes, known, origin)
+
+    def identities(self) -> tuple[Identity, ...]:
+        """The N images' names and digests; images without names are called by their numbers, from 0."""
+        if self.known:
+            return self.known
+        shape = str(tuple(self.images.shape[1:])).encode()
+        return tuple(
+            Identity(str(number), digest(shape + image.tobytes())) for number, image in enumerate(self.images.numpy())
+        )
 
 
 @dataclass(frozen=True)
 class Split:
-    """What to learn from and what to be tested on: two sets of the same classes, channels and image size.
+    """What to learn from and what to be tested on: sets of the same classes, channels and image size.
 
     Args:
         train: the images to learn from.
         test: images that training never sees.
         source: where they come from, in the words of :func:`striate.data.load`.
+        val: images that training never learns from, though it may be chosen by them (when to stop, which weights to
+            keep); None for none.
+        skipped: files that were left out, each with the reason.
+        notes: what a person should know of how the images were divided.
 
     Raises:
         DataError: sets that differ in more than their images.
@@ -149,146 +146,27 @@ class Split:
     train: ImageSet | StreamedSet
     test: ImageSet | StreamedSet
     source: str
+    val: ImageSet | StreamedSet | None = None
+    skipped: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for what in ("classes", "channels", "image_size"):
-            train, test = getattr(self.train, what), getattr(self.test, what)
-            if train != test:
-                raise DataError(self.source, f"{what.replace('_', ' ')} {train} in train, {test} in test")
+        for part, images in self.parts.items():
+            for what in ("classes", "channels", "image_size"):
+                train, other = getattr(self.train, what), getattr(images, what)
+                if train != other:
+                    raise DataError(self.source, f"{what.replace('_', ' ')} {train} in train, {other} in {part}")
+
+    @property
+    def parts(self) -> dict[str, ImageSet | StreamedSet]:
+        """The sets by what they are for: train, val where there is one, test."""
+        val = {} if self.val is None else {"val": self.val}
+        return {"train": self.train, **val, "test": self.test}
 
 
-def fit_image(images: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
-    """``images`` brought to ``image_size``: uint8 (..., C, H, W) to uint8 (..., C, \\*image_size).
-
-    An image that is larger on any axis is resized to the target, each axis by its own factor (bilinear, antialiased).
-    A smaller one is enlarged (bilinear) by the largest whole factor that fits, and framed with zeros, an odd row or
-    column of them at the bottom or right: 28 -> 32 is a frame of 2, as in LeCun et al. 1998 (section II.B); 8 -> 28 is
-    three times the size and a frame of 2. One that fits is returned as it is. Memory beyond the result is bounded.
-
-    Raises:
-        DataError: images or a size of another form.
-
-    >>> fit_image(torch.full((1, 8, 8), 9, dtype=torch.uint8), (10, 11))[0, 1]
-    tensor([0, 9, 9, 9, 9, 9, 9, 9, 9, 0, 0], dtype=torch.uint8)
-    """
-    _check_images("fit_image", images)
-    if len(image_size) != 2 or not all(isinstance(length, int) and length > 0 for length in image_size):
-        raise DataError("fit_image", f"got image size {image_size}", "needed (height, width), both positive integers")
-    given, target = tuple(images.shape[-2:]), tuple(image_size)
-    if given == target:
-        return images
-    if given[0] > target[0] or given[1] > target[1]:
-        inner = target
-    else:
-        factor = min(target[0] // given[0], target[1] // given[1])
-        inner = (given[0] * factor, given[1] * factor)
-    top, left = (target[0] - inner[0]) // 2, (target[1] - inner[1]) // 2
-    fitted = images.new_zeros(*images.shape[:-2], *target)
-    inside = fitted.view(-1, 1, *target)[..., top : top + inner[0], left : left + inner[1]]
-    planes = images.reshape(-1, 1, *given)
-    if inner == given:
-        inside.copy_(planes)
-        return fitted
-    for part in _parts(len(planes), max(given[0] * given[1], inner[0] * inner[1])):
-        # antialias widens the filter only where an axis shrinks. uint8 has a path of its own, which rounds twice.
-        resized = F.interpolate(planes[part].float(), inner, mode="bilinear", antialias=True)
-        inside[part] = resized.round_().to(torch.uint8)
-    return fitted
-
-
-def as_channels(images: torch.Tensor, channels: int) -> torch.Tensor:
-    """``images`` with 1 (grey) or 3 (red, green, blue) channels: uint8 (..., C, H, W) to uint8 (..., channels, H, W).
-
-    Grey becomes colour by repetition. Colour becomes grey by the luma of ITU-R BT.601, 0.299 R + 0.587 G + 0.114 B, in
-    the 16-bit fixed point of Pillow's ``convert("L")``, whose results these are exactly.
-
-    Raises:
-        DataError: other channel counts, on either side.
-
-    >>> as_channels(torch.tensor([255, 0, 0], dtype=torch.uint8).view(3, 1, 1), 1).item()
-    76
-    """
-    _check_images("as_channels", images)
-    given = images.shape[-3]
-    if given == channels:
-        return images
-    if {given, channels} != {1, 3}:
-        raise DataError("as_channels", f"got images of {given} channels to be {channels}", "needed 1 and 3")
-    if channels == 3:
-        return images.expand(*images.shape[:-3], 3, *images.shape[-2:]).contiguous()
-    grey = images.new_empty(*images.shape[:-3], 1, *images.shape[-2:])
-    planes, pixels = grey.view(-1, *grey.shape[-2:]), images.reshape(-1, *images.shape[-3:])
-    for part in _parts(len(planes), planes.shape[-2] * planes.shape[-1]):
-        red, green, blue = pixels[part].to(torch.int32).unbind(1)
-        planes[part] = ((19595 * red + 38470 * green + 7471 * blue + (1 << 15)) >> 16).to(torch.uint8)
-    return grey
-
-
-def load_image(
-    path: Encoded, *, channels: int | None = None, image_size: tuple[int, int] | None = None
-) -> torch.Tensor:
-    """The picture in a PNG, JPEG, BMP or WebP file as uint8 (C, H, W), upright as its EXIF orientation says.
-
-    Transparent pixels are laid over black, 16-bit grey is rounded to 8 bits, palettes and CMYK become RGB.
-
-    Args:
-        path: the file, or an open one of bytes.
-        channels: 1 or 3, by :func:`as_channels`; None: 1 for a file that stores grey, else 3.
-        image_size: (height, width), by :func:`fit_image`; None: the picture's own.
-
-    Raises:
-        DataError: a file that is missing, broken, of another kind, or so large when decoded that it may be an attack
-            (``PIL.Image.MAX_IMAGE_PIXELS``).
-    """
-    try:
-        with _open(path) as image:
-            turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-            pixels = _pixels(image if turn is None else image.transpose(turn))
-    except _BROKEN as error:
-        raise _unreadable(path, error) from error
-    picture = torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
-    if channels is not None:
-        picture = as_channels(picture, channels)
-    return picture if image_size is None else fit_image(picture, image_size)
-
-
-def stores_grey(path: Encoded) -> bool:
-    """Whether an image file stores grey; only its header is read.
-
-    Raises:
-        DataError: as :func:`load_image`, for what the header tells.
-    """
-    try:
-        with _open(path) as image:
-            return image.mode.startswith("I") or image.mode in _GREY
-    except _BROKEN as error:
-        raise _unreadable(path, error) from error
-
-
-def _open(path: Encoded) -> Image.Image:
-    with _OPENING, warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return Image.open(path, formats=FORMATS)
-
-
-def _pixels(image: Image.Image) -> NDArray[np.uint8]:
-    """(H, W, C) with C = 1 for grey modes, 3 for all others."""
-    if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion would clip at 255
-        return ((np.asarray(image).astype(np.int64) + 128) // 257).astype(np.uint8)[..., None]
-    grey = image.mode in _GREY
-    if image.has_transparency_data:
-        layers = np.asarray(image.convert("LA" if grey else "RGBA")).astype(np.uint16)
-        return ((layers[..., :-1] * layers[..., -1:] + 127) // 255).astype(np.uint8)
-    return np.asarray(image.convert("L" if grey else "RGB")).reshape(image.height, image.width, -1)
-
-
-def _unreadable(path: Encoded, error: Exception) -> DataError:
-    """The one line for a file that gave no picture: what the system says of it, or else what Pillow does."""
-    if isinstance(error, UnidentifiedImageError):
-        return DataError(str(path), "holds no image that can be read", f"needed {', '.join(FORMATS)}")
-    if isinstance(error, OSError) and error.strerror:
-        return DataError(str(path), error.strerror, "needed an image file")
-    return DataError(str(path), f"can't be decoded: {error}")
+def digest(content: bytes) -> str:
+    """A digest of bytes, 32 hexadecimal digits."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def checked_indices(indices: Sequence[int] | NDArray[np.integer[Any]] | torch.Tensor, count: int) -> torch.Tensor:
@@ -299,25 +177,10 @@ def checked_indices(indices: Sequence[int] | NDArray[np.integer[Any]] | torch.Te
     """
     chosen = torch.as_tensor(indices)
     if chosen.dtype.is_floating_point or chosen.dtype == torch.bool or chosen.ndim != 1 or not len(chosen):
-        raise DataError("subset", f"got indices of {_kind(chosen)}", "needed a list of integers, at least one")
+        raise DataError("subset", f"got indices of {kind(chosen)}", "needed a list of integers, at least one")
     chosen = chosen.to(torch.int64)
     if chosen.min() < 0 or chosen.max() >= count:
         raise DataError(
             "subset", f"got indices from {int(chosen.min())} to {int(chosen.max())}", f"needed 0 to {count - 1}"
         )
     return chosen
-
-
-def _check_images(where: str, images: torch.Tensor) -> None:
-    if images.dtype != torch.uint8 or images.ndim < 3 or 0 in images.shape[-3:]:
-        raise DataError(where, f"got images of {_kind(images)}", "needed uint8 (..., C, H, W), no size 0")
-
-
-def _kind(tensor: torch.Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-
-
-def _parts(count: int, pixels: int) -> Iterator[slice]:
-    """Slices that cover ``count`` items of ``pixels`` each, a chunk at a time."""
-    step = max(1, _CHUNK // pixels)
-    return (slice(start, start + step) for start in range(0, count, step))

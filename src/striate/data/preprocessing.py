@@ -1,33 +1,38 @@
-"""What pretrained weights expect to be done to a picture before the network sees it."""
+"""What a network's weights expect to be done to a picture before the network sees it."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from striate.data.batches import Normalization
-from striate.data.images import as_channels
+from striate.data.decoding import MAX_PIXELS, Reading
+from striate.data.fitting import Fit, Size, as_channels
 from striate.errors import DataError
-
-INTERPOLATIONS: Final = ("bilinear", "bicubic")
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize until the shorter side fits, cut the middle out, normalise: it belongs to weights, and goes where they go.
+    """Size, crop, interpolation and the pixels' scale: it belongs to weights, and goes where they go.
+
+    With ``mode`` ``"crop"`` a picture is scaled until its shorter side has ``resize`` pixels, and its middle is cut out
+    (for a crop that isn't square: until the picture covers the crop ``resize`` over its shorter side times). With
+    ``"squash"`` each side is scaled by itself; with ``"frame"`` a picture is enlarged by whole factors and framed, as
+    :func:`~striate.data.fit_image` does.
 
     Args:
-        resize: pixels of the shorter side after resizing (antialiased, as Pillow does).
-        crop: pixels of either side of the square that is cut out.
-        normalization: of the pixels.
+        resize: pixels of the shorter side after resizing (antialiased, as Pillow does); None for that of ``crop``.
+        crop: pixels of either side of what the network gets, or its (height, width).
+        normalization: of the pixels, whatever range the weights' authors had them in.
         interpolation: ``"bilinear"`` or ``"bicubic"``.
+        mode: one of ``"crop"``, ``"squash"``, ``"frame"``.
 
     Raises:
-        DataError: a crop that is larger than what it is cut from, an unknown interpolation.
+        DataError: a crop that is larger than what it is cut from, an unknown interpolation or mode.
 
     >>> import torch
     >>> grey = Preprocessing(36, 32, Normalization((0.5,), (0.5,)))
@@ -35,16 +40,21 @@ class Preprocessing:
     torch.Size([1, 1, 32, 32])
     """
 
-    resize: int
-    crop: int
+    resize: int | None
+    crop: int | Size
     normalization: Normalization
     interpolation: str = "bilinear"
+    mode: str = "crop"
+    #: What brings pictures to the network's size.
+    how: Fit = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not 0 < self.crop <= self.resize:
+        crop: Size = (self.crop, self.crop) if isinstance(self.crop, int) else (int(self.crop[0]), int(self.crop[1]))
+        if min(crop) < 1 or (self.resize is not None and min(crop) > self.resize):
             raise DataError("preprocessing", f"got crop {self.crop} of {self.resize}", "needed 1 pixel to all of them")
-        if self.interpolation not in INTERPOLATIONS:
-            raise DataError("preprocessing", f"got {self.interpolation!r}", "needed " + " or ".join(INTERPOLATIONS))
+        factor = (self.resize or min(crop)) / min(crop)
+        covers = (round(crop[0] * factor), round(crop[1] * factor)) if self.mode == "crop" else None
+        object.__setattr__(self, "how", Fit(crop, self.mode, covers, self.interpolation))
 
     @property
     def channels(self) -> int:
@@ -52,30 +62,109 @@ class Preprocessing:
         return len(self.normalization.mean)
 
     @property
-    def image_size(self) -> tuple[int, int]:
+    def image_size(self) -> Size:
         """(H, W) that the network gets."""
-        return self.crop, self.crop
+        return self.how.image_size
+
+    def at(self, image_size: Size) -> Preprocessing:
+        """The same for images of another (H, W), with the same share of a picture cut out.
+
+        >>> imagenet = Preprocessing(256, 224, Normalization((0.5,) * 3, (0.5,) * 3))
+        >>> imagenet.at((112, 112)).resize
+        128
+        """
+        if image_size == self.image_size:
+            return self
+        resize = None if self.resize is None else round(min(image_size) * self.resize / min(self.image_size))
+        return replace(self, resize=resize, crop=image_size)
+
+    def reading(self, max_pixels: int = MAX_PIXELS) -> Reading:
+        """What reads an image file as the network sees it, uint8 (channels, \\*image_size), before normalisation."""
+        return Reading(self.how, self.channels, max_pixels)
 
     def fit(self, images: Tensor) -> Tensor:
-        """The part of pictures that the network sees: uint8 (N, C, H, W) to uint8 (N, channels, crop, crop)."""
-        coloured = as_channels(images, self.channels)
-        height, width = coloured.shape[2:]
-        factor = self.resize / min(height, width)
-        size = [max(self.resize, math.floor(side * factor)) for side in (height, width)]
-        # On bytes this is Pillow's fixed-point arithmetic, in which most weights were trained.
-        resized = F.interpolate(coloured, size, mode=self.interpolation, antialias=True)
-        top, left = ((side - self.crop) // 2 for side in size)
-        return resized[..., top : top + self.crop, left : left + self.crop]
+        """The part of pictures that the network sees: uint8 (N, C, H, W) to uint8 (N, channels, \\*image_size)."""
+        return self.how(as_channels(images, self.channels))
 
     def __call__(self, images: Tensor) -> Tensor:
-        """What the network takes: uint8 (N, C, H, W) to float32 (N, channels, crop, crop)."""
+        """What the network takes: uint8 (N, C, H, W) to float32 (N, channels, \\*image_size)."""
         return self.normalization(self.fit(images))
+
+    def __str__(self) -> str:
+        height, width = self.image_size
+        size = f"{height}x{width}"
+        if self.mode == "crop":
+            cut = (
+                f"the middle {size} of " if self.resize not in (None, min(self.image_size)) else f"the middle {size}, "
+            )
+            words = f"{cut}the shorter side scaled to {self.resize or min(self.image_size)}, {self.interpolation}"
+        elif self.mode == "squash":
+            words = f"squashed to {size}, {self.interpolation}"
+        else:
+            words = f"enlarged by whole factors and framed, or squashed, to {size}"
+        mean, std = (", ".join(f"{value:.3g}" for value in each) for each in self._numbers())
+        return f"{words}; pixels (p/255 - {mean}) / {std}"
+
+    def _numbers(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        mean, std = self.normalization.mean, self.normalization.std
+        same = len(set(mean)) == len(set(std)) == 1
+        return (mean[:1], std[:1]) if same else (mean, std)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, for JSON."""
         return {
             "resize": self.resize,
-            "crop": self.crop,
+            "crop": self.crop if isinstance(self.crop, int) else list(self.crop),
             "normalization": self.normalization.to_dict(),
             "interpolation": self.interpolation,
+            "mode": self.mode,
         }
+
+    @classmethod
+    def from_dict(cls, fields: object) -> Preprocessing:
+        """The one that :meth:`to_dict` made ``fields`` of.
+
+        Raises:
+            DataError: anything that it doesn't make.
+        """
+        if (
+            not isinstance(fields, Mapping)
+            or not {"crop", "normalization"} <= fields.keys()
+            or (fields.keys() - {"resize", "crop", "normalization", "interpolation", "mode"})
+        ):
+            raise DataError("preprocessing", f"got {fields!r}", "needed what Preprocessing.to_dict gives")
+        crop, resize = fields["crop"], fields.get("resize")
+        sizes = [*(crop if isinstance(crop, list | tuple) else [crop]), *([] if resize is None else [resize])]
+        if any(isinstance(size, bool) or not isinstance(size, int) for size in sizes) or (
+            isinstance(crop, list | tuple) and len(crop) != 2
+        ):
+            raise DataError("preprocessing", f"got crop {crop!r}, resize {resize!r}", "needed whole numbers of pixels")
+        return cls(
+            resize,
+            crop if isinstance(crop, int) else (crop[0], crop[1]),
+            Normalization.from_dict(fields["normalization"]),
+            str(fields.get("interpolation", "bilinear")),
+            str(fields.get("mode", "crop")),
+        )
+
+    @classmethod
+    def of_timm(cls, config: Mapping[str, Any]) -> Preprocessing | None:
+        """What timm's ``pretrained_cfg`` says, which lies in ``config.json`` beside weights; None if it says nothing.
+
+        >>> Preprocessing.of_timm({"input_size": [3, 224, 224], "crop_pct": 0.875, "mean": [0.5], "std": [0.5]}).resize
+        256
+        """
+        size, mean, std = (config.get(name) for name in ("input_size", "mean", "std"))
+        if not isinstance(size, list) or len(size) != 3 or not isinstance(mean, list) or not isinstance(std, list):
+            return None
+        height, width = int(size[1]), int(size[2])
+        mode = {"squash": "squash"}.get(str(config.get("crop_mode")), "crop")
+        share = float(config.get("crop_pct") or 0.875)
+        interpolation = str(config.get("interpolation") or "bilinear")
+        return cls(
+            math.floor(min(height, width) / share) if mode == "crop" else None,
+            height if height == width else (height, width),
+            Normalization(tuple(map(float, mean)), tuple(map(float, std))),
+            interpolation if interpolation == "bilinear" else "bicubic",
+            mode,
+        )

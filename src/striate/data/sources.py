@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,14 +11,30 @@ import numpy as np
 import torch
 
 from striate.data.cifar import read_cifar_folder
-from striate.data.folder import read_class_folder
+from striate.data.decoding import MAX_PIXELS, Reading
+from striate.data.fitting import Fit, Size, as_channels
+from striate.data.folder import list_class_folder
 from striate.data.hub import read_hub
 from striate.data.idx import read_idx_folder
-from striate.data.images import ImageSet, Split, as_channels, fit_image
-from striate.data.streamed import LabelledImages, StreamedSet, Wanted
+from striate.data.images import Identity, ImageSet, Split
+from striate.data.streamed import Joined, LabelledImages, Stored, Wanted, decoded, fitting
 from striate.errors import DataError
 
-Size = tuple[int, int]
+
+@dataclass(frozen=True)
+class Found:
+    """What a place holds, before anything is decoded or divided.
+
+    Args:
+        parts: the images for ``"train"``, ``"val"`` and ``"test"``, those that are there; or all under ``""`` where the
+            place doesn't divide them.
+        skipped: files that were left out, each with the reason.
+        notes: what was taken for what.
+    """
+
+    parts: Mapping[str, ImageSet | Stored]
+    skipped: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -29,14 +45,44 @@ class Source:
         usage: what to write, ``"idx:FOLDER"``; what follows the colon is a path.
         example: the same with a path that may exist.
         description: one line for people who choose.
-        read: from the path, and what is wanted of encoded images, to the training set, and the test set where the place
-            has one. For all others :func:`load` sees to size and channels.
+        find: from the path to the images by part. :func:`gather` sees to decoding, size and channels.
     """
 
     usage: str
     example: str
     description: str
-    read: Callable[[Path, Wanted], tuple[LabelledImages, LabelledImages | None]]
+    find: Callable[[Path], Found]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """All images of a source, by part, of one size and the same classes.
+
+    Args:
+        source: in the words of :func:`load`.
+        parts: as :class:`Found` has them.
+        skipped: files that were left out, each with the reason.
+        notes: what was taken for what.
+    """
+
+    source: str
+    parts: Mapping[str, LabelledImages]
+    skipped: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return next(iter(self.parts.values())).classes
+
+    def tested(self) -> tuple[LabelledImages, tuple[str, ...]]:
+        """What to test a network on, if it never learnt from this source: all images, but where the source has a test
+        set of its own that one (or else its validation set); and what to tell of that."""
+        if "" in self.parts:
+            return self.parts[""], self.notes
+        part = next(name for name in ("test", "val", "train") if name in self.parts)
+        others = [f"{len(images):,} of {name}" for name, images in self.parts.items() if name != part]
+        note = f"tests the {len(self.parts[part]):,} images of {part}"
+        return self.parts[part], (note + (f", not the {' and '.join(others)}" if others else ""),)
 
 
 def load(
@@ -47,6 +93,10 @@ def load(
     test_fraction: float = 0.2,
     seed: int = 0,
     stream: bool | None = None,
+    val_fraction: float = 0.0,
+    fit: Fit | None = None,
+    skip_broken: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> Split:
     """The images of ``source`` for training and for testing.
 
@@ -59,6 +109,11 @@ def load(
         seed: which images those are.
         stream: whether encoded images (folder, hf) are decoded when a batch needs them, each time anew, rather than
             once; None: where they would take more than 2 GiB. That takes an image size.
+        val_fraction: the share of the training images held out for validation, where the source has no validation set
+            of its own; 0 for none.
+        fit: what brings images to their size, if not ``image_size``.
+        skip_broken: leave out image files that can't be read; else they are an error that names them all.
+        max_pixels: an image file with more is one that can't be read.
 
     Raises:
         DataError: an unknown source, or one that doesn't hold what it should.
@@ -66,17 +121,87 @@ def load(
     >>> load("digits", image_size=(28, 28)).test
     ImageSet(359 images of 1x28x28, 10 classes)
     """
+    wanted = Wanted(Reading(fitting(image_size, fit), channels, max_pixels), stream, skip_broken)
+    return divide(gather(source, wanted), test_fraction=test_fraction, val_fraction=val_fraction, seed=seed)
+
+
+def gather(source: str, wanted: Wanted) -> Collection:
+    """All images of ``source``, as they are wanted.
+
+    Raises:
+        DataError: as :func:`load`.
+    """
     name, _, path = source.partition(":")
     if name not in SOURCES:
         raise _unknown(source, name)
-    found = SOURCES[name]
-    if (":" in found.usage) != bool(path):
+    kind = SOURCES[name]
+    if (":" in kind.usage) != bool(path):
         got = "got a path" if path else "got no path"
-        raise DataError(f"data {source!r}", got, f"needed {found.usage}, as in {found.example!r}")
-    train, test = found.read(Path(path).expanduser(), Wanted(image_size, channels, stream))
+        raise DataError(f"data {source!r}", got, f"needed {kind.usage}, as in {kind.example!r}")
+    found = kind.find(Path(path).expanduser())
+    parts, skipped = _decoded(found.parts, wanted)
+    return Collection(source, parts, found.skipped + skipped, found.notes)
+
+
+def divide(
+    collection: Collection, *, test_fraction: float, val_fraction: float = 0.0, seed: int = 0, selects: bool = False
+) -> Split:
+    """The images of a source divided into those to learn from, to choose by, and to be tested on.
+
+    Parts that the source has are taken as they are. What it lacks is held out: the test set from all images, then the
+    validation set from those that are left for training. A validation set and no test set: it is the test set, unless
+    something is chosen by it (``selects``), for then it can't tell how good the choice is.
+
+    Raises:
+        DataError: a source without images to learn from; as :func:`split`.
+    """
+    parts, notes = dict(collection.parts), list(collection.notes)
+    if not 0 <= val_fraction < 1:
+        raise DataError("validation fraction", f"got {val_fraction}", "needed 0 or more, and less than 1")
+    train = parts.get("train", parts.get(""))
+    if train is None:
+        raise DataError(collection.source, f"has {' and '.join(parts)}, no train", "needed images to learn from")
+    test, val = parts.get("test"), parts.get("val")
+    if test is None and val is not None and not selects:
+        test, val = val, None
+        notes.append("tests on the validation images, as there are no others and nothing is chosen by them")
+    # Checked and drawn before anything else depends on it: the same seed holds out the same images, val or none.
     if test is None:
         train, test = split(train, test_fraction=test_fraction, seed=seed)
-    return Split(_brought(train, image_size, channels), _brought(test, image_size, channels), source)
+        notes.append(f"holds out {len(test):,} images for testing ({test_fraction:.0%} of each class, seed {seed})")
+    if val is None and val_fraction:
+        train, val = split(train, test_fraction=val_fraction, seed=seed + 1)
+        notes.append(f"holds out {len(val):,} training images for validation ({val_fraction:.0%}, seed {seed})")
+    return Split(train, test, collection.source, val, collection.skipped, tuple(notes))
+
+
+def _decoded(
+    parts: Mapping[str, ImageSet | Stored], wanted: Wanted
+) -> tuple[dict[str, LabelledImages], tuple[tuple[str, str], ...]]:
+    """All parts as sets of one size and one number of channels."""
+    stored = {part: each for part, each in parts.items() if isinstance(each, Stored)}
+    if not stored:
+        kept = {part: each for part, each in parts.items() if isinstance(each, ImageSet)}
+        return {part: _brought(each, wanted.reading, part) for part, each in kept.items()}, ()
+    # Together, so that all are grey or none is, and every broken file is told at once.
+    first = next(iter(stored.values()))
+    together = Stored(
+        Joined([each.encoded for each in stored.values()]),
+        torch.cat([each.labels for each in stored.values()]),
+        first.classes,
+        [name for each in stored.values() for name in each.names],
+    )
+    images, broken = decoded(together, wanted)
+    gone = {name for name, _ in broken}
+    result: dict[str, LabelledImages] = {}
+    start = 0
+    for part, each in stored.items():
+        count = sum(name not in gone for name in each.names)
+        if not count:
+            raise DataError(part or "images", "none can be read", "needed one at least")
+        result[part] = images.subset(range(start, start + count)) if len(stored) > 1 else images
+        start += count
+    return result, broken
 
 
 def split(images: LabelledImages, *, test_fraction: float, seed: int) -> tuple[LabelledImages, LabelledImages]:
@@ -108,14 +233,23 @@ def split(images: LabelledImages, *, test_fraction: float, seed: int) -> tuple[L
     return images.subset(np.flatnonzero(~held_out)), images.subset(np.flatnonzero(held_out))
 
 
-def _read_digits() -> tuple[ImageSet, None]:
+def _read_digits() -> Found:
     """Of scikit-learn, from Alpaydin and Kaynak 1998: how many pixels of each 4x4 block were black, 0 to 16."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     images = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
     labels = torch.from_numpy(digits.target.astype(np.int64))
-    return ImageSet(images, labels, tuple(map(str, digits.target_names))), None
+    return Found({"": ImageSet(images, labels, tuple(map(str, digits.target_names)))})
+
+
+def _read_folder(path: Path) -> Found:
+    listed = list_class_folder(path)
+    return Found(listed.parts, listed.skipped, listed.notes)
+
+
+def _parted(train: ImageSet, test: ImageSet | None) -> Found:
+    return Found({"": train} if test is None else {"train": train, "test": test})
 
 
 SOURCES: dict[str, Source] = {
@@ -123,31 +257,31 @@ SOURCES: dict[str, Source] = {
         usage="digits",
         example="digits",
         description="1,797 handwritten digits of 8x8 pixels, part of scikit-learn",
-        read=lambda *_: _read_digits(),
+        find=lambda _: _read_digits(),
     ),
     "idx": Source(
         usage="idx:FOLDER",
         example="idx:data/mnist",
         description="MNIST and its relatives: IDX files, plain or gzipped",
-        read=lambda path, _: read_idx_folder(path),
+        find=lambda path: _parted(*read_idx_folder(path)),
     ),
     "cifar": Source(
         usage="cifar:FOLDER",
         example="cifar:data/cifar-10-batches-py",
         description="CIFAR-10 and CIFAR-100 as published, the binary or the Python version",
-        read=lambda path, _: read_cifar_folder(path),
+        find=lambda path: _parted(*read_cifar_folder(path)),
     ),
     "folder": Source(
         usage="folder:PATH",
         example="folder:data/pets",
-        description="PNG, JPEG, BMP and WebP files in a sub-folder for each class, or those in train/ and test/",
-        read=read_class_folder,
+        description="image files in a sub-folder for each class; also within train/, val/ and test/",
+        find=_read_folder,
     ),
     "hf": Source(
         usage="hf:PATH",
         example="hf:data/pets.parquet",
         description="Hugging Face data sets: parquet files, or OWNER/NAME on the Hub; a split after a colon",
-        read=read_hub,
+        find=lambda path: Found(read_hub(path)),
     ),
 }
 
@@ -163,12 +297,11 @@ def _unknown(source: str, name: str) -> DataError:
     return DataError(f"data {source!r}", "no such source", f"needed one of {known}", remedy)
 
 
-def _brought(images: LabelledImages, image_size: Size | None, channels: int | None) -> LabelledImages:
-    if isinstance(images, StreamedSet):
-        return images  # as it was wanted
+def _brought(images: ImageSet, reading: Reading, part: str) -> ImageSet:
+    known = tuple(Identity(f"{part}/{each.name}" if part else each.name, each.digest) for each in images.identities())
     pixels = images.images
-    if channels is not None:
-        pixels = as_channels(pixels, channels)
-    if image_size is not None:
-        pixels = fit_image(pixels, image_size)
-    return ImageSet(pixels, images.labels, images.classes)
+    if reading.channels is not None:
+        pixels = as_channels(pixels, reading.channels)
+    if reading.fit is not None:
+        pixels = reading.fit(pixels)
+    return ImageSet(pixels.contiguous(), images.labels, images.classes, known)

@@ -29,6 +29,7 @@ class Exported:
         bytes: the file's size.
         opset: ONNX's version of operators; None for other formats.
         images: how many images it was verified with, one alone and all as a batch.
+        synthetic: whether they were noise, since none of the run's images were at hand.
         max_difference: the largest absolute difference between an output of the file and the network's own.
         tolerance: what it may be at most: the format's share of the largest output, or, where the network's own
             results in float32 are further than that from those in float64, four times as far as these.
@@ -40,6 +41,7 @@ class Exported:
     bytes: int
     opset: int | None
     images: int
+    synthetic: bool
     max_difference: float
     tolerance: float
 
@@ -108,7 +110,9 @@ def export(
     if not torch.equal(wanted.argmax(1), got.argmax(1)):
         raise ExportError(format, "an image is taken for another class", "needed the network's own", _NOTHING)
     write_whole(path, content)
-    return Exported(path, format, subject.name, len(content), written, len(images), difference, tolerance)
+    return Exported(
+        path, format, subject.name, len(content), written, len(images), subject.synthetic, difference, tolerance
+    )
 
 
 _NOTHING: Final = "nothing is written"

@@ -52,7 +52,9 @@ _LARGEST: Final = 2**31  # bytes of a protocol buffer
 
 def _traced(model: torch.nn.Module, images: Tensor) -> torch.export.ExportedProgram:
     with _explained("torch.export"):
-        program = torch.export.export(model, (images,), dynamic_shapes=_DYNAMIC)
+        # Of images only the shape counts here, and a program keeps what it was traced with: no one's photographs.
+        program = torch.export.export(model, (torch.zeros_like(images),), dynamic_shapes=_DYNAMIC)
+    program._example_inputs = None
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # lines of source code, with the folders that they lie in
     return program

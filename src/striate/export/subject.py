@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
-from sklearn.datasets import load_sample_images
 from torch import Tensor
 
 import striate
-from striate.data import Normalization
+from striate.data import Preprocessing
 from striate.errors import ExportError
 from striate.models import Pretrained
 from striate.training import Run
+
+#: Images of noise that a file is verified with where the run's own aren't at hand.
+_NOISE: Final = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +29,8 @@ class Subject:
         name: of the network, for the file's metadata.
         classes: the names of its K outputs.
         preprocessing: how pixels become the network's input, as JSON can have it.
-        images: float32 (N, C, H, W), real images as the network gets them, to verify the file with.
+        images: float32 (N, C, H, W), images as the network gets them, to verify the file with. No file holds them.
+        synthetic: whether they are noise, for want of real ones.
 
     Raises:
         ExportError: images of another form.
@@ -38,6 +41,7 @@ class Subject:
     classes: tuple[str, ...]
     preprocessing: Mapping[str, Any]
     images: Tensor
+    synthetic: bool = False
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.float32 or self.images.dim() != 4 or not len(self.images):
@@ -46,19 +50,21 @@ class Subject:
 
     @classmethod
     def of_run(cls, run: Run) -> Subject:
-        """The network of a finished run, with the held-out images that the run keeps.
+        """The network of a finished run, with held-out images that are where they were, or else noise.
 
         Raises:
             ModelError, RunError, DataError: a folder with damaged weights or images.
         """
         settings = run.settings
-        resize = (
-            "larger images to image_size, bilinear and antialiased; smaller ones by the largest whole factor that fits "
-            "(bilinear), and framed with zeros"
-        )
-        preprocessing = _preprocessing(settings.image_size, resize, settings.normalization)
-        images = settings.normalization(torch.stack([example.image for example in run.examples()]))
-        return cls(run.model(), settings.recipe.model, settings.classes, preprocessing, images)
+        examples = run.examples()
+        if examples:
+            pixels = torch.stack([example.image for example in examples])
+        else:
+            size = (_NOISE, settings.channels, *settings.image_size)
+            pixels = torch.randint(256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        images = settings.normalization(pixels)
+        how = _described(settings.preprocessing)
+        return cls(run.model(), settings.recipe.model, settings.classes, how, images, synthetic=not examples)
 
     @classmethod
     def of_pretrained(cls, trained: Pretrained, name: str) -> Subject:
@@ -68,11 +74,11 @@ class Subject:
             trained: the network.
             name: its name.
         """
+        from sklearn.datasets import load_sample_images
+
         how = trained.preprocessing
-        resize = f"the shorter side to {how.resize}, {how.interpolation} and antialiased; its middle of image_size"
-        preprocessing = _preprocessing(how.image_size, resize, how.normalization)
         photographs = [torch.from_numpy(pixels.copy()).permute(2, 0, 1) for pixels in load_sample_images().images]
-        return cls(trained.model, name, trained.classes, preprocessing, how(torch.stack(photographs)))
+        return cls(trained.model, name, trained.classes, _described(how), how(torch.stack(photographs)))
 
     def metadata(self) -> dict[str, str]:
         """What every exported file says of itself: text by name; ``classes`` and ``preprocessing`` are JSON.
@@ -87,11 +93,24 @@ class Subject:
         }
 
 
-def _preprocessing(image_size: tuple[int, int], resize: str, normalization: Normalization) -> dict[str, Any]:
+def _described(how: Preprocessing) -> dict[str, Any]:
+    """A preprocessing in words for people, and in ``"striate"`` as striate reads it back."""
+    height, width = how.image_size
+    if how.mode == "crop":
+        scaled = how.resize or min(how.image_size)
+        resize = f"the shorter side to {scaled}, {how.interpolation} and antialiased; its middle of image_size"
+    elif how.mode == "squash":
+        resize = f"each side by itself to {height}x{width}, {how.interpolation} and antialiased"
+    else:
+        resize = (
+            "larger images to image_size, bilinear and antialiased; smaller ones by the largest whole factor that fits "
+            "(bilinear), and framed with zeros"
+        )
     return {
-        "channels": len(normalization.mean),
-        "image_size": list(image_size),
+        "channels": how.channels,
+        "image_size": [height, width],
         "resize": resize,
         "scale": 1 / 255,
-        **normalization.to_dict(),
+        **how.normalization.to_dict(),
+        "striate": how.to_dict(),
     }

@@ -15,22 +15,36 @@ from striate.models import (
     vgg,
     vit,
 )
-from striate.models.pretrained import IMAGENET, Pretrained, imagenet_classes, pretrained
+from striate.models.predicting import Ranked, classify, rank
+from striate.models.pretrained import (
+    IMAGENET,
+    Pretrained,
+    describe_weights,
+    imagenet_classes,
+    imagenet_preprocessing,
+    pretrained,
+)
 from striate.models.registry import create, describe, families, has_small_form, input_shape, names, register
-from striate.models.weights import load_weights, read_weights
+from striate.models.weights import About, about_weights, load_weights, read_weights
 
 __all__ = [
     "IMAGENET",
+    "About",
     "Pretrained",
+    "Ranked",
+    "about_weights",
     "alexnet",
+    "classify",
     "coatnet",
     "convnext",
     "create",
     "describe",
+    "describe_weights",
     "efficientnet",
     "families",
     "has_small_form",
     "imagenet_classes",
+    "imagenet_preprocessing",
     "input_shape",
     "lenet",
     "load_weights",
@@ -38,6 +52,7 @@ __all__ = [
     "mobilenet_v2",
     "names",
     "pretrained",
+    "rank",
     "read_weights",
     "register",
     "resnet",

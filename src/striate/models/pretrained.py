@@ -11,11 +11,12 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from striate.data import Normalization, Preprocessing, load_image
+from striate.data import Normalization, Preprocessing
 from striate.errors import ModelError
-from striate.models.registry import create
+from striate.models.predicting import classify
+from striate.models.registry import create, input_shape
 from striate.models.shipped import shipped
-from striate.models.weights import load_weights
+from striate.models.weights import About, about_weights, load_weights
 
 #: Mean and deviation of the pixels of ImageNet's training images.
 IMAGENET: Final = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -47,12 +48,7 @@ class Pretrained:
         Raises:
             DataError: a file that can't be read as an image.
         """
-        ranked = []
-        for path in paths:
-            best = self.predict(load_image(path)[None])[0].topk(min(top, len(self.classes)))
-            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            ranked.append([(self.classes[index], probability) for index, probability in pairs])
-        return ranked
+        return classify(self.model, self.preprocessing, self.classes, paths, top=top)
 
 
 def pretrained(name: str, weights: str | os.PathLike[str] = "pretrained") -> Pretrained:
@@ -60,9 +56,8 @@ def pretrained(name: str, weights: str | os.PathLike[str] = "pretrained") -> Pre
 
     Args:
         name: one of ``names()``.
-        weights: those that a package ships, with their preprocessing; or what :func:`load_weights` takes, with the
-            preprocessing that most ImageNet weights share: the shorter side to 8/7 of the network's size, bilinear, and
-            mean and deviation of ImageNet's pixels.
+        weights: those that a package ships, or what :func:`load_weights` takes; with their own preprocessing, where
+            they say what it is, else :func:`imagenet_preprocessing`.
 
     Raises:
         ModelError: no such weights, or such for other classes; a package isn't installed.
@@ -72,14 +67,32 @@ def pretrained(name: str, weights: str | os.PathLike[str] = "pretrained") -> Pre
     ('tabby', (224, 224))
     """
     model = create(name)
+    about = describe_weights(name, weights)
+    load_weights(model, shipped(name).file() if weights == "pretrained" else weights)
+    preprocessing = about.preprocessing or imagenet_preprocessing(name)
+    return Pretrained(model.eval(), preprocessing, about.classes or imagenet_classes())
+
+
+def describe_weights(name: str, weights: str | os.PathLike[str]) -> About:
+    """What is known of a network's weights: from the package that ships them, or from what lies with them.
+
+    Args:
+        name: one of ``names()``.
+        weights: ``"pretrained"``, or what :func:`load_weights` takes.
+
+    Raises:
+        ModelError: there are no such weights.
+    """
     if weights == "pretrained":
-        offer = shipped(name)
-        weights, preprocessing = offer.file(), offer.preprocessing
-    else:
-        side: int = model.input_size[0]  # type: ignore[index, assignment]
-        preprocessing = Preprocessing(side * 8 // 7, side, IMAGENET)
-    load_weights(model, weights)
-    return Pretrained(model.eval(), preprocessing, imagenet_classes())
+        return About(shipped(name).preprocessing)
+    return about_weights(weights)
+
+
+def imagenet_preprocessing(name: str) -> Preprocessing:
+    """What most weights share that were trained on ImageNet and don't say how: the shorter side to 8/7 of the network's
+    size, bilinear, and mean and deviation of ImageNet's pixels."""
+    side = input_shape(name)[1]
+    return Preprocessing(side * 8 // 7, side, IMAGENET)
 
 
 def imagenet_classes() -> tuple[str, ...]:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from striate.errors import ModelError, WeightsWarning
+from striate.data import Preprocessing
+from striate.errors import DataError, ModelError, WeightsWarning
 from striate.models.naming import translated
 
 HUB: Final = "hf-hub:"
 SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".bin")
 #: What a repository's weights are called, the better name first.
 _HUB_FILES: Final = ("model.safetensors", "pytorch_model.bin")
+#: What weights in a folder are called: a run's, and those that were fetched from the hub.
+_FOLDER_FILES: Final = ("weights.safetensors", *_HUB_FILES)
 #: Where training programs put the parameters among what else they save.
 _WITHIN: Final = ("state_dict", "model")
 
@@ -32,8 +37,8 @@ def load_weights(model: torch.nn.Module, source: str | os.PathLike[str], *, new_
 
     Args:
         model: any network.
-        source: a .safetensors or a PyTorch file (.pth, .pt, .bin), or ``"hf-hub:OWNER/REPO"``, with ``@REVISION`` if it
-            isn't to be the newest.
+        source: a .safetensors or a PyTorch file (.pth, .pt, .bin), a folder with one (a run's), or
+            ``"hf-hub:OWNER/REPO"``, with ``@REVISION`` if it isn't to be the newest.
         new_head: where all fits but the number of classes, leave the model's last linear layer as it is, and warn.
 
     Raises:
@@ -64,13 +69,93 @@ def load_weights(model: torch.nn.Module, source: str | os.PathLike[str], *, new_
     model.load_state_dict({name: tensor for name, tensor in found.items() if name not in wrong}, strict=False)
 
 
+@dataclass(frozen=True)
+class About:
+    """What weights say of themselves.
+
+    Args:
+        preprocessing: of the pictures that they were trained on; None where they don't say.
+        classes: the names of the outputs; empty where they don't say.
+    """
+
+    preprocessing: Preprocessing | None = None
+    classes: tuple[str, ...] = ()
+
+
+def about_weights(source: str | os.PathLike[str]) -> About:
+    """What is known of weights besides their numbers.
+
+    A .safetensors file of striate's has it in its metadata; weights of timm, from the hub or a folder, in the file
+    ``config.json`` beside them.
+
+    Args:
+        source: what :func:`load_weights` takes.
+
+    Raises:
+        ModelError: weights that can't be had; a description that can't be.
+    """
+    path = weights_file(source)
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                said = file.metadata() or {}
+            if "about" in said:  # of a run
+                about = json.loads(said["about"])
+                return About(Preprocessing.from_dict(about["preprocessing"]), tuple(map(str, about["classes"])))
+            if "preprocessing" in said:  # of an export, which has what striate reads beside words for people
+                preprocessing = Preprocessing.from_dict(json.loads(said["preprocessing"])["striate"])
+                return About(preprocessing, tuple(map(str, json.loads(said["classes"]))))
+        config = _config(source, path)
+        timm = config.get("pretrained_cfg", config)
+        names = config.get("label_names")
+        classes = tuple(map(str, names)) if isinstance(names, list) else ()
+        return About(Preprocessing.of_timm(timm) if isinstance(timm, Mapping) else None, classes)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            str(path), f"no readable weights ({getattr(error, 'strerror', None) or error})", "needed a whole file"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, DataError) as error:
+        raise ModelError(str(path), f"says what can't be of its preprocessing ({error})") from error
+
+
+def _config(source: str | os.PathLike[str], path: Path) -> dict[str, Any]:
+    """What ``config.json`` beside a weights' file says; nothing where there is none."""
+    beside = path.with_name("config.json")
+    if not beside.exists() and str(source).startswith(HUB):
+        try:
+            beside = Path(_downloaded(str(source), ("config.json",)))
+        except ModelError:
+            return {}  # weights without a description, or without a connection to fetch it
+    if not beside.is_file():
+        return {}
+    found = json.loads(beside.read_text(encoding="utf-8"))
+    return found if isinstance(found, dict) else {}
+
+
+def weights_file(source: str | os.PathLike[str]) -> Path:
+    """The file that a source of weights means: itself, that of a repository on the hub, that in a folder.
+
+    Raises:
+        ModelError: a repository that can't be reached, a folder without weights.
+    """
+    if str(source).startswith(HUB):
+        return Path(_downloaded(str(source), _HUB_FILES))
+    path = Path(source)
+    if not path.is_dir():
+        return path
+    for name in _FOLDER_FILES:
+        if (path / name).is_file():
+            return path / name
+    raise ModelError(str(path), "a folder without weights", "needed " + " or ".join(_FOLDER_FILES) + " in it")
+
+
 def read_weights(source: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The named tensors of what :func:`load_weights` takes, on the CPU.
 
     Raises:
         ModelError: weights that can't be had or read.
     """
-    path = Path(_from_hub(str(source)) if str(source).startswith(HUB) else source)
+    path = weights_file(source)
     if path.suffix not in SUFFIXES:
         raise ModelError(str(path), f"got a file named {path.name!r}", "needed one that ends in " + ", ".join(SUFFIXES))
     try:
@@ -107,8 +192,8 @@ def _unpickled(path: Path) -> Any:
         raise ModelError(str(path), "no readable weights: cut off, damaged, or not from torch.save") from error
 
 
-def _from_hub(source: str) -> str:
-    """The weights' file of a repository on the hub, from the local cache where it lies there."""
+def _downloaded(source: str, names: Sequence[str]) -> str:
+    """The first of some files that a repository on the hub has, from the local cache where it lies there."""
     try:
         import huggingface_hub as hub
     except ImportError as error:
@@ -117,7 +202,7 @@ def _from_hub(source: str) -> str:
     where: dict[str, Any] = {"repo_id": repository, "revision": revision or None}
     try:
         # Without a connection each file is waited for in vain, so the one that the cache has comes first.
-        for name in sorted(_HUB_FILES, key=lambda name: hub.try_to_load_from_cache(filename=name, **where) is None):
+        for name in sorted(names, key=lambda name: hub.try_to_load_from_cache(filename=name, **where) is None):
             try:
                 return str(hub.hf_hub_download(filename=name, **where))
             except hub.errors.RemoteEntryNotFoundError:
@@ -125,7 +210,7 @@ def _from_hub(source: str) -> str:
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(source, f"can't be had ({reason})", "needed hf-hub:OWNER/REPO and a connection") from error
-    raise ModelError(source, "holds no weights", "needed " + " or ".join(_HUB_FILES) + " in the repository")
+    raise ModelError(source, "holds no weights", "needed " + " or ".join(names) + " in the repository")
 
 
 def _head(model: torch.nn.Module, wrong: list[str], found: Mapping[str, Tensor]) -> tuple[str, int] | None:
@@ -149,7 +234,7 @@ def _other_channels(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> s
             continue
         here, there = tensor.shape, found[name].shape
         if here[1] != there[1] and here[:1] + here[2:] == there[:1] + there[2:]:
-            return f"make the network with in_channels={there[1]}, as these weights need"
+            return f"these weights take images of {there[1]} channels: in_channels={there[1]}, --channels {there[1]}"
         break
     return ""
 

@@ -86,7 +86,8 @@ def predictions(images: Iterable[str], ranked: Iterable[Sequence[tuple[str, floa
 def exported(done: Exported) -> Table:
     """A file that was exported, and how near its results are to the network's own."""
     kind = done.format if done.opset is None else f"{done.format}, opset {done.opset}"
-    several = f"{done.images} image{'s' * (done.images > 1)}, one alone and all as a batch"
+    noise = " of noise (the run's own aren't at hand)" if done.synthetic else ""
+    several = f"{done.images} image{'s' * (done.images > 1)}{noise}, one alone and all as a batch"
     exact = "the same to the bit" if done.max_difference == 0 else f"largest difference {done.max_difference:.2g}"
     return described(
         {

@@ -24,7 +24,7 @@ from striate.training.files import write_whole
 from striate.training.recipe import Recipe
 from striate.training.results import Epoch
 
-FORMAT: Final = "striate checkpoint 2"
+FORMAT: Final = "striate checkpoint 3"
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Checkpoint:
         average: the state of the moving average; empty without one.
         optimizer: the optimizer's state, for each parameter's index.
         scaler: the state of the loss's scale; empty but with fp16.
+        best: the tested network's state after the best epoch; empty unless it is to be kept.
     """
 
     recipe: Recipe
@@ -56,6 +57,7 @@ class Checkpoint:
     average: dict[str, Tensor]
     optimizer: dict[int, dict[str, Tensor]]
     scaler: dict[str, float]
+    best: dict[str, Tensor]
 
     def save(self, path: Path) -> None:
         """Writes the file whole or not at all.
@@ -66,6 +68,7 @@ class Checkpoint:
         tensors = {"epoch/losses": self.losses, "epoch/correct": self.correct}
         tensors |= {f"model/{name}": tensor for name, tensor in self.model.items()}
         tensors |= {f"average/{name}": tensor for name, tensor in self.average.items()}
+        tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
         for index, state in self.optimizer.items():
             tensors |= {f"optimizer/{index}/{name}": tensor for name, tensor in state.items()}
         tensors = own_copies(tensors)
@@ -96,7 +99,7 @@ class Checkpoint:
         if metadata.get("digest") != _digest(metadata.get("facts", ""), tensors):
             raise RunError(str(path), "is damaged: its content doesn't match its digest", remedy=_REMEDY)
         facts: dict[str, Any] = json.loads(metadata["facts"])
-        groups: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}, "epoch": {}}
+        groups: dict[str, dict[str, Tensor]] = {name: {} for name in ("model", "average", "best", "optimizer", "epoch")}
         for name, tensor in tensors.items():
             group, _, rest = name.partition("/")
             groups[group][rest] = tensor
@@ -116,6 +119,7 @@ class Checkpoint:
             groups["average"],
             optimizer,
             facts["scaler"],
+            groups["best"],
         )
 
 

@@ -19,7 +19,7 @@ class Display:
         quiet: shows nothing at all.
     """
 
-    def __init__(self, epochs: int, steps: int, *, quiet: bool) -> None:
+    def __init__(self, epochs: int, steps: int = 0, *, quiet: bool) -> None:
         self._console = Console(stderr=True, quiet=quiet)
         self._epochs, self._steps = epochs, steps
         self._progress = Progress(
@@ -42,6 +42,11 @@ class Display:
     ) -> None:
         self._progress.stop()
 
+    def plan(self, steps: int) -> None:
+        """Says how many steps an epoch has, once that is known."""
+        self._steps = steps
+        self._progress.update(self._task, total=self._epochs * steps)
+
     def note(self, text: str) -> None:
         """A line for the person who watches."""
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)
@@ -57,9 +62,10 @@ class Display:
 
     def epoch(self, epoch: Epoch) -> None:
         """An epoch is done."""
+        part, loss, accuracy = epoch.held_out
         self.note(
             f"epoch {epoch.epoch:>{len(str(self._epochs))}}/{self._epochs}"
             f"  train loss {epoch.train_loss:.4f} accuracy {epoch.train_accuracy:7.2%}"
-            f"  test loss {epoch.test_loss:.4f} accuracy {epoch.test_accuracy:7.2%}"
+            f"  {part} loss {loss:.4f} accuracy {accuracy:7.2%}"
             f"  {epoch.seconds:.1f} s, {epoch.images_per_second:,.0f} images/s"
         )

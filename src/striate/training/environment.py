@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +17,10 @@ import torch
 from striate import engine
 from striate.engine import tuning
 from striate.errors import RunError
+
+if TYPE_CHECKING:
+    from striate.training.recipe import Recipe
+    from striate.training.run import Settings
 
 
 def find_device(name: str) -> torch.device:
@@ -62,6 +68,39 @@ def reproducible(seed: int, threads: int, device: torch.device, backend: str = "
             torch.set_num_threads(before[0])
             torch.set_deterministic_debug_mode(before[1])
             _set_cudnn_benchmark(before[2])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left, on a device or on the CPU."""
+    # PyTorch's allocator for the CPU raises a plain RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: " in str(error)
+
+
+@contextlib.contextmanager
+def enough_memory(recipe: Recipe, settings: Settings) -> Iterator[None]:
+    """Around training and testing.
+
+    Raises:
+        RunError: memory ran out; it says what was tried, and what needs less.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        size = "x".join(map(str, (settings.channels, *settings.image_size)))
+        wanted = re.search(r"allocate ([\d.]+ ?[KMGT]?i?B|\d+ bytes)", str(error))
+        remedies = [f"--accumulate {2 * recipe.accumulate}" if recipe.batch_size > recipe.accumulate else ""]
+        remedies += ["" if recipe.checkpoint_activations else "--checkpoint-activations"]
+        remedies += [f"--batch-size {recipe.batch_size // 2}" if recipe.batch_size > 1 else "smaller images"]
+        raise RunError(
+            settings.device,
+            f"ran out of memory training {recipe.model} ({settings.parameters:,} parameters) with {recipe.batch_size} "
+            f"images of {size} a step, {recipe.accumulate} part{'s' * (recipe.accumulate > 1)} each"
+            + (f", when it asked for {wanted[1]}" if wanted else ""),
+            "needed less",
+            "try " + ", or ".join(filter(None, remedies)),
+        ) from error
 
 
 def _set_cudnn_benchmark(on: bool) -> None:

@@ -28,7 +28,7 @@ def write_events(folder: Path, epoch: Epoch) -> None:
 
     with SummaryWriter(str(folder), purge_step=epoch.epoch) as writer:
         for name, value in epoch.to_dict().items():
-            if name != "epoch":
+            if name != "epoch" and value is not None:
                 part, _, rest = name.partition("_")
-                tag = f"{rest}/{part}" if part in ("train", "test") else name
+                tag = f"{rest}/{part}" if part in ("train", "val", "test") else name
                 writer.add_scalar(tag, value, epoch.epoch)

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
 
 import torch
 
 from striate import data, models
-from striate.errors import RunError
+from striate.data import Fit
+from striate.errors import DataError, RunError
 from striate.training.assess import loss_of
 from striate.training.display import Display
 from striate.training.distributed import Team, team
-from striate.training.environment import Stop, find_device, reproducible
+from striate.training.environment import Stop, enough_memory, find_device, is_out_of_memory, reproducible
 from striate.training.events import check_tensorboard
 from striate.training.files import read_json, write_json
 from striate.training.folder import SETTINGS, fresh_folder, is_finished, locked, refuse_occupied
-from striate.training.images import load_data, workers
+from striate.training.images import absolute, collect, divided, style, weights_preprocessing, workers
 from striate.training.loop import Training
 from striate.training.recipe import Recipe
+from striate.training.record import Record
 from striate.training.run import Run, Settings, build, versions
+from striate.training.telling import told
 from striate.training.transfer import Learning
+from striate.training.update import peak
 
 _AS_BEGUN: Final = "resume with the run's own settings, or take another folder"
 
@@ -56,36 +62,51 @@ def _fit(recipe: Recipe, team: Team, *, resume: bool, quiet: bool) -> Run:
     if recipe.out is not None:
         begun = _begun(Path(recipe.out), recipe, resume=resume)
         if begun is not None and is_finished(Path(recipe.out)):
-            Display(1, 1, quiet=quiet).note(f"{recipe.out} holds this run, finished: nothing to do")
+            Display(1, quiet=quiet).note(f"{recipe.out} holds this run, finished: nothing to do")
             return Run.open(recipe.out)
     elif resume:
         raise RunError("resume", "got no folder", "needed the one of the run to go on with")
+    display = Display(recipe.epochs, quiet=quiet)
     # All that can be wrong with the recipe shows before there is a folder.
-    threads = recipe.threads or (begun.threads if begun else torch.get_num_threads())
-    settings, split = _prepare(recipe, threads, team, weights=recipe.weights if begun is None else None)
+    prepared = _prepare(recipe, begun, team, display)
+    settings, split = prepared.settings, prepared.split
     path = fresh_folder(recipe) if recipe.out is None else Path(recipe.out)
     team.meet()  # nobody writes before all have looked
     with locked(path) if team.leads else contextlib.nullcontext():
         if team.leads:
-            _begin(path, settings, resume=resume)
+            _begin(path, prepared, resume=resume)
         team.meet()
         device = torch.device(settings.device)
+        for line in told(settings, split):
+            display.note(line)
+        display.plan(math.ceil(len(split.train) / recipe.batch_size))
         with (
             reproducible(recipe.seed, settings.threads, device, recipe.engine),
-            Display(recipe.epochs, math.ceil(len(split.train) / recipe.batch_size), quiet=quiet) as display,
+            enough_memory(recipe, settings),
+            display,
             Stop() as stop,
         ):
-            Training(path, settings, split, display, stop, team).run()
+            outcome = Training(path, settings, split, display, stop, team).run()
         team.meet()
-    return Run.open(path)
+    return dataclasses.replace(Run.open(path), outcome=outcome)
 
 
-def _begin(path: Path, settings: Settings, *, resume: bool) -> None:
+@dataclass(frozen=True)
+class Prepared:
+    """What a run is made with, and its images, with the record of them."""
+
+    settings: Settings
+    split: data.Split
+    record: Record
+
+
+def _begin(path: Path, prepared: Prepared, *, resume: bool) -> None:
     """Writes down what the run is made with, or sees that it goes on as it began."""
-    begun = _begun(path, settings.recipe, resume=resume)  # another process may have been here meanwhile
+    begun = _begun(path, prepared.settings.recipe, resume=resume)  # another process may have been here meanwhile
     if begun is None:
-        write_json(path / SETTINGS, settings.to_dict())
-    elif different := settings.differences(begun):
+        prepared.record.save(path)
+        write_json(path / SETTINGS, prepared.settings.to_dict())
+    elif different := prepared.settings.differences(begun):
         raise RunError(str(path), f"the run was begun otherwise: now {', '.join(different)}", remedy=_AS_BEGUN)
 
 
@@ -100,23 +121,35 @@ def _begun(path: Path, recipe: Recipe, *, resume: bool) -> Settings | None:
     return begun
 
 
-def _prepare(recipe: Recipe, threads: int, team: Team, weights: str | None) -> tuple[Settings, data.Split]:
+def _prepare(recipe: Recipe, begun: Settings | None, team: Team, display: Display) -> Prepared:
     """Finds the device, loads the data, and sees that the network takes them and can learn as the recipe says."""
+    threads = recipe.threads or (begun.threads if begun else torch.get_num_threads())
     device = team.device(find_device(recipe.device))
+    with torch.device("meta"):
+        made_for = cast(tuple[int, int], models.create(recipe.model).input_size)
+    weights = recipe.weights if begun is None else None  # a checkpoint has what they became
+    theirs = begun.preprocessing if begun is not None else weights_preprocessing(recipe)
+    fit = theirs.how if theirs is not None else Fit(recipe.image_size or made_for, recipe.fit or "frame")
+    channels = theirs.channels if theirs is not None else recipe.channels
+    split, record = _images(recipe, begun, fit, channels, display)
+    train = split.train
+    small = models.has_small_form(recipe.model, train.image_size)
+    classes, shape = len(train.classes), (train.channels, *train.image_size)
     with torch.random.fork_rng([]):  # weights that are only looked at; the caller's random numbers go on undisturbed
-        with torch.device("meta"):
-            made_for = cast(tuple[int, int], models.create(recipe.model).input_size)
-        split = load_data(recipe, recipe.data, recipe.image_size or made_for, recipe.channels)
-        train = split.train
-        small = models.has_small_form(recipe.model, train.image_size)
-        classes, shape = len(train.classes), (train.channels, *train.image_size)
         model = build(recipe.model, classes, shape, weights, small).eval()
-    loss_of(model, recipe.label_smoothing, mixed=recipe.mixup > 0 or recipe.cutmix > 0)
+    loss_of(
+        model,
+        recipe.label_smoothing,
+        mixed=recipe.mixup > 0 or recipe.cutmix > 0,
+        weights=None if recipe.class_weights == "none" else torch.ones(classes),
+    )
     Learning.of(model, recipe, classes)
     try:
         with torch.inference_mode():
             model(torch.zeros(1, *shape))
     except (RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         size, needed = ("x".join(map(str, sides)) for sides in (train.image_size, made_for))
         raise RunError(
             recipe.model,
@@ -124,18 +157,60 @@ def _prepare(recipe: Recipe, threads: int, team: Team, weights: str | None) -> t
             f"needed {needed}, as it was made for",
             "leave image_size out",
         ) from error
-    return Settings(
+    if theirs is None:
+        normalization = data.Normalization.of(train, workers(recipe))
+        theirs = data.Preprocessing(None, fit.image_size, normalization, fit.interpolation, fit.mode)
+    settings = Settings(
         recipe=recipe,
         versions=versions(),
         device=str(device),
         threads=threads,
         classes=train.classes,
-        normalization=data.Normalization.of(train, workers(recipe)),
-        image_size=train.image_size,
-        channels=train.channels,
+        preprocessing=theirs,
+        source=absolute(recipe.data),
+        augment=style(recipe, theirs),
+        learning_rate=peak(model, recipe),
         small_input=small,
         train_images=len(train),
         test_images=len(split.test),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         processes=team.size,
-    ), split
+        val_images=0 if split.val is None else len(split.val),
+    )
+    return Prepared(settings, split, record)
+
+
+def prepare(recipe: Recipe, *, quiet: bool = False) -> Prepared:
+    """All that a training begins with: what a recipe is settled to, and the images.
+
+    Raises:
+        RunError, ModelError, DataError: as :func:`fit`.
+    """
+    display = Display(recipe.epochs, quiet=quiet)
+    prepared = _prepare(recipe, None, Team(), display)
+    for line in told(prepared.settings, prepared.split):
+        display.note(line)
+    return prepared
+
+
+def _images(
+    recipe: Recipe, begun: Settings | None, fit: Fit, channels: int | None, display: Display
+) -> tuple[data.Split, Record]:
+    """The run's images: divided by the recipe, or found again by the record of what the run began with."""
+    record = None if begun is None or recipe.out is None else Record.load(Path(recipe.out))
+    try:
+        collection = collect(recipe, recipe.data, fit, channels, skip_broken=recipe.skip_broken or record is not None)
+        if record is None:
+            split = divided(recipe, collection)
+            return split, Record.of(split)
+        split, changes = record.restored(collection)
+    except DataError as error:
+        if begun is None:
+            raise
+        kind = recipe.data.partition(":")[0]
+        raise DataError(
+            error.where, error.got, error.needed, error.remedy or f"say where they are now: --data {kind}:PLACE"
+        ) from error
+    for line in changes.told():
+        display.note(f"since the run began: {line}")
+    return split, record

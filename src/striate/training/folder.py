@@ -22,6 +22,12 @@ CHECKPOINT: Final = "checkpoint.safetensors"
 METRICS: Final = "metrics.jsonl"
 WEIGHTS: Final = "weights.safetensors"
 SAMPLES: Final = "samples"
+#: Which images are for training and which for testing.
+RECORD: Final = "images.csv"
+#: What the network says of each held-out image, for people and programs.
+PREDICTIONS: Final = "predictions.csv"
+#: The same of the validation images.
+VALIDATION: Final = "validation.csv"
 AUGMENTED: Final = "augmented.png"
 EVENTS: Final = "tensorboard"
 #: The last file of a run; with it in place, the checkpoint goes.
@@ -60,7 +66,9 @@ def refuse_occupied(path: Path, *, resume: bool) -> None:
         return
     if not path.is_dir():
         raise RunError(str(path), "is a file", "needed a folder, new or empty")
-    found = {entry.name for entry in path.iterdir() if entry.name != LOCK and not entry.name.endswith(PARTIAL)}
+    found = {entry.name for entry in path.iterdir() if not entry.name.endswith(PARTIAL)}
+    # The lock, and what is written before the settings, are what a start that was killed may leave.
+    found -= {LOCK, RECORD}
     if not found:
         return
     if SETTINGS not in found:

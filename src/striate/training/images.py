@@ -1,32 +1,130 @@
-"""What a recipe says of its images: which, in what way they are changed, and who decodes them."""
+"""What a recipe says of its images: which, how they reach the network, how they are changed, who decodes."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
 
-from striate import data
+from striate import data, models
+from striate.data import Fit, Preprocessing
+from striate.data.decoding import MAX_PIXELS, Reading
+from striate.data.folds import folds
+from striate.data.sources import Collection, divide, gather
+from striate.data.streamed import LabelledImages, Wanted, joined
+from striate.errors import RunError
 from striate.training.recipe import Recipe
 
-
-def load_data(recipe: Recipe, source: str, image_size: tuple[int, int], channels: int | None) -> data.Split:
-    """The images of a source, brought to a size, with the recipe's hold-out where the source has none."""
-    return data.load(
-        source,
-        image_size=image_size,
-        channels=channels,
-        test_fraction=recipe.test_fraction,
-        seed=recipe.seed,
-        stream=None if recipe.workers is None else True,
-    )
+#: Classes of ImageNet's challenge.
+_IMAGENET: Final = 1000
+#: A picture that is kept for random crops has this many times the pixels a side of what the network gets.
+_SPARE: Final = 2
 
 
-def augmentation(recipe: Recipe) -> data.Augmentation | None:
-    """How training images are changed; None for not at all."""
-    if recipe.augment == "none" and not recipe.erase and not recipe.mixup and not recipe.cutmix:
+def collect(recipe: Recipe, source: str, fit: Fit | None, channels: int | None, *, skip_broken: bool) -> Collection:
+    """All images of a source, by part, brought to a size.
+
+    Raises:
+        DataError: as :func:`striate.data.load`.
+    """
+    reading = Reading(fit, channels, recipe.max_pixels or MAX_PIXELS)
+    return gather(source, Wanted(reading, None if recipe.workers is None else True, skip_broken))
+
+
+def divided(recipe: Recipe, collection: Collection) -> data.Split:
+    """The images of a source as the recipe divides them.
+
+    Raises:
+        DataError: as :func:`striate.data.sources.divide`; a class with fewer images than folds.
+    """
+    if recipe.folds is None or recipe.fold is None:
+        return divide(
+            collection,
+            test_fraction=recipe.test_fraction,
+            val_fraction=recipe.val_fraction,
+            seed=recipe.seed,
+            selects=recipe.selects,
+        )
+    images = joined(list(collection.parts.values()))
+    train, test = folds(images.labels, images.classes, recipe.folds, recipe.seed)[recipe.fold - 1]
+    note = f"tests on fold {recipe.fold} of {recipe.folds}: {len(test):,} of {len(images):,} images, seed {recipe.seed}"
+    learnt = replace(collection, parts={"train": images.subset(train), "test": images.subset(test)}, notes=(note,))
+    return divide(learnt, test_fraction=recipe.test_fraction, val_fraction=recipe.val_fraction, seed=recipe.seed)
+
+
+def weights_preprocessing(recipe: Recipe) -> Preprocessing | None:
+    """What is done to pictures by the recipe's weights or words, at the recipe's size; None where the data decide.
+
+    Raises:
+        RunError: weights that don't say, though they are to; other channels than theirs.
+        ModelError: weights that can't be had.
+    """
+    word = recipe.preprocessing
+    found: Preprocessing | None = None
+    if recipe.weights is not None and word in (None, "weights"):
+        found = models.describe_weights(recipe.model, recipe.weights).preprocessing
+        if found is None and word is None and _is_imagenet(recipe.weights):
+            word = "imagenet"
+    if word == "weights" and found is None:
+        got = "got no weights" if recipe.weights is None else "the weights don't say what it is"
+        raise RunError("preprocessing", got, "needed weights that do", "imagenet or data")
+    if word == "imagenet":
+        found = models.imagenet_preprocessing(recipe.model)
+    if found is None:
         return None
-    return data.Augmentation(recipe.augment, recipe.erase, recipe.mixup, recipe.cutmix, recipe.seed)
+    if recipe.channels not in (None, found.channels):
+        raise RunError("channels", f"got {recipe.channels}", f"needed {found.channels}, as the weights take them")
+    if recipe.fit not in (None, found.mode):
+        found = replace(found, mode=recipe.fit, resize=None)
+    return found if recipe.image_size is None else found.at(recipe.image_size)
+
+
+def _is_imagenet(weights: str) -> bool:
+    """Whether weights have as many outputs as ImageNet has classes."""
+    tensors = list(models.read_weights(weights).values())
+    return bool(tensors) and tensors[-1].dim() > 0 and len(tensors[-1]) == _IMAGENET
+
+
+def style(recipe: Recipe, preprocessing: Preprocessing) -> str:
+    """The style of augmentation: the recipe's, or what suits weights that expect crops of pictures."""
+    if recipe.augment is not None:
+        return recipe.augment
+    return "resized-crop" if recipe.weights is not None and preprocessing.mode == "crop" else "none"
+
+
+def augmentation(recipe: Recipe, style: str) -> data.Augmentation | None:
+    """How training images are changed; None for not at all."""
+    if style == "none" and not recipe.erase and not recipe.mixup and not recipe.cutmix:
+        return None
+    return data.Augmentation(style, recipe.erase, recipe.mixup, recipe.cutmix, recipe.seed)
+
+
+def whole(images: LabelledImages, changed: data.Augmentation | None) -> LabelledImages:
+    """Training images, where random parts of them are wanted at their own proportions instead of at one size."""
+    if changed is None or not changed.crops:
+        return images
+    pictures = images.origin if isinstance(images, data.ImageSet) else images
+    return images if pictures is None else pictures.in_memory(_SPARE * max(images.image_size))
 
 
 def workers(recipe: Recipe) -> int:
     """Processes that decode images where these stay in their files."""
     return min(4, os.cpu_count() or 1) if recipe.workers is None else recipe.workers
+
+
+def absolute(source: str) -> str:
+    """A source whose place is told from the root, so that it means the same wherever a program is started.
+
+    >>> absolute("digits")
+    'digits'
+    """
+    kind, colon, place = source.partition(":")
+    path, split, part = place, "", ""
+    if kind == "hf":  # maybe a name on the Hub, maybe with a split
+        before, split, part = place.rpartition(":")
+        path = before if split and not Path(place).expanduser().exists() else place
+        if not Path(path).expanduser().exists():
+            return source
+        split, part = (split, part) if path == before and split else ("", "")
+    return f"{kind}:{Path(path).expanduser().absolute()}{split}{part}" if colon else source

@@ -7,6 +7,7 @@ and k, the learning rate on the step; and a checkpoint has all the rest.
 from __future__ import annotations
 
 import functools
+import json
 import math
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ from striate import data
 from striate.errors import RunError
 from striate.training import samples
 from striate.training.assess import Assessment, assess
+from striate.training.balance import balanced_order, class_weights
 from striate.training.checkpoint import Checkpoint, own_copies
 from striate.training.display import Display
 from striate.training.distributed import Team
@@ -31,21 +33,25 @@ from striate.training.folder import (
     CHECKPOINT,
     EVALUATION,
     EVENTS,
+    PREDICTIONS,
     SAMPLES,
+    VALIDATION,
     WEIGHTS,
     append_metrics,
     go_on,
     write_metrics,
 )
-from striate.training.images import augmentation, workers
-from striate.training.results import Epoch, Evaluation
-from striate.training.run import Settings, versions
+from striate.training.images import augmentation, whole, workers
+from striate.training.predictions import write_predictions
+from striate.training.results import Epoch, Evaluation, best_epoch
+from striate.training.run import Outcome, Settings, versions
 from striate.training.schedule import learning_rate
+from striate.training.scores import Measures
 from striate.training.update import Updates
 
 _GLANCE: Final = 0.1  # seconds between looks at the losses, which wait for a GPU
 _TOGETHER: Final = 16  # steps between two that several processes may look after, since they look together
-_EVEN, _MISTAKES = 16, 8  # held-out images that a run keeps: some over the whole set, and the worst mistakes
+_EVEN, _MISTAKES = 16, 12  # held-out images that a run keeps: some over the whole set, and the worst mistakes
 _DELETE: Final = "restore the run's own file, or delete the folder and train anew"
 
 
@@ -80,7 +86,10 @@ class Training:
         self.device = torch.device(settings.device)
         begun = (path / CHECKPOINT).exists()
         self.model = settings.new_model(None if begun else recipe.weights).to(self.device)
-        self.updates = Updates(self.model, recipe, len(settings.classes), team)
+        weights = None
+        if recipe.class_weights != "none":
+            weights = class_weights(split.train.labels, len(settings.classes), recipe.class_weights)
+        self.updates = Updates(self.model, recipe, len(settings.classes), team, settings.learning_rate, weights)
         batches = functools.partial(
             data.Batches,
             batch_size=recipe.batch_size,
@@ -89,9 +98,21 @@ class Training:
             part=(team.number, team.size),
             workers=workers(recipe),
         )
-        self.batches = batches(split.train, shuffle_seed=recipe.seed, augmentation=augmentation(recipe))
+        changed = augmentation(recipe, settings.augment)
+        labels, classes = split.train.labels, len(settings.classes)
+        self.batches = batches(
+            whole(split.train, changed),
+            shuffle_seed=recipe.seed,
+            augmentation=changed,
+            order=(lambda epoch: balanced_order(labels, classes, recipe.seed, epoch))
+            if recipe.balanced_sampling
+            else None,
+        )
         self.test_batches = batches(split.test)
+        self.val_batches = None if split.val is None else batches(split.val)
         self.history: tuple[Epoch, ...] = ()
+        #: The tested network's state after the epoch with the least validation loss, where that is to be kept.
+        self.best: dict[str, Tensor] = {}
         self._begin_epoch()
 
     def _begin_epoch(self) -> None:
@@ -100,20 +121,22 @@ class Training:
         self.correct = torch.zeros(len(self.batches), dtype=torch.int64, device=self.device)
         self.done, self.seconds = 0, 0.0
 
-    def run(self) -> None:
-        """Trains from the checkpoint, if there is one, to the end."""
+    def run(self) -> Outcome | None:
+        """Trains from the checkpoint, if any, to the end. Of several processes only the leader gets something."""
         if (self.path / CHECKPOINT).exists():
             self._restore(Checkpoint.load(self.path / CHECKPOINT))
         else:
             self._save()
         if self.team.leads:
             write_metrics(self.path, self.history)
-            if self.batches.augmentation is not None:
+            if self.batches.augmentation is not None and self.recipe.keep_images != "none":
                 samples.write_augmented(self.path / AUGMENTED, self.batches)
-        while len(self.history) < self.recipe.epochs:
+        while len(self.history) < self.recipe.epochs and not self._stopped_early():
             self._train()
-            tested = self._test()
+            tested = self._test(self.test_batches if self.val_batches is None else self.val_batches)
             self.history += (self._measured(tested.evaluation),)
+            if self.recipe.keep == "best" and best_epoch(self.history) == len(self.history):
+                self.best = own_copies(self.updates.tested.state_dict())
             self._begin_epoch()
             self._save()
             if self.team.leads:
@@ -121,7 +144,12 @@ class Training:
                 if self.recipe.tensorboard:
                     write_events(self.path / EVENTS, self.history[-1])
             self.display.epoch(self.history[-1])
-        self._finish()
+        return self._finish()
+
+    def _stopped_early(self) -> bool:
+        """Whether the validation loss hasn't fallen for as many epochs as the recipe has patience for."""
+        patience = self.recipe.early_stopping
+        return patience is not None and len(self.history) - best_epoch(self.history) >= patience
 
     def _train(self) -> None:
         """Goes through the rest of the epoch."""
@@ -171,23 +199,23 @@ class Training:
             warmup=recipe.warmup,
         )
 
-    def _test(self) -> Assessment:
+    def _test(self, batches: data.Batches) -> Assessment:
         if not self.team.alone:
             # Buffers, such as running means, are the leader's when a step begins, but each process's own at its end.
             self.team.share(self.updates.tested.buffers())
-        return assess(self.updates.tested, self.test_batches, self._halt_if_asked, self.team)
+        return assess(self.updates.tested, batches, self._halt_if_asked, self.team)
 
     def _measured(self, tested: Evaluation) -> Epoch:
         if not math.isfinite(tested.loss):
-            raise self._diverged(f"the test loss is {tested.loss}")
+            raise self._diverged(f"the loss on held-out images is {tested.loss}")
         loss, accuracy = self._means()
         images = len(self.batches.images)
+        names = ("test_loss", "test_accuracy") if self.val_batches is None else ("val_loss", "val_accuracy")
         return Epoch(
             epoch=len(self.history) + 1,
             train_loss=loss,
             train_accuracy=accuracy,
-            test_loss=tested.loss,
-            test_accuracy=tested.accuracy,
+            **dict(zip(names, (tested.loss, tested.accuracy), strict=True)),
             learning_rate=self._rate(len(self.batches) - 1),
             seconds=self.seconds,
             images_per_second=images / self.seconds,
@@ -253,6 +281,7 @@ class Training:
             losses=losses,
             correct=correct,
             model=state,
+            best=self.best,
             **self.updates.state(),
         )
         try:
@@ -277,23 +306,43 @@ class Training:
         except RuntimeError as error:
             raise RunError(where, f"has weights of another network ({error})", remedy=_DELETE) from error
         self.updates.restore(checkpoint.optimizer, checkpoint.average, checkpoint.scaler)
-        self.history = checkpoint.history
+        self.history, self.best = checkpoint.history, checkpoint.best
         self.done, self.seconds = checkpoint.done, checkpoint.seconds
         if self.team.leads:  # of the others they are added up
             self.losses, self.correct = checkpoint.losses.to(self.device), checkpoint.correct.to(self.device)
         self.display.note(f"goes on {self._where()}")
 
-    def _finish(self) -> None:
+    def _finish(self) -> Outcome | None:
         """Writes what a finished run consists of; the evaluation comes last, and then the checkpoint goes."""
-        tested = self._test()
+        if self.best:
+            self.updates.tested.load_state_dict(self.best)
+            self.display.note(f"keeps the weights of epoch {best_epoch(self.history)}, with the least validation loss")
+        validated = None if self.val_batches is None else self._test(self.val_batches)
+        tested = self._test(self.test_batches)
         if not self.team.leads:
-            return
+            return None
         write_metrics(self.path, self.history)
-        write_whole(self.path / WEIGHTS, save(own_copies(self.updates.tested.state_dict())))
+        # Under one name: safetensors writes several in an order that differs from process to process.
+        about = {
+            "about": json.dumps(
+                {
+                    "model": self.recipe.model,
+                    "classes": self.settings.classes,
+                    "preprocessing": self.settings.preprocessing.to_dict(),
+                }
+            )
+        }
+        write_whole(self.path / WEIGHTS, save(own_copies(self.updates.tested.state_dict()), about))
+        write_predictions(self.path / PREDICTIONS, tested.scores)
+        if validated is not None:
+            write_predictions(self.path / VALIDATION, validated.scores)
         chosen = samples.choose(
             self.test_batches.images, tested.predicted, tested.probability, even=_EVEN, mistakes=_MISTAKES
         )
-        samples.write(self.path / SAMPLES, chosen)
-        write_json(self.path / EVALUATION, tested.evaluation.to_dict())
+        kept = self.recipe.keep_images or ("figures" if self.settings.is_users else "copies")
+        samples.write(self.path / SAMPLES, chosen, copies=kept == "copies")
+        measures = Measures.of(tested.scores, None if validated is None else validated.scores)
+        write_json(self.path / EVALUATION, tested.evaluation.to_dict() | {"measures": measures.to_dict()})
         (self.path / CHECKPOINT).unlink()
         sync_folder(self.path)
+        return Outcome(() if kept == "none" else tuple(chosen), tested.scores, measures)

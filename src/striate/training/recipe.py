@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from striate.errors import RunError
+from striate.errors import RunError, did_you_mean
 
 OPTIMIZERS: Final = ("sgd", "adamw")
 SCHEDULES: Final = ("one-cycle", "cosine", "constant")
@@ -21,10 +21,21 @@ ENGINES: Final = ("auto", "llvm", "aten")
 PRECISIONS: Final = ("float32", "bf16", "fp16")
 FREEZES: Final = ("none", "backbone", "all-but-head")
 #: As :data:`striate.data.STYLES`, which aren't imported here: reading a recipe's defaults takes no PyTorch.
-AUGMENTS: Final = ("none", "digits", "flip-crop", "photo", "randaugment")
+AUGMENTS: Final = ("none", "digits", "resized-crop", "flip-crop", "photo", "randaugment")
+FITS: Final = ("crop", "squash", "frame")
+PREPROCESSINGS: Final = ("weights", "imagenet", "data")
+KEEPS: Final = ("last", "best")
+WEIGHTINGS: Final = ("none", "balanced", "effective")
+KEPT_IMAGES: Final = ("none", "figures", "copies")
 
-#: Settings that don't change the numbers, so that a run may go on with others.
-FREE: Final = ("out", "checkpoint_every", "workers", "checkpoint_activations", "tensorboard")
+#: Sources that may bring a validation set.
+WITH_VALIDATION: Final = ("folder", "hf")
+#: Settings that don't change the numbers, so that a run may go on with others. Where the data lie is one: what counts
+#: is what they hold, and the run has a record of that.
+FREE: Final = (
+    *("out", "data", "checkpoint_every", "workers", "checkpoint_activations", "tensorboard"),
+    *("keep_images", "max_pixels", "skip_broken"),
+)
 
 
 @dataclass(frozen=True)
@@ -50,16 +61,32 @@ class Recipe:
         clip_norm: gradients of a larger 2-norm are scaled down to this one; None leaves them.
         seed: of initial weights, orders and the hold-out.
         test_fraction: share held out for testing where the data bring no test set.
-        image_size: (H, W) that images are brought to; None for the model's. Up to 64 pixels a side the network takes
-            the form for small images that it has.
-        channels: 1 or 3; None for the data's.
+        val_fraction: share of the training images held out for validation where the data bring no validation set.
+        folds: number of folds; with ``fold``, the test set is that one of so many about equal parts of all images.
+        fold: from 1 to ``folds``.
+        early_stopping: epochs without a smaller validation loss after which training ends; None for all epochs.
+        keep: ``"last"`` epoch's weights, or the ``"best"`` epoch's, by the validation loss.
+        image_size: (H, W) that images are brought to; None for the weights' or the model's. Up to 64 pixels a side the
+            network takes the form for small images that it has.
+        fit: how images are brought to that size, see :class:`striate.data.Fit`: ``"crop"``, ``"squash"``, ``"frame"``;
+            None for the weights' own, and for ``"frame"`` where there are no weights or they don't say.
+        preprocessing: whose size, crop, interpolation and scale of pixels: ``"weights"``, the weights' own;
+            ``"imagenet"``, what ImageNet's weights share; ``"data"``, the model's size and the training images' mean
+            and deviation. None for the weights' own if they say, ``"imagenet"`` if they have 1000 classes, else
+            ``"data"``.
+        channels: 1 or 3; None for the weights', or the data's.
+        skip_broken: leave out image files that can't be read; the run's record names them.
+        max_pixels: an image file with more can't be read; None for 178,956,970.
         threads: of PyTorch on the CPU; None leaves PyTorch's number.
         device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-        augment: how training images are changed, one of ``striate.data.STYLES``: ``"none"``, ``"digits"``,
-            ``"flip-crop"``, ``"photo"``, ``"randaugment"``.
+        augment: how training images are changed, one of ``striate.data.STYLES``: ``"none"``, ``"resized-crop"``,
+            ``"digits"``, ``"flip-crop"``, ``"photo"``, ``"randaugment"``; None for ``"resized-crop"`` where weights
+            expect pictures that are cropped, else ``"none"``.
         erase: probability with which a rectangle of a training image turns black.
         mixup: Beta distribution's parameter for means of two images; 0 for none.
         cutmix: the same for rectangles of one image in another; 0 for none.
+        class_weights: of the training loss: ``"none"``; ``"balanced"``, each class alike; ``"effective"``, in between.
+        balanced_sampling: each epoch shows as many images of each class, the few ones several times.
         weights: to begin with, as ``striate.models.create`` takes them; None for random ones.
         freeze: what keeps its weights: ``"none"``; ``"backbone"``, all before the linear layers at the end;
             ``"all-but-head"``, all but the last of these. It stays in evaluation mode.
@@ -74,6 +101,9 @@ class Recipe:
         workers: processes that decode images, which then stay in their files; None for none, unless the images would
             take more than 2 GiB.
         tensorboard: write the metrics for TensorBoard as well.
+        keep_images: what of the images the run's folder shows: ``"none"``; ``"figures"``, some held-out ones in its
+            pictures; ``"copies"``, these as files of their own too. None for ``"copies"`` of images that come with
+            striate, else ``"figures"``.
         checkpoint_every: seconds between checkpoints within an epoch; each epoch's end has one besides.
 
     Raises:
@@ -99,14 +129,25 @@ class Recipe:
     clip_norm: float | None = None
     seed: int = 0
     test_fraction: float = 0.2
+    val_fraction: float = 0.0
+    folds: int | None = None
+    fold: int | None = None
+    early_stopping: int | None = None
+    keep: str = "last"
     image_size: tuple[int, int] | None = None
+    fit: str | None = None
+    preprocessing: str | None = None
     channels: int | None = None
+    skip_broken: bool = False
+    max_pixels: int | None = None
     threads: int | None = None
     device: str = "auto"
-    augment: str = "none"
+    augment: str | None = None
     erase: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    class_weights: str = "none"
+    balanced_sampling: bool = False
     weights: str | None = None
     freeze: str = "none"
     backbone_lr_factor: float = 1.0
@@ -118,6 +159,7 @@ class Recipe:
     checkpoint_activations: bool = False
     workers: int | None = None
     tensorboard: bool = False
+    keep_images: str | None = None
     checkpoint_every: float = 30.0
 
     def __post_init__(self) -> None:
@@ -125,6 +167,15 @@ class Recipe:
             value = getattr(self, name)
             if not holds(value):
                 raise RunError(name, f"got {value!r}", f"needed {needed}")
+        if (self.fold is None) != (self.folds is None) or (self.fold or 0) > (self.folds or 0):
+            raise RunError("fold", f"got {self.fold} of {self.folds}", "needed 1 to the number of folds")
+        if self.selects and not self.val_fraction and self.data.partition(":")[0] not in WITH_VALIDATION:
+            raise RunError("early_stopping, keep", "got no validation images", "needed some", "give val_fraction")
+
+    @property
+    def selects(self) -> bool:
+        """Whether something is chosen by the validation set."""
+        return self.early_stopping is not None or self.keep == "best"
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, for JSON."""
@@ -132,19 +183,25 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Recipe:
-        """The recipe that :meth:`to_dict` gave.
+        """The recipe that :meth:`to_dict` gave; what is missing has its default.
 
         Raises:
-            RunError: fields that are missing, unknown or impossible.
+            RunError: fields that are unknown or impossible, no model.
 
         >>> Recipe.from_dict(Recipe("lenet5", epochs=3).to_dict()).epochs
         3
         """
         names = {field.name for field in dataclasses.fields(cls)}
-        for what, odd in (("unknown", fields.keys() - names), ("no", names - fields.keys())):
-            if odd:
-                raise RunError("recipe", f"{what} {', '.join(sorted(odd))}", "needed a recipe of this striate")
-        size = fields["image_size"]
+        if odd := fields.keys() - names:
+            raise RunError(
+                "recipe",
+                f"unknown {', '.join(sorted(odd))}",
+                "needed settings of this striate",
+                did_you_mean(min(odd), names),
+            )
+        if "model" not in fields:
+            raise RunError("recipe", "no model", "needed a network's name")
+        size = fields.get("image_size")
         return cls(**{**fields, "image_size": tuple(size) if isinstance(size, list) else size})
 
     def differences(self, other: Recipe) -> list[str]:
@@ -206,11 +263,23 @@ _RULES: Final[dict[str, Rule]] = {
     "clip_norm": _or_none(_real(lambda value: value > 0, "above 0")),
     "seed": _whole(0, 2**32 - 1),
     "test_fraction": _real(lambda value: 0 < value < 1, "between 0 and 1"),
+    "val_fraction": _real(lambda value: 0 <= value < 1, "from 0 to below 1"),
+    "folds": _or_none(_whole(2)),
+    "fold": _or_none(_whole(1)),
+    "early_stopping": _or_none(_whole(1)),
+    "keep": _text(*KEEPS),
+    "fit": _or_none(_text(*FITS)),
+    "preprocessing": _or_none(_text(*PREPROCESSINGS)),
+    "skip_broken": _FLAG,
+    "max_pixels": _or_none(_whole(1)),
+    "class_weights": _text(*WEIGHTINGS),
+    "balanced_sampling": _FLAG,
+    "keep_images": _or_none(_text(*KEPT_IMAGES)),
     "image_size": _or_none((_is_size, "(height, width), whole numbers from 1")),
     "channels": _or_none((lambda value: value in (1, 3) and not isinstance(value, bool), "1 or 3")),
     "threads": _or_none(_whole(1)),
     "device": _text(),
-    "augment": _text(*AUGMENTS),
+    "augment": _or_none(_text(*AUGMENTS)),
     "erase": _real(lambda value: 0 <= value <= 1, "from 0 to 1"),
     "mixup": _real(lambda value: value >= 0, "from 0"),
     "cutmix": _real(lambda value: value >= 0, "from 0"),

@@ -6,7 +6,7 @@ They know nothing of how they were measured, and whoever measures may make them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,18 +21,31 @@ class Epoch:
     """One pass over the training images: a line of ``metrics.jsonl``.
 
     ``train_loss`` and ``train_accuracy`` are means over the epoch as the weights changed, with the recipe's label
-    smoothing; ``test_loss`` and ``test_accuracy`` belong to the weights at its end. ``learning_rate`` is the last
-    step's. ``seconds`` and ``images_per_second`` count training alone, without testing and checkpoints.
+    smoothing; ``test_loss`` and ``test_accuracy`` belong to the weights at its end. Where there is a validation set it
+    is asked instead, as ``val_loss`` and ``val_accuracy``, and the test set only once, at the end of the run.
+    ``learning_rate`` is the last step's. ``seconds`` and ``images_per_second`` count training alone, without testing
+    and checkpoints.
     """
 
     epoch: int
     train_loss: float
     train_accuracy: float
-    test_loss: float
-    test_accuracy: float
+    test_loss: float | None
+    test_accuracy: float | None
     learning_rate: float
     seconds: float
     images_per_second: float
+    val_loss: float | None = None
+    val_accuracy: float | None = None
+
+    @property
+    def held_out(self) -> tuple[str, float, float]:
+        """Which held-out images the epoch was measured on, ``"test"`` or ``"val"``, with their loss and accuracy."""
+        if self.val_loss is not None and self.val_accuracy is not None:
+            return "val", self.val_loss, self.val_accuracy
+        assert self.test_loss is not None
+        assert self.test_accuracy is not None
+        return "test", self.test_loss, self.test_accuracy
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -45,14 +58,25 @@ class Epoch:
             raise RunError("epoch", f"fields don't fit ({error})", "needed those of this striate") from error
 
 
+def best_epoch(history: Sequence[Epoch]) -> int:
+    """The number, from 1, of the epoch with the least loss on held-out images; of several the first; 0 of none."""
+    losses = [epoch.held_out[1] for epoch in history]
+    return losses.index(min(losses)) + 1 if losses else 0
+
+
 @dataclass(frozen=True)
 class Example:
-    """A held-out image and what the trained network says of it; ``image`` is uint8 (C, H, W), as the network got it."""
+    """A held-out image and what the trained network says of it; ``image`` is uint8 (C, H, W), as the network got it.
+
+    ``name`` is its path in the data set, ``digest`` that of its content.
+    """
 
     image: Tensor
     actual: str
     predicted: str
     probability: float
+    name: str = ""
+    digest: str = ""
 
     @property
     def right(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -16,13 +16,15 @@ from torch import Tensor
 
 import striate
 from striate import models
-from striate.data import Normalization, as_channels, fit_image, load_image
+from striate.data import Normalization, Preprocessing
 from striate.errors import RunError
 from striate.training import samples
 from striate.training.files import read_json
 from striate.training.folder import EVALUATION, SAMPLES, SETTINGS, WEIGHTS, go_on, read_metrics
 from striate.training.recipe import Recipe
+from striate.training.record import Record
 from striate.training.results import Epoch, Evaluation, Example
+from striate.training.scores import Measures, Scores
 
 _CHUNK: Final = 1024  # images predicted at a time
 
@@ -37,14 +39,16 @@ class Settings:
         device: as found: ``"cpu"``, ``"cuda:0"``.
         threads: PyTorch's on the CPU.
         classes: the names of the K classes.
-        normalization: of pixels, from the training images.
-        image_size: (H, W) that the network gets.
-        channels: that the network gets.
+        preprocessing: of pictures, for training, testing and all use of the network.
+        source: where the images lay when the run began, with an absolute path.
+        augment: how training images are changed.
+        learning_rate: the schedule's peak.
         small_input: whether it is the network's form for small images.
         train_images: how many.
         test_images: how many.
         parameters: of the network, frozen ones too.
         processes: that trained together.
+        val_images: how many.
     """
 
     recipe: Recipe
@@ -52,19 +56,41 @@ class Settings:
     device: str
     threads: int
     classes: tuple[str, ...]
-    normalization: Normalization
-    image_size: tuple[int, int]
-    channels: int
+    preprocessing: Preprocessing
+    source: str
+    augment: str
+    learning_rate: float
     small_input: bool
     train_images: int
     test_images: int
     parameters: int
     processes: int = 1
+    val_images: int = 0
+
+    @property
+    def normalization(self) -> Normalization:
+        """Of pixels."""
+        return self.preprocessing.normalization
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) that the network gets."""
+        return self.preprocessing.image_size
+
+    @property
+    def channels(self) -> int:
+        """That the network gets."""
+        return self.preprocessing.channels
+
+    @property
+    def is_users(self) -> bool:
+        """Whether the images are somebody's own, rather than such as come with striate."""
+        return ":" in self.source
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, for JSON."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return fields | {"recipe": self.recipe.to_dict(), "normalization": self.normalization.to_dict()}
+        return fields | {"recipe": self.recipe.to_dict(), "preprocessing": self.preprocessing.to_dict()}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Settings:
@@ -73,13 +99,14 @@ class Settings:
         Raises:
             RunError: fields that are missing or unknown.
         """
+        if fields.keys() >= _OLD:
+            fields = _renewed(fields)
         if odd := fields.keys() ^ {field.name for field in dataclasses.fields(cls)}:
             raise RunError("settings", f"missing or unknown: {', '.join(sorted(odd))}", "needed those of this striate")
         converted = {
             "recipe": Recipe.from_dict(fields["recipe"]),
-            "normalization": Normalization.from_dict(fields["normalization"]),
+            "preprocessing": Preprocessing.from_dict(fields["preprocessing"]),
             "classes": tuple(fields["classes"]),
-            "image_size": tuple(fields["image_size"]),
         }
         return cls(**{**fields, **converted})
 
@@ -88,13 +115,35 @@ class Settings:
         return self.recipe.differences(other.recipe) + [
             f"{field.name} {getattr(self, field.name)!r}, not {getattr(other, field.name)!r}"
             for field in dataclasses.fields(self)
-            if field.name not in ("recipe", "versions") and getattr(self, field.name) != getattr(other, field.name)
+            if field.name not in ("recipe", "versions", "source")
+            and getattr(self, field.name) != getattr(other, field.name)
         ]
 
     def new_model(self, weights: str | None = None) -> torch.nn.Module:
         """The network with random weights or given ones, on the CPU."""
         shape = (self.channels, *self.image_size)
         return build(self.recipe.model, len(self.classes), shape, weights, self.small_input)
+
+
+#: Settings that differences don't tell of: the recipe's are told one by one, and the others change no numbers.
+_ELSEWHERE: Final = ("recipe", "versions", "source")
+#: What settings of version 0.1.0 had in place of a preprocessing.
+_OLD: Final = {"normalization", "image_size", "channels"}
+
+
+def _renewed(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of version 0.1.0 as they are now: all its runs framed their images."""
+    recipe = fields["recipe"]
+    size = list(fields["image_size"])
+    framed = {"resize": None, "crop": size, "normalization": fields["normalization"], "mode": "frame"}
+    rate = 0.001 if recipe.get("optimizer") == "adamw" else 0.05
+    return {name: value for name, value in fields.items() if name not in _OLD} | {
+        "preprocessing": framed,
+        "source": recipe["data"],
+        "augment": recipe.get("augment", "none"),
+        "learning_rate": recipe.get("learning_rate") or rate,
+        "val_images": 0,
+    }
 
 
 def build(
@@ -116,7 +165,8 @@ def recipe_for(given: Mapping[str, Any], *, resume: bool) -> Recipe:
     """
     begun: Mapping[str, Any] = {}
     if resume and "out" in given and (settings := Path(given["out"]) / SETTINGS).exists():
-        begun = Settings.from_dict(read_json(settings)).recipe.to_dict()
+        saved = Settings.from_dict(read_json(settings))
+        begun = saved.recipe.to_dict() | {"data": saved.source}  # an absolute path, wherever this is started
     if "model" not in begun and "model" not in given:
         if resume and "out" in given:
             raise RunError(str(given["out"]), "holds no run to resume", "needed a model's name to begin one")
@@ -130,6 +180,21 @@ def versions() -> dict[str, str]:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What a training has at its end.
+
+    Args:
+        examples: held-out images that are worth a look.
+        scores: what the network says of all held-out images.
+        measures: of these scores.
+    """
+
+    examples: tuple[Example, ...]
+    scores: Scores
+    measures: Measures
+
+
+@dataclass(frozen=True)
 class Run:
     """A finished run.
 
@@ -138,12 +203,14 @@ class Run:
         settings: what it was made with.
         history: its epochs.
         evaluation: on the held-out images, after the last epoch.
+        outcome: of a training that has just ended, what isn't in the folder; None of a run that was opened.
     """
 
     path: Path
     settings: Settings
     history: tuple[Epoch, ...]
     evaluation: Evaluation
+    outcome: Outcome | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -191,10 +258,19 @@ class Run:
     @torch.inference_mode()
     def predict(self, images: Tensor) -> Tensor:
         """The probabilities (N, K) of the K classes, for uint8 images (N, C, H, W) of any size, grey or colour."""
-        settings = self.settings
-        fitted = fit_image(as_channels(images, settings.channels), settings.image_size)
+        fitted = self.preprocessing.fit(images)
         parts = torch.split(fitted, _CHUNK)
-        return torch.cat([self._model(settings.normalization(part)).softmax(1) for part in parts])
+        return torch.cat([self._model(self.settings.normalization(part)).softmax(1) for part in parts])
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What is done to pictures before the network sees them."""
+        return self.settings.preprocessing
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the network's outputs."""
+        return self.settings.classes
 
     def classify(self, paths: Sequence[str | Path], *, top: int = 3) -> list[list[tuple[str, float]]]:
         """For each image file its ``top`` likeliest classes with their probabilities, the likeliest first.
@@ -202,15 +278,15 @@ class Run:
         Raises:
             DataError: a file that can't be read as an image.
         """
-        settings = self.settings
-        images = [load_image(path, channels=settings.channels, image_size=settings.image_size) for path in paths]
-        best = self.predict(torch.stack(images)).topk(min(top, len(settings.classes)))
-        return [
-            [(settings.classes[index], probability) for index, probability in zip(indices, values, strict=True)]
-            for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        ]
+        return models.classify(self._model, self.preprocessing, self.classes, paths, top=top)
+
+    def record(self) -> Record | None:
+        """Which images the run learnt from and was tested on; None of a run of version 0.1.0, which wrote none."""
+        return Record.load(self.path)
 
     def examples(self) -> list[Example]:
-        """The held-out images that the run keeps, and what the network says of them."""
-        settings = self.settings
-        return samples.read(self.path / SAMPLES, channels=settings.channels, image_size=settings.image_size)
+        """Held-out images and what the network says of them: those that the run keeps, or else those of the data that
+        are still where they were, with the same content."""
+        if self.outcome is not None:
+            return list(self.outcome.examples)
+        return samples.read(self.path / SAMPLES, self.preprocessing, self.settings.source)

@@ -1,19 +1,29 @@
-"""A few held-out images, kept with a run as PNG files so that there is something to look at and to predict."""
+"""A few held-out images that a run points out, so that there is something to look at and to predict.
+
+They are named, with what the network says of them. The images themselves stay where they are, since a run's folder is
+given to others; copies are made where that is asked for, and of images that come with striate.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import io
+from dataclasses import astuple
+from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from striate.data import Batches, LabelledImages, load_image
-from striate.errors import RunError
+from striate.data import Batches, LabelledImages, Preprocessing
+from striate.data.decoding import Reading
+from striate.data.images import digest
+from striate.data.sources import gather
+from striate.data.streamed import Wanted
+from striate.errors import DataError, RunError
 from striate.training.files import read_json, write_json, write_whole
 from striate.training.results import Example
 
@@ -42,37 +52,85 @@ def choose(
             images.classes[int(images.labels[index])],
             images.classes[int(predicted[index])],
             float(probability[index]),
+            *astuple(images.identities()[index]),
         )
         for index in dict.fromkeys(spread + surest)
     ]
 
 
-def write(folder: Path, examples: list[Example]) -> None:
-    """Writes each image as PNG, named after its class, and an index of what the network says of it."""
+def write(folder: Path, examples: list[Example], *, copies: bool) -> None:
+    """Writes an index of the images and what the network says of them, and with ``copies`` each image as PNG, named
+    after its class."""
     folder.mkdir(exist_ok=True)
-    index = {}
+    index: dict[str, dict[str, Any]] = {}
     for number, example in enumerate(examples, start=1):
-        word = "".join(letter if letter.isalnum() else "-" for letter in example.actual)
+        word = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in example.actual)
         file = f"{number:02}-{word[:40]}.png"
-        write_whole(folder / file, _png(example.image))
-        index[file] = {name: getattr(example, name) for name in _SPOKEN}
+        if copies:
+            write_whole(folder / file, _png(example.image))
+        index[file if copies else example.name] = {name: getattr(example, name) for name in _SPOKEN} | {"copy": copies}
     write_json(folder / INDEX, index)
 
 
-def read(folder: Path, *, channels: int, image_size: tuple[int, int]) -> list[Example]:
-    """The examples in a folder.
+def read(folder: Path, preprocessing: Preprocessing, source: str) -> list[Example]:
+    """The examples of a run: its copies, or the images of the source that are there with the same content.
+
+    Args:
+        folder: with the index.
+        preprocessing: of the run's network.
+        source: of the run's images, as :func:`striate.data.load` takes it.
 
     Raises:
         RunError: no index, or one of something else.
-        DataError: an image that can't be read.
+        DataError: a copy that can't be read.
     """
     index = read_json(folder / INDEX)
-    if any(not isinstance(said, dict) or said.keys() != set(_SPOKEN) for said in index.values()):
+    if any(not isinstance(said, dict) or said.keys() - {"copy"} not in (set(_SPOKEN), _OLD) for said in index.values()):
         raise RunError(str(folder / INDEX), "no index of examples", f"needed {', '.join(_SPOKEN)} for each file")
-    return [
-        Example(load_image(folder / file, channels=channels, image_size=image_size), **said)
-        for file, said in index.items()
-    ]
+    read_image = preprocessing.reading(max_pixels=_TRUSTED)
+    elsewhere = _Elsewhere(source, read_image)
+    examples = []
+    for file, said in index.items():
+        spoken = {"name": file, "digest": "", **said}
+        if spoken.pop("copy", True):
+            examples.append(Example(read_image(folder / file), **spoken))
+        elif (image := elsewhere.find(file, spoken["digest"])) is not None:
+            examples.append(Example(image, **spoken))
+    return examples
+
+
+class _Elsewhere:
+    """The images of a source, one by one, as long as they are what they were.
+
+    Args:
+        source: of a run's images.
+        read: an image file, fitted.
+    """
+
+    def __init__(self, source: str, read: Reading) -> None:
+        self.kind, _, root = source.partition(":")
+        self.source, self.root, self.read = source, Path(root), read
+
+    def find(self, name: str, wanted: str) -> Tensor | None:
+        """The image of a name and digest, uint8 (C, H, W); None if it isn't there any more."""
+        if self.kind == "folder":  # without reading all the others
+            path = self.root / name
+            there = path.is_file() and digest(path.read_bytes()) == wanted
+            return self.read(path) if there else None
+        images, place = self._others.get(wanted, (None, 0))
+        return None if images is None else images.gather(torch.tensor([place]))[0]
+
+    @cached_property
+    def _others(self) -> dict[str, tuple[LabelledImages, int]]:
+        try:
+            collection = gather(self.source, Wanted(self.read))
+        except DataError:
+            return {}  # moved, or gone
+        return {
+            each.digest: (images, place)
+            for images in collection.parts.values()
+            for place, each in enumerate(images.identities())
+        }
 
 
 def write_augmented(path: Path, batches: Batches) -> None:
@@ -97,6 +155,8 @@ def write_augmented(path: Path, batches: Batches) -> None:
 
 _COLUMNS, _ROWS, _FRAME = 12, 5, 96
 _SPOKEN: Final = tuple(field.name for field in dataclasses.fields(Example) if field.name != "image")
+_OLD: Final = {"actual", "predicted", "probability"}  # of version 0.1.0
+_TRUSTED: Final = 1 << 40  # pixels of an image that the run has read already
 
 
 def _png(image: Tensor) -> bytes:

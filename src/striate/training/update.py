@@ -30,17 +30,28 @@ class Updates:
         recipe: the settings.
         num_classes: K.
         team: the processes that make each step together.
+        learning_rate: the highest one; None for what suits optimizer and network.
+        class_weights: of the loss, float32 (K,); None for none.
     """
 
-    def __init__(self, model: torch.nn.Module, recipe: Recipe, num_classes: int, team: Team) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        recipe: Recipe,
+        num_classes: int,
+        team: Team,
+        learning_rate: float | None = None,
+        class_weights: Tensor | None = None,
+    ) -> None:
         self.recipe, self.team = recipe, team
         self.device = next(model.parameters()).device
         learning = Learning.of(model, recipe, num_classes)
         self.still = learning.still
-        self.peak = peak(model, recipe)
+        self.peak = peak(model, recipe) if learning_rate is None else learning_rate
         self.optimizer = _optimizer(learning, recipe, self.peak)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
-        self.loss = loss_of(model, recipe.label_smoothing, mixed=recipe.mixup > 0 or recipe.cutmix > 0)
+        mixed = recipe.mixup > 0 or recipe.cutmix > 0
+        self.loss = loss_of(model, recipe.label_smoothing, mixed=mixed, weights=class_weights)
         if self.device.type == "cpu" and recipe.engine != "aten":
             accelerate(model, quiet=True)
             if _is_wide(model):

@@ -1,0 +1,72 @@
+"""The command that tests a trained network: evaluate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from striate.cli import pictures
+from striate.cli.app import Json, app, print_json, say, show
+from striate.errors import readable
+
+if TYPE_CHECKING:
+    from striate.training import Evaluation
+
+
+@app.command()
+def evaluate(
+    run: Annotated[str, typer.Argument(help="The folder of a finished run.")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Other data, of the run's classes: all of it is tested [default: the run's held-out images]."
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    tta: Annotated[bool, typer.Option("--tta", help="Look at each image and at its mirror image.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write predictions, measures and pictures there.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Test a trained network: on the images that the run held out, or on all of other data.
+
+    The run knows its held-out images by their content. Images that were added since are not tested, and those that are
+    gone or were edited are told.
+
+    \b
+    Example:
+      striate evaluate runs/first
+      striate evaluate runs/first --data folder:photos --out report
+      striate evaluate runs/first --tta --json
+    """
+    from striate.report import evaluation as report
+    from striate.training import Run
+    from striate.training.assess import assess_run
+    from striate.training.scores import Measures
+
+    opened = Run.open(run)
+    tested = assess_run(opened, data, device=device, views=2 if tta else 1)
+    for note in tested.notes:
+        say(note)
+    measures = Measures.of(tested.scores)
+    if out is not None:
+        pictures.report(out, opened, tested, measures)
+    if as_json:
+        notes = {"notes": list(tested.notes)} if tested.notes else {}
+        print_json({"path": run, **tested.evaluation.to_dict(), "measures": measures.to_dict(), **notes})
+        return
+    print_evaluation(tested.evaluation)
+    show(report.summary(measures))
+    if out is not None:
+        show(f"all of it is in {readable(out)}")
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """Accuracy and loss, and a row for each class."""
+    from striate.report import tables
+
+    show(f"accuracy {evaluation.accuracy:.2%} on {evaluation.n:,} held-out images, loss {evaluation.loss:.4f}")
+    show(tables.classes(evaluation))

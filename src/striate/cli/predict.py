@@ -1,0 +1,177 @@
+"""The command that uses a trained network: predict."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from striate.cli.app import Json, app, is_network, print_json, say
+from striate.errors import RunError, did_you_mean, readable
+
+if TYPE_CHECKING:
+    import torch
+
+    from striate.data import Preprocessing
+    from striate.models import Ranked
+
+#: What stands for a class that is less likely than the threshold.
+_UNSURE = ""
+
+
+@app.command(context_settings={"ignore_unknown_options": True})  # a file may be called -1.jpg
+def predict(
+    context: typer.Context,
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[RUN|MODEL] IMAGE...", help="A run's folder or a network, then image files or folders."
+        ),
+    ],
+    model: Annotated[
+        str | None, typer.Option(metavar="RUN|MODEL", help="The folder or the network, if it isn't the first.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="FILE|hf-hub:...", help="Of a network [default: those that a package ships].")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many classes to name for each image.")] = 3,
+    threshold: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Name no class that is less likely than this.")
+    ] = 0.0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the predictions to a .csv or .jsonl file.")
+    ] = None,
+    tta: Annotated[bool, typer.Option("--tta", help="Look at each image and at its mirror image.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images that go through the network at once.")] = 32,
+    max_pixels: Annotated[
+        int | None, typer.Option(min=1, help="Image files may have so many [default: 178956970].")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what is on images, by the network of a finished run or one that was trained on ImageNet.
+
+    Of a folder all images are taken, those in its sub-folders too. Files that can't be read are named on stderr, one
+    line each, and the exit code is 1 then.
+
+    \b
+    Example:
+      striate predict runs/first runs/first/samples/*.png
+      striate predict photo.jpg --model runs/first --top 5 --json
+      striate predict photos --model efficientnet_lite0 --out predictions.csv
+    """
+    from striate import models
+    from striate.data import MAX_PIXELS, image_files
+    from striate.training.environment import find_device
+
+    _refuse_unknown_options(context, paths)
+    source, given = (model, paths) if model is not None else _model_first(paths)
+    network, preprocessing, classes = _network(source, weights)
+    files, skipped = image_files(given)
+    where = find_device(device)
+    found = models.rank(
+        network.to(where).eval(),
+        preprocessing,
+        classes,
+        files,
+        top=top,
+        mirrored=tta,
+        device=where,
+        batch_size=batch_size,
+        max_pixels=max_pixels or MAX_PIXELS,
+    )
+    failed = _tell(found, files, source, top=min(top, len(classes)), threshold=threshold, out=out, as_json=as_json)
+    if skipped:
+        kinds = sorted({reason for _, reason in skipped})
+        say(f"left out {len(skipped):,} files of the folders: {', '.join(kinds[:5])}")
+    if failed:
+        raise typer.Exit(1 if failed < len(files) else 2)
+
+
+def _tell(
+    found: Any, files: Sequence[Path], source: str, *, top: int, threshold: float, out: Path | None, as_json: bool
+) -> int:
+    """Tells each prediction as it comes; gives how many files couldn't be read."""
+    from striate.data.progress import progress
+    from striate.training.predictions import Prediction, PredictionWriter
+
+    width = min(40, max((len(readable(file)) for file in files), default=0))
+    told: list[dict[str, Any]] = []
+    errors: list[dict[str, str]] = []
+    with contextlib.ExitStack() as stack:
+        writer = None if out is None else stack.enter_context(PredictionWriter(out, top=top, truth=False))
+        advance = stack.enter_context(progress("predicting", len(files))) if out is not None or as_json else None
+        for each in found:
+            name = readable(each.image)
+            if advance is not None:
+                advance()
+            if each.error is not None:
+                errors.append({"image": name, "error": str(each.error)})
+                say(f"error: {each.error}")
+                continue
+            likeliest = _above(each, threshold)
+            if writer is not None:
+                writer.write(Prediction(name, likeliest))
+            sure = [(category, share) for category, share in likeliest if category != _UNSURE]
+            if as_json:
+                told.append(
+                    {"image": name, "top": [{"class": category, "probability": share} for category, share in sure]}
+                )
+            elif writer is None:
+                words = "  ".join(f"{category} {share:.1%}" for category, share in sure) or "unsure"
+                print(f"{name.ljust(width)}  {words}", flush=True)
+    if as_json:
+        print_json({"path": source, "predictions": told, "errors": errors})
+    elif out is not None:
+        print(f"{len(files) - len(errors):,} predictions in {readable(out)}")
+    return len(errors)
+
+
+def _above(ranked: Ranked, threshold: float) -> tuple[tuple[str, float], ...]:
+    return tuple((name if share >= threshold else _UNSURE, share) for name, share in ranked.likeliest)
+
+
+def _network(source: str, weights: str | None) -> tuple[torch.nn.Module, Preprocessing, tuple[str, ...]]:
+    """A network with what it takes to use it."""
+    from striate import models
+    from striate.training import Run
+
+    if is_network(source):
+        known = models.pretrained(source, weights or "pretrained")
+        return known.model, known.preprocessing, known.classes
+    if weights is not None:
+        raise RunError("--weights", f"got {weights!r} for {source!r}", "needed a network: a run has its own weights")
+    run = Run.open(source)
+    return run.model(), run.preprocessing, run.classes
+
+
+def _model_first(paths: list[str]) -> tuple[str, list[str]]:
+    """The network and the images, where the network is the first of the arguments."""
+    first, images = paths[0], paths[1:]
+    is_run = (Path(first) / "settings.json").is_file()
+    if not is_run and not is_network(first) and (Path(first).exists() or not images):
+        raise RunError(
+            "predict",
+            f"got no network: {readable(first)} is {'an image' if Path(first).is_file() else 'no run or network'}",
+            "needed a run's folder or a network's name",
+            f"striate predict {readable(first)} --model efficientnet_lite0, or --model runs/first",
+        )
+    if not images:
+        raise RunError("predict", "got no image", "needed one or more", f"striate predict {readable(first)} IMAGE...")
+    return first, images
+
+
+def _refuse_unknown_options(context: typer.Context, paths: Sequence[str]) -> None:
+    """Whatever begins with a hyphen is an option, unless a file is called so."""
+    known = [option for parameter in context.command.params for option in parameter.opts if option.startswith("--")]
+    for path in paths:
+        if path.startswith("-") and not Path(path).exists():
+            raise RunError(
+                "predict",
+                f"no option or file {path}",
+                "",
+                did_you_mean(path, known, "striate predict --help lists them"),
+            )

@@ -1,0 +1,207 @@
+"""Which images a run learnt from, chose by and was tested on: a record by path and content.
+
+A folder changes while a run lives: images are added, renamed, edited, the folder is moved. Held-out images that were
+drawn anew from what is there now would be images that the network has learnt. So a run writes down what was what, and
+finds it again by its content.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from striate.data import LabelledImages, Split
+from striate.data.sources import Collection
+from striate.data.streamed import joined
+from striate.errors import DataError, RunError
+from striate.training.files import write_whole
+from striate.training.folder import RECORD
+
+PARTS: Final = ("train", "val", "test")
+_HEADER: Final = ("part", "class", "image", "digest")
+_LEFT_OUT: Final = "left out"
+#: Images that a note names; of more it says how many.
+_NAMED: Final = 3
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An image: the part of the data that it belongs to, its class, its path in the data set, a digest of it."""
+
+    part: str
+    category: str
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How the data differ from what a run was trained with; paths of images.
+
+    Args:
+        new: images that the run has never seen.
+        gone: images of each part that aren't there any more.
+        edited: images of each part whose file has another content now.
+        moved: how many are there under another path.
+    """
+
+    new: tuple[str, ...] = ()
+    gone: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    edited: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    moved: int = 0
+
+    def told(self) -> list[str]:
+        """A line for each kind of change.
+
+        >>> Changes(("cat/7.jpg",), {"test": ("dog/1.jpg",)}).told()
+        ['1 image is new: cat/7.jpg', '1 of test is gone: dog/1.jpg']
+        """
+        lines = []
+        if self.new:
+            lines.append(f"{len(self.new):,} {_are(self.new, 'image')} new: {_some(self.new)}")
+        for what, parts in (("gone", self.gone), ("edited", self.edited)):
+            for part, names in parts.items():
+                lines.append(f"{len(names):,} of {part} {'is' if len(names) == 1 else 'are'} {what}: {_some(names)}")
+        if self.moved:
+            lines.append(f"{self.moved:,} {'has' if self.moved == 1 else 'have'} another path, and the same content")
+        return lines
+
+
+@dataclass(frozen=True)
+class Record:
+    """The images of a run, in the order in which it has them, and the files that were left out with the reasons."""
+
+    entries: tuple[Entry, ...]
+    left_out: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, split: Split) -> Record:
+        entries = [
+            Entry(part, images.classes[label], each.name, each.digest)
+            for part, images in split.parts.items()
+            for each, label in zip(images.identities(), images.labels.tolist(), strict=True)
+        ]
+        return cls(tuple(entries), split.skipped)
+
+    def save(self, folder: Path) -> None:
+        """Writes ``images.csv``, whole or not at all."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(_HEADER)
+        writer.writerows((each.part, each.category, each.name, each.digest) for each in self.entries)
+        writer.writerows((_LEFT_OUT, reason, name, "") for name, reason in self.left_out)
+        write_whole(folder / RECORD, text.getvalue().encode())
+
+    @classmethod
+    def load(cls, folder: Path) -> Record | None:
+        """The record in a run's folder; None where there is none, as in runs of older versions.
+
+        Raises:
+            RunError: a file of something else.
+        """
+        path = folder / RECORD
+        if not path.exists():
+            return None
+        try:
+            header, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, csv.Error) as error:
+            raise RunError(str(path), f"can't be read ({error})", "needed the file as training wrote it") from error
+        if tuple(header) != _HEADER or any(len(row) != 4 or row[0] not in (*PARTS, _LEFT_OUT) for row in rows):
+            raise RunError(str(path), "is no record of images", f"needed the columns {', '.join(_HEADER)}")
+        return cls(
+            tuple(Entry(*row) for row in rows if row[0] != _LEFT_OUT),
+            tuple((row[2], row[1]) for row in rows if row[0] == _LEFT_OUT),
+        )
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Images by class and part."""
+        found: dict[str, dict[str, int]] = {}
+        for each in self.entries:
+            parts = found.setdefault(each.category, dict.fromkeys(self.parts, 0))
+            parts[each.part] += 1
+        return found
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Those that the run has, of train, val and test."""
+        there = {each.part for each in self.entries}
+        return tuple(part for part in PARTS if part in there)
+
+    def digests(self, part: str) -> frozenset[str]:
+        """Of the images of a part."""
+        return frozenset(each.digest for each in self.entries if each.part == part)
+
+    def overlap(self) -> int:
+        """How many test images are among the training or validation images, under whatever name."""
+        learnt = self.digests("train") | self.digests("val")
+        return sum(each.part == "test" and each.digest in learnt for each in self.entries)
+
+    def find(self, collection: Collection) -> tuple[dict[str, LabelledImages], Changes]:
+        """The recorded images among those of a source, by part and in the record's order; and what has changed.
+
+        An image is the recorded one if it has its content and its class; of several, the one with its path.
+        """
+        pool = joined(list(collection.parts.values()))
+        labels, classes = pool.labels.tolist(), pool.classes
+        places: dict[tuple[str, str], list[int]] = defaultdict(list)
+        named: dict[str, int] = {}
+        identities = pool.identities()
+        for place, each in enumerate(identities):
+            places[each.digest, classes[labels[place]]].append(place)
+            named[each.name] = place
+        found: dict[str, list[int]] = {part: [] for part in self.parts}
+        gone: dict[str, list[str]] = defaultdict(list)
+        edited: dict[str, list[str]] = defaultdict(list)
+        used: set[int] = set()
+        moved = 0
+        for entry in self.entries:
+            there = places.get((entry.digest, entry.category), ())
+            same: int | None = named.get(entry.name)
+            found_at: int | None = same if same in there else next((each for each in there if each not in used), None)
+            if found_at is not None:
+                moved += found_at != same
+                found[entry.part].append(found_at)
+                used.add(found_at)
+            elif same is not None:
+                edited[entry.part].append(entry.name)
+                used.add(same)
+            else:
+                gone[entry.part].append(entry.name)
+        new = tuple(each.name for place, each in enumerate(identities) if place not in used)
+        changes = Changes(
+            new,
+            {part: tuple(names) for part, names in gone.items()},
+            {part: tuple(names) for part, names in edited.items()},
+            moved,
+        )
+        return {part: pool.subset(chosen) for part, chosen in found.items() if chosen}, changes
+
+    def restored(self, collection: Collection) -> tuple[Split, Changes]:
+        """The split that was recorded, of a source that must hold all of it.
+
+        Raises:
+            DataError: images that are gone or were edited.
+        """
+        found, changes = self.find(collection)
+        if changes.gone or changes.edited:
+            raise DataError(
+                collection.source,
+                "isn't what the run began with: " + ", ".join(Changes((), changes.gone, changes.edited).told()),
+                "needed the same images, wherever they lie",
+            )
+        return Split(
+            found["train"], found["test"], collection.source, found.get("val"), self.left_out, collection.notes
+        ), changes
+
+
+def _are(names: tuple[str, ...], what: str) -> str:
+    return f"{what} is" if len(names) == 1 else f"{what}s are"
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")

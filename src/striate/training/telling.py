@@ -1,0 +1,69 @@
+"""What a person is told before a training begins: which images, divided how, brought to the network in what way."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Final
+
+from striate.data import Split
+from striate.training.record import Record
+from striate.training.run import Settings
+
+#: Classes that are listed one by one; of more, the extremes are told.
+_LISTED: Final = 20
+#: Files that are listed one by one.
+_FILES: Final = 10
+
+
+def told(settings: Settings, split: Split) -> list[str]:
+    """Lines on a run's images, fit for 80 columns but for names."""
+    lines = counted(settings.recipe.data, split)
+    lines += [f"  {note}" for note in split.notes]
+    if overlap := Record.of(split).overlap():
+        lines.append(f"  {overlap:,} of test have the same content as images to learn from: they will look easier")
+    lines += left_out(split.skipped)
+    whose = "the weights' own" if settings.recipe.weights and settings.preprocessing.mode == "crop" else "the data's"
+    how, _, scale = str(settings.preprocessing).partition("; ")
+    lines += [f"preprocessing ({whose}): {how}", f"  {scale}"]
+    if settings.augment != "none":
+        lines.append(f"training images are changed: {settings.augment}")
+    return lines
+
+
+def counted(source: str, split: Split) -> list[str]:
+    """How many images of each class and part."""
+    parts = split.parts
+    classes = split.train.classes
+    counts = {part: images.labels.bincount(minlength=len(classes)).tolist() for part, images in parts.items()}
+    total = sum(len(images) for images in parts.values())
+    shares = ", ".join(f"{len(images):,} {part}" for part, images in parts.items())
+    lines = [f"{source}: {total:,} images of {len(classes):,} classes ({shares})"]
+    if len(classes) > _LISTED:
+        lines += [f"  {part}: {_spread(each, classes)}" for part, each in counts.items()]
+        return lines
+    width = max(5, *map(len, classes))
+    lines.append("  " + "class".ljust(width) + "".join(part.rjust(8) for part in parts))
+    for index, name in enumerate(classes):
+        lines.append("  " + name.ljust(width) + "".join(f"{each[index]:8,}" for each in counts.values()))
+    return lines
+
+
+def left_out(skipped: Sequence[tuple[str, str]]) -> list[str]:
+    """The files that were left out, and why."""
+    if not skipped:
+        return []
+    lines = [f"left out {len(skipped):,} file{'s' * (len(skipped) > 1)}:"]
+    lines += [f"  {name}: {reason}" for name, reason in skipped[:_FILES]]
+    if len(skipped) > _FILES:
+        reasons = sorted({reason for _, reason in skipped[_FILES:]})
+        lines.append(f"  and {len(skipped) - _FILES:,} more: {'; '.join(reasons[:5])}")
+    return lines
+
+
+def _spread(counts: Sequence[int], classes: Sequence[str]) -> str:
+    least, most = counts.index(min(counts)), counts.index(max(counts))
+    return (
+        f"{counts[least]:,} ({classes[least]}) to {counts[most]:,} ({classes[most]}) images a class, "
+        f"median {statistics.median(counts):,.0f}"
+    )
