@@ -160,6 +160,10 @@ def train(
         float | None, _option("cutmix", "Beta's parameter for one image in another; 0: none.", _AUGMENTING)
     ] = None,
     weights: Annotated[str | None, _option("weights", "A file of weights, or pretrained.", _TRANSFER)] = None,
+    head: Annotated[
+        str | None,
+        _option("head", "How a last layer for other classes begins: probe (fitted to features) or random.", _TRANSFER),
+    ] = None,
     freeze: Annotated[
         str | None,
         _option(

@@ -68,7 +68,7 @@ class RateSearch:
 
 
 def find_learning_rate(
-    recipe: Recipe, *, lowest: float = 1e-6, highest: float = 10.0, steps: int = 100, quiet: bool = False
+    recipe: Recipe, *, lowest: float = 1e-5, highest: float = 10.0, steps: int = 100, quiet: bool = False
 ) -> RateSearch:
     """Tries learning rates on a network with random weights, or those of the recipe, and keeps nothing of it.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
@@ -13,7 +14,7 @@ import torch
 
 from striate import data, models
 from striate.data import Fit
-from striate.errors import DataError, RunError
+from striate.errors import DataError, RunError, WeightsWarning
 from striate.training.assess import loss_of
 from striate.training.display import Display
 from striate.training.distributed import Team, team
@@ -135,8 +136,14 @@ def _prepare(recipe: Recipe, begun: Settings | None, team: Team, display: Displa
     train = split.train
     small = models.has_small_form(recipe.model, train.image_size)
     classes, shape = len(train.classes), (train.channels, *train.image_size)
-    with torch.random.fork_rng([]):  # weights that are only looked at; the caller's random numbers go on undisturbed
+    # Weights that are only looked at; the caller's random numbers go on undisturbed.
+    with torch.random.fork_rng([]), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", WeightsWarning)
         model = build(recipe.model, classes, shape, weights, small).eval()
+    new_head = any(issubclass(each.category, WeightsWarning) for each in caught)  # told in other words
+    for each in caught:
+        if not issubclass(each.category, WeightsWarning):
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
     loss_of(
         model,
         recipe.label_smoothing,
@@ -170,6 +177,7 @@ def _prepare(recipe: Recipe, begun: Settings | None, team: Team, display: Displa
         source=absolute(recipe.data),
         augment=style(recipe, theirs),
         learning_rate=peak(model, recipe),
+        new_head=begun.new_head if begun is not None else new_head,
         small_input=small,
         train_images=len(train),
         test_images=len(split.test),

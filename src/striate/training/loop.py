@@ -10,6 +10,7 @@ import functools
 import json
 import math
 import time
+import warnings
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from striate import data
-from striate.errors import RunError
+from striate.errors import RunError, WeightsWarning
 from striate.training import samples
 from striate.training.assess import Assessment, assess
 from striate.training.balance import balanced_order, class_weights
@@ -43,6 +44,7 @@ from striate.training.folder import (
 )
 from striate.training.images import augmentation, whole, workers
 from striate.training.predictions import write_predictions
+from striate.training.probe import can_probe, fit_head
 from striate.training.results import Epoch, Evaluation, best_epoch
 from striate.training.run import Outcome, Settings, versions
 from striate.training.schedule import learning_rate
@@ -85,7 +87,11 @@ class Training:
         self.display, self.stop, self.team = display, stop, team
         self.device = torch.device(settings.device)
         begun = (path / CHECKPOINT).exists()
-        self.model = settings.new_model(None if begun else recipe.weights).to(self.device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", WeightsWarning)  # that the head is new has been told
+            self.model = settings.new_model(None if begun else recipe.weights).to(self.device)
+        if not begun and settings.new_head and recipe.head != "random":
+            self._probe(split.train)
         weights = None
         if recipe.class_weights != "none":
             weights = class_weights(split.train.labels, len(settings.classes), recipe.class_weights)
@@ -114,6 +120,21 @@ class Training:
         #: The tested network's state after the epoch with the least validation loss, where that is to be kept.
         self.best: dict[str, Tensor] = {}
         self._begin_epoch()
+
+    def _probe(self, images: data.LabelledImages) -> None:
+        """Fits a new head to the features of the weights, where its kind allows."""
+        classes = len(self.settings.classes)
+        if can_probe(self.model, classes):
+            batches = data.Batches(
+                images,
+                self.recipe.batch_size,
+                self.settings.normalization,
+                device=self.device,
+                workers=workers(self.recipe),
+            )
+            fit_head(self.model, batches, classes)
+        elif self.recipe.head == "probe":
+            raise RunError("head", f"{self.recipe.model} has none to be fitted", "needed random, or to leave it out")
 
     def _begin_epoch(self) -> None:
         # One cell a batch, on the device: nothing is read back while the epoch runs, and sums don't depend on when.
@@ -210,15 +231,18 @@ class Training:
             raise self._diverged(f"the loss on held-out images is {tested.loss}")
         loss, accuracy = self._means()
         images = len(self.batches.images)
-        names = ("test_loss", "test_accuracy") if self.val_batches is None else ("val_loss", "val_accuracy")
+        validated = self.val_batches is not None
         return Epoch(
             epoch=len(self.history) + 1,
             train_loss=loss,
             train_accuracy=accuracy,
-            **dict(zip(names, (tested.loss, tested.accuracy), strict=True)),
+            test_loss=None if validated else tested.loss,
+            test_accuracy=None if validated else tested.accuracy,
             learning_rate=self._rate(len(self.batches) - 1),
             seconds=self.seconds,
             images_per_second=images / self.seconds,
+            val_loss=tested.loss if validated else None,
+            val_accuracy=tested.accuracy if validated else None,
         )
 
     def _means(self) -> tuple[float, float]:

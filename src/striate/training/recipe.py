@@ -25,6 +25,7 @@ AUGMENTS: Final = ("none", "digits", "resized-crop", "flip-crop", "photo", "rand
 FITS: Final = ("crop", "squash", "frame")
 PREPROCESSINGS: Final = ("weights", "imagenet", "data")
 KEEPS: Final = ("last", "best")
+HEADS: Final = ("probe", "random")
 WEIGHTINGS: Final = ("none", "balanced", "effective")
 KEPT_IMAGES: Final = ("none", "figures", "copies")
 
@@ -51,7 +52,7 @@ class Recipe:
         batch_size: images a step, of all processes together; an epoch's last batch may be smaller.
         optimizer: ``"sgd"`` (with Nesterov's momentum) or ``"adamw"``.
         learning_rate: the schedule's peak; None for 0.001 with AdamW, and with SGD for 0.05 or what the network
-            says suits its own loss.
+            says suits its own loss; a tenth of that with trained weights, which are to be changed and not replaced.
         momentum: of SGD; AdamW's first decay rate.
         weight_decay: on weights alone; biases and other 1-D parameters don't decay.
         schedule: see :mod:`striate.training.schedule`.
@@ -88,6 +89,8 @@ class Recipe:
         class_weights: of the training loss: ``"none"``; ``"balanced"``, each class alike; ``"effective"``, in between.
         balanced_sampling: each epoch shows as many images of each class, the few ones several times.
         weights: to begin with, as ``striate.models.create`` takes them; None for random ones.
+        head: how a new last layer begins, on weights of other classes: ``"random"``; ``"probe"``, fitted to features
+            of the training images, see :mod:`striate.training.probe`. None for ``"probe"`` where that can be.
         freeze: what keeps its weights: ``"none"``; ``"backbone"``, all before the linear layers at the end;
             ``"all-but-head"``, all but the last of these. It stays in evaluation mode.
         backbone_lr_factor: the learning rate of the backbone, as a multiple of the others'.
@@ -149,6 +152,7 @@ class Recipe:
     class_weights: str = "none"
     balanced_sampling: bool = False
     weights: str | None = None
+    head: str | None = None
     freeze: str = "none"
     backbone_lr_factor: float = 1.0
     freeze_batch_norm: bool = False
@@ -284,6 +288,7 @@ _RULES: Final[dict[str, Rule]] = {
     "mixup": _real(lambda value: value >= 0, "from 0"),
     "cutmix": _real(lambda value: value >= 0, "from 0"),
     "weights": _or_none(_text()),
+    "head": _or_none(_text(*HEADS)),
     "freeze": _text(*FREEZES),
     "backbone_lr_factor": _real(lambda value: value >= 0, "from 0"),
     "freeze_batch_norm": _FLAG,

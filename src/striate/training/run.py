@@ -43,6 +43,7 @@ class Settings:
         source: where the images lay when the run began, with an absolute path.
         augment: how training images are changed.
         learning_rate: the schedule's peak.
+        new_head: whether the last layer is another than that of the weights which training begins with.
         small_input: whether it is the network's form for small images.
         train_images: how many.
         test_images: how many.
@@ -60,6 +61,7 @@ class Settings:
     source: str
     augment: str
     learning_rate: float
+    new_head: bool
     small_input: bool
     train_images: int
     test_images: int
@@ -142,6 +144,7 @@ def _renewed(fields: Mapping[str, Any]) -> dict[str, Any]:
         "source": recipe["data"],
         "augment": recipe.get("augment", "none"),
         "learning_rate": recipe.get("learning_rate") or rate,
+        "new_head": False,
         "val_images": 0,
     }
 

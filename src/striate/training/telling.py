@@ -26,6 +26,9 @@ def told(settings: Settings, split: Split) -> list[str]:
     whose = "the weights' own" if settings.recipe.weights and settings.preprocessing.mode == "crop" else "the data's"
     how, _, scale = str(settings.preprocessing).partition("; ")
     lines += [f"preprocessing ({whose}): {how}", f"  {scale}"]
+    if settings.new_head:
+        start = "random" if settings.recipe.head == "random" else "fitted to the weights' features"
+        lines.append(f"the last layer is new, for {len(settings.classes):,} classes: {start}")
     if settings.augment != "none":
         lines.append(f"training images are changed: {settings.augment}")
     return lines

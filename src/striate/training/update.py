@@ -19,6 +19,8 @@ from striate.training.transfer import Learning
 
 #: Input channels of a convolution from which on CPU kernels are quicker where channels lie side by side.
 _MANY_CHANNELS: Final = 64
+#: The learning rate of trained weights, in that of random ones.
+_FINE_TUNING: Final = 0.1
 _DTYPES: Final = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -150,7 +152,8 @@ def peak(model: torch.nn.Module, recipe: Recipe) -> float:
     """The highest learning rate: the recipe's, or what suits the optimizer and the network's loss."""
     if recipe.learning_rate is not None:
         return recipe.learning_rate
-    return 1e-3 if recipe.optimizer == "adamw" else float(getattr(model, "learning_rate", 0.05))
+    rate = 1e-3 if recipe.optimizer == "adamw" else float(getattr(model, "learning_rate", 0.05))
+    return rate if recipe.weights is None else rate * _FINE_TUNING
 
 
 def _optimizer(learning: Learning, recipe: Recipe, peak: float) -> torch.optim.Optimizer:
