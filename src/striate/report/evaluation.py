@@ -1,0 +1,304 @@
+"""Evaluations in full, as pictures and tables: calibration, curves, each class with its interval, the worst errors."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
+from numpy.typing import NDArray
+from rich.table import Table
+
+from striate.report.tables import plain_table
+from striate.training.calibration import Calibration
+from striate.training.intervals import Measure, wilson
+from striate.training.rankings import Ranking
+from striate.training.results import Example
+from striate.training.scores import Measures, Scores
+
+_PLAIN, _MAIN, _WRONG, _DARK = "#8a94a6", "#1f5fbf", "#c8321e", "#2b2f36"
+_CURVES: Final = (
+    _MAIN, _WRONG, "#2f8f5b", "#8a5fbf", "#c98a1b", "#17a2b8", "#b0468f", "#7a5230", "#9acd32", "#5b6472",
+)  # fmt: skip
+_COLUMNS: Final = 6
+#: Up to this many classes each has its curve, of more the FEW with the least average precision.
+_ALL: Final = 10
+_FEW: Final = 8
+#: Up to this many classes are listed with their recall, of more the weakest.
+_LISTED: Final = 30
+_GRID: Final = np.linspace(0, 1, 201)
+_Numbers: TypeAlias = NDArray[np.float64]
+
+
+def reliability(before: Calibration, after: Calibration | None = None, temperature: float | None = None) -> Figure:
+    """The reliability diagram over a histogram of confidences; beside it, if given, the same at a temperature.
+
+    Whiskers are the 95 % intervals of each bin's accuracy: a bin of few images says little.
+    """
+    sides = [(before, "As the network says")]
+    if after is not None:
+        sides.append((after, "At the temperature" + ("" if temperature is None else f" {temperature:.3g}")))
+    figure = Figure(figsize=(5.2 * len(sides), 6.2), layout="constrained")
+    rows: Any = figure.subplots(2, len(sides), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1))
+    for upper, lower, (found, title) in zip(*rows, sides, strict=True):
+        _draw_reliability(upper, lower, found, title)
+    rows[0][0].set_ylabel("of images with that confidence, right")
+    rows[0][0].legend(frameon=False, fontsize=9, loc="upper left")
+    rows[1][0].set_ylabel("images")
+    return figure
+
+
+def _draw_reliability(upper: Axes, lower: Axes, found: Calibration, title: str) -> None:
+    curve = found.reliability
+    bins = len(curve.count)
+    edges = np.arange(bins) / bins
+    width = 1 / bins
+    for n, (count, sure, right) in enumerate(zip(curve.count, curve.confidence, curve.accuracy, strict=True)):
+        if sure is None or right is None:
+            continue
+        upper.bar(edges[n], right, width, align="edge", color=_MAIN, alpha=0.75, edgecolor="white", linewidth=0.5)
+        upper.bar(edges[n], sure - right, width, bottom=right, align="edge", color=_WRONG, alpha=0.3, linewidth=0)
+        middle = edges[n] + width / 2
+        upper.plot([middle] * 2, wilson(round(right * count), count), color=_DARK, linewidth=1)
+    upper.bar(0, 0, color=_MAIN, alpha=0.75, label="right")
+    upper.bar(0, 0, color=_WRONG, alpha=0.3, label="gap to the mean confidence")
+    upper.plot([], [], color=_DARK, linewidth=1, label="95 % interval")
+    upper.plot([0, 1], [0, 1], color=_PLAIN, linestyle="--", linewidth=1)
+    errors = f"expected calibration error {curve.expected_error:.1%}, largest {curve.maximum_error:.1%}"
+    upper.set_title(f"{title}\n{errors}\nloss {found.loss:.4g}, Brier score {found.brier:.3g}", fontsize=10)
+    upper.set(xlim=(0, 1), ylim=(0, 1))
+    upper.grid(alpha=0.25)
+    lower.bar(edges, curve.count, width, align="edge", color=_PLAIN, edgecolor="white", linewidth=0.5)
+    lower.set(xlabel="confidence: the predicted class's probability", yscale="log", ylim=(0.7, None))
+    lower.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    lower.yaxis.set_minor_formatter(NullFormatter())
+    lower.grid(alpha=0.25)
+    for axis in (upper.yaxis, lower.xaxis):
+        axis.set_major_formatter(PercentFormatter(1.0))
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of curve of one class against the rest: ``points`` gives x and y, ``read`` y at the places of _GRID."""
+
+    title: str
+    xlabel: str
+    ylabel: str
+    unit: str
+    drawstyle: str
+    area: Callable[[Ranking], float | None]
+    points: Callable[[Ranking], tuple[_Numbers, _Numbers]]
+    read: Callable[[_Numbers, _Numbers], _Numbers]
+
+
+def _precision_points(ranking: Ranking) -> tuple[_Numbers, _Numbers]:
+    recall, precision = ranking.recall.numpy(), ranking.precision.numpy()
+    return np.concatenate([[0], recall]), np.concatenate([precision[:1], precision])
+
+
+def _roc_points(ranking: Ranking) -> tuple[_Numbers, _Numbers]:
+    rates = (ranking.false_positive_rate.numpy(), ranking.recall.numpy())
+    return np.concatenate([[0], rates[0]]), np.concatenate([[0], rates[1]])
+
+
+def _read_steps(x: _Numbers, y: _Numbers) -> _Numbers:
+    """As average precision sums it: the y of the first x that reaches a place."""
+    return y[np.minimum(np.searchsorted(x, _GRID), len(x) - 1)]
+
+
+_PRECISION: Final = _Kind(
+    "Precision and recall",
+    "recall",
+    "precision",
+    "AP",
+    "steps-pre",
+    lambda ranking: ranking.average_precision,
+    _precision_points,
+    _read_steps,
+)
+_ROC: Final = _Kind(
+    "ROC",
+    "false positive rate",
+    "true positive rate (recall)",
+    "area",
+    "default",
+    lambda ranking: ranking.roc_area,
+    _roc_points,
+    lambda x, y: np.interp(_GRID, x, y),
+)
+
+
+def rankings(scores: Scores) -> Figure:
+    """Precision over recall, and ROC, one class against the rest; classes without images have none.
+
+    Up to ten classes have a curve each; of more the eight with the least average precision. The mean is over all.
+    """
+    kinds = (_PRECISION, _ROC)
+    areas: dict[str, dict[int, float]] = {kind.unit: {} for kind in kinds}
+    totals = {kind.unit: np.zeros_like(_GRID) for kind in kinds}
+    for index in range(len(scores.classes)):  # of many classes not all curves fit into memory
+        ranking = scores.ranking(index)
+        for kind in kinds:
+            if (area := kind.area(ranking)) is not None:
+                areas[kind.unit][index] = area
+                totals[kind.unit] += kind.read(*kind.points(ranking))
+    precisions = areas[_PRECISION.unit]
+    known = len(precisions)
+    shown = sorted(precisions) if known <= _ALL else sorted(precisions, key=precisions.__getitem__)[:_FEW]
+    names = dict(zip(shown, _distinct([scores.classes[index] for index in shown]), strict=True))
+    figure = Figure(figsize=(11, 5.4 + 0.2 * len(shown)), layout="constrained")
+    title = f"{len(scores):,} images, each class against the rest"
+    if len(shown) < known:
+        title = f"{len(scores):,} images: the {len(shown)} of {known} classes with the least average precision"
+    figure.suptitle(title, fontsize=11)
+    for kind, axes in zip(kinds, figure.subplots(1, 2), strict=True):
+        drawn: list[tuple[Any, str]] = []
+        for index, colour in zip(shown, _CURVES, strict=False):
+            if index in areas[kind.unit]:
+                x, y = kind.points(scores.ranking(index))
+                (line,) = axes.plot(x, y, drawstyle=kind.drawstyle, color=colour, linewidth=1.3)
+                drawn.append((line, f"{names[index]}, {kind.unit} {areas[kind.unit][index]:.3f}"))
+        if (count := len(areas[kind.unit])) > 2:
+            mean = statistics.fmean(areas[kind.unit].values())
+            (line,) = axes.plot(_GRID, totals[kind.unit] / count, color="black", linestyle=":", linewidth=2)
+            drawn.append((line, f"mean of all, {kind.unit} {mean:.3f}"))
+        axes.set(title=kind.title, xlabel=kind.xlabel, ylabel=kind.ylabel, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+        axes.grid(alpha=0.25)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1.0))
+        if kind is _ROC:
+            axes.plot([0, 1], [0, 1], color=_PLAIN, linestyle="--", linewidth=1)
+        if drawn:
+            _legend(axes, drawn)
+        else:
+            axes.text(0.5, 0.6, "all images are of one class", ha="center", va="center", color=_DARK)
+    return figure
+
+
+def _legend(axes: Axes, drawn: Sequence[tuple[Any, str]]) -> None:
+    """Below the axes, whatever the labels are: matplotlib leaves out what begins with _, and takes $ for a formula."""
+    place: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12)}
+    legend = axes.legend([line for line, _ in drawn], ["x"] * len(drawn), frameon=False, fontsize=8, **place)
+    for text, (_, label) in zip(legend.get_texts(), drawn, strict=True):
+        text.set_parse_math(False)
+        text.set_text(label)
+
+
+def errors(examples: Sequence[Example], names: Sequence[str]) -> Figure:
+    """Images that are wrong, with the predicted class, its probability, the true class and the image's name.
+
+    Args:
+        examples: the images, as of :meth:`~striate.training.scores.Scores.worst_errors`.
+        names: of the images, as many.
+    """
+    count = len(examples)
+    columns = min(max(count, 1), _COLUMNS)
+    rows = max(1, math.ceil(count / _COLUMNS))
+    tallest = max((example.image.shape[1] / example.image.shape[2] for example in examples), default=0.2)
+    size = (max(1.9 * columns, 6.0), (1.9 * min(tallest, 2.0) + 0.7) * rows + 0.4)
+    figure = Figure(figsize=size, layout="constrained")
+    title = "Errors that the network is surest of: predicted class, its probability, true class, image"
+    figure.suptitle(title if count else "No errors: every image is right", fontsize=11)
+    for axes in (grid := figure.subplots(rows, columns, squeeze=False)).flat:
+        axes.set_axis_off()
+    for axes, example, name in zip(grid.flat, examples, names, strict=False):
+        axes.set_axis_on()
+        pixels = example.image.permute(1, 2, 0).squeeze(2).numpy()
+        axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axes.set(xticks=[], yticks=[])
+        predicted, actual = _distinct([example.predicted, example.actual], 20)
+        said = f"{predicted} ({example.probability:.1%})\nbut is {actual}"
+        axes.set_title(said, fontsize=8, color=_WRONG, parse_math=False)
+        axes.set_xlabel(_middle(name, 26), fontsize=7, color=_DARK, parse_math=False)
+    return figure
+
+
+def recalls(measures: Measures) -> Figure:
+    """Each class's recall with its 95 % interval, the weakest first; of more than thirty classes the weakest thirty."""
+    known = [(each.recall.value, each) for each in measures.classes if each.recall.value is not None]
+    shown = sorted(known, key=lambda pair: pair[0])[:_LISTED]
+    figure = Figure(figsize=(8, 1.6 + 0.24 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    for place, (value, each) in enumerate(shown):
+        low, high = each.recall.interval or (value, value)
+        axes.plot([low, high], [place, place], color=_PLAIN, linewidth=2, solid_capstyle="butt")
+        axes.plot([value], [place], color=_MAIN, marker="o", markersize=5)
+    mean = measures.balanced_accuracy
+    axes.axvline(mean, color=_WRONG, linestyle=":", linewidth=1.2, label=f"mean of all classes {mean:.1%}")
+    names = _distinct([each.name for _, each in shown], 36)
+    labels = [f"{name} ({each.images:,})" for name, (_, each) in zip(names, shown, strict=True)]
+    axes.set_yticks(range(len(shown)), labels, fontsize=8, parse_math=False)
+    axes.set(xlim=(-0.02, 1.02), ylim=(len(shown) - 0.4, -0.6), xlabel="recall, with its 95 % interval")
+    title = "Recall of each class (images of it)"
+    if len(shown) < len(known):
+        title = f"The {len(shown)} of {len(known)} classes with the least recall (images of each)"
+    axes.set_title(title, fontsize=11)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.grid(alpha=0.25)
+    figure.legend(loc="outside lower right", frameon=False, fontsize=9)
+    return figure
+
+
+def summary(measures: Measures) -> Table:
+    """All images in a few lines: each measure, its 95 % interval where it has one, and what it is."""
+    table = plain_table("", "", "95 % interval", "")
+    table.columns[-1].justify = "left"
+
+    def add(name: str, value: str, note: str = "", interval: tuple[float, float] | None = None) -> None:
+        table.add_row(name, value, "" if interval is None else f"{interval[0]:.1%} to {interval[1]:.1%}", note)
+
+    def add_share(name: str, measure: Measure, note: str = "") -> None:
+        add(name, percent(measure.value), note, measure.interval)
+
+    before, after = measures.calibration, measures.scaled
+    add_share("accuracy", measures.accuracy, f"{measures.images:,} image{'s' * (measures.images > 1)}")
+    if measures.top < len(measures.classes):
+        add_share(f"top-{measures.top} accuracy", measures.top_accuracy, "the true class is among the likeliest")
+    add("balanced accuracy", percent(measures.balanced_accuracy), "mean recall of the classes")
+    add_share("macro F1", measures.macro_f1, "mean over the classes")
+    add("kappa", "undefined" if measures.kappa is None else f"{measures.kappa:.3f}", "agreement beyond chance")
+    add("loss", f"{before.loss:.4f}", "nats an image")
+    add("calibration error", percent(before.reliability.expected_error), "confidence against accuracy, mean of bins")
+    if after is not None and measures.temperature is not None:
+        note = f"at it: loss {after.loss:.4f}, calibration error {percent(after.reliability.expected_error)}"
+        add("temperature", f"{measures.temperature:.3g}", note)
+    return table
+
+
+def percent(share: float | None) -> str:
+    """A share as the tables have it.
+
+    >>> percent(0.98765), percent(None)
+    ('98.8%', 'undefined')
+    """
+    return "undefined" if share is None else f"{share:.1%}"
+
+
+def _middle(text: str, limit: int) -> str:
+    """A text on one line, with its middle left out where it is longer than ``limit``."""
+    text = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+    if len(text) <= limit:
+        return text
+    head = (limit - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (limit - 1 - head) :]}"
+
+
+def _distinct(names: Sequence[str], limit: int = 48) -> list[str]:
+    """Names shortened so that they stay different: where two wouldn't, what both begin with is left out."""
+    short = [_middle(name, limit) for name in names]
+    alike: dict[str, set[str]] = {}
+    for name, text in zip(names, short, strict=True):
+        alike.setdefault(text, set()).add(name)
+    for place, (name, text) in enumerate(zip(names, short, strict=True)):
+        if len(others := alike[text]) > 1:
+            same = next(n for n, signs in enumerate(zip_longest(*others)) if len(set(signs)) > 1)
+            short[place] = "…" + _middle(name[max(0, same - 3) :], limit - 1)
+    return short
