@@ -126,10 +126,8 @@ def _few_images(facts: CardFacts) -> list[str]:
     if few := [f"{name} ({count})" for name, count in sorted(training.items(), key=_second) if count < _FEW]:
         found.append(f"Fewer than {_FEW} training images: {_listed(few)}.")
     if min(training.values()) * _UNEVEN < max(training.values()):
-        sizes = f"from {min(training.values()):,} to {max(training.values()):,} images"
-        found.append(
-            f"Classes of the training images differ in size, {sizes}: rare ones tend to be predicted too rarely."
-        )
+        sizes = f"{min(training.values()):,} to {max(training.values()):,} training images"
+        found.append(f"Classes have {sizes}: the small ones tend to be predicted too rarely.")
     if missing := [each.name for each in facts.measures.classes if not each.images]:
         found.append(f"Without {part} images, so that nothing is known of them: {_listed(missing)}.")
     wide = [each.name for each in facts.measures.classes if _width(each.recall.interval) > _WIDE]
