@@ -12,7 +12,9 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 from rich.table import Table
 
@@ -45,39 +47,46 @@ def reliability(before: Calibration, after: Calibration | None = None, temperatu
     sides = [(before, "As the network says")]
     if after is not None:
         sides.append((after, "At the temperature" + ("" if temperature is None else f" {temperature:.3g}")))
-    figure = Figure(figsize=(5.2 * len(sides), 6.2), layout="constrained")
+    figure = Figure(figsize=(5.2 * len(sides), 6.4), layout="constrained")
     rows: Any = figure.subplots(2, len(sides), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1))
     for upper, lower, (found, title) in zip(*rows, sides, strict=True):
         _draw_reliability(upper, lower, found, title)
-    rows[0][0].set_ylabel("of images with that confidence, right")
-    rows[0][0].legend(frameon=False, fontsize=9, loc="upper left")
+    rows[0][0].set_ylabel("images that are right")
     rows[1][0].set_ylabel("images")
+    shown: list[Any] = [Patch(color=colour, label=label) for label, colour in _BARS.items()]
+    shown.append(Line2D([], [], color=_DARK, linewidth=1, label="95 % interval"))
+    figure.legend(handles=shown, frameon=False, fontsize=9, loc="outside lower center", ncols=4 if after else 2)
     return figure
+
+
+_RIGHT, _TOO_SURE, _TOO_MODEST = "right", "surer than right", "right more often than sure"
+_BARS: Final = {_RIGHT: "#5787cf", _TOO_SURE: "#eec0ba", _TOO_MODEST: "#e3b765"}
 
 
 def _draw_reliability(upper: Axes, lower: Axes, found: Calibration, title: str) -> None:
     curve = found.reliability
-    bins = len(curve.count)
-    edges = np.arange(bins) / bins
-    width = 1 / bins
-    for n, (count, sure, right) in enumerate(zip(curve.count, curve.confidence, curve.accuracy, strict=True)):
-        if sure is None or right is None:
-            continue
-        upper.bar(edges[n], right, width, align="edge", color=_MAIN, alpha=0.75, edgecolor="white", linewidth=0.5)
-        upper.bar(edges[n], sure - right, width, bottom=right, align="edge", color=_WRONG, alpha=0.3, linewidth=0)
-        middle = edges[n] + width / 2
-        upper.plot([middle] * 2, wilson(round(right * count), count), color=_DARK, linewidth=1)
-    upper.bar(0, 0, color=_MAIN, alpha=0.75, label="right")
-    upper.bar(0, 0, color=_WRONG, alpha=0.3, label="to the mean confidence")
-    upper.plot([], [], color=_DARK, linewidth=1, label="95 % interval")
-    upper.plot([0, 1], [0, 1], color=_PLAIN, linestyle="--", linewidth=1)
+    width = 1 / len(curve.count)
+    edges = np.arange(len(curve.count)) * width
+
+    def bar(edge: float, kind: str, start: float, end: float) -> None:
+        upper.bar(edge, end - start, width, start, align="edge", color=_BARS[kind], edgecolor="white", linewidth=0.5)
+
+    for edge, count, sure, right in zip(edges, curve.count, curve.confidence, curve.accuracy, strict=True):
+        if sure is not None and right is not None:
+            low, high = sorted((sure, right))
+            bar(edge, _RIGHT, 0, low)
+            bar(edge, _TOO_SURE if sure > right else _TOO_MODEST, low, high)
+            upper.plot([edge + width / 2] * 2, wilson(round(right * count), count), color=_DARK, linewidth=1)
+    upper.plot([0, 1], [0, 1], color=_DARK, linestyle="--", linewidth=0.8, alpha=0.6)
     errors = f"expected calibration error {curve.expected_error:.1%}, largest {curve.maximum_error:.1%}"
     upper.set_title(f"{title}\n{errors}\nloss {found.loss:.4g}, Brier score {found.brier:.3g}", fontsize=10)
-    upper.set(xlim=(0, 1), ylim=(0, 1))
-    upper.grid(alpha=0.25)
+    upper.set(xlim=(0, 1), ylim=(0, 1.005))
     lower.bar(edges, curve.count, width, align="edge", color=_PLAIN, edgecolor="white", linewidth=0.5)
     lower.set(xlabel="confidence: the predicted class's probability", yscale="log", ylim=(0.7, None))
-    lower.grid(alpha=0.25)
+    lower.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    lower.yaxis.set_minor_formatter(NullFormatter())
+    for axes in (upper, lower):
+        axes.grid(alpha=0.25)
     for axis in (upper.yaxis, lower.xaxis):
         axis.set_major_formatter(PercentFormatter(1.0))
 
@@ -152,9 +161,9 @@ def rankings(scores: Scores) -> Figure:
     shown = sorted(precisions) if known <= _ALL else sorted(precisions, key=precisions.__getitem__)[:_FEW]
     names = dict(zip(shown, _distinct([scores.classes[index] for index in shown]), strict=True))
     figure = Figure(figsize=(11, 5.4 + 0.2 * len(shown)), layout="constrained")
-    title = f"{len(scores):,} images, each class against the rest"
+    title = f"{_images(len(scores))}, each class against the rest"
     if len(shown) < known:
-        title = f"{len(scores):,} images: the {len(shown)} of {known} classes with the least average precision"
+        title = f"{_images(len(scores))}: the {len(shown)} of {known} classes with the least average precision"
     figure.suptitle(title, fontsize=11)
     for kind, axes in zip(kinds, figure.subplots(1, 2), strict=True):
         drawn: list[tuple[Any, str]] = []
@@ -176,7 +185,7 @@ def rankings(scores: Scores) -> Figure:
         if drawn:
             _legend(axes, drawn)
         else:
-            axes.text(0.5, 0.6, "all images are of one class", ha="center", va="center", color=_DARK)
+            axes.text(0.65, 0.25, "all images are of one class", ha="center", va="center", color=_DARK)
     return figure
 
 
@@ -199,7 +208,9 @@ def errors(examples: Sequence[Example], names: Sequence[str]) -> Figure:
     count = len(examples)
     columns = min(max(count, 1), _COLUMNS)
     rows = max(1, math.ceil(count / _COLUMNS))
-    figure = Figure(figsize=(max(1.9 * columns, 6.0), 2.5 * rows + 0.5), layout="constrained")
+    tallest = max((example.image.shape[1] / example.image.shape[2] for example in examples), default=0.2)
+    size = (max(1.9 * columns, 6.0), (1.9 * min(tallest, 2.0) + 0.7) * rows + 0.4)
+    figure = Figure(figsize=size, layout="constrained")
     title = "Errors that the network is surest of: predicted class, its probability, true class, image"
     figure.suptitle(title if count else "No errors: every image is right", fontsize=11)
     for axes in (grid := figure.subplots(rows, columns, squeeze=False)).flat:
@@ -219,7 +230,8 @@ def errors(examples: Sequence[Example], names: Sequence[str]) -> Figure:
 def recalls(measures: Measures) -> Figure:
     """Each class's recall with its 95 % interval, the weakest first; of more than thirty classes the weakest thirty."""
     known = [(each.recall.value, each) for each in measures.classes if each.recall.value is not None]
-    shown = sorted(known, key=lambda pair: pair[0])[:_LISTED]
+    # Of equal recalls, first those that more images speak for.
+    shown = sorted(known, key=lambda pair: (pair[0], pair[1].recall.interval))[:_LISTED]
     figure = Figure(figsize=(8, 1.6 + 0.24 * len(shown)), layout="constrained")
     axes = figure.subplots()
     for place, (value, each) in enumerate(shown):
@@ -255,7 +267,7 @@ def summary(measures: Measures) -> Table:
         add(name, percent(measure.value), note, measure.interval)
 
     before, after = measures.calibration, measures.scaled
-    add_share("accuracy", measures.accuracy, f"{measures.images:,} images")
+    add_share("accuracy", measures.accuracy, _images(measures.images))
     if measures.top < len(measures.classes):
         add_share(f"top-{measures.top} accuracy", measures.top_accuracy, "the true class is among the likeliest")
     add("balanced accuracy", percent(measures.balanced_accuracy), "mean recall of the classes")
@@ -278,6 +290,10 @@ def percent(share: float | None) -> str:
     return "undefined" if share is None else f"{share:.1%}"
 
 
+def _images(count: int) -> str:
+    return f"{count:,} image{'s' * (count != 1)}"
+
+
 def _middle(text: str, limit: int) -> str:
     """A text on one line, with its middle left out where it is longer than ``limit``."""
     text = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
@@ -287,7 +303,7 @@ def _middle(text: str, limit: int) -> str:
     return f"{text[:head]}…{text[len(text) - (limit - 1 - head) :]}"
 
 
-def _distinct(names: Sequence[str], limit: int = 40) -> list[str]:
+def _distinct(names: Sequence[str], limit: int = 48) -> list[str]:
     """Names shortened so that they stay different: where two wouldn't, what both begin with is left out."""
     short = [_middle(name, limit) for name in names]
     alike: dict[str, set[str]] = {}
