@@ -309,19 +309,6 @@ def test_ctrl_c_is_130_and_says_how_to_go_on(says: Says, tmp_path: Path, monkeyp
     assert says("train", "--resume", "--out", tmp_path, "--quiet")[0] == 0
 
 
-def test_help_loads_no_pytorch() -> None:
-    code = """
-import sys
-from striate.cli import main
-try:
-    main(["train", "--help"])
-finally:
-    assert not {"torch", "matplotlib", "sklearn"} & sys.modules.keys()
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
 def test_python_m_striate() -> None:
     done = subprocess.run([sys.executable, "-m", "striate", "trian"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")

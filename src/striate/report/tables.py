@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from striate.engine.timing import Timing
-from striate.export import Exported
-from striate.training.results import Evaluation, Example
+if TYPE_CHECKING:  # each costs seconds, and a command needs one of them at most
+    from striate.engine.timing import Timing
+    from striate.export import Exported
+    from striate.training.results import Evaluation, Example
 
 #: Up to this many classes are all listed; of more, the WEAKEST.
 _ALL: Final = 30
