@@ -1,0 +1,173 @@
+"""Names as they can be shown: of classes, files, layers. They come from outside and may hold anything."""
+
+from __future__ import annotations
+
+import string
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+#: Control characters, formats (directions of writing among them), halves of characters, ends of lines and paragraphs.
+_UNSEEN: Final = ("Cc", "Cf", "Cs", "Zl", "Zp")
+#: Formats that words and emoji are written with: the zero-width non-joiner and joiner.
+_JOINERS: Final = "\u200c\u200d"
+#: A longer word may be broken where a line has to be.
+_WORD: Final = 16
+_ALPHANUMERIC: Final = string.ascii_letters + string.digits
+
+
+def printable(text: str, encoding: str = "utf-8") -> str:
+    r"""The text on one line: what has no shape, acts on a terminal or can't be encoded is spelt out.
+
+    Bytes of a file's name that are no text, which Python holds as halves of characters, are shown as bytes.
+
+    >>> print(printable("cat\n\x1b[31m \udcff"), printable("naïve 猫", "latin-1"))
+    cat\n\x1b[31m \xff naïve \u732b
+    """
+    seen = "".join(letter if _is_seen(letter) else _spelt(letter) for letter in text)
+    return seen.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _is_seen(letter: str) -> bool:
+    return " " <= letter <= "~" or letter in _JOINERS or unicodedata.category(letter) not in _UNSEEN
+
+
+def _spelt(letter: str) -> str:
+    if "\udc80" <= letter <= "\udcff":
+        return f"\\x{ord(letter) - 0xDC00:02x}"
+    return letter.encode("unicode_escape").decode()
+
+
+def short(names: Sequence[str], width: int) -> tuple[str, ...]:
+    """Names in at most ``width`` columns each, about, and still as many different ones.
+
+    What all names begin with goes first, since it tells nothing; then the middle of what is too long. Of names that
+    are the same after that what they differ in is kept, and if all fails their number.
+
+    >>> short(["breed_number_001", "breed_number_002"], 9)
+    ('…001', '…002')
+    >>> short(["convolution.weight", "bias", "convolution.height"], 10)
+    ('…weight', 'bias', '…height')
+    """
+    once = tuple(dict.fromkeys(names))
+    shown = [printable(name) for name in once]
+    if len(shown) > 1 and max(map(cell_len, shown)) > width:
+        common = _common(shown)
+        # A number or a word is easier to read whole.
+        shown = _without(common.rstrip(_ALPHANUMERIC) or common, shown)
+    shown = _distinct(shown, width)
+    counted = Counter(shown)
+    for number, text in enumerate(shown):
+        if counted[text] > 1:
+            while (text := f"{text} #{number}") in counted:
+                pass
+            shown[number] = text
+    found = dict(zip(once, shown, strict=True))
+    return tuple(found[name] for name in names)
+
+
+def _distinct(texts: Sequence[str], width: int) -> list[str]:
+    """Each text cut in its middle; of those that become the same, what they begin with is left out before."""
+    cut = [_cut(text, width) for text in texts]
+    for same in {text for text, count in Counter(cut).items() if count > 1}:
+        places = [place for place, text in enumerate(cut) if text == same]
+        whole = [texts[place] for place in places]
+        if len(common := _common(whole)) > 1:
+            for place, text in zip(places, _distinct(_without(common, whole), width), strict=True):
+                cut[place] = text
+    return cut
+
+
+def _common(texts: Sequence[str]) -> str:
+    """What all texts begin with, as far as each has something after it."""
+    first, last = min(texts), max(texts)
+    length = 0
+    while length < len(first) - 1 and first[length] == last[length]:
+        length += 1
+    return first[:length] if first != last else ""
+
+
+def _without(common: str, texts: Sequence[str]) -> list[str]:
+    """The texts with "…" instead of what they begin with, where that is shorter."""
+    return [f"…{text[len(common) :]}" for text in texts] if len(common) > 1 else list(texts)
+
+
+def _cut(text: str, width: int) -> str:
+    if cell_len(text) <= width:
+        return text
+    head, tail = "", ""
+    while True:
+        longer = (head + text[len(head)], tail) if len(head) <= len(tail) else (head, text[-len(tail) - 1] + tail)
+        if cell_len("".join(longer)) > width - 1:
+            return f"{head}…{tail}"
+        head, tail = longer
+
+
+class Shown:
+    """A text for rich that is never markup, and holds nothing but what the console can show."""
+
+    def __init__(self, text: str | Text) -> None:
+        self._text = Text(text) if isinstance(text, str) else text
+
+    def _on(self, options: ConsoleOptions) -> Text:
+        text = self._text.copy()
+        if (plain := printable(text.plain, options.encoding)) != text.plain:
+            text.plain = plain
+        return text
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self._on(options)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement.get(console, options, self._on(options))
+
+
+class PlainTable(Table):
+    """A table without lines, whose cells are texts, names among them.
+
+    Where it is too wide, its widest columns give way: texts go on in the next line, and so do words beyond 16 letters,
+    but a number stays whole.
+    """
+
+    def __init__(self, title: str | Text | None = None, *, show_header: bool = True) -> None:
+        heading = None if title is None else Shown(title)
+        super().__init__(
+            box=None,
+            title=heading,  # type: ignore[arg-type]
+            title_justify="left",
+            show_header=show_header,
+            pad_edge=False,
+            header_style="dim",
+        )
+
+    def add_row(self, *cells: str | Text) -> None:  # type: ignore[override]
+        """Adds a row of texts."""
+        super().add_row(*map(Shown, cells))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        free = options.update(width=10_000)
+        widths, least = [], []
+        for column in self.columns:
+            column.overflow = "fold"
+            column.width = None
+            header = Text(str(column.header) if self.show_header else "")
+            measured = [Measurement.get(console, free, cell) for cell in (header, *column.cells)]
+            widths.append(max(*(each.maximum for each in measured), column.min_width or 0))
+            longest = max(each.minimum for each in measured)
+            least.append(longest if column.justify == "right" else min(longest, _WORD))
+        room = options.max_width - 2 * (len(self.columns) - 1)
+        while sum(widths) > room:
+            spare = [index for index, width in enumerate(widths) if width > least[index]]
+            if not spare:
+                break
+            widths[max(spare, key=widths.__getitem__)] -= 1
+        for column, width in zip(self.columns, widths, strict=True):
+            column.width = width
+        yield from super().__rich_console__(console, options)
