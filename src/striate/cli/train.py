@@ -14,7 +14,7 @@ from striate.errors import RunError
 from striate.training.recipe import AUGMENTS, OPTIMIZERS, PRECISIONS, SCHEDULES, Recipe
 
 if TYPE_CHECKING:
-    from striate.training import Evaluation
+    from striate.training import Evaluation, Run
 
 
 def _option(name: str, text: str, heading: str | None = None, *short: str) -> Any:
@@ -137,7 +137,7 @@ def train(
     if os.environ.get("RANK", "0") != "0":
         return  # of several processes, the first one speaks
     examples = run.examples()
-    figures.save_all(run.path, run.history, run.evaluation, examples)
+    figures.save_all(run.path, run.history, run.evaluation, examples, **_circumstances(run))
     if as_json:
         print_json({"path": str(run.path), "epochs": len(run.history), **run.evaluation.to_dict()})
         return
@@ -240,6 +240,22 @@ def _size(text: str) -> tuple[int, int]:
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
         raise RunError("--image-size", f"got {text!r}", "needed pixels, as 28 or (height x width) 28x32")
     return int(sides[0]), int(sides[-1])
+
+
+def _circumstances(run: Run) -> dict[str, Any]:
+    """In what the training images' loss differs from that of the held-out ones, for the curves."""
+    import torch
+
+    from striate import models
+    from striate.training.assess import loss_of
+
+    recipe = run.recipe
+    with torch.device("meta"):
+        model = models.create(recipe.model, small_input=run.settings.small_input)
+    loss = loss_of(model, recipe.label_smoothing)
+    smoothing = getattr(loss, "keywords", {}).get("label_smoothing", 0.0)
+    changed = recipe.augment != "none" or max(recipe.erase, recipe.mixup, recipe.cutmix) > 0
+    return {"smoothing": smoothing, "changed": changed}
 
 
 def _print_evaluation(evaluation: Evaluation) -> None:

@@ -18,8 +18,8 @@ from rich.text import Text
 _UNSEEN: Final = ("Cc", "Cf", "Cs", "Zl", "Zp")
 #: Formats that words and emoji are written with: the zero-width non-joiner and joiner.
 _JOINERS: Final = "\u200c\u200d"
-#: A longer word may be broken where a line has to be.
-_WORD: Final = 16
+#: A longer word may be broken where a table would be too wide otherwise.
+_WORD: Final = 8
 _ALPHANUMERIC: Final = string.ascii_letters + string.digits
 
 
@@ -132,8 +132,8 @@ class Shown:
 class PlainTable(Table):
     """A table without lines, whose cells are texts, names among them.
 
-    Where it is too wide, its widest columns give way: texts go on in the next line, and so do words beyond 16 letters,
-    but a number stays whole.
+    Where it is too wide, its widest columns give way: texts go on in the next line, in the middle of a
+    word if need be, but a number stays whole.
     """
 
     def __init__(self, title: str | Text | None = None, *, show_header: bool = True) -> None:
