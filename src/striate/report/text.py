@@ -18,8 +18,8 @@ from rich.text import Text
 _UNSEEN: Final = ("Cc", "Cf", "Cs", "Zl", "Zp")
 #: Formats that words and emoji are written with: the zero-width non-joiner and joiner.
 _JOINERS: Final = "\u200c\u200d"
-#: A longer word may be broken where a table would be too wide otherwise.
-_WORD: Final = 8
+#: What a table that is too wide gives up, step by step: spaces between columns, and how long a word stays whole.
+_CONCESSIONS: Final = (*((2, word) for word in (40, 28, 20, 16)), *((1, word) for word in range(16, 7, -1)))
 _ALPHANUMERIC: Final = string.ascii_letters + string.digits
 
 
@@ -132,8 +132,8 @@ class Shown:
 class PlainTable(Table):
     """A table without lines, whose cells are texts, names among them.
 
-    Where it is too wide, its widest columns give way: texts go on in the next line, in the middle of a
-    word if need be, but a number stays whole.
+    Where it is too wide, its widest columns give way: texts go on in the next line, in the middle of a word if need be,
+    but a number stays whole.
     """
 
     def __init__(self, title: str | Text | None = None, *, show_header: bool = True) -> None:
@@ -152,21 +152,22 @@ class PlainTable(Table):
         super().add_row(*map(Shown, cells))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        free = options.update(width=10_000)
-        widths, least = [], []
+        widths, least, texts = [], [], []
         for column in self.columns:
-            column.overflow = "fold"
-            column.width = None
+            column.overflow, column.width = "fold", None
             header = Text(str(column.header) if self.show_header else "")
+            free = options.update(width=10_000)
             measured = [Measurement.get(console, free, cell) for cell in (header, *column.cells)]
             widths.append(max(*(each.maximum for each in measured), column.min_width or 0))
-            longest = max(each.minimum for each in measured)
-            least.append(longest if column.justify == "right" else min(longest, _WORD))
-        room = options.max_width - 2 * (len(self.columns) - 1)
-        while sum(widths) > room:
-            spare = [index for index, width in enumerate(widths) if width > least[index]]
-            if not spare:
+            least.append(max(each.minimum for each in measured))
+            texts.append(column.justify != "right")
+        for gap, word in _CONCESSIONS:
+            least = [min(each, word) if text else each for each, text in zip(least, texts, strict=True)]
+            room = options.max_width - gap * (len(widths) - 1)
+            if sum(least) <= room:
                 break
+        self.padding = (0, 1, 0, gap - 1)
+        while sum(widths) > room and (spare := [n for n, width in enumerate(widths) if width > least[n]]):
             widths[max(spare, key=widths.__getitem__)] -= 1
         for column, width in zip(self.columns, widths, strict=True):
             column.width = width
