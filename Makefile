@@ -27,6 +27,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install
 	@rm -rf $(RUN)
 	$(BIN)/striate train lenet5 --data digits --out $(RUN)
+	@echo "Next:"
+	@echo "  $(BIN)/striate predict $(RUN) $(RUN)/samples/*.png"
+	@echo "  $(BIN)/striate explain $$(ls $(RUN)/samples/*.png | head -n 1) --model $(RUN)"
+	@echo "  source $(BIN)/activate && striate --help"
 
 test: install
 	$(BIN)/python -m pytest -q -n 2

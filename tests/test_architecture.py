@@ -12,6 +12,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "striate"
 # A room may import itself, and the rooms named here. The order is the one way in which imports go.
 MAY_IMPORT = {
     "errors": set(),
+    "variables": set(),
     "geometry": {"errors"},
     "engine": {"errors", "geometry"},
     "ops": {"errors", "geometry", "engine"},

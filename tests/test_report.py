@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 from PIL import Image
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from sklearn import metrics
 
 from striate import analysis, models
 from striate.errors import RunError
-from striate.report import figures, measures, tables
+from striate.report import figures, fonts, measures, tables
+from striate.report.text import short
 from striate.training import Epoch, Evaluation, Example
 
 
@@ -123,7 +132,32 @@ def test_curves_show_every_epoch() -> None:
         for line, part in zip(axes.lines, ("train", "test"), strict=True):
             assert line.get_xdata().tolist() == list(range(1, 9))
             assert line.get_ydata().tolist() == [getattr(row, f"{part}_{kind}") for row in history]
-    assert "held out, at the end 92.50%" in texts(figure)
+    assert "held out: 92.50% at the end" in texts(figure)
+
+
+def test_curves_say_what_the_training_loss_has_that_the_other_lacks() -> None:
+    history = [Epoch(n, 1 / n, 1 - 0.5 / n, 1.1 / n, 1 - 0.6 / n, 0.1, 1.0, 100.0) for n in (1, 2)]
+    shown = texts(figures.curves(history, smoothing=0.1, changed=True))
+    assert "training, images changed, labels smoothed by 0.1: 0.5 at the end" in shown
+    assert "training, images changed: 75.00% at the end" in shown
+    assert "held out: 0.55 at the end" in shown
+    assert not any("smoothed" in text or "changed" in text for text in texts(figures.curves(history)))
+
+
+@pytest.mark.parametrize("loss", [0.5, 0.0, -3.0])
+def test_curves_of_one_epoch_show_it(loss: float) -> None:
+    figure = figures.curves([Epoch(1, loss, 0.5, loss, 0.6, 0.1, 1.0, 100.0)])
+    for axes in figure.axes:
+        assert [*axes.get_xticks()] == [1]
+        assert all(line.get_markersize() > 5 for line in axes.lines)
+    assert f"held out: {loss:.3g}" in texts(figure)
+
+
+def test_losses_that_hardly_fall_have_labels_at_their_axis() -> None:
+    figure = figures.curves([Epoch(n, 2.3 - n / 100, 0.1, 2.3, 0.1, 0.1, 1.0, 100.0) for n in range(1, 9)])
+    figure.draw_without_rendering()
+    low, high = figure.axes[0].get_ylim()
+    assert sum(low <= tick <= high for tick in figure.axes[0].get_yticks()) >= 3
 
 
 @pytest.mark.parametrize("classes", [2, 10, 100])
@@ -142,6 +176,7 @@ def test_predictions_mark_what_is_wrong(count: int, channels: int) -> None:
     figure = figures.predictions(examples(count, channels))
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
     assert len(titles) == count
+    assert len(figure.axes) <= max(6, count + 5)
     assert titles[0] == "dog (50.0%)\nbut is cat"
     assert count == 1 or titles[1] == "cat (51.0%)"
 
@@ -150,6 +185,186 @@ def test_png_is_one() -> None:
     image = Image.open(io.BytesIO(figures.png(figures.confusion(evaluation(3, 30)))))
     image.load()
     assert image.format == "PNG"
+
+
+#: Names that a folder may have, and what would become of them on the way.
+ODD = (
+    "a$b$",
+    "$\\frac{",
+    "x_1^2{}",
+    "[bold]b[/]",
+    "new\nline",
+    "tab\t",
+    "\x1b[31mred",
+    "\u202ertl",
+    "caf\udce9",
+    ":cat:",
+)
+
+
+def inside(image: bytes) -> bool:
+    """Whether nothing touches the picture's edge, as text that is cut off does."""
+    pixels = np.asarray(Image.open(io.BytesIO(image)).convert("L"))
+    return all((edge == 255).all() for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]))
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    labels = torch.arange(len(ODD))
+    found = Evaluation.of(labels, labels.roll(1), ODD, loss=0.0)
+    image = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    wrong = [Example(image, one, other, 0.5) for one, other in itertools.pairwise(ODD)]
+    history = [Epoch(1, 1.0, 0.5, 1.0, 0.5, 0.1, 1.0, 100.0)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figures.save_all(tmp_path, history, found, wrong)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["confusion.png", "curves.png", "predictions.png"]
+    console = Console(file=io.StringIO(), width=100, force_terminal=False)
+    for table in (tables.classes(found), tables.examples(wrong), tables.predictions(ODD, [[("x", 0.5)]] * len(ODD))):
+        console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    for name in (
+        "a$b$",
+        "$\\frac{",
+        "[bold]b[/]",
+        r"new\nline",
+        r"tab\t",
+        r"\x1b[31mred",
+        r"\u202ertl",
+        r"caf\xe9",
+        ":cat:",
+    ):
+        assert shown.count(name) >= 3, name
+    assert not set(shown) & set("\x1b\t\u202e\udce9")
+
+
+def test_dollars_are_no_mathematics_but_powers_of_ten_are() -> None:
+    figure = Figure()
+    axes = figure.subplots()
+    axes.set(title="a$b$", yscale="log", ylim=(1, 1e6))
+    axes.set_xticks([0, 1], ["$\\frac{", "$x$"])
+    figures.png(figure)
+    assert not axes.title.get_parse_math()
+    assert not any(label.get_parse_math() for label in axes.get_xticklabels())
+    assert all(label.get_parse_math() for label in axes.get_yticklabels())
+
+
+@pytest.mark.parametrize("classes", [2, 6, 30, 100, 1000])
+def test_no_name_is_cut_off(classes: int) -> None:
+    names = tuple(f"breed_number_{n:04}_of a rather long-haired terrier {n}" for n in range(classes))
+    labels = torch.arange(classes).repeat(2)
+    found = Evaluation.of(labels, labels.roll(1), names, loss=0.0)
+    assert inside(figures.png(figures.confusion(found)))
+    image = torch.full((3, 8, 8), 9, dtype=torch.uint8)
+    for count in (1, 4, 9):
+        shown = [Example(image, names[0], names[n % 2], 0.5) for n in range(count)]
+        assert inside(figures.png(figures.predictions(shown, names)))
+
+
+def test_a_class_is_called_the_same_in_every_picture() -> None:
+    names = tuple(f"breed_number_{n:04}_of a terrier" for n in range(12))
+    found = Evaluation.of(torch.arange(12), torch.arange(12), names, loss=0.0)
+    labels = [label.get_text() for label in figures.confusion(found).axes[0].get_yticklabels()]
+    assert len(set(labels)) == 12
+    image = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    (axes,) = figures.predictions([Example(image, names[3], names[3], 1.0)], names).axes
+    assert axes.get_title().startswith(f"{labels[3]}\n")
+
+
+def test_a_figure_that_fails_is_a_warning_and_the_others_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Figure:
+        raise ValueError("no\nsuch thing")
+
+    monkeypatch.setattr(figures, "confusion", fail)
+    with pytest.warns(figures.FigureWarning, match=r"^confusion.png can't be drawn \(ValueError: no\)$"):
+        figures.save_all(tmp_path, [Epoch(1, 1.0, 0.5, 1.0, 0.5, 0.1, 1.0, 100.0)], evaluation(2, 9), examples(2))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "predictions.png"]
+
+
+def a_font(path: Path, family: str, letters: str) -> None:
+    """A font whose every letter is a box that fills it."""
+    builder = FontBuilder(1000)
+    pen = TTGlyphPen(None)
+    for corner in ((0, 0), (0, 900), (900, 900), (900, 0)):
+        (pen.lineTo if corner != (0, 0) else pen.moveTo)(corner)
+    pen.closePath()
+    glyphs = [".notdef", *(f"u{ord(letter):x}" for letter in letters)]
+    builder.setupGlyphOrder(glyphs)
+    builder.setupCharacterMap({ord(letter): f"u{ord(letter):x}" for letter in letters})
+    builder.setupGlyf(dict.fromkeys(glyphs, pen.glyph()))
+    builder.setupHorizontalMetrics(dict.fromkeys(glyphs, (1000, 0)))
+    builder.setupHorizontalHeader(ascent=900, descent=-100)
+    builder.setupNameTable({"familyName": family, "styleName": "Regular"})
+    builder.setupOS2(sTypoAscender=900, usWinAscent=900, usWinDescent=100)
+    builder.setupPost()
+    builder.save(path)
+
+
+def test_characters_come_from_whichever_font_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Letters that stand for no language, so that no font of the machine has them.
+    a_font(tmp_path / "one.ttf", "One", "\U000f1234")
+    a_font(tmp_path / "two.ttf", "Two", "\U000f1235\U000f1236")
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [*font_manager.fontManager.ttflist])
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(tmp_path / f"{n}.ttf") for n in ("one", "two")])
+    monkeypatch.setattr(fonts, "_told", set())
+    fonts._covering.cache_clear()
+    figure = Figure()
+    axes = figure.subplots()
+    axes.set_title("a\U000f1234", fontweight="bold")
+    axes.set_yticks([0, 1], ["plain", "\U000f1235\U000f1234"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figures.png(figure)
+    assert axes.title.get_fontfamily()[1:] == ["One", "Two"]
+    axes.set_title("\U000f1236 \U000f1299")
+    with pytest.warns(fonts.FontWarning, match="no font here has \U000f1299, so") as told:
+        figures.png(figure)
+    assert len(told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figures.png(figure)  # of each character once
+    fonts._covering.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("names", "width", "expected"),
+    [
+        (["cat", "dog"], 8, ("cat", "dog")),
+        (["n02085620_Chihuahua", "n02085782_Japanese"], 12, ("…620_C…uahua", "…782_J…anese")),
+        (["the same beginning 1 and end", "the same beginning 2 and end", "x"], 9, ("…1 a… end", "…2 a… end", "x")),
+        (["猫猫猫猫猫猫", "犬犬犬犬犬犬"], 9, ("猫猫…猫猫", "犬犬…犬犬")),
+        (["a\nb", "a\\nb", "c"], 9, (r"a\nb #0", r"a\nb #1", "c")),
+        (["same", "same"], 3, ("s…e", "s…e")),
+        ([], 9, ()),
+    ],
+)
+def test_short_names(names: list[str], width: int, expected: tuple[str, ...]) -> None:
+    assert short(names, width) == expected
+
+
+@given(st.lists(st.text("ab_\n\\é猫", max_size=40), unique=True, max_size=30), st.integers(5, 30))
+def test_short_names_stay_different(names: list[str], width: int) -> None:
+    assert len(set(short(names, width))) == len(names)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_tables_break_no_number_and_lose_no_letter(width: int) -> None:
+    names = ["transformer", "a name of several words", "n" * 50, "猫" * 30]
+    labels = torch.arange(4).repeat(30)
+    found = Evaluation.of(labels, torch.cat([labels[:90], labels[90:].roll(1)]), tuple(names), loss=0.0)
+    console = Console(file=io.StringIO(), width=width)
+    console.print(tables.classes(found))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert max(map(cell_len, text.splitlines())) <= width
+    assert "…" not in text
+    assert text.count("n") >= 50
+    if width >= 60:
+        for value in (*found.precision, *found.recall, *found.f1):
+            assert f" {value:.1%} " in text
+        assert "transformer" in text
 
 
 def test_measures_fit_a_terminal_and_name_what_they_show() -> None:

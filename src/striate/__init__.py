@@ -11,7 +11,7 @@ striate.explain  why a network says what it says, on real images
 striate.studies  claims of the textbooks, tested by experiments
 striate.training recipes, runs, evaluations
 striate.export   trained networks as files for other programs
-striate.accelerate    any PyTorch model, computed by the engine
+striate.accelerate    any PyTorch model, computed by the engine; striate.acceleration tells what was made of it
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from striate.errors import StriateError
 from striate.geometry import ConvShape, PoolShape, Window
 
 if TYPE_CHECKING:
-    from striate import analysis, data, engine, explain, export, models, nn, ops, studies, training
+    from striate import acceleration, analysis, data, engine, explain, export, models, nn, ops, studies, training
     from striate.acceleration import accelerate
 
 __version__ = "0.1.0"
@@ -34,6 +34,7 @@ __all__ = [
     "StriateError",
     "Window",
     "accelerate",
+    "acceleration",
     "analysis",
     "data",
     "engine",
@@ -47,7 +48,19 @@ __all__ = [
 ]
 
 # PyTorch takes seconds to import, and geometry and `striate --help` don't need it: rooms open when they are entered.
-_ROOMS = ("analysis", "data", "engine", "explain", "export", "models", "nn", "ops", "studies", "training")
+_ROOMS = (
+    "acceleration",
+    "analysis",
+    "data",
+    "engine",
+    "explain",
+    "export",
+    "models",
+    "nn",
+    "ops",
+    "studies",
+    "training",
+)
 
 
 def __getattr__(name: str) -> Any:

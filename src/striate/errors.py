@@ -6,33 +6,36 @@ Every message is one line, so that a program can print it as it is and a log can
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
+from typing import Final
 
-#: What moves the text after it, for people who read, though not for programs: U+202A to U+202E, U+2066 to U+2069.
-_TURNING = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
+#: Control characters, formats (directions of writing among them), halves of characters, ends of lines and paragraphs.
+_UNSEEN: Final = ("Cc", "Cf", "Cs", "Zl", "Zp")
+#: Formats that words and emoji are written with: the zero-width non-joiner and joiner.
+_JOINERS: Final = "\u200c\u200d"
 
 
 def readable(text: object) -> str:
-    """A path or a name as text that can be printed and stored: what no encoding has, and control characters, escaped.
+    r"""A name on one line that can be printed and stored: what has no shape, or acts on a terminal, is spelt out.
 
-    File names are bytes on many systems. Those that aren't UTF-8 reach Python as lone surrogates, at which every
-    ``print`` and every file of text would fail.
+    File names are bytes on many systems. Those that aren't UTF-8 reach Python as halves of characters, at which every
+    ``print`` and every file of text would fail; they are shown as bytes.
 
-    >>> readable("caf\\udce9"), readable("a\\nb")
-    ('caf\\\\xe9', 'a\\\\nb')
+    >>> print(readable("cat\n\x1b[31m \udcff"))
+    cat\n\x1b[31m \xff
     """
-    plain = str(text).encode("utf-8", "surrogateescape" if _is_bytes(str(text)) else "backslashreplace")
-    return "".join(
-        letter
-        if (letter.isprintable() or letter in "\u3000\xa0") and ord(letter) not in _TURNING
-        else letter.encode("unicode_escape").decode()
-        for letter in plain.decode("utf-8", "backslashreplace")
-    )
+    return "".join(letter if _is_seen(letter) else _spelt(letter) for letter in str(text))
 
 
-def _is_bytes(text: str) -> bool:
-    """Whether the surrogates of a text all stand for bytes of a file's name."""
-    return all(not 0xD800 <= ord(letter) <= 0xDFFF or 0xDC80 <= ord(letter) <= 0xDCFF for letter in text)
+def _is_seen(letter: str) -> bool:
+    return " " <= letter <= "~" or letter in _JOINERS or unicodedata.category(letter) not in _UNSEEN
+
+
+def _spelt(letter: str) -> str:
+    if "\udc80" <= letter <= "\udcff":
+        return f"\\x{ord(letter) - 0xDC00:02x}"
+    return letter.encode("unicode_escape").decode()
 
 
 class StriateError(Exception):

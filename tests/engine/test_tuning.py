@@ -222,8 +222,10 @@ def test_files_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("STRIATE_CACHE_DIR", str(tmp_path / "new" / "folder"))
     cache.write("name.o", b"content")
     assert cache.read("name.o") == b"content"
-    assert [path.name for path in cache.folder().iterdir()] == ["name.o"]
-    assert (cache.folder() / "name.o").stat().st_mode & 0o077 == 0
+    place = tmp_path / "new" / "folder"
+    assert cache.folder() == place
+    assert [path.name for path in place.iterdir()] == ["name.o"]
+    assert (place / "name.o").stat().st_mode & 0o077 == 0
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -231,7 +233,7 @@ def test_files_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(os, "replace", full)
     cache.write("name.o", b"other content")
     assert cache.read("name.o") == b"content"
-    assert [path.name for path in cache.folder().iterdir()] == ["name.o"]
+    assert [path.name for path in place.iterdir()] == ["name.o"]
 
 
 def test_questions_name_all_that_times_depend_on() -> None:

@@ -28,20 +28,45 @@ def image_set(count: int, channels: int) -> ImageSet:
     return ImageSet(pixels, torch.arange(count) % 2, ("a/b", "c"))
 
 
-def test_some_over_the_whole_set_then_the_surest_mistakes() -> None:
-    images = image_set(100, 1)
+def test_some_of_every_class_then_the_surest_mistakes() -> None:
+    images = image_set(100, 1)  # even ones are of class 0, odd ones of class 1
     predicted = images.labels.clone()
     probability = torch.full((100,), 0.5)
     for index, sure in ((11, 0.6), (37, 0.9), (50, 0.8), (99, 0.7)):
         predicted[index] = 1 - predicted[index]
         probability[index] = sure
     chosen = samples.choose(images, predicted, probability, even=4, mistakes=3)
-    expected = [0, 25, 50, 75, 37, 99]  # 50 is there already, 11 is the least sure
+    expected = [0, 1, 50, 51, 37, 99]  # of the mistakes 37, 50 (there already), then the next of class 1
     assert all(
         torch.equal(example.image, images.images[index]) for example, index in zip(chosen, expected, strict=True)
     )
     assert [example.right for example in chosen] == [True, True, False, True, False, False]
     assert (chosen[2].actual, chosen[2].predicted) == ("a/b", "c")
+
+
+@pytest.mark.parametrize(
+    ("classes", "even", "expected"),
+    [
+        (5, 5, [0, 1, 2, 3, 4]),
+        (5, 8, [0, 1, 2, 3, 4, 0, 1, 2]),
+        (40, 8, [0, 5, 10, 15, 20, 25, 30, 35]),
+        (1, 3, [0, 0, 0]),
+    ],
+)
+def test_classes_take_turns_however_the_images_are_sorted(classes: int, even: int, expected: list[int]) -> None:
+    for labels in (torch.arange(classes).repeat(6), torch.arange(classes).repeat_interleave(6)):
+        pixels = torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8)
+        images = ImageSet(pixels, labels, tuple(map(str, range(classes))))
+        chosen = samples.choose(images, labels, torch.ones(len(labels)), even=even, mistakes=8)
+        assert [int(example.actual) for example in chosen] == expected
+
+
+def test_mistakes_are_not_of_one_class_alone() -> None:
+    labels = torch.tensor([0] * 10 + [1, 2])
+    images = ImageSet(torch.zeros(12, 1, 2, 2, dtype=torch.uint8), labels, ("a", "b", "c"))
+    sure = torch.linspace(0.99, 0.3, 12)
+    chosen = samples.choose(images, (labels + 1) % 3, sure, even=0, mistakes=4)
+    assert [example.actual for example in chosen] == ["a", "b", "c", "a"]
 
 
 def test_of_few_images_all() -> None:

@@ -7,16 +7,21 @@ JSON object on stdout, and nothing else there.
 from __future__ import annotations
 
 import difflib
+import io
 import json
+import logging
+import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TextIO, TypeVar
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand
 
-from striate.errors import RunError, StriateError
+from striate.cli.help import Command, Commands
+from striate.errors import RunError, StriateError, readable
 
 if TYPE_CHECKING:
     import torch
@@ -24,19 +29,31 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class _Commands(TyperGroup):
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class _Group(Commands):
     """Ctrl-C in any command is one line and 130; click would turn it into something else on its way out."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
-            print(str(stop) or "interrupted", file=sys.stderr)
+            say(str(stop) or "interrupted")
             raise typer.Exit(130) from stop
 
 
-app = typer.Typer(
-    cls=_Commands,
+class _App(typer.Typer):
+    """Every command's help is laid out by :class:`Command`."""
+
+    def command(
+        self, name: str | None = None, *, cls: type[TyperCommand] | None = Command, **settings: Any
+    ) -> Callable[[_Function], _Function]:
+        return super().command(name, cls=cls, **settings)
+
+
+app = _App(
+    cls=_Group,
     add_completion=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -49,22 +66,65 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Runs ``striate ARGUMENTS`` (those of the process by default) and leaves with its exit code."""
-    command = typer.main.get_command(app)
-    try:
-        sys.exit(command.main(arguments, prog_name="striate", standalone_mode=False) or 0)
-    except StriateError as error:
-        _fail(str(error))
-    except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    except Exception as error:
-        if not isinstance(error, _UsageError):
-            raise  # a bug of ours, which deserves its traceback
-        _fail(error.format_message())  # type: ignore[attr-defined]
+    for stream in (sys.stdout, sys.stderr):
+        # Names hold what a terminal's or pipe's encoding may lack; they are spelt out rather than end a run.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    # It says at length where it keeps its list of fonts, and that it makes one.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.showwarning = _warned
+        try:
+            code = typer.main.get_command(app).main(arguments, prog_name="striate", standalone_mode=False) or 0
+            sys.stdout.flush()
+            sys.exit(code)
+        except StriateError as error:
+            _fail(str(error))
+        except KeyboardInterrupt:
+            say("interrupted")
+            sys.exit(130)
+        except BrokenPipeError:
+            _leave_quietly()
+        except OSError as error:
+            _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        except Exception as error:
+            if not isinstance(error, _UsageError):
+                raise  # a bug of ours, which deserves its traceback
+            _fail(error.format_message())  # type: ignore[attr-defined]
 
 
 def _fail(message: str) -> NoReturn:
-    print("error:", " ".join(message.split()), file=sys.stderr)
+    say(f"error: {message}")
     sys.exit(2)
+
+
+def _leave_quietly() -> NoReturn:
+    """Whoever read the output has gone; what is still to be written, at the exit too, goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
+
+
+_show_warning: Final = warnings.showwarning
+
+
+def _warned(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning of striate's own as one line, without the place in the source that it comes from."""
+    if category.__module__.partition(".")[0] == "striate":
+        say(f"warning: {message}")
+    else:
+        _show_warning(message, category, filename, lineno, file, line)
+
+
+def hush() -> None:
+    """No warning is shown any more; for ``--quiet``."""
+    warnings.simplefilter("ignore")
 
 
 @app.callback(invoke_without_command=True)
@@ -89,19 +149,23 @@ def striate(
 
 
 def show(*shown: object) -> None:
+    """Prints tables and lines on stdout, whatever names are in them."""
     from rich.console import Console
+    from rich.text import Text
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
+    from striate.report.text import Shown
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.file.isatty():
         console.width = 1000  # a pipe or a file has no edge to fold lines at
     for each in shown:
-        console.print(each)
+        console.print(Shown(each) if isinstance(each, str | Text) else each)
     console.print()
 
 
 def say(text: str) -> None:
-    """A line on stderr, for the person who watches."""
-    print(text, file=sys.stderr, flush=True)
+    """One line on stderr, for the person who watches."""
+    print(readable(" ".join(text.split())), file=sys.stderr, flush=True)
 
 
 def print_json(value: Mapping[str, Any]) -> None:

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
-
-import torch
-
-from striate.cli.app import say
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,29 +13,49 @@ if TYPE_CHECKING:
     from striate.training.assess import Tested
     from striate.training.scores import Measures, Scores
 
+#: The model card, in a run's folder.
+CARD: Final = "card.md"
 #: Mistakes in a gallery.
 _WORST: Final = 24
 
 
 def save(run: Run) -> None:
     """Draws what a training that has just ended tells, into the run's folder."""
+    from striate.cli.cards import facts_of
     from striate.report import card, evaluation, figures
+    from striate.training.files import write_whole
 
     figures_: dict[str, Callable[[], Figure]] = {
-        "curves": lambda: figures.curves(run.history, run.recipe),
+        "curves": lambda: figures.curves(run.history, **_circumstances(run)),
         "confusion": lambda: figures.confusion(run.evaluation),
     }
     examples = run.examples()
     if examples:
-        figures_["predictions"] = lambda: figures.predictions(examples)
+        figures_["predictions"] = lambda: figures.predictions(examples, run.classes)
     wrong = [example for example in examples if not example.right]
     if wrong:
         figures_["errors"] = lambda: evaluation.errors(wrong, [example.name for example in wrong])
     if run.outcome is not None:
         figures_ |= _judged(run.outcome.measures, run.outcome.scores)
-    _draw(run.path, figures_)
+    figures.save_each(run.path, figures_)
     if run.outcome is not None:
-        _write(run.path / "card.md", lambda: card.card(card.facts_of(run)))
+        write_whole(run.path / CARD, card.card(facts_of(run, run.outcome.measures)).encode())
+
+
+def _circumstances(run: Run) -> dict[str, Any]:
+    """In what the training images' loss differs from that of the held-out ones, for the curves."""
+    import torch
+
+    from striate import models
+    from striate.training.assess import loss_of
+
+    recipe = run.recipe
+    with torch.device("meta"):
+        model = models.create(recipe.model, small_input=run.settings.small_input)
+    loss = loss_of(model, recipe.label_smoothing)
+    smoothing = getattr(loss, "keywords", {}).get("label_smoothing", 0.0)
+    changed = run.settings.augment != "none" or max(recipe.erase, recipe.mixup, recipe.cutmix) > 0
+    return {"smoothing": smoothing, "changed": changed}
 
 
 def report(folder: Path, run: Run, tested: Tested, measures: Measures) -> None:
@@ -56,10 +72,12 @@ def report(folder: Path, run: Run, tested: Tested, measures: Measures) -> None:
     figures_ = {"confusion": lambda: figures.confusion(tested.evaluation)} | _judged(measures, tested.scores)
     if worst:
         figures_["errors"] = lambda: evaluation.errors(worst, [example.name for example in worst])
-    _draw(folder, figures_)
+    figures.save_each(folder, figures_)
 
 
 def _worst(tested: Tested) -> list[Example]:
+    import torch
+
     from striate.training import Example
 
     scores, identities = tested.scores, tested.images.identities()
@@ -84,28 +102,6 @@ def _judged(measures: Measures, scores: Scores) -> dict[str, Callable[[], Figure
         "recall": lambda: evaluation.recalls(measures),
         "rankings": lambda: evaluation.rankings(scores),
     }
-
-
-def _draw(folder: Path, drawn: dict[str, Callable[[], Figure]]) -> None:
-    """Draws each figure; one that can't be drawn is a line, and no more: the results are there already."""
-    from striate.report import figures
-    from striate.training.files import write_whole
-
-    for name, draw in drawn.items():
-        _attempt(folder / f"{name}.png", lambda path, draw=draw: write_whole(path, figures.png(draw())))
-
-
-def _write(path: Path, text: Callable[[], str]) -> None:
-    from striate.training.files import write_whole
-
-    _attempt(path, lambda place: write_whole(place, text().encode("utf-8", "backslashreplace")))
-
-
-def _attempt(path: Path, write: Callable[[Path], None]) -> None:
-    try:
-        write(path)
-    except Exception as error:  # whatever a name or a number brings forth: it is a picture of results that are safe
-        say(f"warning: {path} can't be made ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
 
 
 __all__: Sequence[str] = ["report", "save"]

@@ -9,31 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from typer.core import TyperArgument, TyperCommand
 
 from striate.cli import pictures
-from striate.cli.app import Json, app, draw, print_json, show
+from striate.cli.app import Json, app, draw, hush, print_json, show
 from striate.cli.evaluate import print_evaluation
 from striate.errors import readable
 from striate.training.recipe import AUGMENTS, OPTIMIZERS, PRECISIONS, SCHEDULES, WEIGHTINGS, Recipe
 
 if TYPE_CHECKING:
     from striate.training import Run
-
-
-class _Sections(TyperCommand):
-    """A command whose help shows its options under the headings that they name."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        sections: dict[str, list[Any]] = {}
-        for parameter in self.get_params(ctx):
-            if (record := parameter.get_help_record(ctx)) is not None:
-                heading = getattr(parameter, "rich_help_panel", None)
-                first = "Arguments" if isinstance(parameter, TyperArgument) else "Options"
-                sections.setdefault(heading or first, []).append(record)
-        for heading, records in sections.items():
-            with formatter.section(heading):
-                formatter.write_dl(records)
 
 
 def _option(name: str, text: str, heading: str | None = None, *short: str) -> Any:
@@ -51,7 +35,7 @@ _TRANSFER: Final = "Beginning with trained weights"
 _COMPUTING: Final = "How it is computed"
 
 
-@app.command(cls=_Sections)
+@app.command()
 def train(
     context: typer.Context,
     model: Annotated[str | None, typer.Argument(help="One of `striate models`; with --resume, the run knows.")] = None,
@@ -212,6 +196,8 @@ def train(
     from striate.training import recipe_for
     from striate.training.config import parse_size, read_config
 
+    if quiet:
+        hush()
     given = {} if config is None else read_config(config)
     given |= {name: context.params[name] for name in _FIELDS if context.params[name] is not None}
     if image_size is not None:

@@ -13,15 +13,18 @@ _PATIENCE = 1.0  # seconds
 def progress(description: str, total: int) -> Iterator[Callable[[], None]]:
     """What to call after each image: it shows a bar, but only on a terminal and to somebody who has waited."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress
 
     console = Console(stderr=True)
+    # rich takes a pipe for a terminal where colours are asked for.
+    watched = console.is_interactive and console.file.isatty()
     shown, began = Progress(console=console, transient=True), time.monotonic()
-    bar = shown.add_task(description, total=total)
+    bar = shown.add_task(escape(description), total=total)  # it may name a folder
 
     def advance() -> None:
         shown.advance(bar)
-        if console.is_interactive and not shown.live.is_started and time.monotonic() - began > _PATIENCE:
+        if watched and not shown.live.is_started and time.monotonic() - began > _PATIENCE:
             shown.start()
 
     try:

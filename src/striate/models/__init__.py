@@ -1,31 +1,56 @@
 """Networks, one paper a file, under one register: :func:`names`, :func:`create`, :func:`describe`."""
 
-from striate.models import (
-    alexnet,
-    coatnet,
-    convnext,
-    efficientnet,
-    lenet,
-    mobilenet_v1,
-    mobilenet_v2,
-    resnet,
-    resnet_aps,
-    resnet_blur,
-    simple_cnn,
-    vgg,
-    vit,
-)
-from striate.models.predicting import Ranked, classify, rank
-from striate.models.pretrained import (
-    IMAGENET,
-    Pretrained,
-    describe_weights,
-    imagenet_classes,
-    imagenet_preprocessing,
-    pretrained,
-)
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from striate.models.catalogue import FAMILIES
 from striate.models.registry import create, describe, families, has_small_form, input_shape, names, register
-from striate.models.weights import About, about_weights, load_weights, read_weights
+
+if TYPE_CHECKING:
+    from striate.models import (
+        alexnet,
+        coatnet,
+        convnext,
+        efficientnet,
+        lenet,
+        mobilenet_v1,
+        mobilenet_v2,
+        resnet,
+        resnet_aps,
+        resnet_blur,
+        simple_cnn,
+        vgg,
+        vit,
+    )
+    from striate.models.predicting import Ranked, classify, rank
+    from striate.models.trained import (
+        IMAGENET,
+        Pretrained,
+        describe_weights,
+        imagenet_classes,
+        imagenet_preprocessing,
+        pretrained,
+    )
+    from striate.models.weights import About, about_weights, load_weights, read_weights
+
+# What needs PyTorch is fetched when asked for: the command line lists networks without it.
+_HOMES = {
+    "About": "weights",
+    "IMAGENET": "trained",
+    "Pretrained": "trained",
+    "Ranked": "predicting",
+    "about_weights": "weights",
+    "classify": "predicting",
+    "describe_weights": "trained",
+    "imagenet_classes": "trained",
+    "imagenet_preprocessing": "trained",
+    "load_weights": "weights",
+    "pretrained": "trained",
+    "rank": "predicting",
+    "read_weights": "weights",
+}
 
 __all__ = [
     "IMAGENET",
@@ -62,3 +87,15 @@ __all__ = [
     "vgg",
     "vit",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in {family.module for family in FAMILIES}:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

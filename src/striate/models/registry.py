@@ -1,22 +1,27 @@
-"""The register of networks: one name, one builder; a name that is taken is an error."""
+"""The register of networks: one name, one builder; a name that is taken is an error.
+
+Names and descriptions of striate's own networks come from the catalogue, and their builders from files that are
+imported when one is needed: who asks what there is doesn't wait for PyTorch.
+"""
 
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar, cast
-
-import torch
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from striate.errors import ModelError, did_you_mean
-from striate.models.shipped import shipped
-from striate.models.weights import load_weights
+from striate.models.catalogue import FAMILIES, MODULES
 
-Builder = TypeVar("Builder", bound=Callable[..., torch.nn.Module])
+if TYPE_CHECKING:
+    import torch
+
+Builder = TypeVar("Builder", bound="Callable[..., torch.nn.Module]")
 
 #: Images with no side longer than this are small.
 SMALL: Final = 64
@@ -31,6 +36,11 @@ class _Entry:
     def has_small_form(self) -> bool:
         return "small_input" in inspect.signature(self.builder).parameters
 
+    @property
+    def module(self) -> str:
+        builder = self.builder.func if isinstance(self.builder, functools.partial) else self.builder
+        return builder.__module__
+
 
 _ENTRIES: dict[str, _Entry] = {}
 
@@ -44,9 +54,10 @@ def register(builder: Builder, name: str = "", description: str = "") -> Builder
         description: one line; by default the first of the builder's docstring.
     """
     name = name or builder.__name__.lower()
-    if name in _ENTRIES:
+    entry = _Entry(builder, description or (builder.__doc__ or "").strip().partition("\n")[0])
+    if name in _ENTRIES or (name in MODULES and entry.module != _module(name)):
         raise ModelError("models.register", f"a model named {name!r} exists", "needed a new name")
-    _ENTRIES[name] = _Entry(builder, description or (builder.__doc__ or "").strip().partition("\n")[0])
+    _ENTRIES[name] = entry
     return builder
 
 
@@ -56,7 +67,7 @@ def names() -> tuple[str, ...]:
     >>> [name for name in names() if name.startswith("lenet")]
     ['lenet5', 'lenet5_1998']
     """
-    return tuple(_ENTRIES)
+    return tuple(dict.fromkeys((*MODULES, *_ENTRIES)))
 
 
 def create(
@@ -85,6 +96,9 @@ def create(
     >>> sum(parameter.numel() for parameter in create("lenet5").parameters())
     61706
     """
+    from striate.models.shipped import shipped
+    from striate.models.weights import load_weights
+
     builder = _entry(name).builder
     given: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
     given = {what: value for what, value in given.items() if value is not None}
@@ -116,6 +130,8 @@ def input_shape(name: str) -> tuple[int, int, int]:
     >>> input_shape("lenet5"), input_shape("efficientnet_b1")
     ((1, 28, 28), (3, 240, 240))
     """
+    import torch
+
     channels: int = inspect.signature(_entry(name).builder).parameters["in_channels"].default
     with torch.device("meta"):  # the size of some hangs on their form, and weights cost seconds
         height, width = cast("tuple[int, int]", create(name).input_size)
@@ -124,6 +140,9 @@ def input_shape(name: str) -> tuple[int, int, int]:
 
 def describe(name: str) -> str:
     """One line on a network: what it is, its parameters, the images that it was made for."""
+    for family in FAMILIES:
+        if name in family.networks:
+            return family.networks[name]
     return _entry(name).description
 
 
@@ -133,17 +152,23 @@ def families() -> dict[str, tuple[str, ...]]:
     >>> families()["LeNet-5, as usually written today and as it was in 1998."]
     ('lenet5', 'lenet5_1998')
     """
-    found: dict[str, list[str]] = {}
+    found = {family.about: list(family.networks) for family in FAMILIES}
     for name, entry in _ENTRIES.items():
-        builder = entry.builder.func if isinstance(entry.builder, functools.partial) else entry.builder
-        about = (sys.modules[builder.__module__].__doc__ or "").strip().partition("\n")[0]
-        found.setdefault(about, []).append(name)
+        if name not in MODULES:
+            about = (sys.modules[entry.module].__doc__ or "").strip().partition("\n")[0]
+            found.setdefault(about, []).append(name)
     return {about: tuple(listed) for about, listed in found.items()}
 
 
 def _entry(name: str) -> _Entry:
+    if name not in _ENTRIES and name in MODULES:
+        importlib.import_module(_module(name))  # which registers it
     if name not in _ENTRIES:
-        near = did_you_mean(name, _ENTRIES)
+        near = did_you_mean(name, names())
         # There are too many names to read past the one that was meant.
         raise ModelError("model", f"got {name!r}", "" if near else "needed one of " + ", ".join(names()), near)
     return _ENTRIES[name]
+
+
+def _module(name: str) -> str:
+    return f"striate.models.{MODULES[name]}"

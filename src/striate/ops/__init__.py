@@ -5,7 +5,7 @@ asymmetric padding, dilated averages), these answer by the ONNX operators' defin
 derived here. :mod:`striate.ops.reference` holds the definitions as direct sums.
 """
 
-from striate.ops import reference
+from striate.ops import norm, reference
 from striate.ops.convolution import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d
 from striate.ops.pooling import (
     avg_pool1d,
@@ -56,5 +56,6 @@ __all__ = [
     "max_pool1d",
     "max_pool2d",
     "max_pool3d",
+    "norm",
     "reference",
 ]

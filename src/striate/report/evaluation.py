@@ -20,6 +20,7 @@ from rich.table import Table
 
 from striate.report.tables import plain_table
 from striate.training.calibration import Calibration
+from striate.training.finder import RateSearch
 from striate.training.intervals import Measure, wilson
 from striate.training.rankings import Ranking
 from striate.training.results import Example
@@ -252,6 +253,21 @@ def recalls(measures: Measures) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.grid(alpha=0.25)
     figure.legend(loc="outside lower right", frameon=False, fontsize=9)
+    return figure
+
+
+def learning_rates(found: RateSearch) -> Figure:
+    """The loss of each step over its learning rate, smoothed, with the rate that is suggested."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(found.rates, found.losses, color=_PLAIN, linewidth=0.8, label="of a batch")
+    axes.plot(found.rates, found.smoothed, color=_MAIN, linewidth=2, label="smoothed")
+    axes.axvline(found.suggestion, color=_WRONG, linestyle="--", label=f"suggested: {found.suggestion:.2g}")
+    highest = 1.2 * max(found.smoothed[0], min(found.smoothed))
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss", title="Loss over the learning rate")
+    axes.set_ylim(0.9 * min(found.smoothed), highest)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
     return figure
 
 

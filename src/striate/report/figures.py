@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +13,10 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
+from rich.cells import cell_len
 
+from striate.report.fonts import literal
+from striate.report.text import short
 from striate.training.files import write_whole
 from striate.training.results import Epoch, Evaluation, Example
 
@@ -20,29 +24,56 @@ _TRAIN, _TEST, _WRONG = "#8a94a6", "#1f5fbf", "#c8321e"
 _COLUMNS: Final = 6
 #: Up to this many classes, each cell of a confusion matrix shows its count.
 _COUNTED: Final = 25
+#: Columns that a class's name may take.
+_NAME: Final = 22
+#: Of a letter: its width to its height, about, in fonts without serifs.
+_ASPECT: Final = 0.6
+#: A loss whose largest value is so many times its smallest is drawn over powers of ten.
+_DECADES: Final = 5
 
 
-def curves(history: Sequence[Epoch]) -> Figure:
-    """Loss and accuracy over the epochs, in training and on the held-out images."""
+class FigureWarning(UserWarning):
+    """A figure that couldn't be drawn, and isn't there."""
+
+
+def curves(history: Sequence[Epoch], *, smoothing: float = 0.0, changed: bool = False) -> Figure:
+    """Loss and accuracy over the epochs, in training and on the held-out images.
+
+    Args:
+        history: the epochs.
+        smoothing: of the labels in the training loss; the held-out images' loss has none, and so they aren't the same.
+        changed: whether training images were augmented or mixed, which held-out ones aren't.
+    """
     figure = Figure(figsize=(10, 4), layout="constrained")
     epochs = [row.epoch for row in history]
-    loss, accuracy = figure.subplots(1, 2)
-    for axes, kind in ((loss, "loss"), (accuracy, "accuracy")):
+    for axes, kind in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        everything: list[float] = []
         for part, colour in (("train", _TRAIN), ("test", _TEST)):
             values = [getattr(row, f"{part}_{kind}") for row in history]
+            everything += values
+            said = ["training" if part == "train" else "held out"]
+            said += ["images changed"] if part == "train" and changed else []
+            said += [f"labels smoothed by {smoothing:g}"] if part == "train" and kind == "loss" and smoothing else []
             last = f"{values[-1]:.2%}" if kind == "accuracy" else f"{values[-1]:.3g}"
-            label = f"{'training' if part == 'train' else 'held out'}, at the end {last}"
-            axes.plot(epochs, values, color=colour, label=label, marker="o", markersize=3, linewidth=1.5)
+            label = ", ".join(said) + (f": {last} at the end" if len(history) > 1 else f": {last}")
+            size = 3 if len(history) > 1 else 8
+            axes.plot(epochs, values, color=colour, label=label, marker="o", markersize=size, linewidth=1.5)
         axes.set(title=kind.capitalize(), xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if len(history) == 1:
+            axes.set(xlim=(epochs[0] - 1, epochs[0] + 1), xticks=epochs)
         axes.grid(alpha=0.25)
         axes.legend(frameon=False)
-    loss.set(ylabel="mean loss of an image", yscale="log")
-    loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    loss.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    loss.yaxis.set_minor_formatter(NullFormatter())
-    accuracy.set(ylabel="images predicted right")
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0))
+        if kind == "accuracy":
+            axes.set(ylabel="images predicted right")
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        else:
+            axes.set(ylabel="mean loss of an image")
+            if min(everything) > 0 and max(everything) > _DECADES * min(everything):
+                axes.set(yscale="log")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+                axes.yaxis.set_minor_formatter(NullFormatter())
     return figure
 
 
@@ -52,14 +83,17 @@ def confusion(evaluation: Evaluation) -> Figure:
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     size = len(evaluation.classes)
     side = min(max(4.5, 0.55 * size), 14)
-    figure = Figure(figsize=(side + 1.5, side), layout="constrained")
+    every = math.ceil(size / 100)
+    told = f", one name in {every}" if every > 1 else ""
+    font = min(10.0, max(4.0, 72 * side / size * every * 0.55))
+    names = short(evaluation.classes, _NAME)
+    longest = max(map(cell_len, names))
+    room = longest * font * _ASPECT / 72  # inches that the names take
+    upright = size * longest <= 10 * side  # letters that fit side by side
+    figure = Figure(figsize=(side + room + 2.3, side + 1.1 + (0 if upright else room)), layout="constrained")
     axes = figure.subplots()
     # The root lifts a single mistake among hundreds out of the white.
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
-    names = [name if len(name) <= 16 else name[:15] + "…" for name in evaluation.classes]
-    every = math.ceil(size / 100)
-    font = min(10.0, max(4.0, 72 * side / size * 0.55))
-    upright = size * max(map(len, names)) <= 50  # letters that fit side by side
     axes.set_xticks(range(0, size, every), names[::every], rotation=0 if upright else 90, fontsize=font)
     axes.set_yticks(range(0, size, every), names[::every], fontsize=font)
     if size <= _COUNTED:
@@ -68,8 +102,8 @@ def confusion(evaluation: Evaluation) -> Figure:
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=9)
     axes.set(
         title=f"Held-out images: {evaluation.accuracy:.2%} of {evaluation.n:,} right",
-        xlabel="predicted class",
-        ylabel="true class",
+        xlabel="predicted class" + told,
+        ylabel="true class" + told,
     )
     bar = figure.colorbar(
         image, ax=axes, label="share of the true class", shrink=0.8, ticks=[0, 0.01, 0.1, 0.25, 0.5, 1]
@@ -78,20 +112,31 @@ def confusion(evaluation: Evaluation) -> Figure:
     return figure
 
 
-def predictions(shown: Sequence[Example]) -> Figure:
-    """A grid of held-out images under the predicted class and its probability; wrong ones in red, with the truth."""
-    rows = math.ceil(len(shown) / _COLUMNS)
-    figure = Figure(figsize=(1.6 * _COLUMNS, 1.9 * rows + 0.5), layout="constrained")
-    figure.suptitle("Held-out images: predicted class and its probability; mistakes in red")
-    grid = figure.subplots(rows, _COLUMNS, squeeze=False)
+def predictions(shown: Sequence[Example], classes: Sequence[str] = ()) -> Figure:
+    """A grid of held-out images under the predicted class and its probability; wrong ones in red, with the truth.
+
+    Args:
+        shown: the images.
+        classes: all names that there are, so that a class is called the same here and in other pictures.
+    """
+    columns = min(_COLUMNS, max(len(shown), 1))
+    rows = max(math.ceil(len(shown) / columns), 1)
+    everything = tuple(dict.fromkeys([*classes, *(name for each in shown for name in (each.actual, each.predicted))]))
+    names = dict(zip(everything, short(everything, _NAME), strict=True))
+    titles = [_said(example, names) for example in shown]
+    lines = max((title.count("\n") for title in titles), default=0)
+    wide = columns > _COLUMNS // 2
+    figure = Figure(figsize=(1.75 * columns if wide else 5.25, (1.7 + 0.16 * lines) * rows + 0.6), layout="constrained")
+    figure.suptitle(
+        "Held-out images: predicted class and its probability;" + (" " if wide else "\n") + "mistakes in red"
+    )
+    grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    for axes, example in zip(grid.flat, shown, strict=False):
+    for axes, example, title in zip(grid.flat, shown, titles, strict=False):
         pixels = example.image.permute(1, 2, 0).squeeze(2).numpy()
         axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        title = f"{_short(example.predicted)} ({example.probability:.1%})"
         if not example.right:
-            title += f"\nbut is {_short(example.actual)}"
             axes.set_axis_on()
             axes.set(xticks=[], yticks=[])
             for spine in axes.spines.values():
@@ -100,26 +145,41 @@ def predictions(shown: Sequence[Example]) -> Figure:
     return figure
 
 
-def save_all(folder: Path, history: Sequence[Epoch], evaluation: Evaluation, examples: Sequence[Example]) -> None:
-    """Writes ``curves.png``, ``confusion.png`` and ``predictions.png``, each whole or not at all.
+def _said(example: Example, names: Mapping[str, str]) -> str:
+    """The predicted class, its probability and, where it is another, the true class, on lines as wide as an image."""
+    name, share = names[example.predicted], f"({example.probability:.1%})"
+    title = f"{name} {share}" if cell_len(f"{name} {share}") <= _NAME else f"{name}\n{share}"
+    if example.right:
+        return title
+    truth = names[example.actual]
+    return f"{title}\nbut is {truth}" if cell_len(f"but is {truth}") <= _NAME else f"{title} but is\n{truth}"
+
+
+def save_each(folder: Path, makers: Mapping[str, Callable[[], Figure]]) -> None:
+    """Writes pictures into a folder, each whole or not at all.
+
+    One that can't be drawn is left out, with a FigureWarning: a run that is trained is worth more than its pictures.
+
+    Args:
+        folder: where they go.
+        makers: what draws each, by the name of its file without ``.png``.
 
     Raises:
         OSError: no room, no permission.
     """
-    for name, figure in (
-        ("curves", curves(history)),
-        ("confusion", confusion(evaluation)),
-        ("predictions", predictions(examples)),
-    ):
-        write_whole(folder / f"{name}.png", png(figure))
+    for name, make in makers.items():
+        try:
+            content = png(make())
+        except Exception as error:  # of matplotlib, NumPy, a font's file: whatever a name or a number may bring forth
+            reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            warnings.warn(f"{name}.png can't be drawn ({reason})", FigureWarning, stacklevel=2)
+        else:
+            write_whole(folder / f"{name}.png", content)
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as the content of a PNG file."""
+    """A figure as the content of a PNG file; what its texts say is what it shows, see :func:`.fonts.literal`."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    with literal(figure):
+        figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 14 else name[:13] + "…"

@@ -10,23 +10,22 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
-from rich.table import Table
-from rich.text import Text
 
 from striate.analysis.information.plane import InformationPlane
 from striate.report.tables import plain_table
+from striate.report.text import PlainTable
 
 _MARKERS = "osD^vP*Xhd"
 
 
-def plane_table(plane: InformationPlane) -> Table:
+def plane_table(plane: InformationPlane) -> PlainTable:
     """A row for each layer at each epoch, and what was measured; saturated ones are marked."""
-    table = plain_table("layer", "epoch", "units", "H of a unit", "H", "I(input; layer)", "I(layer; label)", "")
-    table.title, table.title_justify = Text(f"{plane.measured}; {plane.unit}"), "left"
+    headings = ("epoch", "units", "H of a unit", "H", "I(input; layer)", "I(layer; label)", "")
+    table = plain_table("layer", *headings, title=f"{plane.measured}; {plane.unit}")
     for row in plane.rows:
         numbers = (row.unit_entropy, row.entropy, row.input, row.label)
         table.add_row(
-            Text(row.layer),
+            row.layer,
             str(row.epoch),
             str(row.units),
             *(f"{number:.3f}" for number in numbers),

@@ -9,11 +9,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import EngFormatter, FuncFormatter
-from rich.table import Table
 from rich.text import Text
 
 from striate.report.information import draw_plane
-from striate.report.tables import plain_table
+from striate.report.tables import plain_table, told
+from striate.report.text import PlainTable
 from striate.studies import Bars, Curves, Measured, Outcome, Panel, Pictures
 from striate.studies.panels import Plane
 
@@ -22,42 +22,34 @@ _GREY: Final = "#8a94a6"
 _STYLES: Final = {"holds": "bold green", "holds in part": "bold yellow", "does not hold": "bold red"}
 
 
-def verdict(outcome: Outcome) -> Table:
+def verdict(outcome: Outcome) -> PlainTable:
     """The claim, the verdict, and each criterion with what came of it."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
-    table.add_row("claim", Text(outcome.claim))
     word = outcome.finding.verdict
-    table.add_row("verdict", Text(word, style=_STYLES[word]))
-    for check in outcome.finding.checks:
-        table.add_row("yes" if check.held else "no", Text(check.criterion))
-    return table
+    checks = [("yes" if check.held else "no", check.criterion) for check in outcome.finding.checks]
+    return told([("claim", outcome.claim), ("verdict", Text(word, style=_STYLES[word])), *checks])
 
 
-def numbers(outcome: Outcome) -> Table:
+def numbers(outcome: Outcome) -> PlainTable:
     """What was measured: value, spread over the seeds, unit."""
     table = plain_table("measured", "value", "spread", "n", "unit")
-    table.columns[0].overflow = "fold"
     table.columns[-1].justify = "left"
     for row in outcome.finding.rows:
-        spread = "" if row.spread is None else f"± {_number(row.spread)}"
-        table.add_row(Text(row.name), _value(row), spread, str(row.n) if row.n > 1 else "", Text(row.unit))
+        spread = "" if row.spread is None else _number(row.spread)
+        table.add_row(row.name, _value(row), spread, str(row.n) if row.n > 1 else "", row.unit)
     return table
 
 
-def circumstances(outcome: Outcome) -> Table:
+def circumstances(outcome: Outcome) -> PlainTable:
     """What the numbers don't show, and what they were measured with."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
-    for caveat in outcome.finding.caveats:
-        table.add_row("but", Text(caveat))
-    table.add_row("spread", "standard deviation over seeds " + ", ".join(map(str, outcome.seeds)))
     known = ", ".join(f"{name} {version}" for name, version in outcome.versions.items())
     threads = f"{outcome.threads} thread{'s' * (outcome.threads > 1)}"
-    table.add_row("took", f"{outcome.seconds:.1f} s on the CPU, {threads}; {known}")
-    return table
+    return told(
+        [
+            *(("but", caveat) for caveat in outcome.finding.caveats),
+            ("spread", "standard deviation over seeds " + ", ".join(map(str, outcome.seeds))),
+            ("took", f"{outcome.seconds:.1f} s on the CPU, {threads}; {known}"),
+        ]
+    )
 
 
 def figure(outcome: Outcome) -> Figure:

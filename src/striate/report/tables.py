@@ -1,25 +1,27 @@
-"""Results as tables for the terminal. Names that a user chose go in as Text, so that rich sees no markup in them."""
+"""Results as tables for the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
-from striate.engine.timing import Timing
-from striate.export import Exported
-from striate.training.results import Evaluation, Example
+from striate.report.text import PlainTable
+
+if TYPE_CHECKING:  # each costs seconds, and a command needs one of them at most
+    from striate.engine.timing import Timing
+    from striate.export import Exported
+    from striate.training.results import Evaluation, Example
 
 #: Up to this many classes are all listed; of more, the WEAKEST.
 _ALL: Final = 30
 _WEAKEST: Final = 15
 
 
-def classes(evaluation: Evaluation) -> Table:
+def classes(evaluation: Evaluation) -> PlainTable:
     """Precision, recall, F1 and support of each class, and what it is mostly taken for."""
     order: Sequence[int] = range(len(evaluation.classes))
     title = None
@@ -28,13 +30,10 @@ def classes(evaluation: Evaluation) -> Table:
         title = f"the {_WEAKEST} weakest of {len(evaluation.classes)} classes"
     table = plain_table("class", "precision", "recall", "F1", "images", "mistaken for", title=title)
     precision, recall, f1, support = evaluation.precision, evaluation.recall, evaluation.f1, evaluation.support
+    table.columns[-1].justify = "left"
     for index in order:
-        table.add_row(
-            Text(evaluation.classes[index]),
-            *(f"{value[index]:.1%}" for value in (precision, recall, f1)),
-            str(support[index]),
-            Text(_mistaken(evaluation, index)),
-        )
+        shares = (f"{value[index]:.1%}" for value in (precision, recall, f1))
+        table.add_row(evaluation.classes[index], *shares, str(support[index]), _mistaken(evaluation, index))
     return table
 
 
@@ -44,22 +43,33 @@ def _mistaken(evaluation: Evaluation, index: int) -> str:
     return f"{evaluation.classes[row.index(most)]} ({most})" if most else ""
 
 
-def examples(shown: Iterable[Example]) -> Table:
+def examples(shown: Iterable[Example]) -> PlainTable:
     """Held-out images: what they are and what the network says of them."""
     table = plain_table("image is", "predicted", "probability", "")
+    table.columns[1].justify = "left"
     for example in shown:
-        verdict = "right" if example.right else "[bold red]wrong[/]"
-        table.add_row(Text(example.actual), Text(example.predicted), f"{example.probability:.1%}", verdict)
+        verdict = Text("right") if example.right else Text("wrong", style="bold red")
+        table.add_row(example.actual, example.predicted, f"{example.probability:.1%}", verdict)
     return table
 
 
-def described(texts: Mapping[str, str]) -> Table:
+def described(texts: Mapping[str, str]) -> PlainTable:
     """Things (files, models) and what they are."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(overflow="fold")
+    table = PlainTable(show_header=False)
+    table.add_column()
     table.add_column()
     for name, text in texts.items():
-        table.add_row(Text(name), Text(text))
+        table.add_row(name, text)
+    return table
+
+
+def told(lines: Iterable[tuple[str, str | Text]]) -> PlainTable:
+    """What is told of one thing: a word for each line, and the line."""
+    table = PlainTable(show_header=False)
+    table.add_column(style="dim")
+    table.add_column()
+    for word, text in lines:
+        table.add_row(word, text)
     return table
 
 
@@ -74,16 +84,18 @@ def grouped(groups: Mapping[str, Mapping[str, str]]) -> Group:
     return Group(*shown[:-1])
 
 
-def predictions(images: Iterable[str], ranked: Iterable[Sequence[tuple[str, float]]]) -> Table:
+def predictions(images: Iterable[str], ranked: Iterable[Sequence[tuple[str, float]]]) -> PlainTable:
     """For each image its likeliest classes with their probabilities."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(overflow="fold")
+    table = PlainTable(show_header=False)
+    table.add_column()
     for image, likeliest in zip(images, ranked, strict=True):
-        table.add_row(Text(image), *(Text(f"{name} {probability:.1%}") for name, probability in likeliest))
+        while len(table.columns) <= len(likeliest):
+            table.add_column()
+        table.add_row(image, *(f"{name} {probability:.1%}" for name, probability in likeliest))
     return table
 
 
-def exported(done: Exported) -> Table:
+def exported(done: Exported) -> PlainTable:
     """A file that was exported, and how near its results are to the network's own."""
     kind = done.format if done.opset is None else f"{done.format}, opset {done.opset}"
     noise = " of noise (the run's own aren't at hand)" if done.synthetic else ""
@@ -119,9 +131,9 @@ def timing(found: Timing) -> Group:
     return Group(Text(str(found.problem)), Text(kind, style="dim"), table)
 
 
-def plain_table(first: str, *others: str, title: str | None = None) -> Table:
-    """A table without lines, its first column to the left and the others to the right."""
-    table = Table(box=None, title=title, title_justify="left", pad_edge=False, header_style="dim")
+def plain_table(first: str, *others: str, title: str | None = None) -> PlainTable:
+    """A table without lines, its first column to the left and the others, of numbers, to the right."""
+    table = PlainTable(title)
     table.add_column(first)
     for name in others:
         table.add_column(name, justify="right")

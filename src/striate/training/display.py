@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -20,16 +21,20 @@ class Display:
     """
 
     def __init__(self, epochs: int, steps: int = 0, *, quiet: bool) -> None:
-        self._console = Console(stderr=True, quiet=quiet)
+        # Names may hold what rich would take for markup.
+        self._console = Console(stderr=True, quiet=quiet, markup=False, highlight=False, emoji=False)
+        # rich takes a pipe for a terminal where colours are asked for; a bar in a log is none.
+        self._terminal = self._console.file.isatty() and not self._console.is_dumb_terminal
         self._epochs, self._steps = epochs, steps
+        wide = self._console.width >= _WIDE
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(compact=True),
+            TextColumn("{task.description}", markup=False),
+            *([BarColumn(bar_width=None)] if wide else []),
+            TextColumn("{task.fields[status]}", markup=False),
+            *([TimeRemainingColumn(compact=True)] if wide else []),
             console=self._console,
             transient=True,
-            disable=not self._console.is_terminal,
+            disable=not self._terminal,
         )
         self._task = self._progress.add_task("", total=epochs * steps, status="")
 
@@ -49,23 +54,33 @@ class Display:
 
     def note(self, text: str) -> None:
         """A line for the person who watches."""
-        self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+        self._console.print(text, soft_wrap=True)
 
     def step(self, epoch: int, step: int, loss: float, accuracy: float, images_per_second: float) -> None:
         """Where the run is: ``epoch`` has begun, ``step`` of its steps are done; means over these."""
+        speed = f"  {images_per_second:,.0f} images/s" if self._console.width >= _NARROW else ""
         self._progress.update(
             self._task,
             completed=epoch * self._steps + step,
             description=f"epoch {epoch + 1}/{self._epochs} step {step}/{self._steps}",
-            status=f"loss {loss:.4f}  accuracy {accuracy:.2%}  {images_per_second:,.0f} images/s",
+            status=f"loss {loss:.4f}  {accuracy:.2%}{speed}",
         )
 
     def epoch(self, epoch: Epoch) -> None:
-        """An epoch is done."""
-        part, loss, accuracy = epoch.held_out
-        self.note(
-            f"epoch {epoch.epoch:>{len(str(self._epochs))}}/{self._epochs}"
-            f"  train loss {epoch.train_loss:.4f} accuracy {epoch.train_accuracy:7.2%}"
-            f"  {part} loss {loss:.4f} accuracy {accuracy:7.2%}"
-            f"  {epoch.seconds:.1f} s, {epoch.images_per_second:,.0f} images/s"
-        )
+        """An epoch is done: a line, or on a terminal that is too narrow for it a shorter one."""
+        number = f"epoch {epoch.epoch:>{len(str(self._epochs))}}/{self._epochs}"
+        speed = f"{epoch.seconds:.1f} s, {epoch.images_per_second:,.0f} images/s"
+        measured = (("train", epoch.train_loss, epoch.train_accuracy), epoch.held_out)
+        long = [f"{part} loss {loss:.4f} accuracy {accuracy:7.2%}" for part, loss, accuracy in measured]
+        short = [f"{part} {loss:.4f} {accuracy:7.2%}" for part, loss, accuracy in measured]
+        lines = ["  ".join([number, *parts, speed]) for parts in (long, short)]
+        if not self._terminal or len(lines[0]) <= self._console.width:
+            self.note(lines[0])
+        else:
+            self._console.print(lines[1])  # which goes on in the next line at a space, if it must
+
+
+#: From so many columns on there is room for a bar beside the numbers.
+_WIDE: Final = 100
+#: And below so many none for the speed.
+_NARROW: Final = 80

@@ -33,19 +33,31 @@ INDEX: Final = "index.json"
 def choose(
     images: LabelledImages, predicted: Tensor, probability: Tensor, *, even: int, mistakes: int
 ) -> list[Example]:
-    """``even`` images spread evenly over a set, then the ``mistakes`` that the network is surest of.
+    """``even`` images of as many classes as there are, then ``mistakes`` of which the network is sure.
+
+    Classes take turns, each with images from all over it, right and wrong as they come; of more classes than images
+    some from all over the list are shown. Mistakes go by turns as well: the surest of each class, the surest of all
+    before the others, then the second of each. What is there already isn't taken again.
 
     Args:
         images: N images with the truth.
         predicted: int64 (N,), the class that each is taken for.
         probability: float (N,), that class's.
-        even: how many images of the first kind, right and wrong ones.
+        even: how many images of the first kind, at most.
         mistakes: how many of the second, at most.
     """
+    of_class: dict[int, list[int]] = {}
+    for index, label in enumerate(images.labels.tolist()):
+        of_class.setdefault(label, []).append(index)
+    present = [of_class[label] for label in sorted(of_class)]
+    classes = sorted(_halving(len(present), even))
+    each = [[present[label][place] for place in _halving(len(present[label]), even)] for label in classes]
+    spread = _in_turns(each)[:even]
     wrong = (predicted != images.labels).nonzero().squeeze(1)
-    surest = wrong[probability[wrong].argsort(descending=True, stable=True)][:mistakes].tolist()
-    even = min(even, len(images))
-    spread = [number * len(images) // even for number in range(even)]
+    surest = wrong[probability[wrong].argsort(descending=True, stable=True)].tolist()
+    mistaken: dict[int, list[int]] = {}
+    for index in surest:
+        mistaken.setdefault(int(images.labels[index]), []).append(index)
     return [
         Example(
             images.gather(torch.tensor([index]))[0],
@@ -54,8 +66,28 @@ def choose(
             float(probability[index]),
             *astuple(images.identities()[index]),
         )
-        for index in dict.fromkeys(spread + surest)
+        for index in dict.fromkeys(spread + _in_turns(list(mistaken.values()))[:mistakes])
     ]
+
+
+def _halving(length: int, count: int) -> list[int]:
+    """``count`` places in a list, or all: the first, the middle one, those between them and so on.
+
+    >>> _halving(100, 5)
+    [0, 50, 25, 75, 12]
+    """
+    found: dict[int, None] = {}
+    number = 0
+    while len(found) < min(count, length):
+        bits = number.bit_length()
+        found[int(f"{number:b}"[::-1], 2) * length >> bits] = None  # the number's digits backwards, after a point
+        number += 1
+    return list(found)
+
+
+def _in_turns(lists: list[list[int]]) -> list[int]:
+    """The first of each list, then the second of each that has one, and so on."""
+    return [each[place] for place in range(max(map(len, lists), default=0)) for each in lists if place < len(each)]
 
 
 def write(folder: Path, examples: list[Example], *, copies: bool) -> None:

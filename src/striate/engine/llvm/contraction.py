@@ -36,8 +36,8 @@ Ready = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 def ready(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, biased: bool, channels_last: bool) -> Ready:
     """The contraction of operands of which only strides are looked at, and those of whom it is called with are alike.
 
-    For problems that :func:`striate.engine.llvm.backend.refusal` lets through; ``channels_last`` is the result's
-    layout.
+    For problems that :meth:`striate.engine.llvm.backend.LlvmBackend.refusal` lets through; ``channels_last`` is the
+    result's layout.
     """
     if open_ is Pass.WEIGHT_GRAD:
         weight_grad = weight_sums.prepared(first, second, shape)

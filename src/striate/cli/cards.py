@@ -1,0 +1,85 @@
+"""The model card of a run: what its folder tells, as the facts that a card is written from."""
+
+from __future__ import annotations
+
+import datetime
+import shlex
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from striate.training.folder import WEIGHTS
+
+if TYPE_CHECKING:
+    from striate.report.card import CardFacts
+    from striate.training import Run
+    from striate.training.scores import Measures
+
+#: What the parts of a run's images are called in a card.
+_PARTS: Final = {"train": "training", "val": "validation", "test": "test"}
+#: Pictures that a card shows, where they are there.
+_PICTURES: Final = {
+    "How far the probabilities can be believed": "reliability.png",
+    "Which class is taken for which": "confusion.png",
+    "The share of each class that is recognised": "recall.png",
+}
+
+
+def facts_of(run: Run, measures: Measures) -> CardFacts:
+    """What is known of a finished run.
+
+    Args:
+        run: the run.
+        measures: of its held-out images.
+    """
+    from striate.report.card import CardFacts
+    from striate.training import Recipe
+
+    settings, recipe, record = run.settings, run.recipe, run.record()
+    parts: dict[str, list[int]] = {}
+    if record is not None:
+        counts = record.counts()
+        parts = {_PARTS[part]: [counts.get(name, {}).get(part, 0) for name in run.classes] for part in record.parts}
+    folder = run.path.name
+    trained = datetime.date.fromtimestamp((run.path / WEIGHTS).stat().st_mtime)
+    return CardFacts(
+        model=recipe.model,
+        parameters=settings.parameters,
+        date=trained.isoformat(),
+        source=settings.source,
+        classes=run.classes,
+        parts=parts,
+        measures=measures,
+        measured_on="test",
+        evaluation=run.evaluation,
+        split=_split(run),
+        seed=recipe.seed,
+        preprocessing=settings.preprocessing.to_dict(),
+        settings=recipe.to_dict() | {"augment": settings.augment, "learning_rate": settings.learning_rate},
+        defaults=Recipe(recipe.model).to_dict(),
+        versions=settings.versions,
+        device=settings.device,
+        seconds=sum(epoch.seconds for epoch in run.history),
+        usage=(
+            f"striate predict PHOTO.jpg --model {shlex.quote(folder)}",
+            f"striate evaluate {shlex.quote(folder)} --data folder:OTHER",
+            f"striate explain PHOTO.jpg --model {shlex.quote(folder)}",
+        ),
+        skipped=dict(Counter(reason for _, reason in record.left_out)) if record else {},
+        overlap=record.overlap() if record else None,
+        chosen_on="validation" if recipe.selects else "",
+        pictures={title: name for title, name in _PICTURES.items() if (run.path / name).exists()},
+    )
+
+
+def _split(run: Run) -> str:
+    recipe, settings = run.recipe, run.settings
+    if recipe.folds is not None:
+        return f"fold {recipe.fold} of {recipe.folds} is the test set, stratified by class, drawn with the seed"
+    counts = (
+        f"{settings.train_images:,} training, {settings.val_images:,} validation, {settings.test_images:,} test images"
+    )
+    return (
+        f"{counts}; parts that the data don't bring were held out of each class, drawn with the seed "
+        f"(test {recipe.test_fraction:.0%}"
+        + (f", validation {recipe.val_fraction:.0%})" if recipe.val_fraction else ")")
+    )

@@ -1,0 +1,172 @@
+"""The networks that come with striate, told without PyTorch, which takes a second to import: names and descriptions.
+
+What stands here stands in the networks' files too, and ``tests/models/test_catalogue.py`` compares: a name or a
+description that differs, is missing or too much is an error. A file is imported when one of its networks is asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Family:
+    """The networks of one paper.
+
+    Args:
+        module: the file in ``striate.models``.
+        about: the first line of its docstring.
+        networks: from names to descriptions, in the order in which the file registers them.
+    """
+
+    module: str
+    about: str
+    networks: dict[str, str]
+
+
+FAMILIES: Final = (
+    Family(
+        "alexnet",
+        "AlexNet: the network of 2012 on two GPUs, and its form in one tower of 2014.",
+        {
+            "alexnet": "AlexNet in one tower (2014); 61,100,840 parameters, 224x224 images.",
+            "alexnet_2012": "AlexNet as in 2012: two groups, local response normalisation; "
+            "60,965,224 parameters, 224x224 images.",
+        },
+    ),
+    Family(
+        "coatnet",
+        "CoAtNet: convolutions where maps are large, attention with relative positions where they are small.",
+        {
+            "coatnet_0": "CoAtNet-0; 24,446,228 parameters, 224x224 images.",
+        },
+    ),
+    Family(
+        "convnext",
+        "ConvNeXt: a ResNet brought up to date, step by step, until it stands beside vision transformers.",
+        {
+            "convnext_tiny": "ConvNeXt-T; 28,589,128 parameters, 224x224 images.",
+            "convnext_small": "ConvNeXt-S; 50,223,688 parameters, 224x224 images.",
+            "convnext_base": "ConvNeXt-B; 88,591,464 parameters, 224x224 images.",
+            "convnext_large": "ConvNeXt-L; 197,767,336 parameters, 224x224 images.",
+        },
+    ),
+    Family(
+        "efficientnet",
+        "EfficientNet: one network, scaled in width, depth and resolution at once.",
+        {
+            "efficientnet_b0": "EfficientNet-B0; 5,288,548 parameters, 224x224 images.",
+            "efficientnet_b1": "EfficientNet-B1; 7,794,184 parameters, 240x240 images.",
+            "efficientnet_b2": "EfficientNet-B2; 9,109,994 parameters, 260x260 images.",
+            "efficientnet_b3": "EfficientNet-B3; 12,233,232 parameters, 300x300 images.",
+            "efficientnet_b4": "EfficientNet-B4; 19,341,616 parameters, 380x380 images.",
+            "efficientnet_b5": "EfficientNet-B5; 30,389,784 parameters, 456x456 images.",
+            "efficientnet_b6": "EfficientNet-B6; 43,040,704 parameters, 528x528 images.",
+            "efficientnet_b7": "EfficientNet-B7; 66,347,960 parameters, 600x600 images.",
+            "efficientnet_lite0": "EfficientNet-Lite0, pretrained; 4,652,008 parameters, 224x224 images.",
+        },
+    ),
+    Family(
+        "lenet",
+        "LeNet-5, as usually written today and as it was in 1998.",
+        {
+            "lenet5": "LeNet-5 as usually written: full C3, max pooling, ReLU, a linear output; "
+            "61,706 parameters, 28x28 images.",
+            "lenet5_1998": "LeNet-5 as in 1998: connection table, trainable subsampling, RBF output; "
+            "60,000 parameters, 32x32 images.",
+        },
+    ),
+    Family(
+        "mobilenet_v1",
+        "MobileNet: depthwise separable convolutions all the way.",
+        {
+            "mobilenet_v1": "MobileNet; 4,231,976 parameters, 224x224 images.",
+        },
+    ),
+    Family(
+        "mobilenet_v2",
+        "MobileNetV2: inverted residuals with linear bottlenecks.",
+        {
+            "mobilenet_v2": "MobileNetV2; 3,504,872 parameters, 224x224 images.",
+        },
+    ),
+    Family(
+        "resnet",
+        "Residual networks, with squeeze-and-excitation too.",
+        {
+            "resnet18": "ResNet-18; 11,689,512 parameters, 224x224 images.",
+            "resnet34": "ResNet-34; 21,797,672 parameters, 224x224 images.",
+            "resnet50": "ResNet-50; 25,557,032 parameters, 224x224 images.",
+            "resnet101": "ResNet-101; 44,549,160 parameters, 224x224 images.",
+            "resnet152": "ResNet-152; 60,192,808 parameters, 224x224 images.",
+            "resnet50_v1": "ResNet-50, stride on the first 1x1; 25,557,032 parameters, 224x224 images.",
+            "resnet101_v1": "ResNet-101, stride on the first 1x1; 44,549,160 parameters, 224x224 images.",
+            "resnet152_v1": "ResNet-152, stride on the first 1x1; 60,192,808 parameters, 224x224 images.",
+            "se_resnet18": "ResNet-18 with squeeze-and-excitation; 11,778,592 parameters, 224x224 images.",
+            "se_resnet34": "ResNet-34 with squeeze-and-excitation; 21,958,868 parameters, 224x224 images.",
+            "se_resnet50": "ResNet-50 with squeeze-and-excitation; 28,088,024 parameters, 224x224 images.",
+            "se_resnet101": "ResNet-101 with squeeze-and-excitation; 49,326,872 parameters, 224x224 images.",
+            "se_resnet152": "ResNet-152 with squeeze-and-excitation; 66,821,848 parameters, 224x224 images.",
+        },
+    ),
+    Family(
+        "resnet_aps",
+        "Residual networks whose scores don't change at all when the image is shifted on a circle.",
+        {
+            "resnet18_aps": "ResNet-18 with adaptive polyphase sampling; 11,689,512 parameters, 224x224 images.",
+            "resnet34_aps": "ResNet-34 with adaptive polyphase sampling; 21,797,672 parameters, 224x224 images.",
+            "resnet50_aps": "ResNet-50 with adaptive polyphase sampling; 25,557,032 parameters, 224x224 images.",
+            "resnet101_aps": "ResNet-101 with adaptive polyphase sampling; 44,549,160 parameters, 224x224 images.",
+            "resnet152_aps": "ResNet-152 with adaptive polyphase sampling; 60,192,808 parameters, 224x224 images.",
+        },
+    ),
+    Family(
+        "resnet_blur",
+        "Residual networks that blur before they thin out, so that a small shift of the image changes little.",
+        {
+            "resnet18_blur": "ResNet-18 with blur pooling; 11,689,512 parameters, 224x224 images.",
+            "resnet34_blur": "ResNet-34 with blur pooling; 21,797,672 parameters, 224x224 images.",
+            "resnet50_blur": "ResNet-50 with blur pooling; 25,557,032 parameters, 224x224 images.",
+            "resnet101_blur": "ResNet-101 with blur pooling; 44,549,160 parameters, 224x224 images.",
+            "resnet152_blur": "ResNet-152 with blur pooling; 60,192,808 parameters, 224x224 images.",
+        },
+    ),
+    Family(
+        "simple_cnn",
+        "The two-convolution network of the classical MNIST exercise.",
+        {
+            "simple_cnn": "Two 3x3 convolutions with ReLU and 2x2 max pooling, 32 and 64 channels; "
+            "50,186 parameters, 28x28 images.",
+        },
+    ),
+    Family(
+        "vgg",
+        "VGG: small filters in deep stacks, with and without batch normalisation.",
+        {
+            "vgg11": "VGG-11; 132,863,336 parameters, 224x224 images.",
+            "vgg11_bn": "VGG-11 with batch normalisation; 132,868,840 parameters, 224x224 images.",
+            "vgg13": "VGG-13; 133,047,848 parameters, 224x224 images.",
+            "vgg13_bn": "VGG-13 with batch normalisation; 133,053,736 parameters, 224x224 images.",
+            "vgg16": "VGG-16; 138,357,544 parameters, 224x224 images.",
+            "vgg16_bn": "VGG-16 with batch normalisation; 138,365,992 parameters, 224x224 images.",
+            "vgg19": "VGG-19; 143,667,240 parameters, 224x224 images.",
+            "vgg19_bn": "VGG-19 with batch normalisation; 143,678,248 parameters, 224x224 images.",
+        },
+    ),
+    Family(
+        "vit",
+        "The vision transformer: an image as a sequence of patches, and attention between all of them.",
+        {
+            "vit_ti_16": "ViT-Ti/16; 5,717,416 parameters, 224x224 images.",
+            "vit_s_16": "ViT-S/16; 22,050,664 parameters, 224x224 images.",
+            "vit_b_16": "ViT-B/16; 86,567,656 parameters, 224x224 images.",
+            "vit_ti_32": "ViT-Ti/32; 6,131,560 parameters, 224x224 images.",
+            "vit_s_32": "ViT-S/32; 22,878,952 parameters, 224x224 images.",
+            "vit_b_32": "ViT-B/32; 88,224,232 parameters, 224x224 images.",
+        },
+    ),
+)
+
+#: The file of each network, as ``striate.models`` has it.
+MODULES: Final = {name: family.module for family in FAMILIES for name in family.networks}
