@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -208,6 +209,15 @@ def inside(image: bytes) -> bool:
     return all((edge == 255).all() for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]))
 
 
+def makers(history: list[Epoch], found: Evaluation, shown: list[Example]) -> dict[str, Callable[[], Figure]]:
+    """What draws the pictures of a run."""
+    return {
+        "curves": lambda: figures.curves(history),
+        "confusion": lambda: figures.confusion(found),
+        "predictions": lambda: figures.predictions(shown, found.classes),
+    }
+
+
 def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
     labels = torch.arange(len(ODD))
     found = Evaluation.of(labels, labels.roll(1), ODD, loss=0.0)
@@ -216,7 +226,7 @@ def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
     history = [Epoch(1, 1.0, 0.5, 1.0, 0.5, 0.1, 1.0, 100.0)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figures.save_all(tmp_path, history, found, wrong)
+        figures.save_each(tmp_path, makers(history, found, wrong))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["confusion.png", "curves.png", "predictions.png"]
     console = Console(file=io.StringIO(), width=100, force_terminal=False)
     for table in (tables.classes(found), tables.examples(wrong), tables.predictions(ODD, [[("x", 0.5)]] * len(ODD))):
@@ -278,8 +288,9 @@ def test_a_figure_that_fails_is_a_warning_and_the_others_are_there(
         raise ValueError("no\nsuch thing")
 
     monkeypatch.setattr(figures, "confusion", fail)
+    history = [Epoch(1, 1.0, 0.5, 1.0, 0.5, 0.1, 1.0, 100.0)]
     with pytest.warns(figures.FigureWarning, match=r"^confusion.png can't be drawn \(ValueError: no\)$"):
-        figures.save_all(tmp_path, [Epoch(1, 1.0, 0.5, 1.0, 0.5, 0.1, 1.0, 100.0)], evaluation(2, 9), examples(2))
+        figures.save_each(tmp_path, makers(history, evaluation(2, 9), examples(2)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "predictions.png"]
 
 

@@ -182,7 +182,7 @@ class TestResume:
         recipe = self.begun(tmp_path, monkeypatch)
         whole = fit(dataclasses.replace(recipe, out=str(tmp_path / "whole")), quiet=True)
         shutil.move(tmp_path / "data", tmp_path / "moved")
-        with pytest.raises(DataError, match=r"No such file or directory; .*say where they are now: --data folder:PLACE"):
+        with pytest.raises(DataError, match=r"No such file .*say where they are now: --data folder:PLACE"):
             fit(recipe, resume=True, quiet=True)
         run = fit(dataclasses.replace(recipe, data=f"folder:{tmp_path / 'moved'}"), resume=True, quiet=True)
         assert run.evaluation == whole.evaluation

@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime
 import shlex
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from striate.training.folder import WEIGHTS
+from striate.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from striate.report.card import CardFacts
@@ -32,7 +33,6 @@ def facts_of(run: Run, measures: Measures) -> CardFacts:
         measures: of its held-out images.
     """
     from striate.report.card import CardFacts
-    from striate.training import Recipe
 
     settings, recipe, record = run.settings, run.recipe, run.record()
     parts: dict[str, list[int]] = {}
@@ -40,6 +40,8 @@ def facts_of(run: Run, measures: Measures) -> CardFacts:
         counts = record.counts()
         parts = {_PARTS[part]: [counts.get(name, {}).get(part, 0) for name in run.classes] for part in record.parts}
     folder = run.path.name
+    settled = {"augment": settings.augment, "learning_rate": settings.learning_rate}
+    left_to_us = [name for name in settled if getattr(recipe, name) is None]
     trained = datetime.date.fromtimestamp((run.path / WEIGHTS).stat().st_mtime)
     return CardFacts(
         model=recipe.model,
@@ -54,8 +56,9 @@ def facts_of(run: Run, measures: Measures) -> CardFacts:
         split=_split(run),
         seed=recipe.seed,
         preprocessing=settings.preprocessing.to_dict(),
-        settings=recipe.to_dict() | {"augment": settings.augment, "learning_rate": settings.learning_rate},
-        defaults=Recipe(recipe.model).to_dict(),
+        settings=_told(recipe) | settled,
+        # What was left to the program and what that came to isn't a choice of the user's.
+        defaults=_told(Recipe(recipe.model)) | {name: settled[name] for name in left_to_us},
         versions=settings.versions,
         device=settings.device,
         seconds=sum(epoch.seconds for epoch in run.history),
@@ -71,15 +74,20 @@ def facts_of(run: Run, measures: Measures) -> CardFacts:
     )
 
 
+def _told(recipe: Recipe) -> dict[str, Any]:
+    """A recipe's settings but for the folder, which is the card's own."""
+    return {name: value for name, value in recipe.to_dict().items() if name != "out"}
+
+
 def _split(run: Run) -> str:
     recipe, settings = run.recipe, run.settings
     if recipe.folds is not None:
         return f"fold {recipe.fold} of {recipe.folds} is the test set, stratified by class, drawn with the seed"
-    counts = (
-        f"{settings.train_images:,} training, {settings.val_images:,} validation, {settings.test_images:,} test images"
-    )
+    sizes = {"training": settings.train_images, "validation": settings.val_images, "test": settings.test_images}
+    shares = f"test {recipe.test_fraction:.0%}"
+    if recipe.val_fraction:
+        shares += f", validation {recipe.val_fraction:.0%}"
     return (
-        f"{counts}; parts that the data don't bring were held out of each class, drawn with the seed "
-        f"(test {recipe.test_fraction:.0%}"
-        + (f", validation {recipe.val_fraction:.0%})" if recipe.val_fraction else ")")
+        ", ".join(f"{count:,} {part}" for part, count in sizes.items() if count)
+        + f" images; parts that the data don't bring were held out of each class, drawn with the seed ({shares})"
     )

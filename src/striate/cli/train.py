@@ -226,7 +226,7 @@ def train(
     pictures.save(run)
     there = {name: words for name, words in _FILES.items() if (run.path / name).exists()}
     show(Text(f"all of it is in {readable(run.path)}"), tables.described(there))
-    show(Text(_next(run)))
+    show("next:", *_next(run))
 
 
 #: Fields of the recipe that an option sets as it is.
@@ -255,14 +255,14 @@ _FILES: Final = {
 _EXAMPLES: Final = 6
 
 
-def _next(run: Run) -> str:
+def _next(run: Run) -> list[str]:
     """What can be done with a run, as it can be typed."""
     from striate.training.folder import SAMPLES
 
     folder = shlex.quote(str(run.path))
     copies = sorted((run.path / SAMPLES).glob("*.png"))
     image = shlex.quote(str(copies[0])) if copies else "PHOTO.jpg"
-    return f"next: striate predict {image} --model {folder}\n      striate explain {image} --model {folder}"
+    return [f"  striate {what} {image} --model {folder}" for what in ("predict", "explain")]
 
 
 def _find_rate(recipe: Recipe, *, quiet: bool, as_json: bool) -> None:
