@@ -15,7 +15,7 @@ from PIL import Image
 
 import striate
 from striate.cli import main
-from striate.cli.app import app
+from striate.cli.commands import app
 from striate.variables import VARIABLES
 
 QUICK = ["--epochs", "1", "--batch-size", "128", "--threads", "1", "--quiet"]
