@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ from PIL import Image
 
 import striate
 from striate.cli import main
-from striate.cli.app import app
+from striate.cli.commands import app
 from striate.variables import VARIABLES
 
 QUICK = ["--epochs", "1", "--batch-size", "128", "--threads", "1", "--quiet"]
@@ -368,6 +369,16 @@ def test_names_of_any_kind_go_into_a_pipe_of_any_encoding(encoding: str, tmp_pat
         else:
             assert done.returncode == 0
             assert r"caf\xe9.png" in shown
+
+
+def test_whatever_is_printed_is_spelt_out_where_it_cannot_be_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict"))
+    monkeypatch.setattr(striate, "__version__", "猫 \udce9")
+    with pytest.raises(SystemExit) as left:
+        main(["--version"])
+    assert left.value.code == 0
+    assert sys.stdout.buffer.getvalue() == b"striate \\u732b \\udce9\n"  # type: ignore[attr-defined]
 
 
 def test_a_reader_that_goes_away_ends_it_without_a_word() -> None:

@@ -95,7 +95,7 @@ def test_tables_and_figure(mine: str) -> None:
     for each in (report.verdict(outcome), report.numbers(outcome), report.circumstances(outcome)):
         console.print(each)
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    for words in ("holds in part", "[a] number below 0", "12,345", "±", "nats", "It is random.", "seeds 0, 1, 2"):
+    for words in ("holds in part", "[a] number below 0", "12,345", "spread", "nats", "It is random.", "seeds 0, 1, 2"):
         assert words in text
     figure = report.figure(outcome)
     titles = [axes.get_title() for axes in figure.axes]

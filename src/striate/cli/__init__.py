@@ -1,28 +1,20 @@
-"""The command line: parse, call, print. What a command does is elsewhere, and loaded only once it is asked for.
+"""The command line: parse, call, print. What a command does is elsewhere, and loaded only once it is asked for."""
 
-The commands of ``striate --help`` stand in the order of the imports.
-"""
+from __future__ import annotations
 
-from striate.cli import train  # isort: skip
-from striate.cli import evaluate  # isort: skip
-from striate.cli import predict  # isort: skip
-from striate.cli import export  # isort: skip
-from striate.cli import networks  # isort: skip
-from striate.cli import measure  # isort: skip
-from striate.cli import invariance  # isort: skip
-from striate.cli import explain  # isort: skip
-from striate.cli import study  # isort: skip
-from striate.cli.app import main
+import sys
+from typing import NoReturn
 
-__all__ = [
-    "evaluate",
-    "explain",
-    "export",
-    "invariance",
-    "main",
-    "measure",
-    "networks",
-    "predict",
-    "study",
-    "train",
-]
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Runs ``striate ARGUMENTS`` (those of the process by default) and leaves with its exit code."""
+    try:
+        # In here, so that Ctrl-C ends the program as it does later on while this is still being read.
+        from striate.cli.commands import main as run
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    run(arguments)
+
+
+__all__ = ["main"]

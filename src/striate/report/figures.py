@@ -44,7 +44,7 @@ def curves(history: Sequence[Epoch], *, smoothing: float = 0.0, changed: bool = 
         smoothing: of the labels in the training loss; the held-out images' loss has none, and so they aren't the same.
         changed: whether training images were augmented or mixed, which held-out ones aren't.
     """
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
     epochs = [row.epoch for row in history]
     for axes, kind in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         everything: list[float] = []
@@ -63,7 +63,7 @@ def curves(history: Sequence[Epoch], *, smoothing: float = 0.0, changed: bool = 
         if len(history) == 1:
             axes.set(xlim=(epochs[0] - 1, epochs[0] + 1), xticks=epochs)
         axes.grid(alpha=0.25)
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14))  # no line is behind it there
         if kind == "accuracy":
             axes.set(ylabel="images predicted right")
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
