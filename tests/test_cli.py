@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from PIL import Image
 import striate
 from striate.cli import main
 from striate.cli.commands import app
+from striate.errors import WeightsWarning
+from striate.training.predictions import read_predictions
 from striate.variables import VARIABLES
 
 QUICK = ["--epochs", "1", "--batch-size", "128", "--threads", "1", "--quiet"]
@@ -80,7 +83,9 @@ def test_progress_goes_to_stderr_a_line_an_epoch(says: Says, tmp_path: Path) -> 
     code, output, errors = says("train", "lenet5", "--out", tmp_path, *loud, "--epochs", "2", "--json")
     assert code == 0
     assert json.loads(output)["epochs"] == 2
-    assert [line.split()[:2] for line in errors.splitlines()] == [["epoch", "1/2"], ["epoch", "2/2"]]
+    told = errors.splitlines()
+    assert told[0] == "digits: 1,797 images of 10 classes (1,438 train, 359 test)"
+    assert [line.split()[:2] for line in told if line.startswith("epoch")] == [["epoch", "1/2"], ["epoch", "2/2"]]
 
 
 def test_every_option_reaches_the_recipe(says: Says, run: Path, tmp_path: Path) -> None:
@@ -98,6 +103,17 @@ def test_every_option_reaches_the_recipe(says: Says, run: Path, tmp_path: Path) 
         "clip_norm": 2.0,
         "seed": 3,
         "test_fraction": 0.3,
+        "val_fraction": 0.1,
+        "early_stopping": 3,
+        "keep": "best",
+        "fit": "squash",
+        "preprocessing": "data",
+        "skip_broken": True,
+        "max_pixels": 1000,
+        "class_weights": "effective",
+        "balanced_sampling": True,
+        "head": "random",
+        "keep_images": "none",
         "channels": 1,
         "threads": 1,
         "device": "cpu",
@@ -126,7 +142,8 @@ def test_every_option_reaches_the_recipe(says: Says, run: Path, tmp_path: Path) 
     ]
     says.json("train", "lenet5", "--out", tmp_path, "--image-size", "28x28", *given, "--quiet")
     saved = json.loads((tmp_path / "settings.json").read_text())["recipe"]
-    assert saved == {"model": "lenet5", "out": str(tmp_path), "image_size": [28, 28], **options}
+    others = {"model": "lenet5", "out": str(tmp_path), "image_size": [28, 28], "folds": None, "fold": None}
+    assert saved == {**others, **options}
 
 
 def test_resume_takes_the_settings_from_the_folder(says: Says, run: Path) -> None:
@@ -142,7 +159,9 @@ def test_resume_takes_the_settings_from_the_folder(says: Says, run: Path) -> Non
 def test_evaluate_repeats_what_training_found(says: Says, run: Path) -> None:
     found = says.json("evaluate", run)
     assert found["accuracy"] == json.loads((run / "evaluation.json").read_text())["accuracy"]
-    assert says.json("evaluate", run, "--data", "digits")["n"] == found["n"]
+    code, output, errors = says("evaluate", run, "--data", "digits", "--json")
+    assert (code, json.loads(output)["n"]) == (0, 1797), "given data to test, all of it is tested"
+    assert errors.startswith("1,438 of them the run has learnt from")
     code, output, _ = says("evaluate", run)
     assert code == 0
     assert f"accuracy {found['accuracy']:.2%}" in output
@@ -183,9 +202,8 @@ def test_small_images_train_the_small_form(says: Says, tmp_path: Path) -> None:
     out, data = tmp_path / "run", f"folder:{tmp_path / 'pets'}"
     says.json("train", "mobilenet_v1", "--data", data, "--out", out, *QUICK, "--image-size", "8")
     settings = json.loads((out / "settings.json").read_text())
-    assert (settings["small_input"], settings["image_size"]) == (True, [8, 8])
-    (image, *_) = (out / "samples").glob("*.png")
-    assert len(says.json("predict", out, image)["predictions"]) == 1
+    assert (settings["small_input"], settings["preprocessing"]["crop"]) == (True, [8, 8])
+    assert len(says.json("predict", out, tmp_path / "pets")["predictions"]) == 16
     assert says.json("summary", "resnet18", "--size", "1x28x28")["parameters"] == 11_689_512 - 64 * (3 * 49 - 9)
     assert says.json("summary", "resnet18")["input_shape"] == [1, 3, 224, 224]
 
@@ -269,12 +287,18 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "resume nothing": (["train", "lenet5", "--resume"], "resume: got no folder"),
     "missing run": (["evaluate", "{tmp}/none"], "no such folder"),
     "no run": (["evaluate", "{tmp}"], "no run in there"),
-    "other data": (["evaluate", "{run}", "--data", "folder:{tmp}/pets"], "needed the run's 10 classes"),
+    "other data": (["evaluate", "{run}", "--data", "folder:{tmp}/pets"], "got cat, dog; needed those of 0, 1, 2"),
     "no images": (["predict", "{run}"], "got no image"),
-    "the wrong way round": (["predict", "{tmp}/text.png", "{run}"], "needed a run's folder or a network first"),
+    "the wrong way round": (["predict", "{tmp}/text.png", "{run}"], "got no network: {tmp}/text.png is an image"),
     "missing image": (["predict", "{run}", "{tmp}/none.png"], "{tmp}/none.png"),
     "a text": (["predict", "{run}", "{tmp}/text.png"], "{tmp}/text.png"),
-    "a folder": (["predict", "{run}", "{run}/samples"], "{run}/samples"),
+    "a folder without images": (["predict", "{run}", "{tmp}/none"], "{tmp}/none: No such file"),
+    "a URL": (["predict", "{run}", "https://example.org/cat.jpg"], "is a URL"),
+    "an image alone": (["predict", "{tmp}/text.png"], "striate predict {tmp}/text.png --model efficientnet_lite0"),
+    "a mistyped option": (["predict", "{run}", "x.png", "--tpo", "3"], "did you mean --top?"),
+    "no validation": (["train", "lenet5", "--keep", "best"], "give val_fraction"),
+    "no settings file": (["train", "--config", "{tmp}/none.toml"], "{tmp}/none.toml: can't be read"),
+    "no settings in it": (["train", "--config", "{tmp}/text.png"], "{tmp}/text.png: is no TOML"),
     "no class": (["predict", "{run}", "{run}/samples/x.png", "--top", "0"], "'--top'"),
 }
 
@@ -318,7 +342,7 @@ def test_a_full_disk(says: Says, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(os, "fsync", full)
     code, output, errors = says("train", "lenet5", "--out", tmp_path, *QUICK)
     assert (code, output) == (2, "")
-    assert errors == f"error: {tmp_path / 'settings.json'}: No space left on device\n"
+    assert errors == f"error: {tmp_path / 'images.csv'}: No space left on device\n"
 
 
 def test_ctrl_c_is_130_and_says_how_to_go_on(says: Says, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,7 +389,7 @@ def test_names_of_any_kind_go_into_a_pipe_of_any_encoding(encoding: str, tmp_pat
         if arguments[-1] == ODD:
             cat = "猫" if encoding == "utf-8" else r"\u732b"
             assert done.returncode == 2
-            assert shown.startswith(f"error: {cat}[bold]\\x1b[31mred \\u202e: ")
+            assert shown.startswith(f"error: {cat}[bold]\\x1b[31mred\\n\\u202e: ")
         else:
             assert done.returncode == 0
             assert r"caf\xe9.png" in shown
@@ -388,18 +412,149 @@ def test_a_reader_that_goes_away_ends_it_without_a_word() -> None:
         assert done.stderr == "", command
 
 
-def test_warnings_of_its_own_are_one_line_and_none_if_quiet(says: Says, run: Path, tmp_path: Path) -> None:
+def test_warnings_of_its_own_are_one_line(says: Says, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = striate.models.names()
+
+    def warn() -> tuple[str, ...]:
+        warnings.warn("something\nodd", WeightsWarning, stacklevel=1)
+        return known
+
+    monkeypatch.setattr(striate.models, "names", warn)
+    code, _, errors = says("models")
+    assert (code, errors) == (0, "warning: something odd\n")
+
+
+def test_a_new_head_is_told_in_a_line_and_quietly_not_at_all(says: Says, run: Path, tmp_path: Path) -> None:
     for number in range(20):
         name = tmp_path / "pets" / "abc"[number % 3] / f"{number}.png"
         name.parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (28, 28), 10 * number).save(name)
-    options = ["--data", f"folder:{tmp_path / 'pets'}", "--weights", run / "weights.safetensors", "--epochs", "1"]
+    options = ["--data", f"folder:{tmp_path / 'pets'}", "--weights", run, "--epochs", "1"]
     code, _, errors = says("train", "lenet5", *options, "--out", tmp_path / "loud")
-    told = [line for line in errors.splitlines() if "stays random" in line]
-    assert (code, len(told)) == (0, 1)
-    assert told[0].startswith(f"warning: {run / 'weights.safetensors'}: ")
+    assert code == 0
+    assert "the last layer is new, for 3 classes: fitted to the weights' features" in errors
+    assert "warning" not in errors
     assert ".py" not in errors
     assert says("train", "lenet5", *options, "--out", tmp_path / "hushed", "--quiet")[::2] == (0, "")
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of ten images, two of them broken, and a text."""
+    root = tmp_path_factory.mktemp("photographs")
+    for number in range(10):
+        path = root / ("", "inner")[number % 2] / f"{number} é.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8), 20 * number).save(path)
+    for broken in ("3 é.png", "7 é.png"):
+        (root / "inner" / broken).write_bytes(b"")
+    (root / "notes.txt").write_text("")
+    return root
+
+
+class TestPredictFolders:
+    def test_all_that_can_be_read_is_told_and_the_rest_is_named(self, says: Says, run: Path, photographs: Path) -> None:
+        code, output, errors = says("predict", run, photographs)
+        assert code == 1
+        assert len(output.splitlines()) == 8
+        told = errors.splitlines()
+        assert [line.partition(" é")[0][-1] for line in told[:2]] == ["3", "7"]
+        assert all(line.startswith(f"error: {photographs}/inner/") for line in told[:2])
+        assert told[2:] == ["left out 1 file of the folders: no image file (.txt)"]
+
+    def test_as_json(self, says: Says, run: Path, photographs: Path) -> None:
+        code, output, _ = says("predict", run, photographs, "--json", "--batch-size", "3")
+        found = json.loads(output)
+        assert (code, len(found["predictions"]), len(found["errors"])) == (1, 8, 2)
+        assert found["errors"][0]["image"] == f"{photographs}/inner/3 é.png"
+        assert "holds no image" in found["errors"][0]["error"]
+
+    @pytest.mark.parametrize("name", ["p.csv", "p.jsonl"])
+    def test_to_a_file(self, name: str, says: Says, run: Path, photographs: Path, tmp_path: Path) -> None:
+        code, output, _ = says("predict", run, photographs, "--out", tmp_path / name, "--top", "2")
+        assert (code, output) == (1, f"8 predictions in {tmp_path / name}\n")
+        rows = read_predictions(tmp_path / name)
+        assert [len(row.ranked) for row in rows] == [2] * 8
+        assert rows[0].image == f"{photographs}/0 é.png"
+
+    def test_a_threshold_names_no_unlikely_class(self, says: Says, run: Path, photographs: Path) -> None:
+        code, output, _ = says("predict", run, photographs / "0 é.png", "--threshold", "1.0")
+        assert (code, output) == (0, f"{photographs / '0 é.png'}  unsure\n")
+
+    def test_whatever_the_batch_the_same(self, says: Says, run: Path) -> None:
+        images = sorted((run / "samples").glob("*.png"))
+        one, many = (says.json("predict", run, *images, "--batch-size", size)["predictions"] for size in ("1", "32"))
+        for first, second in zip(one, many, strict=True):
+            assert first["image"] == second["image"]
+            assert first["top"][0]["probability"] == pytest.approx(second["top"][0]["probability"], abs=1e-5)
+
+    def test_files_may_begin_with_a_hyphen(
+        self, says: Says, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        Image.new("L", (8, 8)).save("-1.png")
+        assert says.json("predict", run, "-1.png")["predictions"][0]["image"] == "-1.png"
+
+    def test_more_pixels_may_be_allowed(self, says: Says, run: Path, tmp_path: Path) -> None:
+        Image.new("L", (8, 8)).save(tmp_path / "a.png")
+        code, _, errors = says("predict", run, tmp_path / "a.png", "--max-pixels", "63")
+        assert code == 2
+        assert "has 64 pixels (8x8); needed 63 or fewer" in errors
+        assert "--max-pixels 64" in errors
+        assert says("predict", run, tmp_path / "a.png", "--max-pixels", "64")[0] == 0
+
+    def test_the_mean_of_an_image_and_its_mirror_image(self, says: Says, run: Path) -> None:
+        image = next((run / "samples").glob("*.png"))
+        flipped = run / "samples" / "flipped.png"
+        Image.open(image).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(flipped)
+        try:
+            first, second = (
+                says.json("predict", run, each, "--tta")["predictions"][0]["top"] for each in (image, flipped)
+            )
+        finally:
+            flipped.unlink()
+        assert both[0][0]["probability"] == pytest.approx(both[1][0]["probability"], abs=1e-5)
+
+
+def test_evaluations_are_written_to_a_folder(says: Says, run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    found = says.json("evaluate", run, "--out", out)
+    assert {path.name for path in out.iterdir()} == {
+        *("predictions.csv", "evaluation.json"),
+        *("confusion.png", "errors.png", "reliability.png", "recall.png", "rankings.png"),
+    }
+    rows = read_predictions(out / "predictions.csv")
+    assert sum(bool(row.correct) for row in rows) / len(rows) == pytest.approx(found["accuracy"])
+    low, high = found["measures"]["accuracy"]["interval"]
+    assert low < found["accuracy"] < high
+    mirrored = says.json("evaluate", run, "--tta")
+    assert mirrored["accuracy"] != found["accuracy"], "digits aren't what their mirror images are"
+
+
+def test_settings_come_from_a_file_and_options_go_before_them(says: Says, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text('model = "lenet5"\nepochs = 1\nbatch-size = 128\nimage_size = 28\nseed = 5\n')
+    out = tmp_path / "first"
+    says.json("train", "--config", tmp_path / "run.toml", "--seed", "6", "--out", out, "--threads", "1", "-q")
+    recipe = json.loads((out / "settings.json").read_text())["recipe"]
+    assert (recipe["epochs"], recipe["batch_size"], recipe["image_size"], recipe["seed"]) == (1, 128, [28, 28], 6)
+    again = tmp_path / "again"
+    says.json("train", "--config", out / "settings.json", "--out", again, "-q")
+    assert (again / "weights.safetensors").read_bytes() == (out / "weights.safetensors").read_bytes()
+    (tmp_path / "run.toml").write_text('model = "lenet5"\nepoch = 1\n')
+    code, _, errors = says("train", "--config", tmp_path / "run.toml")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "unknown setting epoch; did you mean epochs?" in errors
+
+
+def test_folds_and_a_search_for_the_learning_rate(says: Says, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = says.json("train", "lenet5", "--folds", "2", "--out", tmp_path / "cv", *QUICK)
+    assert len(found["accuracy"]["values"]) == 2
+    assert (tmp_path / "cv" / "fold-2" / "confusion.png").is_file()
+    monkeypatch.chdir(tmp_path)
+    searched = says.json("train", "lenet5", "--find-lr", "--batch-size", "256", "-q")
+    assert searched["suggestion"] > 0
+    assert (tmp_path / "learning-rates.png").is_file()
+    assert not (tmp_path / "runs").exists()
 
 
 def test_ctrl_c_anywhere_is_130(monkeypatch: pytest.MonkeyPatch, says: Says) -> None:

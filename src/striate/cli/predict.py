@@ -86,7 +86,7 @@ def predict(
     failed = _tell(found, files, source, top=min(top, len(classes)), threshold=threshold, out=out, as_json=as_json)
     if skipped:
         kinds = sorted({reason for _, reason in skipped})
-        say(f"left out {len(skipped):,} files of the folders: {', '.join(kinds[:5])}")
+        say(f"left out {len(skipped):,} file{'s' * (len(skipped) > 1)} of the folders: {', '.join(kinds[:5])}")
     if failed:
         raise typer.Exit(1 if failed < len(files) else 2)
 

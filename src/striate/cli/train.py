@@ -201,7 +201,7 @@ def train(
     given = {} if config is None else read_config(config)
     given |= {name: context.params[name] for name in _FIELDS if context.params[name] is not None}
     if image_size is not None:
-        given["image_size"] = parse_size(image_size)
+        given["image_size"] = parse_size(image_size, "--image-size")
     if find_lr:
         _find_rate(recipe_for(given, resume=False), quiet=quiet, as_json=as_json)
         return
@@ -247,6 +247,7 @@ _FILES: Final = {
     "predictions.png": "held-out images with their predictions",
     "errors.png": "the mistakes that it is surest of",
     "reliability.png": "how far its probabilities can be believed",
+    "rankings.png": "each class against the rest: precision, recall and ROC",
     "recall.png": "of each class's images the share that is recognised",
     "samples": "which images these are, and copies of them where they are kept",
     "augmented.png": "training images, each row followed by how they were changed",

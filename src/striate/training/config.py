@@ -51,8 +51,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
     return named
 
 
-def parse_size(given: object) -> tuple[int, int]:
-    """An image's (height, width) as people write it.
+def parse_size(given: object, where: str = "image size") -> tuple[int, int]:
+    """An image's (height, width) as people write it; ``where`` is what an error calls it.
 
     Raises:
         RunError: something else.
@@ -62,5 +62,5 @@ def parse_size(given: object) -> tuple[int, int]:
     """
     sides = list(given) if isinstance(given, list | tuple) else str(given).lower().split("x")
     if len(sides) not in (1, 2) or not all(str(side).isdecimal() and int(side) for side in sides):
-        raise RunError("image size", f"got {given!r}", "needed pixels, as 28 or (height x width) 28x32")
+        raise RunError(where, f"got {given!r}", "needed pixels, as 28 or (height x width) 28x32")
     return int(sides[0]), int(sides[-1])
