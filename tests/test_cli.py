@@ -508,9 +508,7 @@ class TestPredictFolders:
         flipped = run / "samples" / "flipped.png"
         Image.open(image).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(flipped)
         try:
-            first, second = (
-                says.json("predict", run, each, "--tta")["predictions"][0]["top"] for each in (image, flipped)
-            )
+            both = [says.json("predict", run, each, "--tta")["predictions"][0]["top"] for each in (image, flipped)]
         finally:
             flipped.unlink()
         assert both[0][0]["probability"] == pytest.approx(both[1][0]["probability"], abs=1e-5)
