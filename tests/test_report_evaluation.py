@@ -168,7 +168,7 @@ def test_odd_names_are_drawn_as_they_are() -> None:
 
 def printed(measures: Measures) -> list[str]:
     console = Console(file=io.StringIO(), width=100)
-    console.print(evaluation.summary(measures))
+    console.print(tables.measured(measures))
     assert isinstance(console.file, io.StringIO)
     return [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
 

@@ -38,6 +38,17 @@ def _spelt(letter: str) -> str:
     return letter.encode("unicode_escape").decode()
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left, on a device or on the CPU.
+
+    Whoever catches errors of another library to say what they mean asks this first: what ran out of memory was nothing
+    that a user did wrong with the call.
+    """
+    # By name, since this file knows no PyTorch. Its allocator for the CPU raises a plain RuntimeError.
+    named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+    return named or "DefaultCPUAllocator: " in str(error) or "CUDA out of memory" in str(error)
+
+
 class StriateError(Exception):
     """Base of all errors that a user of striate can mend.
 

@@ -42,7 +42,7 @@ def evaluate(
       striate evaluate runs/first --data folder:photos --out report
       striate evaluate runs/first --tta --json
     """
-    from striate.report import evaluation as report
+    from striate.report import tables
     from striate.training import Run
     from striate.training.assess import assess_run
     from striate.training.scores import Measures
@@ -59,7 +59,7 @@ def evaluate(
         print_json({"path": run, **tested.evaluation.to_dict(), "measures": measures.to_dict(), **notes})
         return
     print_evaluation(tested.evaluation)
-    show(report.summary(measures))
+    show(tables.measured(measures))
     if out is not None:
         show(f"all of it is in {readable(out)}")
 

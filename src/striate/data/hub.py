@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from striate.data.decoding import Encoded
+from striate.data.images import expanded
 from striate.data.streamed import Stored, opened
 from striate.errors import DataError, readable
 
@@ -63,7 +64,7 @@ def _load(place: str) -> DatasetDict:
         raise DataError(
             f"hf:{place}", "the library datasets isn't installed", remedy="pip install 'striate[data]'"
         ) from error
-    path = Path(place).expanduser()
+    path = expanded(place)
     try:
         if path.is_file():
             found = datasets.load_dataset("parquet", data_files={"train": str(path)})

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -162,6 +163,18 @@ class Split:
         """The sets by what they are for: train, val where there is one, test."""
         val = {} if self.val is None else {"val": self.val}
         return {"train": self.train, **val, "test": self.test}
+
+
+def expanded(path: str) -> Path:
+    """A path with ``~`` and ``~NAME`` replaced by folders of users.
+
+    Raises:
+        DataError: a user who isn't there, or has no home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(path, "there is no such user, or no home folder", "needed a path") from error
 
 
 def digest(content: bytes) -> str:

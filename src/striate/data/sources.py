@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import gzip
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from striate.data.fitting import Fit, Size, as_channels
 from striate.data.folder import list_class_folder
 from striate.data.hub import read_hub
 from striate.data.idx import read_idx_folder
-from striate.data.images import Identity, ImageSet, Split
+from striate.data.images import Identity, ImageSet, Split, expanded
 from striate.data.streamed import Joined, LabelledImages, Stored, Wanted, decoded, fitting
 from striate.errors import DataError
 
@@ -138,7 +140,7 @@ def gather(source: str, wanted: Wanted) -> Collection:
     if (":" in kind.usage) != bool(path):
         got = "got a path" if path else "got no path"
         raise DataError(f"data {source!r}", got, f"needed {kind.usage}, as in {kind.example!r}")
-    found = kind.find(Path(path).expanduser())
+    found = kind.find(expanded(path))
     parts, skipped = _decoded(found.parts, wanted)
     return Collection(source, parts, found.skipped + skipped, found.notes)
 
@@ -235,12 +237,15 @@ def split(images: LabelledImages, *, test_fraction: float, seed: int) -> tuple[L
 
 def _read_digits() -> Found:
     """Of scikit-learn, from Alpaydin and Kaynak 1998: how many pixels of each 4x4 block were black, 0 to 16."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    images = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
-    labels = torch.from_numpy(digits.target.astype(np.int64))
-    return Found({"": ImageSet(images, labels, tuple(map(str, digits.target_names)))})
+    found = importlib.util.find_spec("sklearn")  # importing it would take longer than reading them
+    if found is None or found.origin is None:
+        raise DataError("digits", "scikit-learn, which has them, isn't installed", remedy="pip install scikit-learn")
+    file = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    with gzip.open(file, "rt") as lines:
+        rows = np.loadtxt(lines, delimiter=",", dtype=np.int64)
+    pixels = np.rint(rows[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
+    classes = tuple(map(str, np.unique(rows[:, -1]).tolist()))
+    return Found({"": ImageSet(torch.from_numpy(pixels), torch.from_numpy(rows[:, -1].copy()), classes)})
 
 
 def _read_folder(path: Path) -> Found:
@@ -289,7 +294,7 @@ SOURCES: dict[str, Source] = {
 def _unknown(source: str, name: str) -> DataError:
     if close := difflib.get_close_matches(name.lower(), SOURCES, n=1):
         remedy = f"did you mean {SOURCES[close[0]].usage}?"
-    elif Path(source).expanduser().is_dir():
+    elif expanded(source).is_dir():
         remedy = f"did you mean 'folder:{source}' or 'idx:{source}'?"
     else:
         remedy = ""

@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from striate.errors import ExportError
+from striate.errors import ExportError, is_out_of_memory
 from striate.training.checkpoint import own_copies
 
 Compute: TypeAlias = Callable[[Tensor], Tensor]
@@ -151,6 +151,8 @@ def _explained(where: str) -> Iterator[None]:
             warnings.simplefilter("ignore", FutureWarning)
             yield
     except Exception as error:
+        if is_out_of_memory(error):
+            raise ExportError(where, "ran out of memory", remedy="export where there is more of it") from error
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__

@@ -178,7 +178,7 @@ def _unpickled(path: Path) -> Any:
     """What torch.save wrote, if it consists of tensors, numbers, text and containers of them."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception as error:  # damaged bytes bring forth all kinds, as flipping them at random has shown
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
@@ -198,6 +198,8 @@ def _downloaded(source: str, names: Sequence[str]) -> str:
         import huggingface_hub as hub
     except ImportError as error:
         raise ModelError(source, "needs huggingface_hub", "pip install 'striate[pretrained]'") from error
+    except RuntimeError as error:  # it looks for the user's home when it is imported
+        raise ModelError(source, f"can't be fetched ({error})", "needed a home folder, or HF_HOME") from error
     repository, _, revision = source.removeprefix(HUB).partition("@")
     where: dict[str, Any] = {"repo_id": repository, "revision": revision or None}
     try:

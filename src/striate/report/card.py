@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote
 
-from striate.report.evaluation import percent
 from striate.report.markdown import code, escaped, folded, nameless, table, without_folders
+from striate.report.tables import percent
 from striate.training.calibration import Calibration
 from striate.training.intervals import Interval, Measure
 from striate.training.results import Evaluation

@@ -16,12 +16,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
-from rich.table import Table
 
-from striate.report.tables import plain_table
+from striate.report.tables import counted
 from striate.training.calibration import Calibration
 from striate.training.finder import RateSearch
-from striate.training.intervals import Measure, wilson
+from striate.training.intervals import wilson
 from striate.training.rankings import Ranking
 from striate.training.results import Example
 from striate.training.scores import Measures, Scores
@@ -162,9 +161,9 @@ def rankings(scores: Scores) -> Figure:
     shown = sorted(precisions) if known <= _ALL else sorted(precisions, key=precisions.__getitem__)[:_FEW]
     names = dict(zip(shown, _distinct([scores.classes[index] for index in shown]), strict=True))
     figure = Figure(figsize=(11, 5.4 + 0.2 * len(shown)), layout="constrained")
-    title = f"{_images(len(scores))}, each class against the rest"
+    title = f"{counted(len(scores))}, each class against the rest"
     if len(shown) < known:
-        title = f"{_images(len(scores))}: the {len(shown)} of {known} classes with the least average precision"
+        title = f"{counted(len(scores))}: the {len(shown)} of {known} classes with the least average precision"
     figure.suptitle(title, fontsize=11)
     for kind, axes in zip(kinds, figure.subplots(1, 2), strict=True):
         drawn: list[tuple[Any, str]] = []
@@ -269,45 +268,6 @@ def learning_rates(found: RateSearch) -> Figure:
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     return figure
-
-
-def summary(measures: Measures) -> Table:
-    """All images in a few lines: each measure, its 95 % interval where it has one, and what it is."""
-    table = plain_table("", "", "95 % interval", "")
-    table.columns[-1].justify = "left"
-
-    def add(name: str, value: str, note: str = "", interval: tuple[float, float] | None = None) -> None:
-        table.add_row(name, value, "" if interval is None else f"{interval[0]:.1%} to {interval[1]:.1%}", note)
-
-    def add_share(name: str, measure: Measure, note: str = "") -> None:
-        add(name, percent(measure.value), note, measure.interval)
-
-    before, after = measures.calibration, measures.scaled
-    add_share("accuracy", measures.accuracy, _images(measures.images))
-    if measures.top < len(measures.classes):
-        add_share(f"top-{measures.top} accuracy", measures.top_accuracy, "the true class is among the likeliest")
-    add("balanced accuracy", percent(measures.balanced_accuracy), "mean recall of the classes")
-    add_share("macro F1", measures.macro_f1, "mean over the classes")
-    add("kappa", "undefined" if measures.kappa is None else f"{measures.kappa:.3f}", "agreement beyond chance")
-    add("loss", f"{before.loss:.4f}", "nats an image")
-    add("calibration error", percent(before.reliability.expected_error), "confidence against accuracy, mean of bins")
-    if after is not None and measures.temperature is not None:
-        note = f"at it: loss {after.loss:.4f}, calibration error {percent(after.reliability.expected_error)}"
-        add("temperature", f"{measures.temperature:.3g}", note)
-    return table
-
-
-def percent(share: float | None) -> str:
-    """A share as the tables have it.
-
-    >>> percent(0.98765), percent(None)
-    ('98.8%', 'undefined')
-    """
-    return "undefined" if share is None else f"{share:.1%}"
-
-
-def _images(count: int) -> str:
-    return f"{count:,} image{'s' * (count != 1)}"
 
 
 def _middle(text: str, limit: int) -> str:

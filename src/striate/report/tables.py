@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from striate.report.text import PlainTable
@@ -14,7 +15,9 @@ from striate.report.text import PlainTable
 if TYPE_CHECKING:  # each costs seconds, and a command needs one of them at most
     from striate.engine.timing import Timing
     from striate.export import Exported
-    from striate.training.results import Evaluation, Example
+    from striate.training.intervals import Measure
+from striate.training.results import Evaluation, Example
+from striate.training.scores import Measures
 
 #: Up to this many classes are all listed; of more, the WEAKEST.
 _ALL: Final = 30
@@ -138,3 +141,43 @@ def plain_table(first: str, *others: str, title: str | None = None) -> PlainTabl
     for name in others:
         table.add_column(name, justify="right")
     return table
+
+
+def measured(measures: Measures) -> Table:
+    """All images in a few lines: each measure, its 95 % interval where it has one, and what it is."""
+    table = plain_table("", "", "95 % interval", "")
+    table.columns[-1].justify = "left"
+
+    def add(name: str, value: str, note: str = "", interval: tuple[float, float] | None = None) -> None:
+        table.add_row(name, value, "" if interval is None else f"{interval[0]:.1%} to {interval[1]:.1%}", note)
+
+    def add_share(name: str, measure: Measure, note: str = "") -> None:
+        add(name, percent(measure.value), note, measure.interval)
+
+    before, after = measures.calibration, measures.scaled
+    add_share("accuracy", measures.accuracy, counted(measures.images))
+    if measures.top < len(measures.classes):
+        add_share(f"top-{measures.top} accuracy", measures.top_accuracy, "the true class is among the likeliest")
+    add("balanced accuracy", percent(measures.balanced_accuracy), "mean recall of the classes")
+    add_share("macro F1", measures.macro_f1, "mean over the classes")
+    add("kappa", "undefined" if measures.kappa is None else f"{measures.kappa:.3f}", "agreement beyond chance")
+    add("loss", f"{before.loss:.4f}", "nats an image")
+    add("calibration error", percent(before.reliability.expected_error), "confidence against accuracy, mean of bins")
+    if after is not None and measures.temperature is not None:
+        note = f"at it: loss {after.loss:.4f}, calibration error {percent(after.reliability.expected_error)}"
+        add("temperature", f"{measures.temperature:.3g}", note)
+    return table
+
+
+def percent(share: float | None) -> str:
+    """A share as the tables have it.
+
+    >>> percent(0.98765), percent(None)
+    ('98.8%', 'undefined')
+    """
+    return "undefined" if share is None else f"{share:.1%}"
+
+
+def counted(count: int) -> str:
+    """How many images, in words."""
+    return f"{count:,} image{'s' * (count != 1)}"

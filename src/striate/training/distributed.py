@@ -98,13 +98,19 @@ class Team:
         except StriateError:
             raise
         except RuntimeError as error:
-            if self.alone:
+            if self.alone or not _is_lost(error):
                 raise
             raise RunError(
                 f"process {self.number} of {self.size}",
                 f"lost another one ({str(error).partition(chr(10))[0]})",
                 remedy="see what that one said, and start all anew with --resume",
             ) from error
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    """Whether an error comes from the connection to other processes, rather than from what this one computes."""
+    # Gloo raises plain RuntimeErrors, with the file of its source in front.
+    return isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo", "NCCL", "Connection"))
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import torch
 
 from striate import engine
 from striate.engine import tuning
-from striate.errors import RunError
+from striate.errors import RunError, is_out_of_memory
 
 if TYPE_CHECKING:
     from striate.training.recipe import Recipe
@@ -68,12 +68,6 @@ def reproducible(seed: int, threads: int, device: torch.device, backend: str = "
             torch.set_num_threads(before[0])
             torch.set_deterministic_debug_mode(before[1])
             _set_cudnn_benchmark(before[2])
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is no memory left, on a device or on the CPU."""
-    # PyTorch's allocator for the CPU raises a plain RuntimeError.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: " in str(error)
 
 
 @contextlib.contextmanager

@@ -14,11 +14,11 @@ import torch
 
 from striate import data, models
 from striate.data import Fit
-from striate.errors import DataError, RunError, WeightsWarning
+from striate.errors import DataError, RunError, WeightsWarning, is_out_of_memory
 from striate.training.assess import loss_of
 from striate.training.display import Display
 from striate.training.distributed import Team, team
-from striate.training.environment import Stop, enough_memory, find_device, is_out_of_memory, reproducible
+from striate.training.environment import Stop, enough_memory, find_device, reproducible
 from striate.training.events import check_tensorboard
 from striate.training.files import read_json, write_json
 from striate.training.folder import SETTINGS, fresh_folder, is_finished, locked, refuse_occupied
@@ -162,7 +162,7 @@ def _prepare(recipe: Recipe, begun: Settings | None, team: Team, display: Displa
             recipe.model,
             f"can't take images of {size} ({str(error).partition(chr(10))[0]})",
             f"needed {needed}, as it was made for",
-            "leave image_size out",
+            "" if recipe.image_size is None else "leave image_size out",
         ) from error
     if theirs is None:
         normalization = data.Normalization.of(train, workers(recipe))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 from striate import data, models
 from striate.data import Fit, Preprocessing
 from striate.data.decoding import MAX_PIXELS, Reading
 from striate.data.folds import folds
+from striate.data.images import expanded
 from striate.data.sources import Collection, divide, gather
 from striate.data.streamed import LabelledImages, Wanted, joined
 from striate.errors import RunError
@@ -123,8 +123,8 @@ def absolute(source: str) -> str:
     path, split, part = place, "", ""
     if kind == "hf":  # maybe a name on the Hub, maybe with a split
         before, split, part = place.rpartition(":")
-        path = before if split and not Path(place).expanduser().exists() else place
-        if not Path(path).expanduser().exists():
+        path = before if split and not expanded(place).exists() else place
+        if not expanded(path).exists():
             return source
         split, part = (split, part) if path == before and split else ("", "")
-    return f"{kind}:{Path(path).expanduser().absolute()}{split}{part}" if colon else source
+    return f"{kind}:{expanded(path).absolute()}{split}{part}" if colon else source
