@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from striate.errors import ExplainError
+from striate.explain.arguments import array, kind_of
 from striate.explain.targets import Guess
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ class Explanation(Pictured):
         names: of the classes, if they are known.
         measures: figures of the method about itself, such as the gap of a sum rule; one an image.
         notes: what a reader must know: evidence that is missing, known failures.
+        images: their names, if they have any.
     """
 
     method: str
@@ -79,21 +82,34 @@ class Explanation(Pictured):
     names: tuple[str, ...] = ()
     measures: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.map)
 
-    def on(self, picture: Tensor | None = None, *, names: Sequence[str] = ()) -> Explanation:
+    def on(
+        self,
+        picture: Tensor | NDArray[Any] | None = None,
+        *,
+        names: Sequence[str] = (),
+        images: Sequence[str] = (),
+    ) -> Explanation:
         """The same, to be drawn on a picture and told in names.
 
         Args:
             picture: (C, H, W) or (N, C, H, W), uint8 or floats in 0..1, of the images' size; 1 or 3 channels.
             names: of the classes, in order.
+            images: of the images, in order, as files are called.
 
         Raises:
-            ExplainError: a picture of another size.
+            ExplainError: a picture of another size, another number of images.
         """
-        shown = self.picture if picture is None else picture.detach().cpu()
+        for what, given in (("names", names), ("images", images)):
+            if isinstance(given, str) or not all(isinstance(name, str) for name in given):
+                raise ExplainError(what, f"got {kind_of(given)}", "needed a list of names")
+        if images and len(images) != len(self):
+            raise ExplainError("images", f"got {len(images)} names", f"needed {len(self)}, one an image")
+        shown = self.picture if picture is None else array("picture", picture).detach().cpu()
         shown = shown / 255 if shown.dtype == torch.uint8 else shown.float()
         shown = shown[None] if shown.dim() == 3 else shown
         if shown.dim() != 4 or len(shown) != len(self) or shown.shape[1] not in (1, 3):
@@ -103,11 +119,17 @@ class Explanation(Pictured):
             size = "x".join(map(str, self.map.shape[1:]))
             got = "x".join(map(str, shown.shape[2:]))
             raise ExplainError("picture", f"got {got}", f"needed {size}, as the network saw it")
-        return dataclasses.replace(self, picture=shown, names=tuple(names) or self.names)
+        return dataclasses.replace(
+            self, picture=shown, names=tuple(names) or self.names, images=tuple(images) or self.images
+        )
 
     def name_of(self, category: int) -> str:
         """A class in words: its name, or ``"class 3"``."""
         return self.names[category] if category < len(self.names) else f"class {category}"
+
+    def image_of(self, image: int) -> str:
+        """What an image is called: its name, or ``"image 3"``."""
+        return self.images[image] if self.images else f"image {image}"
 
     def target_of(self, image: int) -> str:
         """What an image is explained for, in words."""
@@ -122,6 +144,7 @@ class Explanation(Pictured):
     def to_dict(self) -> dict[str, Any]:
         """All but the picture, for JSON."""
         return {
+            "images": [self.image_of(image) for image in range(len(self))],
             "method": self.method,
             "layer": self.layer,
             "target": [self.target_of(image) for image in range(len(self))],

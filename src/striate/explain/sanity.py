@@ -13,8 +13,10 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from striate.errors import ExplainError
+from striate.explain.arguments import checked
 from striate.explain.faithful import Curves, deletion_insertion, faithfulness
-from striate.explain.probe import input_of, survey
+from striate.explain.inputs import Input, call_of
+from striate.explain.probe import survey
 from striate.explain.result import Explanation, Pictured
 from striate.explain.subject import in_batches
 from striate.explain.targets import Target
@@ -95,8 +97,9 @@ class Check(Pictured):
         }
 
 
+@checked
 def check(
-    method: Method, model: torch.nn.Module, image: Tensor, target: Target = None, *, seed: int = 0, **options: Any
+    method: Method, model: torch.nn.Module, image: Input, target: Target = None, *, seed: int = 0, **options: Any
 ) -> Check:
     """A method's map of images, with all that can be measured of it without knowing the right answer.
 
@@ -128,10 +131,11 @@ def check(
     )
 
 
+@checked
 def model_randomisation(
     method: Method,
     model: torch.nn.Module,
-    image: Tensor,
+    image: Input,
     target: Target = None,
     *,
     stages: int = 5,
@@ -155,15 +159,18 @@ def model_randomisation(
     Source: Adebayo, Gilmer, Muelly, Goodfellow, Hardt & Kim, "Sanity checks for saliency maps" (2018), section 3.1
     (cascading randomization).
     """
-    images = input_of(model, image)
-    true = method(model, images, target, **options)
+    if stages < 1:
+        raise ExplainError("stages", f"got {stages}", "needed 1 or more")
+    call = call_of(model, image)
+    given = call.images if call.alone else image
+    true = method(model, given, target, **options)
     if true.layer is not None:
         options = {**options, "layer": true.layer}
     settled: Target = target if true.classes is None else true.classes
     twin = copy.deepcopy(model)
     layers = [
         layer
-        for layer in reversed(survey(twin, images[:1]))
+        for layer in reversed(survey(twin, call))
         if "@" not in layer and any(True for _ in twin.get_submodule(layer).parameters(recurse=False))
     ]
     if not layers:
@@ -177,16 +184,17 @@ def model_randomisation(
             for weights in twin.get_submodule(layer).parameters(recurse=False):
                 _randomise(weights, generator)
         done = end + 1
-        compared.append(likeness(true.map, method(twin, images, settled, **options).map))
+        compared.append(likeness(true.map, method(twin, given, settled, **options).map))
     return Randomisation(tuple(layers[end] for end in ends), tuple(compared))
 
 
+@checked
 def label_randomisation(
     method: Method,
     train: Callable[[Tensor, Tensor], torch.nn.Module],
     images: Tensor,
     labels: Tensor,
-    shown: Tensor,
+    shown: Input,
     *,
     seed: int = 0,
     **options: Any,
@@ -206,6 +214,8 @@ def label_randomisation(
     Source: Adebayo, Gilmer, Muelly, Goodfellow, Hardt & Kim, "Sanity checks for saliency maps" (2018), section 3.2
     (data randomization test).
     """
+    if labels.shape != images.shape[:1]:
+        raise ExplainError("labels", f"got {tuple(labels.shape)}", f"needed ({len(images)},), one an image")
     true = method(train(images, labels), shown, None, **options)
     shuffled = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)]
     if true.layer is not None:
@@ -213,6 +223,7 @@ def label_randomisation(
     return likeness(true.map, method(train(images, shuffled), shown, true.classes, **options).map)
 
 
+@checked
 def likeness(first: Tensor, second: Tensor) -> Likeness:
     """How alike the absolute values of maps (N, H, W) are.
 
@@ -223,7 +234,9 @@ def likeness(first: Tensor, second: Tensor) -> Likeness:
     >>> likeness(numbers, -2 * numbers)
     Likeness(rank_correlation=1.0, ssim=1.0)
     """
-    first, second = first.abs().double(), second.abs().double()
+    if first.dim() != 3 or first.shape != second.shape or 0 in first.shape:
+        raise ExplainError("likeness", f"got {tuple(first.shape)} and {tuple(second.shape)}", "needed (N, H, W) twice")
+    first, second = first.detach().cpu().abs().double(), second.detach().cpu().abs().double()
     ranks = []
     for one, other in zip(first.flatten(1), second.flatten(1), strict=True):
         varied = one.min() < one.max() and other.min() < other.max()
