@@ -17,7 +17,7 @@ from striate.explain.gradients import saliency
 from striate.explain.inputs import arguments_of, home_of
 from striate.explain.pictures import check_picture, prepared
 from striate.explain.probe import Probe, probing
-from striate.explain.result import Explanation, Pictured
+from striate.explain.result import Explanation, Method, Pictured, made_by
 from striate.explain.targets import logits_of
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def smallest_perturbation(
     prepare: Prepare | None = None,
     candidates: int = 10,
     steps: int = 50,
-    explain: Callable[..., Explanation] = saliency,
+    explain: Method = saliency,
 ) -> Perturbation:
     """The smallest change of a picture found that makes the network give it another class.
 
@@ -148,7 +148,7 @@ def smallest_perturbation(
                 near, method = closer, "projected gradient descent"
     change = near - source
     before, after = (
-        explain(model, prepared(model, each, prepare), target=None).on(each.cpu()) for each in (source, near)
+        made_by(explain, model, prepared(model, each, prepare), target=None).on(each.cpu()) for each in (source, near)
     )
     return Perturbation(
         norm,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, ParamSpec, TypeVar
 
 import numpy as np
@@ -49,6 +50,8 @@ def whole(name: str, value: Any) -> int:
     """
     number = single(value)
     if isinstance(number, int | np.integer) and not isinstance(number, bool):
+        if abs(int(number)) >= 1 << 63:
+            raise ExplainError(name, f"got {kind_of(number)}", "needed a number of 64 bits")
         return int(number)
     raise ExplainError(name, f"got {kind_of(number)}", "needed a whole number")
 
@@ -60,15 +63,17 @@ def real(name: str, value: Any) -> float:
         ExplainError: anything else; True and False are no numbers.
     """
     number = single(value)
-    if isinstance(number, int | float | np.number) and not isinstance(number, bool) and math.isfinite(number):
-        return number if isinstance(number, int) else float(number)
+    if isinstance(number, int | float | np.number) and not isinstance(number, bool | np.complexfloating):
+        with contextlib.suppress(OverflowError):
+            if math.isfinite(float(number)):
+                return float(number)
     raise ExplainError(name, f"got {kind_of(number)}", "needed a finite number")
 
 
 def seed(name: str, value: Any) -> int:
     number = whole(name, value)
-    if not 0 <= number < 1 << 63:
-        raise ExplainError(name, f"got {number}", "needed 0 to 2**63 - 1")
+    if number < 0:
+        raise ExplainError(name, f"got {number}", "needed 0 or more")
     return number
 
 
@@ -106,9 +111,25 @@ def network(name: str, value: Any) -> nn.Module:
 
 
 def function(name: str, value: Any) -> Callable[..., Any]:
-    if callable(value):
+    if callable(value) and not isinstance(value, type):
         return value  # type: ignore[no-any-return]
-    raise ExplainError(name, f"got {kind_of(value)}", "needed a function")
+    got = f"the class {value.__name__}" if isinstance(value, type) else kind_of(value)
+    raise ExplainError(name, f"got {got}", "needed a function")
+
+
+def method(name: str, value: Any) -> Callable[..., Any]:
+    if isinstance(value, nn.Module | str):
+        raise ExplainError(name, f"got {kind_of(value)}", "needed a function, as explain.grad_cam")
+    return function(name, value)
+
+
+def texts(name: str, value: Any) -> tuple[str, ...]:
+    """Names, in order; none for None."""
+    if value is None:
+        return ()
+    if isinstance(value, str | Mapping | Tensor) or not isinstance(value, Iterable):
+        raise ExplainError(name, f"got {kind_of(value)}", "needed a list of names")
+    return tuple(text(name, each) for each in value)
 
 
 def array(name: str, value: Any) -> Tensor:
@@ -147,10 +168,10 @@ _KINDS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "str": text,
     "Tensor": array,
     "Prepare": function,
-    "Method": function,
+    "Method": method,
 }
 #: By name, where that says more than the annotation.
-_NAMED: Final[Mapping[str, Callable[[str, Any], Any]]] = {"seed": seed, "layer": layer}
+_NAMED: Final[Mapping[str, Callable[[str, Any], Any]]] = {"seed": seed, "layer": layer, "train": method}
 
 
 def checked(function_: Callable[P, R]) -> Callable[P, R]:

@@ -102,7 +102,7 @@ def deletion_insertion(
         rank = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1]).expand_as(order))
         rank = rank.view(len(images), 1, *images.shape[2:]).to(images.device)
         counts = torch.linspace(0, order.shape[1], steps + 1).round().long().to(images.device)
-        starts = {"deletion": torch.full_like(images, fill), "insertion": _blurred(images)}
+        starts = {"deletion": torch.full_like(images, subject.fill(fill)), "insertion": _blurred(images)}
         curves = {}
         for name, start in starts.items():
             scores = torch.empty(len(images) * (steps + 1), dtype=torch.float64)
@@ -158,7 +158,7 @@ def faithfulness(
         covered = F.interpolate(cells, images.shape[2:], mode="nearest")[:, 0].bool().to(images.device)
         told = places @ covered.flatten(1).double().T
         falls = torch.empty(len(images) * subsets, dtype=torch.float64, device=images.device)
-        before = subject.scores(images, torch.arange(len(images)))
+        before, fill = subject.scores(images, torch.arange(len(images))), subject.fill(fill)
         for part in in_batches(len(falls), batch_size, "faithfulness"):
             part = part.to(images.device)
             which = part // subsets

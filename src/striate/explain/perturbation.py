@@ -58,7 +58,7 @@ def occlusion(
     """
     with asking(model, image, target) as subject:
         images = subject.images
-        size = images.shape[2:]
+        size, fill = images.shape[2:], subject.fill(fill)
         spans = tuple(max(1, length // _FINE) for length in size) if window is None else pair("window", window)
         steps = tuple(max(1, span // 2) for span in spans) if stride is None else pair("stride", stride)
         for span, step, length in zip(spans, steps, size, strict=True):

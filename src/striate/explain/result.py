@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from striate.errors import ExplainError
-from striate.explain.arguments import array, kind_of
+from striate.explain.arguments import array, kind_of, texts
 from striate.explain.targets import Guess
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+#: A method of this package: (model, image, target, ...) to an explanation.
+Method: TypeAlias = Callable[..., "Explanation"]
 
 
 class Pictured(ABC):
@@ -104,9 +109,7 @@ class Explanation(Pictured):
         Raises:
             ExplainError: a picture of another size, another number of images.
         """
-        for what, given in (("names", names), ("images", images)):
-            if isinstance(given, str) or not all(isinstance(name, str) for name in given):
-                raise ExplainError(what, f"got {kind_of(given)}", "needed a list of names")
+        names, images = texts("names", names), texts("images", images)
         if images and len(images) != len(self):
             raise ExplainError("images", f"got {len(images)} names", f"needed {len(self)}, one an image")
         shown = self.picture if picture is None else array("picture", picture).detach().cpu()
@@ -119,9 +122,7 @@ class Explanation(Pictured):
             size = "x".join(map(str, self.map.shape[1:]))
             got = "x".join(map(str, shown.shape[2:]))
             raise ExplainError("picture", f"got {got}", f"needed {size}, as the network saw it")
-        return dataclasses.replace(
-            self, picture=shown, names=tuple(names) or self.names, images=tuple(images) or self.images
-        )
+        return dataclasses.replace(self, picture=shown, names=names or self.names, images=images or self.images)
 
     def name_of(self, category: int) -> str:
         """A class in words: its name, or ``"class 3"``."""
@@ -163,6 +164,23 @@ class Explanation(Pictured):
             "notes": list(self.notes),
             "map": self.map.tolist(),
         }
+
+
+def made_by(method: Method, *args: Any, **options: Any) -> Explanation:
+    """What a method makes, which may be anybody's.
+
+    Raises:
+        ExplainError: no explanation, options that it doesn't take.
+    """
+    name = getattr(method, "__name__", type(method).__name__)
+    try:
+        inspect.signature(method).bind(*args, **options)
+    except TypeError as error:
+        raise ExplainError(name, str(error), "needed a method: (model, image, target, ...)") from error
+    made = method(*args, **options)
+    if isinstance(made, Explanation):
+        return made
+    raise ExplainError(name, f"gave {kind_of(made)}", "needed a method that gives an Explanation")
 
 
 def picture_of(images: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -17,15 +17,12 @@ from striate.explain.arguments import checked
 from striate.explain.faithful import Curves, deletion_insertion, faithfulness
 from striate.explain.inputs import Input, call_of
 from striate.explain.probe import survey
-from striate.explain.result import Explanation, Pictured
+from striate.explain.result import Explanation, Method, Pictured, made_by
 from striate.explain.subject import in_batches
 from striate.explain.targets import Target
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-#: A method of this package: (model, image, target, ...) to an explanation.
-Method: TypeAlias = Callable[..., Explanation]
 
 _SIGMA: Final = 1.5
 _REACH: Final = 5
@@ -118,7 +115,7 @@ def check(
     >>> -1 <= checked.faithfulness <= 1, checked.randomisation.layers
     (True, ('0',))
     """
-    explanation = method(model, image, target, **options)
+    explanation = made_by(method, model, image, target, **options)
     settled: Target = target if explanation.classes is None else explanation.classes
     chance = torch.rand(explanation.map.shape, generator=torch.Generator().manual_seed(seed))
     faithful = faithfulness(model, image, explanation.map, settled, seed=seed)
@@ -163,7 +160,7 @@ def model_randomisation(
         raise ExplainError("stages", f"got {stages}", "needed 1 or more")
     call = call_of(model, image)
     given = call.images if call.alone else image
-    true = method(model, given, target, **options)
+    true = made_by(method, model, given, target, **options)
     if true.layer is not None:
         options = {**options, "layer": true.layer}
     settled: Target = target if true.classes is None else true.classes
@@ -184,7 +181,7 @@ def model_randomisation(
             for weights in twin.get_submodule(layer).parameters(recurse=False):
                 _randomise(weights, generator)
         done = end + 1
-        compared.append(likeness(true.map, method(twin, given, settled, **options).map))
+        compared.append(likeness(true.map, made_by(method, twin, given, settled, **options).map))
     return Randomisation(tuple(layers[end] for end in ends), tuple(compared))
 
 
@@ -214,13 +211,13 @@ def label_randomisation(
     Source: Adebayo, Gilmer, Muelly, Goodfellow, Hardt & Kim, "Sanity checks for saliency maps" (2018), section 3.2
     (data randomization test).
     """
-    if labels.shape != images.shape[:1]:
-        raise ExplainError("labels", f"got {tuple(labels.shape)}", f"needed ({len(images)},), one an image")
-    true = method(train(images, labels), shown, None, **options)
+    if images.dim() == 0 or labels.shape != images.shape[:1]:
+        raise ExplainError("labels", f"got {tuple(labels.shape)}", f"needed {tuple(images.shape[:1])}, one an image")
+    true = made_by(method, train(images, labels), shown, None, **options)
     shuffled = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)]
     if true.layer is not None:
         options = {**options, "layer": true.layer}
-    return likeness(true.map, method(train(images, shuffled), shown, true.classes, **options).map)
+    return likeness(true.map, made_by(method, train(images, shuffled), shown, true.classes, **options).map)
 
 
 @checked

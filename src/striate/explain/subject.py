@@ -66,6 +66,17 @@ class Subject:
             "occlusion and rise need no gradients",
         )
 
+    def fill(self, number: float) -> float:
+        """What covered pixels become, if it fits the images.
+
+        Raises:
+            ExplainError: a number that is infinite in their dtype.
+        """
+        if abs(number) > torch.finfo(self.images.dtype).max:
+            dtype = str(self.images.dtype).removeprefix("torch.")
+            raise ExplainError("fill", f"got {number:g}", f"needed a number that {dtype} can hold")
+        return number
+
     def scores(self, images: Tensor, which: Tensor, *, probabilities: bool = False) -> Tensor:
         """The score of each of B images, float64 (B,): of the output, or of its softmax if the target is classes."""
         with torch.no_grad():

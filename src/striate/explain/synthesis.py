@@ -154,6 +154,8 @@ def maximize(
     True
     """
     _check(steps=steps, count=count)
+    if rate <= 0:
+        raise ExplainError("rate", f"got {rate}", "needed more than 0")
     input_size = _sizes("input_size", input_size)
     if len(input_size) != 3 or min(input_size) < 1:
         raise ExplainError("input_size", f"got {input_size}", "needed (channels, height, width)")

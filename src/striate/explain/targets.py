@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from striate.errors import ExplainError, StriateError
-from striate.explain.arguments import array, kind_of, real, single, whole
+from striate.explain.arguments import array, kind_of, real, single, texts, whole
 from striate.explain.arguments import text as text_of
 from striate.explain.names import find
 
@@ -123,7 +123,7 @@ def _classes(target: Any) -> int | list[int]:
         raise ExplainError("target", f"got {kind_of(target)}", "needed a class, or one an image, (N,)", remedy)
     if isinstance(target, Tensor | np.ndarray):
         target = target.tolist()
-    if isinstance(target, str):
+    if isinstance(target, str | bytes):
         remedy = "class_named(name, classes) in striate.explain tells the number"
         raise ExplainError("target", f"got {target!r}", "needed the number of a class", remedy)
     if isinstance(target, Sequence):
@@ -153,7 +153,7 @@ def class_named(text: str, classes: Sequence[str]) -> int:
     >>> class_named("cat", ["Cat", "cat"]), class_named("1", ["Cat", "cat"]), class_named("DOG", ["cat", "dog"])
     (1, 1, 1)
     """
-    typed = text_of("target", text)
+    typed, classes = text_of("target", text), texts("classes", classes)
     place = find(typed, classes, "target")
     number = int(typed) if typed.strip().isdecimal() else None
     if place is not None:
@@ -256,7 +256,9 @@ def detection_target(category: int, box: Sequence[float] | Tensor | NDArray[Any]
     tensor([0.2500])
     """
     category = whole("category", category)
-    sides = [real("box", each) for each in box]
+    if not isinstance(box, Sequence | Tensor | np.ndarray):
+        raise ExplainError("box", f"got {kind_of(box)}", "needed left, top, right, bottom")
+    sides = [real("box", each) for each in box] if isinstance(box, Sequence) or box.ndim == 1 else []
     if len(sides) != 4 or sides[0] >= sides[2] or sides[1] >= sides[3]:
         raise ExplainError("box", f"got {sides}", "needed left, top, right, bottom, with left < right and top < bottom")
     wanted = torch.tensor(sides, dtype=torch.float32)
