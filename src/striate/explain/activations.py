@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
@@ -97,12 +99,24 @@ class Patch:
 
 @dataclass(frozen=True, eq=False)
 class Patches(Pictured):
-    """The parts of images that excite a channel the most, one an image, strongest first."""
+    """The parts of images that excite a channel the most, one an image, strongest first.
+
+    Args:
+        layer, channel: whose.
+        images: how many were looked at.
+        patches: strongest first.
+        names: of the images, if they have any.
+    """
 
     layer: str
     channel: int
     images: int
     patches: tuple[Patch, ...]
+    names: tuple[str, ...] = ()
+
+    def name_of(self, image: int) -> str:
+        """What an image is called: its name, or ``"image 3"``."""
+        return self.names[image] if self.names else f"image {image}"
 
     def figure(self) -> Figure:
         """The patches, each under its activation."""
@@ -249,6 +263,23 @@ def top_patches(
         _cut(source, each, float(activations[each]), int(where[each]), grid, fields, layer) for each in best
     )
     return Patches(layer, channel, len(source), patches)
+
+
+def strongest_of(parts: Sequence[Patches], count: int = 9) -> Patches:
+    """Patches that a channel was shown a part at a time, as one; images are numbered through."""
+    first = parts[0]
+    starts = itertools.accumulate((part.images for part in parts), initial=0)
+    patches = [
+        dataclasses.replace(patch, image=start + patch.image)
+        for start, part in zip(starts, parts, strict=False)
+        for patch in part.patches
+    ]
+    return dataclasses.replace(
+        first,
+        images=sum(part.images for part in parts),
+        patches=tuple(sorted(patches, key=lambda patch: -patch.activation)[:count]),
+        names=tuple(name for part in parts for name in part.names),
+    )
 
 
 @checked

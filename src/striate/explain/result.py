@@ -166,6 +166,36 @@ class Explanation(Pictured):
         }
 
 
+def joined(parts: Sequence[Explanation]) -> Explanation:
+    """Explanations of several images, by one method at one layer, as one.
+
+    Raises:
+        ExplainError: none, or of images of different sizes.
+    """
+    if not parts or len({(part.method, part.layer, part.map.shape[1:], part.picture.shape[1:]) for part in parts}) > 1:
+        raise ExplainError("joined", "got explanations that differ", "needed one method, layer and size of images")
+    first = parts[0]
+    common = set.intersection(*(set(part.notes) for part in parts))
+    notes = [
+        note if note in common or not part.images else f"{part.image_of(0)}: {note}"
+        for part in parts
+        for note in part.notes
+    ]
+    return dataclasses.replace(
+        first,
+        map=torch.cat([part.map for part in parts]),
+        values=torch.cat([part.values for part in parts]),
+        picture=torch.cat([part.picture for part in parts]),
+        target=first.target if len({part.target for part in parts}) == 1 else "a class for each image",
+        classes=None if first.classes is None else tuple(k for part in parts for k in part.classes or ()),
+        scores=tuple(score for part in parts for score in part.scores),
+        predictions=tuple(row for part in parts for row in part.predictions),
+        measures={name: tuple(value for part in parts for value in part.measures[name]) for name in first.measures},
+        notes=tuple(dict.fromkeys(notes)),
+        images=tuple(name for part in parts for name in part.images),
+    )
+
+
 def made_by(method: Method, *args: Any, **options: Any) -> Explanation:
     """What a method makes, which may be anybody's.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -92,6 +92,31 @@ class Check(Pictured):
             "faithfulness": self.faithfulness,
             "randomisation": self.randomisation.to_dict(),
         }
+
+
+def pooled(checks: Sequence[Check]) -> Check:
+    """Checks of single images, by one method, as one of all of them; it keeps the first one's explanation."""
+    first = checks[0]
+
+    def curves(kind: str) -> Curves:
+        parts: list[Curves] = [getattr(each, kind) for each in checks]
+        return Curves(
+            parts[0].shares,
+            tuple(row for part in parts for row in part.deletion),
+            tuple(row for part in parts for row in part.insertion),
+        )
+
+    rows = []
+    for stage in zip(*(each.randomisation.likeness for each in checks), strict=True):
+        ranks, similar = [each.rank_correlation for each in stage], [each.ssim for each in stage]
+        rows.append(Likeness(sum(ranks) / len(stage), sum(similar) / len(stage)))
+    return Check(
+        first.explanation,
+        curves("curves"),
+        curves("chance"),
+        sum(each.faithfulness for each in checks) / len(checks),
+        Randomisation(first.randomisation.layers, tuple(rows)),
+    )
 
 
 @checked

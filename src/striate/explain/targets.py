@@ -134,7 +134,7 @@ def _classes(target: Any) -> int | list[int]:
     raise ExplainError("target", f"got {kind_of(target)}", needed)
 
 
-def class_named(text: str, classes: Sequence[str]) -> int:
+def class_named(text: str, classes: Sequence[str], where: str = "target") -> int:
     """The number of a class that somebody typed: its name or its number.
 
     A name is taken first, as :func:`striate.explain.names.find` takes names. So where classes are called by numbers,
@@ -143,6 +143,7 @@ def class_named(text: str, classes: Sequence[str]) -> int:
     Args:
         text: as it was typed.
         classes: the names, in order; may be empty where nobody gave any.
+        where: it was typed, for messages: ``"--target"``.
 
     Raises:
         ExplainError: no such class, or several whose names are equally alike.
@@ -153,20 +154,22 @@ def class_named(text: str, classes: Sequence[str]) -> int:
     >>> class_named("cat", ["Cat", "cat"]), class_named("1", ["Cat", "cat"]), class_named("DOG", ["cat", "dog"])
     (1, 1, 1)
     """
-    typed, classes = text_of("target", text), texts("classes", classes)
-    place = find(typed, classes, "target")
+    typed, classes = text_of(where, text), texts("classes", classes)
+    place = find(typed, classes, where)
     number = int(typed) if typed.strip().isdecimal() else None
     if place is not None:
         if number is not None and number != place and number < len(classes):
-            told = f"target {typed!r}: took the class of that name, number {place}; number {number} is"
+            told = f"{where} {typed!r}: took the class of that name, number {place}; number {number} is"
             warnings.warn(f"{told} {classes[number]!r}", ExplainWarning, stacklevel=2)
         return place
-    if number is not None and (not classes or number < len(classes)):
+    if number is not None and classes and number >= len(classes):
+        raise ExplainError(where, f"got class {number}", f"needed 0 to {len(classes) - 1}")
+    if number is not None:
         return number
     known = {name.casefold(): name for name in classes}
     near = [known[each] for each in difflib.get_close_matches(typed.casefold(), known, n=3)]
     needed = f"a class's name or 0 to {len(classes) - 1}" if classes else "a class's number"
-    raise ExplainError("target", f"got {typed!r}", f"needed {needed}", "near: " * bool(near) + ", ".join(near))
+    raise ExplainError(where, f"got {typed!r}", f"needed {needed}", "near: " * bool(near) + ", ".join(near))
 
 
 def logits_of(output: Any) -> Tensor:
@@ -198,7 +201,7 @@ def probabilities_of(output: Tensor) -> Tensor:
 
 def guesses(output: Any, top: int = 5) -> tuple[tuple[Guess, ...], ...]:
     """The likeliest classes of each image; nothing for outputs that aren't (N, K)."""
-    if not isinstance(output, Tensor) or output.dim() != 2:
+    if not isinstance(output, Tensor) or output.dim() != 2 or not output.is_floating_point():
         return ()
     best = probabilities_of(output).topk(min(top, output.shape[1]), dim=1)
     return tuple(
