@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -14,9 +16,17 @@ from striate.errors import RunError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from striate.training import Run
+
 _Model = Annotated[str, typer.Argument(metavar="MODEL|RUN", help="A network's name, or the folder of a finished run.")]
 _Size = Annotated[str | None, typer.Option(help="CxHxW [default: the network's own].")]
 _Out = Annotated[Path | None, typer.Option(metavar="PNG", help="Draw it as well.")]
+_Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
+#: Held-out images of a run that are disturbed by default; of other data it is all of them.
+_IMAGES: Final = 500
+#: Images of noise that stand for images where none are given.
+_NOISE: Final = 8
+_BORDERS: Final = ("circular", "zeros")
 
 
 @app.command()
@@ -28,6 +38,7 @@ def equivariance(
     ] = None,
     shifts: Annotated[str, typer.Option(help="Pixels along both axes, with commas between.")] = "0.5,1,2,3,4",
     borders: Annotated[str, typer.Option(help="circular or zeros.")] = "circular",
+    device: _Device = "auto",
     out: _Out = None,
     as_json: Json = False,
 ) -> None:
@@ -47,15 +58,19 @@ def equivariance(
     from striate.analysis import equivariance as measured
     from striate.data import load_image
     from striate.report import invariance
+    from striate.training.environment import find_device
 
+    place = find_device(device)
     torch.manual_seed(0)  # of the weights of a network that isn't trained
     network, shape, prepare = network_of(model, size)
-    source: Any = shape
     if image:
         channels, height, width = shape
         pixels = [load_image(path, channels=channels, image_size=(height, width)) for path in image]
         source = prepare(torch.stack(pixels))
-    found = measured(network, source, _numbers("--shifts", shifts), borders=borders)  # type: ignore[arg-type]
+    else:
+        source = torch.randn(_NOISE, *shape, generator=torch.Generator().manual_seed(0))
+    distances = _numbers("--shifts", shifts)
+    found = measured(network.to(place), source.to(place), distances, borders=_named("--borders", borders, _BORDERS))  # type: ignore[arg-type]
     if out is not None:
         draw(out, lambda: invariance.heat_map(found))
     if as_json:
@@ -67,10 +82,16 @@ def equivariance(
 @app.command()
 def robustness(
     run: Annotated[str, typer.Argument(help="The folder of a finished run.")],
-    data: Annotated[str | None, typer.Option(help="Other data, with the run's classes [default: the run's].")] = None,
-    images: Annotated[int, typer.Option(min=1, help="How many held-out images, the first ones.")] = 500,
+    data: Annotated[
+        str | None, typer.Option(help="Other data, of classes of the run [default: the run's held-out images].")
+    ] = None,
+    images: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many, spread evenly [default: all of other data, 500 of the run's]."),
+    ] = None,
     only: Annotated[str | None, typer.Option(help="Some disturbances, with commas between [default: all].")] = None,
     attack: Annotated[bool, typer.Option("--attack", help="Attack it as well, by FGSM and PGD.")] = False,
+    device: _Device = "auto",
     out: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the curves.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -80,22 +101,19 @@ def robustness(
     Example:
       striate robustness runs/first --out curves.png
       striate robustness runs/first --only rotation,scale --images 200 --attack
+      striate robustness runs/first --data folder:SCANS
     """
-    import torch
-
-    from striate.analysis import adversarial, shift_consistency
+    from striate.analysis import DISTURBANCES, adversarial, shift_consistency
     from striate.analysis import robustness as measured
     from striate.report import invariance
     from striate.training import Run
-    from striate.training.images import load_data
+    from striate.training.environment import find_device
 
+    place = find_device(device)
     opened = Run.open(run)
-    settings, network = opened.settings, opened.model()
-    held_out = load_data(opened.recipe, data or opened.recipe.data, settings.image_size, settings.channels).test
-    if held_out.classes != settings.classes:
-        raise RunError("--data", f"got classes {', '.join(held_out.classes[:5])}", "needed those of the run")
-    chosen = torch.arange(min(images, len(held_out)))
-    pixels, labels = held_out.gather(chosen).float() / 255, held_out.labels[chosen]
+    settings, network = opened.settings, opened.model().to(place)
+    names = None if only is None else [_named("--only", name.strip(), list(DISTURBANCES)) for name in only.split(",")]
+    pixels, labels = (each.to(place) for each in _labelled(opened, data, images))
 
     def prepare(shown: Tensor) -> Tensor:
         mean, std = (
@@ -103,7 +121,6 @@ def robustness(
         )
         return (shown - mean) / std
 
-    names = None if only is None else [name.strip() for name in only.split(",")]
     _say(f"disturbing {len(pixels)} images")
     found = measured(network, pixels, labels, names, prepare=prepare)
     _say("moving them")
@@ -114,7 +131,7 @@ def robustness(
         _say("attacking them")
         attacked = adversarial(network, pixels, labels, prepare=prepare)
     if out is not None:
-        draw(out, lambda: invariance.curves(found, pixels))
+        draw(out, lambda: invariance.curves(found, pixels[:1].cpu()))
     if as_json:
         hit = {} if attacked is None else {"adversarial": attacked.to_dict()}
         print_json({"robustness": found.to_dict(), "consistency": moved.to_dict(), **hit})
@@ -150,6 +167,55 @@ def checkerboard(model: _Model, size: _Size = None, out: _Out = None, as_json: J
         show(invariance.checkerboards(found))
     else:
         show(f"{found.model} has no strided convolution or pooling")
+
+
+def _labelled(run: Run, data: str | None, most: int | None) -> tuple[Tensor, Tensor]:
+    """Pixels (N, C, H, W) in 0..1, and the numbers that the run gives to their classes.
+
+    Of the run's own data those that it didn't learn from, of other data all.
+    """
+    import torch
+
+    from striate.training.images import load_data
+
+    settings, source = run.settings, data or run.recipe.data
+    loaded = load_data(run.recipe, source, settings.image_size, settings.channels)
+    own = source == run.recipe.data
+    parts = [loaded.test] if own else [loaded.train, loaded.test]
+    total = sum(map(len, parts))
+    count = min(total, most or (_IMAGES if own else total))
+    chosen = torch.arange(count) * total // count  # the images may well stand in the order of their classes
+    pixels, labels, start = [], [], 0
+    for part in parts:
+        here = chosen[(chosen >= start) & (chosen < start + len(part))] - start
+        start += len(part)
+        if len(here):
+            pixels.append(part.gather(here).float() / 255)
+            labels.append(_renumbered(part.labels[here], part.classes, settings.classes))
+    return torch.cat(pixels), torch.cat(labels)
+
+
+def _renumbered(labels: Tensor, classes: Sequence[str], known: Sequence[str]) -> Tensor:
+    """Labels of some classes as the numbers that a run has for classes of these names."""
+    import torch
+
+    numbers = {unicodedata.normalize("NFC", name): number for number, name in enumerate(known)}
+    table = [numbers.get(unicodedata.normalize("NFC", name), -1) for name in classes]
+    strange = [classes[label] for label in labels.unique().tolist() if table[label] < 0]
+    if strange:
+        more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
+        had = ", ".join(map(repr, known[:5])) + ", ..." * (len(known) > 5)
+        got = f"got the classes {', '.join(map(repr, strange[:5]))}{more}"
+        raise RunError("--data", got, f"needed classes of the run: {had}")
+    return torch.tensor(table)[labels]
+
+
+def _named(option: str, text: str, known: Sequence[str]) -> str:
+    """One of some names; what is none of them goes on as it is, to be told by whoever knows them."""
+    from striate.explain.names import find
+
+    place = find(text, known, option)
+    return text if place is None else known[place]
 
 
 def _say(text: str) -> None:

@@ -64,10 +64,10 @@ def apart(names: Sequence[str], width: int) -> tuple[str, ...]:
 
 
 def file_names(paths: Sequence[str], width: int) -> tuple[str, ...]:
-    """Files, each by what its path has beyond the folder that all of them lie in, cut in the middle."""
+    """Files, each by what its path has beyond the folder that all of them lie in, cut to a width."""
     if len(set(map(os.path.basename, paths))) == len(set(paths)):
         names = [os.path.basename(path) for path in paths]
     else:
         folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
         names = [os.path.relpath(os.path.abspath(path), folder) for path in paths]
-    return tuple(short(name, width) for name in names)
+    return apart(names, width)
