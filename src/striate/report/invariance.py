@@ -181,9 +181,6 @@ def checkerboards(found: Checkerboards) -> Table:
     table = plain_table("layer", "kind", "covers", "kernel", "stride", "windows", "missed", "uneven", "with weights")
     table.columns[1].justify = table.columns[2].justify = "left"
     table.columns[0].overflow = table.columns[1].overflow = table.columns[2].overflow = "fold"
-    for column, word in ((1, "convolution"), (2, "gradient"), (-1, "weights")):
-        table.columns[column].min_width = len(word)
-    table.collapse_padding = True
     for row in found:
         table.add_row(
             Text(row.name),
