@@ -195,7 +195,8 @@ def activation_maps(model: torch.nn.Module, image: Input, layer: str) -> Activat
 
     Args:
         model: any network; it is left as it is.
-        image: (C, H, W), normalised as the network wants it.
+        image: (C, H, W), normalised as the network wants it; or all inputs of a network that takes several
+            (:class:`striate.explain.Inputs`).
         layer: path of a layer whose output has places.
 
     Raises:
@@ -225,7 +226,7 @@ def top_patches(
 
     Args:
         model: any network; it is left as it is.
-        images: (N, C, H, W), normalised as the network wants them.
+        images: (N, C, H, W), normalised as the network wants them; or all inputs of a network that takes several.
         layer: path of a layer whose output has places.
         channel: of its output.
         count: how many at most.
@@ -292,7 +293,8 @@ def hierarchy(model: torch.nn.Module, image: Input, *, channels: int = 4) -> Hie
 
     Args:
         model: any network whose fields are known; it is left as it is.
-        image: (C, H, W), normalised as the network wants it.
+        image: (C, H, W), normalised as the network wants it; or all inputs of a network that takes several
+            (:class:`striate.explain.Inputs`).
         channels: how many to show, those with the largest activations of each stage.
 
     Raises:

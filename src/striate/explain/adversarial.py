@@ -101,7 +101,8 @@ def smallest_perturbation(
         picture: (C, H, W) in 0..1; the changed one is kept there too.
         norm: root of the sum of squares, or the largest change of a pixel.
         target: the class to be seen; any other one by default.
-        prepare: makes the network's input of pictures in 0..1: its normalisation; by default that is the input.
+        prepare: makes the network's input of pictures in 0..1: its normalisation, or all inputs of a network that takes
+            several; by default that is the input.
         candidates: how many of the likeliest classes to compare.
         steps: of DeepFool, at most.
         explain: makes the evidence before and after, as :func:`striate.explain.grad_cam`.

@@ -97,7 +97,8 @@ def invert(
 
     Args:
         model: any network.
-        image: (C, H, W), as the network wants it.
+        image: (C, H, W), as the network wants it; or all inputs of a network that takes several
+            (:class:`striate.explain.Inputs`).
         layers: one or more paths.
         steps: of L-BFGS, at most, for each layer.
         alpha_weight, variation_weight: of the penalties; 0 switches one off.

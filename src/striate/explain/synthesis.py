@@ -133,7 +133,8 @@ def maximize(
         input_size: (C, H, W).
         target: a class or a function of the output, as for all explanations. Leave it out where a layer is named.
         layer: with ``channel``: what to maximise instead; the mean over places, or at ``position`` (y, x).
-        prepare: makes the network's input of pictures in 0..1: its normalisation; by default that is the input.
+        prepare: makes the network's input of pictures in 0..1: its normalisation; by default that is the input. Where
+            the network takes several inputs, all of them, as a tuple or a dict of keywords.
         data: (N, C, H, W) network input to compare with: the largest that any of these reaches is told.
         count: how many images, from as many seeds.
         rate: Adam's.
@@ -232,7 +233,7 @@ def deep_dream(
         picture: (C, H, W) in 0..1.
         layer: whose activations grow.
         channel: the only one that counts; all by default.
-        prepare: makes the network's input of pictures in 0..1.
+        prepare: makes the network's input of pictures in 0..1, as for :func:`maximize`.
         octaves: sizes, each ``ratio`` times as large as the one before; by default four, or one if the network doesn't
             take images of the smallest.
         steps: in each octave.
