@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from striate.cli import main
 from striate.explain.methods import METHODS
 from striate.explain.views import VIEWS
+from striate.report.text import printable
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +130,137 @@ def test_a_mistyped_network_is_told_from_a_folder(capsys: pytest.CaptureFixture[
     assert "did you mean efficientnet_lite0?" in errors
     _, _, errors = said(capsys, "photo.png", "--model", "runs/none")
     assert "no such folder" in errors
+
+
+@pytest.fixture
+def photos(run: Path, tmp_path: Path) -> Path:
+    """A folder with two digits, one deeper down, a broken image, a hidden one and a text."""
+    folder = tmp_path / "photos"
+    (folder / "deep").mkdir(parents=True)
+    samples = sorted((run / "samples").glob("*.png"))
+    (folder / "b.png").write_bytes(samples[0].read_bytes())
+    (folder / "deep" / "A.PNG").write_bytes(samples[1].read_bytes())
+    (folder / "c.jpg").write_bytes(b"no image")
+    (folder / ".hidden.png").write_bytes(samples[2].read_bytes())
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+def test_a_folder_is_explained_and_what_is_broken_told(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "why.png"
+    code, output, errors = said(capsys, photos, "--model", run, "--out", out)
+    assert code == 1
+    assert errors.count("\n") == 1
+    assert "c.jpg: holds no image that can be read" in errors
+    assert output.index("b.png") < output.index("A.PNG")
+    assert ".hidden" not in output
+    code, output, _ = said(capsys, photos, "--model", run, "--out", out, "--json")
+    assert code == 1
+    told = json.loads(output)
+    assert told["images"] == [str(photos / "b.png"), str(photos / "deep" / "A.PNG")]
+    assert [each["image"] for each in told["errors"]] == [str(photos / "c.jpg")]
+    assert [len(told[key]) for key in ("target", "classes", "scores", "predictions", "map")] == [2] * 5
+
+
+def test_none_that_can_be_read(run: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (photos / "none").mkdir()
+    given = [photos / "c.jpg", photos / "none", "https://host/a.png", photos / "lost.png"]
+    code, output, errors = said(capsys, *given, "--model", run, "--json")
+    assert (code, output) == (2, "")
+    for line, message in zip(
+        errors.splitlines(),
+        ("holds no image that", "none: holds no images", "a.png: is a URL; .*download it first", "No such file"),
+        strict=True,
+    ):
+        assert re.search(message, line)
+
+
+def test_a_map_does_not_hang_on_the_other_images(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    samples = sorted((run / "samples").glob("*.png"))[:3]
+    options = ["--model", run, "--method", "smooth_grad", "--out", tmp_path / "why.png", "--json"]
+    _, together, _ = said(capsys, *samples, *options)
+    for place, sample in enumerate(samples):
+        _, alone, _ = said(capsys, sample, *options)
+        assert json.loads(alone)["map"][0] == json.loads(together)["map"][place]
+
+
+def test_many_images_are_several_pictures(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    samples = sorted((run / "samples").glob("*.png"))[:14]
+    out = tmp_path / "why.png"
+    code, output, _ = said(capsys, *samples, "--model", run, "--out", out, "--json")
+    told = json.loads(output)
+    assert code == 0
+    assert told["pictures"] == [str(out), str(tmp_path / "why-2.png")]
+    assert all(Path(picture).exists() for picture in told["pictures"])
+    assert told["errors"] == []
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.png", "猫.png".encode(), b"$5 $6.png", b"[bold]x.png", b"a\nb.png"])
+def test_files_of_every_name(
+    name: bytes, run: Path, digit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = os.fsdecode(os.path.join(os.fsencode(tmp_path), name))
+    try:
+        shutil.copy(digit, file)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    out = tmp_path / "why.png"
+    for options in (["--method", "saliency"], ["--method", "top_patches", "--layer", "conv1", "--channel", "0"]):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")
+            code, output, _ = said(capsys, file, digit, "--model", run, "--out", out, *options)
+        assert code == 0
+        output.encode()
+        assert printable(os.path.basename(file)) in output
+        _, told, _ = said(capsys, file, "--model", run, "--out", out, "--json", *options)
+        assert json.loads(told)["images"] == [file]
+
+
+def test_a_name_like_an_option(
+    run: Path, digit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(digit, "-photo.png")
+    code, _, errors = said(capsys, "-photo.png", "--model", run)
+    assert code == 2
+    assert "-photo.png: is read as an option; needed -- before such a file" in errors
+    code, output, _ = said(capsys, "--model", run, "--", "-photo.png")
+    assert code == 0
+    assert "-photo.png" in output
+
+
+def test_where_it_is_computed(
+    run: Path, digit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    def found(name: str) -> torch.device:
+        asked.append(name)
+        return torch.device("cpu")
+
+    monkeypatch.setattr("striate.training.environment.find_device", found)
+    said(capsys, digit, "--model", run, "--out", tmp_path / "a.png")
+    said(capsys, digit, "--model", run, "--out", tmp_path / "a.png", "--device", "cuda:1")
+    assert asked == ["auto", "cuda:1"]
+    monkeypatch.undo()
+    code, _, errors = said(capsys, digit, "--model", run, "--device", "abacus")
+    assert code == 2
+    assert "'abacus' can't be used" in errors
+
+
+def test_a_class_whose_name_is_another_ones_number(
+    run: Path, digit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    settings = json.loads((other / "settings.json").read_text())
+    text = json.dumps(settings).replace(json.dumps(list("0123456789")), json.dumps(list("1023456789")))
+    (other / "settings.json").write_text(text)
+    code, output, errors = said(
+        capsys, digit, "--model", other, "--target", "1", "--json", "--out", tmp_path / "why.png"
+    )
+    assert code == 0
+    assert json.loads(output)["classes"] == [0]
+    assert errors == "note: --target '1': took the class of that name, number 0; number 1 is '0'\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -125,6 +126,71 @@ def test_commands_on_a_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     found = json.loads(capsys.readouterr().out)
     assert found["robustness"]["images"] == 30
     assert found["adversarial"]["fgsm"][0] == found["robustness"]["accuracy"]
+
+
+@pytest.fixture
+def scans(run: Path, tmp_path: Path) -> Path:
+    """Other data: seven images of two of the run's ten classes, which are its classes 3 and 7."""
+    settings = json.loads((run / "settings.json").read_text())
+    assert "7" in json.dumps(settings)
+    folder = tmp_path / "scans"
+    for name, count in (("7", 4), ("3", 3)):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("L", (28, 28), 20 * number).save(folder / name / f"{number}.png")
+    return folder
+
+
+def test_all_of_other_data_is_tested_by_the_names_of_its_classes(
+    run: Path, scans: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    true = analysis.robustness
+
+    def watching(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        seen.append((pixels, labels))
+        return true(model, pixels, labels, *rest, **more)
+
+    monkeypatch.setattr(analysis, "robustness", watching)
+    command = ("robustness", run, "--only", "Blur", "--json", "--data", f"folder:{scans}")
+    assert called(*command) == 0
+    assert json.loads(capsys.readouterr().out)["robustness"]["images"] == 7
+    pixels, labels = seen[0]
+    assert pixels.shape == (7, 1, 28, 28)
+    assert sorted(labels.tolist()) == [3, 3, 3, 7, 7, 7, 7]
+    assert sorted((pixels[labels == 3].amax((1, 2, 3)) * 255).round().tolist()) == [0, 20, 40]
+    assert called(*command, "--images", 3) == 0
+    assert len(seen[1][1]) == 3
+    assert len(set(seen[1][1].tolist())) == 2  # not the first three, which are of one class
+    (scans / "3").rename(scans / "three")
+    assert called(*command) == 2
+    assert "--data: got the classes 'three'; needed classes of the run: '0', '1'" in capsys.readouterr().err
+
+
+def test_of_its_own_data_a_run_is_asked_what_it_has_not_seen(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = []
+    for options in ((), ("--data", "digits")):
+        assert called("robustness", run, "--only", "blur", "--json", "--images", 400, *options) == 0
+        told.append(json.loads(capsys.readouterr().out)["robustness"])
+    assert told[0] == told[1]
+    assert told[0]["images"] == 359  # a fifth of the digits
+
+
+def test_devices(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = []
+
+    def found(name: str) -> torch.device:
+        asked.append(name)
+        return torch.device("cpu")
+
+    monkeypatch.setattr("striate.training.environment.find_device", found)
+    assert called("robustness", run, "--only", "blur", "--images", 9, "--device", "cuda:1") == 0
+    assert called("equivariance", "lenet5", "--shifts", "1") == 0
+    assert asked == ["cuda:1", "auto"]
+    monkeypatch.undo()
+    for command in (("robustness", run), ("equivariance", "lenet5")):
+        assert called(*command, "--device", "abacus") == 2
+        assert "'abacus' can't be used" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

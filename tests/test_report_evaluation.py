@@ -7,15 +7,12 @@ import io
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 from rich.console import Console
 
-from striate.report import evaluation, figures
-from striate.report.evaluation import _distinct, _middle
+from striate.report import evaluation, figures, tables
 from striate.training.results import Example
 from striate.training.scores import Measures, Scores
 
@@ -194,19 +191,3 @@ def test_the_summary_of_one_image() -> None:
     assert any(line.endswith("1 image") for line in lines)
     assert "kappa undefined agreement beyond chance" in lines
     assert not any("top-" in line or "temperature" in line for line in lines)
-
-
-class TestNames:
-    @given(st.text(), st.integers(5, 40))
-    def test_shortened_in_the_middle(self, text: str, limit: int) -> None:
-        short = _middle(text, limit)
-        assert len(short) == min(len(text), limit)
-        assert short.isprintable()
-
-    @given(st.text("ab", max_size=12), st.lists(st.text("xyz", min_size=1, max_size=8), unique=True, max_size=6))
-    def test_different_names_stay_different(self, begin: str, ends: list[str]) -> None:
-        names = [begin * 5 + end + "the same end" * 3 for end in ends]
-        assert len(set(_distinct(names, 24))) == len(set(names))
-
-    def test_short_names_stay(self) -> None:
-        assert _distinct(["cat", "dog", "cat"]) == ["cat", "dog", "cat"]

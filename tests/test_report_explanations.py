@@ -13,6 +13,8 @@ from rich.console import Console
 
 from striate import explain
 from striate.errors import ExplainError
+from striate.explain.result import joined
+from striate.explain.sanity import pooled
 from striate.report import explanations
 
 
@@ -85,3 +87,63 @@ def test_tables(network: torch.nn.Module) -> None:
 def test_pictures_that_will_not_do(network: torch.nn.Module, picture: torch.Tensor, message: str) -> None:
     with pytest.raises(ExplainError, match=message):
         explain.saliency(network, torch.rand(3, 24, 32)).on(picture)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 12])
+def test_each_image_is_named_on_the_picture(network: torch.nn.Module, count: int) -> None:
+    names = tuple(f"folder/a_photograph_of_{number:02}_$5_and_$7.png" for number in range(count))
+    classes = tuple(f"breed_number_{number:03}_of_dogs_that_are_long" for number in range(3))
+    found = explain.grad_cam(network, torch.rand(count, 3, 24, 32), [k % 3 for k in range(count)])
+    figure = found.on(names=classes, images=names).figure()
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert len(titles) == 2 * count
+    assert len({title.partition("\n")[0] for title in titles[::2]}) == count
+    assert all(title.partition("\n")[0].endswith(".png") for title in titles[::2])
+    assert len(set(titles[1::2])) == min(count, 3)
+    assert not any(axes.title.get_parse_math() for axes in figure.axes if axes.get_title())
+    rows = {round(axes.get_subplotspec().rowspan.start) for axes in figure.axes if axes.get_subplotspec()}
+    assert len(rows) == (count if count <= 3 else -(-count // 2))
+
+
+def test_a_table_names_each_image(network: torch.nn.Module) -> None:
+    names = ["deep/[bold]one[/bold].png", "deep/two.png", "other/two.png"]
+    found = explain.integrated_gradients(network, torch.rand(3, 3, 24, 32), 1, steps=2).on(
+        names=("cat", "dog", "cow"), images=names
+    )
+    for width in (80, 120):
+        console = Console(width=width, file=io.StringIO(), record=True)
+        console.print(explanations.told(found, Path("why.png")))
+        text = console.export_text()
+        assert max(map(len, text.splitlines())) <= width
+        assert all(
+            name in text for name in ("[bold]one[/bold].png", "deep/two.png", "other/two.png")[: 3 * (width > 99)]
+        )
+        assert "dog" in text
+
+
+def test_explanations_of_single_images_are_joined(network: torch.nn.Module) -> None:
+    images = torch.rand(3, 3, 24, 32)
+    whole = explain.input_x_gradient(network, images).on(images=["a", "b", "c"])
+    parts = [
+        explain.input_x_gradient(network, each).on(images=[name]) for each, name in zip(images, "abc", strict=True)
+    ]
+    made = joined(parts)
+    assert torch.allclose(made.map, whole.map)
+    one, other = made.to_dict(), whole.to_dict()
+    for key in ("images", "classes", "target", "layer", "notes"):
+        assert one[key] == other[key]
+    assert one["scores"] == pytest.approx(other["scores"])
+    with pytest.raises(ExplainError, match="differ"):
+        joined([parts[0], explain.saliency(network, images[0])])
+
+
+def test_checks_of_single_images_are_those_of_all(network: torch.nn.Module) -> None:
+    images = torch.rand(2, 3, 24, 32)
+    whole = explain.check(explain.saliency, network, images, 1, seed=1)
+    made = pooled([explain.check(explain.saliency, network, each, 1, seed=1) for each in images])
+    assert made.faithfulness == pytest.approx(whole.faithfulness, abs=1e-5)
+    for one, other in zip(made.curves.deletion, whole.curves.deletion, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+    for mine, theirs in zip(made.randomisation.likeness, whole.randomisation.likeness, strict=True):
+        assert mine.rank_correlation == pytest.approx(theirs.rank_correlation, abs=1e-4)
+        assert mine.ssim == pytest.approx(theirs.ssim, abs=1e-4)

@@ -190,7 +190,7 @@ def test_numbers_that_are_not_finite_are_refused() -> None:
     ("call", "message"),
     [
         (lambda m, x: explain.smooth_grad(m, x, samples=0), "0 samples"),
-        (lambda m, x: explain.smooth_grad(m, x, noise=float("nan")), "noise nan"),
+        (lambda m, x: explain.smooth_grad(m, x, noise=float("nan")), "noise: got nan; needed a finite number"),
         (lambda m, x: explain.smooth_grad(m, x, batch_size=0), "batch_size: got 0"),
         (lambda m, x: explain.integrated_gradients(m, x, steps=0), "0 steps"),
         (lambda m, x: explain.integrated_gradients(m, x, baseline=torch.zeros(5)), r"baseline: got \(5,\)"),

@@ -7,9 +7,10 @@ import torch
 from explained_networks import Nested, TinyViT
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from striate.explain import default_layer, grad_cam
-from striate.explain.places import grid_of
+from striate.explain.places import alike, grid_of
 
 
 @pytest.mark.parametrize(
@@ -61,3 +62,37 @@ def test_a_layer_after_the_last_attention_says_why_it_is_empty() -> None:
 
 def test_a_convolutional_networks_default_layer_is_its_last_map() -> None:
     assert default_layer(Nested(), torch.randn(1, 3, 16, 16)) == "act"
+
+
+@pytest.mark.parametrize(
+    ("size", "image_size", "lies"),
+    [
+        ((38, 118), (40, 120), True),  # 3x3 without padding
+        ((34, 114), (40, 120), True),
+        ((8, 14), (28, 40), True),  # 5x5, pooling, 5x5
+        ((7, 7), (224, 224), True),
+        ((6, 11), (200, 350), True),
+        ((7, 8), (224, 224), True),
+        ((1, 40), (30, 1200), True),
+        ((12, 14), (224, 224), False),
+        ((197, 64), (224, 224), False),  # heads of attention: tokens by channels
+        ((70, 32), (224, 160), False),
+        ((196, 196), (224, 160), False),
+        ((140, 140), (224, 160), False),
+        ((32, 70), (224, 160), False),
+        ((41, 120), (40, 120), False),
+    ],
+)
+def test_places_that_may_lie_on_an_image(size: tuple[int, int], image_size: tuple[int, int], lies: bool) -> None:
+    assert alike(size, image_size) == lies
+    assert alike(size[::-1], image_size[::-1]) == lies
+
+
+@pytest.mark.parametrize("shape", [(40, 120), (31, 90), (64, 20)])
+def test_wide_images_without_padding_have_maps(shape: tuple[int, int]) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 3, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2)
+    )
+    image = torch.rand(1, 1, *shape)
+    model(image)
+    assert grad_cam(model, image, 1).layer == "4"

@@ -109,8 +109,9 @@ def test_also_after_an_exception() -> None:
     def broken(_: object) -> Tensor:
         raise KeyError("of the target")
 
-    with pytest.raises(KeyError, match="of the target"):
+    with pytest.raises(ExplainError, match="KeyError: 'of the target'") as told:
         explain.grad_cam(model, torch.randn(1, 3, 16, 16), broken, "last")
+    assert isinstance(told.value.__cause__, KeyError)
     with pytest.raises(ExplainError):
         explain.saliency(model, torch.randn(1, 4, 16, 16))
     with pytest.raises(ZeroDivisionError), probing(model, "act"):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -98,6 +101,86 @@ def test_detection() -> None:
     elsewhere = explain.detection_target(1, (5, 5, 8, 8))
     with pytest.warns(explain.ExplainWarning, match="empty"):
         assert explain.saliency(Detector(), x, elsewhere).scores == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("typed", "classes", "number"),
+    [
+        ("cat", ("Cat", "cat"), 1),
+        ("Cat", ("Cat", "cat"), 0),
+        ("DOG", ("cat", "dog"), 1),
+        ("1", ("cat", "dog"), 1),
+        (" 1 ", ("cat", "dog"), 1),
+        ("7", (), 7),
+        ("golden-retriever", ("tabby", "Golden Retriever"), 1),
+        ("3", tuple("0123456789"), 3),
+    ],
+)
+def test_a_class_by_name_or_number(typed: str, classes: tuple[str, ...], number: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert explain.class_named(typed, classes) == number
+
+
+def test_a_name_that_is_another_classs_number_is_taken_and_told() -> None:
+    with pytest.warns(explain.ExplainWarning, match="took the class of that name, number 2; number 1 is '4'"):
+        assert explain.class_named("1", ("0", "4", "1")) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert explain.class_named("10", ("5", "10")) == 1  # there is no class number 10
+
+
+@pytest.mark.parametrize(
+    ("typed", "classes", "message"),
+    [
+        ("CAT", ("Cat", "cat"), "target: got 'CAT'; needed one of 'Cat', 'cat'"),
+        ("kat", ("Cat", "dog"), "target: got 'kat'; needed a class's name or 0 to 1; near: Cat"),
+        ("2", ("cat", "dog"), "target: got class 2; needed 0 to 1"),
+        ("-1", (), "target: got '-1'; needed a class's number"),
+    ],
+)
+def test_names_of_no_class(typed: str, classes: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ExplainError, match=message):
+        explain.class_named(typed, classes)
+
+
+@pytest.mark.parametrize(
+    ("output", "got"),
+    [
+        ({"out": torch.zeros(1, 2), "aux": torch.zeros(1, 2)}, "a dict of out, aux"),
+        ((torch.zeros(1, 2),), "a tuple"),
+        (SimpleNamespace(logits=torch.zeros(1, 2)), "a SimpleNamespace"),
+        (torch.zeros(1, 2, dtype=torch.int64), "int64 of 1x2"),
+        (torch.zeros(2), r"a tensor of \(2,\)"),
+        (None, "None"),
+    ],
+)
+def test_outputs_of_other_kinds_need_a_function(output: Any, got: str) -> None:
+    class Gives(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            self.seen = x
+            return output
+
+    for target in (None, 1):
+        with pytest.raises(ExplainError, match=f"the network's output is {got}; .*pass a function of the output"):
+            explain.saliency(Gives(), torch.rand(1, 1, 4, 4), target)
+    with pytest.raises(ExplainError, match=r"the network's output has 1 rows for 2 images"):
+        explain.saliency(nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (1, -1))), torch.rand(2, 1, 4, 4), 1)
+    found = explain.occlusion(Gives(), torch.rand(2, 1, 4, 4), lambda _: torch.ones(2), batch_size=2)
+    assert found.scores == (1.0, 1.0)
+
+
+def test_a_function_that_does_not_fit_is_told() -> None:
+    model, x = Nested(), torch.randn(2, 3, 16, 16)
+    for function, message in (
+        (lambda output: output[:, 99], r"can't take a tensor of \(2, 5\) \(IndexError: .*; needed a function"),
+        (lambda output: output.logits, r"can't take a tensor of \(2, 5\) \(AttributeError"),
+        (lambda output: output[:1, 0], "gave 1 numbers for 2 images"),
+        (explain.detection_target(1, (0, 0, 2, 2)), r"got a tensor of \(2, 5\) as output; needed a list of dicts"),
+        (explain.segmentation_target(1), r"got a tensor of \(2, 5\) as output; needed \(N, classes, H, W\)"),
+    ):
+        with pytest.raises(ExplainError, match=message):
+            explain.saliency(model, x, function)
 
 
 def test_probabilities() -> None:

@@ -2,29 +2,60 @@
 
 from __future__ import annotations
 
-import difflib
+import dataclasses
+import errno
+import json
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
+from typer.core import TyperCommand
 
-from striate.cli.app import Json, app, is_network, print_json, show
-from striate.errors import ExplainError, RunError
+from striate.cli.app import Json, app, is_network, print_json, say, show
+from striate.errors import DataError, ExplainError, RunError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from striate.data import Normalization
+    from striate.explain import Check, Explanation, Pictured
 
-_LIST = "list"
+_LIST: Final = "list"
+#: Images on one picture; of more there are several pictures.
+_SHEET: Final = 12
+#: Images that a view looks at together.
+_TOGETHER: Final = 64
+
+#: The network, what reads an image file as it sees it (1, C, H, W), what makes its input of that, its classes' names.
+_Asked: TypeAlias = "tuple[torch.nn.Module, Callable[[str], Tensor], Normalization, tuple[str, ...]]"
 
 
-@app.command()
+class _Command(TyperCommand):
+    """Tells what to do about a file whose name begins as an option's."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except Exception:
+            names = [each for each in given[: (given + ["--"]).index("--")] if each.startswith("-")]
+            for name in names:
+                if os.path.lexists(name):
+                    raise RunError(
+                        name, "is read as an option", "needed -- before such a file", f"striate explain ... -- {name}"
+                    ) from None
+            raise
+
+
+@app.command(cls=_Command)
 def explain(
-    images: Annotated[list[Path] | None, typer.Argument(metavar="IMAGE...", help="PNG, JPEG, BMP or WebP.")] = None,
+    images: Annotated[
+        list[str] | None, typer.Argument(metavar="IMAGE...", help="Image files; folders stand for theirs.")
+    ] = None,
     model: Annotated[
         str | None, typer.Option(metavar="MODEL|RUN", help="A network with ImageNet weights, or a run's folder.")
     ] = None,
@@ -34,10 +65,14 @@ def explain(
     ] = None,
     channel: Annotated[int | None, typer.Option(help="Of the layer, for maximize, deep_dream, top_patches.")] = None,
     target: Annotated[
-        str | None, typer.Option(metavar="CLASS", help="Its number or name [default: the predicted class].")
+        str | None, typer.Option(metavar="CLASS", help="Its name or number [default: the predicted class].")
     ] = None,
     weights: Annotated[
         str | None, typer.Option(metavar="FILE|hf-hub:...", help="Of a network [default: those that a package ships].")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    max_pixels: Annotated[
+        int | None, typer.Option(min=1, help="Image files may have so many [default: 178956970].")
     ] = None,
     out: Annotated[Path, typer.Option(metavar="PNG", help="Where the picture goes.")] = Path("explanation.png"),
     check: Annotated[
@@ -47,16 +82,18 @@ def explain(
 ) -> None:
     """Show on images why a network says what it says.
 
+    Images that can't be read are told, the others explained; then the exit code is 1. Of more than twelve images there
+    are several pictures: why.png, why-2.png, ...
+
     \b
     Example:
       striate explain photo.jpg --model efficientnet_lite0 --out why.png
+      striate explain runs/first/samples --model runs/first
       striate explain digit.png --model runs/first --method integrated_gradients --target 3 --check
       striate explain photo.jpg --model efficientnet_lite0 --method hierarchy
-      striate explain digit.png --model runs/first --method maximize --layer conv2 --channel 5
+      striate explain digit.png --model runs/first --method maximize --layer c3 --channel 5
       striate explain --method list
     """
-    from striate.explain import ExplainWarning
-    from striate.explain import check as checking
     from striate.explain import methods as known
     from striate.explain.views import VIEWS
     from striate.report import explanations
@@ -76,101 +113,245 @@ def explain(
     if chosen in VIEWS:
         if check:
             raise RunError("--check", f"got it for {chosen}", "needed a method that maps evidence")
-        _look(chosen, model, weights, images, layer, channel, target, out, as_json)
-        return
-    making = known.METHODS[chosen]
-    if channel is not None:
+    elif channel is not None:
         raise RunError("--channel", f"{chosen} takes none", "needed a method of a channel, as maximize")
-    if layer is not None and not known.takes_layer(chosen):
+    elif layer is not None and not known.takes_layer(chosen):
         raise RunError("--layer", f"{chosen} looks at the input only", "needed a method of a layer, as grad_cam")
-    options: dict[str, Any] = {} if layer is None else {"layer": layer}
-    network, pictures, normalization, classes = _asked(model, weights, images)
-    inputs = normalization(pictures)
-    wanted = None if target is None else _class(target, classes)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExplainWarning)  # the notes say so, below
-        checked = checking(making, network, inputs, wanted, **options) if check else None
-        found = checked.explanation if checked else making(network, inputs, wanted, **options)
-    found = found.on(pictures, names=classes)
-    path = found.save(out)
+    if not out.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(out))
+    asked = _asked(model, weights, device, max_pixels)
+    wanted = None if target is None else _class(target, asked[3])
+    read = _Reading(images, asked[1])
+    if chosen in VIEWS:
+        _look(chosen, asked, read, layer, channel, wanted, out, as_json)
+    else:
+        _map(chosen, asked, read, layer, wanted, out, check, as_json)
+    if read.errors:
+        raise typer.Exit(1)
+
+
+def _map(
+    method: str,
+    asked: _Asked,
+    read: _Reading,
+    layer: str | None,
+    target: int | None,
+    out: Path,
+    check: bool,
+    as_json: bool,
+) -> None:
+    """Maps of evidence, an image at a time: what is kept of those that are drawn are rows of the table."""
+
+    from striate.explain import METHODS, ExplainWarning
+    from striate.explain import check as checking
+    from striate.explain.result import joined
+    from striate.explain.sanity import pooled
+    from striate.report import explanations
+
+    network, _, normalization, classes = asked
+    sheet: list[Explanation] = []
+    pictures: list[Path] = []
+    rows: list[explanations.Row] = []
+    maps: list[Tensor] = []
+    checks: list[Check] = []
+    told: list[dict[str, Any]] = []
+
+    def draw() -> None:
+        path = out if not pictures else out.with_stem(f"{out.stem}-{len(pictures) + 1}")
+        pictures.append(joined(sheet).save(path))
+        sheet.clear()
+
+    for file, picture in read:
+        options: dict[str, Any] = {} if layer is None else {"layer": layer}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExplainWarning)  # the notes say so, below
+            inputs = normalization(picture)
+            checked = checking(METHODS[method], network, inputs, target, **options) if check else None
+            found = checked.explanation if checked else METHODS[method](network, inputs, target, **options)
+        layer = found.layer  # the same for all images
+        found = found.on(picture, names=classes, images=[file])
+        if len(sheet) == _SHEET:
+            draw()
+        sheet.append(found)
+        rows.append(explanations.row(found))
+        if checked:
+            checks.append(checked if not checks else dataclasses.replace(checked, explanation=checks[0].explanation))
+        if as_json:
+            told.append(found.to_dict() | {"map": None})
+            maps.append(found.map[0])
+    draw()
+    together = {"check": pooled(checks).to_dict()} if checks else {}
     if as_json:
-        files = {"images": [str(image) for image in images], "picture": str(path)}
-        print_json({**files, **found.to_dict(), **({"check": checked.to_dict()} if checked else {})})
+        columns = _columns(told)
+        files = {"picture": str(pictures[0]), "pictures": list(map(str, pictures)), "errors": read.errors}
+        _print_maps({**columns, **files, **together}, maps)
         return
-    show(explanations.told(found, path))
-    if checked:
-        show(explanations.checked(checked))
+    show(explanations.listed(rows, pictures))
+    if checks:
+        show(explanations.checked(pooled(checks)))
+
+
+def _columns(told: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What was told of images one by one, as lists over them; what is the same for all of them once."""
+    columns = dict(told[0])
+    for key in ("images", "target", "classes", "scores", "predictions"):
+        if columns[key] is not None:
+            columns[key] = [value for each in told for value in each[key]]
+    columns["measures"] = {
+        name: [value for each in told for value in each["measures"][name]] for name in columns["measures"]
+    }
+    columns["notes"] = list(dict.fromkeys(note for each in told for note in each["notes"]))
+    del columns["map"]
+    return columns
+
+
+def _print_maps(told: dict[str, Any], maps: Iterable[Tensor]) -> None:
+    """One JSON object, its maps written one after the other: as text they are many times as large."""
+    print(json.dumps(told, allow_nan=False)[:-1], end=', "map": [')
+    for place, each in enumerate(maps):
+        print(", " * bool(place) + json.dumps(each.tolist(), allow_nan=False), end="")
+    print("]}")
 
 
 def _look(
     method: str,
-    model: str,
-    weights: str | None,
-    images: Sequence[Path],
+    asked: _Asked,
+    read: _Reading,
     layer: str | None,
     channel: int | None,
-    target: str | None,
+    target: int | None,
     out: Path,
     as_json: bool,
 ) -> None:
     """Views: they show something else than a map of evidence."""
-    import dataclasses
-
-    import torch
-
-    from striate.explain import Perturbation
-    from striate.explain.views import Question, view
     from striate.report import views
 
-    network, pictures, normalization, classes = _asked(model, weights, images)
-    mean, std = (torch.tensor(each)[:, None, None] for each in (normalization.mean, normalization.std))
-    wanted = None if target is None else _class(target, classes)
-    asked = Question(network, pictures / 255, lambda pixels: (pixels - mean) / std, layer, channel, wanted)
-    found = view(method, asked)
-    if isinstance(found, Perturbation):
-        before, after = found.before.on(names=classes), found.after.on(names=classes)
-        found = dataclasses.replace(found, before=before, after=after)
+    found = _seen(method, asked, read, layer, channel, target)
     path = found.save(out)
     if as_json:
-        print_json({"images": [str(image) for image in images], "picture": str(path), **found.to_dict()})
+        files = {"images": read.files, "picture": str(path), "errors": read.errors}
+        print_json({**found.to_dict(), **files})
     else:
         show(views.told(found, path))
 
 
-def _asked(
-    model: str, weights: str | None, images: Sequence[Path]
-) -> tuple[torch.nn.Module, Tensor, Normalization, tuple[str, ...]]:
-    """The network, the images as it sees them (uint8), what makes its input of them, and the names of its classes."""
+def _seen(
+    method: str, asked: _Asked, read: _Reading, layer: str | None, channel: int | None, target: int | None
+) -> Pictured:
     import torch
 
-    from striate import models
-    from striate.data import as_channels, fit_image, load_image
-    from striate.training import Run
+    from striate.explain import Patches, Perturbation, default_layer
+    from striate.explain.activations import strongest_of
+    from striate.explain.views import Question, takes_several, view
 
+    network, _, normalization, classes = asked
+    mean, std = (torch.tensor(each)[:, None, None] for each in (normalization.mean, normalization.std))
+
+    def prepare(pixels: Tensor) -> Tensor:
+        return (pixels - mean.to(pixels)) / std.to(pixels)
+
+    several = takes_several(method)
+    if not several and len(read) > 1:
+        raise ExplainError(method, f"got {len(read)} images", "needed one")
+    parts: list[Patches] = []
+    for files, pictures in _chunks(read, _TOGETHER if several else 1):
+        if several and layer is None:
+            layer = default_layer(network, prepare(pictures[:1] / 255))  # the same for all images
+        found = view(method, Question(network, pictures / 255, prepare, layer, channel, target))
+        if isinstance(found, Perturbation):
+            before, after = (each.on(names=classes, images=files) for each in (found.before, found.after))
+            return dataclasses.replace(found, before=before, after=after)
+        if not isinstance(found, Patches):
+            return found
+        parts.append(dataclasses.replace(found, names=tuple(files)))
+        parts = [strongest_of(parts)]
+    return parts[0]
+
+
+def _chunks(read: Iterable[tuple[str, Tensor]], size: int) -> Iterator[tuple[list[str], Tensor]]:
+    import itertools
+
+    import torch
+
+    rest = iter(read)
+    while part := list(itertools.islice(rest, size)):
+        yield [file for file, _ in part], torch.cat([picture for _, picture in part])
+
+
+class _Reading:
+    """Pictures in files, fitted one by one; those that can't be read are told on stderr, and counted.
+
+    Leaves the program if none can.
+    """
+
+    def __init__(self, given: Sequence[str], read: Callable[[str], Tensor]) -> None:
+        self._found = list(_expanded(given))
+        self._read = read
+        self.files: list[str] = []
+        self.errors: list[dict[str, str]] = []
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        from striate.explain.progress import watched
+
+        for file, refusal in watched(self._found, "explaining images") if len(self) > 1 else self._found:
+            try:
+                if refusal is not None:
+                    raise refusal
+                picture = self._read(file)
+            except (DataError, OSError) as error:
+                self.errors.append({"image": file, "error": str(error)})
+                say(f"error: {error}")
+                continue
+            self.files.append(file)
+            yield file, picture
+        if not self.files:
+            raise typer.Exit(2)
+
+
+def _expanded(given: Iterable[str]) -> Iterator[tuple[str, DataError | None]]:
+    """The files that arguments name, those in folders too; and why an argument names none."""
+    from striate.data import image_files
+
+    for text in given:
+        try:
+            files, _ = image_files([text])
+        except DataError as error:
+            yield text, error
+        else:
+            yield from ((str(file), None) for file in files)
+
+
+def _asked(model: str, weights: str | None, device: str, max_pixels: int | None) -> _Asked:
+    from striate import models
+    from striate.data import MAX_PIXELS
+    from striate.training import Run
+    from striate.training.environment import find_device
+
+    place = find_device(device)
+    source: models.Pretrained | Run
     if is_network(model):
-        known = models.pretrained(model, weights or "pretrained")
-        fitted = torch.cat([known.preprocessing.fit(load_image(image)[None]) for image in images])
-        return known.model, fitted, known.preprocessing.normalization, known.classes
-    if weights is not None:
+        source = models.pretrained(model, weights or "pretrained")
+        network = source.model
+    elif weights is not None:
         raise RunError("--weights", f"got {weights!r} for {model!r}", "needed a network: a run has its own weights")
-    run = Run.open(model)
-    settings = run.settings
-    loaded = [as_channels(load_image(image), settings.channels) for image in images]
-    fitted = torch.stack([fit_image(image, settings.image_size) for image in loaded])
-    return run.model(), fitted, settings.normalization, settings.classes
+    else:
+        source = Run.open(model)
+        network = source.model()
+    prepared = source.preprocessing
+    read = prepared.reading(max_pixels or MAX_PIXELS)
+    return network.to(place), lambda file: read(file)[None], prepared.normalization, source.classes
 
 
 def _class(text: str, classes: Sequence[str]) -> int:
-    """A class by its name, or by its number."""
-    names = [name.lower() for name in classes]
-    if text.lower() in names:
-        return names.index(text.lower())
-    if text.isdecimal():
-        return int(text)
-    near = difflib.get_close_matches(text.lower(), names, n=3)
-    raise ExplainError(
-        "--target",
-        f"got {text!r}",
-        f"needed a class's name or 0 to {len(classes) - 1}",
-        "near: " * bool(near) + ", ".join(near),
-    )
+    """A class by name or number; which of two readings was taken is told on stderr."""
+    from striate.explain import class_named
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        number = class_named(text, classes, "--target")
+    for each in told:
+        say(f"note: {each.message}")
+    return number

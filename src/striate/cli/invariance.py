@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from striate.cli.app import Json, app, draw, network_of, print_json, show
+from striate.cli.app import Json, app, draw, network_of, print_json, say, show
 from striate.errors import RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from striate.training import Run
+
 _Model = Annotated[str, typer.Argument(metavar="MODEL|RUN", help="A network's name, or the folder of a finished run.")]
 _Size = Annotated[str | None, typer.Option(help="CxHxW [default: the network's own].")]
 _Out = Annotated[Path | None, typer.Option(metavar="PNG", help="Draw it as well.")]
+_Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
+#: Held-out images of a run that are disturbed by default; of other data it is all of them.
+_IMAGES: Final = 500
+#: Images of noise that stand for images where none are given.
+_NOISE: Final = 8
+_BORDERS: Final = ("circular", "zeros")
 
 
 @app.command()
@@ -28,6 +36,7 @@ def equivariance(
     ] = None,
     shifts: Annotated[str, typer.Option(help="Pixels along both axes, with commas between.")] = "0.5,1,2,3,4",
     borders: Annotated[str, typer.Option(help="circular or zeros.")] = "circular",
+    device: _Device = "auto",
     out: _Out = None,
     as_json: Json = False,
 ) -> None:
@@ -47,15 +56,19 @@ def equivariance(
     from striate.analysis import equivariance as measured
     from striate.data import load_image
     from striate.report import invariance
+    from striate.training.environment import find_device
 
+    place = find_device(device)
     torch.manual_seed(0)  # of the weights of a network that isn't trained
     network, shape, prepare = network_of(model, size)
-    source: Any = shape
     if image:
         channels, height, width = shape
         pixels = [load_image(path, channels=channels, image_size=(height, width)) for path in image]
         source = prepare(torch.stack(pixels))
-    found = measured(network, source, _numbers("--shifts", shifts), borders=borders)  # type: ignore[arg-type]
+    else:
+        source = torch.randn(_NOISE, *shape, generator=torch.Generator().manual_seed(0))
+    distances = _numbers("--shifts", shifts)
+    found = measured(network.to(place), source.to(place), distances, borders=_named("--borders", borders, _BORDERS))  # type: ignore[arg-type]
     if out is not None:
         draw(out, lambda: invariance.heat_map(found))
     if as_json:
@@ -67,10 +80,16 @@ def equivariance(
 @app.command()
 def robustness(
     run: Annotated[str, typer.Argument(help="The folder of a finished run.")],
-    data: Annotated[str | None, typer.Option(help="Other data, with the run's classes [default: the run's].")] = None,
-    images: Annotated[int, typer.Option(min=1, help="How many held-out images, the first ones.")] = 500,
+    data: Annotated[
+        str | None, typer.Option(help="Other data, of classes of the run [default: the run's held-out images].")
+    ] = None,
+    images: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many, spread evenly [default: all of other data, 500 of the run's]."),
+    ] = None,
     only: Annotated[str | None, typer.Option(help="Some disturbances, with commas between [default: all].")] = None,
     attack: Annotated[bool, typer.Option("--attack", help="Attack it as well, by FGSM and PGD.")] = False,
+    device: _Device = "auto",
     out: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the curves.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -80,20 +99,19 @@ def robustness(
     Example:
       striate robustness runs/first --out curves.png
       striate robustness runs/first --only rotation,scale --images 200 --attack
+      striate robustness runs/first --data folder:SCANS
     """
-    import torch
-
-    from striate.analysis import adversarial, shift_consistency
+    from striate.analysis import DISTURBANCES, adversarial, shift_consistency
     from striate.analysis import robustness as measured
     from striate.report import invariance
     from striate.training import Run
-    from striate.training.assess import images_to_test
+    from striate.training.environment import find_device
 
+    place = find_device(device)
     opened = Run.open(run)
-    settings, network = opened.settings, opened.model()
-    held_out, _, _ = images_to_test(opened, data)
-    chosen = torch.arange(min(images, len(held_out)))
-    pixels, labels = held_out.gather(chosen).float() / 255, held_out.labels[chosen]
+    settings, network = opened.settings, opened.model().to(place)
+    names = None if only is None else [_named("--only", name.strip(), list(DISTURBANCES)) for name in only.split(",")]
+    pixels, labels = (each.to(place) for each in _labelled(opened, data, images))
 
     def prepare(shown: Tensor) -> Tensor:
         mean, std = (
@@ -101,18 +119,17 @@ def robustness(
         )
         return (shown - mean) / std
 
-    names = None if only is None else [name.strip() for name in only.split(",")]
-    _say(f"disturbing {len(pixels)} images")
+    say(f"disturbing {len(pixels)} images")
     found = measured(network, pixels, labels, names, prepare=prepare)
-    _say("moving them")
+    say("moving them")
     reach = min(4, min(settings.image_size) - 1)
     moved = shift_consistency(network, pixels, reach, borders="zeros", prepare=prepare)
     attacked = None
     if attack:
-        _say("attacking them")
+        say("attacking them")
         attacked = adversarial(network, pixels, labels, prepare=prepare)
     if out is not None:
-        draw(out, lambda: invariance.curves(found, pixels))
+        draw(out, lambda: invariance.curves(found, pixels[:1].cpu()))
     if as_json:
         hit = {} if attacked is None else {"adversarial": attacked.to_dict()}
         print_json({"robustness": found.to_dict(), "consistency": moved.to_dict(), **hit})
@@ -150,8 +167,31 @@ def checkerboard(model: _Model, size: _Size = None, out: _Out = None, as_json: J
         show(f"{found.model} has no strided convolution or pooling")
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def _labelled(run: Run, data: str | None, most: int | None) -> tuple[Tensor, Tensor]:
+    """Pixels (N, C, H, W) in 0..1, and the numbers that the run gives to their classes.
+
+    Of the run's own data those that it held out, of other data all.
+    """
+    import torch
+
+    from striate.training.assess import images_to_test
+
+    images, notes, _ = images_to_test(run, data)
+    for note in notes:
+        say(note)
+    if most is None:
+        most = _IMAGES if data is None else len(images)
+    count = min(most, len(images))
+    chosen = torch.arange(count) * len(images) // count
+    return images.gather(chosen).float() / 255, images.labels[chosen]
+
+
+def _named(option: str, text: str, known: Sequence[str]) -> str:
+    """One of some names; what is none of them goes on as it is, to be told by whoever knows them."""
+    from striate.explain.names import find
+
+    place = find(text, known, option)
+    return text if place is None else known[place]
 
 
 def _numbers(option: str, text: str) -> list[float]:

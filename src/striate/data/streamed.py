@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import io
 import itertools
+import unicodedata
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -410,13 +411,14 @@ def relabelled(images: LabelledImages, classes: tuple[str, ...]) -> LabelledImag
     Raises:
         DataError: a class that isn't among them.
     """
-    there = [images.classes[label] for label in images.labels.unique().tolist()]
-    if unknown := [name for name in there if name not in classes]:
+    # One letter with an accent may be one character or two: some systems write file names the one way, some the other.
+    numbers = {unicodedata.normalize("NFC", name): number for number, name in enumerate(classes)}
+    table = [numbers.get(unicodedata.normalize("NFC", name), -1) for name in images.classes]
+    if unknown := [images.classes[label] for label in images.labels.unique().tolist() if table[label] < 0]:
         shown = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
         raise DataError(
             "classes", f"got {', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}", f"needed those of {shown}"
         )
-    places = torch.tensor([classes.index(name) if name in classes else -1 for name in images.classes])
     if isinstance(images, ImageSet):
         images = replace(images, origin=None)
-    return replace(images, labels=places[images.labels], classes=classes)
+    return replace(images, labels=torch.tensor(table)[images.labels], classes=classes)

@@ -31,6 +31,7 @@ from striate.explain.gradients import (
     saliency,
     smooth_grad,
 )
+from striate.explain.inputs import Inputs
 from striate.explain.inversion import Inversion, Inverted, invert
 from striate.explain.methods import METHODS
 from striate.explain.perturbation import occlusion, rise
@@ -45,9 +46,8 @@ from striate.explain.sanity import (
     likeness,
     model_randomisation,
 )
-from striate.explain.subject import ExplainWarning
 from striate.explain.synthesis import Dream, Synthesis, deep_dream, maximize
-from striate.explain.targets import Guess, detection_target, segmentation_target
+from striate.explain.targets import ExplainWarning, Guess, class_named, detection_target, segmentation_target
 
 __all__ = [
     "METHODS",
@@ -61,6 +61,7 @@ __all__ = [
     "Filters",
     "Guess",
     "Hierarchy",
+    "Inputs",
     "Inversion",
     "Inverted",
     "Likeness",
@@ -75,6 +76,7 @@ __all__ = [
     "activation_maps",
     "cam",
     "check",
+    "class_named",
     "deconvnet",
     "deep_dream",
     "default_layer",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
@@ -13,10 +15,12 @@ from torch import Tensor
 
 from striate.analysis import FieldRow, ReceptiveFields, receptive_field
 from striate.errors import ExplainError
+from striate.explain.arguments import checked
+from striate.explain.inputs import Call, Input, call_of
 from striate.explain.places import Grid
-from striate.explain.probe import grid_at, grids_in, input_of, probing
-from striate.explain.progress import watched
+from striate.explain.probe import grid_at, grids_in, layer_named, probing
 from striate.explain.result import Pictured, picture_of
+from striate.explain.subject import in_batches
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,12 +99,24 @@ class Patch:
 
 @dataclass(frozen=True, eq=False)
 class Patches(Pictured):
-    """The parts of images that excite a channel the most, one an image, strongest first."""
+    """The parts of images that excite a channel the most, one an image, strongest first.
+
+    Args:
+        layer, channel: whose.
+        images: how many were looked at.
+        patches: strongest first.
+        names: of the images, if they have any.
+    """
 
     layer: str
     channel: int
     images: int
     patches: tuple[Patch, ...]
+    names: tuple[str, ...] = ()
+
+    def name_of(self, image: int) -> str:
+        """What an image is called: its name, or ``"image 3"``."""
+        return self.names[image] if self.names else f"image {image}"
 
     def figure(self) -> Figure:
         """The patches, each under its activation."""
@@ -173,12 +189,14 @@ class Hierarchy(Pictured):
         }
 
 
-def activation_maps(model: torch.nn.Module, image: Tensor, layer: str) -> ActivationMaps:
+@checked
+def activation_maps(model: torch.nn.Module, image: Input, layer: str) -> ActivationMaps:
     """What a layer puts out for an image: maps, or tokens laid out as the grid that they come from.
 
     Args:
         model: any network; it is left as it is.
-        image: (C, H, W), normalised as the network wants it.
+        image: (C, H, W), normalised as the network wants it; or all inputs of a network that takes several
+            (:class:`striate.explain.Inputs`).
         layer: path of a layer whose output has places.
 
     Raises:
@@ -187,16 +205,18 @@ def activation_maps(model: torch.nn.Module, image: Tensor, layer: str) -> Activa
     >>> activation_maps(torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3)), torch.rand(1, 8, 8), "0").maps.shape
     torch.Size([4, 6, 6])
     """
-    source = _single(input_of(model, image))
-    grid = grid_at(model, source, layer)
-    with probing(model, layer) as probe, torch.no_grad():
+    call, layer = _single(call_of(model, image)), layer_named(model, layer)
+    source = call.images
+    grid = grid_at(model, call, layer)
+    with probing(model, layer, call=call) as probe, torch.no_grad():
         probe(source)
         maps = grid.maps(probe[layer])[0].float().cpu()
     return ActivationMaps(layer, maps, picture_of(source)[0])
 
 
+@checked
 def top_patches(
-    model: torch.nn.Module, images: Tensor, layer: str, channel: int, *, count: int = 9, batch_size: int = 64
+    model: torch.nn.Module, images: Input, layer: str, channel: int, *, count: int = 9, batch_size: int = 64
 ) -> Patches:
     """The parts of images that excite a channel the most, cut out at the exact receptive field.
 
@@ -206,7 +226,7 @@ def top_patches(
 
     Args:
         model: any network; it is left as it is.
-        images: (N, C, H, W), normalised as the network wants them.
+        images: (N, C, H, W), normalised as the network wants them; or all inputs of a network that takes several.
         layer: path of a layer whose output has places.
         channel: of its output.
         count: how many at most.
@@ -223,22 +243,22 @@ def top_patches(
     >>> best.pixels.shape, (best.top, best.left) == (best.position[0] - 1, best.position[1] - 1)
     (torch.Size([1, 3, 3]), True)
     """
-    source = input_of(model, images)
-    grid = grid_at(model, source, layer)
+    call, layer = call_of(model, images), layer_named(model, layer)
+    source = call.images
+    grid = grid_at(model, call, layer)
     if not 0 <= channel < grid.channels:
         raise ExplainError("channel", f"got {channel}", f"needed 0 to {grid.channels - 1} in {layer}")
     if count < 1 or batch_size < 1:
         raise ExplainError("count and batch_size", f"got {count} and {batch_size}", "needed 1 or more")
     tops, places = [], []
-    with probing(model, layer) as probe, torch.no_grad():
-        parts = source.split(batch_size)
-        for part in watched(parts, f"patches for {layer}", len(parts)):
-            probe(part)
+    with probing(model, layer, call=call) as probe, torch.no_grad():
+        for part in in_batches(len(source), batch_size, f"patches for {layer}"):
+            probe(source[part.to(source.device)], part)
             found = grid.maps(probe[layer])[:, channel].float().flatten(1).max(1)
             tops.append(found.values.cpu())
             places.append(found.indices.cpu())
     activations, where = torch.cat(tops), torch.cat(places)
-    fields = receptive_field(model, tuple(source.shape[1:]))
+    fields = _fields(model, call)
     best = activations.argsort(descending=True, stable=True)[:count].tolist()
     patches = tuple(
         _cut(source, each, float(activations[each]), int(where[each]), grid, fields, layer) for each in best
@@ -246,7 +266,25 @@ def top_patches(
     return Patches(layer, channel, len(source), patches)
 
 
-def hierarchy(model: torch.nn.Module, image: Tensor, *, channels: int = 4) -> Hierarchy:
+def strongest_of(parts: Sequence[Patches], count: int = 9) -> Patches:
+    """Patches that a channel was shown a part at a time, as one; images are numbered through."""
+    first = parts[0]
+    starts = itertools.accumulate((part.images for part in parts), initial=0)
+    patches = [
+        dataclasses.replace(patch, image=start + patch.image)
+        for start, part in zip(starts, parts, strict=False)
+        for patch in part.patches
+    ]
+    return dataclasses.replace(
+        first,
+        images=sum(part.images for part in parts),
+        patches=tuple(sorted(patches, key=lambda patch: -patch.activation)[:count]),
+        names=tuple(name for part in parts for name in part.names),
+    )
+
+
+@checked
+def hierarchy(model: torch.nn.Module, image: Input, *, channels: int = 4) -> Hierarchy:
     """An image from pixels over edges, textures and parts to objects, at layers chosen by their receptive fields.
 
     Edges are looked for in the last layer whose field reaches over no more than 1/12 of the image's longer side,
@@ -255,7 +293,8 @@ def hierarchy(model: torch.nn.Module, image: Tensor, *, channels: int = 4) -> Hi
 
     Args:
         model: any network whose fields are known; it is left as it is.
-        image: (C, H, W), normalised as the network wants it.
+        image: (C, H, W), normalised as the network wants it; or all inputs of a network that takes several
+            (:class:`striate.explain.Inputs`).
         channels: how many to show, those with the largest activations of each stage.
 
     Raises:
@@ -266,14 +305,17 @@ def hierarchy(model: torch.nn.Module, image: Tensor, *, channels: int = 4) -> Hi
     >>> [(stage.name, stage.layer, stage.field) for stage in hierarchy(layers, torch.rand(1, 48, 48)).stages]
     [('edges', '0', (3, 3)), ('textures', '1', (11, 11))]
     """
-    source = _single(input_of(model, image))
-    grids = grids_in(model, source)
+    if channels < 1:
+        raise ExplainError("channels", f"got {channels}", "needed 1 or more")
+    call = _single(call_of(model, image))
+    source = call.images
+    grids = grids_in(model, call)
     if not grids:
         raise ExplainError(type(model).__name__, "has no layer whose output has places", "needed a map")
-    fields = receptive_field(model, tuple(source.shape[1:]))
+    fields = _fields(model, call)
     chosen = list(_stages(fields, grids, max(source.shape[2:])))
     stages = []
-    with probing(model, *(layer for _, layer, _ in chosen)) as probe, torch.no_grad():
+    with probing(model, *(layer for _, layer, _ in chosen), call=call) as probe, torch.no_grad():
         probe(source)
         for name, layer, size in chosen:
             maps = grids[layer].maps(probe[layer])[0].float().cpu()
@@ -312,10 +354,28 @@ def _extent(row: FieldRow) -> tuple[int, int] | None:
     return None if len(local) != 2 or local[0] is None or local[1] is None else (local[0], local[1])
 
 
-def _single(images: Tensor) -> Tensor:
-    if len(images) != 1:
-        raise ExplainError("image", f"got {len(images)} images", "needed one")
-    return images
+def _single(call: Call) -> Call:
+    if len(call.images) != 1:
+        raise ExplainError("image", f"got {len(call.images)} images", "needed one")
+    return call
+
+
+class _OfImages(torch.nn.Module):
+    """A network as one of images alone, its other inputs held; its layers keep their paths."""
+
+    def __init__(self, model: torch.nn.Module, call: Call) -> None:
+        super().__init__()
+        self._modules, self._parameters, self._buffers = model._modules, model._parameters, model._buffers
+        self.held = (model, call)
+
+    def forward(self, images: Tensor) -> Any:
+        model, call = self.held
+        args, kwargs = call.of(images)
+        return model(*args, **kwargs)
+
+
+def _fields(model: torch.nn.Module, call: Call) -> ReceptiveFields:
+    return receptive_field(model if call.alone else _OfImages(model, call), tuple(call.images.shape[1:]))
 
 
 def _cut(

@@ -12,10 +12,12 @@ from torch import Tensor
 from striate.analysis.adversarial import pgd
 from striate.analysis.probing import Prepare
 from striate.errors import ExplainError
+from striate.explain.arguments import checked
 from striate.explain.gradients import saliency
+from striate.explain.inputs import arguments_of, home_of
 from striate.explain.pictures import check_picture, prepared
 from striate.explain.probe import Probe, probing
-from striate.explain.result import Explanation, Pictured
+from striate.explain.result import Explanation, Method, Pictured, made_by
 from striate.explain.targets import logits_of
 
 if TYPE_CHECKING:
@@ -75,6 +77,7 @@ class Perturbation(Pictured):
         }
 
 
+@checked
 def smallest_perturbation(
     model: torch.nn.Module,
     picture: Tensor,
@@ -84,7 +87,7 @@ def smallest_perturbation(
     prepare: Prepare | None = None,
     candidates: int = 10,
     steps: int = 50,
-    explain: Callable[..., Explanation] = saliency,
+    explain: Method = saliency,
 ) -> Perturbation:
     """The smallest change of a picture found that makes the network give it another class.
 
@@ -98,7 +101,8 @@ def smallest_perturbation(
         picture: (C, H, W) in 0..1; the changed one is kept there too.
         norm: root of the sum of squares, or the largest change of a pixel.
         target: the class to be seen; any other one by default.
-        prepare: makes the network's input of pictures in 0..1: its normalisation; by default that is the input.
+        prepare: makes the network's input of pictures in 0..1: its normalisation, or all inputs of a network that takes
+            several; by default that is the input.
         candidates: how many of the likeliest classes to compare.
         steps: of DeepFool, at most.
         explain: makes the evidence before and after, as :func:`striate.explain.grad_cam`.
@@ -118,7 +122,8 @@ def smallest_perturbation(
     if norm not in ("l2", "linf"):
         raise ExplainError("norm", f"got {norm!r}", "needed 'l2' or 'linf'")
     check_picture(picture)
-    source = picture.detach().float()[None].to(next(iter(model.parameters()), picture).device)
+    home = home_of(model)
+    source = picture.detach().float()[None].to(picture.device if home is None else home.device)
     with probing(model) as probe:
         logits = logits_of(probe(prepared(model, source, prepare)))
         seen, count = int(logits.argmax(1)), logits.shape[1]
@@ -138,13 +143,13 @@ def smallest_perturbation(
         far = _deep_fool(probe, source, others if target is None else [target], norm, prepare, steps, fooled)
         near = _nearest(source, far, fooled)
         method = "DeepFool"
-    if norm == "linf" and target is None:
-        closer = _closest_by_pgd(model, source, seen, float((near - source).abs().max()), prepare, fooled)
-        if closer is not None:
-            near, method = closer, "projected gradient descent"
+        if norm == "linf" and target is None:
+            closer = _closest_by_pgd(model, source, seen, float((near - source).abs().max()), prepare, fooled)
+            if closer is not None:
+                near, method = closer, "projected gradient descent"
     change = near - source
     before, after = (
-        explain(model, prepared(model, each, prepare), target=None).on(each.cpu()) for each in (source, near)
+        made_by(explain, model, prepared(model, each, prepare), target=None).on(each.cpu()) for each in (source, near)
     )
     return Perturbation(
         norm,
@@ -206,6 +211,18 @@ def _nearest(source: Tensor, far: Tensor, fooled: Callable[[Tensor], bool]) -> T
     return source + high * (far - source)
 
 
+class _Asked(torch.nn.Module):
+    """The network as one of pictures in 0..1."""
+
+    def __init__(self, model: torch.nn.Module, prepare: Prepare | None) -> None:
+        super().__init__()
+        self.model, self.prepare = model, prepare
+
+    def forward(self, pictures: Tensor) -> Any:
+        args, kwargs = arguments_of(self.model, prepared(self.model, pictures, self.prepare))
+        return self.model(*args, **kwargs)
+
+
 def _closest_by_pgd(
     model: torch.nn.Module,
     source: Tensor,
@@ -215,11 +232,12 @@ def _closest_by_pgd(
     fooled: Callable[[Tensor], bool],
 ) -> Tensor | None:
     """The attack with the smallest epsilon that succeeds below the largest change known; None if there is none."""
+    asked = _Asked(model, prepare)
     low, high, best = 0.0, min(largest, 1.0), None
     labels = torch.tensor([seen])
     for _ in range(_SIZES):
         middle = (low + high) / 2
-        changed = pgd(model, source, labels, middle, prepare=lambda pictures: prepared(model, pictures, prepare))
+        changed = pgd(asked, source, labels, middle)
         if fooled(changed):
             high, best = middle, changed
         else:

@@ -15,8 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from striate.errors import ExplainError
+from striate.explain.arguments import checked
+from striate.explain.inputs import Call, Input, call_of
 from striate.explain.places import Grid, alike
-from striate.explain.probe import grid_at, grids_in, input_of, probing
+from striate.explain.probe import grid_at, grids_in, layer_named, probing
 from striate.explain.result import Explanation
 from striate.explain.subject import Subject, asking, in_batches
 from striate.explain.targets import Target, settle
@@ -24,12 +26,14 @@ from striate.explain.targets import Target, settle
 _POSITIVE: Final = "evidence for the target (rectified sum of maps)"
 
 
-def grad_cam(model: torch.nn.Module, image: Tensor, target: Target = None, layer: str | None = None) -> Explanation:
+@checked
+def grad_cam(model: torch.nn.Module, image: Input, target: Target = None, layer: str | None = None) -> Explanation:
     """A layer's maps, each weighted by its mean gradient.
 
     Args:
         model: any network; it is left as it is.
-        image: (C, H, W) or (N, C, H, W), normalised as the network wants it.
+        image: (C, H, W) or (N, C, H, W), normalised as the network wants it; or all inputs of a network that takes
+            several, as a tuple or a dict of keywords (:class:`striate.explain.Inputs`).
         target: a class, one for each image, a function of the output that gives (N,); the predicted class by default.
         layer: a path, with ``@k`` for the k-th of several calls. By default the last layer whose output has places that
             the score hangs on: of a transformer that reads its class token, the last one before attention reads the
@@ -59,8 +63,9 @@ def grad_cam(model: torch.nn.Module, image: Tensor, target: Target = None, layer
     return _by_gradient("grad_cam", weighed, model, image, target, layer)
 
 
+@checked
 def grad_cam_plus_plus(
-    model: torch.nn.Module, image: Tensor, target: Target = None, layer: str | None = None
+    model: torch.nn.Module, image: Input, target: Target = None, layer: str | None = None
 ) -> Explanation:
     """A layer's maps, weighted by their positive gradients with more weight on places that stand alone.
 
@@ -84,7 +89,8 @@ def grad_cam_plus_plus(
     return _by_gradient("grad_cam_plus_plus", weighed, model, image, target, layer)
 
 
-def x_grad_cam(model: torch.nn.Module, image: Tensor, target: Target = None, layer: str | None = None) -> Explanation:
+@checked
+def x_grad_cam(model: torch.nn.Module, image: Input, target: Target = None, layer: str | None = None) -> Explanation:
     """A layer's maps, each weighted by its gradient's mean over places, by activation.
 
     The weights come closest to those with which the sum is the score and each map's share what the score falls without
@@ -105,7 +111,8 @@ def x_grad_cam(model: torch.nn.Module, image: Tensor, target: Target = None, lay
     return _by_gradient("x_grad_cam", weighed, model, image, target, layer)
 
 
-def layer_cam(model: torch.nn.Module, image: Tensor, target: Target = None, layer: str | None = None) -> Explanation:
+@checked
+def layer_cam(model: torch.nn.Module, image: Input, target: Target = None, layer: str | None = None) -> Explanation:
     """A layer's maps, each place weighted by its own positive gradient; also of use in early layers.
 
     Arguments and errors are those of :func:`grad_cam`.
@@ -124,7 +131,8 @@ def layer_cam(model: torch.nn.Module, image: Tensor, target: Target = None, laye
     return _by_gradient("layer_cam", weighed, model, image, target, layer)
 
 
-def eigen_cam(model: torch.nn.Module, image: Tensor, target: Target = None, layer: str | None = None) -> Explanation:
+@checked
+def eigen_cam(model: torch.nn.Module, image: Input, target: Target = None, layer: str | None = None) -> Explanation:
     """The projection of a layer's maps on their first principal direction: what is there, whatever the class.
 
     The direction's sign is that with which the map's sum is positive. Arguments and errors are those of
@@ -152,9 +160,10 @@ def eigen_cam(model: torch.nn.Module, image: Tensor, target: Target = None, laye
         )
 
 
+@checked
 def score_cam(
     model: torch.nn.Module,
-    image: Tensor,
+    image: Input,
     target: Target = None,
     layer: str | None = None,
     *,
@@ -189,7 +198,8 @@ def score_cam(
         return _enlarged("score_cam", subject, layer, torch.einsum("nkhw,nk->nhw", maps, weights))
 
 
-def cam(model: torch.nn.Module, image: Tensor, target: Target = None, layer: str | None = None) -> Explanation:
+@checked
+def cam(model: torch.nn.Module, image: Input, target: Target = None, layer: str | None = None) -> Explanation:
     """The last maps, weighted by the classifier's row of the class: each place's share of the logit, signed.
 
     Only for networks whose logits are a linear layer of the maps' means over all places, which is checked by computing
@@ -233,7 +243,8 @@ def cam(model: torch.nn.Module, image: Tensor, target: Target = None, layer: str
         return _enlarged("cam", subject, layer, values, "share of the logit, its mean over places", signed=True)
 
 
-def default_layer(model: torch.nn.Module, image: Tensor, target: Target = None) -> str:
+@checked
+def default_layer(model: torch.nn.Module, image: Input, target: Target = None) -> str:
     """The last layer whose output has places that the score hangs on.
 
     It is the last one with places; where the score hangs on none of these (what comes after the last attention, of a
@@ -242,23 +253,28 @@ def default_layer(model: torch.nn.Module, image: Tensor, target: Target = None) 
     Raises:
         ExplainError: a network in which no layer has places.
     """
-    return _default(model, input_of(model, image), target)[0]
+    return _default(model, call_of(model, image), target)[0]
 
 
 @contextmanager
 def _asking(
-    model: torch.nn.Module, image: Tensor, target: Target, layer: str | None
+    model: torch.nn.Module, image: Input, target: Target, layer: str | None
 ) -> Iterator[tuple[Subject, str, Grid]]:
-    images = input_of(model, image)
-    layer, grid = _default(model, images, target) if layer is None else (layer, grid_at(model, images, layer))
-    with asking(model, images, target, layer) as subject:
+    call = call_of(model, image)
+    if layer is None:
+        layer, grid = _default(model, call, target)
+    else:
+        layer = layer_named(model, layer)
+        grid = grid_at(model, call, layer)
+    with asking(model, call, target, layer) as subject:
         yield subject, layer, grid
 
 
-def _default(model: torch.nn.Module, images: Tensor, target: Target) -> tuple[str, Grid]:
+def _default(model: torch.nn.Module, call: Call, target: Target) -> tuple[str, Grid]:
+    images = call.images
     size = (images.shape[-2], images.shape[-1])
     # heads of attention have four dimensions too, of other proportions
-    grids = {layer: grid for layer, grid in grids_in(model, images).items() if alike(grid.size, size)}
+    grids = {layer: grid for layer, grid in grids_in(model, call).items() if alike(grid.size, size)}
     if not grids:
         raise ExplainError(
             type(model).__name__, "no layer's output has places", "needed maps (N, C, H, W) or tokens of a grid"
@@ -266,7 +282,7 @@ def _default(model: torch.nn.Module, images: Tensor, target: Target) -> tuple[st
     last = list(grids)[-1]
     candidates = [layer for layer, grid in grids.items() if grid.channels == grids[last].channels and "@" not in layer]
     for layers in ([last], candidates):
-        with probing(model, *layers) as probe:
+        with probing(model, *layers, call=call) as probe:
             output = probe(images)
             score = settle(target, output, len(images))(output).sum()
             for layer in reversed(layers):
@@ -279,7 +295,7 @@ def _by_gradient(
     method: str,
     weighed: Callable[[Tensor, Tensor], Tensor],
     model: torch.nn.Module,
-    image: Tensor,
+    image: Input,
     target: Target,
     layer: str | None,
 ) -> Explanation:

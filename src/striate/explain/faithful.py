@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from striate.errors import ExplainError
+from striate.explain.arguments import checked, kind_of
+from striate.explain.inputs import Input
 from striate.explain.result import Explanation
 from striate.explain.subject import Subject, asking, in_batches
 from striate.explain.targets import Target
@@ -60,9 +62,10 @@ class Curves:
         }
 
 
+@checked
 def deletion_insertion(
     model: torch.nn.Module,
-    image: Tensor,
+    image: Input,
     map_: Tensor,
     target: Target = None,
     *,
@@ -91,13 +94,15 @@ def deletion_insertion(
     >>> deletion_insertion(network, torch.rand(1, 4, 4), torch.rand(1, 4, 4), steps=4).shares
     (0.0, 0.25, 0.5, 0.75, 1.0)
     """
+    if steps < 1:
+        raise ExplainError("steps", f"got {steps}", "needed 1 or more")
     with asking(model, image, target) as subject:
         images = subject.images
         order = _places(subject, map_).argsort(dim=1, descending=True, stable=True)
         rank = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1]).expand_as(order))
         rank = rank.view(len(images), 1, *images.shape[2:]).to(images.device)
         counts = torch.linspace(0, order.shape[1], steps + 1).round().long().to(images.device)
-        starts = {"deletion": torch.full_like(images, fill), "insertion": _blurred(images)}
+        starts = {"deletion": torch.full_like(images, subject.fill(fill)), "insertion": _blurred(images)}
         curves = {}
         for name, start in starts.items():
             scores = torch.empty(len(images) * (steps + 1), dtype=torch.float64)
@@ -112,9 +117,10 @@ def deletion_insertion(
         return Curves(shares, curves["deletion"], curves["insertion"])
 
 
+@checked
 def faithfulness(
     model: torch.nn.Module,
-    image: Tensor,
+    image: Input,
     map_: Tensor,
     target: Target = None,
     *,
@@ -141,6 +147,8 @@ def faithfulness(
     >>> [round(each, 6) for each in faithfulness(network, picture, shares, target=0)]
     [1.0]
     """
+    if subsets < 2:
+        raise ExplainError("subsets", f"got {subsets}", "needed 2 or more")
     with asking(model, image, target) as subject:
         images = subject.images
         places = _places(subject, map_).double().to(images.device)
@@ -150,7 +158,7 @@ def faithfulness(
         covered = F.interpolate(cells, images.shape[2:], mode="nearest")[:, 0].bool().to(images.device)
         told = places @ covered.flatten(1).double().T
         falls = torch.empty(len(images) * subsets, dtype=torch.float64, device=images.device)
-        before = subject.scores(images, torch.arange(len(images)))
+        before, fill = subject.scores(images, torch.arange(len(images))), subject.fill(fill)
         for part in in_batches(len(falls), batch_size, "faithfulness"):
             part = part.to(images.device)
             which = part // subsets
@@ -160,6 +168,7 @@ def faithfulness(
         return tuple(float(torch.corrcoef(torch.stack(pair))[0, 1].nan_to_num(0.0)) for pair in both)
 
 
+@checked
 def pointing_game(
     explanation: Explanation, boxes: Sequence[Sequence[float]] | Tensor, *, tolerance: float = 0.0
 ) -> tuple[bool, ...]:
@@ -179,7 +188,13 @@ def pointing_game(
     Source: Zhang, Bargal, Lin, Brandt, Shen & Sclaroff, "Top-down neural attention by excitation backprop" (2016),
     section 4.1.
     """
-    frames = torch.as_tensor(boxes, dtype=torch.float64)
+    if not isinstance(explanation, Explanation):
+        raise ExplainError("explanation", f"got {kind_of(explanation)}", "needed what a method gives")
+    try:
+        frames = torch.as_tensor(boxes, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        needed = f"needed ({len(explanation)}, 4), left, top, right, bottom an image"
+        raise ExplainError("boxes", f"got {kind_of(boxes)} ({error})", needed) from error
     if frames.shape != (len(explanation), 4):
         raise ExplainError(
             "boxes", f"got {tuple(frames.shape)}", f"needed ({len(explanation)}, 4), left, top, right, bottom an image"
@@ -198,6 +213,8 @@ def _places(subject: Subject, map_: Tensor) -> Tensor:
     count, _, height, width = subject.images.shape
     if map_.shape != (count, height, width):
         raise ExplainError("map", f"got {tuple(map_.shape)}", f"needed {(count, height, width)}, the images'")
+    if not bool(map_.isfinite().all()):
+        raise ExplainError("map", "got NaN or infinite numbers", "needed finite ones")
     return map_.detach().cpu().flatten(1)
 
 

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from striate.analysis import GaborFit, fit_gabor
 from striate.errors import ExplainError
-from striate.explain.probe import Probe
+from striate.explain.arguments import checked
+from striate.explain.inputs import home_of
+from striate.explain.probe import layer_named
 from striate.explain.progress import watched
 from striate.explain.result import Pictured
 
@@ -107,6 +109,7 @@ class Filters(Pictured):
         }
 
 
+@checked
 def filters(model: nn.Module, layer: str | None = None, *, fit: bool = True, most: int = 144) -> Filters:
     """The kernels of a convolution: 1-D or 2-D, grouped, depthwise, transposed.
 
@@ -131,6 +134,8 @@ def filters(model: nn.Module, layer: str | None = None, *, fit: bool = True, mos
     >>> filters(layer, fit=False).filters[0].frequency
     0.25
     """
+    if most < 1:
+        raise ExplainError("most", f"got {most}", "needed 1 or more")
     path, convolution = _convolution(model, layer)
     weight = convolution.weight.detach().double().cpu()
     # Of a transposed one, a kernel is what an input channel puts into the outputs of its group.
@@ -162,9 +167,9 @@ def _convolution(model: nn.Module, layer: str | None) -> tuple[str, nn.modules.c
     known = {path: module for path, module in model.named_modules(remove_duplicate=False) if isinstance(module, _Conv)}
     if not known:
         raise ExplainError(type(model).__name__, "has no convolution", "needed one, torch.nn's or striate.nn's")
-    path = next(iter(known)) if layer is None else layer
+    home_of(model)  # refuses kernels that don't exist yet
+    path = next(iter(known)) if layer is None else layer if layer in known else layer_named(model, layer)
     if path not in known:
-        Probe(model, (path,))  # tells if there is no such layer
         kind = type(model.get_submodule(path.partition("@")[0])).__name__
         raise ExplainError(path, f"is a {kind}", "needed a convolution", "the first ones: " + ", ".join([*known][:3]))
     if len(known[path].kernel_size) > 2:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from striate.errors import ExplainError
+from striate.explain.arguments import array, checked, real
+from striate.explain.inputs import Input
 from striate.explain.result import Explanation
 from striate.explain.subject import Subject, asking, in_batches
 from striate.explain.targets import Target
@@ -22,12 +25,14 @@ _DRAWS: Final = (
 )
 
 
-def saliency(model: torch.nn.Module, image: Tensor, target: Target = None) -> Explanation:
+@checked
+def saliency(model: torch.nn.Module, image: Input, target: Target = None) -> Explanation:
     """How fast the score changes with each pixel: the gradient's absolute value, largest over channels.
 
     Args:
         model: any network; it is left as it is.
-        image: (C, H, W) or (N, C, H, W), normalised as the network wants it.
+        image: (C, H, W) or (N, C, H, W), normalised as the network wants it; or all inputs of a network that takes
+            several, as a tuple or a dict of keywords (:class:`striate.explain.Inputs`).
         target: a class, one for each image, a function of the output that gives (N,); the predicted class by default.
 
     Returns:
@@ -47,7 +52,8 @@ def saliency(model: torch.nn.Module, image: Tensor, target: Target = None) -> Ex
         return _strength("saliency", subject, subject.gradient(subject.images))
 
 
-def input_x_gradient(model: torch.nn.Module, image: Tensor, target: Target = None) -> Explanation:
+@checked
+def input_x_gradient(model: torch.nn.Module, image: Input, target: Target = None) -> Explanation:
     """Each pixel's input times its gradient, summed over channels: the score's linear part, signed.
 
     Arguments and errors are those of :func:`saliency`. ``values`` are the products (N, C, H, W). Zero input counts as
@@ -72,9 +78,10 @@ def input_x_gradient(model: torch.nn.Module, image: Tensor, target: Target = Non
         )
 
 
+@checked
 def smooth_grad(
     model: torch.nn.Module,
-    image: Tensor,
+    image: Input,
     target: Target = None,
     *,
     samples: int = 32,
@@ -113,12 +120,13 @@ def smooth_grad(
         return _strength("smooth_grad", subject, total / samples)
 
 
+@checked
 def integrated_gradients(
     model: torch.nn.Module,
-    image: Tensor,
+    image: Input,
     target: Target = None,
     *,
-    baseline: Tensor | float = 0.0,
+    baseline: Tensor | NDArray[Any] | float = 0.0,
     steps: int | None = None,
     tolerance: float = 0.05,
     batch_size: int = 32,
@@ -149,7 +157,12 @@ def integrated_gradients(
     with asking(model, image, target) as subject:
         images = subject.images
         # A number of Python's must not be rounded to float32 on its way to images in float64.
-        start = torch.as_tensor(baseline, dtype=None if isinstance(baseline, Tensor) else images.dtype).to(images)
+        if isinstance(baseline, Tensor | np.ndarray):
+            start = array("baseline", baseline).to(images)
+        else:
+            start = torch.tensor(real("baseline", baseline), dtype=images.dtype, device=images.device)
+        if not bool(start.isfinite().all()):
+            raise ExplainError("baseline", "got NaN or infinite numbers", "needed finite ones")
         try:
             start = start.expand_as(images)
         except RuntimeError as error:
@@ -187,7 +200,8 @@ def integrated_gradients(
         )
 
 
-def guided_backprop(model: torch.nn.Module, image: Tensor, target: Target = None) -> Explanation:
+@checked
+def guided_backprop(model: torch.nn.Module, image: Input, target: Target = None) -> Explanation:
     """The gradient that passes each open ReLU only where it is positive: sharp, and hardly an explanation.
 
     Arguments and errors are those of :func:`saliency`; ReLU and ReLU6 are meant, as layers, functions or in place. The
@@ -205,7 +219,8 @@ def guided_backprop(model: torch.nn.Module, image: Tensor, target: Target = None
         return _imprint("guided_backprop", subject, "guided")
 
 
-def deconvnet(model: torch.nn.Module, image: Tensor, target: Target = None) -> Explanation:
+@checked
+def deconvnet(model: torch.nn.Module, image: Input, target: Target = None) -> Explanation:
     """The gradient with each ReLU applied to the gradient itself, as a deconvolutional network projects activity back.
 
     Arguments and errors are those of :func:`guided_backprop`, and so is the known failure. Maxima go back to where they

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from striate.errors import ExplainError
-from striate.explain.probe import Probe, input_of, probing
+from striate.explain.arguments import checked, kind_of
+from striate.explain.inputs import Input, call_of
+from striate.explain.probe import Probe, layer_named, probing
 from striate.explain.progress import watched
 from striate.explain.result import Pictured
 from striate.explain.synthesis import falling, total_variation
@@ -73,9 +75,10 @@ class Inversion(Pictured):
         }
 
 
+@checked
 def invert(
     model: torch.nn.Module,
-    image: Tensor,
+    image: Input,
     layers: str | Sequence[str],
     *,
     steps: int = 200,
@@ -94,7 +97,8 @@ def invert(
 
     Args:
         model: any network.
-        image: (C, H, W), as the network wants it.
+        image: (C, H, W), as the network wants it; or all inputs of a network that takes several
+            (:class:`striate.explain.Inputs`).
         layers: one or more paths.
         steps: of L-BFGS, at most, for each layer.
         alpha_weight, variation_weight: of the penalties; 0 switches one off.
@@ -115,8 +119,11 @@ def invert(
     """
     if steps < 1:
         raise ExplainError("steps", f"got {steps}", "needed 1 or more")
-    names = (layers,) if isinstance(layers, str) else tuple(layers)
-    source = input_of(model, image)
+    if not isinstance(layers, Sequence) or not layers:
+        raise ExplainError("layers", f"got {kind_of(layers)}", "needed the path of a layer, or several")
+    names = tuple(layer_named(model, layer) for layer in ((layers,) if isinstance(layers, str) else layers))
+    call = call_of(model, image)
+    source = call.images
     if len(source) != 1:
         raise ExplainError("image", f"got {len(source)} images", "needed one")
     original = source.float()
@@ -128,7 +135,7 @@ def invert(
     scale = scale / scale.square().mean().sqrt()
     noise = torch.randn(original.shape, generator=torch.Generator().manual_seed(seed)).to(original.device)
     rows = []
-    with probing(model, *names) as probe:
+    with probing(model, *names, call=call) as probe:
         for name in names:
             penalties = (alpha, alpha_weight, beta, variation_weight)
             found = _minimum(probe, source, name, steps, bound, 0.01 * bound * noise, scale, penalties)

@@ -8,6 +8,7 @@ from typing import Final
 
 from striate.errors import ExplainError, did_you_mean
 from striate.explain import cams, gradients, perturbation
+from striate.explain.names import find
 from striate.explain.result import Explanation, Pictured
 from striate.explain.views import VIEWS
 
@@ -42,12 +43,12 @@ def method_named(name: str) -> Callable[..., Pictured]:
     >>> method_named("grad-cam").__name__
     'grad_cam'
     """
-    plain = name.lower().replace("-", "_")
     known = METHODS | VIEWS
-    if plain not in known:
+    place = find(name, list(known), "method")
+    if place is None:
         needed = "needed one of " + ", ".join(known)
-        raise ExplainError("method", f"got {name!r}", needed, did_you_mean(plain, known))
-    return known[plain]
+        raise ExplainError("method", f"got {name!r}", needed, did_you_mean(name.replace("-", "_"), known))
+    return known[list(known)[place]]
 
 
 def takes_layer(name: str) -> bool:

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from striate.errors import ExplainError
+from striate.explain.arguments import checked, pair
+from striate.explain.inputs import Input
 from striate.explain.result import Explanation
 from striate.explain.subject import asking, in_batches
 from striate.explain.targets import Target
@@ -16,9 +18,10 @@ from striate.explain.targets import Target
 _FINE = 8  # windows along an image's side, by default
 
 
+@checked
 def occlusion(
     model: torch.nn.Module,
-    image: Tensor,
+    image: Input,
     target: Target = None,
     *,
     window: int | Sequence[int] | None = None,
@@ -30,7 +33,8 @@ def occlusion(
 
     Args:
         model: any network; it is left as it is.
-        image: (C, H, W) or (N, C, H, W), normalised as the network wants it.
+        image: (C, H, W) or (N, C, H, W), normalised as the network wants it; or all inputs of a network that takes
+            several, as a tuple or a dict of keywords (:class:`striate.explain.Inputs`).
         target: a class, one for each image, a function of the output that gives (N,); the predicted class by default.
         window: rows and columns covered; an eighth of each side by default.
         stride: from window to window; half a window by default. The last windows are cut at the image's end.
@@ -54,9 +58,9 @@ def occlusion(
     """
     with asking(model, image, target) as subject:
         images = subject.images
-        size = images.shape[2:]
-        spans = _pair("window", window) or tuple(max(1, length // _FINE) for length in size)
-        steps = _pair("stride", stride) or tuple(max(1, span // 2) for span in spans)
+        size, fill = images.shape[2:], subject.fill(fill)
+        spans = tuple(max(1, length // _FINE) for length in size) if window is None else pair("window", window)
+        steps = tuple(max(1, span // 2) for span in spans) if stride is None else pair("stride", stride)
         for span, step, length in zip(spans, steps, size, strict=True):
             if not 1 <= step <= span <= length:
                 raise ExplainError(
@@ -93,9 +97,10 @@ def occlusion(
         )
 
 
+@checked
 def rise(
     model: torch.nn.Module,
-    image: Tensor,
+    image: Input,
     target: Target = None,
     *,
     masks: int = 1000,
@@ -166,11 +171,3 @@ def _soft_masks(count: int, size: tuple[int, int], cells: int, keep: float, gene
     return torch.stack(
         [each[t : t + height, l : l + width] for each, t, l in zip(large, tops, lefts, strict=True)]  # noqa: E741
     )
-
-
-def _pair(name: str, value: int | Sequence[int] | None) -> tuple[int, ...] | None:
-    if value is None or isinstance(value, int):
-        return None if value is None else (value, value)
-    if len(value) != 2:
-        raise ExplainError(name, f"got {tuple(value)}", "needed a number, or one for rows and one for columns")
-    return tuple(value)

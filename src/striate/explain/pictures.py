@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from striate.analysis.probing import Prepare
 from striate.errors import ExplainError
+from striate.explain.arguments import kind_of
+from striate.explain.inputs import at_home, home_of
 
 
 def check_picture(picture: Tensor) -> None:
@@ -15,17 +20,31 @@ def check_picture(picture: Tensor) -> None:
     Raises:
         ExplainError: anything else.
     """
-    shape = "x".join(map(str, picture.shape))
     if picture.dim() != 3 or 0 in picture.shape or not picture.is_floating_point():
-        kind = str(picture.dtype).removeprefix("torch.")
-        raise ExplainError("picture", f"got {kind} of {shape}", "needed floats (C, H, W) in 0..1")
+        remedy = "" if picture.is_floating_point() else "picture / 255"
+        raise ExplainError("picture", f"got {kind_of(picture)}", "needed floats (C, H, W) in 0..1", remedy)
     low, high = float(picture.min()), float(picture.max())
     if not 0 <= low <= high <= 1:
         raise ExplainError("picture", f"got numbers from {low:.3g} to {high:.3g}", "needed 0..1", "prepare normalises")
 
 
-def prepared(model: torch.nn.Module, pictures: Tensor, prepare: Prepare | None) -> Tensor:
-    """Pictures (N, C, H, W) in 0..1 as the network's input, in its dtype, on its device; differentiable."""
-    like = next((p for p in model.parameters() if p.is_floating_point()), pictures)
-    pictures = pictures.to(like.device)
-    return (pictures if prepare is None else prepare(pictures)).to(like.dtype)
+def prepared(model: torch.nn.Module, pictures: Tensor, prepare: Prepare | None) -> Any:
+    """Pictures (N, C, H, W) in 0..1 as the network's input, in its dtype, on its device; differentiable.
+
+    What ``prepare`` gives may be all inputs of a network that takes several: a tuple, or a dict of keywords.
+
+    Raises:
+        ExplainError: a ``prepare`` that can't take these pictures.
+    """
+    home = home_of(model)
+    pictures = pictures if home is None else pictures.to(home.device)
+    try:
+        made: Any = pictures if prepare is None else prepare(pictures)
+    except Exception as error:  # it is the caller's function, and may raise anything
+        got = f"can't take {kind_of(pictures)} ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+        raise ExplainError("prepare", got, "needed a function of pictures (N, C, H, W) in 0..1") from error
+    if not isinstance(made, Tensor | tuple | Mapping):
+        raise ExplainError(
+            "prepare", f"gave {kind_of(made)}", "needed the network's input: a tensor, a tuple or a dict"
+        )
+    return at_home(made, home)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -69,6 +70,22 @@ def grid_of(
 
 
 def alike(size: tuple[int, ...], image_size: tuple[int, int]) -> bool:
-    """The same stride along both axes, up to one place that padding adds or takes away."""
+    """Whether places may lie on an image: at one stride along both axes, up to what windows without padding cut off.
+
+    They cut off as many places along either axis, here at most half of the shorter one's. One place more or less along
+    an axis is rounding.
+    """
     (height, width), (rows, columns) = size, image_size
-    return abs(height * columns - width * rows) <= max(rows, columns) and height <= rows and width <= columns
+    if height > rows or width > columns or min(size) < 1:
+        return False
+    # The sides differ by as much as the image's, in steps of the stride: which strides does that leave?
+    apart, whole = height - width, rows - columns
+    if abs(apart) > 1 and apart * whole <= 0:
+        return False
+    cut = min(rows, columns) / 2
+    least = max(1, abs(whole) / (abs(apart) + 1), (rows - cut) / height, (columns - cut) / width)
+    most = min(
+        abs(whole) / (abs(apart) - 1) if abs(apart) > 1 else math.inf,
+        *(length / (places - 1) if places > 1 else math.inf for places, length in zip(size, image_size, strict=True)),
+    )
+    return least <= most

@@ -13,7 +13,13 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from striate.errors import ExplainError
+from striate.explain.arguments import layer as layer_text
+from striate.explain.arguments import network
+from striate.explain.inputs import Call, Input, arguments_of, call_of, input_of
+from striate.explain.names import find
 from striate.explain.places import Grid, grid_of
+
+__all__ = ["Probe", "grid_at", "grids_in", "input_of", "layer_named", "probing", "survey"]
 
 
 class Probe:
@@ -26,26 +32,50 @@ class Probe:
     was captured, and gradients with respect to it are those of the layer's own output.
     """
 
-    def __init__(self, model: torch.nn.Module, layers: Sequence[str]) -> None:
-        self.model = model
+    def __init__(self, model: torch.nn.Module, layers: Sequence[str], call: Call | None = None) -> None:
+        self.model = network("model", model)
         self.layers = tuple(layers)
         self.name = type(model).__name__
+        self._call = call
         self._modules = {layer: _module(model, layer) for layer in layers}
         self._kept: dict[torch.nn.Module, list[Tensor]] = {}
 
-    def __call__(self, images: Tensor) -> Any:
-        """What the network makes of images (N, C, H, W); its layers' outputs are kept until the next run.
+    def __call__(self, images: Any, which: Tensor | None = None) -> Any:
+        """What the network makes of images; its layers' outputs are kept until the next run.
+
+        Args:
+            images: (B, C, H, W), beside which the other inputs go, if :func:`probing` was given any; or all that the
+                network takes, as a tuple or a dict.
+            which: (B,), of which of the images that the probe was made for each is a copy.
 
         Raises:
             ExplainError: the network can't take these images.
         """
         self._kept = {module: [] for module in self._modules.values()}
-        try:
+        if self._call is not None and isinstance(images, Tensor):
+            args, kwargs = self._call.of(images, which)
+        else:
             # The network may write into its input, which is the caller's.
-            return self.model(images.clone())
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            shape = "x".join(map(str, images.shape))
-            raise ExplainError(self.name, f"can't take {shape} images ({str(error).partition(chr(10))[0]})") from error
+            args, kwargs = arguments_of(self.model, images.clone() if isinstance(images, Tensor) else images)
+        try:
+            return self.model(*args, **kwargs)
+        except Exception as error:  # a forward may raise anything
+            raise self._refused(error, args, kwargs) from error
+
+    def _refused(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExplainError:
+        leaves = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
+        shapes = " and ".join("x".join(map(str, leaf.shape)) or "one number" for leaf in leaves)
+        said = str(error).partition("\n")[0]
+        if not isinstance(error, RuntimeError | ValueError | TypeError):
+            said = f"{type(error).__name__}: {said}"
+        remedy = ""
+        if isinstance(error, torch.OutOfMemoryError):
+            remedy = "give fewer images, or a smaller batch_size"
+        elif isinstance(error, TypeError) and len(leaves) == 1:
+            remedy = "several inputs go as a tuple, or as a dict of keywords"
+        elif leaves and leaves[0].dim() == 4 and leaves[0].shape[3] in (1, 3) and leaves[0].shape[1] not in (1, 3):
+            remedy = "channels go first: image.permute(0, 3, 1, 2)"
+        return ExplainError(self.name, f"can't take {shapes} images ({said})", remedy=remedy)
 
     def __getitem__(self, layer: str) -> Tensor:
         """A layer's output in the last run, as it came out (the first tensor, of several)."""
@@ -79,7 +109,7 @@ class Probe:
 
 
 @contextmanager
-def probing(model: torch.nn.Module, *layers: str) -> Iterator[Probe]:
+def probing(model: torch.nn.Module, *layers: str, call: Call | None = None) -> Iterator[Probe]:
     """A :class:`Probe` of the layers; gradients are on inside, and afterwards the network is as it was.
 
     That is also so after an exception: each module's mode, hooks, ``requires_grad`` and ``grad``.
@@ -87,6 +117,7 @@ def probing(model: torch.nn.Module, *layers: str) -> Iterator[Probe]:
     Args:
         model: any network.
         layers: paths, with ``@k`` for the k-th call.
+        call: the inputs that go beside images, by :func:`striate.explain.inputs.call_of`; none by default.
 
     Raises:
         ExplainError: no such layer; the nearest names are told.
@@ -97,7 +128,7 @@ def probing(model: torch.nn.Module, *layers: str) -> Iterator[Probe]:
     ...     probe["0"].shape, probe.gradient(output.sum(), "0").shape
     (torch.Size([1, 2, 3, 3]), torch.Size([1, 2, 3, 3]))
     """
-    probe = Probe(model, layers)
+    probe = Probe(model, layers, call)
     modes = [(module, module.training) for module in model.modules()]
     handles = []
     try:
@@ -112,31 +143,9 @@ def probing(model: torch.nn.Module, *layers: str) -> Iterator[Probe]:
             module.training = training
 
 
-def input_of(model: torch.nn.Module, image: Tensor) -> Tensor:
-    """An image (C, H, W) or images (N, C, H, W) as the network computes: a batch in its dtype, on its device.
-
-    Raises:
-        ExplainError: another shape, no floating point, numbers that aren't finite.
-    """
-    shape = "x".join(map(str, image.shape))
-    if image.dim() not in (3, 4) or 0 in image.shape:
-        raise ExplainError("image", f"got a tensor of {shape}", "needed (C, H, W) or (N, C, H, W)")
-    if not image.is_floating_point():
-        raise ExplainError(
-            "image", f"got {str(image.dtype).removeprefix('torch.')}", "needed numbers normalised as the network wants"
-        )
-    if not bool(image.isfinite().all()):
-        raise ExplainError("image", "got NaN or infinite numbers", "needed finite ones")
-    images = image.detach() if image.dim() == 4 else image.detach()[None]
-    weights = next((p for p in model.parameters() if p.is_floating_point()), images)
-    with torch.inference_mode(False):
-        images = images.clone() if images.is_inference() else images
-        return images.to(device=weights.device, dtype=weights.dtype)
-
-
 @torch.no_grad()
-def survey(model: torch.nn.Module, image: Tensor) -> dict[str, tuple[int, ...]]:
-    """The shapes that all layers put out for one image (1, C, H, W), in the order in which they are done.
+def survey(model: torch.nn.Module, given: Input) -> dict[str, tuple[int, ...]]:
+    """The shapes that all layers put out for the first image, in the order in which they are done.
 
     Of a layer that is called more than once the last call has the plain name, the k-th ``@k`` after it.
     """
@@ -148,10 +157,11 @@ def survey(model: torch.nn.Module, image: Tensor) -> dict[str, tuple[int, ...]]:
         calls.extend((paths[module], tuple(leaf.shape)) for leaf in leaves[:1])
 
     handles = []
+    call = call_of(model, given)
     try:
         handles = [module.register_forward_hook(note) for module in paths]
-        with probing(model) as probe, torch.no_grad():
-            probe(image)
+        with probing(model, call=call) as probe, torch.no_grad():
+            probe(call.images[:1])
     finally:
         for handle in handles:
             handle.remove()
@@ -164,24 +174,25 @@ def survey(model: torch.nn.Module, image: Tensor) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def grids_in(model: torch.nn.Module, images: Tensor) -> dict[str, Grid]:
-    """How the outputs of those layers that have places lie on images (N, C, H, W), in the order of computation."""
-    size = (images.shape[-2], images.shape[-1])
-    shapes = survey(model, images[:1])
+def grids_in(model: torch.nn.Module, given: Input) -> dict[str, Grid]:
+    """How the outputs of those layers that have places lie on images, in the order of computation."""
+    call = call_of(model, given)
+    size = (call.images.shape[-2], call.images.shape[-1])
+    shapes = survey(model, call)
     # Tokens come from the patches of a convolution, whose output says how these lie.
     known = {shape[2:] for shape in shapes.values() if len(shape) == 4}
     found = {layer: grid_of(shape, size, known) for layer, shape in shapes.items()}
     return {layer: grid for layer, grid in found.items() if grid is not None}
 
 
-def grid_at(model: torch.nn.Module, images: Tensor, layer: str) -> Grid:
+def grid_at(model: torch.nn.Module, given: Input, layer: str) -> Grid:
     """How the output of a layer lies on the images.
 
     Raises:
         ExplainError: no such layer, or one whose output has no places.
     """
     module = _module(model, layer)
-    grids = grids_in(model, images)
+    grids = grids_in(model, given)
     if layer in grids:
         return grids[layer]
     # A layer with two names, or the last call by its number: the same places as its other name.
@@ -202,13 +213,27 @@ def _call(layer: str) -> int | None:
     return int(number) if number.isdecimal() else None
 
 
+def layer_named(model: torch.nn.Module, layer: str) -> str:
+    """The path of a layer, as the network has it: by that path, or by one that is unique but for case and hyphens.
+
+    Raises:
+        ExplainError: no such layer; the nearest names are told.
+
+    >>> layer_named(torch.nn.ModuleDict({"Conv_1": torch.nn.ReLU()}), "conv-1@2")
+    'Conv_1@2'
+    """
+    text = layer_text("layer", layer)
+    path, at, number = text.partition("@")
+    paths: list[str] = [path for path, _ in network("model", model).named_modules(remove_duplicate=False) if path]
+    place = find(path, paths, "layer") if not at or number.isdecimal() else None
+    if place is not None:
+        return paths[place] + at + number
+    near = difflib.get_close_matches(text, paths, n=3, cutoff=0.3) or paths[-3:]
+    needed = f"needed a layer of {type(model).__name__}" + ("" if near else ", which has none")
+    raise ExplainError("layer", f"got {text!r}", needed, "near: " + ", ".join(near) if near else "")
+
+
 def _module(model: torch.nn.Module, layer: str) -> torch.nn.Module:
-    path, at, number = layer.partition("@")
+    path = layer_named(model, layer).partition("@")[0]
     modules: dict[str, torch.nn.Module] = dict(model.named_modules(remove_duplicate=False))
-    del modules[""]
-    if path in modules and (not at or number.isdecimal()):
-        return modules[path]
-    near = difflib.get_close_matches(layer, modules, n=3, cutoff=0.3) or list(modules)[-3:]
-    raise ExplainError(
-        "layer", f"got {layer!r}", f"needed a layer of {type(model).__name__}", "near: " + ", ".join(near)
-    )
+    return modules[path]

@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Sized
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 T = TypeVar("T")
+
+#: The bars that are shown; a computation within another one adds its own beneath.
+_shown: list[Progress] = []
 
 
 def watched(things: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
     """The same things, with a bar on stderr while they are taken; nothing where stderr is no terminal."""
     from rich.console import Console
-    from rich.progress import track
+    from rich.markup import escape
+    from rich.progress import Progress
 
     console = Console(stderr=True)
-    yield from track(things, what, total=total, console=console, transient=True, disable=not console.is_interactive)
+    if not console.is_interactive:
+        yield from things
+        return
+    bars = _shown[-1] if _shown else Progress(console=console, transient=True)
+    outermost = not _shown
+    if outermost:
+        _shown.append(bars)
+        bars.start()
+    known = len(things) if isinstance(things, Sized) else None
+    bar = bars.add_task(escape(what), total=known if total is None else total)
+    try:
+        for thing in things:
+            yield thing
+            bars.advance(bar)
+    finally:
+        bars.remove_task(bar)
+        if outermost:
+            bars.stop()
+            _shown.clear()

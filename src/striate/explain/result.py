@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from striate.errors import ExplainError
+from striate.explain.arguments import array, kind_of, texts
 from striate.explain.targets import Guess
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+#: A method of this package: (model, image, target, ...) to an explanation.
+Method: TypeAlias = Callable[..., "Explanation"]
 
 
 class Pictured(ABC):
@@ -62,6 +69,7 @@ class Explanation(Pictured):
         names: of the classes, if they are known.
         measures: figures of the method about itself, such as the gap of a sum rule; one an image.
         notes: what a reader must know: evidence that is missing, known failures.
+        images: their names, if they have any.
     """
 
     method: str
@@ -79,21 +87,32 @@ class Explanation(Pictured):
     names: tuple[str, ...] = ()
     measures: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.map)
 
-    def on(self, picture: Tensor | None = None, *, names: Sequence[str] = ()) -> Explanation:
+    def on(
+        self,
+        picture: Tensor | NDArray[Any] | None = None,
+        *,
+        names: Sequence[str] = (),
+        images: Sequence[str] = (),
+    ) -> Explanation:
         """The same, to be drawn on a picture and told in names.
 
         Args:
             picture: (C, H, W) or (N, C, H, W), uint8 or floats in 0..1, of the images' size; 1 or 3 channels.
             names: of the classes, in order.
+            images: of the images, in order, as files are called.
 
         Raises:
-            ExplainError: a picture of another size.
+            ExplainError: a picture of another size, another number of images.
         """
-        shown = self.picture if picture is None else picture.detach().cpu()
+        names, images = texts("names", names), texts("images", images)
+        if images and len(images) != len(self):
+            raise ExplainError("images", f"got {len(images)} names", f"needed {len(self)}, one an image")
+        shown = self.picture if picture is None else array("picture", picture).detach().cpu()
         shown = shown / 255 if shown.dtype == torch.uint8 else shown.float()
         shown = shown[None] if shown.dim() == 3 else shown
         if shown.dim() != 4 or len(shown) != len(self) or shown.shape[1] not in (1, 3):
@@ -103,11 +122,15 @@ class Explanation(Pictured):
             size = "x".join(map(str, self.map.shape[1:]))
             got = "x".join(map(str, shown.shape[2:]))
             raise ExplainError("picture", f"got {got}", f"needed {size}, as the network saw it")
-        return dataclasses.replace(self, picture=shown, names=tuple(names) or self.names)
+        return dataclasses.replace(self, picture=shown, names=names or self.names, images=images or self.images)
 
     def name_of(self, category: int) -> str:
         """A class in words: its name, or ``"class 3"``."""
         return self.names[category] if category < len(self.names) else f"class {category}"
+
+    def image_of(self, image: int) -> str:
+        """What an image is called: its name, or ``"image 3"``."""
+        return self.images[image] if self.images else f"image {image}"
 
     def target_of(self, image: int) -> str:
         """What an image is explained for, in words."""
@@ -122,6 +145,7 @@ class Explanation(Pictured):
     def to_dict(self) -> dict[str, Any]:
         """All but the picture, for JSON."""
         return {
+            "images": [self.image_of(image) for image in range(len(self))],
             "method": self.method,
             "layer": self.layer,
             "target": [self.target_of(image) for image in range(len(self))],
@@ -140,6 +164,53 @@ class Explanation(Pictured):
             "notes": list(self.notes),
             "map": self.map.tolist(),
         }
+
+
+def joined(parts: Sequence[Explanation]) -> Explanation:
+    """Explanations of several images, by one method at one layer, as one.
+
+    Raises:
+        ExplainError: none, or of images of different sizes.
+    """
+    if not parts or len({(part.method, part.layer, part.map.shape[1:], part.picture.shape[1:]) for part in parts}) > 1:
+        raise ExplainError("joined", "got explanations that differ", "needed one method, layer and size of images")
+    first = parts[0]
+    common = set.intersection(*(set(part.notes) for part in parts))
+    notes = [
+        note if note in common or not part.images else f"{part.image_of(0)}: {note}"
+        for part in parts
+        for note in part.notes
+    ]
+    return dataclasses.replace(
+        first,
+        map=torch.cat([part.map for part in parts]),
+        values=torch.cat([part.values for part in parts]),
+        picture=torch.cat([part.picture for part in parts]),
+        target=first.target if len({part.target for part in parts}) == 1 else "a class for each image",
+        classes=None if first.classes is None else tuple(k for part in parts for k in part.classes or ()),
+        scores=tuple(score for part in parts for score in part.scores),
+        predictions=tuple(row for part in parts for row in part.predictions),
+        measures={name: tuple(value for part in parts for value in part.measures[name]) for name in first.measures},
+        notes=tuple(dict.fromkeys(notes)),
+        images=tuple(name for part in parts for name in part.images),
+    )
+
+
+def made_by(method: Method, *args: Any, **options: Any) -> Explanation:
+    """What a method makes, which may be anybody's.
+
+    Raises:
+        ExplainError: no explanation, options that it doesn't take.
+    """
+    name = getattr(method, "__name__", type(method).__name__)
+    try:
+        inspect.signature(method).bind(*args, **options)
+    except TypeError as error:
+        raise ExplainError(name, str(error), "needed a method: (model, image, target, ...)") from error
+    made = method(*args, **options)
+    if isinstance(made, Explanation):
+        return made
+    raise ExplainError(name, f"gave {kind_of(made)}", "needed a method that gives an Explanation")
 
 
 def picture_of(images: Tensor) -> Tensor:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -13,17 +13,16 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from striate.errors import ExplainError
+from striate.explain.arguments import checked
 from striate.explain.faithful import Curves, deletion_insertion, faithfulness
-from striate.explain.probe import input_of, survey
-from striate.explain.result import Explanation, Pictured
+from striate.explain.inputs import Input, call_of
+from striate.explain.probe import survey
+from striate.explain.result import Explanation, Method, Pictured, made_by
 from striate.explain.subject import in_batches
 from striate.explain.targets import Target
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-#: A method of this package: (model, image, target, ...) to an explanation.
-Method: TypeAlias = Callable[..., Explanation]
 
 _SIGMA: Final = 1.5
 _REACH: Final = 5
@@ -95,8 +94,34 @@ class Check(Pictured):
         }
 
 
+def pooled(checks: Sequence[Check]) -> Check:
+    """Checks of single images, by one method, as one of all of them; it keeps the first one's explanation."""
+    first = checks[0]
+
+    def curves(kind: str) -> Curves:
+        parts: list[Curves] = [getattr(each, kind) for each in checks]
+        return Curves(
+            parts[0].shares,
+            tuple(row for part in parts for row in part.deletion),
+            tuple(row for part in parts for row in part.insertion),
+        )
+
+    rows = []
+    for stage in zip(*(each.randomisation.likeness for each in checks), strict=True):
+        ranks, similar = [each.rank_correlation for each in stage], [each.ssim for each in stage]
+        rows.append(Likeness(sum(ranks) / len(stage), sum(similar) / len(stage)))
+    return Check(
+        first.explanation,
+        curves("curves"),
+        curves("chance"),
+        sum(each.faithfulness for each in checks) / len(checks),
+        Randomisation(first.randomisation.layers, tuple(rows)),
+    )
+
+
+@checked
 def check(
-    method: Method, model: torch.nn.Module, image: Tensor, target: Target = None, *, seed: int = 0, **options: Any
+    method: Method, model: torch.nn.Module, image: Input, target: Target = None, *, seed: int = 0, **options: Any
 ) -> Check:
     """A method's map of images, with all that can be measured of it without knowing the right answer.
 
@@ -115,7 +140,7 @@ def check(
     >>> -1 <= checked.faithfulness <= 1, checked.randomisation.layers
     (True, ('0',))
     """
-    explanation = method(model, image, target, **options)
+    explanation = made_by(method, model, image, target, **options)
     settled: Target = target if explanation.classes is None else explanation.classes
     chance = torch.rand(explanation.map.shape, generator=torch.Generator().manual_seed(seed))
     faithful = faithfulness(model, image, explanation.map, settled, seed=seed)
@@ -128,10 +153,11 @@ def check(
     )
 
 
+@checked
 def model_randomisation(
     method: Method,
     model: torch.nn.Module,
-    image: Tensor,
+    image: Input,
     target: Target = None,
     *,
     stages: int = 5,
@@ -155,15 +181,18 @@ def model_randomisation(
     Source: Adebayo, Gilmer, Muelly, Goodfellow, Hardt & Kim, "Sanity checks for saliency maps" (2018), section 3.1
     (cascading randomization).
     """
-    images = input_of(model, image)
-    true = method(model, images, target, **options)
+    if stages < 1:
+        raise ExplainError("stages", f"got {stages}", "needed 1 or more")
+    call = call_of(model, image)
+    given = call.images if call.alone else image
+    true = made_by(method, model, given, target, **options)
     if true.layer is not None:
         options = {**options, "layer": true.layer}
     settled: Target = target if true.classes is None else true.classes
     twin = copy.deepcopy(model)
     layers = [
         layer
-        for layer in reversed(survey(twin, images[:1]))
+        for layer in reversed(survey(twin, call))
         if "@" not in layer and any(True for _ in twin.get_submodule(layer).parameters(recurse=False))
     ]
     if not layers:
@@ -177,16 +206,17 @@ def model_randomisation(
             for weights in twin.get_submodule(layer).parameters(recurse=False):
                 _randomise(weights, generator)
         done = end + 1
-        compared.append(likeness(true.map, method(twin, images, settled, **options).map))
+        compared.append(likeness(true.map, made_by(method, twin, given, settled, **options).map))
     return Randomisation(tuple(layers[end] for end in ends), tuple(compared))
 
 
+@checked
 def label_randomisation(
     method: Method,
     train: Callable[[Tensor, Tensor], torch.nn.Module],
     images: Tensor,
     labels: Tensor,
-    shown: Tensor,
+    shown: Input,
     *,
     seed: int = 0,
     **options: Any,
@@ -206,13 +236,16 @@ def label_randomisation(
     Source: Adebayo, Gilmer, Muelly, Goodfellow, Hardt & Kim, "Sanity checks for saliency maps" (2018), section 3.2
     (data randomization test).
     """
-    true = method(train(images, labels), shown, None, **options)
+    if images.dim() == 0 or labels.shape != images.shape[:1]:
+        raise ExplainError("labels", f"got {tuple(labels.shape)}", f"needed {tuple(images.shape[:1])}, one an image")
+    true = made_by(method, train(images, labels), shown, None, **options)
     shuffled = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)]
     if true.layer is not None:
         options = {**options, "layer": true.layer}
-    return likeness(true.map, method(train(images, shuffled), shown, true.classes, **options).map)
+    return likeness(true.map, made_by(method, train(images, shuffled), shown, true.classes, **options).map)
 
 
+@checked
 def likeness(first: Tensor, second: Tensor) -> Likeness:
     """How alike the absolute values of maps (N, H, W) are.
 
@@ -223,7 +256,9 @@ def likeness(first: Tensor, second: Tensor) -> Likeness:
     >>> likeness(numbers, -2 * numbers)
     Likeness(rank_correlation=1.0, ssim=1.0)
     """
-    first, second = first.abs().double(), second.abs().double()
+    if first.dim() != 3 or first.shape != second.shape or 0 in first.shape:
+        raise ExplainError("likeness", f"got {tuple(first.shape)} and {tuple(second.shape)}", "needed (N, H, W) twice")
+    first, second = first.detach().cpu().abs().double(), second.detach().cpu().abs().double()
     ranks = []
     for one, other in zip(first.flatten(1), second.flatten(1), strict=True):
         varied = one.min() < one.max() and other.min() < other.max()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,18 +13,15 @@ import torch
 from torch import Tensor
 
 from striate.errors import ExplainError
-from striate.explain.probe import Probe, input_of, probing
+from striate.explain.inputs import Input, call_of
+from striate.explain.probe import Probe, probing
 from striate.explain.progress import watched
 from striate.explain.rectify import change_rectifiers
 from striate.explain.result import Explanation, picture_of
-from striate.explain.targets import Aim, Target, guesses, probabilities_of, settle
+from striate.explain.targets import Aim, ExplainWarning, Target, guesses, probabilities_of, settle
 
 #: Batches that are done before a bar would be seen.
 _FEW: Final = 4
-
-
-class ExplainWarning(UserWarning):
-    """An explanation that shows nothing, or less than it seems to; its notes say the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +52,7 @@ class Subject:
             ExplainError: a score that no gradient leads back from.
         """
         images = images.detach().requires_grad_()
-        score = self.aim(self.probe(images), which)
+        score = self.aim(self.probe(images, which), which)
         if rectified is not None:
             change_rectifiers(score, rectified)
         if score.requires_grad:
@@ -68,10 +66,21 @@ class Subject:
             "occlusion and rise need no gradients",
         )
 
+    def fill(self, number: float) -> float:
+        """What covered pixels become, if it fits the images.
+
+        Raises:
+            ExplainError: a number that is infinite in their dtype.
+        """
+        if abs(number) > torch.finfo(self.images.dtype).max:
+            dtype = str(self.images.dtype).removeprefix("torch.")
+            raise ExplainError("fill", f"got {number:g}", f"needed a number that {dtype} can hold")
+        return number
+
     def scores(self, images: Tensor, which: Tensor, *, probabilities: bool = False) -> Tensor:
         """The score of each of B images, float64 (B,): of the output, or of its softmax if the target is classes."""
         with torch.no_grad():
-            output = self.probe(images)
+            output = self.probe(images, which)
             if probabilities and self.aim.classes is not None:
                 output = probabilities_of(output)
             return self.aim(output, which).double()
@@ -109,7 +118,7 @@ class Subject:
             more = f" and {len(blank) - 5} more" if len(blank) > 5 else ""
             which = "" if len(map_) == 1 else f"image {', '.join(map(str, blank[:5]))}{more}: "
             notes = (*notes, f"{which}the map is empty: {empty}")
-            warnings.warn(f"{method}: {notes[-1]}", ExplainWarning, stacklevel=3)
+            warnings.warn(f"{method}: {notes[-1]}", ExplainWarning, stacklevel=_outside())
         scores = self.aim(self.output).detach().double().tolist()
         return Explanation(
             method=method,
@@ -129,13 +138,21 @@ class Subject:
         )
 
 
+def _outside() -> int:
+    """How many calls up the first one lies that isn't of this package: whom a warning is for."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).startswith("striate."):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
 @contextmanager
-def asking(model: torch.nn.Module, image: Tensor, target: Target, *layers: str) -> Iterator[Subject]:
+def asking(model: torch.nn.Module, image: Input, target: Target, *layers: str) -> Iterator[Subject]:
     """A :class:`Subject`; the network is left as it was found."""
-    images = input_of(model, image)
-    with probing(model, *layers) as probe:
-        output = probe(images)
-        yield Subject(probe, images, settle(target, output, len(images)), output)
+    call = call_of(model, image)
+    with probing(model, *layers, call=call) as probe:
+        output = probe(call.images)
+        yield Subject(probe, call.images, settle(target, output, len(call.images)), output)
 
 
 def in_batches(total: int, batch_size: int, what: str) -> Iterator[Tensor]:

@@ -8,15 +8,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from striate.analysis.probing import Prepare
 from striate.errors import ExplainError
+from striate.explain.arguments import checked, kind_of, single, whole
+from striate.explain.inputs import home_of
 from striate.explain.pictures import check_picture, prepared
 from striate.explain.places import Grid
-from striate.explain.probe import Probe, grid_at, input_of, probing
+from striate.explain.probe import Probe, grid_at, input_of, layer_named, probing
 from striate.explain.progress import watched
 from striate.explain.result import Pictured
 from striate.explain.targets import Target, settle
@@ -99,6 +102,7 @@ class Dream(Pictured):
         return {"what": self.what, "energies": list(self.energies), "sizes": [list(size) for size in self.sizes]}
 
 
+@checked
 def maximize(
     model: torch.nn.Module,
     input_size: Sequence[int],
@@ -129,7 +133,8 @@ def maximize(
         input_size: (C, H, W).
         target: a class or a function of the output, as for all explanations. Leave it out where a layer is named.
         layer: with ``channel``: what to maximise instead; the mean over places, or at ``position`` (y, x).
-        prepare: makes the network's input of pictures in 0..1: its normalisation; by default that is the input.
+        prepare: makes the network's input of pictures in 0..1: its normalisation; by default that is the input. Where
+            the network takes several inputs, all of them, as a tuple or a dict of keywords.
         data: (N, C, H, W) network input to compare with: the largest that any of these reaches is told.
         count: how many images, from as many seeds.
         rate: Adam's.
@@ -150,8 +155,13 @@ def maximize(
     True
     """
     _check(steps=steps, count=count)
+    if rate <= 0:
+        raise ExplainError("rate", f"got {rate}", "needed more than 0")
+    input_size = _sizes("input_size", input_size)
     if len(input_size) != 3 or min(input_size) < 1:
-        raise ExplainError("input_size", f"got {tuple(input_size)}", "needed (channels, height, width)")
+        raise ExplainError("input_size", f"got {input_size}", "needed (channels, height, width)")
+    layer = None if layer is None else layer_named(model, layer)
+    position = None if position is None else _sizes("position", position)
     if (layer is None) == (target is None) or (layer is None) != (channel is None):
         raise ExplainError("maximize", "got no single thing to maximise", "needed a target, or a layer and a channel")
     height, width = input_size[1:]
@@ -159,7 +169,7 @@ def maximize(
     if not 0 <= moves < min(height, width):
         raise ExplainError("jitter", f"got {moves}", f"needed 0 to {min(height, width) - 1}")
     seeds = tuple(range(seed, seed + count))
-    series = _Series((count, *input_size), decay, seeds, next(iter(model.parameters()), torch.empty(0)).device)
+    series = _Series((count, *input_size), decay, seeds, _device(model))
     generator = torch.Generator().manual_seed(seed)
     history = []
     with _objective(model, layer, channel, position, target, prepare, input_size) as objective:
@@ -200,6 +210,7 @@ def maximize(
     )
 
 
+@checked
 def deep_dream(
     model: torch.nn.Module,
     picture: Tensor,
@@ -222,7 +233,7 @@ def deep_dream(
         picture: (C, H, W) in 0..1.
         layer: whose activations grow.
         channel: the only one that counts; all by default.
-        prepare: makes the network's input of pictures in 0..1.
+        prepare: makes the network's input of pictures in 0..1, as for :func:`maximize`.
         octaves: sizes, each ``ratio`` times as large as the one before; by default four, or one if the network doesn't
             take images of the smallest.
         steps: in each octave.
@@ -239,6 +250,7 @@ def deep_dream(
     (((23, 23), (32, 32)), True)
     """
     check_picture(picture)
+    layer = layer_named(model, layer)
     height, width = picture.shape[1:]
     if octaves is None:
         smallest = (
@@ -249,6 +261,8 @@ def deep_dream(
         )
         octaves = _OCTAVES if _takes(model, prepared(model, torch.full(smallest, 0.5), prepare)) else 1
     _check(steps=steps, octaves=octaves)
+    if ratio < 1:
+        raise ExplainError("ratio", f"got {ratio}", "needed 1 or more")
     factors = [ratio**-octave for octave in reversed(range(octaves))]
     sizes = tuple((max(1, round(height * factor)), max(1, round(width * factor))) for factor in factors)
     generator = torch.Generator().manual_seed(seed)
@@ -277,7 +291,7 @@ def deep_dream(
     return Dream(what, original[0].cpu(), dreamt[0].detach().cpu(), (energies[0], energies[1]), sizes)
 
 
-def _takes(model: torch.nn.Module, images: Tensor) -> bool:
+def _takes(model: torch.nn.Module, images: Any) -> bool:
     """Whether a network runs on such images."""
     with probing(model) as probe, torch.no_grad():
         try:
@@ -369,12 +383,12 @@ class _Objective:
     grid: Grid | None
 
     def __call__(self, pictures: Tensor) -> Tensor:
-        return self.of_input(prepared(self.probe.model, pictures, self.prepare))
+        return self.of_input(prepared(self.probe.model, pictures, self.prepare), len(pictures))
 
-    def of_input(self, images: Tensor) -> Tensor:
+    def of_input(self, images: Any, count: int) -> Tensor:
         output = self.probe(images)
         if self.layer is None:
-            aim = settle(self.target, output, len(images))
+            aim = settle(self.target, output, count)
             scores: Tensor = aim(output)
             return scores.float()
         found = self.probe[self.layer].float()
@@ -387,7 +401,8 @@ class _Objective:
         return maps[:, y, x]
 
     def largest(self, data: Tensor, batch: int = 64) -> float:
-        return max(float(self.of_input(part).max()) for part in input_of(self.probe.model, data).split(batch))
+        parts = input_of(self.probe.model, data).split(batch)
+        return max(float(self.of_input(part, len(part)).max()) for part in parts)
 
 
 @contextmanager
@@ -421,6 +436,19 @@ def _objective(
                 what += f" at ({position[0]}, {position[1]})"
         with torch.enable_grad():
             yield _Objective(probe, what, layer, channel or 0, position, target, prepare, grid)
+
+
+def _device(model: torch.nn.Module) -> torch.device:
+    home = home_of(model)
+    return torch.device("cpu") if home is None else home.device
+
+
+def _sizes(name: str, value: Any) -> tuple[int, ...]:
+    """A sequence of whole numbers, whatever holds them."""
+    value = value.tolist() if isinstance(value, Tensor | np.ndarray) else single(value)
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise ExplainError(name, f"got {kind_of(value)}", "needed whole numbers, one an axis")
+    return tuple(whole(name, each) for each in value)
 
 
 def _check(**counts: int) -> None:

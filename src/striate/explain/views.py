@@ -58,6 +58,11 @@ class Question:
     target: int | None = None
 
 
+def takes_several(name: str) -> bool:
+    """Whether a view looks at several images together."""
+    return "images" in inspect.signature(VIEWS[name]).parameters
+
+
 def view(name: str, asked: Question) -> Pictured:
     """What a view shows.
 
@@ -75,7 +80,7 @@ def view(name: str, asked: Question) -> Pictured:
     """
     function = VIEWS[name]
     takes = inspect.signature(function).parameters
-    if len(asked.pictures) > 1 and "images" not in takes:
+    if len(asked.pictures) > 1 and not takes_several(name):
         raise ExplainError(name, f"got {len(asked.pictures)} images", "needed one")
     layered = "layer" in takes or "layers" in takes
     for option, value, taken in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Final
 
 from matplotlib.axes import Axes
@@ -14,9 +15,12 @@ from torch import Tensor
 
 from striate.explain.activations import ActivationMaps, Hierarchy, Patch, Patches
 from striate.report.synthesis import show
+from striate.report.text import middle
 
 #: A field of which less than this share is image is larger than the image.
 _MOSTLY: Final = 0.3
+#: Columns of letters that an image's name has.
+_NAME: Final = 16
 
 
 def grid(found: ActivationMaps, *, alike: bool, most: int) -> Figure:
@@ -31,7 +35,9 @@ def grid(found: ActivationMaps, *, alike: bool, most: int) -> Figure:
     )
     count = f"{len(shown)} channels" if len(shown) == len(found.maps) else f"the {len(shown)} strongest channels"
     scaled = "one scale for all" if alike else "each channel with a scale of its own"
-    figure.suptitle(f"{found.layer}: {count} of {len(found.maps)}, {height}x{width}; {scaled}", fontsize=11)
+    figure.suptitle(
+        f"{found.layer}: {count} of {len(found.maps)}, {height}x{width}; {scaled}", fontsize=11, parse_math=False
+    )
     cells = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in cells:
         axes.set_axis_off()
@@ -70,6 +76,7 @@ def patches(found: Patches) -> Figure:
     figure.suptitle(
         f"Channel {found.channel} of {found.layer}: the strongest of {found.images:,} images, field {height}x{width}",
         fontsize=11,
+        parse_math=False,
     )
     cells = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in cells:
@@ -79,7 +86,8 @@ def patches(found: Patches) -> Figure:
     for axes, patch in zip(cells, found.patches, strict=False):
         _patch(axes, patch, low, high)
         y, x = patch.position
-        axes.set_title(f"{patch.activation:.3g}\nimage {patch.image} ({y}, {x})", fontsize=8)
+        title = f"{patch.activation:.3g}\n{middle(Path(found.name_of(patch.image)).name, _NAME)} ({y}, {x})"
+        axes.set_title(title, fontsize=8, parse_math=False)
     return figure
 
 
@@ -95,7 +103,7 @@ def hierarchy(found: Hierarchy) -> Figure:
     show(axes, found.picture)
     for part, stage in zip(parts[1:], stages, strict=True):
         height, width = stage.field
-        part.suptitle(f"{stage.name}: {stage.layer}, field {height}x{width}", fontsize=9)
+        part.suptitle(f"{stage.name}: {stage.layer}, field {height}x{width}", fontsize=9, parse_math=False)
         signed = float(stage.maps.min()) < 0
         low = min(float(patch.pixels.min()) for patch in stage.patches)
         high = max(float(patch.pixels.max()) for patch in stage.patches)

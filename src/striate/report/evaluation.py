@@ -6,7 +6,6 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -18,6 +17,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrM
 from numpy.typing import NDArray
 
 from striate.report.tables import counted
+from striate.report.text import middle, short
 from striate.training.calibration import Calibration
 from striate.training.finder import RateSearch
 from striate.training.intervals import wilson
@@ -159,7 +159,7 @@ def rankings(scores: Scores) -> Figure:
     precisions = areas[_PRECISION.unit]
     known = len(precisions)
     shown = sorted(precisions) if known <= _ALL else sorted(precisions, key=precisions.__getitem__)[:_FEW]
-    names = dict(zip(shown, _distinct([scores.classes[index] for index in shown]), strict=True))
+    names = dict(zip(shown, short([scores.classes[index] for index in shown], 48), strict=True))
     figure = Figure(figsize=(11, 5.4 + 0.2 * len(shown)), layout="constrained")
     title = f"{counted(len(scores))}, each class against the rest"
     if len(shown) < known:
@@ -220,10 +220,10 @@ def errors(examples: Sequence[Example], names: Sequence[str]) -> Figure:
         pixels = example.image.permute(1, 2, 0).squeeze(2).numpy()
         axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.set(xticks=[], yticks=[])
-        predicted, actual = _distinct([example.predicted, example.actual], 20)
+        predicted, actual = short([example.predicted, example.actual], 20)
         said = f"{predicted} ({example.probability:.1%})\nbut is {actual}"
         axes.set_title(said, fontsize=8, color=_WRONG, parse_math=False)
-        axes.set_xlabel(_middle(name, 26), fontsize=7, color=_DARK, parse_math=False)
+        axes.set_xlabel(middle(name, 26), fontsize=7, color=_DARK, parse_math=False)
     return figure
 
 
@@ -240,7 +240,7 @@ def recalls(measures: Measures) -> Figure:
         axes.plot([value], [place], color=_MAIN, marker="o", markersize=5)
     mean = measures.balanced_accuracy
     axes.axvline(mean, color=_WRONG, linestyle=":", linewidth=1.2, label=f"mean of all classes {mean:.1%}")
-    names = _distinct([each.name for _, each in shown], 36)
+    names = short([each.name for _, each in shown], 36)
     labels = [f"{name} ({each.images:,})" for name, (_, each) in zip(names, shown, strict=True)]
     axes.set_yticks(range(len(shown)), labels, fontsize=8, parse_math=False)
     axes.set(xlim=(-0.02, 1.02), ylim=(len(shown) - 0.4, -0.6), xlabel="recall, with its 95 % interval")
@@ -268,25 +268,3 @@ def learning_rates(found: RateSearch) -> Figure:
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     return figure
-
-
-def _middle(text: str, limit: int) -> str:
-    """A text on one line, with its middle left out where it is longer than ``limit``."""
-    text = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
-    if len(text) <= limit:
-        return text
-    head = (limit - 1) // 2
-    return f"{text[:head]}…{text[len(text) - (limit - 1 - head) :]}"
-
-
-def _distinct(names: Sequence[str], limit: int = 48) -> list[str]:
-    """Names shortened so that they stay different: where two wouldn't, what both begin with is left out."""
-    short = [_middle(name, limit) for name in names]
-    alike: dict[str, set[str]] = {}
-    for name, text in zip(names, short, strict=True):
-        alike.setdefault(text, set()).add(name)
-    for place, (name, text) in enumerate(zip(names, short, strict=True)):
-        if len(others := alike[text]) > 1:
-            same = next(n for n, signs in enumerate(zip_longest(*others)) if len(set(signs)) > 1)
-            short[place] = "…" + _middle(name[max(0, same - 3) :], limit - 1)
-    return short

@@ -12,6 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from rich.markup import escape
 from rich.table import Table
 
 from striate.explain.filters import Filters
@@ -20,7 +21,7 @@ from striate.report.tables import plain_table
 
 def table(found: Filters) -> Table:
     """A row a filter, in the order of similarity."""
-    shown = table_title(found)
+    shown = escape(table_title(found))
     rows = plain_table(
         "filter", "norm", "one pattern", "cycles/pixel", "degrees", "octaves", "Gabor R2", "adjusted", title=shown
     )
@@ -54,7 +55,7 @@ def figure(found: Filters) -> Figure:
     flat = found.kernels.shape[2] == 1
     columns = 1 if flat else math.ceil(math.sqrt(len(found)))
     picture = Figure(figsize=(15 if fitted else 10.5, 6.6), layout="constrained")
-    picture.suptitle(f"{table_title(found)}, like beside like")
+    picture.suptitle(f"{table_title(found)}, like beside like", parse_math=False)
     kernels, responses, *rest = picture.subplots(1, 3 if fitted else 2)
 
     size = tuple(found.kernels.shape[2:])

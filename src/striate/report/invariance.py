@@ -12,7 +12,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
@@ -34,6 +34,11 @@ _ROUNDING: Final = 1e-5
 #: Errors up to it have the darkest colour.
 _FAINT: Final = 1e-3
 _SHOWN: Final = 9
+#: In a word, and in words, where a layer is compared.
+_REGIONS: Final = {
+    "interior": ("inside", "only positions that see nothing beyond the borders are compared"),
+    "whole": ("invariance", "the output has no places, and should stay as it is"),
+}
 
 
 def equivariance(found: Equivariance) -> Group:
@@ -42,9 +47,12 @@ def equivariance(found: Equivariance) -> Group:
     title = f"relative error of each layer's map after a shift of so many pixels, {_borders(found.borders)}"
     table = plain_table("layer", "kind", "stride", *shifts, "whole, worst", "alone, worst", "note")
     table.columns[1].justify = table.columns[-1].justify = "left"
-    table.columns[0].overflow = table.columns[-1].overflow = "fold"
+    table.columns[0].overflow = table.columns[1].overflow = table.columns[-1].overflow = "fold"
+    table.collapse_padding = True
+    noted = set()
     for row in found:
-        note = row.note or {"interior": "inside of the borders", "whole": "invariance"}.get(row.region, "")
+        note = row.note or _REGIONS.get(row.region, ("", ""))[0]
+        noted.add(note)
         table.add_row(
             Text(row.name),
             row.kind,
@@ -54,7 +62,8 @@ def equivariance(found: Equivariance) -> Group:
             _error(_worst(row.alone)),
             Text(note),
         )
-    return Group(Text(title), table)
+    legend = [Text(f"{word}: {meaning}", "dim") for word, meaning in _REGIONS.values() if word in noted]
+    return Group(Text(title), table, *legend)
 
 
 def heat_map(found: Equivariance) -> Figure:
@@ -102,13 +111,14 @@ def consistency(found: ShiftConsistency) -> str:
 def robustness(found: Robustness) -> Group:
     """For every disturbance its levels, and below each the images that are right, and those that are as undisturbed."""
     title = f"{found.images} images, {found.accuracy:.1%} right undisturbed, ± {_deviation(found.accuracy, found):.1%}"
-    most = max((len(curve.levels) for curve in found.curves), default=0)
-    table = plain_table("disturbance", "", *[""] * most)
+    parts: list[RenderableType] = [Text(title)]
     for curve in found.curves:
-        table.add_row(curve.name, Text("level", "dim"), *(Text(f"{level:g}", "dim") for level in curve.levels))
-        table.add_row(Text(curve.unit, "dim"), "right", *(f"{share:.0%}" for share in curve.accuracy))
-        table.add_row("", "as before", *(f"{share:.0%}" for share in curve.agreement))
-    return Group(Text(title), table)
+        table = plain_table("level", *(f"{level:g}" for level in curve.levels))
+        table.columns[0].min_width = len("as before")
+        table.add_row("right", *(f"{share:.0%}" for share in curve.accuracy))
+        table.add_row("as before", *(f"{share:.0%}" for share in curve.agreement))
+        parts += [Text.assemble(curve.name, (f": {curve.unit}", "dim")), table]
+    return Group(*parts)
 
 
 def curves(found: Robustness, images: Tensor) -> Figure:
@@ -170,7 +180,7 @@ def checkerboards(found: Checkerboards) -> Table:
     """One row a strided operation: how evenly its windows cover positions."""
     table = plain_table("layer", "kind", "covers", "kernel", "stride", "windows", "missed", "uneven", "with weights")
     table.columns[1].justify = table.columns[2].justify = "left"
-    table.columns[0].overflow = "fold"
+    table.columns[0].overflow = table.columns[1].overflow = table.columns[2].overflow = "fold"
     for row in found:
         table.add_row(
             Text(row.name),

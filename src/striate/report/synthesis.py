@@ -20,8 +20,11 @@ from striate.explain.inversion import Inversion
 from striate.explain.result import Explanation
 from striate.explain.synthesis import Dream, Synthesis
 from striate.report.tables import plain_table
+from striate.report.text import middle
 
 _COLUMNS: Final = 5
+#: Columns of letters that a class has.
+_NAME: Final = 32
 _SIDE: Final = 2.6
 #: Evidence of regions lets the picture through.
 _OPAQUE: Final = 0.7
@@ -34,7 +37,7 @@ def maximal(found: Synthesis) -> Figure:
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(_SIDE * columns + 4.2, max((_SIDE + 0.5) * rows, 3.0) + 0.4), layout="constrained")
     compared = "" if found.largest is None else f"; largest in the data {found.largest:.3g}"
-    figure.suptitle(f"What excites {found.what} the most{compared}", fontsize=11)
+    figure.suptitle(f"What excites {found.what} the most{compared}", fontsize=11, parse_math=False)
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(_SIDE * columns, 4.2)).ravel()
     grid = left.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
@@ -57,7 +60,7 @@ def dream(found: Dream) -> Figure:
     """Before and after."""
     height, width = found.before.shape[1:]
     figure = Figure(figsize=(2 * 4.5 * min(width / height, 2), 5.1), layout="constrained")
-    figure.suptitle(f"A dream of {found.what}, over {len(found.sizes)} octaves", fontsize=11)
+    figure.suptitle(f"A dream of {found.what}, over {len(found.sizes)} octaves", fontsize=11, parse_math=False)
     titles = ("picture", "dream")
     for axes, picture, title, energy in zip(
         figure.subplots(1, 2), (found.before, found.after), titles, found.energies, strict=True
@@ -78,12 +81,15 @@ def inversion(found: Inversion) -> Figure:
     figure.suptitle("Made again from a layer's output alone", fontsize=11)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     titles = ["original"]
-    titles += [f"{row.layer}\nimage error {row.image_error:.1%}, output {row.feature_error:.1%}" for row in found.rows]
+    titles += [
+        f"{middle(row.layer, _NAME)}\nimage error {row.image_error:.1%}, output {row.feature_error:.1%}"
+        for row in found.rows
+    ]
     for axes in grid:
         axes.set_axis_off()
     for axes, image, title in zip(grid, shown, titles, strict=False):
         show(axes, (image - low) / (high - low))
-        axes.set_title(title, fontsize=8)
+        axes.set_title(title, fontsize=8, parse_math=False)
     return figure
 
 
@@ -109,11 +115,11 @@ def perturbation(found: Perturbation) -> Figure:
     change = found.changed - found.picture
     factor = 0.5 / max(float(change.abs().max()), 1e-12)
     show(above[0], found.picture)
-    above[0].set_title(_said(found.before), fontsize=9)
+    above[0].set_title(_said(found.before), fontsize=9, parse_math=False)
     show(above[1], 0.5 + factor * change)
     above[1].set_title(f"the change, {factor:.3g} times as large, on grey", fontsize=9)
     show(above[2], found.changed)
-    above[2].set_title(_said(found.after), fontsize=9)
+    above[2].set_title(_said(found.after), fontsize=9, parse_math=False)
     largest = max(float(each.map.abs().max()) for each in (found.before, found.after)) or 1.0
     signed = found.before.signed
     scale = Normalize(-largest if signed else 0, largest)
@@ -125,7 +131,7 @@ def perturbation(found: Perturbation) -> Figure:
             show(axes, found.picture)
         alpha = _OPAQUE * strength if regions else None
         axes.imshow(each.map[0].numpy(), cmap=colours, norm=scale, interpolation="nearest", alpha=alpha)
-        axes.set_title(f"{each.method} for {each.target_of(0)}", fontsize=9)
+        axes.set_title(f"{each.method} for {middle(each.target_of(0), _NAME)}", fontsize=9, parse_math=False)
     bar = figure.colorbar(ScalarMappable(scale, colours), ax=beneath[1], location="top", shrink=0.9)
     bar.set_label(found.before.quantity, fontsize=8)
     bar.ax.tick_params(labelsize=8)
@@ -143,4 +149,4 @@ def show(axes: Axes, picture: Tensor, extent: tuple[float, float, float, float] 
 
 def _said(found: Explanation) -> str:
     best = found.predictions[0][0]
-    return f"{found.name_of(best.category)} ({best.probability:.1%})"
+    return f"{middle(found.name_of(best.category), _NAME)} ({best.probability:.1%})"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import string
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
@@ -158,3 +159,35 @@ class PlainTable(Table):
         for column, width in zip(self.columns, widths, strict=True):
             column.width = width
         yield from super().__rich_console__(console, options)
+
+
+def middle(name: str, width: int) -> str:
+    """A printable name, cut in the middle if it takes more than so many columns; wide characters take two.
+
+    >>> middle("breed_number_001_golden_retriever", 20)
+    'breed_numb…retriever'
+    """
+    name = printable(name)
+    if cell_len(name) <= width:
+        return name
+    tail = (width - 1) // 2
+    head = width - 1 - tail
+    return set_cell_size(name, head).rstrip() + "…" + _last(name, tail).lstrip()
+
+
+def _last(name: str, width: int) -> str:
+    end = len(name)
+    start = end
+    while start and cell_len(name[start - 1 : end]) <= width:
+        start -= 1
+    return name[start:end]
+
+
+def file_names(paths: Sequence[str], width: int) -> tuple[str, ...]:
+    """Files, each by what its path has beyond the folder that all of them lie in, cut to a width."""
+    if len(set(map(os.path.basename, paths))) == len(set(paths)):
+        names = [os.path.basename(path) for path in paths]
+    else:
+        folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+        names = [os.path.relpath(os.path.abspath(path), folder) for path in paths]
+    return short(names, width)

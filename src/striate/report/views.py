@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -16,11 +17,12 @@ from striate.explain.result import Pictured
 from striate.explain.synthesis import Dream, Synthesis
 from striate.report import filters, synthesis
 from striate.report.tables import described, plain_table
+from striate.report.text import file_names, printable
 
 
 def told(found: Pictured, picture: Path) -> Group:
     """What was found, and where the picture lies."""
-    return Group(_numbers(found), described({"picture": str(picture)}))
+    return Group(_numbers(found), described({"picture": printable(str(picture))}))
 
 
 def _numbers(found: Pictured) -> RenderableType:
@@ -52,17 +54,18 @@ def _figures(found: Pictured) -> dict[str, str]:
     sides = {}
     for name, each in (("before", found.before), ("after", found.after)):
         best = each.predictions[0][0]
-        sides[name] = f"{best.probability:7.2%}  {each.name_of(best.category)}"
+        sides[name] = f"{best.probability:7.2%}  {printable(each.name_of(best.category))}"
     size = f"l2 {found.l2:.4g}, l_inf {found.largest:.4g} ({found.largest * 255:.2f}/255), of pixels in 0..1"
     return {**sides, "change": size, "found by": f"{found.method}, small in {found.norm}"}
 
 
 def _patches(found: Patches) -> Table:
-    title = f"channel {found.channel} of {found.layer}, {found.images} images"
+    title = escape(f"channel {found.channel} of {found.layer}, {found.images} images")
+    files = file_names(found.names, 40) if found.names else tuple(map(str, range(found.images)))
     table = plain_table("image", "activation", "position", "top", "left", "size", title=title)
     for patch in found.patches:
         table.add_row(
-            str(patch.image),
+            Text(files[patch.image]),
             f"{patch.activation:.4g}",
             "{}, {}".format(*patch.position),
             str(patch.top),
