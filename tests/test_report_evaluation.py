@@ -111,7 +111,7 @@ class TestErrors:
         figure = evaluation.errors(shown, [f"folder/of/very/many/images/{n:03}.png" for n in range(count)])
         axes = [each for each in figure.axes if each.get_title()]
         assert [each.get_title() for each in axes] == [f"dog ({0.5 + n / 100:.1%})\nbut is cat" for n in range(count)]
-        assert axes[-1].get_xlabel() == f"folder/of/ve…mages/{count - 1:03}.png"
+        assert axes[-1].get_xlabel() == f"folder/of/ver…ages/{count - 1:03}.png"
         drawn(figure)
 
     def test_none_is_said_to_be_none(self) -> None:
@@ -159,7 +159,7 @@ def test_odd_names_are_drawn_as_they_are() -> None:
     for figure in pictures:
         drawn(figure)  # a formula that can't be read would raise
         shown = "\n".join(texts(figure))
-        for name in ("_hidden", "$x_1$", r"$\foo$", "two\N{REPLACEMENT CHARACTER}lines", "100 % {x}"):
+        for name in ("_hidden", "$x_1$", r"$\foo$", r"two\nlines", "100 % {x}"):
             assert name in shown
 
 

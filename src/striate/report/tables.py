@@ -16,8 +16,8 @@ if TYPE_CHECKING:  # each costs seconds, and a command needs one of them at most
     from striate.engine.timing import Timing
     from striate.export import Exported
     from striate.training.intervals import Measure
-from striate.training.results import Evaluation, Example
-from striate.training.scores import Measures
+    from striate.training.results import Evaluation, Example
+    from striate.training.scores import Measures
 
 #: Up to this many classes are all listed; of more, the WEAKEST.
 _ALL: Final = 30
