@@ -13,7 +13,8 @@ import torch
 
 from striate.analysis import memory
 from striate.analysis.counting import Work, moves_only, problem, work
-from striate.analysis.trace import ROOT, Call, InputSize, Operation, Trace, Value, trace
+from striate.analysis.examples import InputSize
+from striate.analysis.trace import ROOT, Call, Operation, Trace, Value, trace
 from striate.engine.timing import Roofline
 from striate.errors import AnalysisError
 from striate.geometry import ConvShape
@@ -209,7 +210,7 @@ def summarize(model: torch.nn.Module, input_size: InputSize, *, roofline: Roofli
     buffers = sum(value.numel for value in {id(value): value for value in traced.buffers.values()}.values())
     return Summary(
         type(model).__name__,
-        traced.inputs[0].shape,
+        next(iter(traced.inputs.values())).shape,
         tuple(rows),
         sum(value.numel for value in distinct.values() if value.learns),
         buffers,
@@ -275,7 +276,7 @@ def _rows(traced: Trace) -> tuple[list[CostRow], list[str], int]:
 
 def _written(traced: Trace) -> dict[Operation, int]:
     """Bytes of memory that each operation is the first to write; views and writing in place take none."""
-    known = {value.storage for value in traced.inputs}
+    known = {value.storage for value in traced.inputs.values()}
     written = {}
     for operation in traced.operations:
         new = {v.storage: v.bytes for v in operation.outputs if v.kind == "activation" and v.storage not in known}

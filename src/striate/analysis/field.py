@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from striate.analysis import support
+from striate.analysis import arguments, support
 from striate.analysis.dependence import Dependence, Maybe, Misalignment, Notes, Track
+from striate.analysis.examples import InputSize, chosen
 from striate.analysis.lines import Line
 from striate.analysis.rules import RULES, follow, parts_of
 from striate.analysis.support import bits
-from striate.analysis.trace import ROOT, InputSize, Operation, Trace, Value, trace
+from striate.analysis.trace import ROOT, Operation, Trace, Value, trace
 from striate.errors import AnalysisError
 
 Stride: TypeAlias = int | Fraction | None
@@ -84,10 +85,12 @@ class ReceptiveFields:
     """The receptive fields of all tensors of a network, in the order in which they are computed.
 
     Args:
-        model: the network's class.
+        model: the network's name, its class by default.
         input_shape: (N, C, ...) that it was traced with.
         rows: one for each tensor.
         misaligned: branches that met with different strides or centres.
+        input: the input that is looked at, of several.
+        inputs: the shapes of all inputs by name.
     """
 
     model: str
@@ -95,6 +98,8 @@ class ReceptiveFields:
     rows: tuple[FieldRow, ...]
     misaligned: tuple[Misalignment, ...]
     _found: dict[str, Maybe] = field(repr=False)
+    input: str = ""
+    inputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[FieldRow]:
         return iter(self.rows)
@@ -112,7 +117,7 @@ class ReceptiveFields:
             if row.name == name:
                 return row
         known = [row.name for row in self.rows]
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or known[-3:]
+        near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.3) or known[-3:]
         raise AnalysisError(
             "layer", f"got {name!r}", f"needed a layer that {self.model} calls", "near: " + ", ".join(near)
         )
@@ -138,12 +143,9 @@ class ReceptiveFields:
         if found.unknown or found.boxes is None:
             why = found.unknown or f"its support takes more than {support.MOST} boxes"
             raise AnalysisError(name, "the field isn't known", why)
-        dims = len(row.shape) - len(position)
-        lengths = row.shape[max(dims, 0) :]
-        if dims < 0 or any(not 0 <= place < length for place, length in zip(position, lengths, strict=False)):
-            raise AnalysisError(
-                name, f"got position {tuple(position)}", f"needed one in {'x'.join(map(str, lengths))}, counted from 0"
-            )
+        dims = max(len(row.shape) - len(arguments.items(position) or ()), 0)
+        lengths = row.shape[dims:]
+        position = arguments.position(name, position, lengths)
         for box in found.boxes:
             arrays = [
                 array[
@@ -174,17 +176,29 @@ class ReceptiveFields:
         return {
             "model": self.model,
             "input_shape": list(self.input_shape),
+            "input": self.input,
+            "inputs": {name: list(shape) for name, shape in self.inputs.items()},
             "rows": [row.to_dict() for row in self.rows],
             "misaligned": [vars(each) for each in self.misaligned],
         }
 
 
-def receptive_field(model: torch.nn.Module, input_size: InputSize) -> ReceptiveFields:
-    """The exact receptive field of every tensor in a network, in evaluation mode, with respect to its first input.
+def receptive_field(
+    model: torch.nn.Module, input_size: InputSize, *, input: str | int | None = None, name: str | None = None
+) -> ReceptiveFields:
+    """The exact receptive field of every tensor in a network, in evaluation mode, with respect to one input.
+
+    Where padding takes positions from elsewhere (circular, reflected, replicated), a position at an end sees those
+    too: :meth:`ReceptiveFields.support` has them, and of a field that wraps around
+    :meth:`ReceptiveFields.box` spans all that lies between. The rule in the rows is that of the map without its ends.
 
     Args:
         model: any network; it is left as it is.
-        input_size: (C, L), (C, H, W), a whole shape with the batch in front, or example tensors.
+        input_size: (C, L), (C, H, W), a whole shape with the batch in front, or example inputs: a tensor or array, a
+            list of positional inputs, or a dictionary. Entries of the latter are inputs by name if ``forward`` has
+            parameters of these names; if not, it is the one argument of a ``forward`` that takes one.
+        input: which input is looked at, by its name or number; by default the first that has axes to look along.
+        name: of the network, for tables and pictures; its class by default.
 
     Raises:
         AnalysisError: an input without axes, a size that doesn't fit, values that steer the computation.
@@ -198,20 +212,16 @@ def receptive_field(model: torch.nn.Module, input_size: InputSize) -> ReceptiveF
     >>> fields.box("1", (1, 2))
     ((2, 5), (4, 7))
     """
-    return fields_of(trace(model, input_size), type(model).__name__)
+    return fields_of(trace(model, input_size), name or type(model).__name__, input)
 
 
-def fields_of(traced: Trace, name: str) -> ReceptiveFields:
+def fields_of(traced: Trace, name: str, input: str | int | None = None) -> ReceptiveFields:
     """The receptive fields of a network that is traced already."""
-    source = traced.inputs[0]
-    if len(source.shape) < 3:
-        raise AnalysisError(
-            name,
-            f"its input {source.shape} has no axes to look along",
-            "needed (N, C, L), (N, C, H, W) or (N, C, D, H, W)",
-        )
+    shapes = {each: value.shape for each, value in traced.inputs.items()}
+    looked_at = chosen(shapes, input, name)
+    source = traced.inputs[looked_at]
     notes = Notes()
-    found = dependences(traced, notes)
+    found = dependences(traced, source, notes)
     rows: list[FieldRow] = []
     kept: dict[str, Maybe] = {}
     entries = _entries(traced)
@@ -221,21 +231,21 @@ def fields_of(traced: Trace, name: str) -> ReceptiveFields:
         seen[base] += 1
         label = base if seen[base] == total[base] else f"{base}@{seen[base]}"
         dependence = found.get(value)
-        rows.append(_row(label, kind, level, value, dependence, source.shape[2:]))
+        nothing = "depends on no input" if len(shapes) == 1 else f"doesn't depend on {looked_at}"
+        rows.append(_row(label, kind, level, value, dependence, source.shape[2:], nothing))
         kept[label] = dependence
-    return ReceptiveFields(name, source.shape, tuple(rows), tuple(notes.misaligned), kept)
+    return ReceptiveFields(name, source.shape, tuple(rows), tuple(notes.misaligned), kept, looked_at, shapes)
 
 
-def dependences(traced: Trace, notes: Notes) -> dict[Value, Maybe]:
-    """What each tensor of a network that is traced already depends on; None for one that depends on no input."""
+def dependences(traced: Trace, source: Value, notes: Notes) -> dict[Value, Maybe]:
+    """What each tensor of a network that is traced already depends on of one input; None if on nothing of it."""
     try:
-        return _followed(traced, notes)
+        return _followed(traced, source, notes)
     finally:
         support.forget()
 
 
-def _followed(traced: Trace, notes: Notes) -> dict[Value, Maybe]:
-    source = traced.inputs[0]
+def _followed(traced: Trace, source: Value, notes: Notes) -> dict[Value, Maybe]:
     dims = range(2, len(source.shape))
     box = tuple(
         bits(
@@ -295,13 +305,11 @@ def _entries(traced: Trace) -> list[tuple[str, str, str, Value]]:
     return [entry for _, entry in sorted(timed, key=lambda each: each[0])]
 
 
-def _row(name: str, kind: str, level: str, value: Value, found: Maybe, size: Sequence[int]) -> FieldRow:
+def _row(name: str, kind: str, level: str, value: Value, found: Maybe, size: Sequence[int], nothing: str) -> FieldRow:
     axes = len(size)
     if found is None or (found.boxes == () and not found.unknown):
-        nothing = (0,) * axes
-        return FieldRow(
-            name, kind, level, value.shape, nothing, nothing, nothing, (False,) * axes, nothing, "depends on no input"
-        )
+        zero = (0,) * axes
+        return FieldRow(name, kind, level, value.shape, zero, zero, zero, (False,) * axes, zero, nothing)
     if found.unknown:
         none = (None,) * axes
         return FieldRow(name, kind, level, value.shape, none, none, none, (False,) * axes, none, found.unknown)

@@ -75,7 +75,7 @@ def fields(found: ReceptiveFields) -> Table:
     table.columns[-1].justify = "left"
     table.columns[0].overflow = table.columns[-1].overflow = "fold"
     for row in found:
-        if row.level == "block" or row.note == "depends on no input":
+        if row.level == "block" or all(length == 0 for length in row.size):
             continue
         table.add_row(
             Text(row.name), _by(row.shape[1:]), _axes(row.size), _axes(row.stride), _axes(row.start), Text(_note(row))

@@ -10,9 +10,9 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from scipy.special import entr
 
+from striate.analysis import arguments
 from striate.analysis.information.continuous import gaussian_copula, ksg, ksg_labels
 from striate.analysis.information.discrete import Binning, Symbols, mutual_information
-from striate.errors import AnalysisError
 
 #: From samples of X and Y to I(X; Y) in nats.
 Estimator: TypeAlias = Callable[[Symbols, Symbols], float]
@@ -91,9 +91,8 @@ def validate(
     >>> validate(mutual_information, independent(50), samples=200).within  # too few samples for 2500 pairs of symbols
     False
     """
-    if repeats < 2:
-        raise AnalysisError("validate", f"got {repeats} repeats", "needed 2 or more, for a spread")
-    generator = np.random.default_rng(seed)
+    samples, repeats = arguments.whole("samples", samples, 1), arguments.whole("repeats", repeats, 2)
+    generator = np.random.default_rng(arguments.whole("seed", seed, 0))
     found = [estimator(*case.draw(generator, samples)) for _ in range(repeats)]
     bias, spread = float(np.mean(found)) - case.truth, float(np.std(found, ddof=1))
     return Validation(case.name, case.truth, samples, repeats, bias, spread, bound)
