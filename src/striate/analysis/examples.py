@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map
 
@@ -131,7 +131,11 @@ def mapped(value: Any, act: Callable[[Tensor], Tensor]) -> Any:
             return PackedSequence(act(leaf.data), leaf.batch_sizes, leaf.sorted_indices, leaf.unsorted_indices)
         return act(leaf) if isinstance(leaf, Tensor) else leaf
 
-    return tree_map(one, value)
+    return tree_map(one, value, is_leaf=_is_packed)
+
+
+def _is_packed(value: Any) -> bool:
+    return isinstance(value, PackedSequence)
 
 
 def tensors_in(value: Any) -> list[Tensor]:
@@ -252,9 +256,9 @@ def _arguments(given: Any, takes: _Signature) -> tuple[tuple[Any, ...], dict[str
         args: tuple[Any, ...] = tuple(given)
     else:
         args = (given,)
-    needed = [name for name in takes.positional if name in takes.required]
-    if len(args) < len(needed) or (len(args) > len(takes.positional) and not takes.more):
-        many = needed if len(args) < len(needed) else takes.positional
+    least = [name for name in takes.positional if name in takes.required]
+    if len(args) < len(least) or (len(args) > len(takes.positional) and not takes.more):
+        many = least if len(args) < len(least) else takes.positional
         raise AnalysisError(
             "inputs",
             f"got {len(args)}",
@@ -267,12 +271,12 @@ def _arguments(given: Any, takes: _Signature) -> tuple[tuple[Any, ...], dict[str
 def _names(args: tuple[Any, ...], kwargs: dict[str, Any], takes: _Signature) -> list[str]:
     """A name for each tensor, in the order in which :func:`mapped` meets them."""
     positional = [*takes.positional, *(f"input {n}" for n in range(len(takes.positional), len(args)))]
-    found = []
-    for path, leaf in tree_flatten_with_path((args, kwargs))[0]:
+    found: list[str] = []
+    for path, leaf in tree_flatten_with_path((args, kwargs), is_leaf=_is_packed)[0]:
         if not isinstance(leaf, (Tensor, PackedSequence)):
             continue
-        by_name, within = path[0].idx == 1, path[2:]  # type: ignore[attr-defined]
-        name = str(path[1].key) if by_name else positional[path[1].idx]  # type: ignore[attr-defined]
+        by_name = path[0].idx == 1  # type: ignore[attr-defined]
+        name, within = (str(path[1].key) if by_name else positional[path[1].idx]), path[2:]  # type: ignore[attr-defined]
         if not by_name and len(args) == 1 and isinstance(args[0], Mapping) and len(within) == 1:
             name, within = str(within[0].key), ()  # type: ignore[attr-defined] # the one dictionary's own names
         found.append(name + keystr(within))
@@ -300,7 +304,10 @@ def _materialised(model: torch.nn.Module, example: Example) -> torch.nn.Module:
     """A copy whose lazy layers have their sizes and initial values."""
     name = type(model).__name__
     try:
-        twin = copy.deepcopy(model)
+        # PyTorch copies lazy parameters, but not lazy buffers.
+        lazy = [buffer for buffer in model.buffers() if is_lazy(buffer)]
+        made = {id(each): UninitializedBuffer(device=each.device, dtype=each.dtype) for each in lazy}  # type: ignore[call-arg]
+        twin = copy.deepcopy(model, made)
     except Exception as error:
         raise AnalysisError(name, f"can't be copied ({error})", "needed a network that copy.deepcopy takes") from error
     twin.eval()

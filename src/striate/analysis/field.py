@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -17,14 +17,12 @@ from striate.analysis import arguments, support
 from striate.analysis.dependence import Dependence, Maybe, Misalignment, Notes, Track
 from striate.analysis.examples import InputSize, chosen
 from striate.analysis.lines import Line
-from striate.analysis.rules import RULES, follow, parts_of
+from striate.analysis.rules import CUTS, RULES, follow, parts_of
 from striate.analysis.support import bits
 from striate.analysis.trace import ROOT, Operation, Trace, Value, trace
 from striate.errors import AnalysisError
 
 Stride: TypeAlias = int | Fraction | None
-
-_CUTS: Final = tuple(f"aten.{name}" for name in ("split", "split_with_sizes", "unbind", "chunk"))
 
 
 @dataclass(frozen=True)
@@ -260,7 +258,7 @@ def _followed(traced: Trace, source: Value, notes: Notes) -> dict[Value, Maybe]:
         where = traced.calls[operation.call].path or ROOT
         result = follow(operation, found.get, notes, where)
         outputs = operation.outputs
-        if result is not None and operation.name in _CUTS:
+        if result is not None and operation.name.removeprefix("aten.") in CUTS:
             found.update(zip(outputs, parts_of(operation, result), strict=True))
         elif result is not None and operation.name in RULES and outputs:
             # Indices and statistics beside the result aren't maps that gradients go through.

@@ -26,6 +26,7 @@ from torch._subclasses.fake_tensor import (
     FakeCopyMode,
     FakeTensor,
     FakeTensorMode,
+    unset_fake_temporarily,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
@@ -39,6 +40,10 @@ ROOT: Final = "(network)"
 
 #: Operators that hand on the numbers they get.
 _KEEPING: Final = (torch.ops.aten.lift_fresh, torch.ops.aten.alias, torch.ops.aten.detach, torch.ops.aten.clone)
+
+
+#: Constants of whole numbers up to this many are computed with; more of them are no lengths of sequences.
+_LENGTHS: Final = 1 << 16
 
 
 @dataclass(eq=False)
@@ -190,6 +195,8 @@ def trace(model: torch.nn.Module, input_size: InputSize, *, training: bool = Fal
         # Kernels of other backends take pointers, and fake tensors have none.
         stack.enter_context(engine.use("aten"))
         stack.enter_context(fake)
+        # In inference mode composite operators would come as a whole, matmul and linear among them.
+        stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(training))
         if training:
             stack.enter_context(torch.autograd.graph.saved_tensors_hooks(recorder.save, lambda kept: kept))
@@ -300,8 +307,26 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func.overloadpacket not in _KEEPING:
+            if not func._schema.is_mutable and self._constant((args, kwargs)):
+                with unset_fake_temporarily():
+                    result = func(*args, **kwargs)
+                return self._recorded(func, args, kwargs, result)
             args, kwargs = tree_map_only(Tensor, self._faked, (args, kwargs))
-        result = func(*args, **kwargs)
+        return self._recorded(func, args, kwargs, func(*args, **kwargs))
+
+    def _constant(self, arguments: Any) -> bool:
+        """Whether whole numbers that don't depend on the input go in and nothing else, as lengths of sequences."""
+        tensors = [leaf for leaf in tree_flatten(arguments)[0] if isinstance(leaf, Tensor)]
+        return bool(tensors) and not any(
+            isinstance(tensor, FakeTensor)
+            or id(tensor) in self._twins
+            or tensor.is_floating_point()
+            or tensor.numel() > _LENGTHS
+            for tensor in tensors
+        )
+
+    def _recorded(self, func: Any, args: Any, kwargs: Any, result: Any) -> Any:
+        """The result, after the operator was written down."""
         made = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
         if not made and not func._schema.is_mutable:
             return result
