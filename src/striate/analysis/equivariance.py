@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_flatten
 
 from striate.analysis import arguments
 from striate.analysis.dependence import Maybe, Notes
-from striate.analysis.field import dependences
+from striate.analysis.following import dependences
 from striate.analysis.lines import Line
 from striate.analysis.probing import Images, Subject, evaluating, maps_of
 from striate.analysis.shifts import CircularBorders, shifted

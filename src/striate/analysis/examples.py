@@ -62,19 +62,11 @@ class Example:
         return model(*self.args, **self.kwargs)
 
 
-def chosen(shapes: Mapping[str, tuple[int, ...]], name: str | int | None, where: str) -> str:
-    """The input that ``name`` means, its name or number; for None the first one that has axes to look along."""
+def chosen(shapes: Mapping[str, tuple[int, ...]], name: str | int | None) -> str:
+    """The input that ``name`` means, its name or number; for None the first with axes to look along, or the first."""
     known = list(shapes)
     if name is None:
-        name = next((each for each, shape in shapes.items() if len(shape) >= 3), None)
-        if name is None:
-            told = " and ".join("x".join(map(str, shape)) or "a number" for shape in shapes.values())
-            raise AnalysisError(
-                where,
-                f"its input {told} has no axes to look along" if known else "it takes no tensors",
-                "needed (N, C, L), (N, C, H, W) or (N, C, D, H, W)",
-            )
-        return name
+        name = next((each for each, shape in shapes.items() if len(shape) >= 3), known[0])
     if isinstance(name, str):
         return arguments.word("input", name, known)
     return known[arguments.whole("input", name, 0, len(known) - 1)]
@@ -202,7 +194,7 @@ class _Signature:
 
     positional: tuple[str, ...] = ()
     more: bool = True
-    named: frozenset[str] = frozenset()
+    named: tuple[str, ...] = ()
     any_name: bool = True
     required: tuple[str, ...] = ()
 
@@ -220,7 +212,7 @@ class _Signature:
         return cls(
             tuple(each.name for each in found if each.kind in by_order),
             any(each.kind is each.VAR_POSITIONAL for each in found),
-            frozenset(each.name for each in found if each.kind in by_name),
+            tuple(each.name for each in found if each.kind in by_name),
             any(each.kind is each.VAR_KEYWORD for each in found),
             tuple(each.name for each in found if each.kind in by_order + by_name and each.default is each.empty),
         )
@@ -239,7 +231,7 @@ def _arguments(given: Any, takes: _Signature) -> tuple[tuple[Any, ...], dict[str
         missing = [name for name in takes.required if name not in keys]
         words = all(isinstance(key, str) for key in keys)
         if words and not missing and (len(known) == len(keys) or takes.any_name):
-            return (), dict(given)
+            return (), {name: given[name] for name in (*(name for name in takes.named if name in keys), *keys)}
         if not known and (takes.positional or takes.more) and len(takes.required) <= 1:
             return (given,), {}
         needed = f"needed {', '.join(takes.required)}" + (", or one argument" if not takes.required else "")

@@ -81,9 +81,7 @@ class Subject:
         self.name = name or type(model).__name__
         self._prepare = prepare
         shapes = {each: tuple(tensor.shape) for each, tensor in self.example.tensors.items()}
-        if input is None and all(len(shape) < 3 for shape in shapes.values()):
-            input = 0
-        self.input = chosen(shapes, input, "images")
+        self.input = chosen(shapes, input)
         #: The images, on the network's device, in its floating-point format.
         self.images = self.example.tensors[self.input]
 

@@ -120,19 +120,20 @@ class Binning:
         Raises:
             AnalysisError: values that aren't finite, or none.
         """
-        numbers = floats("Binning", values, "needed finite numbers")
+        given = floats("Binning", values, "needed finite numbers")
+        numbers = given.ravel()
         if not numbers.size or not np.isfinite(numbers).all():
             raise AnalysisError("Binning", "got no values, or such that aren't finite", "needed finite numbers")
-        loose = numbers[numbers != self.atom] if self.atom is not None else numbers.ravel()
+        loose = numbers[numbers != self.atom] if self.atom is not None else numbers
         if not loose.size:
-            return np.zeros(numbers.shape, np.int64)
+            return np.zeros(given.shape, np.int64)
         low, high = self.span or (float(loose.min()), float(loose.max()))
         shares = np.linspace(0, 1, self.count + 1)[1:-1]
         edges = low + shares * (high - low) if self.kind == "width" else np.unique(np.quantile(loose, shares))
         found = np.searchsorted(edges, numbers, side="right") + 1
         if self.atom is not None:
             found[numbers == self.atom] = 0
-        return found
+        return found.reshape(given.shape)
 
     def __str__(self) -> str:
         words = f"{self.count} bins of equal {'width' if self.kind == 'width' else 'share'}"
