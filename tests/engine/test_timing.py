@@ -86,7 +86,8 @@ def test_a_share_above_the_roofline_has_a_reason(
     for share, reason in ((2.0, says), (1.006, says), (1.004, ""), (0.5, "")):
         timed = PassTiming(Pass.OUTPUT, flops, bytes_, {backend: ceiling / share}, {})
         timing = Timing(parse(line), dtype, False, machine, (timed,))
-        assert (reason in timing.above(timed, backend)) and bool(reason) == bool(timing.above(timed, backend))
+        assert reason in timing.above(timed, backend)
+        assert bool(reason) == bool(timing.above(timed, backend))
         told = timing.to_dict()["passes"]["output"]["above_roofline"]  # type: ignore[index]
         assert told.keys() == ({backend} if reason else set())
 

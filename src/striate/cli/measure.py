@@ -44,6 +44,8 @@ def summary(
         print_json(result.to_dict())
     else:
         show(measures.cost(result), measures.totals(result))
+        if out is not None:
+            show(f"drawn in {out}")
 
 
 @app.command()

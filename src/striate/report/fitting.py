@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 _GAP = 2
+_NARROWEST = 8  # of a column that folds
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,11 @@ class Fitted:
             gone = max(spare, key=lambda place: self.columns[place].spare)
             left_out.append(self.columns[gone].name)
             del least[gone]
+        while sum(least.values()) + _GAP * len(least) > room:
+            folds = [place for place in least if self.columns[place].folds and least[place] > _NARROWEST]
+            if not folds:
+                break
+            least[max(folds, key=lambda place: least[place])] -= 1
         # What is left goes to columns that fold, from left to right.
         rest = max(room - sum(least.values()) - _GAP * len(least), 0)
         widths = {}
@@ -89,7 +95,7 @@ class Fitted:
         """Columns that fold are content with less than they would like: names with half, others with a quarter."""
         if not self.columns[place].folds:
             return width
-        return min(width, max(room // (2 if place == 0 else 4), 8))
+        return min(width, max(room // (2 if place == 0 else 4), _NARROWEST))
 
 
 @dataclass(frozen=True)
