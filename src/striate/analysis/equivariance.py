@@ -194,7 +194,7 @@ def _pairs(shifts: Sequence[Shift], images: Tensor) -> tuple[tuple[float, float]
         if any(abs(by) >= n for by, n in zip((dy, dx), images.shape[2:], strict=True)):
             raise AnalysisError(
                 "shift",
-                f"got ({dy:g}, {dx:g})",
+                f"got {tuple(pair)}",
                 f"needed (dy, dx) below the image's {images.shape[2]}x{images.shape[3]}",
             )
         pairs.append((dy, dx))
