@@ -218,6 +218,23 @@ def test_the_field_in_each_of_several_inputs() -> None:
     assert first.to_dict()["inputs"] == {"left": [1, 1, 9, 9], "right": [1, 3, 12, 15], "weight": [2, 2]}
 
 
+def test_a_layer_that_two_inputs_go_through() -> None:
+    class Twins(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.pool, self.both = nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Bilinear(3, 3, 2)
+
+        def forward(self, one: Tensor, other: Tensor) -> Tensor:
+            return self.both(*(self.pool(self.conv(each)).flatten(1) for each in (one, other)))
+
+    model, inputs = Twins(), [torch.rand(2, 1, 7, 7), torch.rand(2, 1, 8, 6)]
+    for name, calls, size in (("one", ("conv@1", "conv"), (7, 7)), ("other", ("conv", "conv@1"), (8, 6))):
+        found = receptive_field(model, inputs, input=name)
+        assert [found.at(call).size for call in calls] == [(3, 3), (0, 0)]
+        assert found.at("both").size == size
+        assert (effective_receptive_field(model, inputs, "conv", (1, 2), input=name).density > 0).sum() == 9
+
+
 def test_rows_of_other_inputs_go_along_with_their_images() -> None:
     # More images than go through at once.
     model, number = Named(), 300
@@ -357,6 +374,7 @@ def test_every_public_function_is_spoilt() -> None:
         (Named(), {"picture": IMAGES, "bias": IMAGES}, r"inputs: got picture, bias; needed image, bias, scale"),
         (Positional(), [IMAGES], r"inputs: got 1; needed 3 \(image, bias, scale\)"),
         (Positional(), [IMAGES] * 4, r"inputs: got 4; needed 3 \(image, bias, scale\)"),
+        (Classifier(), {"picture": IMAGES}, r"doesn't go through .*; inputs by name would be called image$"),
         (Classifier(), {"a": 1, "b": "x"}, r"input size: got int 1; needed a size"),
         (Classifier(), np.array(["x"]), r"input: got .*; needed a size"),
         ("resnet18", (3, 8, 8), r"model: got str; needed a torch.nn.Module"),

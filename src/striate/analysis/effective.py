@@ -113,15 +113,16 @@ def effective_receptive_field(
     source = subject.images.detach().clone().requires_grad_()
     with torch.enable_grad():
         subject.answer(source)
-    output = outputs[-1] if outputs else None
-    if not isinstance(output, Tensor) or output.dim() < 3:
+    maps = [output for output in outputs if isinstance(output, Tensor) and output.dim() >= 3]
+    if not maps:
         raise AnalysisError(layer, "its output is no map", "needed (N, C, ...) out of a layer that runs")
+    # Of several calls the last one that these images reach, and not another input's.
+    output = next((each for each in reversed(maps) if _gradient(each.sum(), source) is not None), maps[-1])
     size = output.shape[2:]
     middle = [length // 2 for length in size]
     place = arguments.position(layer, middle if position is None else position, size)
     flat = sum(p * math.prod(size[axis + 1 :]) for axis, p in enumerate(place))
-    picked = output.flatten(2)[..., flat].sum()
-    gradient = torch.autograd.grad(picked, source, allow_unused=True)[0] if picked.requires_grad else None
+    gradient = _gradient(output.flatten(2)[..., flat].sum(), source)
     if gradient is None:
         raise AnalysisError(layer, "its output has no gradient by the images", "needed one all the way through")
     strength = gradient.abs().sum(1).double().cpu()
@@ -135,3 +136,9 @@ def effective_receptive_field(
             "take more images or another position",
         )
     return EffectiveField(layer, place, density / density.sum(), len(source))
+
+
+def _gradient(total: Tensor, source: Tensor) -> Tensor | None:
+    if not total.requires_grad:
+        return None
+    return torch.autograd.grad(total, source, retain_graph=True, allow_unused=True)[0]

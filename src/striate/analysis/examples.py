@@ -35,12 +35,14 @@ class Example:
         kwargs: inputs by name.
         names: of the tensors among them, in order: the parameter of ``forward``, ``"state[0]"`` within one.
         sized: whether sizes were given, so that numbers are made up.
+        remedy: what to try where the network doesn't take them.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     names: tuple[str, ...] = ()
     sized: bool = False
+    remedy: str = "give the size of the images that the network takes, channels first"
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -151,7 +153,10 @@ def _example(model: torch.nn.Module, given: Any) -> Example:
     names = tuple(_names(args, kwargs, signature))
     if not names:
         raise AnalysisError("input size", f"got {type(given).__name__} without tensors", _NEEDED)
-    return _moved(Example(args, kwargs, names, not arrays), model)
+    example = Example(args, kwargs, names, not arrays)
+    if len(args) == 1 and isinstance(args[0], Mapping):
+        example = replace(example, remedy=f"inputs by name would be called {', '.join(signature.named)}")
+    return _moved(example, model)
 
 
 def _holds_arrays(given: Any) -> bool:

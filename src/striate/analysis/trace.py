@@ -219,7 +219,7 @@ def trace(model: torch.nn.Module, input_size: InputSize, *, training: bool = Fal
             raise AnalysisError(
                 recorder.where,
                 f"{_shapes(list(inputs.values()))} doesn't go through ({type(error).__name__}: {first_line(error)})",
-                remedy="give the size of the images that the network takes, channels first",
+                remedy=example.remedy,
             ) from error
     outputs = tuple(map(recorder.known, tensors_in(result)))
     return Trace(

@@ -90,6 +90,22 @@ def _multiplied(operation: Operation, lookup: Any, notes: Notes, where: str) -> 
     return union(parts, shape, notes, where)
 
 
+@rule("_trilinear")
+def _bilinear(operation: Operation, lookup: Any, notes: Notes, where: str) -> Maybe:
+    """A sum of products of three operands, each broadcast along dimensions of its own."""
+    shape, summed = operation.outputs[0].shape, operation.argument("sumdim")
+    parts = []
+    for operand, place in zip(operation.inputs[:3], ("expand1", "expand2", "expand3"), strict=True):
+        if (part := lookup(operand)) is None:
+            continue
+        wide = list(operand.shape)
+        for dim in operation.argument(place):
+            wide.insert(dim, 1)
+        part = part.reshaped(wide).mixed(*summed)
+        parts.append(part.reshaped([length for dim, length in enumerate(part.shape) if dim not in summed]))
+    return union(parts, shape, notes, where)
+
+
 @rule("mkldnn_rnn_layer")
 def _stepped(operation: Operation, lookup: Any, notes: Notes, where: str) -> Maybe:
     """Each step sees all before it, itself and the first state; in reverse all behind it."""
