@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import re
@@ -134,14 +135,19 @@ SUMMARIES = {
 }
 
 
+@functools.cache
+def measured(name: str) -> tuple[analysis.Summary, analysis.ReceptiveFields]:
+    model, size = SUMMARIES[name]()
+    roofline = analysis.Roofline(1e12, 1e11) if name == "lenet5" else None
+    summary = analysis.summarize(model, size, roofline=roofline, name=name)
+    return summary, analysis.receptive_field(model, size, name=name)
+
+
 @pytest.mark.parametrize("colour", [False, True])
 @pytest.mark.parametrize("width", [60, 80, 120])
 @pytest.mark.parametrize("name", SUMMARIES)
 def test_tables_on_terminals(name: str, width: int, colour: bool) -> None:
-    model, size = SUMMARIES[name]()
-    roofline = analysis.Roofline(1e12, 1e11) if width == 120 else None
-    summary = analysis.summarize(model, size, roofline=roofline, name=name)
-    found = analysis.receptive_field(model, size, name=name)
+    summary, found = measured(name)
     for shown in (measures.cost(summary), measures.fields(found), measures.totals(summary)):
         lines = printed(shown, width, colour=colour)
         assert max(map(len, lines)) <= width
