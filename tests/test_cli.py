@@ -603,7 +603,7 @@ def test_field_draws_on_an_image(says: Says, run: Path, tmp_path: Path) -> None:
     [
         (["summary", "lenet"], "did you mean lenet5"),
         (["summary", "lenet5", "--size", "28"], "--size: got '28'; needed channels"),
-        (["summary", "lenet5", "--size", "1x8x8"], "c3: conv2d, axis H: kernel 5"),
+        (["summary", "lenet5", "--size", "1x8x8"], "lenet5 takes height and width of 28 to 31"),
         (["field", "lenet5", "--at", "s4"], "--at: got 's4'"),
         (["field", "lenet5", "--at", "s9,1,1"], "near: s4"),
         (["field", "lenet5", "--at", "s4,7,1"], "needed one in 5x5"),

@@ -199,7 +199,7 @@ def test_devices(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         (("equivariance", "lenet5", "--shifts", "one"), "--shifts: got 'one'; needed numbers with commas between"),
         (("equivariance", "lenet5", "--shifts", "28"), "shift: got (28.0, 28.0)"),
         (("equivariance", "lenet5", "--borders", "soft"), "borders: got 'soft'"),
-        (("equivariance", "lenet5", "--size", "1x8x8"), "c3: "),
+        (("equivariance", "lenet5", "--size", "1x8x8"), "lenet5 takes height and width of 28 to 31"),
         (("equivariance", "lenet9"), "did you mean lenet5"),
         (("robustness", "nowhere"), "nowhere: "),
         (("checkerboard", "lenet5", "--size", "3"), "--size: got '3'"),

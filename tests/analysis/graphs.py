@@ -49,7 +49,8 @@ class RandomGraph(nn.Module):
         r = self.random
         return getattr(self, r.choice((
             "conv", "conv", "conv", "pool", "pool", "transposed", "transposed", "enlarge", "branch", "branch", "side",
-            "moved", "gate", "reused", "halves", "depth", "repad", "adaptive", "crossed", "normed",
+            "moved", "gate", "reused", "halves", "depth", "repad", "wrapped", "written", "adaptive", "crossed",
+            "normed",
         )))()  # fmt: skip
 
     def pool(self) -> Step:
@@ -143,8 +144,27 @@ class RandomGraph(nn.Module):
         return folded
 
     def repad(self) -> Step:
-        mode = self.random.choice(("reflect", "replicate"))
-        return lambda x: F.pad(x, (1, 0, 1, 1), mode=mode)
+        mode = self.random.choice(("reflect", "replicate", "circular"))
+        sides = [self.random.randint(0, 3) for _ in range(4)]
+        return lambda x: F.pad(x, sides, mode=mode)
+
+    def wrapped(self) -> Step:
+        r = self.random
+        mode, stride = r.choice(("reflect", "replicate", "circular")), r.choice((1, 1, 2))
+        return self.keep(nn.Conv2d(4, 4, 3, stride, r.choice((1, 2, (1, 0))), padding_mode=mode))
+
+    def written(self) -> Step:
+        r = self.random
+        first, step, column = r.randint(0, 2), r.randint(1, 2), r.randint(0, 3)
+
+        def made(x: Tensor) -> Tensor:
+            y, other = x + 0, x.flip(2)
+            y[:, 1:, first::step] = other[:, 1:, first::step]
+            y.transpose(2, 3)[:, 0, column] = x[:, 0, :, 0]
+            y[:, 2].mul_(other[:, 3])
+            return y
+
+        return made
 
     def adaptive(self) -> Step:
         size = self.random.choice(((5, 7), (4, 4), (9, None)))

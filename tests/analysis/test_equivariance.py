@@ -176,7 +176,7 @@ def test_a_network_that_fails_is_left_as_it_is() -> None:
             return result
 
     model = Failing().train()
-    with pytest.raises(RuntimeError, match="worn out"):
+    with pytest.raises(AnalysisError, match="worn out"):
         equivariance(model, (1, 8, 8))
     assert model.training
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in model.modules())

@@ -197,8 +197,66 @@ class WritesAView(nn.Module):
         return y * 2
 
 
-def test_writing_into_a_part_is_not_overlooked() -> None:
-    assert receptive_field(WritesAView(), (1, 4, 4)).at("mul").size == (None, None)
+def test_what_is_written_into_a_part_is_seen_there_alone() -> None:
+    fields = receptive_field(WritesAView(), (1, 4, 4))
+    assert [fields.box("mul", (row, 2)) for row in range(3)] == [((0, 0), (2, 2)), ((0, 0), (2, 2)), ((1, 1), (2, 2))]
+    assert (fields.at("mul").size, fields.at("mul").start) == ((1, 1), (-1, 0))  # the rule of most rows
+
+
+class WritesByIndex(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y = x + 0
+        y[torch.tensor([0]), :, torch.tensor([1])] = x[:, :, 0]
+        return y * 2
+
+
+def test_writing_where_numbers_say_is_not_overlooked() -> None:
+    assert receptive_field(WritesByIndex(), (1, 4, 4)).at("mul").size == (None, None)
+
+
+PADDED = {"circular": 3, "reflect": 2, "replicate": 2, "zeros": 2}
+
+
+@pytest.mark.parametrize("mode", PADDED)
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_padding_by_the_map_itself(mode: str, dims: int) -> None:
+    seen, size, corner = PADDED[mode], (1, 1, *(6, 8, 7)[:dims]), (0,) * dims
+    conv = getattr(nn, f"Conv{dims}d")(1, 1, 3, padding=1, padding_mode=mode)
+    fields = receptive_field(conv, torch.zeros(size))
+    assert fields.support("convolution", corner).sum() == seen**dims
+    row = fields.at("convolution")
+    assert (row.size, row.stride, row.start, row.note) == ((3,) * dims, (1,) * dims, (-1,) * dims, "")
+    spans = {"circular": tuple((0, n - 1) for n in size[2:])}.get(mode, ((0, 1),) * dims)
+    assert fields.box("convolution", corner) == spans
+    if mode == "zeros":
+        return
+    kind = {"circular": "Circular", "reflect": "Reflection", "replicate": "Replication"}[mode]
+    layer = getattr(nn, f"{kind}Pad{dims}d")
+    layers = nn.Sequential(layer(2), getattr(nn, f"Conv{dims}d")(1, 2, 3, 2, padding_mode=mode, padding=2), layer(1))
+    fields, twin = receptive_field(layers, torch.zeros(size)), linear_twin(layers)
+    shape = fields.at("2").shape[2:]
+    for position in {corner, tuple(n // 2 for n in shape), tuple(n - 1 for n in shape)}:
+        assert torch.equal(fields.support("2", position), gradient_support(twin, size, "2", position)), position
+
+
+@pytest.mark.parametrize("cell", [nn.GRU, nn.LSTM, nn.RNN])
+def test_recurrent_layers_see_what_came_before(cell: type[nn.Module]) -> None:
+    class Reads(nn.Module):
+        """Columns of a map, one after the other."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.cell = nn.Conv2d(1, 2, 3, padding=1), cell(2 * 4, 3, batch_first=True)  # type: ignore[call-arg]
+            self.steps, self.last = nn.Identity(), nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            steps, state = self.cell(self.conv(x).flatten(1, 2).transpose(1, 2))
+            self.last(state[0] if isinstance(state, tuple) else state)
+            return self.steps(steps)
+
+    fields = receptive_field(Reads(), (1, 4, 9))
+    assert fields.box("steps", (0, 2, 0)) == ((0, 3), (0, 3))
+    assert fields.box("last", (0, 0, 0)) == ((0, 3), (0, 8))
 
 
 def test_striates_padding_is_followed() -> None:

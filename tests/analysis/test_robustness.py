@@ -128,9 +128,9 @@ def test_all_disturbances_by_default_and_the_network_gets_what_is_prepared() -> 
         (torch.rand(4, 1, 16, 16), torch.arange(4) - 1, None, "labels: got -1; needed 0 to 3"),
         (torch.rand(4, 1, 16, 16), torch.rand(4), None, "labels: got torch.float32; needed whole numbers"),
         (torch.rand(4, 1, 16, 16), torch.arange(4), ["rotaton"], "got 'rotaton'; .*did you mean rotation"),
-        (torch.rand(4, 1, 16, 16), torch.arange(4), {"scale": [0]}, "scale: got a level of 0 times; needed 0.05 to 20"),
+        (torch.rand(4, 1, 16, 16), torch.arange(4), {"scale": [0]}, "scale: got 0; needed 0.05 to 20"),
         (torch.rand(4, 1, 16, 16), torch.arange(4), {"noise": [-1]}, "needed 0 or more"),
-        (torch.rand(4, 1, 16, 16), torch.arange(4), {"noise": [math.inf]}, "needed 0 or more"),
+        (torch.rand(4, 1, 16, 16), torch.arange(4), {"noise": [math.inf]}, "needed a number, 0 or more"),
     ],
 )
 def test_mistakes(images: Tensor, labels: Tensor, disturbances: object, message: str) -> None:

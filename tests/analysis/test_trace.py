@@ -162,7 +162,7 @@ def test_example_tensors_and_several_inputs() -> None:
             return x + y.mean()
 
     traced = trace(Both(), (torch.rand(1, 1, 4, 4), torch.rand(3, dtype=torch.float64)))
-    assert [value.shape for value in traced.inputs] == [(1, 1, 4, 4), (3,)]
+    assert [value.shape for value in traced.inputs.values()] == [(1, 1, 4, 4), (3,)]
     assert receptive_field(Both(), (torch.rand(1, 1, 4, 4), torch.rand(3))).at("add").size == (1, 1)
 
 

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+import striate.engine.timing
 from striate import engine
 from striate.engine import Pass
 from striate.engine.timing import PassTiming, Roofline, Timing, roofline
@@ -62,6 +63,37 @@ def test_shares_of_the_roofline() -> None:
     timed = PassTiming(Pass.OUTPUT, flops=200, bytes_=10, seconds={"aten": 4.0}, refusals={})
     timing = Timing(parse(LINES[0]), torch.float32, False, machine, (timed,))
     assert timing.share(timed, "aten") == 0.5
+
+
+@pytest.mark.parametrize(
+    ("line", "dtype", "backend", "flops", "bytes_", "says"),
+    [
+        (LINES[0], torch.float32, "llvm", 10, 1 << 20, "stay in the processor's cache of 4.19 MB"),
+        (LINES[0], torch.float32, "llvm", 10, 1 << 23, "a part stays in the processor's cache"),
+        (LINES[0], torch.float32, "llvm", 10, 1 << 28, "memory was faster than in the copy"),
+        (LINES[0], torch.float32, "winograd", 1 << 30, 10, "fewer multiplications than the definition"),
+        (LINES[0], torch.float32, "aten", 1 << 30, 10, "faster than while its peak was measured"),
+        (LINES[0], torch.bfloat16, "aten", 1 << 30, 10, "the peak was measured in float32"),
+        (LINES[5], torch.float32, "aten", 1 << 30, 10, "one axis after the other"),
+    ],
+)
+def test_a_share_above_the_roofline_has_a_reason(
+    line: str, dtype: torch.dtype, backend: str, flops: int, bytes_: int, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(striate.engine.timing, "last_level_cache", lambda: 1 << 22)
+    machine = Roofline(flops=100.0, bandwidth=10.0, threads=1)
+    ceiling = machine.seconds(flops, bytes_)
+    for share, reason in ((2.0, says), (1.006, says), (1.004, ""), (0.5, "")):
+        timed = PassTiming(Pass.OUTPUT, flops, bytes_, {backend: ceiling / share}, {})
+        timing = Timing(parse(line), dtype, False, machine, (timed,))
+        assert reason in timing.above(timed, backend)
+        assert bool(reason) == bool(timing.above(timed, backend))
+        told = timing.to_dict()["passes"]["output"]["above_roofline"]  # type: ignore[index]
+        assert told.keys() == ({backend} if reason else set())
+
+
+def test_the_cache_is_known() -> None:
+    assert 1 << 18 <= striate.engine.timing.last_level_cache() < 1 << 34
 
 
 def test_operations_and_bytes_are_those_of_the_definition() -> None:

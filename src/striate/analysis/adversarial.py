@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from striate.analysis.probing import Prepare, evaluating, labels_of, logits_of, pixels_of
+from striate.analysis import arguments
+from striate.analysis.arguments import Array
+from striate.analysis.probing import Images, Prepare, Subject, evaluating, generator, labels_of, pixels_of
 from striate.errors import AnalysisError
 
 EPSILONS: Final = (0.0, 0.01, 0.02, 0.04, 0.08, 0.12, 0.16, 0.2, 0.3)
@@ -23,7 +24,7 @@ class AdversarialCurve:
     """Accuracy over the largest change of a pixel.
 
     Args:
-        model: the network's class.
+        model: the network's name, its class by default.
         images: how many. The standard error of a share p is sqrt(p (1 - p) / images).
         epsilons: largest change, pixels being 0 to 1.
         fgsm: share of images whose class is right after one signed step, 0 to 1, for each epsilon.
@@ -45,15 +46,22 @@ class AdversarialCurve:
 
 
 def fgsm(
-    model: torch.nn.Module, images: Tensor, labels: Tensor, epsilon: float, *, prepare: Prepare | None = None
+    model: torch.nn.Module,
+    images: Images,
+    labels: Array | Sequence[int],
+    epsilon: float,
+    *,
+    input: str | int | None = None,
+    prepare: Prepare | None = None,
 ) -> Tensor:
     """Images moved by epsilon in each pixel, up the sign of the cross entropy's gradient, and kept within 0 to 1.
 
     Args:
         model: a classifier, (N, C, H, W) to (N, K); it is left as it is, gradients too.
-        images: (N, C, H, W), pixels 0 to 1.
+        images: (N, C, H, W), pixels 0 to 1; among other inputs as a list or a dictionary.
         labels: (N,), the right classes.
         epsilon: 0 to 1.
+        input: which input the images are, by its name or number; by default the first with axes to look along.
         prepare: what the network gets of the images, a normalisation say; the gradient goes through it.
 
     Raises:
@@ -67,23 +75,25 @@ def fgsm(
     tensor([[[[0.1000, 0.1000],
               [0.1000, 0.1000]]]])
     """
-    pixels, size = pixels_of(images), _checked(epsilon)
-    with evaluating(model):
-        targets = _targets(model, pixels, labels, prepare)
-        gradient, _ = _gradient(model, pixels, targets, prepare)
+    subject = Subject(model, images, input=input, prepare=prepare)
+    pixels, size = pixels_of(subject), _checked(epsilon)
+    with evaluating(subject.model):
+        targets = _targets(subject, pixels, labels)
+        gradient, _ = _gradient(subject, pixels, targets)
     return _within(pixels + size * gradient.sign(), pixels, size)
 
 
 def pgd(
     model: torch.nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    images: Images,
+    labels: Array | Sequence[int],
     epsilon: float,
     *,
     steps: int = _STEPS,
     step_size: float | None = None,
     restarts: int = 1,
     seed: int = 0,
+    input: str | int | None = None,
     prepare: Prepare | None = None,
 ) -> Tensor:
     """Images moved by signed gradient steps, each projected back to within epsilon of the image and to 0 to 1.
@@ -93,7 +103,7 @@ def pgd(
     its gradients and be no safer.
 
     Args:
-        model, images, labels, epsilon, prepare: as for :func:`fgsm`.
+        model, images, labels, epsilon, input, prepare: as for :func:`fgsm`.
         steps: 1 or more.
         step_size: in pixels of 0 to 1; 2.5 epsilon / steps by default, which reaches every place from any other.
         restarts: random places to start from, one after the other.
@@ -111,22 +121,19 @@ def pgd(
     >>> float((attacked - image).abs().max()) < 0.1 + 1e-6
     True
     """
-    pixels, size = pixels_of(images), _checked(epsilon)
-    if steps < 1 or restarts < 1:
-        name, got = ("steps", steps) if steps < 1 else ("restarts", restarts)
-        raise AnalysisError(name, f"got {got}", "needed 1 or more")
-    stride = 2.5 * size / steps if step_size is None else step_size
-    if not (stride >= 0 and math.isfinite(stride)):
-        raise AnalysisError("step_size", f"got {step_size}", "needed 0 or more")
-    generator = torch.Generator().manual_seed(seed)
-    with evaluating(model):
-        targets = _targets(model, pixels, labels, prepare)
+    steps, restarts = arguments.whole("steps", steps, 1), arguments.whole("restarts", restarts, 1)
+    subject = Subject(model, images, input=input, prepare=prepare)
+    pixels, size = pixels_of(subject), _checked(epsilon)
+    stride = 2.5 * size / steps if step_size is None else arguments.number("step_size", step_size, 0)
+    drawn = generator(seed)
+    with evaluating(subject.model):
+        targets = _targets(subject, pixels, labels)
         best, strength = pixels, torch.full((len(pixels),), -torch.inf, device=pixels.device)
         for _ in range(restarts):
-            start = (2 * torch.rand(pixels.shape, generator=generator) - 1).to(pixels)
+            start = (2 * torch.rand(pixels.shape, generator=drawn) - 1).to(pixels)
             place = _within(pixels + size * start, pixels, size)
             for _ in range(steps + 1):
-                gradient, reached = _gradient(model, place, targets, prepare)
+                gradient, reached = _gradient(subject, place, targets)
                 better = reached > strength
                 strength = torch.where(better, reached, strength)
                 best = torch.where(better[:, None, None, None], place, best)
@@ -136,21 +143,24 @@ def pgd(
 
 def adversarial(
     model: torch.nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    images: Images,
+    labels: Array | Sequence[int],
     epsilons: Sequence[float] = EPSILONS,
     *,
     steps: int = _STEPS,
     restarts: int = 1,
     seed: int = 0,
+    input: str | int | None = None,
     prepare: Prepare | None = None,
+    name: str | None = None,
 ) -> AdversarialCurve:
     """Accuracy under both attacks over the largest change of a pixel.
 
     Args:
-        model, images, labels, prepare: as for :func:`fgsm`.
+        model, images, labels, input, prepare: as for :func:`fgsm`.
         epsilons: 0 to 1; at 0 stands the accuracy on the images themselves.
         steps, restarts, seed: of :func:`pgd`.
+        name: of the network, for tables and pictures; its class by default.
 
     Raises:
         AnalysisError: images, labels or numbers out of range.
@@ -160,44 +170,46 @@ def adversarial(
     >>> found.fgsm[0] == found.pgd[0] >= found.pgd[1]
     True
     """
-    sizes = tuple(_checked(epsilon) for epsilon in epsilons)
-    if not sizes:
-        raise AnalysisError("epsilons", "got none", "needed one or more")
+    sizes = tuple(_checked(epsilon) for epsilon in arguments.several("epsilons", epsilons))
+    steps, restarts = arguments.whole("steps", steps, 1), arguments.whole("restarts", restarts, 1)
+    subject = Subject(model, images, input=input, prepare=prepare, name=name)
+    pixels, network, inputs = pixels_of(subject), subject.model, subject.example
+    how: dict[str, Any] = {"input": input, "prepare": prepare}
+    often: dict[str, Any] = {"steps": steps, "restarts": restarts, "seed": seed}
+    with evaluating(network):
+        targets = _targets(subject, pixels, labels)
 
     def accuracy(attacked: Tensor) -> float:
-        with evaluating(model), torch.no_grad():
-            given = logits_of(model, attacked if prepare is None else prepare(attacked)).argmax(1)
-        return float((given == labels.to(given)).double().mean())
+        with evaluating(network), torch.no_grad():
+            return float((subject.logits(attacked).argmax(1) == targets).double().mean())
 
-    once = tuple(accuracy(fgsm(model, images, labels, size, prepare=prepare)) for size in sizes)
-    often: dict[str, Any] = {"steps": steps, "restarts": restarts, "seed": seed, "prepare": prepare}
-    more = tuple(accuracy(pgd(model, images, labels, size, **often) if size else images) for size in sizes)
-    return AdversarialCurve(type(model).__name__, len(images), sizes, once, more, steps, restarts)
+    once = tuple(accuracy(fgsm(network, inputs, targets, size, **how)) for size in sizes)
+    more = tuple(accuracy(pgd(network, inputs, targets, size, **often, **how) if size else pixels) for size in sizes)
+    return AdversarialCurve(subject.name, len(pixels), sizes, once, more, steps, restarts)
 
 
 def _checked(epsilon: float) -> float:
-    if not 0 <= epsilon <= 1:
-        raise AnalysisError("epsilon", f"got {epsilon}", "needed 0 to 1", "pixels are 0 to 1; divide by 255")
-    return float(epsilon)
+    try:
+        return arguments.number("epsilon", epsilon, 0, 1)
+    except AnalysisError as error:
+        raise AnalysisError(error.where, error.got, "needed 0 to 1", "pixels are 0 to 1; divide by 255") from None
 
 
-def _targets(model: torch.nn.Module, pixels: Tensor, labels: Tensor, prepare: Prepare | None) -> Tensor:
+def _targets(subject: Subject, pixels: Tensor, labels: object) -> Tensor:
     with torch.no_grad():
-        classes = logits_of(model, pixels[:1] if prepare is None else prepare(pixels[:1])).shape[1]
+        classes = subject.logits(pixels[:1]).shape[1]
     return labels_of(labels, pixels, classes)
 
 
-def _gradient(model: torch.nn.Module, place: Tensor, targets: Tensor, prepare: Prepare | None) -> tuple[Tensor, Tensor]:
+def _gradient(subject: Subject, place: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """The cross entropy's gradient by the images, and how far each is led astray: its loss, infinite where it is."""
     with torch.enable_grad():
         source = place.clone().requires_grad_()
-        logits = logits_of(model, source if prepare is None else prepare(source))
+        logits = subject.logits(source)
         losses = F.cross_entropy(logits, targets, reduction="none")
         gradient = torch.autograd.grad(losses.sum(), source, allow_unused=True)[0] if logits.requires_grad else None
     if gradient is None:
-        raise AnalysisError(
-            type(model).__name__, "its answer has no gradient by the images", "needed one all the way through"
-        )
+        raise AnalysisError(subject.name, "its answer has no gradient by the images", "needed one all the way through")
     return gradient, losses.detach().where(logits.argmax(1) == targets, torch.inf)
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from striate.analysis.examples import InputSize, prepared
 from striate.analysis.rules.windows import windows_of
-from striate.analysis.trace import ROOT, InputSize, Operation, trace
+from striate.analysis.trace import ROOT, Operation, trace
 from striate.geometry import Window
 
 
@@ -58,8 +59,8 @@ class Checkerboards:
     """All strided operations of a network, in the order in which they run.
 
     Args:
-        model: the network's class.
-        input_shape: (N, C, ...) that it was traced with.
+        model: the network's name, its class by default.
+        input_shape: (N, C, ...) that it was traced with; of several inputs the first one's.
         rows: one for each.
     """
 
@@ -98,12 +99,14 @@ def coverage(window: Window) -> tuple[int, ...]:
     return tuple(counts)
 
 
-def checkerboard(model: torch.nn.Module, input_size: InputSize) -> Checkerboards:
+def checkerboard(model: torch.nn.Module, input_size: InputSize, *, name: str | None = None) -> Checkerboards:
     """How evenly the strided convolutions, transposed convolutions and poolings of a network cover positions.
 
     Args:
         model: any network; it is left as it is.
-        input_size: (C, H, W), a whole shape with the batch in front, or example tensors.
+        input_size: (C, H, W), a whole shape with the batch in front, or example inputs: a tensor or array, a list of
+            positional inputs, or a dictionary of inputs by name.
+        name: of the network, for tables and pictures; its class by default.
 
     Raises:
         AnalysisError: a size that doesn't fit, values that steer the computation.
@@ -114,8 +117,10 @@ def checkerboard(model: torch.nn.Module, input_size: InputSize) -> Checkerboards
     >>> [(row.coverage[0], round(row.unevenness, 3)) for row in checkerboard(up, (1, 8, 8))]
     [((2, 1), 0.436), ((2, 2), 0.0)]
     """
-    traced = trace(model, input_size)
-    weights = {value: model.get_parameter(name) for name, value in traced.parameters.items()}
+    name = name or type(model).__name__
+    model, example = prepared(model, input_size)
+    traced = trace(model, example)
+    weights = {value: model.get_parameter(path) for path, value in traced.parameters.items()}
     rows = []
     for operation in traced.operations:
         kernel = _kernel(operation)
@@ -140,7 +145,8 @@ def checkerboard(model: torch.nn.Module, input_size: InputSize) -> Checkerboards
         # A layer that is called again covers its input in the same way.
         if max(row.stride) > 1 and row not in rows:
             rows.append(row)
-    return Checkerboards(type(model).__name__, traced.inputs[0].shape, tuple(rows))
+    shape = next(iter(traced.inputs.values())).shape
+    return Checkerboards(name, shape, tuple(rows))
 
 
 def _kernel(operation: Operation) -> list[int]:

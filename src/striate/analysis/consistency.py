@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from striate.analysis.probing import Prepare, evaluating, images_of, logits_of
+from striate.analysis import arguments
+from striate.analysis.probing import Images, Prepare, Subject, evaluating, generator, maps_of
 from striate.analysis.shifts import CircularBorders, shifted
 from striate.errors import AnalysisError
 
@@ -21,7 +22,7 @@ class ShiftConsistency:
     """The probability that two random shifts of one image get the same class.
 
     Args:
-        model: the network's class.
+        model: the network's name, its class by default.
         borders: ``"circular"`` or ``"zeros"``.
         images: how many.
         shifts: among how many shifts the two are drawn, independently and each as likely as the others.
@@ -45,25 +46,29 @@ class ShiftConsistency:
 
 def shift_consistency(
     model: torch.nn.Module,
-    images: Tensor,
+    images: Images,
     max_shift: int | None = None,
     *,
     borders: str = "circular",
     pairs: int | None = None,
     seed: int = 0,
+    input: str | int | None = None,
     prepare: Prepare | None = None,
+    name: str | None = None,
 ) -> ShiftConsistency:
     """The probability that a classifier gives two random shifts of an image the same class.
 
     Args:
         model: a classifier, (N, C, H, W) to (N, K); it is left as it is.
-        images: (N, C, H, W).
+        images: (N, C, H, W), among other inputs as a list or a dictionary; or a size, for eight images of normal noise.
         max_shift: pixels in both directions along both axes; None for all shifts of the circle.
         borders: ``"circular"``: images are rolled, and paddings in the network take the other end of the map;
             ``"zeros"``: zeros come in, and the network stays as it is.
         pairs: how many pairs of shifts to draw, all images moved alike; None computes all shifts, for the exact value.
-        seed: of the drawing.
+        seed: of the drawing, and of noise.
+        input: which input the images are, by its name or number; by default the first with axes to look along.
         prepare: what the network gets of the moved images; the images themselves by default.
+        name: of the network, for tables and pictures; its class by default.
 
     Raises:
         AnalysisError: images that don't fit, a shift out of range.
@@ -74,29 +79,27 @@ def shift_consistency(
     >>> shift_consistency(flat, torch.rand(4, 3, 6, 6)).value
     1.0
     """
-    source = images_of(images, seed)
+    subject = Subject(model, images, input=input, prepare=prepare, name=name, seed=seed)
+    source = maps_of(subject)
     height, width = source.shape[2:]
-    circular = borders == "circular"
-    if borders not in ("circular", "zeros"):
-        raise AnalysisError("borders", f"got {borders!r}", "needed 'circular' or 'zeros'")
+    circular = arguments.word("borders", borders, ("circular", "zeros")) == "circular"
     if max_shift is None and not circular:
         raise AnalysisError("max_shift", "got none", "needed a number of pixels where borders are zeros")
-    if max_shift is not None and not 0 <= max_shift < min(height, width):
-        raise AnalysisError("max_shift", f"got {max_shift}", f"needed 0 to {min(height, width) - 1} pixels")
-    if pairs is not None and pairs < 2:
-        raise AnalysisError("pairs", f"got {pairs}", "needed 2 or more, or None for all shifts")
+    if pairs is not None:
+        pairs = arguments.whole("pairs", pairs, 2)
     if max_shift is None:
         places = [(dy, dx) for dy in range(height) for dx in range(width)]
     else:
-        reach = range(-max_shift, max_shift + 1)
+        most = arguments.whole("max_shift", max_shift, 0, min(height, width) - 1)
+        reach = range(-most, most + 1)
         places = [(dy, dx) for dy in reach for dx in reach]
 
     def classes(place: tuple[int, int]) -> Tensor:
         moved = shifted(source, place, circular=(circular,) * 2)
         with CircularBorders() if circular else nullcontext():
-            return logits_of(model, moved if prepare is None else prepare(moved)).argmax(1)
+            return subject.logits(moved).argmax(1)
 
-    with evaluating(model), torch.no_grad():
+    with evaluating(subject.model), torch.no_grad():
         if pairs is None:
             given = torch.stack([classes(place) for place in places], 1)
             # Where class k comes from n_k of S shifts, two drawn ones agree with probability sum (n_k / S)^2.
@@ -106,10 +109,9 @@ def shift_consistency(
             agreed = [float((classes(a) == classes(b)).double().mean()) for a, b in _drawn(places, pairs, seed)]
             found = torch.tensor(agreed, dtype=torch.float64)
             value, error = float(found.mean()), float(found.std()) / math.sqrt(pairs)
-    return ShiftConsistency(type(model).__name__, borders, len(source), len(places), value, error, pairs or 0)
+    return ShiftConsistency(subject.name, borders, len(source), len(places), value, error, pairs or 0)
 
 
 def _drawn(places: list[tuple[int, int]], pairs: int, seed: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    generator = torch.Generator().manual_seed(seed)
-    for a, b in torch.randint(len(places), (pairs, 2), generator=generator).tolist():
+    for a, b in torch.randint(len(places), (pairs, 2), generator=generator(seed)).tolist():
         yield places[a], places[b]

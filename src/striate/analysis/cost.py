@@ -6,14 +6,15 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from striate.analysis import memory
 from striate.analysis.counting import Work, moves_only, problem, work
-from striate.analysis.trace import ROOT, Call, InputSize, Operation, Trace, Value, trace
+from striate.analysis.examples import InputSize, prepared
+from striate.analysis.trace import ROOT, Call, Operation, Trace, Value, trace
 from striate.engine.timing import Roofline
 from striate.errors import AnalysisError
 from striate.geometry import ConvShape
@@ -76,18 +77,20 @@ class Summary:
     """What a network costs.
 
     Args:
-        model: its class.
-        input_shape: (N, C, ...); all figures are for this batch.
+        model: its name, its class by default.
+        input_shape: (N, C, ...) of the first input; all figures are for this batch.
         rows: one a layer, in the order in which layers first run.
         trainable: parameters that learn.
         buffers: numbers that belong to the state but aren't parameters (statistics of batch normalisation).
         inference_peak_bytes: most activations alive at once, each freed after its last use.
         saved_bytes: activations that autograd keeps for the backward pass; None if the network can't run in training.
         training_peak_bytes: most activations alive at once in the forward pass of training.
-        not_counted: operators without a count, and how often and where they run.
+        not_counted: operators without a count, and how often and where they run; and what else isn't in the figures.
         unused: parameters that no operator reads.
         notes: what makes libraries differ on this network.
         roofline: of the machine, if given.
+        at_least: whether operators without a count ran, so that MACs and FLOPs are at least what the figures say.
+        inputs: the shapes of all inputs by name.
     """
 
     model: str
@@ -102,6 +105,8 @@ class Summary:
     unused: tuple[str, ...]
     notes: tuple[str, ...]
     roofline: Roofline | None = None
+    at_least: bool = False
+    inputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[CostRow]:
         return iter(self.rows)
@@ -176,13 +181,18 @@ class Summary:
         return fields | {name: getattr(self, name) for name in totals}
 
 
-def summarize(model: torch.nn.Module, input_size: InputSize, *, roofline: Roofline | None = None) -> Summary:
+def summarize(
+    model: torch.nn.Module, input_size: InputSize, *, roofline: Roofline | None = None, name: str | None = None
+) -> Summary:
     """What any network costs: parameters, MACs, FLOPs and memory, a row for each layer, without computing anything.
 
     Args:
         model: any network; it is left as it is.
-        input_size: (C, L), (C, H, W), a whole shape with the batch in front, or example tensors.
+        input_size: (C, L), (C, H, W), a whole shape with the batch in front, or example inputs: a tensor or array, a
+            list of positional inputs, or a dictionary. Entries of the latter are inputs by name if ``forward`` has
+            parameters of these names; if not, it is the one argument of a ``forward`` that takes one.
         roofline: of a machine, to tell which layers its memory holds up.
+        name: of the network, for tables and pictures; its class by default.
 
     Raises:
         AnalysisError: a size that doesn't fit, values that steer the computation.
@@ -191,25 +201,30 @@ def summarize(model: torch.nn.Module, input_size: InputSize, *, roofline: Roofli
     >>> summary.parameters, summary.macs, summary.in_bounds_macs
     (9472, 118013952, 116214528)
     """
-    traced = trace(model, input_size)
+    if roofline is not None and not isinstance(roofline, Roofline):
+        raise AnalysisError("roofline", f"got {type(roofline).__name__}", "needed a Roofline")
+    name = name or type(model).__name__
+    model, example = prepared(model, input_size)
+    traced = trace(model, example)
     training: Trace | None = None
     reason = ""
     try:
-        training = trace(model, input_size, training=True)
+        training = trace(model, example, training=True)
     except AnalysisError as error:
         # Batch normalisation refuses to train on one value a channel; what inference costs is still worth knowing.
         reason = str(error)
     rows, uncounted, biases = _rows(traced)
+    at_least = bool(uncounted)
     if training is None:
         uncounted.append(f"memory in training: {reason}")
     uncounted.append("gradients of operators other than convolutions and matrix products")
     distinct = {id(value): value for value in traced.parameters.values()}
     read = {value.storage for operation in traced.operations for value in operation.inputs}
-    unused = tuple(name for name, value in traced.parameters.items() if value.storage not in read)
+    unused = tuple(path for path, value in traced.parameters.items() if value.storage not in read)
     buffers = sum(value.numel for value in {id(value): value for value in traced.buffers.values()}.values())
     return Summary(
-        type(model).__name__,
-        traced.inputs[0].shape,
+        name,
+        next(iter(traced.inputs.values())).shape,
         tuple(rows),
         sum(value.numel for value in distinct.values() if value.learns),
         buffers,
@@ -220,6 +235,8 @@ def summarize(model: torch.nn.Module, input_size: InputSize, *, roofline: Roofli
         unused,
         _notes(traced, buffers, biases),
         roofline,
+        at_least,
+        {each: value.shape for each, value in traced.inputs.items()},
     )
 
 
@@ -244,7 +261,7 @@ def _rows(traced: Trace) -> tuple[list[CostRow], list[str], int]:
             if done is None:
                 uncounted[operation.name, path or ROOT] += 1
                 done = Work()
-            total = Work(*(getattr(total, f.name) + getattr(done, f.name) for f in dataclasses.fields(Work)))
+            total = total + done
             output_bytes += written[operation]
             if not moves_only(operation):
                 moved += sum(_bytes(value) for value in (*operation.inputs, *operation.outputs))
@@ -275,7 +292,7 @@ def _rows(traced: Trace) -> tuple[list[CostRow], list[str], int]:
 
 def _written(traced: Trace) -> dict[Operation, int]:
     """Bytes of memory that each operation is the first to write; views and writing in place take none."""
-    known = {value.storage for value in traced.inputs}
+    known = {value.storage for value in traced.inputs.values()}
     written = {}
     for operation in traced.operations:
         new = {v.storage: v.bytes for v in operation.outputs if v.kind == "activation" and v.storage not in known}

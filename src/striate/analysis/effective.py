@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from striate.analysis import arguments
+from striate.analysis.probing import Images, Subject
 from striate.analysis.trace import layer_paths
 from striate.errors import AnalysisError
 
@@ -73,15 +74,23 @@ class EffectiveField:
 
 
 def effective_receptive_field(
-    model: torch.nn.Module, images: Tensor, layer: str, position: Sequence[int] | None = None
+    model: torch.nn.Module,
+    images: Images,
+    layer: str,
+    position: Sequence[int] | None = None,
+    *,
+    input: str | int | None = None,
+    name: str | None = None,
 ) -> EffectiveField:
     """How strongly each input position moves one position of a layer, averaged over images.
 
     Args:
         model: any network; a copy of it runs, in evaluation mode.
-        images: (N, C, H, W) as the network takes them, on its device.
+        images: (N, C, H, W) as the network takes them; among other inputs as a list or a dictionary.
         layer: path of a layer whose output is (N, C', ...).
         position: in the layer's map; its middle by default.
+        input: which input the images are, by its name or number; by default the first with axes to look along.
+        name: of the network, for errors; its class by default.
 
     Raises:
         AnalysisError: no such layer, no map, a position outside of it, or no gradient.
@@ -93,25 +102,29 @@ def effective_receptive_field(
     >>> int((effective_receptive_field(layers, torch.rand(2, 1, 9, 9), "1").density > 0).sum())
     25
     """
-    if layer not in layer_paths(model):
-        raise AnalysisError(
-            "layer", f"got {layer!r}", f"needed a layer of {type(model).__name__}", "striate field lists them"
-        )
-    twin = copy.deepcopy(model).eval()
+    subject = Subject(model, images, input=input, name=name).copied()
+    arguments.layer(layer, layer_paths(subject.model), subject.name)
     outputs: list[Any] = []
+    twin = subject.model.eval()
     twin.get_submodule(layer).register_forward_hook(lambda _, __, output: outputs.append(output))
-    source = images.detach().clone().requires_grad_()
+    if subject.images.dim() < 3 or not subject.images.is_floating_point():
+        shape = "x".join(map(str, subject.images.shape))
+        raise AnalysisError("images", f"got {shape} of {subject.images.dtype}", "needed floating-point (N, C, ...)")
+    source = subject.images.detach().clone().requires_grad_()
     with torch.enable_grad():
-        twin(source)
-    output = outputs[-1] if outputs else None
-    if not isinstance(output, Tensor) or output.dim() < 3:
+        subject.answer(source)
+    maps = [output for output in outputs if isinstance(output, Tensor) and output.dim() >= 3]
+    if not maps:
         raise AnalysisError(layer, "its output is no map", "needed (N, C, ...) out of a layer that runs")
+    # Of several calls the last one that these images reach, and not another input's.
+    output = next((each for each in reversed(maps) if _gradient(each.sum(), source) is not None), maps[-1])
     size = output.shape[2:]
-    place = tuple(length // 2 for length in size) if position is None else tuple(position)
-    if len(place) != len(size) or any(not 0 <= p < n for p, n in zip(place, size, strict=True)):
-        raise AnalysisError(layer, f"got position {place}", f"needed one in {'x'.join(map(str, size))}, counted from 0")
+    middle = [length // 2 for length in size]
+    place = arguments.position(layer, middle if position is None else position, size)
     flat = sum(p * math.prod(size[axis + 1 :]) for axis, p in enumerate(place))
-    (gradient,) = torch.autograd.grad(output.flatten(2)[..., flat].sum(), source)
+    gradient = _gradient(output.flatten(2)[..., flat].sum(), source)
+    if gradient is None:
+        raise AnalysisError(layer, "its output has no gradient by the images", "needed one all the way through")
     strength = gradient.abs().sum(1).double().cpu()
     total = strength.flatten(1).sum(1).clamp_min(torch.finfo(torch.float64).tiny)
     density = (strength / total.reshape(-1, *[1] * (strength.dim() - 1))).mean(0)
@@ -122,4 +135,10 @@ def effective_receptive_field(
             "needed a unit that is active",
             "take more images or another position",
         )
-    return EffectiveField(layer, place, density / density.sum(), len(images))
+    return EffectiveField(layer, place, density / density.sum(), len(source))
+
+
+def _gradient(total: Tensor, source: Tensor) -> Tensor | None:
+    if not total.requires_grad:
+        return None
+    return torch.autograd.grad(total, source, retain_graph=True, allow_unused=True)[0]

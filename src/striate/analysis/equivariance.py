@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
+from striate.analysis import arguments
 from striate.analysis.dependence import Maybe, Notes
-from striate.analysis.field import dependences
+from striate.analysis.following import dependences
 from striate.analysis.lines import Line
-from striate.analysis.probing import evaluating, images_of
+from striate.analysis.probing import Images, Subject, evaluating, maps_of
 from striate.analysis.shifts import CircularBorders, shifted
-from striate.analysis.trace import ROOT, Call, InputSize, Trace, trace
+from striate.analysis.trace import ROOT, Call, Trace, Value, trace
 from striate.errors import AnalysisError
 
 Borders: TypeAlias = Literal["circular", "zeros"]
@@ -80,7 +81,7 @@ class Equivariance:
     """The rows of all layers, in the order in which they are computed.
 
     Args:
-        model: the network's class.
+        model: the network's name, its class by default.
         input_shape: (N, C, H, W) of the images.
         borders: ``"circular"`` or ``"zeros"``.
         shifts: (dy, dx) in pixels.
@@ -109,7 +110,7 @@ class Equivariance:
             if row.name == name:
                 return row
         known = [row.name for row in self.rows]
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or known[-3:]
+        near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.3) or known[-3:]
         raise AnalysisError(
             "layer", f"got {name!r}", f"needed a layer that {self.model} calls", "near: " + ", ".join(near)
         )
@@ -127,11 +128,13 @@ class Equivariance:
 
 def equivariance(
     model: torch.nn.Module,
-    images: Tensor | InputSize,
+    images: Images,
     shifts: Sequence[Shift] = SHIFTS,
     *,
     borders: Borders = "circular",
     seed: int = 0,
+    input: str | int | None = None,
+    name: str | None = None,
 ) -> Equivariance:
     """By how much each layer's map of a moved image differs from its map of the image, moved as much.
 
@@ -143,10 +146,13 @@ def equivariance(
 
     Args:
         model: any network; it is left as it is.
-        images: (N, C, H, W) as the network takes them, on its device, or a size, for eight images of normal noise.
+        images: (N, C, H, W) as the network takes them, among other inputs as a list or a dictionary; or a size, for
+            eight images of normal noise.
         shifts: pixels, one number for both axes or (dy, dx).
         borders: ``"circular"`` or ``"zeros"``.
         seed: of the noise.
+        input: which input the images are, by its name or number; by default the first with axes to look along.
+        name: of the network, for tables and pictures; its class by default.
 
     Raises:
         AnalysisError: images that don't fit, shifts as large as they are, a network that can't be traced.
@@ -159,37 +165,40 @@ def equivariance(
     >>> [error < 1e-6 for error in found.at("0").error], [error < 1e-6 for error in found.at("1").error]
     ([True, True], [False, True])
     """
-    source = images_of(images, seed)
-    if borders not in ("circular", "zeros"):
-        raise AnalysisError("borders", f"got {borders!r}", "needed 'circular' or 'zeros'")
+    arguments.word("borders", borders, ("circular", "zeros"))
+    subject = Subject(model, images, input=input, name=name, seed=seed)
+    model, source = subject.model, maps_of(subject)
     moves = _pairs(shifts, source)
-    like = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), None)
-    if not isinstance(images, Tensor) and like is not None:
-        source = source.to(like)
     around = CircularBorders if borders == "circular" else nullcontext
+    traced = trace(model, subject.example)
     with evaluating(model), torch.no_grad():
-        probe = _Probe(_places(trace(model, source), borders == "circular"), moves, borders == "circular")
+        places = _places(traced, traced.inputs[subject.input], borders == "circular")
+        probe = _Probe(places, moves, borders == "circular")
         with _watched(model, probe.before, probe.keep), around():
-            model(source)
+            subject.answer(source)
         for move in moves:
             moved = shifted(source, move, circular=(borders == "circular",) * 2)
             with _watched(model, None, functools.partial(probe.compare, move)), around():
-                model(moved)
-    return Equivariance(type(model).__name__, tuple(source.shape), borders, moves, probe.rows())
+                subject.answer(moved)
+    return Equivariance(subject.name, tuple(source.shape), borders, moves, probe.rows())
 
 
 def _pairs(shifts: Sequence[Shift], images: Tensor) -> tuple[tuple[float, float], ...]:
-    pairs = [each if isinstance(each, tuple) else (each, each) for each in shifts]
-    for pair in pairs:
-        if len(pair) != 2 or not all(
-            math.isfinite(by) and abs(by) < n for by, n in zip(pair, images.shape[2:], strict=True)
-        ):
+    pairs = []
+    for each in arguments.several("shifts", shifts):
+        pair = arguments.items(each)
+        pair = [each, each] if pair is None else pair
+        if len(pair) != 2:
+            raise AnalysisError("shift", f"got {each!r}", "needed a number of pixels, or (dy, dx)")
+        dy, dx = (arguments.number("shift", by) for by in pair)
+        if any(abs(by) >= n for by, n in zip((dy, dx), images.shape[2:], strict=True)):
             raise AnalysisError(
-                "shift", f"got {pair}", f"needed (dy, dx) below the image's {images.shape[2]}x{images.shape[3]}"
+                "shift",
+                f"got {tuple(pair)}",
+                f"needed (dy, dx) below the image's {images.shape[2]}x{images.shape[3]}",
             )
-    if not pairs:
-        raise AnalysisError("shifts", "got none", "needed one or more")
-    return tuple((float(dy), float(dx)) for dy, dx in pairs)
+        pairs.append((dy, dx))
+    return tuple(pairs)
 
 
 #: A call of a layer: the layer's number among the network's, and which call of it.
@@ -352,9 +361,9 @@ def _errors(axes: Sequence[_Axis], before: Tensor, after: Tensor, move: tuple[fl
     return _mean(against(by)), _mean(torch.stack(whole).amin(0))
 
 
-def _places(traced: Trace, circular: bool) -> dict[_Key, _Place]:
+def _places(traced: Trace, source: Value, circular: bool) -> dict[_Key, _Place]:
     """All calls that return a tensor, in the order in which they end; the network itself comes last."""
-    found = dependences(traced, Notes())
+    found = dependences(traced, source, Notes())
     numbers = {id(layer): number for number, layer in enumerate(traced.calls[0].layer.modules())}
     begun: Counter[int] = Counter()
     ended = []
@@ -371,7 +380,7 @@ def _places(traced: Trace, circular: bool) -> dict[_Key, _Place]:
         last = seen[call.path] == total[call.path]
         name = (call.path or ROOT) + ("" if last else f"@{seen[call.path]}")
         output = call.outputs[0]
-        axes, note = _axes(output.shape, found.get(output), traced.inputs[0].shape, circular)
+        axes, note = _axes(output.shape, found.get(output), source.shape, circular)
         places[key] = _Place(
             name, type(call.layer).__name__, call.leaf, output.shape, axes, note, _own_axes(traced, call, circular)
         )
@@ -393,8 +402,9 @@ def _own_axes(traced: Trace, call: Call, circular: bool) -> tuple[_Axis, ...] | 
     source = read.pop()
     if len(source.shape) != 4 or source.shape[2:] == (1, 1):
         return None
-    part = dataclasses.replace(traced, inputs=(source,), operations=operations)
-    axes, note = _axes(call.outputs[0].shape, dependences(part, Notes()).get(call.outputs[0]), source.shape, circular)
+    part = dataclasses.replace(traced, operations=operations)
+    seen = dependences(part, source, Notes()).get(call.outputs[0])
+    axes, note = _axes(call.outputs[0].shape, seen, source.shape, circular)
     return None if note else axes
 
 

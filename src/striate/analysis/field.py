@@ -7,23 +7,20 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from striate.analysis import support
+from striate.analysis import arguments, support
 from striate.analysis.dependence import Dependence, Maybe, Misalignment, Notes, Track
-from striate.analysis.lines import Line
-from striate.analysis.rules import RULES, follow, parts_of
-from striate.analysis.support import bits
-from striate.analysis.trace import ROOT, InputSize, Operation, Trace, Value, trace
+from striate.analysis.examples import InputSize, chosen
+from striate.analysis.following import dependences
+from striate.analysis.trace import Trace, Value, trace
 from striate.errors import AnalysisError
 
 Stride: TypeAlias = int | Fraction | None
-
-_CUTS: Final = tuple(f"aten.{name}" for name in ("split", "split_with_sizes", "unbind", "chunk"))
 
 
 @dataclass(frozen=True)
@@ -84,10 +81,12 @@ class ReceptiveFields:
     """The receptive fields of all tensors of a network, in the order in which they are computed.
 
     Args:
-        model: the network's class.
+        model: the network's name, its class by default.
         input_shape: (N, C, ...) that it was traced with.
         rows: one for each tensor.
         misaligned: branches that met with different strides or centres.
+        input: the input that is looked at, of several.
+        inputs: the shapes of all inputs by name.
     """
 
     model: str
@@ -95,6 +94,8 @@ class ReceptiveFields:
     rows: tuple[FieldRow, ...]
     misaligned: tuple[Misalignment, ...]
     _found: dict[str, Maybe] = field(repr=False)
+    input: str = ""
+    inputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[FieldRow]:
         return iter(self.rows)
@@ -112,7 +113,7 @@ class ReceptiveFields:
             if row.name == name:
                 return row
         known = [row.name for row in self.rows]
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or known[-3:]
+        near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.3) or known[-3:]
         raise AnalysisError(
             "layer", f"got {name!r}", f"needed a layer that {self.model} calls", "near: " + ", ".join(near)
         )
@@ -138,17 +139,17 @@ class ReceptiveFields:
         if found.unknown or found.boxes is None:
             why = found.unknown or f"its support takes more than {support.MOST} boxes"
             raise AnalysisError(name, "the field isn't known", why)
-        dims = len(row.shape) - len(position)
-        lengths = row.shape[max(dims, 0) :]
-        if dims < 0 or any(not 0 <= place < length for place, length in zip(position, lengths, strict=False)):
-            raise AnalysisError(
-                name, f"got position {tuple(position)}", f"needed one in {'x'.join(map(str, lengths))}, counted from 0"
-            )
+        dims = max(len(row.shape) - len(arguments.items(position) or ()), 0)
+        lengths = row.shape[dims:]
+        position = arguments.position(name, position, lengths)
         for box in found.boxes:
             arrays = [
                 array[
                     (slice(None),) * dims
-                    + tuple(p if n > 1 else 0 for p, n in zip(position, array.shape[dims:], strict=True))
+                    + tuple(
+                        slice(p, p + 1) if n > 1 else slice(1)
+                        for p, n in zip(position, array.shape[dims:], strict=True)
+                    )
                 ]
                 for array in box
             ]
@@ -174,17 +175,29 @@ class ReceptiveFields:
         return {
             "model": self.model,
             "input_shape": list(self.input_shape),
+            "input": self.input,
+            "inputs": {name: list(shape) for name, shape in self.inputs.items()},
             "rows": [row.to_dict() for row in self.rows],
             "misaligned": [vars(each) for each in self.misaligned],
         }
 
 
-def receptive_field(model: torch.nn.Module, input_size: InputSize) -> ReceptiveFields:
-    """The exact receptive field of every tensor in a network, in evaluation mode, with respect to its first input.
+def receptive_field(
+    model: torch.nn.Module, input_size: InputSize, *, input: str | int | None = None, name: str | None = None
+) -> ReceptiveFields:
+    """The exact receptive field of every tensor in a network, in evaluation mode, with respect to one input.
+
+    Where padding takes positions from elsewhere (circular, reflected, replicated), a position at an end sees those
+    too: :meth:`ReceptiveFields.support` has them, and of a field that wraps around
+    :meth:`ReceptiveFields.box` spans all that lies between. The rule in the rows is that of the map without its ends.
 
     Args:
         model: any network; it is left as it is.
-        input_size: (C, L), (C, H, W), a whole shape with the batch in front, or example tensors.
+        input_size: (C, L), (C, H, W), a whole shape with the batch in front, or example inputs: a tensor or array, a
+            list of positional inputs, or a dictionary. Entries of the latter are inputs by name if ``forward`` has
+            parameters of these names; if not, it is the one argument of a ``forward`` that takes one.
+        input: which input is looked at, by its name or number; by default the first that has axes to look along.
+        name: of the network, for tables and pictures; its class by default.
 
     Raises:
         AnalysisError: an input without axes, a size that doesn't fit, values that steer the computation.
@@ -198,20 +211,24 @@ def receptive_field(model: torch.nn.Module, input_size: InputSize) -> ReceptiveF
     >>> fields.box("1", (1, 2))
     ((2, 5), (4, 7))
     """
-    return fields_of(trace(model, input_size), type(model).__name__)
+    return fields_of(trace(model, input_size), name or type(model).__name__, input)
 
 
-def fields_of(traced: Trace, name: str) -> ReceptiveFields:
+def fields_of(traced: Trace, name: str, input: str | int | None = None) -> ReceptiveFields:
     """The receptive fields of a network that is traced already."""
-    source = traced.inputs[0]
+    shapes = {each: value.shape for each, value in traced.inputs.items()}
+    looked_at = chosen(shapes, input)
+    source = traced.inputs[looked_at]
     if len(source.shape) < 3:
+        shape = "x".join(map(str, source.shape)) or "a number"
         raise AnalysisError(
             name,
-            f"its input {source.shape} has no axes to look along",
+            f"its input {looked_at}, {shape}, has no axes to look along",
             "needed (N, C, L), (N, C, H, W) or (N, C, D, H, W)",
+            "name another input" if len(shapes) > 1 else "",
         )
     notes = Notes()
-    found = dependences(traced, notes)
+    found = dependences(traced, source, notes)
     rows: list[FieldRow] = []
     kept: dict[str, Maybe] = {}
     entries = _entries(traced)
@@ -221,60 +238,10 @@ def fields_of(traced: Trace, name: str) -> ReceptiveFields:
         seen[base] += 1
         label = base if seen[base] == total[base] else f"{base}@{seen[base]}"
         dependence = found.get(value)
-        rows.append(_row(label, kind, level, value, dependence, source.shape[2:]))
+        nothing = "depends on no input" if len(shapes) == 1 else f"doesn't depend on {looked_at}"
+        rows.append(_row(label, kind, level, value, dependence, source.shape[2:], nothing))
         kept[label] = dependence
-    return ReceptiveFields(name, source.shape, tuple(rows), tuple(notes.misaligned), kept)
-
-
-def dependences(traced: Trace, notes: Notes) -> dict[Value, Maybe]:
-    """What each tensor of a network that is traced already depends on; None for one that depends on no input."""
-    try:
-        return _followed(traced, notes)
-    finally:
-        support.forget()
-
-
-def _followed(traced: Trace, notes: Notes) -> dict[Value, Maybe]:
-    source = traced.inputs[0]
-    dims = range(2, len(source.shape))
-    box = tuple(
-        bits(
-            [1 << place for place in range(source.shape[dim])],
-            [-1 if d == dim else 1 for d in range(len(source.shape))],
-        )
-        for dim in dims
-    )
-    start = Dependence(source.shape, support.simplified([box]), tuple(Track(dim, Line.identity()) for dim in dims))
-    found: dict[Value, Maybe] = {source: start}
-    for operation in traced.operations:
-        where = traced.calls[operation.call].path or ROOT
-        result = follow(operation, found.get, notes, where)
-        outputs = operation.outputs
-        if result is not None and operation.name in _CUTS:
-            found.update(zip(outputs, parts_of(operation, result), strict=True))
-        elif result is not None and operation.name in RULES and outputs:
-            # Indices and statistics beside the result aren't maps that gradients go through.
-            found[outputs[0]] = result
-        elif result is not None:
-            found.update(dict.fromkeys(outputs, result))
-        _note_writes(operation, found, where)
-    return found
-
-
-def _note_writes(operation: Operation, found: dict[Value, Maybe], where: str) -> None:
-    """What lies in memory that was written: the written tensor has its result, its views may not be known."""
-    results = set(operation.outputs)
-    sources = [value for value in operation.inputs if found.get(value) is not None]
-    for old, new in operation.written:
-        if new in results:
-            continue
-        alone = all(value.storage == old.storage for value in sources)
-        if not sources and found.get(old) is None:
-            continue
-        if alone and torch.Tag.pointwise in operation.target.tags and len(operation.inputs) == 1:
-            found[new] = found.get(old)
-        else:
-            found[new] = Dependence.unclear(f"{operation.name} in {where} writes into a part of a tensor")
+    return ReceptiveFields(name, source.shape, tuple(rows), tuple(notes.misaligned), kept, looked_at, shapes)
 
 
 def _entries(traced: Trace) -> list[tuple[str, str, str, Value]]:
@@ -295,13 +262,11 @@ def _entries(traced: Trace) -> list[tuple[str, str, str, Value]]:
     return [entry for _, entry in sorted(timed, key=lambda each: each[0])]
 
 
-def _row(name: str, kind: str, level: str, value: Value, found: Maybe, size: Sequence[int]) -> FieldRow:
+def _row(name: str, kind: str, level: str, value: Value, found: Maybe, size: Sequence[int], nothing: str) -> FieldRow:
     axes = len(size)
     if found is None or (found.boxes == () and not found.unknown):
-        nothing = (0,) * axes
-        return FieldRow(
-            name, kind, level, value.shape, nothing, nothing, nothing, (False,) * axes, nothing, "depends on no input"
-        )
+        zero = (0,) * axes
+        return FieldRow(name, kind, level, value.shape, zero, zero, zero, (False,) * axes, zero, nothing)
     if found.unknown:
         none = (None,) * axes
         return FieldRow(name, kind, level, value.shape, none, none, none, (False,) * axes, none, found.unknown)

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 from torch import Tensor
 
+from striate.analysis import arguments
+from striate.analysis.arguments import Array
 from striate.errors import AnalysisError
 
 Floats = NDArray[np.float64]
@@ -55,9 +57,16 @@ class Gabor:
     def sample(self, size: Sequence[int]) -> Tensor:
         """Its values on a kernel of (height, width) pixels, (H, W) in float64.
 
+        Raises:
+            AnalysisError: no such size.
+
         >>> Gabor(frequency=0.5, along=1e9, across=1e9).sample((1, 3))
         tensor([[-1.,  1., -1.]], dtype=torch.float64)
         """
+        needed = "needed (height, width), whole numbers of 1 or more"
+        size = arguments.wholes("size", size, needed, 1)
+        if len(size) != 2:
+            raise AnalysisError("size", f"got {size}", needed)
         even, odd = _waves(size, self.orientation, self.frequency, self.along, self.across, self.centre)
         values = self.amplitude * (math.cos(self.phase) * even - math.sin(self.phase) * odd)
         return torch.from_numpy(values.reshape(*size))
@@ -87,7 +96,7 @@ class GaborFit:
         return asdict(self) | {"gabor": self.gabor.to_dict()}
 
 
-def fit_gabor(kernel: Tensor, *, starts: int = 2) -> GaborFit:
+def fit_gabor(kernel: Array, *, starts: int = 2) -> GaborFit:
     """The Gabor function nearest to a kernel by least squares.
 
     Amplitude and phase are linear in ``amplitude * (cos phase, -sin phase)`` and solved for exactly at each step, so
@@ -109,10 +118,12 @@ def fit_gabor(kernel: Tensor, *, starts: int = 2) -> GaborFit:
     >>> round(found.r2, 3)
     1.0
     """
-    pixels = np.atleast_2d(kernel.detach().double().cpu().numpy())
-    if pixels.ndim != 2 or pixels.size < 3:
-        shape = "x".join(map(str, kernel.shape)) or "a number"
-        raise AnalysisError("fit_gabor", f"got a kernel of {shape}", "needed (H, W) or (L,) with three pixels or more")
+    needed = "needed (H, W) or (L,) with three pixels or more"
+    given, starts = arguments.tensor("fit_gabor", kernel, needed), arguments.whole("starts", starts, 1)
+    if given.dim() not in (1, 2) or given.numel() < 3 or given.is_complex():
+        shape = "x".join(map(str, given.shape)) or "a number"
+        raise AnalysisError("fit_gabor", f"got a kernel of {shape}", needed)
+    pixels = np.atleast_2d(given.detach().double().cpu().numpy())
     if not np.isfinite(pixels).all() or np.ptp(pixels) == 0:
         raise AnalysisError("fit_gabor", "got a kernel without finite variance", "needed values that differ")
     size, flat = pixels.shape, pixels.ravel()

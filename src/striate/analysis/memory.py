@@ -22,13 +22,13 @@ def peak(traced: Trace) -> int:
         last[value.storage] = moment
         size[value.storage] = value.bytes
 
-    for value in traced.inputs:
+    for value in traced.inputs.values():
         touch(value, 0)
     for moment, operation in enumerate(traced.operations):
         for value in (*operation.inputs, *operation.outputs):
             touch(value, moment)
     end = len(traced.operations)
-    for value in (*traced.inputs, *traced.outputs):
+    for value in (*traced.inputs.values(), *traced.outputs):
         touch(value, end)
     for storage in traced.saved:
         if storage in last:
@@ -49,7 +49,7 @@ def saved(traced: Trace) -> int:
     size = {
         value.storage: value.bytes
         for value in (
-            *traced.inputs,
+            *traced.inputs.values(),
             *(each for operation in traced.operations for each in (*operation.inputs, *operation.outputs)),
         )
         if value.kind not in ("parameter", "buffer")

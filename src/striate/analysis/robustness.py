@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from striate.analysis.probing import Prepare, evaluating, labels_of, logits_of, pixels_of
+from striate.analysis import arguments
+from striate.analysis.arguments import Array
+from striate.analysis.probing import Images, Prepare, Subject, evaluating, generator, labels_of, pixels_of
 from striate.analysis.shifts import shifted
-from striate.errors import AnalysisError, did_you_mean
+from striate.errors import AnalysisError
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Robustness:
     """Accuracy on images as they are, and the curves.
 
     Args:
-        model: the network's class.
+        model: the network's name, its class by default.
         images: how many.
         accuracy: undisturbed, 0 to 1. The standard error of a share p over the images is sqrt(p (1 - p) / images).
         curves: one for each disturbance.
@@ -84,22 +86,26 @@ class Robustness:
 
 def robustness(
     model: torch.nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    images: Images,
+    labels: Array | Sequence[int],
     disturbances: Sequence[str] | Mapping[str, Sequence[float]] | None = None,
     *,
+    input: str | int | None = None,
     prepare: Prepare | None = None,
     seed: int = 0,
+    name: str | None = None,
 ) -> Robustness:
     """Accuracy, and agreement with the undisturbed answer, over the strength of disturbances.
 
     Args:
         model: a classifier, (N, C, H, W) to (N, K); it is left as it is.
-        images: (N, C, H, W), pixels 0 to 1.
+        images: (N, C, H, W), pixels 0 to 1; among other inputs as a list or a dictionary.
         labels: (N,), whole numbers below K.
         disturbances: some of :data:`DISTURBANCES`, as names or with levels of one's own; all by default.
+        input: which input the images are, by its name or number; by default the first with axes to look along.
         prepare: what the network gets of the disturbed images, a normalisation say.
         seed: of noise and of what is covered, which are the same ones at every level.
+        name: of the network, for tables and pictures; its class by default.
 
     Raises:
         AnalysisError: an unknown disturbance or a level out of its range, images or labels that don't fit.
@@ -109,57 +115,65 @@ def robustness(
     >>> found.curves[0].agreement[0], found.curves[0].accuracy[0] == found.accuracy
     (1.0, True)
     """
-    pixels = pixels_of(images)
-    asked = list(DISTURBANCES) if disturbances is None else disturbances
-    levels = {name: tuple(_levels(name, asked)) for name in asked}
-    with evaluating(model), torch.no_grad():
-
-        def classes(disturbed_images: Tensor) -> Tensor:
-            return logits_of(model, disturbed_images if prepare is None else prepare(disturbed_images))
-
-        logits = classes(pixels)
+    subject = Subject(model, images, input=input, prepare=prepare, name=name)
+    pixels, levels = pixels_of(subject), _levels(disturbances)
+    with evaluating(subject.model), torch.no_grad():
+        logits = subject.logits(pixels)
         targets, clean = labels_of(labels, pixels, logits.shape[1]), logits.argmax(1)
         curves = []
-        for name, strengths in levels.items():
-            given = [classes(disturbed(pixels, name, level, seed)).argmax(1) for level in strengths]
+        for kind, strengths in levels.items():
+            given = [subject.logits(disturbed(pixels, kind, level, seed)).argmax(1) for level in strengths]
             curves.append(
                 RobustnessCurve(
-                    name,
-                    DISTURBANCES[name].unit,
+                    kind,
+                    DISTURBANCES[kind].unit,
                     strengths,
                     tuple(_share(each == targets) for each in given),
                     tuple(_share(each == clean) for each in given),
                 )
             )
-    return Robustness(type(model).__name__, len(pixels), _share(clean == targets), tuple(curves), seed)
+    return Robustness(subject.name, len(pixels), _share(clean == targets), tuple(curves), seed)
 
 
-def disturbed(images: Tensor, name: str, level: float, seed: int = 0) -> Tensor:
+def disturbed(images: Array, name: str, level: float, seed: int = 0) -> Tensor:
     """Images, (N, C, H, W) with pixels 0 to 1, after one disturbance.
 
     Raises:
-        AnalysisError: an unknown disturbance, or a level out of its range.
+        AnalysisError: no such images, an unknown disturbance, or a level out of its range.
 
     >>> disturbed(torch.tensor([[[[0.0, 0.5]]]]), "brightness", 0.25)
     tensor([[[[0.2500, 0.7500]]]])
     """
-    found = _known(name)
-    if not (found.least <= level <= found.most and math.isfinite(level)):
-        bounds = f"{found.least:g} or more" if found.most == math.inf else f"{found.least:g} to {found.most:g}"
-        raise AnalysisError(name, f"got a level of {level:g} {found.unit}", f"needed {bounds}")
-    return images if level == found.neutral else found.apply(images, float(level), seed)
+    pixels = arguments.tensor("images", images, "needed (N, C, H, W)")
+    if pixels.dim() != 4 or not pixels.is_floating_point():
+        raise AnalysisError(
+            "images", f"got {'x'.join(map(str, pixels.shape))} of {pixels.dtype}", "needed (N, C, H, W), pixels 0 to 1"
+        )
+    found = DISTURBANCES[arguments.word("disturbance", name, DISTURBANCES)]
+    strength, start = _level(name, level), arguments.whole("seed", seed)
+    return pixels if strength == found.neutral else found.apply(pixels, strength, start)
 
 
-def _known(name: str) -> Disturbance:
-    if name not in DISTURBANCES:
-        needed = "needed one of " + ", ".join(DISTURBANCES)
-        raise AnalysisError("disturbance", f"got {name!r}", needed, did_you_mean(name, DISTURBANCES))
-    return DISTURBANCES[name]
+def _level(name: str, level: object) -> float:
+    found = DISTURBANCES[name]
+    return arguments.number(name, level, found.least, found.most)
 
 
-def _levels(name: str, asked: Sequence[str] | Mapping[str, Sequence[float]]) -> Sequence[float]:
-    default = _known(name).levels
-    return asked[name] if isinstance(asked, Mapping) else default
+def _levels(asked: object) -> dict[str, tuple[float, ...]]:
+    """The strengths of each disturbance that is asked for."""
+    if asked is None:
+        return {name: each.levels for name, each in DISTURBANCES.items()}
+    names = list(asked) if isinstance(asked, Mapping) else arguments.items(asked)
+    if names is None:
+        raise AnalysisError("disturbances", f"got {asked!r}", "needed a list of names, or levels by name")
+    found = {}
+    for each in names:
+        name = arguments.word("disturbance", each, DISTURBANCES)
+        own = arguments.items(asked[each]) if isinstance(asked, Mapping) else list(DISTURBANCES[name].levels)
+        if own is None:
+            raise AnalysisError(name, f"got {asked[each]!r}", "needed a list of levels")  # type: ignore[index]
+        found[name] = tuple(_level(name, level) for level in own)
+    return found
 
 
 def _share(hits: Tensor) -> float:
@@ -200,7 +214,7 @@ def _brightened(images: Tensor, level: float, seed: int) -> Tensor:
 
 def _covered(images: Tensor, level: float, seed: int) -> Tensor:
     height, width = images.shape[2:]
-    places = torch.rand(len(images), 2, 1, generator=torch.Generator().manual_seed(seed)).to(images.device)
+    places = torch.rand(len(images), 2, 1, generator=generator(seed)).to(images.device)
     hidden = []
     for axis, length in enumerate((height, width)):
         side = round(level * length)
@@ -212,7 +226,7 @@ def _covered(images: Tensor, level: float, seed: int) -> Tensor:
 
 
 def _noisy(images: Tensor, level: float, seed: int) -> Tensor:
-    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed)).to(images)
+    noise = torch.randn(images.shape, generator=generator(seed)).to(images)
     return (images + level * noise).clamp(0, 1)
 
 

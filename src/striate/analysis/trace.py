@@ -16,7 +16,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -26,21 +26,24 @@ from torch._subclasses.fake_tensor import (
     FakeCopyMode,
     FakeTensor,
     FakeTensorMode,
+    unset_fake_temporarily,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from striate import engine
+from striate.analysis.examples import Example, InputSize, first_line, prepared, tensors_in
 from striate.errors import AnalysisError, StriateError
-
-#: The size of one example, (F,), (C, L) or (C, H, W), a whole shape with the batch in front, or example tensors.
-InputSize: TypeAlias = Sequence[int] | Tensor | Sequence[Tensor]
 
 #: The name of the network itself among its layers.
 ROOT: Final = "(network)"
 
 #: Operators that hand on the numbers they get.
 _KEEPING: Final = (torch.ops.aten.lift_fresh, torch.ops.aten.alias, torch.ops.aten.detach, torch.ops.aten.clone)
+
+
+#: Constants of whole numbers up to this many are computed with; more of them are no lengths of sequences.
+_LENGTHS: Final = 1 << 16
 
 
 @dataclass(eq=False)
@@ -138,7 +141,7 @@ class Trace:
     """The operators that a network runs for inputs of one size, in order.
 
     Args:
-        inputs: the network's inputs.
+        inputs: the network's input tensors, by name (:class:`~striate.analysis.examples.Example`).
         outputs: the tensors it returns.
         operations: all operators that made or changed a tensor.
         calls: all calls of layers, in the order in which they began; the first one is the network's own.
@@ -147,7 +150,7 @@ class Trace:
             traced for training.
     """
 
-    inputs: tuple[Value, ...]
+    inputs: dict[str, Value]
     outputs: tuple[Value, ...]
     operations: list[Operation]
     calls: list[Call]
@@ -172,8 +175,7 @@ def trace(model: torch.nn.Module, input_size: InputSize, *, training: bool = Fal
 
     Args:
         model: any network; it is left as it is.
-        input_size: (C, L) or (C, H, W) of one example, a whole shape with the batch in front, (N, C, D, H, W), or
-            example tensors, whose shapes and dtypes are taken.
+        input_size: a size or example inputs, as :func:`~striate.analysis.examples.prepared` takes them.
         training: run as in training, and note what autograd keeps.
 
     Raises:
@@ -182,23 +184,26 @@ def trace(model: torch.nn.Module, input_size: InputSize, *, training: bool = Fal
     >>> [operation.name for operation in trace(torch.nn.Conv2d(1, 2, 3), (1, 5, 5)).operations]
     ['aten.convolution']
     """
+    model, example = prepared(model, input_size)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     twin = _copied(model, fake).train(training)
     recorder = _Recorder(twin, model, fake)
-    made = _inputs(model, input_size, fake)
+    made = _without_numbers(example, fake)
     with ExitStack() as stack:
         stack.enter_context(_plain_attention())
         stack.enter_context(_unlogged())
         # Kernels of other backends take pointers, and fake tensors have none.
         stack.enter_context(engine.use("aten"))
         stack.enter_context(fake)
+        # In inference mode composite operators would come as a whole, matmul and linear among them.
+        stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(training))
         if training:
             stack.enter_context(torch.autograd.graph.saved_tensors_hooks(recorder.save, lambda kept: kept))
         stack.enter_context(recorder)
-        inputs = tuple(recorder.value(tensor, "input") for tensor in made)
+        inputs = {name: recorder.value(tensor, "input") for name, tensor in made.tensors.items()}
         try:
-            result = twin(*made)
+            result = made.call(twin)
         except AnalysisError:
             raise
         except StriateError as error:
@@ -206,17 +211,17 @@ def trace(model: torch.nn.Module, input_size: InputSize, *, training: bool = Fal
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
             raise AnalysisError(
                 recorder.where,
-                f"values steer the computation ({_first_line(error)})",
+                f"values steer the computation ({first_line(error)})",
                 "needed a path that depends on shapes only",
                 "analyse the parts before and after, or decide by a setting of the layer instead of a tensor",
             ) from error
         except Exception as error:
             raise AnalysisError(
                 recorder.where,
-                f"{_shapes(inputs)} doesn't go through ({type(error).__name__}: {_first_line(error)})",
-                remedy="give the size of the images that the network takes, channels first",
+                f"{_shapes(list(inputs.values()))} doesn't go through ({type(error).__name__}: {first_line(error)})",
+                remedy=example.remedy,
             ) from error
-    outputs = tuple(recorder.known(leaf) for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor))
+    outputs = tuple(map(recorder.known, tensors_in(result)))
     return Trace(
         inputs,
         outputs,
@@ -302,8 +307,26 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func.overloadpacket not in _KEEPING:
+            if not func._schema.is_mutable and self._constant((args, kwargs)):
+                with unset_fake_temporarily():
+                    result = func(*args, **kwargs)
+                return self._recorded(func, args, kwargs, result)
             args, kwargs = tree_map_only(Tensor, self._faked, (args, kwargs))
-        result = func(*args, **kwargs)
+        return self._recorded(func, args, kwargs, func(*args, **kwargs))
+
+    def _constant(self, arguments: Any) -> bool:
+        """Whether whole numbers that don't depend on the input go in and nothing else, as lengths of sequences."""
+        tensors = [leaf for leaf in tree_flatten(arguments)[0] if isinstance(leaf, Tensor)]
+        return bool(tensors) and not any(
+            isinstance(tensor, FakeTensor)
+            or id(tensor) in self._twins
+            or tensor.is_floating_point()
+            or tensor.numel() > _LENGTHS
+            for tensor in tensors
+        )
+
+    def _recorded(self, func: Any, args: Any, kwargs: Any, result: Any) -> Any:
+        """The result, after the operator was written down."""
         made = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
         if not made and not func._schema.is_mutable:
             return result
@@ -369,7 +392,7 @@ class _Recorder(TorchDispatchMode):
     def _leave(self, layer: torch.nn.Module, args: Any, kwargs: Any, result: Any) -> None:
         call = self.calls[self._stack.pop()]
         call.last = len(self.operations)
-        call.outputs = tuple(self.known(leaf) for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor))
+        call.outputs = tuple(map(self.known, tensors_in(result)))
 
 
 def _tensors(model: torch.nn.Module) -> list[Tensor]:
@@ -391,36 +414,29 @@ def _copied(model: torch.nn.Module, fake: FakeTensorMode) -> torch.nn.Module:
     except Exception as error:
         raise AnalysisError(
             type(model).__name__,
-            f"can't be copied ({type(error).__name__}: {_first_line(error)})",
+            f"can't be copied ({type(error).__name__}: {first_line(error)})",
             "needed a network that copy.deepcopy takes",
             "take locks, files and handles out of its attributes",
         ) from error
 
 
-def _inputs(model: torch.nn.Module, input_size: InputSize, fake: FakeTensorMode) -> list[Tensor]:
-    if isinstance(input_size, Tensor):
-        return [fake.from_tensor(input_size)]
-    given = list(input_size)
-    if given and all(isinstance(each, Tensor) for each in given):
-        return [fake.from_tensor(cast(Tensor, each)) for each in given]
-    shape = input_shape(cast("Sequence[int]", given))
-    like = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), torch.empty(0))
-    with fake:
-        return [torch.empty(shape, dtype=like.dtype, device=like.device)]
+def _without_numbers(example: Example, fake: FakeTensorMode) -> Example:
+    """The same inputs without memory."""
+    seen: dict[int, Tensor] = {}
 
+    def empty(tensor: Tensor) -> Tensor:
+        if id(tensor) not in seen:
+            dense = 0 not in tensor.stride()
+            how: Any = {"dtype": tensor.dtype, "device": tensor.device}
+            with fake:
+                seen[id(tensor)] = (
+                    torch.empty_strided(tensor.shape, tensor.stride(), **how)
+                    if dense
+                    else torch.empty(tensor.shape, **how)
+                )
+        return seen[id(tensor)]
 
-def input_shape(size: Sequence[int]) -> tuple[int, ...]:
-    """(N, C, ...) of an input size: one to three numbers are one example, more have the batch in front.
-
-    >>> input_shape((3, 224, 224)), input_shape((8, 3, 224, 224))
-    ((1, 3, 224, 224), (8, 3, 224, 224))
-    """
-    wrong = [each for each in size if isinstance(each, bool) or not isinstance(each, int) or each < 1]
-    if wrong or not 1 <= len(size) <= 5:
-        raise AnalysisError(
-            "input size", f"got {tuple(size)}", "needed whole numbers of 1 or more", "(C, H, W) or (N, C, H, W), say"
-        )
-    return (1, *size) if len(size) <= 3 else tuple(size)
+    return example.mapped(empty)
 
 
 @contextmanager
@@ -436,7 +452,3 @@ def _plain_attention() -> Iterator[None]:
 
 def _shapes(values: Sequence[Value]) -> str:
     return " and ".join("x".join(map(str, value.shape)) or "a number" for value in values)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or ["no reason given"])[0]

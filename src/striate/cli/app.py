@@ -191,15 +191,20 @@ def network_of(
 ) -> tuple[torch.nn.Module, tuple[int, int, int], Callable[[Tensor], Tensor]]:
     """A network by name or from a run's folder, the (C, H, W) of its images, and what makes bytes its input."""
     from striate import models as known
+    from striate.cli.sizes import check_size
     from striate.training import Run
 
     given = None if size is None else _channels_first(size)
     if model in known.names() or not Path(model).exists():
         shape = given or known.input_shape(model)
         network = known.create(model, in_channels=shape[0], small_input=known.has_small_form(model, shape[1:]))
+        if given is not None:
+            check_size(network, model, given, known.input_shape(model)[1:])
         return network, shape, lambda pixels: pixels / 255
     run = Run.open(model)
     settings = run.settings
+    if given is not None:
+        check_size(run.model(), settings.recipe.model, given, settings.image_size)
     return run.model(), given or (settings.channels, *settings.image_size), settings.normalization
 
 

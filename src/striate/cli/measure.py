@@ -27,7 +27,7 @@ def summary(
     \b
     Example:
       striate summary lenet5
-      striate summary lenet5 --size 3x64x64 --batch 32 --out cost.png
+      striate summary resnet18 --size 3x64x64 --batch 32 --out cost.png
     """
     import torch
 
@@ -36,13 +36,16 @@ def summary(
     from striate.report import measures
 
     network, shape, _ = network_of(model, size)
-    result = summarize(network, (batch, *shape), roofline=measured(torch.get_num_threads()) if roofline else None)
+    machine = measured(torch.get_num_threads()) if roofline else None
+    result = summarize(network, (batch, *shape), roofline=machine, name=_name(model))
     if out is not None:
         draw(out, lambda: measures.costs(result))
     if as_json:
         print_json(result.to_dict())
     else:
         show(measures.cost(result), measures.totals(result))
+        if out is not None:
+            show(f"drawn in {out}")
 
 
 @app.command()
@@ -69,7 +72,7 @@ def field(
     from striate.report import measures
 
     network, shape, prepare = network_of(model, size)
-    found = receptive_field(network, shape)
+    found = receptive_field(network, shape, name=_name(model))
     if at is None:
         if image is not None or effective:
             raise RunError(
@@ -91,7 +94,7 @@ def field(
         pixels = load_image(image, channels=channels, image_size=(height, width))
         shown = pixels.permute(1, 2, 0).numpy()
         if effective:
-            density = effective_receptive_field(network, prepare(pixels[None]), layer, position)
+            density = effective_receptive_field(network, prepare(pixels[None]), layer, position, name=found.model)
             draw(out, lambda: measures.effective(shown, density, box))
         else:
             draw(out, lambda: measures.field_box(shown, row, position, box))
@@ -117,8 +120,9 @@ def bench(
     """Time a convolution or pooling on this machine's CPU: each pass, with every backend that computes it.
 
     Beside the times stand their share of the roofline, the best that the processor's arithmetic and memory allow, both
-    measured on the spot; and of those that refuse, why. Results go to memory that the process has already, as they do
-    in an accelerated model: fresh memory from the system costs more than many a convolution.
+    measured on the spot; below stand why a share is above 100 %, and why a backend refuses. Results go to memory that
+    the process has already, as they do in an accelerated model: fresh memory from the system costs more than many a
+    convolution.
 
     \b
     Example:
@@ -142,6 +146,14 @@ def bench(
         print_json(found.to_dict())
     else:
         show(tables.timing(found))
+
+
+def _name(model: str) -> str:
+    """The network's name, also of a run's."""
+    from striate.models import names
+    from striate.training import Run
+
+    return model if model in names() else Run.open(model).settings.recipe.model
 
 
 def _position(text: str) -> tuple[str, tuple[int, ...]]:

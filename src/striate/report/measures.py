@@ -10,115 +10,121 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import EngFormatter
-from rich.table import Table
-from rich.text import Text
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from striate.analysis import CostRow, EffectiveField, FieldRow, ReceptiveFields, Summary
-from striate.report.tables import plain_table
+from striate.report.fitting import Column, Fitted, Labelled
 
 _FORWARD, _BACKWARD, _MEMORY = "#1f5fbf", "#8a94a6", "#c8321e"
 _BARS = 40
+_SLOTS = 3  # bars of fewer layers don't grow
+_LONGEST = 56  # characters of a layer's name in a picture
 
 
-def cost(summary: Summary) -> Table:
-    """One row a layer, fit for 100 columns."""
-    roofline = summary.roofline is not None
-    table = plain_table(
-        "layer", "output", "kernel", "params", "MACs", "FLOPs", "memory", "FLOP/B", *(["bound"] if roofline else [])
-    )
-    table.columns[0].overflow = "fold"
+def cost(summary: Summary) -> Fitted:
+    """One row a layer; where there is little room, without what follows from the other columns."""
+    table = Fitted((
+        Column("layer", folds=True, right=False), Column("output", spare=2), Column("kernel", spare=3),
+        Column("params"), Column("MACs"), Column("FLOPs", spare=4), Column("memory", spare=1),
+        Column("FLOP/B", spare=5), Column("bound", spare=1),
+    ))  # fmt: skip
     for row in summary.rows:
         figures = (row.parameters, row.macs, row.flops)
-        table.add_row(
-            Text(row.name if row.calls == 1 else f"{row.name} (x{row.calls})"),
+        table.add(
+            row.name if row.calls == 1 else f"{row.name} (x{row.calls})",
             _by(row.output_shape[1:]),
             _window(row),
             *(short(figure) if figure else "" for figure in figures),
             size(row.output_bytes) if row.output_bytes else "",
             f"{row.intensity:.1f}" if row.flops else "",
-            *([summary.bound(row)] if roofline else []),
+            summary.bound(row),
         )
     return table
 
 
-def totals(summary: Summary) -> Table:
+def totals(summary: Summary) -> Labelled:
     """The sums, named as what they are, and what isn't in them."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
     training = summary.saved_bytes is not None and summary.training_peak_bytes is not None
+    least = "at least " if summary.at_least else ""
+    inputs = summary.inputs if len(summary.inputs) > 1 else {"": summary.input_shape}
     lines = {
-        "input": _by(summary.input_shape),
+        "network": summary.model,
+        "input": ", ".join(f"{name} {_by(shape)}".strip() for name, shape in inputs.items()),
         "parameters": f"{summary.parameters:,} ({summary.trainable:,} trainable); "
         f"{short(summary.dense_parameters)} if convolutions were fully connected",
-        "MACs": f"{summary.macs:,} forward ({summary.in_bounds_macs:,} in bounds), {summary.backward_macs:,} backward",
-        "FLOPs": f"{summary.flops:,} forward, {summary.backward_flops:,} backward, {summary.intensity:.1f} a byte",
+        "MACs": f"{least}{summary.macs:,} forward ({summary.in_bounds_macs:,} in bounds), "
+        f"{summary.backward_macs:,} backward",
+        "FLOPs": f"{least}{summary.flops:,} forward, {summary.backward_flops:,} backward, "
+        f"{summary.intensity:.1f} a byte",
         "activations": f"{size(summary.inference_peak_bytes)} at most in inference"
         + (f", {size(summary.training_peak_bytes or 0)} in training" if training else ""),
     }
     if summary.roofline is not None:
         roof = summary.roofline
         lines["roofline"] = f"{short(roof.flops)} FLOP/s, {size(roof.bandwidth)}/s, ridge at {roof.ridge:.1f} FLOP/B"
-    lines |= dict(zip(("note", *(" " * n for n in range(1, 9))), summary.notes, strict=False))
+    listed = list(lines.items())
+    listed += [("" if number else "note", note) for number, note in enumerate(summary.notes)]
     if summary.unused:
-        lines["never read"] = ", ".join(summary.unused)
-    lines["not counted"] = "; ".join(summary.not_counted)
-    for name, text in lines.items():
-        table.add_row(name, Text(text))
-    return table
+        listed.append(("never read", ", ".join(summary.unused)))
+    return Labelled((*listed, ("not counted", "; ".join(summary.not_counted))))
 
 
-def fields(found: ReceptiveFields) -> Table:
+def fields(found: ReceptiveFields) -> Fitted:
     """Layers and functional calls between them with size, stride and start on each axis."""
-    table = plain_table("layer", "output", "size", "stride", "start", "note")
-    table.columns[-1].justify = "left"
-    table.columns[0].overflow = table.columns[-1].overflow = "fold"
+    table = Fitted((
+        Column("layer", folds=True, right=False), Column("output", spare=1), Column("size"), Column("stride"),
+        Column("start"), Column("note", folds=True, right=False),
+    ))  # fmt: skip
     for row in found:
-        if row.level == "block" or row.note == "depends on no input":
+        if row.level == "block" or all(length == 0 for length in row.size):
             continue
-        table.add_row(
-            Text(row.name), _by(row.shape[1:]), _axes(row.size), _axes(row.stride), _axes(row.start), Text(_note(row))
-        )
+        table.add(row.name, _by(row.shape[1:]), _axes(row.size), _axes(row.stride), _axes(row.start), _note(row))
     return table
 
 
-def misaligned(found: ReceptiveFields) -> Table:
+def misaligned(found: ReceptiveFields) -> Fitted:
     """Branches that meet with fields around different places, which blurs where a position looks."""
-    table = plain_table("misaligned in", "axis", "strides", "centres")
+    table = Fitted((
+        Column("misaligned in", folds=True, right=False), Column("axis"), Column("strides"),
+        Column("centres", folds=True),
+    ))  # fmt: skip
     for each in found.misaligned:
-        table.add_row(Text(each.where), str(each.axis), ", ".join(each.strides), ", ".join(each.centres))
+        table.add(each.where, str(each.axis), ", ".join(each.strides), ", ".join(each.centres))
     return table
 
 
 def costs(summary: Summary) -> Figure:
     """MACs forward and backward, memory and parameters of the layers, in order; of many, the most costly."""
     rows = [row for row in summary.rows if row.macs or row.output_bytes or row.parameters]
+    told = f"{summary.model}, {_by(summary.input_shape)}: {short(summary.parameters)} parameters"
+    told += f", {'at least ' if summary.at_least else ''}{short(summary.macs)} MACs"
     if len(rows) > _BARS:
-        kept = sorted(rows, key=lambda row: row.macs, reverse=True)[:_BARS]
-        rows = [row for row in rows if row in kept]
-    figure = Figure(figsize=(13, 1.6 + 0.24 * len(rows)), layout="constrained")
-    title = f"{summary.model}, {_by(summary.input_shape)}: {short(summary.parameters)} parameters"
-    title += f", {short(summary.macs)} MACs"
-    figure.suptitle(title + (f"; {len(rows)} of {len(summary.rows)} layers" if len(rows) < len(summary.rows) else ""))
+        most = sorted(range(len(rows)), key=lambda place: rows[place].macs, reverse=True)[:_BARS]
+        told += f"; the {_BARS} most costly of {len(rows)} layers"
+        rows = [rows[place] for place in sorted(most)]
+    slots = max(len(rows), _SLOTS)
+    figure = Figure(figsize=(13, 1.9 + 0.24 * slots))
+    figure.set_layout_engine("constrained", wspace=0.04)
+    figure.suptitle(told)
     arithmetic, bytes_, weights = figure.subplots(1, 3, sharey=True, width_ratios=(2, 1, 1))
     places = np.arange(len(rows))
     arithmetic.barh(places - 0.2, [row.macs for row in rows], 0.4, color=_FORWARD, label="forward")
     arithmetic.barh(places + 0.2, [row.backward_macs for row in rows], 0.4, color=_BACKWARD, label="backward")
-    arithmetic.legend(frameon=False)
+    figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9)
     bytes_.barh(places, [row.output_bytes for row in rows], 0.7, color=_MEMORY)
     weights.barh(places, [row.parameters for row in rows], 0.7, color=_FORWARD)
-    arithmetic.set_yticks(places, [row.name for row in rows], fontsize=8)
-    arithmetic.invert_yaxis()
-    for axes, name, unit in (
-        (arithmetic, "MACs", ""),
-        (bytes_, "activations written", "B"),
-        (weights, "parameters", ""),
+    arithmetic.set_yticks(places, [_ending(row.name) for row in rows], fontsize=8)
+    arithmetic.set_ylim(slots - 0.4, -0.6)
+    for axes, name, unit, ticks in (
+        (arithmetic, "MACs", "", 8),
+        (bytes_, "activations written", "B", 4),
+        (weights, "parameters", "", 4),
     ):
         axes.set(title=name)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))
         axes.xaxis.set_major_formatter(EngFormatter(unit))
         axes.grid(alpha=0.25, axis="x")
-        axes.margins(y=0.01)
     return figure
 
 
@@ -202,6 +208,11 @@ def size(bytes_: float) -> str:
         if bytes_ >= factor:
             return f"{bytes_ / factor:.3g} {prefix}" if bytes_ < 1000 * factor else f"{bytes_ / factor:.0f} {prefix}"
     return f"{bytes_:.0f} B"
+
+
+def _ending(name: str) -> str:
+    """A layer's name, or its end, which tells it from others."""
+    return name if len(name) <= _LONGEST else "…" + name[1 - _LONGEST :]
 
 
 def _by(lengths: Sequence[object]) -> str:

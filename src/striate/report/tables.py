@@ -122,16 +122,24 @@ def timing(found: Timing) -> Group:
     kind = f"{str(found.dtype).removeprefix('torch.')}, {layout}, {threads}: {machine}"
     table = plain_table("pass", "backend", "time, us", "GFLOP/s", "GB/s", "of roofline")
     table.columns[1].justify = "left"
+    refused: dict[tuple[str, str], list[str]] = {}
+    above: dict[str, list[str]] = {}
     for each in found.passes:
-        name = each.open_.name.lower().replace("_", " ")
+        name = label = each.open_.name.lower().replace("_", " ")
         for backend, seconds in sorted(each.seconds.items(), key=lambda item: item[1]):
             speed = (f"{each.flops / seconds / 1e9:,.1f}", f"{each.bytes_ / seconds / 1e9:,.1f}")
-            table.add_row(name, backend, f"{seconds * 1e6:,.1f}", *speed, f"{found.share(each, backend):.0%}")
-            name = ""
+            table.add_row(label, backend, f"{seconds * 1e6:,.1f}", *speed, f"{found.share(each, backend):.0%}")
+            label = ""
+            if why := found.above(each, backend):
+                above.setdefault(why, []).append(f"{name} by {backend}")
         for backend, refusal in each.refusals.items():
-            table.add_row(name, backend, Text(f"refuses: {refusal}", style="dim"))
-            name = ""
-    return Group(Text(str(found.problem)), Text(kind, style="dim"), table)
+            refused.setdefault((backend, refusal), []).append(name)
+    below = [(f"above 100 %, {', '.join(rows)}", why) for why, rows in above.items()]
+    for (backend, refusal), names in refused.items():
+        which = "" if len(names) == len(found.passes) else f" ({', '.join(names)})"
+        below.append((f"{backend} refuses{which}", refusal))
+    notes = [Text(f"{what}: {why}", style="dim", overflow="fold") for what, why in below]
+    return Group(Text(str(found.problem)), Text(kind, style="dim"), table, *notes)
 
 
 def plain_table(first: str, *others: str, title: str | None = None) -> PlainTable:

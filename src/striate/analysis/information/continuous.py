@@ -16,7 +16,8 @@ from scipy.spatial.distance import cdist
 from scipy.special import digamma, logsumexp, ndtri
 from scipy.stats import rankdata
 
-from striate.analysis.information.discrete import Numbers, Unit, in_unit, same_length
+from striate.analysis import arguments
+from striate.analysis.information.discrete import Numbers, Unit, floats, in_unit, same_length
 from striate.errors import AnalysisError
 
 _CHUNK = 512  # samples whose distances to all others are held at once
@@ -67,7 +68,10 @@ def ksg_labels(x: ArrayLike, labels: ArrayLike, *, neighbours: int = 3, unit: Un
     >>> round(ksg_labels(x + 100 * (np.arange(2000) % 2), np.arange(2000) % 2, unit="bits"), 2)
     1.0
     """
-    one, kinds = numbers(x, "ksg_labels", neighbours), np.asarray(labels)
+    one = numbers(x, "ksg_labels", neighbours)
+    kinds = arguments.array("ksg_labels", labels, "needed labels, (N,)")
+    if kinds.ndim != 1:
+        raise AnalysisError("ksg_labels", f"got labels {kinds.shape}", "needed (N,)")
     same_length(one, kinds, "ksg_labels")
     reach, count = np.empty(len(one)), np.empty(len(one))
     for kind in np.unique(kinds):
@@ -184,8 +188,7 @@ def kernel_bounds(x: ArrayLike, noise: float, *, unit: Unit = "nats") -> KernelB
     >>> round(bounds.lower, 6), round(bounds.upper, 6)
     (1.0, 1.0)
     """
-    if not (math.isfinite(noise) and noise > 0):
-        raise AnalysisError("kernel_bounds", f"got noise {noise}", "needed a standard deviation above 0")
+    noise = arguments.number("noise", noise, above=0)
     one = numbers(x, "kernel_bounds", 0)
     sums = np.zeros(2)
     for start in range(0, len(one), _CHUNK):
@@ -198,10 +201,11 @@ def kernel_bounds(x: ArrayLike, noise: float, *, unit: Unit = "nats") -> KernelB
 
 def numbers(values: ArrayLike, where: str, neighbours: int) -> Numbers:
     """Samples as float64 (N, d), finite, more than ``neighbours`` of them."""
-    found = np.asarray(values, dtype=np.float64)
+    found = floats(where, values, "needed finite numbers, (N,) or (N, d)")
+    neighbours = arguments.whole("neighbours", neighbours, 0)
     if found.ndim not in (1, 2) or not found.size or not np.isfinite(found).all():
         raise AnalysisError(where, f"got shape {found.shape}", "needed finite numbers, (N,) or (N, d)")
-    if neighbours < 0 or len(found) <= neighbours:
+    if len(found) <= neighbours:
         raise AnalysisError(where, f"got {len(found)} samples", f"needed more than {neighbours}", "take more samples")
     return found.reshape(len(found), -1)
 

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from striate.analysis import arguments
 from striate.errors import AnalysisError
 
 Unit: TypeAlias = Literal["nats", "bits"]
@@ -31,9 +32,7 @@ def in_unit(nats: float, unit: Unit) -> float:
     >>> in_unit(math.log(8), "bits")
     3.0
     """
-    if unit not in _NATS:
-        raise AnalysisError("unit", f"got {unit!r}", "needed nats or bits")
-    return nats / _NATS[unit]
+    return nats / _NATS[arguments.word("unit", unit, _NATS)]
 
 
 def entropy(symbols: ArrayLike, *, corrected: bool = False, unit: Unit = "nats") -> float:
@@ -101,12 +100,19 @@ class Binning:
     span: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        if self.count < 2:
-            raise AnalysisError("Binning", f"got {self.count} bins", "needed 2 or more")
-        if self.kind not in ("width", "quantile"):
-            raise AnalysisError("Binning", f"got kind {self.kind!r}", "needed width or quantile")
-        if self.span is not None and not self.span[0] < self.span[1]:
-            raise AnalysisError("Binning", f"got span {self.span}", "needed an end above the beginning")
+        # The fields are Python's numbers, whatever they were given as.
+        object.__setattr__(self, "count", arguments.whole("bins", self.count, 2))
+        arguments.word("kind of bins", self.kind, ("width", "quantile"))
+        if self.atom is not None:
+            object.__setattr__(self, "atom", arguments.number("atom", self.atom))
+        if self.span is not None:
+            ends = arguments.items(self.span)
+            if ends is None or len(ends) != 2:
+                raise AnalysisError("Binning", f"got span {self.span!r}", "needed (beginning, end)")
+            low, high = (arguments.number("span", end) for end in ends)
+            if not low < high:
+                raise AnalysisError("Binning", f"got span {(low, high)}", "needed an end above the beginning")
+            object.__setattr__(self, "span", (low, high))
 
     def __call__(self, values: ArrayLike) -> NDArray[np.int64]:
         """The bin of each value, in the shape of the values; all values share the edges.
@@ -114,23 +120,36 @@ class Binning:
         Raises:
             AnalysisError: values that aren't finite, or none.
         """
-        numbers = np.asarray(values, dtype=np.float64)
+        given = floats("Binning", values, "needed finite numbers")
+        numbers = given.ravel()
         if not numbers.size or not np.isfinite(numbers).all():
             raise AnalysisError("Binning", "got no values, or such that aren't finite", "needed finite numbers")
-        loose = numbers[numbers != self.atom] if self.atom is not None else numbers.ravel()
+        loose = numbers[numbers != self.atom] if self.atom is not None else numbers
         if not loose.size:
-            return np.zeros(numbers.shape, np.int64)
+            return np.zeros(given.shape, np.int64)
         low, high = self.span or (float(loose.min()), float(loose.max()))
         shares = np.linspace(0, 1, self.count + 1)[1:-1]
         edges = low + shares * (high - low) if self.kind == "width" else np.unique(np.quantile(loose, shares))
         found = np.searchsorted(edges, numbers, side="right") + 1
         if self.atom is not None:
             found[numbers == self.atom] = 0
-        return found
+        return found.reshape(given.shape)
 
     def __str__(self) -> str:
         words = f"{self.count} bins of equal {'width' if self.kind == 'width' else 'share'}"
         return words + (f", and one for exactly {self.atom:g}" if self.atom is not None else "")
+
+
+def floats(where: str, values: object, needed: str) -> Numbers:
+    """Numbers as float64.
+
+    Raises:
+        AnalysisError: anything else.
+    """
+    found = arguments.array(where, values, needed)
+    if found.dtype.kind not in "biuf":
+        raise AnalysisError(where, f"got {found.dtype} of shape {found.shape}", needed)
+    return found.astype(np.float64)
 
 
 def codes(rows: Symbols) -> NDArray[np.int64]:
@@ -145,7 +164,7 @@ def same_length(x: Symbols, y: Symbols, where: str) -> None:
 
 
 def _rows(symbols: ArrayLike, where: str) -> Symbols:
-    found = np.asarray(symbols)
+    found = arguments.array(where, symbols, "needed (N,) or (N, d), N at least 1")
     if found.ndim not in (1, 2) or not found.size:
         raise AnalysisError(where, f"got shape {found.shape}", "needed (N,) or (N, d), N at least 1")
     return found.reshape(len(found), -1)

@@ -10,6 +10,8 @@ import numpy as np
 from sklearn.cluster import KMeans
 from torch import Tensor
 
+from striate.analysis import arguments
+from striate.analysis.arguments import Array
 from striate.analysis.information.discrete import Binning, Unit, entropy, in_unit, mutual_information
 from striate.errors import AnalysisError
 
@@ -40,7 +42,7 @@ class PoolingEntropy:
 
 
 def pooling_entropy(
-    maps: Tensor,
+    maps: Array,
     kind: Literal["max", "avg"],
     *,
     size: int = 2,
@@ -61,13 +63,14 @@ def pooling_entropy(
     >>> found.pooled < found.value < found.window
     True
     """
-    if maps.dim() != 4 or min(maps.shape[2:]) < size or size < 1:
-        raise AnalysisError("pooling_entropy", f"got maps {tuple(maps.shape)}", f"needed (N, C, H, W) from {size} on")
-    if kind not in ("max", "avg"):
-        raise AnalysisError("pooling_entropy", f"got kind {kind!r}", "needed max or avg")
-    symbols = binning(maps.detach().double().cpu().numpy())
-    height, width = (length - length % size for length in maps.shape[2:])
-    cut = symbols[..., :height, :width].reshape(*maps.shape[:2], height // size, size, width // size, size)
+    size = arguments.whole("size", size, 1)
+    arguments.word("kind", kind, ("max", "avg"))
+    given = arguments.tensor("pooling_entropy", maps, "needed (N, C, H, W)")
+    if given.dim() != 4 or min(given.shape[2:]) < size:
+        raise AnalysisError("pooling_entropy", f"got maps {tuple(given.shape)}", f"needed (N, C, H, W) from {size} on")
+    symbols = _binned(binning)(given.detach().double().cpu().numpy())
+    height, width = (length - length % size for length in given.shape[2:])
+    cut = symbols[..., :height, :width].reshape(*given.shape[:2], height // size, size, width // size, size)
     windows = cut.transpose(0, 1, 2, 4, 3, 5).reshape(-1, size**2)
     states = len(np.unique(symbols)) ** size**2
     if len(windows) < 10 * states:
@@ -105,8 +108,8 @@ class FilterMatch:
 
 
 def filter_match(
-    kernels: Tensor,
-    images: Tensor,
+    kernels: Array,
+    images: Array,
     *,
     classes: int = 8,
     binning: Binning = Binning(16, "quantile", None),  # noqa: B008, as it is frozen
@@ -135,10 +138,13 @@ def filter_match(
     >>> len(found.information), found.patches
     (3, 720)
     """
+    needed = "needed (F, C, kH, kW) and (N, C, H, W), larger"
+    kernels, images = (arguments.tensor("filter_match", each, needed) for each in (kernels, images))
+    classes, seed = arguments.whole("classes", classes, 2), arguments.whole("seed", seed, 0, 2**32 - 1)
     fits = kernels.dim() == images.dim() == 4 and kernels.shape[1] == images.shape[1]
     if not fits or any(k > n for k, n in zip(kernels.shape[2:], images.shape[2:], strict=True)):
         shapes = f"kernels {tuple(kernels.shape)} and images {tuple(images.shape)}"
-        raise AnalysisError("filter_match", f"got {shapes}", "needed (F, C, kH, kW) and (N, C, H, W), larger")
+        raise AnalysisError("filter_match", f"got {shapes}", needed)
     patches = _patches(images.detach().double().cpu(), kernels.shape[2:])
     centred = patches - patches.mean(1, keepdims=True)
     length = np.linalg.norm(centred, axis=1)
@@ -153,8 +159,15 @@ def filter_match(
     patterns = centred[kept] / length[kept, None]
     kinds = KMeans(classes, n_init=2, random_state=seed).fit_predict(patterns)
     responses = patches[kept] @ kernels.detach().double().cpu().flatten(1).numpy().T
-    found = tuple(mutual_information(binning(column), kinds, corrected=True, unit=unit) for column in responses.T)
+    bins = _binned(binning)
+    found = tuple(mutual_information(bins(column), kinds, corrected=True, unit=unit) for column in responses.T)
     return FilterMatch(found, entropy(kinds, unit=unit), int(kept.sum()), unit)
+
+
+def _binned(binning: object) -> Binning:
+    if not isinstance(binning, Binning):
+        raise AnalysisError("binning", f"got {binning!r}", "needed a Binning", "as Binning(8)")
+    return binning
 
 
 def _patches(images: Tensor, size: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float64]]:

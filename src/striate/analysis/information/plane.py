@@ -16,7 +16,6 @@ Either depends on the bins or on the noise, and on the scale of the activations:
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from striate.analysis import arguments
+from striate.analysis.arguments import Array
+from striate.analysis.examples import first_line
 from striate.analysis.information.continuous import kernel_bounds
 from striate.analysis.information.discrete import (
     Binning,
@@ -37,8 +39,9 @@ from striate.analysis.information.discrete import (
     in_unit,
     mutual_information,
 )
+from striate.analysis.probing import Images, Subject
 from striate.analysis.trace import layer_paths
-from striate.errors import AnalysisError, did_you_mean
+from striate.errors import AnalysisError
 
 _BATCH = 512
 
@@ -104,8 +107,8 @@ class InformationPlane:
 
 def information(
     model: torch.nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    images: Images,
+    labels: Array | Sequence[int],
     *,
     checkpoints: Mapping[int, Mapping[str, Tensor]] | None = None,
     layers: Sequence[str] | None = None,
@@ -113,6 +116,7 @@ def information(
     binning: Binning = Binning(),  # noqa: B008, as it is frozen
     noise: float = 0.1,
     unit: Unit = "nats",
+    input: str | int | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> InformationPlane:
     """How much each layer's activations hold about the input and about the label, at each checkpoint.
@@ -123,7 +127,7 @@ def information(
 
     Args:
         model: any network; a copy of it runs, in evaluation mode.
-        images: (N, ...) as the network takes them, on its device.
+        images: (N, ...) as the network takes them; among other inputs as a list or a dictionary.
         labels: (N,) classes.
         checkpoints: state dictionaries by epoch; the model as it is, as epoch 0, by default.
         layers: paths; by default all without layers inside.
@@ -131,6 +135,7 @@ def information(
         binning: with equal widths its span is the range of the layer over all checkpoints, unless it has one.
         noise: standard deviation of Z, in the units of the activations.
         unit: ``"nats"`` or ``"bits"``.
+        input: which input the images are, by its name or number; by default the first with axes to look along.
         progress: takes a line for each checkpoint.
 
     Raises:
@@ -143,22 +148,32 @@ def information(
     >>> round(row.input, 3), round(row.label, 3)  # five zeros and three others; 0 to 4 against 5 to 7
     (1.549, 0.954)
     """
-    chosen = _chosen(model, layers)
-    kinds = np.asarray(labels.detach().cpu())
-    if kinds.shape != (len(images),):
-        raise AnalysisError("information", f"got labels {kinds.shape}", f"needed one for each of {len(images)} images")
+    subject = Subject(model, images, input=input).copied()
+    twin, number = subject.model.eval(), len(subject.images) if subject.images.dim() else 0
+    chosen = _chosen(twin, layers, subject.name)
+    needed = f"needed one for each of {number} images"
+    kinds = arguments.array("information", labels, needed)
+    if not number or kinds.shape != (number,):
+        raise AnalysisError("information", f"got labels {kinds.shape}", needed)
     if len(np.unique(kinds)) < 2:
         raise AnalysisError("information", "got images of one class", "needed two classes or more")
-    if method not in ("binned", "kernel"):
-        raise AnalysisError("method", f"got {method!r}", "needed binned or kernel")
-    states: Mapping[int, Mapping[str, Tensor]] = {0: model.state_dict()} if checkpoints is None else checkpoints
-    if not states:
-        raise AnalysisError("information", "got no checkpoints", "needed one or more")
-    twin = copy.deepcopy(model).eval()
+    arguments.word("method", method, ("binned", "kernel"))
+    noise = arguments.number("noise", noise, above=0)
+    if not isinstance(binning, Binning):
+        raise AnalysisError("binning", f"got {binning!r}", "needed a Binning", "as Binning(8)")
+    own = {name: tensor.clone() for name, tensor in twin.state_dict().items()}
+    states: Mapping[int, Mapping[str, Tensor]] = {0: own} if checkpoints is None else checkpoints
+    if not isinstance(states, Mapping) or not states:
+        got = "no checkpoints" if isinstance(states, Mapping) else f"{type(states).__name__} for checkpoints"
+        raise AnalysisError("information", f"got {got}", "needed state dictionaries by epoch")
 
     def activations(epoch: int) -> dict[str, Numbers]:
-        twin.load_state_dict(states[epoch])
-        return _activations(twin, images, chosen)
+        try:
+            twin.load_state_dict(states[epoch])
+        except (RuntimeError, TypeError, AttributeError) as error:
+            told = f"doesn't fit {subject.name} ({first_line(error)})"
+            raise AnalysisError(f"checkpoint {epoch}", told, "needed a state dictionary of this network") from error
+        return _activations(subject, chosen)
 
     spans: dict[str, tuple[float, float]] = {}
     for epoch in states:
@@ -170,7 +185,7 @@ def information(
             raise AnalysisError(layer, "its activations aren't finite", "needed finite numbers")
         if low == high:
             raise AnalysisError(layer, f"its activations are all {low:g}", "needed values that vary", "leave it out")
-    ceiling = math.log(len(images))
+    ceiling = math.log(number)
     rows = []
     for epoch in states:
         for layer, values in activations(epoch).items():
@@ -199,7 +214,7 @@ def information(
         if method == "binned"
         else f"upper bound of I(X; T + Z), estimate of I(T + Z; Y), Gaussian noise Z of deviation {noise:g}"
     )
-    return InformationPlane(tuple(rows), len(images), entropy(kinds, unit=unit), in_unit(ceiling, unit), unit, measured)
+    return InformationPlane(tuple(rows), number, entropy(kinds, unit=unit), in_unit(ceiling, unit), unit, measured)
 
 
 def _by_counting(binned: Symbols, labels: Symbols) -> tuple[float, float, float]:
@@ -219,23 +234,16 @@ def _by_kernels(values: Numbers, labels: Symbols, noise: float) -> tuple[float, 
     return about_input + constant, about_input, about_input - within
 
 
-def _chosen(model: torch.nn.Module, layers: Sequence[str] | None) -> tuple[str, ...]:
+def _chosen(model: torch.nn.Module, layers: Sequence[str] | None, name: str) -> tuple[str, ...]:
     paths = layer_paths(model)
     if layers is None:
         return tuple(path for path in paths if not any(model.get_submodule(path).children()))
-    for layer in layers:
-        if layer not in paths:
-            raise AnalysisError(
-                "layers",
-                f"got {layer!r}",
-                f"needed a layer of {type(model).__name__}",
-                did_you_mean(layer, paths, "striate summary lists them"),
-            )
-    return tuple(layers)
+    return tuple(arguments.layer(layer, paths, name) for layer in arguments.several("layers", layers))
 
 
-def _activations(twin: torch.nn.Module, images: Tensor, layers: Sequence[str]) -> dict[str, Numbers]:
+def _activations(subject: Subject, layers: Sequence[str]) -> dict[str, Numbers]:
     """(N, units) of each call of each layer, in the order in which they run."""
+    twin, images = subject.model, subject.images
     found: dict[str, list[Numbers]] = {}
     calls: dict[str, int] = {}
 
@@ -254,9 +262,9 @@ def _activations(twin: torch.nn.Module, images: Tensor, layers: Sequence[str]) -
         for module, path in hooked.items()
     ]
     with torch.no_grad():
-        for batch in images.split(_BATCH):
+        for first in range(0, len(images), _BATCH):
             calls.clear()
-            twin(batch)
+            subject.answer(images[first : first + _BATCH], first)
     for handle in handles:
         handle.remove()
     joined = {name: np.concatenate(parts) for name, parts in found.items()}

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from scipy.special import entr
 
+from striate.analysis import arguments
 from striate.analysis.information.continuous import gaussian_copula, ksg, ksg_labels
 from striate.analysis.information.discrete import Binning, Symbols, mutual_information
 from striate.errors import AnalysisError
@@ -91,9 +92,13 @@ def validate(
     >>> validate(mutual_information, independent(50), samples=200).within  # too few samples for 2500 pairs of symbols
     False
     """
-    if repeats < 2:
-        raise AnalysisError("validate", f"got {repeats} repeats", "needed 2 or more, for a spread")
-    generator = np.random.default_rng(seed)
+    given: tuple[object, object] = (estimator, case)
+    if not callable(given[0]) or not isinstance(given[1], Case):
+        got = " and ".join(type(each).__name__ for each in given)
+        raise AnalysisError("validate", f"got {got}", "needed an estimator and a Case", "as ksg and gaussian(0.6)")
+    bound = arguments.number("bound", bound)
+    samples, repeats = arguments.whole("samples", samples, 1), arguments.whole("repeats", repeats, 2)
+    generator = np.random.default_rng(arguments.whole("seed", seed, 0))
     found = [estimator(*case.draw(generator, samples)) for _ in range(repeats)]
     bias, spread = float(np.mean(found)) - case.truth, float(np.std(found, ddof=1))
     return Validation(case.name, case.truth, samples, repeats, bias, spread, bound)
@@ -101,6 +106,7 @@ def validate(
 
 def gaussian(correlation: float, dimensions: int = 1) -> Case:
     """Pairs of Gaussians, each axis of X correlated with the same axis of Y: -(d/2) ln(1 - rho^2) nats."""
+    correlation, dimensions = _between("correlation", correlation, -1, 1), arguments.whole("dimensions", dimensions, 1)
 
     def draw(generator: np.random.Generator, n: int) -> tuple[Symbols, Symbols]:
         x, other = generator.normal(size=(2, n, dimensions))
@@ -112,6 +118,7 @@ def gaussian(correlation: float, dimensions: int = 1) -> Case:
 
 def symmetric_channel(flipped: float) -> Case:
     """A fair bit that is flipped with a probability p: ln 2 - H(p) nats."""
+    flipped = arguments.number("flipped", flipped, 0, 1)
 
     def draw(generator: np.random.Generator, n: int) -> tuple[Symbols, Symbols]:
         x = generator.integers(2, size=n)
@@ -124,6 +131,7 @@ def symmetric_channel(flipped: float) -> Case:
 
 def erasure_channel(erased: float) -> Case:
     """A fair bit that is lost, and known to be lost, with a probability p: (1 - p) ln 2 nats."""
+    erased = arguments.number("erased", erased, 0, 1)
 
     def draw(generator: np.random.Generator, n: int) -> tuple[Symbols, Symbols]:
         x = generator.integers(2, size=n)
@@ -134,6 +142,7 @@ def erasure_channel(erased: float) -> Case:
 
 def independent(symbols: int) -> Case:
     """Two uniform symbols that know nothing of each other: 0 nats."""
+    symbols = arguments.whole("symbols", symbols, 1)
     return Case(
         f"independent, {symbols} x {symbols} symbols",
         0.0,
@@ -150,6 +159,7 @@ def labelled_intervals(labels: int, overlap: float) -> Case:
         labels: K, at least 3.
         overlap: the share of an interval that the next one covers, at most 1/2.
     """
+    labels, overlap = arguments.whole("labels", labels, 3), arguments.number("overlap", overlap, 0, 0.5)
 
     def draw(generator: np.random.Generator, n: int) -> tuple[Symbols, Symbols]:
         label = generator.integers(labels, size=n)
@@ -157,6 +167,13 @@ def labelled_intervals(labels: int, overlap: float) -> Case:
 
     truth = math.log(labels) - 2 * overlap * math.log(2)
     return Case(f"{labels} labelled intervals, overlap {overlap:g}", truth, draw)
+
+
+def _between(name: str, value: float, low: float, high: float) -> float:
+    found = arguments.number(name, value)
+    if not low < found < high:
+        raise AnalysisError(name, f"got {found:g}", f"needed a number between {low:g} and {high:g}")
+    return found
 
 
 def binned(binning: Binning, *, corrected: bool = False) -> Estimator:

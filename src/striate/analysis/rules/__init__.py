@@ -1,7 +1,22 @@
 """What each operator does to dependence: :mod:`table <striate.analysis.rules.table>` and the files that fill it."""
 
-from striate.analysis.rules import moves, sums, windows
-from striate.analysis.rules.moves import parts_of
+from striate.analysis.rules import moves, sums, windows, writes
+from striate.analysis.rules.moves import CUTS, parts_of
+from striate.analysis.rules.sums import RECURRENT
 from striate.analysis.rules.table import RULES, follow
+from striate.analysis.rules.writes import View, overwritten, region_of
 
-__all__ = ["RULES", "follow", "moves", "parts_of", "sums", "windows"]
+__all__ = [
+    "CUTS",
+    "RECURRENT",
+    "RULES",
+    "View",
+    "follow",
+    "moves",
+    "overwritten",
+    "parts_of",
+    "region_of",
+    "sums",
+    "windows",
+    "writes",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -12,6 +12,11 @@ from striate.analysis.rules.table import RULES, Unclear, first, picked, rule
 from striate.analysis.rules.windows import windows_of
 from striate.analysis.trace import Operation, Value
 from striate.geometry import Window
+
+#: Operators that cut their input up.
+CUTS: Final = (
+    "split", "split_with_sizes", "unbind", "chunk", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk",
+)  # fmt: skip
 
 
 @rule("constant_pad_nd")
@@ -246,12 +251,12 @@ def _shuffled(operation: Operation, lookup: Any, notes: Notes, where: str) -> Ma
     return split.permuted([*range(n), n, n + 2, n + 4, n + 1, n + 3]).reshaped(out)
 
 
-for _name in ("split", "split_with_sizes", "unbind", "chunk"):
+for _name in CUTS:
     RULES[f"aten.{_name}"] = lambda operation, lookup, notes, where: first(operation, lookup)
 
 
 def parts_of(operation: Operation, whole: Dependence) -> list[Dependence]:
-    """What each of several outputs depends on, of operators that cut their input up."""
+    """What each of several outputs of one of :data:`CUTS` depends on."""
     if whole.unknown:
         return [whole] * len(operation.outputs)
     dim = operation.argument("dim", 0) % len(whole.shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from striate.analysis.dependence import Dependence, Maybe, Notes, union
 from striate.analysis.rules.table import Unclear, first, pointwise, rule
@@ -88,6 +88,44 @@ def _multiplied(operation: Operation, lookup: Any, notes: Notes, where: str) -> 
     if right is not None:
         parts.append(right.mixed(len(right.shape) - 2))
     return union(parts, shape, notes, where)
+
+
+@rule("_trilinear")
+def _bilinear(operation: Operation, lookup: Any, notes: Notes, where: str) -> Maybe:
+    """A sum of products of three operands, each broadcast along dimensions of its own."""
+    shape, summed = operation.outputs[0].shape, operation.argument("sumdim")
+    parts = []
+    for operand, place in zip(operation.inputs[:3], ("expand1", "expand2", "expand3"), strict=True):
+        if (part := lookup(operand)) is None:
+            continue
+        wide = list(operand.shape)
+        for dim in operation.argument(place):
+            wide.insert(dim, 1)
+        part = part.reshaped(wide).mixed(*summed)
+        parts.append(part.reshaped([length for dim, length in enumerate(part.shape) if dim not in summed]))
+    return union(parts, shape, notes, where)
+
+
+@rule("mkldnn_rnn_layer")
+def _stepped(operation: Operation, lookup: Any, notes: Notes, where: str) -> Maybe:
+    """Each step sees all before it, itself and the first state; in reverse all behind it."""
+    shape, steps = operation.outputs[0].shape, range(operation.outputs[0].shape[0])
+    parts = []
+    if (part := lookup(operation.inputs[0])) is not None:
+        part = part.mixed(len(part.shape) - 1)
+        back = operation.argument("reverse")
+        taps = [steps[place:] if back else steps[: place + 1] for place in steps]
+        parts.append(part.looking(0, taps, lambda line: None, "states add up along the axis"))
+    parts += [
+        each.mixed(*range(len(each.shape))).reshaped((1, 1, 1))
+        for value in operation.inputs[1:]
+        if (each := lookup(value)) is not None
+    ]
+    return union(parts, shape, notes, where)
+
+
+#: Operators that give the states of all steps, and the last one's beside them.
+RECURRENT: Final = ("aten.mkldnn_rnn_layer",)
 
 
 @rule(
