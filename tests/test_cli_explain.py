@@ -171,7 +171,12 @@ def test_none_that_can_be_read(run: Path, photos: Path, capsys: pytest.CaptureFi
     assert (code, output) == (2, "")
     for line, message in zip(
         errors.splitlines(),
-        ("holds no image that", "none: no images in this folder", "a.png: is a URL; .*download it first", "No such file"),
+        (
+            "holds no image that",
+            "none: no images in this folder",
+            "a.png: is a URL; .*download it first",
+            "No such file",
+        ),
         strict=True,
     ):
         assert re.search(message, line)

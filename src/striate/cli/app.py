@@ -14,6 +14,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TextIO, TypeVar
 
@@ -186,12 +187,31 @@ def is_network(text: str) -> bool:
     return not Path(text).exists() and bool(difflib.get_close_matches(text, models.names(), n=1, cutoff=0.8))
 
 
-def network_of(
-    model: str, size: str | None
-) -> tuple[torch.nn.Module, tuple[int, int, int], Callable[[Tensor], Tensor]]:
-    """A network by name or from a run's folder, the (C, H, W) of its images, and what makes bytes its input."""
+@dataclass(frozen=True)
+class Named:
+    """A network that a command is about.
+
+    Args:
+        model: the network, in evaluation mode if it is trained.
+        name: what it is called.
+        shape: (C, H, W) of its images.
+        read: from an image file to the image as it sees it, uint8 (C, H, W).
+        prepare: from such images, uint8 (N, C, H, W), to its input.
+    """
+
+    model: torch.nn.Module
+    name: str
+    shape: tuple[int, int, int]
+    read: Callable[[str | Path], Tensor]
+    prepare: Callable[[Tensor], Tensor]
+
+
+def network_of(model: str, size: str | None) -> Named:
+    """A network by name or from a run's folder; ``size`` is CxHxW, or None for its own."""
     from striate import models as known
     from striate.cli.sizes import check_size
+    from striate.data import Fit
+    from striate.data.decoding import Reading
     from striate.training import Run
 
     given = None if size is None else _channels_first(size)
@@ -200,12 +220,14 @@ def network_of(
         network = known.create(model, in_channels=shape[0], small_input=known.has_small_form(model, shape[1:]))
         if given is not None:
             check_size(network, model, given, known.input_shape(model)[1:])
-        return network, shape, lambda pixels: pixels / 255
+        return Named(network, model, shape, Reading(Fit(shape[1:]), shape[0]), lambda pixels: pixels / 255)
     run = Run.open(model)
-    settings = run.settings
+    settings, network, how = run.settings, run.model(), run.preprocessing
     if given is not None:
-        check_size(run.model(), settings.recipe.model, given, settings.image_size)
-    return run.model(), given or (settings.channels, *settings.image_size), settings.normalization
+        check_size(network, settings.recipe.model, given, settings.image_size)
+        how = how.at(given[1:])
+    shape = (how.channels, *how.image_size)
+    return Named(network, settings.recipe.model, shape, how.reading(), how.normalization)
 
 
 def _channels_first(text: str) -> tuple[int, int, int]:

@@ -54,21 +54,18 @@ def equivariance(
     import torch
 
     from striate.analysis import equivariance as measured
-    from striate.data import load_image
     from striate.report import invariance
     from striate.training.environment import find_device
 
     place = find_device(device)
     torch.manual_seed(0)  # of the weights of a network that isn't trained
-    network, shape, prepare = network_of(model, size)
+    network = network_of(model, size)
     if image:
-        channels, height, width = shape
-        pixels = [load_image(path, channels=channels, image_size=(height, width)) for path in image]
-        source = prepare(torch.stack(pixels))
+        source = network.prepare(torch.stack([network.read(path) for path in image]))
     else:
-        source = torch.randn(_NOISE, *shape, generator=torch.Generator().manual_seed(0))
-    distances = _numbers("--shifts", shifts)
-    found = measured(network.to(place), source.to(place), distances, borders=_named("--borders", borders, _BORDERS))  # type: ignore[arg-type]
+        source = torch.randn(_NOISE, *network.shape, generator=torch.Generator().manual_seed(0))
+    distances, edges = _numbers("--shifts", shifts), _named("--borders", borders, _BORDERS)
+    found = measured(network.model.to(place), source.to(place), distances, borders=edges, name=network.name)  # type: ignore[arg-type]
     if out is not None:
         draw(out, lambda: invariance.heat_map(found))
     if as_json:
@@ -120,14 +117,15 @@ def robustness(
         return (shown - mean) / std
 
     say(f"disturbing {len(pixels)} images")
-    found = measured(network, pixels, labels, names, prepare=prepare)
+    called = settings.recipe.model
+    found = measured(network, pixels, labels, names, prepare=prepare, name=called)
     say("moving them")
     reach = min(4, min(settings.image_size) - 1)
-    moved = shift_consistency(network, pixels, reach, borders="zeros", prepare=prepare)
+    moved = shift_consistency(network, pixels, reach, borders="zeros", prepare=prepare, name=called)
     attacked = None
     if attack:
         say("attacking them")
-        attacked = adversarial(network, pixels, labels, prepare=prepare)
+        attacked = adversarial(network, pixels, labels, prepare=prepare, name=called)
     if out is not None:
         draw(out, lambda: invariance.curves(found, pixels[:1].cpu()))
     if as_json:
@@ -155,8 +153,8 @@ def checkerboard(model: _Model, size: _Size = None, out: _Out = None, as_json: J
     from striate.report import invariance
 
     torch.manual_seed(0)
-    network, shape, _ = network_of(model, size)
-    found = counted(network, shape)
+    network = network_of(model, size)
+    found = counted(network.model, network.shape, name=network.name)
     if out is not None:
         draw(out, lambda: invariance.coverages(found))
     if as_json:

@@ -35,9 +35,9 @@ def summary(
     from striate.engine.timing import roofline as measured
     from striate.report import measures
 
-    network, shape, _ = network_of(model, size)
+    network = network_of(model, size)
     machine = measured(torch.get_num_threads()) if roofline else None
-    result = summarize(network, (batch, *shape), roofline=machine, name=_name(model))
+    result = summarize(network.model, (batch, *network.shape), roofline=machine, name=network.name)
     if out is not None:
         draw(out, lambda: measures.costs(result))
     if as_json:
@@ -68,11 +68,10 @@ def field(
       striate field lenet5 --at s4,1,1 --image digit.png --out field.png
     """
     from striate.analysis import effective_receptive_field, receptive_field
-    from striate.data import load_image
     from striate.report import measures
 
-    network, shape, prepare = network_of(model, size)
-    found = receptive_field(network, shape, name=_name(model))
+    network = network_of(model, size)
+    found = receptive_field(network.model, network.shape, name=network.name)
     if at is None:
         if image is not None or effective:
             raise RunError(
@@ -90,11 +89,11 @@ def field(
     if image is not None:
         if box is None:
             raise RunError("field", f"{layer} sees nothing of the image there", "needed a position that sees some")
-        channels, height, width = shape
-        pixels = load_image(image, channels=channels, image_size=(height, width))
+        pixels = network.read(image)
         shown = pixels.permute(1, 2, 0).numpy()
         if effective:
-            density = effective_receptive_field(network, prepare(pixels[None]), layer, position, name=found.model)
+            seen_by = network.prepare(pixels[None])
+            density = effective_receptive_field(network.model, seen_by, layer, position, name=found.model)
             draw(out, lambda: measures.effective(shown, density, box))
         else:
             draw(out, lambda: measures.field_box(shown, row, position, box))
@@ -146,14 +145,6 @@ def bench(
         print_json(found.to_dict())
     else:
         show(tables.timing(found))
-
-
-def _name(model: str) -> str:
-    """The network's name, also of a run's."""
-    from striate.models import names
-    from striate.training import Run
-
-    return model if model in names() else Run.open(model).settings.recipe.model
 
 
 def _position(text: str) -> tuple[str, tuple[int, ...]]:

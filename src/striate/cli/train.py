@@ -91,11 +91,17 @@ def train(
     checkpoint_every: Annotated[float | None, _option("checkpoint_every", "Seconds between checkpoints.")] = None,
     tensorboard: Annotated[bool | None, _option("tensorboard", "Write metrics for TensorBoard as well.")] = None,
     batch_size: Annotated[int | None, _option("batch_size", "Images a step.", _LEARNING)] = None,
-    optimizer: Annotated[str | None, _option("optimizer", " or ".join(OPTIMIZERS) + ".", _LEARNING)] = None,
+    optimizer: Annotated[
+        str | None,
+        _option("optimizer", " or ".join(OPTIMIZERS) + " [default: sgd; adamw for trained weights].", _LEARNING),
+    ] = None,
     learning_rate: Annotated[
         float | None,
         _option(
-            "learning_rate", "The schedule's peak [default: 0.05, adamw 0.001, or the model's].", _LEARNING, "--lr"
+            "learning_rate",
+            "The schedule's peak [default: 0.05, adamw 0.001, or the model's; for trained weights 0.001, 0.0001].",
+            _LEARNING,
+            "--lr",
         ),
     ] = None,
     momentum: Annotated[float | None, _option("momentum", "Of sgd; adamw's first decay rate.", _LEARNING)] = None,

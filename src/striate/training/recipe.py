@@ -50,9 +50,10 @@ class Recipe:
         out: the run's folder; None for a fresh one, ``runs/<model>-<data>-<n>``.
         epochs: passes over the training images.
         batch_size: images a step, of all processes together; an epoch's last batch may be smaller.
-        optimizer: ``"sgd"`` (with Nesterov's momentum) or ``"adamw"``.
+        optimizer: ``"sgd"`` (with Nesterov's momentum) or ``"adamw"``; None for sgd, and with trained weights for
+            adamw, whose steps don't hang on how large a network's features and their gradients are.
         learning_rate: the schedule's peak; None for 0.001 with AdamW, and with SGD for 0.05 or what the network
-            says suits its own loss; a tenth of that with trained weights, which are to be changed and not replaced.
+            says suits its own loss. With trained weights, which are to be changed and not replaced, 0.0001 and 0.001.
         momentum: of SGD; AdamW's first decay rate.
         weight_decay: on weights alone; biases and other 1-D parameters don't decay.
         schedule: see :mod:`striate.training.schedule`.
@@ -122,7 +123,7 @@ class Recipe:
     out: str | None = None
     epochs: int = 30
     batch_size: int = 32
-    optimizer: str = "sgd"
+    optimizer: str | None = None
     learning_rate: float | None = None
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -175,6 +176,11 @@ class Recipe:
             raise RunError("fold", f"got {self.fold} of {self.folds}", "needed 1 to the number of folds")
         if self.selects and not self.val_fraction and self.data.partition(":")[0] not in WITH_VALIDATION:
             raise RunError("early_stopping, keep", "got no validation images", "needed some", "give val_fraction")
+
+    @property
+    def stepper(self) -> str:
+        """The optimizer: the one that is asked for, or what suits random or trained weights."""
+        return self.optimizer or ("sgd" if self.weights is None else "adamw")
 
     @property
     def selects(self) -> bool:
@@ -257,7 +263,7 @@ _RULES: Final[dict[str, Rule]] = {
     "out": _or_none(_text()),
     "epochs": _whole(1),
     "batch_size": _whole(1),
-    "optimizer": _text(*OPTIMIZERS),
+    "optimizer": _or_none(_text(*OPTIMIZERS)),
     "learning_rate": _or_none(_real(lambda value: value > 0, "above 0")),
     "momentum": _real(lambda value: 0 <= value < 1, "from 0 to below 1"),
     "weight_decay": _real(lambda value: value >= 0, "from 0"),

@@ -19,8 +19,9 @@ from striate.training.transfer import Learning
 
 #: Input channels of a convolution from which on CPU kernels are quicker where channels lie side by side.
 _MANY_CHANNELS: Final = 64
-#: The learning rate of trained weights, in that of random ones.
-_FINE_TUNING: Final = 0.1
+#: Learning rates for trained weights: at larger ones they are distorted before they are better, which few images can't
+#: mend any more.
+_FINE_TUNING: Final = {"sgd": 1e-3, "adamw": 1e-4}
 _DTYPES: Final = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -152,8 +153,9 @@ def peak(model: torch.nn.Module, recipe: Recipe) -> float:
     """The highest learning rate: the recipe's, or what suits the optimizer and the network's loss."""
     if recipe.learning_rate is not None:
         return recipe.learning_rate
-    rate = 1e-3 if recipe.optimizer == "adamw" else float(getattr(model, "learning_rate", 0.05))
-    return rate if recipe.weights is None else rate * _FINE_TUNING
+    if recipe.weights is not None:
+        return _FINE_TUNING[recipe.stepper]
+    return 1e-3 if recipe.stepper == "adamw" else float(getattr(model, "learning_rate", 0.05))
 
 
 def _optimizer(learning: Learning, recipe: Recipe, peak: float) -> torch.optim.Optimizer:
@@ -164,6 +166,6 @@ def _optimizer(learning: Learning, recipe: Recipe, peak: float) -> torch.optim.O
         for decays in (True, False)
         if (chosen := [parameter for parameter in parameters if (parameter.dim() > 1) == decays])
     ]
-    if recipe.optimizer == "adamw":
+    if recipe.stepper == "adamw":
         return torch.optim.AdamW(groups, lr=peak, betas=(recipe.momentum, 0.999))
     return torch.optim.SGD(groups, lr=peak, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
