@@ -21,6 +21,7 @@ from striate.training import Recipe, Run, evaluate, fit
 from striate.training.assess import assess_run, images_to_test
 from striate.training.cross_validation import cross_validate
 from striate.training.finder import find_learning_rate
+from striate.training.fitting import prepare
 from striate.training.record import Record
 from striate.training.results import best_epoch
 
@@ -216,6 +217,22 @@ class TestResume:
         monkeypatch.chdir(tmp_path / "elsewhere")
         assert evaluate(Run.open(tmp_path / "run")) == run.evaluation
 
+    def test_a_finished_run_learns_where_its_images_lie_now(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        root = folder(tmp_path / "data", 8)
+        run = train(root, tmp_path / "run")
+        shutil.move(root, tmp_path / "moved")
+        with pytest.raises(DataError, match=r"if they were moved: striate train --resume --out .* --data folder:PLACE"):
+            evaluate(run)
+        recipe = dataclasses.replace(run.recipe, data=f"folder:{tmp_path / 'moved'}")
+        again = fit(recipe, resume=True)
+        assert "its images lie in folder:" in capsys.readouterr().err
+        assert evaluate(again) == run.evaluation
+        folder(tmp_path / "other", 4)
+        with pytest.raises(DataError, match="isn't what the run began with"):
+            fit(dataclasses.replace(recipe, data=f"folder:{tmp_path / 'other'}"), resume=True, quiet=True)
+
 
 class TestPrivacy:
     """No file of a run or of an export has an image of the user's, unless that was asked for."""
@@ -361,6 +378,16 @@ def test_memory_that_runs_out_is_one_line_with_what_was_tried(tmp_path: Path, mo
     assert said.startswith("cpu: ran out of memory training lenet5 (61,026 parameters) with 8 images of 1x28x28 a step")
     assert "when it asked for 123456 bytes" in said
     assert "try --accumulate 2, or --checkpoint-activations, or --batch-size 4" in said
+
+
+def test_what_the_form_for_small_images_costs_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    prepare(Recipe("resnet18", image_size=(32, 32), threads=1))
+    told = capsys.readouterr().err
+    # All of its maps have 64 times the positions of 224x224's at a 49th of the pixels, but for the pooling left out.
+    assert "resnet18 in its form for images up to 64 pixels" in told
+    assert "million MACs an image, 13." in told or "million MACs an image, 15." in told
+    prepare(Recipe("resnet18", image_size=(65, 65), threads=1))
+    assert "in its form for" not in capsys.readouterr().err
 
 
 def test_names_that_no_encoding_has_end_nothing(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         imagenet_preprocessing,
         pretrained,
     )
-    from striate.models.weights import About, about_weights, load_weights, read_weights
+    from striate.models.weights import About, about_weights, load_weights, located, read_weights
 
 # What needs PyTorch is fetched when asked for: the command line lists networks without it.
 _HOMES = {
@@ -47,6 +47,7 @@ _HOMES = {
     "imagenet_classes": "trained",
     "imagenet_preprocessing": "trained",
     "load_weights": "weights",
+    "located": "weights",
     "pretrained": "trained",
     "rank": "predicting",
     "read_weights": "weights",
@@ -73,6 +74,7 @@ __all__ = [
     "input_shape",
     "lenet",
     "load_weights",
+    "located",
     "mobilenet_v1",
     "mobilenet_v2",
     "names",

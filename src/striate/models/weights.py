@@ -149,6 +149,15 @@ def weights_file(source: str | os.PathLike[str]) -> Path:
     raise ModelError(str(path), "a folder without weights", "needed " + " or ".join(_FOLDER_FILES) + " in it")
 
 
+def located(source: str) -> str:
+    """A source of weights whose file, if it is one, is told from the root.
+
+    >>> located("pretrained"), located("hf-hub:timm/resnet18.a1_in1k")
+    ('pretrained', 'hf-hub:timm/resnet18.a1_in1k')
+    """
+    return str(Path(source).absolute()) if Path(source).exists() else source
+
+
 def read_weights(source: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The named tensors of what :func:`load_weights` takes, on the CPU.
 

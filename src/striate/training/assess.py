@@ -203,7 +203,12 @@ def images_to_test(run: Run, source: str | None = None) -> tuple[LabelledImages,
         if seen:
             notes += (f"{seen:,} of them the run has learnt from or was chosen by, which makes them look easier",)
         return images, notes, None
-    collection = collect(recipe, settings.source, how, channels, skip_broken=record is not None)
+    try:
+        collection = collect(recipe, settings.source, how, channels, skip_broken=record is not None)
+    except DataError as error:
+        kind = settings.source.partition(":")[0]
+        remedy = f"if they were moved: striate train --resume --out {run.path} --data {kind}:PLACE"
+        raise DataError(error.where, error.got, error.needed, error.remedy or remedy) from error
     if record is None:
         note = "the run has no record of its images, so the held-out ones are drawn anew; right if none were added"
         return divided(recipe, collection).test, (note,), None

@@ -58,12 +58,17 @@ def fit(recipe: Recipe, *, resume: bool = False, quiet: bool = False) -> Run:
 
 def _fit(recipe: Recipe, team: Team, *, resume: bool, quiet: bool) -> Run:
     begun = None
+    if recipe.weights is not None:  # the same file, wherever the run goes on
+        recipe = dataclasses.replace(recipe, weights=models.located(recipe.weights))
     if recipe.out is None and not team.alone:
         raise RunError("out", "got no folder", "needed one that all processes see")
     if recipe.out is not None:
         begun = _begun(Path(recipe.out), recipe, resume=resume)
         if begun is not None and is_finished(Path(recipe.out)):
-            Display(1, quiet=quiet).note(f"{recipe.out} holds this run, finished: nothing to do")
+            display = Display(1, quiet=quiet)
+            if team.leads and absolute(recipe.data) != begun.source:
+                _move(Path(recipe.out), begun, recipe, display)
+            display.note(f"{recipe.out} holds this run, finished: nothing to do")
             return Run.open(recipe.out)
     elif resume:
         raise RunError("resume", "got no folder", "needed the one of the run to go on with")
@@ -109,6 +114,22 @@ def _begin(path: Path, prepared: Prepared, *, resume: bool) -> None:
         write_json(path / SETTINGS, prepared.settings.to_dict())
     elif different := prepared.settings.differences(begun):
         raise RunError(str(path), f"the run was begun otherwise: now {', '.join(different)}", remedy=_AS_BEGUN)
+    elif prepared.settings.source != begun.source:
+        write_json(path / SETTINGS, dataclasses.replace(begun, source=prepared.settings.source).to_dict())
+
+
+def _move(path: Path, begun: Settings, recipe: Recipe, display: Display) -> None:
+    """Writes down where a finished run's images lie now, once they are seen to be the same.
+
+    Raises:
+        DataError: other images.
+    """
+    record = Record.load(path)
+    if record is not None:
+        how = begun.preprocessing
+        record.restored(collect(recipe, recipe.data, how.how, how.channels, skip_broken=True))
+    write_json(path / SETTINGS, dataclasses.replace(begun, source=absolute(recipe.data)).to_dict())
+    display.note(f"its images lie in {recipe.data} now")
 
 
 def _begun(path: Path, recipe: Recipe, *, resume: bool) -> Settings | None:

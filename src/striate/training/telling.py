@@ -6,9 +6,12 @@ import statistics
 from collections.abc import Sequence
 from typing import Final
 
+import torch
+
 from striate.data import Split
+from striate.models.registry import SMALL
 from striate.training.record import Record
-from striate.training.run import Settings
+from striate.training.run import Settings, build
 
 #: Classes that are listed one by one; of more, the extremes are told.
 _LISTED: Final = 20
@@ -26,12 +29,31 @@ def told(settings: Settings, split: Split) -> list[str]:
     whose = "the weights' own" if settings.recipe.weights and settings.preprocessing.mode == "crop" else "the data's"
     how, _, scale = str(settings.preprocessing).partition("; ")
     lines += [f"preprocessing ({whose}): {how}", f"  {scale}"]
+    if settings.small_input:
+        small, usual = (_macs(settings, small_input=small) for small in (True, False))
+        lines.append(f"{settings.recipe.model} in its form for images up to {SMALL} pixels, which keeps maps large:")
+        lines.append(
+            f"  {small / 1e6:,.0f} million MACs an image, {small / usual:.1f} times those of its usual form, which "
+            f"--image-size {SMALL + 1} takes"
+        )
     if settings.new_head:
         start = "random" if settings.recipe.head == "random" else "fitted to the weights' features"
         lines.append(f"the last layer is new, for {len(settings.classes):,} classes: {start}")
     if settings.augment != "none":
         lines.append(f"training images are changed: {settings.augment}")
     return lines
+
+
+def _macs(settings: Settings, *, small_input: bool) -> float:
+    """Multiply-accumulates of an image in one of a network's two forms."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    shape = (settings.channels, *settings.image_size)
+    with torch.device("meta"):
+        model = build(settings.recipe.model, len(settings.classes), shape, None, small_input).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, *shape, device="meta"))
+    return float(counter.get_total_flops()) / 2
 
 
 def counted(source: str, split: Split) -> list[str]:
