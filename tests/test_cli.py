@@ -529,6 +529,26 @@ def test_evaluations_are_written_to_a_folder(says: Says, run: Path, tmp_path: Pa
     assert mirrored["accuracy"] != found["accuracy"], "digits aren't what their mirror images are"
 
 
+@pytest.mark.parametrize("command", ["evaluate", "robustness"])
+def test_other_data_may_have_broken_files_and_large_ones(command: str, says: Says, run: Path, tmp_path: Path) -> None:
+    for number in range(8):
+        path = tmp_path / "digits" / str(number % 2) / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 20 * number).save(path)
+    (tmp_path / "digits" / "1" / "7.png").write_bytes(b"")
+    given = [command, run, "--data", f"folder:{tmp_path / 'digits'}"]
+    code, _, errors = says(*given)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "1 of 8 images: can't be read: 1/7.png" in errors
+    assert "--skip-broken" in errors
+    code, output, errors = says(*given, "--skip-broken")
+    assert code == 0
+    assert "1/7.png: holds no image that can be read" in errors
+    code, _, errors = says(*given, "--skip-broken", "--max-pixels", "63")
+    assert code == 2
+    assert "--max-pixels 64" in errors
+
+
 def test_settings_come_from_a_file_and_options_go_before_them(says: Says, run: Path, tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text('model = "lenet5"\nepochs = 1\nbatch-size = 128\nimage_size = 28\nseed = 5\n')
     out = tmp_path / "first"

@@ -65,6 +65,12 @@ _UsageError: Final = typer.BadParameter.__mro__[1]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of tables.")]
 
 
+MaxPixels = Annotated[
+    int | None, typer.Option("--max-pixels", min=1, help="Image files may have so many [default: 178956970].")
+]
+SkipBroken = Annotated[bool, typer.Option("--skip-broken", help="Go on without image files that can't be read.")]
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Runs ``striate ARGUMENTS`` (those of the process by default) and leaves with its exit code."""
     for stream in (sys.stdout, sys.stderr):
@@ -206,11 +212,11 @@ class Named:
     prepare: Callable[[Tensor], Tensor]
 
 
-def network_of(model: str, size: str | None) -> Named:
+def network_of(model: str, size: str | None, max_pixels: int | None = None) -> Named:
     """A network by name or from a run's folder; ``size`` is CxHxW, or None for its own."""
     from striate import models as known
     from striate.cli.sizes import check_size
-    from striate.data import Fit
+    from striate.data import MAX_PIXELS, Fit
     from striate.data.decoding import Reading
     from striate.training import Run
 
@@ -220,14 +226,15 @@ def network_of(model: str, size: str | None) -> Named:
         network = known.create(model, in_channels=shape[0], small_input=known.has_small_form(model, shape[1:]))
         if given is not None:
             check_size(network, model, given, known.input_shape(model)[1:])
-        return Named(network, model, shape, Reading(Fit(shape[1:]), shape[0]), lambda pixels: pixels / 255)
+        read = Reading(Fit(shape[1:]), shape[0], max_pixels or MAX_PIXELS)
+        return Named(network, model, shape, read, lambda pixels: pixels / 255)
     run = Run.open(model)
     settings, network, how = run.settings, run.model(), run.preprocessing
     if given is not None:
         check_size(network, settings.recipe.model, given, settings.image_size)
         how = how.at(given[1:])
     shape = (how.channels, *how.image_size)
-    return Named(network, settings.recipe.model, shape, how.reading(), how.normalization)
+    return Named(network, settings.recipe.model, shape, how.reading(max_pixels or MAX_PIXELS), how.normalization)
 
 
 def _channels_first(text: str) -> tuple[int, int, int]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from striate.cli import pictures
-from striate.cli.app import Json, app, print_json, say, show
+from striate.cli.app import Json, MaxPixels, SkipBroken, app, print_json, say, show
 from striate.errors import readable
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ def evaluate(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     tta: Annotated[bool, typer.Option("--tta", help="Look at each image and at its mirror image.")] = False,
+    skip_broken: SkipBroken = False,
+    max_pixels: MaxPixels = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write predictions, measures and pictures there.")
     ] = None,
@@ -48,7 +50,9 @@ def evaluate(
     from striate.training.scores import Measures
 
     opened = Run.open(run)
-    tested = assess_run(opened, data, device=device, views=2 if tta else 1)
+    tested = assess_run(
+        opened, data, device=device, views=2 if tta else 1, skip_broken=skip_broken, max_pixels=max_pixels
+    )
     for note in tested.notes:
         say(note)
     measures = Measures.of(tested.scores)

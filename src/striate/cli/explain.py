@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 import typer
 from typer.core import TyperCommand
 
-from striate.cli.app import Json, app, is_network, print_json, say, show
+from striate.cli.app import Json, MaxPixels, app, is_network, print_json, say, show
 from striate.errors import DataError, ExplainError, RunError
 
 if TYPE_CHECKING:
@@ -71,9 +71,7 @@ def explain(
         str | None, typer.Option(metavar="FILE|hf-hub:...", help="Of a network [default: those that a package ships].")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    max_pixels: Annotated[
-        int | None, typer.Option(min=1, help="Image files may have so many [default: 178956970].")
-    ] = None,
+    max_pixels: MaxPixels = None,
     out: Annotated[Path, typer.Option(metavar="PNG", help="Where the picture goes.")] = Path("explanation.png"),
     check: Annotated[
         bool, typer.Option("--check", help="Measure what the map is worth: deletion, insertion, random weights.")

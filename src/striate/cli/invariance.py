@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from striate.cli.app import Json, app, draw, network_of, print_json, say, show
+from striate.cli.app import Json, MaxPixels, SkipBroken, app, draw, network_of, print_json, say, show
 from striate.errors import RunError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def equivariance(
     shifts: Annotated[str, typer.Option(help="Pixels along both axes, with commas between.")] = "0.5,1,2,3,4",
     borders: Annotated[str, typer.Option(help="circular or zeros.")] = "circular",
     device: _Device = "auto",
+    max_pixels: MaxPixels = None,
     out: _Out = None,
     as_json: Json = False,
 ) -> None:
@@ -59,7 +60,7 @@ def equivariance(
 
     place = find_device(device)
     torch.manual_seed(0)  # of the weights of a network that isn't trained
-    network = network_of(model, size)
+    network = network_of(model, size, max_pixels)
     if image:
         source = network.prepare(torch.stack([network.read(path) for path in image]))
     else:
@@ -87,6 +88,8 @@ def robustness(
     only: Annotated[str | None, typer.Option(help="Some disturbances, with commas between [default: all].")] = None,
     attack: Annotated[bool, typer.Option("--attack", help="Attack it as well, by FGSM and PGD.")] = False,
     device: _Device = "auto",
+    skip_broken: SkipBroken = False,
+    max_pixels: MaxPixels = None,
     out: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the curves.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -108,7 +111,7 @@ def robustness(
     opened = Run.open(run)
     settings, network = opened.settings, opened.model().to(place)
     names = None if only is None else [_named("--only", name.strip(), list(DISTURBANCES)) for name in only.split(",")]
-    pixels, labels = (each.to(place) for each in _labelled(opened, data, images))
+    pixels, labels = (each.to(place) for each in _labelled(opened, data, images, skip_broken, max_pixels))
 
     def prepare(shown: Tensor) -> Tensor:
         mean, std = (
@@ -165,7 +168,9 @@ def checkerboard(model: _Model, size: _Size = None, out: _Out = None, as_json: J
         show(f"{found.model} has no strided convolution or pooling")
 
 
-def _labelled(run: Run, data: str | None, most: int | None) -> tuple[Tensor, Tensor]:
+def _labelled(
+    run: Run, data: str | None, most: int | None, skip_broken: bool, max_pixels: int | None
+) -> tuple[Tensor, Tensor]:
     """Pixels (N, C, H, W) in 0..1, and the numbers that the run gives to their classes.
 
     Of the run's own data those that it held out, of other data all.
@@ -174,7 +179,7 @@ def _labelled(run: Run, data: str | None, most: int | None) -> tuple[Tensor, Ten
 
     from striate.training.assess import images_to_test
 
-    images, notes, _ = images_to_test(run, data)
+    images, notes, _ = images_to_test(run, data, skip_broken=skip_broken, max_pixels=max_pixels)
     for note in notes:
         say(note)
     if most is None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from striate.cli.app import Json, app, draw, network_of, print_json, show
+from striate.cli.app import Json, MaxPixels, app, draw, network_of, print_json, show
 from striate.errors import RunError
 
 
@@ -57,6 +57,7 @@ def field(
     at: Annotated[str | None, typer.Option(metavar="LAYER,Y,X", help="What this position of a layer sees.")] = None,
     image: Annotated[Path | None, typer.Option(metavar="FILE", help="With --at: draw it on this image.")] = None,
     effective: Annotated[bool, typer.Option(help="With --image: how much each pixel matters, by gradients.")] = False,
+    max_pixels: MaxPixels = None,
     out: Annotated[Path, typer.Option(metavar="PNG", help="Where --image draws.")] = Path("field.png"),
     as_json: Json = False,
 ) -> None:
@@ -70,7 +71,7 @@ def field(
     from striate.analysis import effective_receptive_field, receptive_field
     from striate.report import measures
 
-    network = network_of(model, size)
+    network = network_of(model, size, max_pixels)
     found = receptive_field(network.model, network.shape, name=network.name)
     if at is None:
         if image is not None or effective:

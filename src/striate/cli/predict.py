@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from striate.cli.app import Json, app, is_network, print_json, say
+from striate.cli.app import Json, MaxPixels, app, is_network, print_json, say
 from striate.errors import RunError, did_you_mean, readable
 
 if TYPE_CHECKING:
@@ -47,9 +47,7 @@ def predict(
     tta: Annotated[bool, typer.Option("--tta", help="Look at each image and at its mirror image.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Images that go through the network at once.")] = 32,
-    max_pixels: Annotated[
-        int | None, typer.Option(min=1, help="Image files may have so many [default: 178956970].")
-    ] = None,
+    max_pixels: MaxPixels = None,
     as_json: Json = False,
 ) -> None:
     """Tell what is on images, by the network of a finished run or one that was trained on ImageNet.

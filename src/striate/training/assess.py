@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from striate.training.record import Changes
 from striate.training.results import Evaluation
 from striate.training.run import Run
 from striate.training.scores import Scores
+from striate.training.telling import left_out
 
 #: From outputs (N, K) and labels (N,) to a scalar, a mean over the images.
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -180,12 +182,16 @@ class Tested:
         return self.assessment.scores
 
 
-def images_to_test(run: Run, source: str | None = None) -> tuple[LabelledImages, tuple[str, ...], Changes | None]:
+def images_to_test(
+    run: Run, source: str | None = None, *, skip_broken: bool = False, max_pixels: int | None = None
+) -> tuple[LabelledImages, tuple[str, ...], Changes | None]:
     """What a run's network is tested on: the images that its record holds out, or those of other data.
 
     Args:
         run: the run.
         source: other data, of the run's classes or some of them: all of its images, or where it has a test set those.
+        skip_broken: leave out image files of other data that can't be read; the notes name them.
+        max_pixels: that an image file may have; None for the run's.
 
     Returns:
         The images, with the run's classes; what a person should know of them; how the run's own data have changed.
@@ -193,10 +199,13 @@ def images_to_test(run: Run, source: str | None = None) -> tuple[LabelledImages,
     Raises:
         DataError: data that can't be read, an unknown class, no held-out image that is still there.
     """
-    recipe, settings, record = run.recipe, run.settings, run.record()
+    settings, record = run.settings, run.record()
+    recipe = run.recipe if max_pixels is None else dataclasses.replace(run.recipe, max_pixels=max_pixels)
     how, channels = settings.preprocessing.how, settings.channels
     if source is not None:
-        images, notes = collect(recipe, source, how, channels, skip_broken=recipe.skip_broken).tested()
+        collection = collect(recipe, source, how, channels, skip_broken=skip_broken)
+        images, notes = collection.tested()
+        notes += tuple(left_out(collection.skipped))
         images = relabelled(images, settings.classes)
         learnt = record.digests("train") | record.digests("val") if record else frozenset[str]()
         seen = sum(each.digest in learnt for each in images.identities())
@@ -223,7 +232,15 @@ def images_to_test(run: Run, source: str | None = None) -> tuple[LabelledImages,
     return relabelled(found["test"], settings.classes), tuple(changes.told()), changes
 
 
-def assess_run(run: Run, source: str | None = None, *, device: str = "auto", views: int = 1) -> Tested:
+def assess_run(
+    run: Run,
+    source: str | None = None,
+    *,
+    device: str = "auto",
+    views: int = 1,
+    skip_broken: bool = False,
+    max_pixels: int | None = None,
+) -> Tested:
     """Tests a run's network, and keeps what it says of each image.
 
     Args:
@@ -231,12 +248,13 @@ def assess_run(run: Run, source: str | None = None, *, device: str = "auto", vie
         source: as :func:`images_to_test` takes it.
         device: where to compute.
         views: 2 for the mean probability of each image and its mirror image, 1 for the image alone.
+        skip_broken, max_pixels: as for :func:`images_to_test`.
 
     Raises:
         RunError, DataError: as :func:`evaluate`.
     """
     where = find_device(device)
-    images, notes, changes = images_to_test(run, source)
+    images, notes, changes = images_to_test(run, source, skip_broken=skip_broken, max_pixels=max_pixels)
     batches = data.Batches(images, run.recipe.batch_size, run.settings.normalization, device=where)
     model = run.model().to(where)
     if where.type == "cpu":
