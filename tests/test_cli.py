@@ -541,7 +541,7 @@ def test_other_data_may_have_broken_files_and_large_ones(command: str, says: Say
     assert (code, errors.count("\n")) == (2, 1)
     assert "1 of 8 images: can't be read: 1/7.png" in errors
     assert "--skip-broken" in errors
-    code, output, errors = says(*given, "--skip-broken")
+    code, _, errors = says(*given, "--skip-broken")
     assert code == 0
     assert "1/7.png: holds no image that can be read" in errors
     code, _, errors = says(*given, "--skip-broken", "--max-pixels", "63")
