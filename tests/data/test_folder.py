@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -315,7 +316,7 @@ class TestProgress:
         self, patience: float, shown: bool, tmp_path: Path, monkeypatch, capfd: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setattr("striate.data.progress._PATIENCE", patience)
-        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
         monkeypatch.setenv("TERM", "xterm")
         assert len(read(pets(tmp_path))) == 8
         out, err = capfd.readouterr()

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
-from typer.core import TyperCommand
 
 from striate.cli.app import Json, MaxPixels, app, is_network, print_json, say, show
+from striate.cli.help import Command
 from striate.errors import DataError, ExplainError, RunError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _TOGETHER: Final = 64
 _Asked: TypeAlias = "tuple[torch.nn.Module, Callable[[str], Tensor], Normalization, tuple[str, ...]]"
 
 
-class _Command(TyperCommand):
+class _Command(Command):
     """Tells what to do about a file whose name begins as an option's."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
