@@ -93,10 +93,12 @@ def _tell(
     found: Any, files: Sequence[Path], source: str, *, top: int, threshold: float, out: Path | None, as_json: bool
 ) -> int:
     """Tells each prediction as it comes; gives how many files couldn't be read."""
+    from rich.cells import cell_len
+
     from striate.data.progress import progress
     from striate.training.predictions import Prediction, PredictionWriter
 
-    width = min(40, max((len(readable(file)) for file in files), default=0))
+    width = min(40, max((cell_len(readable(file)) for file in files), default=0))
     told: list[dict[str, Any]] = []
     errors: list[dict[str, str]] = []
     with contextlib.ExitStack() as stack:
@@ -120,7 +122,7 @@ def _tell(
                 )
             elif writer is None:
                 words = "  ".join(f"{category} {share:.1%}" for category, share in sure) or "unsure"
-                print(f"{name.ljust(width)}  {words}", flush=True)
+                print(f"{name}{' ' * (width - cell_len(name))}  {words}", flush=True)
     if as_json:
         print_json({"path": source, "predictions": told, "errors": errors})
     elif out is not None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import torch
+from rich.cells import cell_len
 
 from striate.data import Split
 from striate.models.registry import SMALL
@@ -67,10 +68,12 @@ def counted(source: str, split: Split) -> list[str]:
     if len(classes) > _LISTED:
         lines += [f"  {part}: {_spread(each, classes)}" for part, each in counts.items()]
         return lines
-    width = max(5, *map(len, classes))
+    width = max(5, *map(cell_len, classes))  # characters may take two columns
     lines.append("  " + "class".ljust(width) + "".join(part.rjust(8) for part in parts))
     for index, name in enumerate(classes):
-        lines.append("  " + name.ljust(width) + "".join(f"{each[index]:8,}" for each in counts.values()))
+        lines.append(
+            "  " + name + " " * (width - cell_len(name)) + "".join(f"{each[index]:8,}" for each in counts.values())
+        )
     return lines
 
 
