@@ -178,14 +178,23 @@ def write_augmented(path: Path, batches: Batches) -> None:
     pairs = [next(each.epoch(0))[0] for each in (plain, changed)]
     count = len(pairs[0]) // _COLUMNS * _COLUMNS or len(pairs[0])
     columns = min(_COLUMNS, count)
-    both = torch.stack([batches.normalization.pixels(each[:count]) for each in pairs])
+    both = torch.stack([_small(batches.normalization.pixels(each[:count])) for each in pairs])
     framed = F.pad(both, (1, 1, 1, 1), value=_FRAME)
     channels, height, width = framed.shape[2:]
     rows = framed.view(2, -1, columns, channels, height, width).permute(3, 1, 0, 4, 2, 5)
     write_whole(path, _png(rows.reshape(channels, -1, columns * width)))
 
 
-_COLUMNS, _ROWS, _FRAME = 12, 5, 96
+def _small(images: Tensor) -> Tensor:
+    """Images (N, C, H, W) of bytes, no side longer than it takes to see what was changed."""
+    longest = max(images.shape[-2:])
+    if longest <= _SIDE:
+        return images
+    size = [max(1, round(side * _SIDE / longest)) for side in images.shape[-2:]]
+    return F.interpolate(images.float(), size, mode="bilinear", antialias=True).round().to(torch.uint8)
+
+
+_COLUMNS, _ROWS, _FRAME, _SIDE = 12, 5, 96, 112
 _SPOKEN: Final = tuple(field.name for field in dataclasses.fields(Example) if field.name != "image")
 _OLD: Final = {"actual", "predicted", "probability"}  # of version 0.1.0
 _TRUSTED: Final = 1 << 40  # pixels of an image that the run has read already
