@@ -17,7 +17,7 @@ from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map
 
 from striate.analysis import arguments
 from striate.analysis.arguments import Array
-from striate.errors import AnalysisError, StriateError
+from striate.errors import AnalysisError, StriateError, is_out_of_memory
 
 #: One example's size, (F,), (C, L) or (C, H, W), a whole shape with the batch in front, or example inputs: a tensor or
 #: array, a list of positional inputs, a dictionary of inputs by name. Sizes may stand for the inputs as well.
@@ -306,12 +306,16 @@ def _materialised(model: torch.nn.Module, example: Example) -> torch.nn.Module:
         made = {id(each): UninitializedBuffer(device=each.device, dtype=each.dtype) for each in lazy}  # type: ignore[call-arg]
         twin = copy.deepcopy(model, made)
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise AnalysisError(name, f"can't be copied ({error})", "needed a network that copy.deepcopy takes") from error
     twin.eval()
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             example.mapped(lambda tensor: tensor.contiguous()).call(twin)
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise AnalysisError(
             name,
             f"its lazy layers don't take the input ({type(error).__name__}: {first_line(error)})",

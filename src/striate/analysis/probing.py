@@ -12,7 +12,7 @@ from torch import Tensor
 
 from striate.analysis import arguments
 from striate.analysis.examples import Example, InputSize, chosen, first_line, input_shape, is_size, prepared
-from striate.errors import AnalysisError, StriateError
+from striate.errors import AnalysisError, StriateError, is_out_of_memory
 
 #: From images to what a network takes of them, as a normalisation does.
 Prepare: TypeAlias = Callable[[Tensor], Tensor]
@@ -91,6 +91,8 @@ class Subject:
         try:
             twin.model = copy.deepcopy(self.model)
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise AnalysisError(
                 self.name, f"can't be copied ({first_line(error)})", "needed a network that copy.deepcopy takes"
             ) from error
@@ -111,6 +113,8 @@ class Subject:
         except StriateError:
             raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             told = f"failed on {_by(images)} ({type(error).__name__}: {first_line(error)})"
             raise AnalysisError("prepare", told, "needed a function from images to images") from error
         if not isinstance(found, Tensor) or len(found) != len(images):
@@ -131,6 +135,8 @@ class Subject:
         except StriateError as error:
             raise AnalysisError(self.name, f"{error.where}: {error.got}", error.needed, error.remedy) from error
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise AnalysisError(
                 self.name,
                 f"{_by(images)} doesn't go through ({type(error).__name__}: {first_line(error)})",

@@ -33,7 +33,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 from striate import engine
 from striate.analysis.examples import Example, InputSize, first_line, prepared, tensors_in
-from striate.errors import AnalysisError, StriateError
+from striate.errors import AnalysisError, StriateError, is_out_of_memory
 
 #: The name of the network itself among its layers.
 ROOT: Final = "(network)"
@@ -216,6 +216,8 @@ def trace(model: torch.nn.Module, input_size: InputSize, *, training: bool = Fal
                 "analyse the parts before and after, or decide by a setting of the layer instead of a tensor",
             ) from error
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise AnalysisError(
                 recorder.where,
                 f"{_shapes(list(inputs.values()))} doesn't go through ({type(error).__name__}: {first_line(error)})",
@@ -412,6 +414,8 @@ def _copied(model: torch.nn.Module, fake: FakeTensorMode) -> torch.nn.Module:
         with FakeCopyMode(fake):
             return copy.deepcopy(model)
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise AnalysisError(
             type(model).__name__,
             f"can't be copied ({type(error).__name__}: {first_line(error)})",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from striate.errors import ExplainError
+from striate.errors import ExplainError, is_out_of_memory
 from striate.explain.arguments import layer as layer_text
 from striate.explain.arguments import network
 from striate.explain.inputs import Call, Input, arguments_of, call_of, input_of
@@ -60,6 +60,8 @@ class Probe:
         try:
             return self.model(*args, **kwargs)
         except Exception as error:  # a forward may raise anything
+            if is_out_of_memory(error):
+                raise
             raise self._refused(error, args, kwargs) from error
 
     def _refused(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExplainError:
