@@ -52,7 +52,7 @@ def explain(
       striate explain photo.jpg --model efficientnet_lite0 --out why.png
       striate explain digit.png --model runs/first --method integrated_gradients --target 3 --check
       striate explain photo.jpg --model efficientnet_lite0 --method hierarchy
-      striate explain digit.png --model runs/first --method maximize --layer conv2 --channel 5
+      striate explain digit.png --model runs/first --method maximize --layer c3 --channel 5
       striate explain --method list
     """
     from striate.explain import ExplainWarning

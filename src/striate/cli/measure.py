@@ -27,7 +27,7 @@ def summary(
     \b
     Example:
       striate summary lenet5
-      striate summary lenet5 --size 3x64x64 --batch 32 --out cost.png
+      striate summary resnet18 --size 3x64x64 --batch 32 --out cost.png
     """
     import torch
 
