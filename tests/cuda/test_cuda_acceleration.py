@@ -40,11 +40,16 @@ def given(request: pytest.FixtureRequest) -> Moved:
     return plain(request.param)
 
 
+def assert_near(found: Tensor, expected: Tensor) -> None:
+    """The same up to rounding. Networks that aren't trained may have very small outputs."""
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
 def assert_left_alone(found: Tensor, expected: Tensor) -> None:
-    """The same bits on a GPU; on the CPU, which is what is accelerated, the same up to rounding."""
+    """The same bits on a GPU; on the CPU, where models are accelerated, the same up to rounding."""
     assert found.device == expected.device
     if expected.is_cpu:
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+        assert_near(found, expected)
     else:
         assert torch.equal(found, expected)
 
@@ -57,7 +62,7 @@ def test_inference(given: Moved, device: torch.device, planning: None) -> None:
         for _ in range(4):  # a plan is made at the second call, where there is one
             assert_left_alone(fast(images), expected)
     if not images.is_cpu:
-        assert "its input holds no float32 numbers on the CPU" in plan_of(fast, images)
+        assert "steps on" not in plan_of(fast, images)
 
 
 def test_training(given: Moved, device: torch.device) -> None:
@@ -83,15 +88,14 @@ def test_there_and_back(given: Moved, device: torch.device, planning: None) -> N
         here, there = model(images), copy.deepcopy(model).to(device)(images.to(device))
         fast = striate.accelerate(model, quiet=True)
         for _ in range(3):
-            torch.testing.assert_close(fast(images), here, rtol=1e-3, atol=1e-4)
+            assert_near(fast(images), here)
         fast.to(device)
         for _ in range(3):
             assert_left_alone(fast(images.to(device)), there)
         fast.to("cpu")
         for _ in range(3):
-            torch.testing.assert_close(fast(images), here, rtol=1e-3, atol=1e-4)
-        restore(fast)
-        assert torch.equal(fast(images), here)
+            assert_near(fast(images), here)
+        assert_near(restore(fast)(images), here)
 
 
 def test_images_elsewhere_are_pytorchs_error(given: Moved, device: torch.device, planning: None) -> None:

@@ -125,7 +125,7 @@ def test_layers(name: str, device: torch.device) -> None:
     moved = copy.deepcopy(layer).to(device)
     results = []
     for each, where in ((layer, "cpu"), (moved, device)):
-        given = x.to(where).requires_grad_()
+        given = x.detach().to(where).requires_grad_()
         output = each(given)
         output.square().sum().backward()
         assert given.grad is not None
