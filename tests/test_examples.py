@@ -120,11 +120,11 @@ def provide(words: list[str], finished: Path) -> None:
         kind, _, place = word.partition(":")
         if before == "--out" and "--resume" not in words:
             continue
-        if word.startswith("runs/"):
+        if word.startswith("runs/") or word == "RUN":
             shutil.copytree(finished, Path(*Path(word).parts[:2]), dirs_exist_ok=True)
         elif kind == "idx":
             write_idx_files(Path(place))
-        elif kind == "folder" or word == "photos":
+        elif kind == "folder" or word == "photos" or (word.isalpha() and word.isupper()):
             write_photos(Path(place or word))
         elif Path(word).suffix in (".png", ".jpg"):
             photo().save(word) if word.endswith("jpg") else digit(3).save(word)
@@ -142,14 +142,14 @@ def digit(number: int) -> Image.Image:
 def write_photos(folder: Path) -> None:
     """Photographs in folders of two classes, which are classes of the digits as well."""
     for name in ("3", "7"):
-        (folder / name).mkdir(parents=True)
+        (folder / name).mkdir(parents=True, exist_ok=True)
         for number in range(6):
             photo().rotate(15 * number).save(folder / name / f"{number}.jpg")
 
 
 def write_idx_files(folder: Path) -> None:
     """60 images of MNIST's size for training and 20 for testing, all ten classes among them."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     for side, count in (("train", 60), ("t10k", 20)):
         images = np.stack([np.asarray(digit(number)) for number in range(count)])
         labels = load_digits().target[:count].astype(np.uint8)
