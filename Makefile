@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := runs/demo
 
-.PHONY: help install demo test test-all check format bench clean
+.PHONY: help install demo test test-all test-cuda check format bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      train LeNet-5 on real handwritten digits and show what it learnt (about a minute)"
 	@echo "make test      the test suite (minutes); make test-all adds the slow tests"
+	@echo "make test-cuda the tests that a GPU has to pass as well (minutes)"
 	@echo "make check     lint, format and types;  make format rewrites the files"
 	@echo "make bench     time striate against PyTorch on this machine"
 	@echo "make clean     remove the environment, caches and demo runs"
@@ -37,6 +38,9 @@ test: install
 
 test-all: install
 	$(BIN)/python -m pytest -q -n 2 -m 'slow or not slow'
+
+test-cuda: install
+	$(BIN)/python -m pytest -q -m cuda tests/cuda
 
 check: install
 	$(BIN)/ruff check .

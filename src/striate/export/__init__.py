@@ -1,8 +1,13 @@
 """Export: a trained network as a file for other programs, verified before it is written.
 
+>>> import tempfile
 >>> from striate.export import export
->>> export("runs/first", "onnx").max_difference                      # doctest: +SKIP
-9.5367431640625e-07
+>>> from striate.training import Recipe, fit
+>>> with tempfile.TemporaryDirectory() as folder:
+...     run = fit(Recipe("lenet5", epochs=1, out=f"{folder}/first"), quiet=True)
+...     exported = export(run, "torch-export")
+>>> exported.path.name, exported.max_difference <= exported.tolerance
+('model.pt2', True)
 """
 
 from striate.export.exporting import Exported, export

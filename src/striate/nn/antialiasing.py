@@ -82,10 +82,7 @@ class PolyphaseSampling2d(torch.nn.Module):
     channels is kept. A circular shift of the image only renames its phases, so the result is shifted by whole positions
     and what is pooled from it globally doesn't change: exactly, unless two phases have the same norm.
 
-    Where branches meet, they need one phase: the main branch decides it, the shortcut follows::
-
-        phase = self.down.phase(main)
-        return self.down(main, phase) + self.down(self.shortcut(input), phase)
+    Where branches meet, they need one phase: the main branch decides it, and the shortcut follows.
 
     Args:
         stride: s.
@@ -104,6 +101,10 @@ class PolyphaseSampling2d(torch.nn.Module):
               [ 7.,  5.]]]]))
     >>> down.phase(image)  # of the rows 1, 3, ... and the columns 1, 3, ...
     tensor([3])
+    >>> shortcut = image.flip(3)
+    >>> down(image) + down(shortcut, down.phase(image))
+    tensor([[[[11., 11.],
+              [27., 27.]]]])
     """
 
     def __init__(self, stride: int = 2, order: float = 2) -> None:

@@ -2,11 +2,13 @@
 
 A run lives in a folder. Killed at any instant, it goes on from there and ends with the same numbers.
 
+>>> import tempfile
 >>> from striate.training import Recipe, fit
->>> recipe = Recipe("lenet5", data="digits", out="runs/first")
->>> run = fit(recipe)                                               # doctest: +SKIP
->>> run.evaluation.accuracy                                         # doctest: +SKIP
-0.9888579387186629
+>>> with tempfile.TemporaryDirectory() as folder:
+...     recipe = Recipe("lenet5", data="digits", epochs=2, out=f"{folder}/first")
+...     run = fit(recipe)
+>>> run.evaluation.accuracy > 0.9
+True
 """
 
 from __future__ import annotations

@@ -96,8 +96,13 @@ class PredictionWriter:
         RunError: another suffix, fewer than one class.
         OSError: no room, no permission, no such folder.
 
-    >>> with PredictionWriter("predictions.csv", top=1, truth=True) as writer:    # doctest: +SKIP
-    ...     writer.write(Prediction("cat/1.png", (("cat", 0.9),), "cat"))
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with PredictionWriter(f"{folder}/predictions.csv", top=1, truth=True) as writer:
+    ...         writer.write(Prediction("cat/1.png", (("cat", 0.9),), "cat"))
+    ...     rows = read_predictions(f"{folder}/predictions.csv")
+    >>> rows[0].predicted, rows[0].correct
+    ('cat', True)
     """
 
     def __init__(self, path: str | Path, *, top: int, truth: bool) -> None:
