@@ -166,7 +166,13 @@ def train(
         float | None, _option("backbone_lr_factor", "The backbone's learning rate, in those of the rest.", _TRANSFER)
     ] = None,
     freeze_batch_norm: Annotated[
-        bool | None, _option("freeze_batch_norm", "Batch normalisation keeps its statistics.", _TRANSFER)
+        bool | None,
+        typer.Option(
+            "--freeze-batch-norm/--no-freeze-batch-norm",
+            help="Batch normalisation keeps its statistics [default: with trained weights].",
+            show_default=False,
+            rich_help_panel=_TRANSFER,
+        ),
     ] = None,
     device: Annotated[str | None, _option("device", "auto, cpu, cuda, cuda:1, mps.", _COMPUTING)] = None,
     threads: Annotated[int | None, _option("threads", "On the CPU [default: PyTorch's number].", _COMPUTING)] = None,

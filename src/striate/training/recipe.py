@@ -95,7 +95,8 @@ class Recipe:
         freeze: what keeps its weights: ``"none"``; ``"backbone"``, all before the linear layers at the end;
             ``"all-but-head"``, all but the last of these. It stays in evaluation mode.
         backbone_lr_factor: the learning rate of the backbone, as a multiple of the others'.
-        freeze_batch_norm: batch normalisation uses the statistics that it has, and its weights go on learning.
+        freeze_batch_norm: batch normalisation uses the statistics that it has, and its weights go on learning. None for
+            that with trained weights: few images are too few to measure better ones.
         engine: who computes on the CPU: ``"auto"`` (``striate.accelerate``), ``"llvm"`` (striate's kernels, an error
             where they can't), ``"aten"`` (PyTorch's).
         precision: ``"float32"``; ``"bf16"`` and ``"fp16"`` by PyTorch's autocast, with weights and tests in float32.
@@ -156,7 +157,7 @@ class Recipe:
     head: str | None = None
     freeze: str = "none"
     backbone_lr_factor: float = 1.0
-    freeze_batch_norm: bool = False
+    freeze_batch_norm: bool | None = None
     engine: str = "auto"
     precision: str = "float32"
     accumulate: int = 1
@@ -181,6 +182,11 @@ class Recipe:
     def stepper(self) -> str:
         """The optimizer: the one that is asked for, or what suits random or trained weights."""
         return self.optimizer or ("sgd" if self.weights is None else "adamw")
+
+    @property
+    def keeps_statistics(self) -> bool:
+        """Whether batch normalisation uses the statistics that it has."""
+        return self.weights is not None if self.freeze_batch_norm is None else self.freeze_batch_norm
 
     @property
     def selects(self) -> bool:
@@ -297,7 +303,7 @@ _RULES: Final[dict[str, Rule]] = {
     "head": _or_none(_text(*HEADS)),
     "freeze": _text(*FREEZES),
     "backbone_lr_factor": _real(lambda value: value >= 0, "from 0"),
-    "freeze_batch_norm": _FLAG,
+    "freeze_batch_norm": _or_none(_FLAG),
     "engine": _text(*ENGINES),
     "precision": _text(*PRECISIONS),
     "accumulate": _whole(1),

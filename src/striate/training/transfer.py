@@ -83,7 +83,7 @@ class Learning:
             RunError: a network without a head to find, or without anything to freeze.
         """
         if recipe.freeze == "none" and recipe.backbone_lr_factor == 1:
-            still = _batch_norms(model) if recipe.freeze_batch_norm else ()
+            still = _batch_norms(model) if recipe.keeps_statistics else ()
             return cls(((_parameters(model), 1.0),), still)
         parts = Parts.of(model, num_classes)
         frozen: tuple[Module, ...] = {
@@ -103,7 +103,7 @@ class Learning:
             (tuple(each for each in everything if id(each) in slow), recipe.backbone_lr_factor),
         )
         still = _ended(model, {id(layer) for layer in frozen}) + (
-            _batch_norms(model) if recipe.freeze_batch_norm else ()
+            _batch_norms(model) if recipe.keeps_statistics else ()
         )
         return cls(groups, still)
 
