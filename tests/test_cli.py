@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -161,7 +162,7 @@ def test_evaluate_repeats_what_training_found(says: Says, run: Path) -> None:
     assert found["accuracy"] == json.loads((run / "evaluation.json").read_text())["accuracy"]
     code, output, errors = says("evaluate", run, "--data", "digits", "--json")
     assert (code, json.loads(output)["n"]) == (0, 1797), "given data to test, all of it is tested"
-    assert errors.startswith("1,438 of them the run has learnt from")
+    assert errors.startswith("1,438 of the 1,797 images are ones that the run has learnt from")
     code, output, _ = says("evaluate", run)
     assert code == 0
     assert f"accuracy {found['accuracy']:.2%}" in output
@@ -289,13 +290,13 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "no run": (["evaluate", "{tmp}"], "no run in there"),
     "other data": (["evaluate", "{run}", "--data", "folder:{tmp}/pets"], "got cat, dog; needed those of 0, 1, 2"),
     "no images": (["predict", "{run}"], "got no image"),
-    "the wrong way round": (["predict", "{tmp}/text.png", "{run}"], "got no network: {tmp}/text.png is an image"),
+    "the wrong way round": (["predict", "{tmp}/text.png", "{run}"], "got no network: {tmp}/text.png is a file"),
     "missing image": (["predict", "{run}", "{tmp}/none.png"], "{tmp}/none.png"),
     "a text": (["predict", "{run}", "{tmp}/text.png"], "{tmp}/text.png"),
     "a folder without images": (["predict", "{run}", "{tmp}/none"], "{tmp}/none: No such file"),
     "a URL": (["predict", "{run}", "https://example.org/cat.jpg"], "is a URL"),
     "an image alone": (["predict", "{tmp}/text.png"], "striate predict {tmp}/text.png --model efficientnet_lite0"),
-    "a mistyped option": (["predict", "{run}", "x.png", "--tpo", "3"], "did you mean --top?"),
+    "a mistyped option": (["predict", "{run}", "x.png", "--tpo", "3"], "No such option: --tpo"),
     "no validation": (["train", "lenet5", "--keep", "best"], "give val_fraction"),
     "no settings file": (["train", "--config", "{tmp}/none.toml"], "{tmp}/none.toml: can't be read"),
     "no settings in it": (["train", "--config", "{tmp}/text.png"], "{tmp}/text.png: is no TOML"),
@@ -481,6 +482,18 @@ class TestPredictFolders:
         code, output, _ = says("predict", run, photographs / "0 é.png", "--threshold", "1.0")
         assert (code, output) == (0, f"{photographs / '0 é.png'}  unsure\n")
 
+    @pytest.mark.parametrize("name", ["p.csv", "p.jsonl"])
+    def test_and_none_in_a_file(self, name: str, says: Says, run: Path, photographs: Path, tmp_path: Path) -> None:
+        image = photographs / "0 é.png"
+        sure = says.json("predict", run, image)["predictions"][0]["top"]
+        between = (sure[0]["probability"] + sure[1]["probability"]) / 2
+        for threshold, names in ((1.0, 0), (between, 1), (0.0, 3)):
+            assert says("predict", run, image, "--threshold", threshold, "--out", tmp_path / name)[0] == 0
+            (row,) = read_predictions(tmp_path / name)
+            assert row.predicted == (sure[0]["class"] if names else "")
+            assert row.probability == pytest.approx(sure[0]["probability"], abs=1e-5)
+            assert len([each for each, _ in row.ranked if each]) == names
+
     def test_whatever_the_batch_the_same(self, says: Says, run: Path) -> None:
         images = sorted((run / "samples").glob("*.png"))
         one, many = (says.json("predict", run, *images, "--batch-size", size)["predictions"] for size in ("1", "32"))
@@ -493,7 +506,9 @@ class TestPredictFolders:
     ) -> None:
         monkeypatch.chdir(tmp_path)
         Image.new("L", (8, 8)).save("-1.png")
-        assert says.json("predict", run, "-1.png")["predictions"][0]["image"] == "-1.png"
+        Image.new("L", (8, 8)).save("-h.png")
+        for name in ("-1.png", "-h.png"):
+            assert says.json("predict", run, name)["predictions"][0]["image"] == name
 
     def test_more_pixels_may_be_allowed(self, says: Says, run: Path, tmp_path: Path) -> None:
         Image.new("L", (8, 8)).save(tmp_path / "a.png")
@@ -529,6 +544,52 @@ def test_evaluations_are_written_to_a_folder(says: Says, run: Path, tmp_path: Pa
     assert mirrored["accuracy"] != found["accuracy"], "digits aren't what their mirror images are"
 
 
+def test_nothing_that_is_read_or_of_a_run_is_written_over(says: Says, run: Path, tmp_path: Path) -> None:
+    image = tmp_path / "own.png"
+    Image.new("L", (28, 28), 7).save(image)
+    before = image.read_bytes(), (run / "evaluation.json").read_bytes(), (run / "weights.safetensors").read_bytes()
+    for arguments, said in (
+        (("explain", image, "--model", run, "--out", image), "is a file that is read"),
+        (("predict", run, image, "--out", run / "predictions.csv"), "is a file of the run in that folder"),
+        (("evaluate", run, "--out", run), "is a file of the run in that folder"),
+        (("export", run, "--format", "safetensors", "--out", run / "weights.safetensors"), "is a file of the run"),
+        (("field", run, "--at", "s4,1,1", "--image", image, "--out", image), "is a file that is read"),
+        (("equivariance", run, "--image", image, "--out", image), "is a file that is read"),
+        (("predict", run, "--model", run, image), "got two networks"),
+    ):
+        code, _, errors = says(*arguments)
+        assert (code, errors.count("\n")) == (2, 1), arguments
+        assert said in errors
+    assert before == (
+        image.read_bytes(), (run / "evaluation.json").read_bytes(), (run / "weights.safetensors").read_bytes()
+    )  # fmt: skip
+
+
+def test_pictures_that_were_not_made_are_made_when_a_finished_run_is_gone_on_with(
+    says: Says, run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    pictures = {path.name for path in (tmp_path / "run").glob("*.png")} | {"card.md"}
+    for name in pictures:
+        (tmp_path / "run" / name).unlink()
+    assert says("train", "--resume", "--out", tmp_path / "run", "-q")[0] == 0
+    assert pictures <= {path.name for path in (tmp_path / "run").iterdir()}
+
+
+def test_curves_are_drawn_of_validation_images_too(says: Says, tmp_path: Path) -> None:
+    code, output, errors = says("train", "lenet5", "--val-fraction", "0.1", "--out", tmp_path, *QUICK)
+    assert (code, errors) == (0, "")
+    assert (tmp_path / "curves.png").is_file()
+    assert "validation.csv" in output
+
+
+def test_output_that_is_closed_is_no_traceback(run: Path) -> None:
+    image = next((run / "samples").glob("*.png"))
+    script = f"{sys.executable} -m striate predict {run} {image} >&-"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("command", ["evaluate", "robustness"])
 def test_other_data_may_have_broken_files_and_large_ones(command: str, says: Says, run: Path, tmp_path: Path) -> None:
     for number in range(8):
@@ -550,7 +611,9 @@ def test_other_data_may_have_broken_files_and_large_ones(command: str, says: Say
 
 
 def test_settings_come_from_a_file_and_options_go_before_them(says: Says, run: Path, tmp_path: Path) -> None:
-    (tmp_path / "run.toml").write_text('model = "lenet5"\nepochs = 1\nbatch-size = 128\nimage_size = 28\nseed = 5\n')
+    (tmp_path / "run.toml").write_text(
+        'model = "lenet5"\nepochs = 1\nbatch-size = 128\nimage_size = 28\nlr = 0.02\nseed = 5\n'
+    )
     out = tmp_path / "first"
     says.json("train", "--config", tmp_path / "run.toml", "--seed", "6", "--out", out, "--threads", "1", "-q")
     recipe = json.loads((out / "settings.json").read_text())["recipe"]

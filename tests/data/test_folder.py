@@ -286,6 +286,18 @@ class TestSkipped:
         assert loaded.skipped == (("caf\\xe9/b\\xff.txt", "no image file (.txt)"),)
         "".join((*loaded.train.classes, *(each.name for each in loaded.train.known))).encode()
 
+    def test_what_systems_and_runs_leave_in_a_folder(self, tmp_path: Path) -> None:
+        pets(tmp_path)
+        (tmp_path / "__MACOSX" / "cat").mkdir(parents=True)
+        os.mkfifo(tmp_path / "cat" / "pipe.png")
+        for name in ("settings.json", "images.csv"):
+            (tmp_path / "run").mkdir(exist_ok=True)
+            (tmp_path / "run" / name).write_text("")
+        draw(tmp_path / "run" / "confusion.png", 1)
+        loaded = load(f"folder:{tmp_path}")
+        assert loaded.train.classes == ("cat", "dog")
+        assert set(loaded.skipped) == {("run", "the folder of a run"), ("cat/pipe.png", "no regular file")}
+
 
 class TestImageFiles:
     def test_folders_are_searched_and_files_taken_as_they_are(self, tmp_path: Path) -> None:

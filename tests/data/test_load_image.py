@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -220,6 +221,12 @@ class TestReducedScale:
         for crop in (Crop(0.05, 1.0, 0.3, 0.6), Crop(0.9, 1.2, 0.5, 0.5)):
             exact = Reading(None, 3)(path)
             assert (read(path, crop).int() - read.fit(exact, crop).int()).abs().float().mean() < 3
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match="is no regular file"):
+        load_image(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize("format", ["GIF", "TIFF"])

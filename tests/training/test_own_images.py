@@ -22,6 +22,7 @@ from striate.training.assess import assess_run, images_to_test
 from striate.training.cross_validation import cross_validate
 from striate.training.finder import find_learning_rate
 from striate.training.fitting import prepare
+from striate.training.predictions import read_predictions
 from striate.training.record import Record
 from striate.training.results import best_epoch
 
@@ -98,7 +99,7 @@ class TestHeldOut:
         broken = next(entry.name for entry in record.entries if entry.part == "test")
         (root / broken).write_bytes(b"")
         tested = assess_run(run)
-        assert tested.notes == (f"1 of test is gone: {broken}",)
+        assert tested.notes == (f"1 of test is edited: {broken}",)
 
     def test_nothing_of_it_is_left(self, learnt, tmp_path: Path) -> None:
         root, run = copied(learnt, tmp_path)
@@ -153,7 +154,45 @@ class TestOtherData:
         root, run = learnt
         tested = assess_run(run, f"folder:{root}")
         assert tested.evaluation.n == 40
-        assert tested.notes == ("32 of them the run has learnt from or was chosen by, which makes them look easier",)
+        assert tested.notes == (
+            "32 of the 40 images are ones that the run has learnt from or was chosen by; they will look easier",
+        )
+
+
+class TestLearntBefore:
+    def test_images_that_the_weights_knew_are_told_and_never_forgotten(
+        self, learnt, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        root, base = learnt
+        folder(tmp_path / "more", 4, ("ant", "bee"))
+        for number in range(4):
+            for label, name in enumerate(("ant", "bee")):
+                draw(tmp_path / "more" / name / f"{number:03}.png", 70_000 + 10 * label + number)
+        record = base.record()
+        assert record is not None
+        known = [entry for entry in record.entries if entry.part == "train"]
+        for entry in known:
+            shutil.copy(root / entry.name, tmp_path / "more" / entry.category / f"known-{Path(entry.name).name}")
+        given = {"epochs": 1, "model": "lenet5", "data": f"folder:{tmp_path / 'more'}", "threads": 1}
+        first = fit(Recipe(out=str(tmp_path / "first"), weights=str(base.path), **given))
+        counted = first.record()
+        assert counted is not None
+        assert counted.overlap() > 0
+        told = f"{counted.overlap()} of test have the same content as images to learn from, or of images"
+        assert told in capsys.readouterr().err
+        assert any(told in note for note in assess_run(first).notes)
+        given["data"] = f"folder:{root}"
+        second = fit(Recipe(out=str(tmp_path / "second"), weights=str(first.path), **given), quiet=True).record()
+        assert second is not None
+        assert second.earlier >= record.digests("train"), "what the first weights knew, the third know too"
+
+    def test_the_same_image_in_both_parts_is_told_in_evaluation_too(self, tmp_path: Path) -> None:
+        folder(tmp_path / "data" / "train", 6)
+        folder(tmp_path / "data" / "test", 3)
+        run = train(tmp_path / "data", tmp_path / "run")
+        assert assess_run(run).notes == (
+            "6 of test have the same content as images to learn from and will look easier",
+        )
 
 
 class TestResume:
@@ -230,8 +269,19 @@ class TestResume:
         assert "its images lie in folder:" in capsys.readouterr().err
         assert evaluate(again) == run.evaluation
         folder(tmp_path / "other", 4)
-        with pytest.raises(DataError, match="isn't what the run began with"):
+        for number in range(4):
+            for name in ("ant", "bee"):
+                draw(tmp_path / "other" / name / f"{number:03}.png", 90_000 + number)
+        with pytest.raises(DataError, match="has none of the images that the run held out"):
             fit(dataclasses.replace(recipe, data=f"folder:{tmp_path / 'other'}"), resume=True, quiet=True)
+        record = run.record()
+        assert record is not None
+        gone = next(entry.name for entry in record.entries if entry.part == "train")
+        shutil.copytree(tmp_path / "moved", tmp_path / "third")
+        (tmp_path / "third" / gone).unlink()
+        fit(dataclasses.replace(recipe, data=f"folder:{tmp_path / 'third'}"), resume=True)
+        assert f"1 of train is gone: {gone}" in capsys.readouterr().err
+        assert evaluate(Run.open(run.path)) == run.evaluation
 
 
 class TestPrivacy:
@@ -309,6 +359,10 @@ class TestChoosing:
         for setting in ({"keep": "best"}, {"early_stopping": 1}):
             with pytest.raises(RunError, match="got no validation images; needed some; give val_fraction"):
                 Recipe("lenet5", **setting)
+        folder(tmp_path / "whole", 8)
+        for settings in ({"keep": "best"}, {"early_stopping": 1}):
+            with pytest.raises(RunError, match=r"got no validation images; .*nothing is chosen by the test images"):
+                train(tmp_path / "whole", tmp_path / "none", **settings)
         folder(tmp_path / "data" / "train", 8)
         folder(tmp_path / "data" / "val", 3, ("ant", "bee"))
         run = train(tmp_path / "data", tmp_path / "run", keep="best")
@@ -326,6 +380,10 @@ class TestChoosing:
         summary = json.loads((tmp_path / "cv" / "folds.json").read_text())
         accuracies = [run.evaluation.accuracy for run in found.runs]
         assert summary["accuracy"]["mean"] == pytest.approx(sum(accuracies) / 3)
+        rows = read_predictions(tmp_path / "cv" / "predictions.csv")
+        assert sorted(row.image for row in rows) == sorted(names)
+        with pytest.raises(RunError, match=r"holds the folds of a cross-validation; needed one; .*fold-1"):
+            Run.open(tmp_path / "cv")
         again = cross_validate(recipe, 3, resume=True, quiet=True)
         assert [run.evaluation for run in again.runs] == [run.evaluation for run in found.runs]
 

@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TextIO, TypeVar
@@ -83,7 +83,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         warnings.showwarning = _warned
         try:
             code = typer.main.get_command(app).main(arguments, prog_name="striate", standalone_mode=False) or 0
-            sys.stdout.flush()
+            if sys.stdout is not None:  # closed by whoever started this
+                sys.stdout.flush()
             sys.exit(code)
         except StriateError as error:
             _fail(str(error))
@@ -93,7 +94,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         except BrokenPipeError:
             _leave_quietly()
         except OSError as error:
-            _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+            # Files are written beside their place first, under a name that the user never gave.
+            where = str(error.filename or "output").removesuffix(".partial")
+            _fail(f"{where}: {error.strerror or error}")
         except Exception as error:
             if not isinstance(error, _UsageError):
                 raise  # a bug of ours, which deserves its traceback
@@ -179,10 +182,24 @@ def print_json(value: Mapping[str, Any]) -> None:
     print(json.dumps(value, allow_nan=False))
 
 
+def refuse_loss(out: Path, inputs: Iterable[str | Path] = ()) -> None:
+    """Refuses to write over what a command reads, or over a file of a run.
+
+    Raises:
+        RunError: ``out`` is such a file.
+    """
+    from striate.training.folder import refuse_own
+
+    refuse_own(out)
+    if out.exists() and any(Path(each).exists() and out.samefile(each) for each in inputs):
+        raise RunError(str(out), "is a file that is read", "needed another name for what is written")
+
+
 def draw(out: Path, figure: Callable[[], Figure]) -> None:
     from striate.report import figures
     from striate.training.files import write_whole
 
+    refuse_loss(out)
     write_whole(out, figures.png(figure()))
 
 

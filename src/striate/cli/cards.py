@@ -40,7 +40,12 @@ def facts_of(run: Run, measures: Measures) -> CardFacts:
         counts = record.counts()
         parts = {_PARTS[part]: [counts.get(name, {}).get(part, 0) for name in run.classes] for part in record.parts}
     folder = run.path.name
-    settled = {"augment": settings.augment, "learning_rate": settings.learning_rate}
+    settled = {
+        "augment": settings.augment,
+        "learning_rate": settings.learning_rate,
+        "optimizer": recipe.stepper,
+        "freeze_batch_norm": recipe.keeps_statistics,
+    }
     left_to_us = [name for name in settled if getattr(recipe, name) is None]
     trained = datetime.date.fromtimestamp((run.path / WEIGHTS).stat().st_mtime)
     return CardFacts(

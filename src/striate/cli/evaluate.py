@@ -47,9 +47,12 @@ def evaluate(
     from striate.report import tables
     from striate.training import Run
     from striate.training.assess import assess_run
+    from striate.training.folder import EVALUATION, refuse_own
     from striate.training.scores import Measures
 
     opened = Run.open(run)
+    if out is not None:
+        refuse_own(out / EVALUATION)
     tested = assess_run(
         opened, data, device=device, views=2 if tta else 1, skip_broken=skip_broken, max_pixels=max_pixels
     )
@@ -57,20 +60,20 @@ def evaluate(
         say(note)
     measures = Measures.of(tested.scores)
     if out is not None:
-        pictures.report(out, opened, tested, measures)
+        pictures.report(out, tested, measures)
     if as_json:
         notes = {"notes": list(tested.notes)} if tested.notes else {}
         print_json({"path": run, **tested.evaluation.to_dict(), "measures": measures.to_dict(), **notes})
         return
-    print_evaluation(tested.evaluation)
+    print_evaluation(tested.evaluation, "images" if tested.changes is None else "held-out images")
     show(tables.measured(measures))
     if out is not None:
         show(f"all of it is in {readable(out)}")
 
 
-def print_evaluation(evaluation: Evaluation) -> None:
+def print_evaluation(evaluation: Evaluation, images: str = "held-out images") -> None:
     """Accuracy and loss, and a row for each class."""
     from striate.report import tables
 
-    show(f"accuracy {evaluation.accuracy:.2%} on {evaluation.n:,} held-out images, loss {evaluation.loss:.4f}")
+    show(f"accuracy {evaluation.accuracy:.2%} on {evaluation.n:,} {images}, loss {evaluation.loss:.4f}")
     show(tables.classes(evaluation))

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
-from striate.cli.app import Json, MaxPixels, app, is_network, print_json, say, show
-from striate.cli.help import Command
+from striate.cli.app import Json, MaxPixels, app, is_network, print_json, refuse_loss, say, show
+from striate.cli.help import FileCommand
 from striate.errors import DataError, ExplainError, RunError
 
 if TYPE_CHECKING:
@@ -34,24 +34,7 @@ _TOGETHER: Final = 64
 _Asked: TypeAlias = "tuple[torch.nn.Module, Callable[[str], Tensor], Normalization, tuple[str, ...]]"
 
 
-class _Command(Command):
-    """Tells what to do about a file whose name begins as an option's."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        given = list(args)
-        try:
-            return super().parse_args(ctx, args)
-        except Exception:
-            names = [each for each in given[: (given + ["--"]).index("--")] if each.startswith("-")]
-            for name in names:
-                if os.path.lexists(name):
-                    raise RunError(
-                        name, "is read as an option", "needed -- before such a file", f"striate explain ... -- {name}"
-                    ) from None
-            raise
-
-
-@app.command(cls=_Command)
+@app.command(cls=FileCommand)
 def explain(
     images: Annotated[
         list[str] | None, typer.Argument(metavar="IMAGE...", help="Image files; folders stand for theirs.")
@@ -120,6 +103,8 @@ def explain(
     asked = _asked(model, weights, device, max_pixels)
     wanted = None if target is None else _class(target, asked[3])
     read = _Reading(images, asked[1])
+    for number in range(1, 2 + len(read) // _SHEET):
+        refuse_loss(out if number == 1 else out.with_stem(f"{out.stem}-{number}"), read.found)
     if chosen in VIEWS:
         _look(chosen, asked, read, layer, channel, wanted, out, as_json)
     else:
@@ -290,6 +275,11 @@ class _Reading:
 
     def __len__(self) -> int:
         return len(self._found)
+
+    @property
+    def found(self) -> list[str]:
+        """The files that are named, read or not."""
+        return [file for file, _ in self._found]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         from striate.explain.progress import watched

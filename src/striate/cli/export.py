@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from striate.cli.app import Json, app, print_json, show
+from striate.cli.app import Json, app, print_json, refuse_loss, show
 from striate.errors import RunError, did_you_mean
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ def export(
     from striate.export import export as write
     from striate.report import tables
 
+    if out is not None:
+        refuse_loss(out)
     with Console(stderr=True).status(f"exporting {source}"):
         done = write(_subject(source, weights), format, out, opset=opset)
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import textwrap
 from collections.abc import Iterable
@@ -33,6 +34,14 @@ class Command(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _write_options(self, ctx, formatter)
+
+
+class FileCommand(Command):
+    """A command whose arguments are files, which may be called as options are: ``-1.jpg``, ``-h.png``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        files = [os.path.join(os.curdir, each) if each[:1] == "-" and os.path.lexists(each) else each for each in args]
+        return super().parse_args(ctx, files)
 
 
 class Commands(TyperGroup):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from striate.cli.app import Json, MaxPixels, SkipBroken, app, draw, network_of, print_json, say, show
+from striate.cli.app import Json, MaxPixels, SkipBroken, app, draw, network_of, print_json, refuse_loss, say, show
 from striate.errors import RunError
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def equivariance(
     distances, edges = _numbers("--shifts", shifts), _named("--borders", borders, _BORDERS)
     found = measured(network.model.to(place), source.to(place), distances, borders=edges, name=network.name)  # type: ignore[arg-type]
     if out is not None:
+        refuse_loss(out, image or ())
         draw(out, lambda: invariance.heat_map(found))
     if as_json:
         print_json(found.to_dict())

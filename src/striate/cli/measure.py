@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from striate.cli.app import Json, MaxPixels, app, draw, network_of, print_json, show
+from striate.cli.app import Json, MaxPixels, app, draw, network_of, print_json, refuse_loss, show
 from striate.errors import RunError
 
 
@@ -90,6 +90,7 @@ def field(
     if image is not None:
         if box is None:
             raise RunError("field", f"{layer} sees nothing of the image there", "needed a position that sees some")
+        refuse_loss(out, [image])
         pixels = network.read(image)
         shown = pixels.permute(1, 2, 0).numpy()
         if effective:

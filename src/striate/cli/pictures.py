@@ -9,37 +9,59 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from striate.training import Example, Run
+    from striate.training import Run
     from striate.training.assess import Tested
+    from striate.training.run import Outcome
     from striate.training.scores import Measures, Scores
 
 #: The model card, in a run's folder.
 CARD: Final = "card.md"
-#: Mistakes in a gallery.
-_WORST: Final = 24
 
 
 def save(run: Run) -> None:
-    """Draws what a training that has just ended tells, into the run's folder."""
+    """Draws what a training tells into the run's folder, and writes the model card.
+
+    Of a run that has just ended all is at hand; of one whose pictures were never made its images are tested again.
+    """
     from striate.cli.cards import facts_of
     from striate.report import card, evaluation, figures
     from striate.training.files import write_whole
 
-    figures_: dict[str, Callable[[], Figure]] = {
+    outcome = run.outcome
+    if outcome is None:
+        if (run.path / CARD).exists():
+            return
+        outcome = _tested_again(run)
+    makers: dict[str, Callable[[], Figure]] = {
         "curves": lambda: figures.curves(run.history, **_circumstances(run)),
         "confusion": lambda: figures.confusion(run.evaluation),
     }
-    examples = run.examples()
-    if examples:
-        figures_["predictions"] = lambda: figures.predictions(examples, run.classes)
-    wrong = [example for example in examples if not example.right]
-    if wrong:
-        figures_["errors"] = lambda: evaluation.errors(wrong, [example.name for example in wrong])
-    if run.outcome is not None:
-        figures_ |= _judged(run.outcome.measures, run.outcome.scores)
-    figures.save_each(run.path, figures_)
-    if run.outcome is not None:
-        write_whole(run.path / CARD, card.card(facts_of(run, run.outcome.measures)).encode())
+    if outcome is not None:
+        if outcome.examples:
+            makers["predictions"] = lambda: figures.predictions(outcome.examples, run.classes)
+        if outcome.errors:
+            makers["errors"] = lambda: evaluation.errors(outcome.errors, [error.name for error in outcome.errors])
+        makers |= _judged(outcome.measures, outcome.scores)
+    figures.save_each(run.path, makers)
+    if outcome is not None:
+        write_whole(run.path / CARD, card.card(facts_of(run, outcome.measures)).encode())
+
+
+def _tested_again(run: Run) -> Outcome | None:
+    """What a training has at its end, of a run that was opened; None if its images aren't there any more."""
+    from striate.errors import DataError
+    from striate.training.assess import assess_run
+    from striate.training.run import Outcome
+    from striate.training.samples import worst
+    from striate.training.scores import Measures
+
+    try:
+        tested = assess_run(run)
+    except DataError:
+        return None
+    shown = run.recipe.keep_images != "none"
+    errors = tuple(worst(tested.images, tested.scores)) if shown else ()
+    return Outcome(tuple(run.examples()) if shown else (), errors, tested.scores, Measures.of(tested.scores))
 
 
 def _circumstances(run: Run) -> dict[str, Any]:
@@ -58,40 +80,23 @@ def _circumstances(run: Run) -> dict[str, Any]:
     return {"smoothing": smoothing, "changed": changed}
 
 
-def report(folder: Path, run: Run, tested: Tested, measures: Measures) -> None:
+def report(folder: Path, tested: Tested, measures: Measures) -> None:
     """Writes predictions, measures and pictures of an evaluation into a folder, which is made."""
     from striate.report import evaluation, figures
     from striate.training.files import write_json
     from striate.training.folder import EVALUATION, PREDICTIONS
     from striate.training.predictions import write_predictions
+    from striate.training.samples import worst
 
     folder.mkdir(parents=True, exist_ok=True)
     write_predictions(folder / PREDICTIONS, tested.scores)
     write_json(folder / EVALUATION, tested.evaluation.to_dict() | {"measures": measures.to_dict()})
-    worst = _worst(tested)
-    figures_ = {"confusion": lambda: figures.confusion(tested.evaluation)} | _judged(measures, tested.scores)
-    if worst:
-        figures_["errors"] = lambda: evaluation.errors(worst, [example.name for example in worst])
-    figures.save_each(folder, figures_)
-
-
-def _worst(tested: Tested) -> list[Example]:
-    import torch
-
-    from striate.training import Example
-
-    scores, identities = tested.scores, tested.images.identities()
-    return [
-        Example(
-            tested.images.gather(torch.tensor([index]))[0],
-            scores.classes[int(scores.labels[index])],
-            scores.classes[int(scores.predicted[index])],
-            float(scores.confidence[index]),
-            identities[index].name,
-            identities[index].digest,
-        )
-        for index in scores.worst_errors(_WORST)
-    ]
+    errors = worst(tested.images, tested.scores)
+    called = "Images" if tested.changes is None else "Held-out images"
+    makers = {"confusion": lambda: figures.confusion(tested.evaluation, called)} | _judged(measures, tested.scores)
+    if errors:
+        makers["errors"] = lambda: evaluation.errors(errors, [error.name for error in errors])
+    figures.save_each(folder, makers)
 
 
 def _judged(measures: Measures, scores: Scores) -> dict[str, Callable[[], Figure]]:

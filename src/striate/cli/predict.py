@@ -9,22 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from striate.cli.app import Json, MaxPixels, app, is_network, print_json, say
-from striate.errors import RunError, did_you_mean, readable
+from striate.cli.app import Json, MaxPixels, app, is_network, print_json, refuse_loss, say
+from striate.cli.help import FileCommand
+from striate.errors import RunError, readable
 
 if TYPE_CHECKING:
     import torch
 
     from striate.data import Preprocessing
-    from striate.models import Ranked
-
-#: What stands for a class that is less likely than the threshold.
-_UNSURE = ""
 
 
-@app.command(context_settings={"ignore_unknown_options": True})  # a file may be called -1.jpg
+@app.command(cls=FileCommand)
 def predict(
-    context: typer.Context,
     paths: Annotated[
         list[str],
         typer.Argument(
@@ -65,10 +61,13 @@ def predict(
     from striate.data import MAX_PIXELS, image_files
     from striate.training.environment import find_device
 
-    _refuse_unknown_options(context, paths)
     source, given = (model, paths) if model is not None else _model_first(paths)
+    if model is not None and _is_run(paths[0]):
+        raise RunError("predict", f"got two networks, {readable(model)} and {readable(paths[0])}", "needed one")
     network, preprocessing, classes = _network(source, weights)
     files, skipped = image_files(given)
+    if out is not None:
+        refuse_loss(out, files)
     where = find_device(device)
     found = models.rank(
         network.to(where).eval(),
@@ -112,10 +111,9 @@ def _tell(
                 errors.append({"image": name, "error": str(each.error)})
                 say(f"error: {each.error}")
                 continue
-            likeliest = _above(each, threshold)
+            sure = [(category, share) for category, share in each.likeliest if share >= threshold]
             if writer is not None:
-                writer.write(Prediction(name, likeliest))
-            sure = [(category, share) for category, share in likeliest if category != _UNSURE]
+                writer.write(Prediction(name, each.likeliest, named=len(sure)))
             if as_json:
                 told.append(
                     {"image": name, "top": [{"class": category, "probability": share} for category, share in sure]}
@@ -126,12 +124,9 @@ def _tell(
     if as_json:
         print_json({"path": source, "predictions": told, "errors": errors})
     elif out is not None:
-        print(f"{len(files) - len(errors):,} predictions in {readable(out)}")
+        count = len(files) - len(errors)
+        print(f"{count:,} prediction{'s' * (count != 1)} in {readable(out)}")
     return len(errors)
-
-
-def _above(ranked: Ranked, threshold: float) -> tuple[tuple[str, float], ...]:
-    return tuple((name if share >= threshold else _UNSURE, share) for name, share in ranked.likeliest)
 
 
 def _network(source: str, weights: str | None) -> tuple[torch.nn.Module, Preprocessing, tuple[str, ...]]:
@@ -148,30 +143,20 @@ def _network(source: str, weights: str | None) -> tuple[torch.nn.Module, Preproc
     return run.model(), run.preprocessing, run.classes
 
 
+def _is_run(path: str) -> bool:
+    return (Path(path) / "settings.json").is_file()
+
+
 def _model_first(paths: list[str]) -> tuple[str, list[str]]:
     """The network and the images, where the network is the first of the arguments."""
     first, images = paths[0], paths[1:]
-    is_run = (Path(first) / "settings.json").is_file()
-    if not is_run and not is_network(first) and (Path(first).exists() or not images):
+    if not _is_run(first) and not is_network(first) and (Path(first).exists() or not images):
         raise RunError(
             "predict",
-            f"got no network: {readable(first)} is {'an image' if Path(first).is_file() else 'no run or network'}",
+            f"got no network: {readable(first)} is {'a file' if Path(first).is_file() else 'no run or network'}",
             "needed a run's folder or a network's name",
             f"striate predict {readable(first)} --model efficientnet_lite0, or --model runs/first",
         )
     if not images:
         raise RunError("predict", "got no image", "needed one or more", f"striate predict {readable(first)} IMAGE...")
     return first, images
-
-
-def _refuse_unknown_options(context: typer.Context, paths: Sequence[str]) -> None:
-    """Whatever begins with a hyphen is an option, unless a file is called so."""
-    known = [option for parameter in context.command.params for option in parameter.opts if option.startswith("--")]
-    for path in paths:
-        if path.startswith("-") and not Path(path).exists():
-            raise RunError(
-                "predict",
-                f"no option or file {path}",
-                "",
-                did_you_mean(path, known, "striate predict --help lists them"),
-            )

@@ -223,9 +223,9 @@ def train(
     run = train_by(recipe_for(given, resume=resume), resume=resume, quiet=quiet)
     if os.environ.get("RANK", "0") != "0":
         return  # of several processes, the first one speaks
-    if as_json:  # the results come before the pictures, whatever happens to these
+    pictures.save(run)  # before anything is printed: whoever reads the output may go away
+    if as_json:
         print_json({"path": str(run.path), "epochs": len(run.history), **run.evaluation.to_dict()})
-        pictures.save(run)
         return
     from rich.text import Text
 
@@ -235,7 +235,6 @@ def train(
     examples = run.examples()
     if examples:
         show(tables.examples(examples[:_EXAMPLES]))
-    pictures.save(run)
     there = {name: words for name, words in _FILES.items() if (run.path / name).exists()}
     show(Text(f"all of it is in {readable(run.path)}"), tables.described(there))
     show("next:", *_next(run))
@@ -253,6 +252,7 @@ _FILES: Final = {
     "card.md": "a description of the network for those who are to use it",
     "images.csv": "which images it learnt from and was tested on",
     "predictions.csv": "what it says of each held-out image",
+    "validation.csv": "what it says of each validation image",
     "evaluation.json": "the held-out images: accuracy, each class, confusion matrix, calibration",
     "curves.png": "loss and accuracy over the epochs",
     "confusion.png": "which class is taken for which",
@@ -307,4 +307,5 @@ def _cross_validate(recipe: Recipe, folds: int, *, resume: bool, quiet: bool, as
     show(tables.described(each))
     accuracy = found.accuracy
     show(f"accuracy over {folds} folds: {accuracy.mean:.2%}, standard deviation {accuracy.deviation:.2%}")
-    show(f"all of it is in {readable(found.path)}")
+    show(f"all of it is in {readable(found.path)}; predictions.csv has every image, as the fold that held it out says")
+    show("next:", *_next(found.runs[0]))

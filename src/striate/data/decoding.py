@@ -207,6 +207,8 @@ def _heif() -> bool:
 
 
 def _open(path: str | Path | BinaryIO, max_pixels: int) -> Image.Image:
+    if isinstance(path, str | Path) and Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir():
+        raise DataError(readable(path), "is no regular file", "needed an image file")  # a pipe would be waited for
     formats = list(FORMATS)
     if str(path).lower().endswith(_HEIC) and _heif():
         formats.append("HEIF")

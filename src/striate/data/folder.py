@@ -22,7 +22,9 @@ PARTS: Final = {
 }
 _PART_OF: Final = {name: part for part, names in PARTS.items() for name in names}
 #: What systems leave behind, of which nobody wants to hear.
-_LITTER: Final = ("thumbs.db", "desktop.ini")
+_LITTER: Final = ("thumbs.db", "desktop.ini", "__macosx")
+#: The first file of a run's folder, whose pictures are no images to learn from.
+_RUN: Final = ("settings.json", "images.csv")
 
 
 @dataclass(frozen=True)
@@ -173,12 +175,17 @@ def _images(folder: Path, root: Path, skipped: list[tuple[str, str]], above: tup
     if place in above:
         skipped.append((readable(folder.relative_to(root).as_posix()), "a link to a folder that it lies in"))
         return
+    if _is_run(folder):
+        skipped.append((readable(folder.relative_to(root).as_posix()), "the folder of a run"))
+        return
     for entry in _entries(folder):
         if entry.is_dir():
             yield from _images(entry, root, skipped, (*above, place))
+        elif entry.exists() and not entry.is_file():
+            skipped.append((readable(entry.relative_to(root).as_posix()), "no regular file"))
         elif (reason := is_image(entry)) is None:
             yield entry
-        elif entry.name.lower() not in _LITTER:
+        else:
             skipped.append((readable(entry.relative_to(root).as_posix()), reason))
 
 
@@ -194,12 +201,23 @@ def _folders(root: Path, skipped: list[tuple[str, str]], top: Path | None = None
         for entry in entries
         if not entry.is_dir() and is_image(entry) is None
     ]
-    return [entry for entry in entries if entry.is_dir()]
+    folders = [entry for entry in entries if entry.is_dir()]
+    skipped += [
+        (readable(entry.relative_to(top or root).as_posix()), "the folder of a run")
+        for entry in folders
+        if _is_run(entry)
+    ]
+    return [entry for entry in folders if not _is_run(entry)]
+
+
+def _is_run(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in _RUN)
 
 
 def _entries(folder: Path) -> list[Path]:
     """What is visible in a folder, in the order of the names."""
     try:
-        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+        visible = (entry for entry in folder.iterdir() if not entry.name.startswith("."))
+        return sorted(entry for entry in visible if entry.name.lower() not in _LITTER)
     except OSError as error:
         raise DataError(readable(folder), error.strerror or str(error), "needed a folder of class folders") from error

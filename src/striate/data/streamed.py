@@ -21,7 +21,7 @@ from striate.data.decoding import Encoded, Reading, reduced, stores_grey
 from striate.data.fitting import Crop, Fit, as_channels
 from striate.data.images import Identity, ImageSet, checked_indices, digest
 from striate.data.progress import progress
-from striate.errors import DataError, readable
+from striate.errors import DataError, did_you_mean, readable
 
 #: Images that would take more bytes than this when decoded stay encoded.
 IN_MEMORY: Final = 2 << 30
@@ -273,6 +273,8 @@ def opened(content: bytes, name: str) -> io.BytesIO:
 def _content(encoded: Encoded) -> tuple[bytes, io.BytesIO]:
     """The bytes of an encoded image, and the same as an open file."""
     if isinstance(encoded, str | Path):
+        if Path(encoded).exists() and not Path(encoded).is_file():
+            raise DataError(readable(encoded), "is no regular file", "needed an image file")
         try:
             content = Path(encoded).read_bytes()
         except OSError as error:
@@ -416,9 +418,11 @@ def relabelled(images: LabelledImages, classes: tuple[str, ...]) -> LabelledImag
     table = [numbers.get(unicodedata.normalize("NFC", name), -1) for name in images.classes]
     if unknown := [images.classes[label] for label in images.labels.unique().tolist() if table[label] < 0]:
         shown = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
-        raise DataError(
-            "classes", f"got {', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}", f"needed those of {shown}"
-        )
+        got = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+        spelt = {name.casefold(): name for name in classes}
+        near = spelt.get(unknown[0].casefold())
+        remedy = did_you_mean(unknown[0], classes) if near is None else f"did you mean {near}?"
+        raise DataError("classes", f"got {got}", f"needed those of {shown}", remedy)
     if isinstance(images, ImageSet):
         images = replace(images, origin=None)
     return replace(images, labels=torch.tensor(table)[images.labels], classes=classes)

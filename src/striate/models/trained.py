@@ -66,8 +66,8 @@ def pretrained(name: str, weights: str | os.PathLike[str] = "pretrained") -> Pre
     >>> lite.classes[281], lite.preprocessing.image_size
     ('tabby', (224, 224))
     """
-    model = create(name)
     about = describe_weights(name, weights)
+    model = create(name, len(about.classes) or None)
     load_weights(model, shipped(name).file() if weights == "pretrained" else weights)
     preprocessing = about.preprocessing or imagenet_preprocessing(name)
     return Pretrained(model.eval(), preprocessing, about.classes or imagenet_classes())

@@ -200,7 +200,7 @@ def _metrics(facts: CardFacts) -> str:
         "recall, of a class: of its images, the share that was predicted to be of it; precision: of the images that "
         "were predicted to be of it, the share that is; F1: their harmonic mean",
         "balanced accuracy: the mean recall of the classes; macro F1: their mean F1",
-        "kappa: agreement beyond chance, 0 to 1",
+        "kappa: agreement beyond chance; 1 is perfect, 0 is chance, less is worse than chance",
         "loss: the mean of minus the logarithm of the true class's probability",
         "calibration error: how far the predicted class's probability is from the share of such images that is right, "
         "mean over 15 bins (Guo et al. 2017)",

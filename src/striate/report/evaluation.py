@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -209,10 +210,11 @@ def errors(examples: Sequence[Example], names: Sequence[str]) -> Figure:
     columns = min(max(count, 1), _COLUMNS)
     rows = max(1, math.ceil(count / _COLUMNS))
     tallest = max((example.image.shape[1] / example.image.shape[2] for example in examples), default=0.2)
-    size = (max(1.9 * columns, 6.0), (1.9 * min(tallest, 2.0) + 0.7) * rows + 0.4)
+    size = (max(1.9 * columns, 3.8), (1.9 * min(tallest, 2.0) + 0.7) * rows + 0.4)
     figure = Figure(figsize=size, layout="constrained")
     title = "Errors that the network is surest of: predicted class, its probability, true class, image"
-    figure.suptitle(title if count else "No errors: every image is right", fontsize=11)
+    lines = textwrap.wrap(title, max(24, 16 * columns)) if count else ["No errors: every image is right"]
+    figure.suptitle("\n".join(lines), fontsize=11)
     for axes in (grid := figure.subplots(rows, columns, squeeze=False)).flat:
         axes.set_axis_off()
     for axes, example, name in zip(grid.flat, examples, names, strict=False):

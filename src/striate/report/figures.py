@@ -36,6 +36,10 @@ class FigureWarning(UserWarning):
     """A figure that couldn't be drawn, and isn't there."""
 
 
+#: What the images are that an epoch is measured on.
+_PARTS: Final = {"val": "validation", "test": "held out"}
+
+
 def curves(history: Sequence[Epoch], *, smoothing: float = 0.0, changed: bool = False) -> Figure:
     """Loss and accuracy over the epochs, in training and on the held-out images.
 
@@ -48,10 +52,13 @@ def curves(history: Sequence[Epoch], *, smoothing: float = 0.0, changed: bool = 
     epochs = [row.epoch for row in history]
     for axes, kind in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         everything: list[float] = []
-        for part, colour in (("train", _TRAIN), ("test", _TEST)):
-            values = [getattr(row, f"{part}_{kind}") for row in history]
+        for part, colour in (("train", _TRAIN), ("held out", _TEST)):
+            if part == "train":
+                values = [row.train_loss if kind == "loss" else row.train_accuracy for row in history]
+            else:
+                values = [row.held_out[1] if kind == "loss" else row.held_out[2] for row in history]
             everything += values
-            said = ["training" if part == "train" else "held out"]
+            said = ["training" if part == "train" else _PARTS[history[-1].held_out[0]]]
             said += ["images changed"] if part == "train" and changed else []
             said += [f"labels smoothed by {smoothing:g}"] if part == "train" and kind == "loss" and smoothing else []
             last = f"{values[-1]:.2%}" if kind == "accuracy" else f"{values[-1]:.3g}"
@@ -77,7 +84,7 @@ def curves(history: Sequence[Epoch], *, smoothing: float = 0.0, changed: bool = 
     return figure
 
 
-def confusion(evaluation: Evaluation) -> Figure:
+def confusion(evaluation: Evaluation, images: str = "Held-out images") -> Figure:
     """The confusion matrix: counts, coloured by their share of the true class."""
     counts = np.array(evaluation.confusion)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -101,7 +108,7 @@ def confusion(evaluation: Evaluation) -> Figure:
             colour = "white" if shares[row, column] > 0.4 else "black"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=9)
     axes.set(
-        title=f"Held-out images: {evaluation.accuracy:.2%} of {evaluation.n:,} right",
+        title=f"{images}: {evaluation.accuracy:.2%} of {evaluation.n:,} right",
         xlabel="predicted class" + told,
         ylabel="true class" + told,
     )

@@ -25,7 +25,7 @@ from striate.training.record import Changes
 from striate.training.results import Evaluation
 from striate.training.run import Run
 from striate.training.scores import Scores
-from striate.training.telling import left_out
+from striate.training.telling import left_out, overlapping
 
 #: From outputs (N, K) and labels (N,) to a scalar, a mean over the images.
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -207,10 +207,16 @@ def images_to_test(
         images, notes = collection.tested()
         notes += tuple(left_out(collection.skipped))
         images = relabelled(images, settings.classes)
-        learnt = record.digests("train") | record.digests("val") if record else frozenset[str]()
-        seen = sum(each.digest in learnt for each in images.identities())
+        if record is None:
+            return (
+                images,
+                (*notes, "the run has no record of its images, so it can't be told which it has learnt"),
+                None,
+            )
+        seen = sum(each.digest in record.learnt for each in images.identities())
         if seen:
-            notes += (f"{seen:,} of them the run has learnt from or was chosen by, which makes them look easier",)
+            whole = f"{seen:,} of the {len(images):,} images"
+            notes += (f"{whole} are ones that the run has learnt from or was chosen by; they will look easier",)
         return images, notes, None
     try:
         collection = collect(recipe, settings.source, how, channels, skip_broken=record is not None)
@@ -229,7 +235,8 @@ def images_to_test(
             "needed them, wherever they lie",
             "or test on others: --data",
         )
-    return relabelled(found["test"], settings.classes), tuple(changes.told()), changes
+    notes = (*changes.told(), *overlapping(record))
+    return relabelled(found["test"], settings.classes), notes, changes
 
 
 def assess_run(

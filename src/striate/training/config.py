@@ -11,6 +11,8 @@ from typing import Any, Final
 from striate.errors import RunError, did_you_mean, readable
 from striate.training.recipe import Recipe
 
+#: Short names, as the program's options have them.
+_ALIASES: Final = {"lr": "learning_rate"}
 _NEEDED: Final = 'needed lines such as epochs = 20, data = "digits"'
 
 
@@ -40,7 +42,9 @@ def read_config(path: str | Path) -> dict[str, Any]:
         found = recipe | ({"data": found["source"]} if "source" in found else {})
     if not isinstance(found, dict):
         raise RunError(readable(path), "holds no settings", _NEEDED)
-    named = {name.replace("-", "_"): value for name, value in found.items()}
+    if isinstance(found.get("train"), dict):  # as a table of settings for this command among others
+        found = found["train"]
+    named = {_ALIASES.get(name, name.replace("-", "_")): value for name, value in found.items()}
     known = [field.name for field in dataclasses.fields(Recipe)]
     for name in named:
         if name not in known:

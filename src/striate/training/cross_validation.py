@@ -5,16 +5,15 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from striate.training.files import write_json
 from striate.training.fitting import fit
-from striate.training.folder import fresh_folder
+from striate.training.folder import FOLDS, PREDICTIONS, fresh_folder
 from striate.training.intervals import FoldSummary
+from striate.training.predictions import PredictionWriter, read_predictions
 from striate.training.recipe import Recipe
 from striate.training.run import Run
-
-SUMMARY: Final = "folds.json"
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class CrossValidation:
     """The runs of all folds.
 
     Args:
-        path: the folder that has their folders, and ``folds.json``.
+        path: the folder that has their folders, ``folds.json``, and ``predictions.csv`` of all images.
         runs: one a fold.
     """
 
@@ -69,5 +68,9 @@ def cross_validate(recipe: Recipe, folds: int, *, resume: bool = False, quiet: b
         out = path / f"fold-{fold}"
         runs.append(fit(dataclasses.replace(recipe, out=str(out), folds=folds, fold=fold), resume=resume, quiet=quiet))
     found = CrossValidation(path, tuple(runs))
-    write_json(path / SUMMARY, found.to_dict())
+    write_json(path / FOLDS, found.to_dict())
+    rows = [row for run in runs for row in read_predictions(run.path / PREDICTIONS)]
+    with PredictionWriter(path / PREDICTIONS, top=len(rows[0].ranked), truth=True) as writer:
+        for row in rows:
+            writer.write(row)
     return found

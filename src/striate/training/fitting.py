@@ -83,7 +83,7 @@ def _fit(recipe: Recipe, team: Team, *, resume: bool, quiet: bool) -> Run:
             _begin(path, prepared, resume=resume)
         team.meet()
         device = torch.device(settings.device)
-        for line in told(settings, split):
+        for line in told(settings, split, prepared.record):
             display.note(line)
         display.plan(math.ceil(len(split.train) / recipe.batch_size))
         with (
@@ -119,15 +119,19 @@ def _begin(path: Path, prepared: Prepared, *, resume: bool) -> None:
 
 
 def _move(path: Path, begun: Settings, recipe: Recipe, display: Display) -> None:
-    """Writes down where a finished run's images lie now, once they are seen to be the same.
+    """Writes down where a finished run's images lie now, as far as they are the same.
 
     Raises:
-        DataError: other images.
+        DataError: none of the images that were held out.
     """
     record = Record.load(path)
     if record is not None:
         how = begun.preprocessing
-        record.restored(collect(recipe, recipe.data, how.how, how.channels, skip_broken=True))
+        found, changes = record.find(collect(recipe, recipe.data, how.how, how.channels, skip_broken=True))
+        if "test" not in found:
+            raise DataError(recipe.data, "has none of the images that the run held out", "needed the run's images")
+        for line in changes.told():
+            display.note(line)
     write_json(path / SETTINGS, dataclasses.replace(begun, source=absolute(recipe.data)).to_dict())
     display.note(f"its images lie in {recipe.data} now")
 
@@ -154,6 +158,13 @@ def _prepare(recipe: Recipe, begun: Settings | None, team: Team, display: Displa
     fit = theirs.how if theirs is not None else Fit(recipe.image_size or made_for, recipe.fit or "frame")
     channels = theirs.channels if theirs is not None else recipe.channels
     split, record = _images(recipe, begun, fit, channels, display)
+    if recipe.selects and split.val is None:
+        raise RunError(
+            "early_stopping, keep",
+            "got no validation images",
+            "needed some: nothing is chosen by the test images",
+            "give val_fraction, --val-fraction, or a folder val/",
+        )
     train = split.train
     small = models.has_small_form(recipe.model, train.image_size)
     classes, shape = len(train.classes), (train.channels, *train.image_size)
@@ -209,6 +220,15 @@ def _prepare(recipe: Recipe, begun: Settings | None, team: Team, display: Displa
     return Prepared(settings, split, record)
 
 
+def _learnt_before(recipe: Recipe) -> frozenset[str]:
+    """Digests of the images that the recipe's weights have learnt from, where they lie in the folder of a run."""
+    if recipe.weights is None or not Path(recipe.weights).exists():
+        return frozenset()
+    path = Path(recipe.weights)
+    record = Record.load(path if path.is_dir() else path.parent)
+    return record.learnt if record is not None else frozenset()
+
+
 def prepare(recipe: Recipe, *, quiet: bool = False) -> Prepared:
     """All that a training begins with: what a recipe is settled to, and the images.
 
@@ -217,7 +237,7 @@ def prepare(recipe: Recipe, *, quiet: bool = False) -> Prepared:
     """
     display = Display(recipe.epochs, quiet=quiet)
     prepared = _prepare(recipe, None, Team(), display)
-    for line in told(prepared.settings, prepared.split):
+    for line in told(prepared.settings, prepared.split, prepared.record):
         display.note(line)
     return prepared
 
@@ -231,7 +251,7 @@ def _images(
         collection = collect(recipe, recipe.data, fit, channels, skip_broken=recipe.skip_broken or record is not None)
         if record is None:
             split = divided(recipe, collection)
-            return split, Record.of(split)
+            return split, Record.of(split, _learnt_before(recipe))
         split, changes = record.restored(collection)
     except DataError as error:
         if begun is None:

@@ -22,6 +22,8 @@ CHECKPOINT: Final = "checkpoint.safetensors"
 METRICS: Final = "metrics.jsonl"
 WEIGHTS: Final = "weights.safetensors"
 SAMPLES: Final = "samples"
+#: In the folder of a cross-validation: what all folds came to.
+FOLDS: Final = "folds.json"
 #: Which images are for training and which for testing.
 RECORD: Final = "images.csv"
 #: What the network says of each held-out image, for people and programs.
@@ -33,6 +35,24 @@ EVENTS: Final = "tensorboard"
 #: The last file of a run; with it in place, the checkpoint goes.
 EVALUATION: Final = "evaluation.json"
 LOCK: Final = ".lock"
+
+
+#: What no other output may take the place of.
+OWN: Final = (
+    *(SETTINGS, CHECKPOINT, METRICS, WEIGHTS, RECORD, PREDICTIONS, VALIDATION, EVALUATION, AUGMENTED),
+    *("card.md", "curves.png", "confusion.png", "predictions.png", "errors.png"),
+    *("reliability.png", "recall.png", "rankings.png"),
+)
+
+
+def refuse_own(path: Path) -> None:
+    """Refuses to write over a file of a run.
+
+    Raises:
+        RunError: it is one.
+    """
+    if path.name in OWN and (path.parent / SETTINGS).is_file():
+        raise RunError(str(path), "is a file of the run in that folder", "needed another name or folder")
 
 
 def is_finished(path: Path) -> bool:

@@ -53,7 +53,7 @@ from striate.training.update import Updates
 
 _GLANCE: Final = 0.1  # seconds between looks at the losses, which wait for a GPU
 _TOGETHER: Final = 16  # steps between two that several processes may look after, since they look together
-_EVEN, _MISTAKES = 16, 12  # held-out images that a run keeps: some over the whole set, and the worst mistakes
+_EVEN, _MISTAKES = 16, 8  # held-out images that a run keeps: some over the whole set, and the worst mistakes
 _DELETE: Final = "restore the run's own file, or delete the folder and train anew"
 
 
@@ -369,4 +369,7 @@ class Training:
         write_json(self.path / EVALUATION, tested.evaluation.to_dict() | {"measures": measures.to_dict()})
         (self.path / CHECKPOINT).unlink()
         sync_folder(self.path)
-        return Outcome(() if kept == "none" else tuple(chosen), tested.scores, measures)
+        if kept == "none":
+            return Outcome((), (), tested.scores, measures)
+        errors = samples.worst(self.test_batches.images, tested.scores)
+        return Outcome(tuple(chosen), tuple(errors), tested.scores, measures)

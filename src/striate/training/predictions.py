@@ -45,16 +45,18 @@ class Prediction:
         image: its name.
         ranked: the likeliest classes, one or more, with their probabilities, falling.
         true: the class that it is; None where that isn't known.
+        named: how many of the classes are likely enough to be named; None for all. The others are left empty in a file.
     """
 
     image: str
     ranked: tuple[tuple[str, float], ...]
     true: str | None = None
+    named: int | None = None
 
     @property
     def predicted(self) -> str:
-        """The likeliest class."""
-        return self.ranked[0][0]
+        """The likeliest class; empty if none is likely enough."""
+        return "" if self.named == 0 else self.ranked[0][0]
 
     @property
     def probability(self) -> float:
@@ -210,20 +212,25 @@ def _header(top: int, truth: bool) -> list[str]:
 
 
 def _cells(row: Prediction) -> list[str]:
-    (predicted, probability), *others = ((_inert(name), f"{share:.6g}") for name, share in row.ranked)
-    cells = [_inert(row.image), predicted, probability, *(cell for pair in others for cell in pair)]
+    named = len(row.ranked) if row.named is None else row.named
+    cells_of = [(inert(name), f"{share:.6g}") for name, share in row.ranked]
+    predicted, probability = inert(row.predicted), cells_of[0][1]
+    others = [pair if place < named else ("", "") for place, pair in enumerate(cells_of)][1:]
+    cells = [inert(row.image), predicted, probability, *(cell for pair in others for cell in pair)]
     if row.true is not None:
-        cells.insert(1, _inert(row.true))
+        cells.insert(1, inert(row.true))
         cells.insert(4, str(int(row.predicted == row.true)))
     return cells
 
 
-def _inert(text: str) -> str:
+def inert(text: str) -> str:
+    """A text as a cell that no spreadsheet takes for a formula."""
     text = _printable(text)
     return f"'{text}" if _FORMULA.match(text) else text
 
 
-def _as_was(text: str) -> str:
+def as_was(text: str) -> str:
+    """The text that :func:`inert` made a cell of."""
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
@@ -237,8 +244,9 @@ def _line(cells: Sequence[str]) -> bytes:
 def _object(row: Prediction) -> bytes:
     known = {} if row.true is None else {"true": _printable(row.true)}
     judged = {} if row.true is None else {"correct": row.correct}
-    ranked = [{"class": _printable(name), "probability": _digits(share)} for name, share in row.ranked]
-    said = {"predicted": _printable(row.predicted), "probability": _digits(row.probability)}
+    likely = row.ranked[: row.named]
+    ranked = [{"class": _printable(name), "probability": _digits(share)} for name, share in likely]
+    said = {"predicted": None if row.named == 0 else _printable(row.predicted), "probability": _digits(row.probability)}
     fields = {"image": _printable(row.image), **known, **said, **judged, "top": ranked}
     return (json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
@@ -254,19 +262,26 @@ def _from_csv(text: str) -> Iterator[Prediction]:
             raise ValueError(f"{len(cells)} cells for {len(header)} columns")
         if truth:
             del cells[4]
-        true = _as_was(cells.pop(1)) if truth else None
+        true = as_was(cells.pop(1)) if truth else None
         image, *pairs = cells
-        ranked = [(_as_was(pairs[2 * n]), float(pairs[2 * n + 1])) for n in range(top)]
-        yield Prediction(_as_was(image), tuple(ranked), true)
+        told = [(as_was(pairs[2 * n]), pairs[2 * n + 1]) for n in range(top)]
+        ranked = tuple((name, float(share)) for name, share in told if share)
+        named = None if len(ranked) == top else len(ranked)
+        if named == 1 and not ranked[0][0]:
+            named = 0
+        yield Prediction(as_was(image), ranked, true, named)
 
 
 def _from_jsonl(text: str) -> Iterator[Prediction]:
     for line in _lines(text):
         fields: dict[str, Any] = json.loads(line)
         ranked = tuple((str(each["class"]), float(each["probability"])) for each in fields["top"])
-        if not ranked:
+        named = len(ranked)
+        if fields.get("predicted", "") is None:
+            ranked = (("", float(fields["probability"])),)
+        elif not ranked:
             raise ValueError("no classes")
-        yield Prediction(str(fields["image"]), ranked, fields.get("true"))
+        yield Prediction(str(fields["image"]), ranked, fields.get("true"), named if not named else None)
 
 
 def _lines(text: str) -> Iterable[str]:

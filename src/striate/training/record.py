@@ -21,10 +21,13 @@ from striate.data.streamed import joined
 from striate.errors import DataError, RunError
 from striate.training.files import write_whole
 from striate.training.folder import RECORD
+from striate.training.predictions import as_was, inert
 
 PARTS: Final = ("train", "val", "test")
 _HEADER: Final = ("part", "class", "image", "digest")
 _LEFT_OUT: Final = "left out"
+#: A digest of an image that the weights had learnt from before.
+_EARLIER: Final = "earlier"
 #: Images that a note names; of more it says how many.
 _NAMED: Final = 3
 
@@ -74,27 +77,36 @@ class Changes:
 
 @dataclass(frozen=True)
 class Record:
-    """The images of a run, in the order in which it has them, and the files that were left out with the reasons."""
+    """The images of a run, in the order in which it has them.
+
+    Args:
+        entries: the images.
+        left_out: files that were left out, with the reasons.
+        earlier: digests of images that the weights had learnt from before the run began with them, as far as the run
+            that made these weights tells.
+    """
 
     entries: tuple[Entry, ...]
     left_out: tuple[tuple[str, str], ...] = ()
+    earlier: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, split: Split) -> Record:
+    def of(cls, split: Split, earlier: frozenset[str] = frozenset()) -> Record:
         entries = [
             Entry(part, images.classes[label], each.name, each.digest)
             for part, images in split.parts.items()
             for each, label in zip(images.identities(), images.labels.tolist(), strict=True)
         ]
-        return cls(tuple(entries), split.skipped)
+        return cls(tuple(entries), split.skipped, earlier)
 
     def save(self, folder: Path) -> None:
         """Writes ``images.csv``, whole or not at all."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(_HEADER)
-        writer.writerows((each.part, each.category, each.name, each.digest) for each in self.entries)
-        writer.writerows((_LEFT_OUT, reason, name, "") for name, reason in self.left_out)
+        writer.writerows((each.part, inert(each.category), inert(each.name), each.digest) for each in self.entries)
+        writer.writerows((_LEFT_OUT, reason, inert(name), "") for name, reason in self.left_out)
+        writer.writerows((_EARLIER, "", "", each) for each in sorted(self.earlier))
         write_whole(folder / RECORD, text.getvalue().encode())
 
     @classmethod
@@ -111,11 +123,14 @@ class Record:
             header, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, csv.Error) as error:
             raise RunError(str(path), f"can't be read ({error})", "needed the file as training wrote it") from error
-        if tuple(header) != _HEADER or any(len(row) != 4 or row[0] not in (*PARTS, _LEFT_OUT) for row in rows):
+        if tuple(header) != _HEADER or any(
+            len(row) != 4 or row[0] not in (*PARTS, _LEFT_OUT, _EARLIER) for row in rows
+        ):
             raise RunError(str(path), "is no record of images", f"needed the columns {', '.join(_HEADER)}")
         return cls(
-            tuple(Entry(*row) for row in rows if row[0] != _LEFT_OUT),
-            tuple((row[2], row[1]) for row in rows if row[0] == _LEFT_OUT),
+            tuple(Entry(row[0], as_was(row[1]), as_was(row[2]), row[3]) for row in rows if row[0] in PARTS),
+            tuple((as_was(row[2]), row[1]) for row in rows if row[0] == _LEFT_OUT),
+            frozenset(row[3] for row in rows if row[0] == _EARLIER),
         )
 
     def counts(self) -> dict[str, dict[str, int]]:
@@ -136,9 +151,14 @@ class Record:
         """Of the images of a part."""
         return frozenset(each.digest for each in self.entries if each.part == part)
 
+    @property
+    def learnt(self) -> frozenset[str]:
+        """Digests of all images that the weights have learnt from or were chosen by, those of earlier runs too."""
+        return self.digests("train") | self.digests("val") | self.earlier
+
     def overlap(self) -> int:
-        """How many test images are among the training or validation images, under whatever name."""
-        learnt = self.digests("train") | self.digests("val")
+        """How many test images have the content of an image that was learnt from, under whatever name."""
+        learnt = self.learnt
         return sum(each.part == "test" and each.digest in learnt for each in self.entries)
 
     def find(self, collection: Collection) -> tuple[dict[str, LabelledImages], Changes]:
@@ -158,6 +178,7 @@ class Record:
         gone: dict[str, list[str]] = defaultdict(list)
         edited: dict[str, list[str]] = defaultdict(list)
         used: set[int] = set()
+        unreadable = {name for name, _ in collection.skipped}
         moved = 0
         for entry in self.entries:
             there = places.get((entry.digest, entry.category), ())
@@ -167,9 +188,9 @@ class Record:
                 moved += found_at != same
                 found[entry.part].append(found_at)
                 used.add(found_at)
-            elif same is not None:
+            elif same is not None or entry.name in unreadable:
                 edited[entry.part].append(entry.name)
-                used.add(same)
+                used |= set() if same is None else {same}
             else:
                 gone[entry.part].append(entry.name)
         new = tuple(each.name for place, each in enumerate(identities) if place not in used)

@@ -20,7 +20,7 @@ from striate.data import Normalization, Preprocessing
 from striate.errors import RunError
 from striate.training import samples
 from striate.training.files import read_json
-from striate.training.folder import EVALUATION, SAMPLES, SETTINGS, WEIGHTS, go_on, read_metrics
+from striate.training.folder import EVALUATION, FOLDS, SAMPLES, SETTINGS, WEIGHTS, go_on, read_metrics
 from striate.training.recipe import Recipe
 from striate.training.record import Record
 from striate.training.results import Epoch, Evaluation, Example
@@ -188,11 +188,13 @@ class Outcome:
 
     Args:
         examples: held-out images that are worth a look.
+        errors: the wrong ones that the network is surest of.
         scores: what the network says of all held-out images.
         measures: of these scores.
     """
 
     examples: tuple[Example, ...]
+    errors: tuple[Example, ...]
     scores: Scores
     measures: Measures
 
@@ -224,6 +226,10 @@ class Run:
         """
         path = Path(path)
         if not (path / SETTINGS).is_file():
+            if (path / FOLDS).is_file():
+                raise RunError(
+                    str(path), "holds the folds of a cross-validation", "needed one", f"as {path / 'fold-1'}"
+                )
             got = "no run in there" if path.is_dir() else "no such folder"
             raise RunError(str(path), got, "needed the folder of a run, as striate train makes it")
         if not (path / EVALUATION).is_file():

@@ -26,6 +26,7 @@ from striate.data.streamed import Wanted
 from striate.errors import DataError, RunError
 from striate.training.files import read_json, write_json, write_whole
 from striate.training.results import Example
+from striate.training.scores import Scores
 
 INDEX: Final = "index.json"
 
@@ -67,6 +68,27 @@ def choose(
             *astuple(images.identities()[index]),
         )
         for index in dict.fromkeys(spread + _in_turns(list(mistaken.values()))[:mistakes])
+    ]
+
+
+def worst(images: LabelledImages, scores: Scores, limit: int = 24) -> list[Example]:
+    """The wrong images that a network is surest of, a few at most of each pair of true and predicted class.
+
+    Args:
+        images: that were looked at.
+        scores: what the network says of them.
+        limit: how many at most.
+    """
+    identities = images.identities()
+    return [
+        Example(
+            images.gather(torch.tensor([index]))[0],
+            scores.classes[int(scores.labels[index])],
+            scores.classes[int(scores.predicted[index])],
+            float(scores.confidence[index]),
+            *astuple(identities[index]),
+        )
+        for index in scores.worst_errors(limit)
     ]
 
 

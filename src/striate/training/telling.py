@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -20,12 +21,11 @@ _LISTED: Final = 20
 _FILES: Final = 10
 
 
-def told(settings: Settings, split: Split) -> list[str]:
-    """Lines on a run's images, fit for 80 columns but for names."""
+def told(settings: Settings, split: Split, record: Record) -> list[str]:
+    """Lines on a run's images and what is done to them, fit for 80 columns but for names."""
     lines = counted(settings.recipe.data, split)
     lines += [f"  {note}" for note in split.notes]
-    if overlap := Record.of(split).overlap():
-        lines.append(f"  {overlap:,} of test have the same content as images to learn from: they will look easier")
+    lines += [f"  {line}" for line in overlapping(record)]
     lines += left_out(split.skipped)
     whose = "the weights' own" if settings.recipe.weights and settings.preprocessing.mode == "crop" else "the data's"
     how, _, scale = str(settings.preprocessing).partition("; ")
@@ -57,6 +57,16 @@ def _macs(settings: Settings, *, small_input: bool) -> float:
     return float(counter.get_total_flops()) / 2
 
 
+def overlapping(record: Record) -> list[str]:
+    """A line if test images have the content of images that were learnt from."""
+    count = record.overlap()
+    if not count:
+        return []
+    before = ", or of images that the weights had learnt from before," if record.earlier else ""
+    have = "has the same content as an image" if count == 1 else "have the same content as images"
+    return [f"{count:,} of test {have} to learn from{before} and will look easier"]
+
+
 def counted(source: str, split: Split) -> list[str]:
     """How many images of each class and part."""
     parts = split.parts
@@ -84,8 +94,9 @@ def left_out(skipped: Sequence[tuple[str, str]]) -> list[str]:
     lines = [f"left out {len(skipped):,} file{'s' * (len(skipped) > 1)}:"]
     lines += [f"  {name}: {reason}" for name, reason in skipped[:_FILES]]
     if len(skipped) > _FILES:
-        reasons = sorted({reason for _, reason in skipped[_FILES:]})
-        lines.append(f"  and {len(skipped) - _FILES:,} more: {'; '.join(reasons[:5])}")
+        reasons = Counter(reason for _, reason in skipped[_FILES:]).most_common(5)
+        more = "; ".join(f"{count:,} {reason}" for reason, count in reasons)
+        lines.append(f"  and {len(skipped) - _FILES:,} more: {more}")
     return lines
 
 
