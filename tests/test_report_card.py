@@ -141,6 +141,7 @@ def test_classes_come_weakest_first_and_confusions_largest_first() -> None:
     assert found.evaluation.confusion[row][column] == int(count)
 
 
+@pytest.mark.slow
 def test_of_many_classes_the_others_are_folded() -> None:
     names = tuple(f"class {n}" for n in range(120))
     text = card(facts(names, images=1200))

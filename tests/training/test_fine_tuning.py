@@ -23,6 +23,7 @@ from striate.data.fitting import Fit
 from striate.errors import ModelError, RunError
 from striate.export import export
 from striate.training import Recipe, Run, evaluate, fit
+from striate.training.fitting import prepare
 from striate.training.probe import can_probe, fit_head
 from striate.training.transfer import Parts
 
@@ -113,10 +114,10 @@ class TestPreprocessing:
         assert again.settings.preprocessing == HOW
         assert not again.settings.new_head, "the classes are the same"
 
-    def test_another_image_size_keeps_the_share_that_is_seen(self, tuned: tuple[Path, Run], tmp_path: Path) -> None:
+    def test_another_image_size_keeps_the_share_that_is_seen(self, tuned: tuple[Path, Run]) -> None:
         root, _ = tuned
-        given = {"model": "mobilenet_v1", "preprocessing": "imagenet", "image_size": (96, 64)}
-        found = train(root, tmp_path / "other", **given).settings.preprocessing
+        recipe = Recipe("mobilenet_v1", f"folder:{root}", preprocessing="imagenet", image_size=(96, 64))
+        found = prepare(recipe, quiet=True).settings.preprocessing
         assert (found.image_size, found.channels, found.resize) == ((96, 64), 3, 73)
 
     def test_may_be_the_datas_own(self, tuned: tuple[Path, Run], tmp_path: Path) -> None:
@@ -145,8 +146,8 @@ class TestPreprocessing:
         torch.manual_seed(0)
         torch.save(models.create("mobilenet_v1", 1000).state_dict(), tmp_path / "w.pth")
         root = photographs(tmp_path / "data", 4)
-        given = {"model": "mobilenet_v1", "weights": str(tmp_path / "w.pth"), "image_size": (96, 96)}
-        found = train(root, tmp_path / "run", **given).settings
+        recipe = Recipe("mobilenet_v1", f"folder:{root}", weights=str(tmp_path / "w.pth"), image_size=(96, 96))
+        found = prepare(recipe, quiet=True).settings
         assert found.preprocessing == models.imagenet_preprocessing("mobilenet_v1").at((96, 96))
         assert found.preprocessing.channels == 3, "grey pictures become colour, as the weights want them"
 
