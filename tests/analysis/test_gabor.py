@@ -5,12 +5,14 @@ from __future__ import annotations
 import cmath
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from striate.analysis import Gabor, fit_gabor
+from striate.analysis import gabor as fitting
 from striate.errors import AnalysisError
 
 
@@ -106,3 +108,14 @@ def test_few_pixels_tell_nothing() -> None:
 def test_mistakes(kernel: torch.Tensor, message: str) -> None:
     with pytest.raises(AnalysisError, match=message):
         fit_gabor(kernel)
+
+
+def test_every_kernel_has_a_wave_to_start_from() -> None:
+    """Also one that goes up and down from row to row, whose frequency is its own negative, and one that is rounded."""
+    stripes = np.array([[1.0, 1, 1], [-1, -1, -1], [1, 1, 1]])
+    random = np.random.default_rng(0)
+    kernels = [stripes, stripes.T, *np.round(4 * random.standard_normal((1500, 3, 3))) / 4]
+    for kernel in kernels:
+        even = kernel - kernel.mean()
+        assert not even.any() or list(fitting._starts(even, 2))
+    assert fit_gabor(torch.from_numpy(stripes)).gabor.frequency == pytest.approx(0.5, abs=0.05)

@@ -144,7 +144,7 @@ class TestRefuses:
         with pytest.raises(DataError, match=f"^{tmp_path}: no class folders; needed at least two"):
             load(f"folder:{tmp_path}")
         draw(tmp_path / "cat" / "a.png", 1)
-        with pytest.raises(DataError, match=f"^{tmp_path}: one class folder, cat; needed at least two"):
+        with pytest.raises(DataError, match="one class only, cat; needed at least two"):
             load(f"folder:{tmp_path}")
 
     @pytest.mark.parametrize("file", [".hidden.png", "notes.txt", "a.psd", None])

@@ -138,6 +138,8 @@ class TestOtherData:
         tested = assess_run(run, f"folder:{tmp_path / 'other'}")
         assert tested.evaluation.classes == ("ant", "bee", "cow")
         assert tested.evaluation.support == (4, 0, 4)
+        shutil.rmtree(tmp_path / "other" / "ant")
+        assert assess_run(run, f"folder:{tmp_path / 'other'}").evaluation.support == (0, 0, 4)
         draw(tmp_path / "other" / "dodo" / "0.png", 1)
         with pytest.raises(DataError, match="got dodo; needed those of ant, bee, cow"):
             assess_run(run, f"folder:{tmp_path / 'other'}")

@@ -195,14 +195,20 @@ def _bounds(size: Sequence[int]) -> tuple[Floats, Floats]:
     return np.array(low), np.array([2 * math.pi, 0.5, widest, widest, *reach])
 
 
+#: By how much numbers of a spectrum differ at most that would be the same.
+_ROUNDING = 1e-9
+
+
 def _starts(pixels: Floats, count: int) -> Iterator[Floats]:
     """Peaks of the spectrum, strongest first, as waves of that direction and frequency in the kernel's middle."""
     height, width = pixels.shape
     spectrum = np.abs(np.fft.fft2(pixels, (1 if height == 1 else _GRID, _GRID)))
     around = [np.roll(spectrum, shift, axis=(0, 1)) for shift in ((0, 1), (0, -1), (1, 0), (-1, 0))]
-    peaks = np.argwhere((spectrum >= np.maximum.reduce(around)) & (spectrum > 0))
+    # Both halves of the spectrum are the same but for rounding, which must not make a peak of one of them alone.
+    peaks = np.argwhere((spectrum >= (1 - _ROUNDING) * np.maximum.reduce(around)) & (spectrum > 0))
     fy, fx = (np.fft.fftfreq(length)[index] for length, index in zip(spectrum.shape, peaks.T, strict=True))
-    half = (fx > 0) | ((fx == 0) & (fy >= 0)) | (fx == -0.5)  # the other half is the same, conjugate
+    # The other half is the same, conjugate; a frequency of -0.5 is its own conjugate.
+    half = (fx > 0) | ((fx == 0) & ((fy >= 0) | (fy == -0.5))) | (fx == -0.5)
     strength = np.where(half, spectrum[tuple(peaks.T)], -1.0)
     middle = (height - 1) / 2, (width - 1) / 2
     energy = pixels**2 / (pixels**2).sum()

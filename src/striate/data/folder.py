@@ -50,8 +50,7 @@ def list_class_folder(path: str | Path) -> Listing:
     in folders within a class folder belong to the class. What is hidden is left out; what else is left out is told.
 
     Raises:
-        DataError: no such folder, fewer than two classes, a class without images, classes in one part that training
-            hasn't.
+        DataError: no such folder, no class, a class without images, classes in one part that training hasn't.
     """
     root = Path(path)
     skipped: list[tuple[str, str]] = []
@@ -68,7 +67,7 @@ def list_class_folder(path: str | Path) -> Listing:
     if "train" not in parts and len(parts) < len(folders):  # a class may be called test
         parts = {}
     if not parts:
-        stored = _stored(root, root, _classes(root, folders, skipped, needed=2), None)
+        stored = _stored(root, root, _classes(root, folders, skipped), None)
         return Listing({"": stored}, tuple(skipped), ())
     return _divided(root, parts, folders, skipped)
 
@@ -120,12 +119,7 @@ def _divided(root: Path, parts: dict[str, Path], folders: list[Path], skipped: l
     ]
     first = "train" if "train" in parts else next(iter(parts))
     order = [first, *(part for part in PARTS if part in parts and part != first)]
-    found = {
-        part: _classes(
-            parts[part], _folders(parts[part], skipped, root), skipped, root, needed=2 if part == first else 1
-        )
-        for part in order
-    }
+    found = {part: _classes(parts[part], _folders(parts[part], skipped, root), skipped, root) for part in order}
     classes = tuple(found[first])
     for part in order[1:]:
         if unknown := sorted(found[part].keys() - set(classes)):
@@ -149,12 +143,11 @@ def _stored(root: Path, part: Path, found: dict[str, list[Path]], classes: Seque
 
 
 def _classes(
-    root: Path, folders: list[Path], skipped: list[tuple[str, str]], top: Path | None = None, *, needed: int
+    root: Path, folders: list[Path], skipped: list[tuple[str, str]], top: Path | None = None
 ) -> dict[str, list[Path]]:
     """The image files of each class folder of ``root``."""
-    if len(folders) < needed:
-        got = f"one class folder, {readable(folders[0].name)}" if folders else "no class folders"
-        raise DataError(readable(root), got, "needed at least two, each with the images of its class")
+    if not folders:
+        raise DataError(readable(root), "no class folders", "needed at least two, each with the images of its class")
     classes = {}
     for folder in folders:
         left_out: list[tuple[str, str]] = []

@@ -163,6 +163,8 @@ def divide(
     train = parts.get("train", parts.get(""))
     if train is None:
         raise DataError(collection.source, f"has {' and '.join(parts)}, no train", "needed images to learn from")
+    if len(train.classes) < 2:
+        raise DataError(collection.source, f"one class only, {train.classes[0]}", "needed at least two to tell apart")
     test, val = parts.get("test"), parts.get("val")
     if test is None and val is not None and not selects:
         test, val = val, None
