@@ -1,13 +1,13 @@
 """``python -m benchmarks`` times the operations, ``steps`` whole networks, ``until`` whole processes to an accuracy,
 ``overhead`` the training loop, ``explanations`` class activation maps of a batch, ``norms`` batch normalisation;
-``mnist`` trains with several seeds.
+``mnist`` trains with several seeds, ``fine-tuning`` compares it with logistic regression on features.
 """
 
 from __future__ import annotations
 
 import typer
 
-from benchmarks import explanations, mnist, norms, operations, steps, training_overhead, until
+from benchmarks import explanations, fine_tuning, mnist, norms, operations, steps, training_overhead, until
 
 app = typer.Typer(add_completion=False, help=__doc__)
 app.command("operations")(operations.main)
@@ -17,6 +17,7 @@ app.command("explanations")(explanations.main)
 app.command("norms")(norms.main)
 app.command("until")(until.main)
 app.command("overhead")(training_overhead.main)
+app.command("fine-tuning")(fine_tuning.main)
 
 
 @app.callback(invoke_without_command=True)

@@ -11,10 +11,11 @@ linear classifier probes" (2017).
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from striate.data import Batches
@@ -45,11 +46,14 @@ def fit_head(model: torch.nn.Module, batches: Batches, num_classes: int) -> None
 
     head = Parts.of(model, num_classes).head
     assert isinstance(head, torch.nn.Linear)
-    features, labels = _features(model, head, batches)
+    every = -(-len(batches.images) // _IMAGES)
+    chosen = batches.images if every == 1 else batches.images.subset(range(0, len(batches.images), every))
+    some = Batches(chosen, batches.batch_size, batches.normalization, device=batches.device, workers=batches.workers)
+    inputs, labels = features(model, head, some)
     present = np.unique(labels)
     if len(present) < 2:
         return
-    fitted = LogisticRegression(C=_INVERSE_PENALTY, max_iter=_ITERATIONS).fit(features, labels)
+    fitted = LogisticRegression(C=_INVERSE_PENALTY, max_iter=_ITERATIONS).fit(inputs, labels)
     # Two classes are one row: the second against the first.
     rows, offsets = fitted.coef_, fitted.intercept_
     if len(present) == 2:
@@ -62,19 +66,25 @@ def fit_head(model: torch.nn.Module, batches: Batches, num_classes: int) -> None
             head.bias[torch.from_numpy(present)] = torch.from_numpy(offsets).to(head.bias)
 
 
-def _features(model: torch.nn.Module, head: torch.nn.Linear, batches: Batches) -> tuple[np.ndarray, np.ndarray]:
-    """What comes into the head, (N, F), and labels (N,)."""
+def features(model: torch.nn.Module, head: torch.nn.Linear, batches: Batches) -> tuple[NDArray[Any], NDArray[Any]]:
+    """What comes into a layer of a network in evaluation mode, which is left as it is found.
+
+    Args:
+        model: the network.
+        head: one of its linear layers.
+        batches: labelled images, unshuffled.
+
+    Returns:
+        float32 (N, F), and the labels, int64 (N,).
+    """
     kept: list[Tensor] = []
     labels: list[Tensor] = []
-    every = -(-len(batches.images) // _IMAGES)
-    chosen = batches.images if every == 1 else batches.images.subset(range(0, len(batches.images), every))
-    some = Batches(chosen, batches.batch_size, batches.normalization, device=batches.device, workers=batches.workers)
     handle = head.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0].float().cpu()))
     training = model.training
     model.eval()
     try:
-        with torch.no_grad(), progress("features of the weights", len(some)) as advance:
-            for images, known in some.epoch(0):
+        with torch.no_grad(), progress("features of the weights", len(batches)) as advance:
+            for images, known in batches.epoch(0):
                 model(images)
                 labels.append(known.cpu())
                 advance()
