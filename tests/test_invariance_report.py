@@ -173,7 +173,7 @@ def test_of_its_own_data_a_run_is_asked_what_it_has_not_seen(run: Path, capsys: 
     assert called("robustness", run, "--only", "blur", "--json", "--images", 400, "--data", "digits") == 0
     told = capsys.readouterr()
     assert json.loads(told.out)["robustness"]["images"] == 400
-    assert "1,438 of them the run has learnt from" in told.err
+    assert "1,438 of the 1,797 images are ones that the run has learnt from" in told.err
 
 
 def test_devices(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
