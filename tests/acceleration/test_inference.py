@@ -427,6 +427,7 @@ def test_in_a_forked_process(threads: int) -> None:
         torch.set_num_threads(1)
 
 
+@pytest.mark.slow
 def test_few_shapes_are_kept() -> None:
     fast = striate.accelerate(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()).eval(), quiet=True)
     usual = torch.randn(1, 1, 9, 9)

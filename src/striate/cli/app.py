@@ -11,6 +11,8 @@ import io
 import json
 import logging
 import os
+import shlex
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -171,6 +173,14 @@ def show(*shown: object) -> None:
     for each in shown:
         console.print(Shown(each) if isinstance(each, str | Text) else each)
     console.print()
+
+
+def program() -> str:
+    """What to type for this program: its name where the shell finds it, else the file that was started."""
+    started = Path(sys.argv[0])
+    if started.name != "striate" or shutil.which("striate") is not None:
+        return "striate"
+    return shlex.quote(os.path.relpath(started))
 
 
 def say(text: str) -> None:

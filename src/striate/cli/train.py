@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from striate.cli import pictures
-from striate.cli.app import Json, app, draw, hush, print_json, show
+from striate.cli.app import Json, app, draw, hush, print_json, program, show
 from striate.cli.evaluate import print_evaluation
 from striate.errors import readable
 from striate.training.recipe import AUGMENTS, OPTIMIZERS, PRECISIONS, SCHEDULES, WEIGHTINGS, Recipe
@@ -275,7 +275,7 @@ def _next(run: Run) -> list[str]:
     folder = shlex.quote(str(run.path))
     copies = sorted((run.path / SAMPLES).glob("*.png"))
     image = shlex.quote(str(copies[0])) if copies else "PHOTO.jpg"
-    return [f"  striate {what} {image} --model {folder}" for what in ("predict", "explain")]
+    return [f"  {program()} {what} {image} --model {folder}" for what in ("predict", "explain")]
 
 
 def _find_rate(recipe: Recipe, *, quiet: bool, as_json: bool) -> None:

@@ -122,7 +122,14 @@ def kernels(target: isa.Isa) -> dict[str, object]:
     return made
 
 
-@pytest.mark.parametrize("target", [*isa.ISAS, isa.AVX512.shorter], ids=lambda target: target.name)
+@pytest.mark.parametrize(
+    "target",
+    [
+        # What no machine of ours runs, and what differs from another in the length of vectors alone, are slow tests.
+        pytest.param(each, marks=pytest.mark.slow if each.name in ("neon", "avx512vl") else (), id=each.name)
+        for each in (*isa.ISAS, isa.AVX512.shorter)
+    ],
+)
 def test_every_instruction_set_gets_code(target: isa.Isa) -> None:
     for name, function in kernels(target).items():
         code = compiler.to_object(launch.module(function), target)
