@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from striate.data import SOURCES, ImageSet, load, split
+from striate.data.sources import Collection, divide
 from striate.errors import DataError
 
 
@@ -74,6 +75,17 @@ class TestSplit:
             held_out = int((test.labels == label).sum())
             assert 1 <= held_out <= count - 1
             assert abs(held_out - fraction * count) <= 1
+
+    @given(test=st.floats(0.1, 0.5), val=st.floats(0.1, 0.5), seed=st.integers(0, 1000))
+    def test_validation_images_come_from_those_that_are_left_for_training(self, test, val, seed) -> None:
+        images = numbered([0] * 20 + [1] * 30)
+        whole = divide(Collection("x", {"": images}), test_fraction=test, val_fraction=val, seed=seed)
+        plain = divide(Collection("x", {"": images}), test_fraction=test, seed=seed)
+        assert whole.val is not None
+        parts = [numbers(part) for part in (whole.train, whole.val, whole.test)]  # type: ignore[arg-type]
+        assert sorted(sum(parts, [])) == list(range(50))
+        assert numbers(plain.test) == parts[2], "the same test images, with and without validation"
+        assert abs(len(parts[1]) - val * len(plain.train)) <= 2
 
     def test_does_not_touch_or_heed_the_global_random_state(self) -> None:
         images = numbered([0, 1] * 50)

@@ -87,6 +87,7 @@ class TestPreprocessing:
                 resized = opened.resize(size, Image.Resampling.BICUBIC)
             left, top = ((side - 28) // 2 for side in size)
             pixels = np.asarray(resized.crop((left, top, left + 28, top + 28)), dtype=np.float32)
+            assert np.abs(run.preprocessing.reading()(root / entry.name)[0].numpy() - pixels).max() <= 1
             with torch.no_grad():
                 shares = model(torch.from_numpy((pixels / 255 - 0.4) / 0.3)[None, None]).softmax(1)[0]
             right += run.classes[int(shares.argmax())] == entry.category

@@ -56,6 +56,8 @@ def test_frozen_layers_are_in_evaluation_mode_and_the_dropout_between_them() -> 
     assert [parameter.requires_grad for parameter in model.parameters()] == [False] * 4 + [True] * 2
     free = Learning.of(Convolutional(), Recipe("x", freeze_batch_norm=True), 10)
     assert [type(layer) for layer in free.still] == [nn.BatchNorm2d]
+    for settings, norms in (({}, 0), ({"weights": "w"}, 1), ({"weights": "w", "freeze_batch_norm": False}, 0)):
+        assert len(Learning.of(Convolutional(), Recipe("x", **settings), 10).still) == norms, settings
     with pytest.raises(RunError, match="backbone of x is nothing"):
         Learning.of(nn.Sequential(nn.Linear(4, 10)), Recipe("x", freeze="backbone"), 10)
 
