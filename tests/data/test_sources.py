@@ -83,7 +83,7 @@ class TestSplit:
         plain = divide(Collection("x", {"": images}), test_fraction=test, seed=seed)
         assert whole.val is not None
         parts = [numbers(part) for part in (whole.train, whole.val, whole.test)]  # type: ignore[arg-type]
-        assert sorted(sum(parts, [])) == list(range(50))
+        assert sorted(parts[0] + parts[1] + parts[2]) == list(range(50))
         assert numbers(plain.test) == parts[2], "the same test images, with and without validation"
         assert abs(len(parts[1]) - val * len(plain.train)) <= 2
 
