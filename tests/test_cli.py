@@ -433,7 +433,10 @@ def test_a_new_head_is_told_in_a_line_and_quietly_not_at_all(says: Says, run: Pa
     options = ["--data", f"folder:{tmp_path / 'pets'}", "--weights", run, "--epochs", "1"]
     code, _, errors = says("train", "lenet5", *options, "--out", tmp_path / "loud")
     assert code == 0
-    assert "the last layer is new, for 3 classes: fitted to the weights' features" in errors
+    assert "the last layer is new, for 3 classes\n" in errors
+    assert "the new last layer begins fitted to the weights' features\n" in errors
+    _, _, errors = says("train", "lenet5", *options, "--head", "random", "--out", tmp_path / "random")
+    assert "fitted to" not in errors
     assert "warning" not in errors
     assert ".py" not in errors
     assert says("train", "lenet5", *options, "--out", tmp_path / "hushed", "--quiet")[::2] == (0, "")

@@ -112,14 +112,6 @@ def test_the_example_table_marks_what_is_wrong() -> None:
     assert lines[2].split() == ["cat", "cat", "51.0%", "right"]
 
 
-def test_predictions_are_ranked_a_line_an_image() -> None:
-    text = printed(tables.predictions(["a.png", "b.png"], [[("x", 0.75), ("y", 0.25)], [("y", 1.0), ("x", 0.0)]]))
-    assert [line.split() for line in text.splitlines()] == [
-        ["a.png", "x", "75.0%", "y", "25.0%"],
-        ["b.png", "y", "100.0%", "x", "0.0%"],
-    ]
-
-
 def texts(figure: Figure) -> set[str]:
     figure.draw_without_rendering()
     return {text.get_text() for axes in figure.axes for text in axes.findobj(lambda o: hasattr(o, "get_text"))}
@@ -229,7 +221,7 @@ def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
         figures.save_each(tmp_path, makers(history, found, wrong))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["confusion.png", "curves.png", "predictions.png"]
     console = Console(file=io.StringIO(), width=100, force_terminal=False)
-    for table in (tables.classes(found), tables.examples(wrong), tables.predictions(ODD, [[("x", 0.5)]] * len(ODD))):
+    for table in (tables.classes(found), tables.examples(wrong), tables.described(dict.fromkeys(ODD, "x"))):
         console.print(table)
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()

@@ -23,8 +23,10 @@ _KEPT: Final = "\N{NO-BREAK SPACE}"
 _MARGIN: Final = 32
 
 
-class Command(TyperCommand):
-    """A command whose help shows its options under the headings that they name."""
+class _Laid:
+    """Help whose usage, text and options are laid out by this file."""
+
+    help: str | None
 
     def format_usage(self, ctx: Any, formatter: Any) -> None:
         _write_usage(self, ctx, formatter)
@@ -34,6 +36,10 @@ class Command(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _write_options(self, ctx, formatter)
+
+
+class Command(_Laid, TyperCommand):
+    """A command whose help shows its options under the headings that they name."""
 
 
 class FileCommand(Command):
@@ -44,17 +50,11 @@ class FileCommand(Command):
         return super().parse_args(ctx, files)
 
 
-class Commands(TyperGroup):
+class Commands(_Laid, TyperGroup):
     """The program's own help: its commands, each with what it does in full, and the environment variables."""
 
-    def format_usage(self, ctx: Any, formatter: Any) -> None:
-        _write_usage(self, ctx, formatter)
-
-    def format_help_text(self, ctx: Any, formatter: Any) -> None:
-        _write_text(self.help or "", formatter)
-
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        _write_options(self, ctx, formatter)
+        super().format_options(ctx, formatter)
         commands = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
         told = [(name, inspect.cleandoc(found.help or "").partition("\n\n")[0]) for name, found in commands if found]
         _write_list("Commands", told, formatter)

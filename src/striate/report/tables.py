@@ -87,17 +87,6 @@ def grouped(groups: Mapping[str, Mapping[str, str]]) -> Group:
     return Group(*shown[:-1])
 
 
-def predictions(images: Iterable[str], ranked: Iterable[Sequence[tuple[str, float]]]) -> PlainTable:
-    """For each image its likeliest classes with their probabilities."""
-    table = PlainTable(show_header=False)
-    table.add_column()
-    for image, likeliest in zip(images, ranked, strict=True):
-        while len(table.columns) <= len(likeliest):
-            table.add_column()
-        table.add_row(image, *(f"{name} {probability:.1%}" for name, probability in likeliest))
-    return table
-
-
 def exported(done: Exported) -> PlainTable:
     """A file that was exported, and how near its results are to the network's own."""
     kind = done.format if done.opset is None else f"{done.format}, opset {done.opset}"

@@ -133,6 +133,7 @@ class Training:
                 workers=workers(self.recipe),
             )
             fit_head(self.model, batches, classes)
+            self.display.note("the new last layer begins fitted to the weights' features")
         elif self.recipe.head == "probe":
             raise RunError("head", f"{self.recipe.model} has none to be fitted", "needed random, or to leave it out")
 

@@ -38,8 +38,7 @@ def told(settings: Settings, split: Split, record: Record) -> list[str]:
             f"--image-size {SMALL + 1} takes"
         )
     if settings.new_head:
-        start = "random" if settings.recipe.head == "random" else "fitted to the weights' features"
-        lines.append(f"the last layer is new, for {len(settings.classes):,} classes: {start}")
+        lines.append(f"the last layer is new, for {len(settings.classes):,} classes")
     if settings.augment != "none":
         lines.append(f"training images are changed: {settings.augment}")
     return lines
