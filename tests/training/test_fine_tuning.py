@@ -24,7 +24,7 @@ from striate.errors import ModelError, RunError
 from striate.export import export
 from striate.training import Recipe, Run, evaluate, fit
 from striate.training.fitting import prepare
-from striate.training.probe import can_probe, fit_head
+from striate.training.probe import can_probe, fit_head, linear_head
 from striate.training.transfer import Parts
 
 HOW = Preprocessing(32, 28, Normalization((0.4,), (0.3,)), "bicubic")
@@ -221,8 +221,24 @@ class TestProbe:
         )
         assert probe.history[0].train_accuracy > random.history[0].train_accuracy + 0.3
 
+    @pytest.mark.parametrize("head", ["probe", "random"])
+    def test_a_head_for_other_classes_is_new_though_they_are_as_many(
+        self, head: str, tuned: tuple[Path, Run], tmp_path: Path
+    ) -> None:
+        root, base = tuned
+        shutil.copytree(root, tmp_path / "data")
+        for name, other in (("left", "a"), ("right", "b"), ("top", "c")):
+            (tmp_path / "data" / name).rename(tmp_path / "data" / other)
+        given = {"weights": str(base.path), "head": head, "freeze": "all-but-head", "learning_rate": 1e-9}
+        run = train(tmp_path / "data", tmp_path / "run", **given)
+        assert run.settings.new_head
+        before, after = (Parts.of(each.model(), 3).head.weight for each in (base, run))
+        assert not torch.allclose(before, after, atol=1e-3)
+
     def test_networks_with_a_loss_of_their_own_keep_their_heads(self) -> None:
-        assert not can_probe(models.create("lenet5_1998"), 10)
+        network = models.create("lenet5_1998")
+        assert linear_head(network, 10) is None
+        assert not can_probe(network, 10)
 
 
 class TestRandomCrops:

@@ -173,6 +173,9 @@ def _prepare(recipe: Recipe, begun: Settings | None, team: Team, display: Displa
         warnings.simplefilter("always", WeightsWarning)
         model = build(recipe.model, classes, shape, weights, small).eval()
     new_head = any(issubclass(each.category, WeightsWarning) for each in caught)  # told in other words
+    if weights is not None and not new_head:  # as many classes, but others
+        theirs_are = models.describe_weights(recipe.model, weights).classes
+        new_head = bool(theirs_are) and theirs_are != train.classes
     for each in caught:
         if not issubclass(each.category, WeightsWarning):
             warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)

@@ -44,7 +44,7 @@ from striate.training.folder import (
 )
 from striate.training.images import augmentation, whole, workers
 from striate.training.predictions import write_predictions
-from striate.training.probe import can_probe, fit_head
+from striate.training.probe import can_probe, fit_head, linear_head
 from striate.training.results import Epoch, Evaluation, best_epoch
 from striate.training.run import Outcome, Settings, versions
 from striate.training.schedule import learning_rate
@@ -90,8 +90,8 @@ class Training:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", WeightsWarning)  # that the head is new has been told
             self.model = settings.new_model(None if begun else recipe.weights).to(self.device)
-        if not begun and settings.new_head and recipe.head != "random":
-            self._probe(split.train)
+        if not begun and settings.new_head:
+            self._renew_head(split.train)
         weights = None
         if recipe.class_weights != "none":
             weights = class_weights(split.train.labels, len(settings.classes), recipe.class_weights)
@@ -121,10 +121,14 @@ class Training:
         self.best: dict[str, Tensor] = {}
         self._begin_epoch()
 
-    def _probe(self, images: data.LabelledImages) -> None:
-        """Fits a new head to the features of the weights, where its kind allows."""
+    def _renew_head(self, images: data.LabelledImages) -> None:
+        """Begins a new head anew, also one that the weights have for other classes, as many; fitted to the features of
+        the weights, where its kind allows and nothing else is asked for."""
         classes = len(self.settings.classes)
-        if can_probe(self.model, classes):
+        head = linear_head(self.model, classes)
+        if head is not None:
+            head.reset_parameters()
+        if self.recipe.head != "random" and can_probe(self.model, classes):
             batches = data.Batches(
                 images,
                 self.recipe.batch_size,

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from striate.data import Batches
 from striate.data.progress import progress
+from striate.errors import RunError
 from striate.training.transfer import Parts
 
 #: Images whose features are looked at; of more, so many spread evenly.
@@ -29,9 +30,18 @@ _INVERSE_PENALTY: Final = 1.0
 _ITERATIONS: Final = 1_000
 
 
+def linear_head(model: torch.nn.Module, num_classes: int) -> torch.nn.Linear | None:
+    """The linear layer with an output for each class that a network ends in; None if it ends otherwise."""
+    try:
+        head = Parts.of(model, num_classes).head
+    except RunError:
+        return None
+    return head if isinstance(head, torch.nn.Linear) else None
+
+
 def can_probe(model: torch.nn.Module, num_classes: int) -> bool:
     """Whether a network ends in a linear layer that is trained with cross entropy."""
-    return getattr(model, "loss", None) is None and isinstance(Parts.of(model, num_classes).head, torch.nn.Linear)
+    return getattr(model, "loss", None) is None and linear_head(model, num_classes) is not None
 
 
 def fit_head(model: torch.nn.Module, batches: Batches, num_classes: int) -> None:
@@ -44,8 +54,8 @@ def fit_head(model: torch.nn.Module, batches: Batches, num_classes: int) -> None
     """
     from sklearn.linear_model import LogisticRegression
 
-    head = Parts.of(model, num_classes).head
-    assert isinstance(head, torch.nn.Linear)
+    head = linear_head(model, num_classes)
+    assert head is not None
     every = -(-len(batches.images) // _IMAGES)
     chosen = batches.images if every == 1 else batches.images.subset(range(0, len(batches.images), every))
     some = Batches(chosen, batches.batch_size, batches.normalization, device=batches.device, workers=batches.workers)
