@@ -1,7 +1,6 @@
-"""Any model, computed by the engine: its layers become striate's, its functional calls go to striate.ops."""
+"""Any model, computed by the engine: captured by PyTorch's Dynamo, put together in blocks, planned for inference."""
 
-from striate.acceleration.forward import blocks_of
-from striate.acceleration.inference import plan_of
-from striate.acceleration.model import accelerate, restore
+from striate.acceleration.model import accelerate, blocks_of, plan_of, restore
+from striate.acceleration.weights import look_again
 
-__all__ = ["accelerate", "blocks_of", "plan_of", "restore"]
+__all__ = ["accelerate", "blocks_of", "look_again", "plan_of", "restore"]

@@ -8,41 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from striate.acceleration.capture import Graph, Node, Refusal, Value
+from striate.acceleration.constants import Owned
 from striate.acceleration.functions import function, is_function
-from striate.acceleration.placed import Placed, along, innermost, is_interleaved, of_channels
+from striate.acceleration.placed import Placed, along, innermost, innermost_axes, is_interleaved, of_channels
 from striate.engine import fresh
 from striate.engine.llvm.epilogue import Epilogue
 from striate.geometry import PoolShape
 from striate.ops import pooling
 
 
-class Owned:
-    """Values that follow from what the model owns, computed when first asked for."""
+class Fold(NamedTuple):
+    """From what the model owns to a factor and a term for each channel; ``key`` tells folds apart."""
 
-    def __init__(self, makers: dict[Value, Node]) -> None:
-        self._makers, self._found = makers, dict[Value, Tensor]()
-
-    def __call__(self, value: Value) -> Tensor:
-        if value.tensor is not None:
-            return value.tensor.detach()
-        if value not in self._found:
-            node = self._makers[value]
-            args, kwargs = tree_map_only(Value, self, (node.args, node.kwargs))
-            made = node.function(*args, **kwargs)
-            made = made if isinstance(made, (tuple, list)) else [made]
-            self._found.update(zip(node.results, (each for each in made if each is not None), strict=True))
-        return self._found[value]
-
-
-#: From what the model owns to a factor and a term for each channel.
-Fold = Callable[[Owned], tuple[Tensor, Tensor]]
+    key: Any
+    of: Callable[[Owned], tuple[Tensor, Tensor]]
 
 
 @dataclass
@@ -51,17 +36,23 @@ class Sum:
 
     place: Placed
     weight: Callable[[Owned], Tensor]
+    key: Any  #: of the weight
     bias: Value | None
     channels: int
     epilogue: Epilogue
     added: Placed | None = None
     folded: list[Fold] = field(default_factory=list)
 
+    @property
+    def keys(self) -> Any:
+        """What weight and bias follow from."""
+        return self.key, None if self.bias is None else self.bias.key, tuple(fold.key for fold in self.folded)
+
     def numbers(self, owned: Owned) -> tuple[Tensor, Tensor | None]:
         """Weight and bias as they are multiplied with."""
         weight, bias = self.weight(owned), None if self.bias is None else owned(self.bias)
         for fold in self.folded:
-            factor, term = fold(owned)
+            factor, term = fold.of(owned)
             weight = weight * factor.reshape(-1, *[1] * (weight.dim() - 1))
             bias = (factor * bias if bias is not None else fresh.zeros(self.channels)) + term
         return weight, bias
@@ -71,7 +62,7 @@ class Followers:
     """What follows the values of a graph, and what of it steps have taken along: ``done``."""
 
     def __init__(self, graph: Graph, places: dict[Value, Placed]) -> None:
-        self._graph, self._places = graph, places
+        self._results, self._places = graph.results, places
         self.done: set[Node] = set()
 
     def absorb(self, made: Sum, value: Value) -> Value:
@@ -115,7 +106,7 @@ class Followers:
         return None if user.results[1].users else user
 
     def _only_user(self, value: Value) -> Node | None:
-        return value.users[0] if len(value.users) == 1 and value is not self._graph.output else None
+        return value.users[0] if len(value.users) == 1 and value not in self._results else None
 
     def _fold(self, node: Node, made: Sum) -> Fold | None:
         """What changes the weights instead: batch normalisation, or a factor of each channel."""
@@ -132,7 +123,8 @@ class Followers:
             of_channels(fresh.empty(factor.shape), meta)
         except Refusal:
             return None
-        return lambda owned: (of_channels(owned(factor), meta).clone(), fresh.zeros(()))
+        key = ("factor", factor.key, innermost_axes(meta))
+        return Fold(key, lambda owned: (of_channels(owned(factor), meta).clone(), fresh.zeros(())))
 
     def _addend(self, node: Node, value: Value, made: Sum) -> Placed | None:
         """The other operand of an addition, if it is there already and lies as the sum does."""
@@ -173,4 +165,5 @@ def normalisation(node: Node) -> Fold:
         term = -factor * owned(mean)
         return factor, term if bias is None else term + owned(bias)
 
-    return fold
+    told = tuple(None if value is None else value.key for value in (weight, bias, mean, variance))
+    return Fold(("normalisation", told, epsilon), fold)

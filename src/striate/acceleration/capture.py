@@ -1,20 +1,16 @@
-"""What a model does with one input, as a list of PyTorch's operators.
+"""A captured graph of PyTorch's functions as a list of PyTorch's operators, at given sizes.
 
-The model runs once on a tensor that has a shape and no numbers (``torch._subclasses.FakeTensorMode``), so whatever
-hangs on numbers, or leaves PyTorch on its way, stops the capture instead of being frozen into it. A model that draws
-random numbers, changes its input, its parameters or its own attributes while it runs does more than a list of
-operators says, and is refused too; attributes are put back.
+The graph is run once on tensors that have shapes and no numbers (``torch._subclasses.FakeTensorMode``), so whatever
+hangs on numbers, or leaves PyTorch on its way, stops the capture instead of being frozen into it. A graph that draws
+random numbers, or changes its inputs or what its model owns, does more than a list of operators says, and is refused.
 
 An operator that changes a tensor in place becomes one that makes a new tensor, where nobody else sees the old one.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -28,19 +24,32 @@ _SAME = frozenset({"clone", "contiguous", "alias", "detach", "lift_fresh"})
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, not a mistake
-    """Why a model has no plan."""
+    """Why a graph has no plan."""
 
 
 @dataclass(eq=False)
 class Value:
-    """A tensor of the graph: the input, something the model owns (``tensor``), or what a node makes."""
+    """A tensor of the list: an argument of the graph, a constant (``tensor``), or what a node makes."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     dtype: torch.dtype
     tensor: Tensor | None = None
-    fixed: bool = False  #: follows from what the model owns, whatever the input
+    argument: int | None = None  #: which argument of the graph it is
+    fixed: bool = False  #: follows from what the model owns, whatever the inputs
     users: list[Node] = field(default_factory=list)
+    maker: Node | None = None
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What a fixed value is, told the same in every list that is captured of one graph."""
+        if self.argument is not None:
+            return ("argument", self.argument)
+        if self.maker is None:
+            return ("constant", id(self.tensor))
+        args = tree_map_only(Value, lambda value: value.key, (self.maker.args, self.maker.kwargs))
+        which = next(at for at, result in enumerate(self.maker.results) if result is self)
+        return (str(self.maker.function), repr(args), which)
 
 
 @dataclass(eq=False)
@@ -81,55 +90,92 @@ class Node:
 
 @dataclass
 class Graph:
+    """``outputs`` are what the graph gives back: values that it computed, and all others as they are.
+
+    One of its arguments stands there as a value with an ``argument``.
+    """
+
     nodes: list[Node]
-    input: Value
-    output: Value
+    inputs: list[Value]
+    outputs: list[Any]
+
+    @property
+    def results(self) -> list[Value]:
+        """Values that have to be computed, each once, in the order of the outputs."""
+        computed = (each for each in self.outputs if isinstance(each, Value) and each.argument is None)
+        return list(dict.fromkeys(computed))
 
 
-def captured(model: torch.nn.Module, run: Callable[[Tensor], Any], input: Tensor) -> Graph:
-    """The graph of ``run(input)``, a way through the model.
+def captured(run: Callable[..., Sequence[Any]], arguments: Sequence[Any], owned: Sequence[bool]) -> Graph:
+    """What ``run(*arguments)`` does.
+
+    Args:
+        run: the graph.
+        arguments: numbers, tensors that are its model's own, and inputs, of which only shape and strides count.
+        owned: which of the arguments are tensors of the model's own, the same at every call but for their numbers.
 
     Raises:
-        Refusal: there is none that says all.
+        Refusal: there is no list of operators that says all.
     """
-    owned = {id(tensor): tensor for tensor in _owned(model)}
-    before = _attributes(model)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     try:
         with torch.inference_mode(False), torch.no_grad(), fake:
-            standing = torch.empty_strided(input.shape, input.stride(), dtype=input.dtype)
+            standing = [
+                torch.empty_strided(each.shape, each.stride(), dtype=each.dtype, device=each.device)
+                if isinstance(each, Tensor) and not own
+                else each
+                for each, own in zip(arguments, owned, strict=True)
+            ]
             recorder = _Recorder(standing, owned)
             with recorder:
-                result = run(standing)
+                outputs = run(*standing)
     except Refusal:
         raise
     except Exception as error:
-        # Whatever a model may raise on a tensor without numbers, it is no reason to fail: the call itself will tell.
+        # Whatever a graph may raise on a tensor without numbers, it is no reason to fail: the call itself will tell.
         raise Refusal(f"{type(error).__name__} while it was captured: {str(error).partition(chr(10))[0]}") from error
-    finally:
-        changed = _put_back(before)
-    if changed:
-        raise Refusal(f"{changed[0]} changes while it runs")
-    if not isinstance(result, Tensor):
-        raise Refusal(f"its result is {type(result).__name__}, not one tensor")
-    output = recorder.known.get(id(result))
-    if output is None or output.fixed or output is recorder.input:
-        raise Refusal("its result is nothing that it computed from its input")
-    return Graph(recorder.nodes, recorder.input, output)
+    return Graph(recorder.nodes, recorder.inputs, recorder.told(outputs))
 
 
 class _Recorder(TorchDispatchMode):
-    def __init__(self, input: Tensor, owned: dict[int, Tensor]) -> None:
+    def __init__(self, arguments: Sequence[Any], owned: Sequence[bool]) -> None:
         super().__init__()
         self.nodes: list[Node] = []
-        self.owned = owned
         self.known: dict[int, Value] = {}
         self.alive: list[Tensor] = []  # so that no identity is given twice
         self.storages: dict[int, list[Tensor]] = {}
-        self.input = self.value_of(input)
+        self.constants: set[int] = set()
+        self.inputs: list[Value] = []
+        for at, (each, own) in enumerate(zip(arguments, owned, strict=True)):
+            if isinstance(each, Tensor):
+                value = self.value_of(each, each if own else None, own)
+                value.argument = at
+                if not own:
+                    self.inputs.append(value)
+
+    def told(self, outputs: Sequence[Any]) -> list[Any]:
+        """The outputs as values."""
+        told, seen = list[Any](), dict[int, Value]()
+        for each in outputs:
+            value = each
+            if isinstance(each, Tensor):
+                value = self.known.get(id(each))
+                if value is None:
+                    raise Refusal("it gives back a tensor that it didn't compute")
+                storage = each.untyped_storage()._cdata
+                if value.argument is None and value.fixed:
+                    raise Refusal("it gives back what doesn't hang on its inputs")
+                if seen.setdefault(storage, value) is not value or (
+                    value.argument is None and any(self.known[id(one)].argument is not None for one in self.storages[storage])
+                ):
+                    raise Refusal("it gives back a view of what others have too")
+            elif each is not None and not isinstance(each, (int, float, bool)):
+                raise Refusal(f"it gives back a {type(each).__name__}")
+            told.append(value)
+        return told
 
     def value_of(self, tensor: Tensor, own: Tensor | None = None, fixed: bool = False) -> Value:
-        made = Value(tuple(tensor.shape), tensor.stride(), tensor.dtype, own, fixed)
+        made = Value(tuple(tensor.shape), tensor.stride(), tensor.dtype, own, None, fixed)
         self.known[id(tensor)] = made
         self.alive.append(tensor)
         shared = self.storages.setdefault(tensor.untyped_storage()._cdata, [])
@@ -141,8 +187,8 @@ class _Recorder(TorchDispatchMode):
         found = self.known.get(id(tensor))
         if found is not None:
             return found
-        if id(tensor) not in self.owned:
-            raise Refusal("it uses a tensor that is neither a parameter nor a buffer of its own")
+        if id(tensor) not in self.constants:
+            raise Refusal("it uses a tensor that is neither an argument nor a number written in its code")
         return self.value_of(tensor, tensor, True)
 
     def __torch_dispatch__(
@@ -160,7 +206,7 @@ class _Recorder(TorchDispatchMode):
             raise Refusal(f"{function.overloadpacket} is random")
         if function.overloadpacket is torch.ops.aten.lift_fresh:
             # A number written in the model's code.
-            self.owned.setdefault(id(args[0]), args[0])
+            self.constants.add(id(args[0]))
         taken, named = tree_map_only(Tensor, self.known_value, (args, kwargs))
         node = Node(function, taken, named, [])
         changed = [at for at, each in enumerate(function._schema.arguments) if _written(each)]
@@ -173,7 +219,9 @@ class _Recorder(TorchDispatchMode):
                 if leaf is not None:
                     raise Refusal(f"{function.overloadpacket} makes a number, on which the rest may hang")
                 continue
-            node.results.append(self.value_of(leaf, None, fixed))
+            value = self.value_of(leaf, None, fixed)
+            value.maker = node
+            node.results.append(value)
         for value in node.values():
             value.users.append(node)
         self.nodes.append(node)
@@ -185,7 +233,7 @@ class _Recorder(TorchDispatchMode):
         if changed != [0] or not name.endswith("_") or not hasattr(torch.ops.aten, name[:-1]):
             raise Refusal(f"{name} writes into a tensor")
         value = self.known[id(args[0])]
-        if value is self.input or value.fixed:
+        if value.argument is not None or value.fixed:
             raise Refusal(f"{name} changes its input or something of its own")
         if len(self.storages[args[0].untyped_storage()._cdata]) > 1:
             raise Refusal(f"{name} changes a tensor that is seen elsewhere too")
@@ -197,87 +245,3 @@ class _Recorder(TorchDispatchMode):
 
 def _written(argument: Any) -> bool:
     return argument.alias_info is not None and argument.alias_info.is_write
-
-
-def _owned(model: torch.nn.Module) -> Iterable[Tensor]:
-    for module in model.modules():
-        for held in (module._parameters, module._buffers):
-            yield from (tensor for tensor in held.values() if tensor is not None)
-
-
-#: Containers that a model's attributes lead to, each with where it was found and what it held.
-_State = list[tuple[str, Any, Any]]
-_CONTAINERS = (dict, list, set, deque, tuple)
-#: Containers that are gone through; who has more keeps data in them.
-_MOST_CONTAINERS = 10_000
-
-
-def _attributes(model: torch.nn.Module) -> _State:
-    """What modules' attributes are, what is in the containers among them, however deep, and in the objects.
-
-    Raises:
-        Refusal: there are too many.
-    """
-    found: _State = []
-    waiting: list[tuple[str, Any, bool]] = [(type(module).__name__, vars(module), True) for module in model.modules()]
-    seen = {id(each) for _, each, _ in waiting}
-    while waiting:
-        where, container, own = waiting.pop()
-        found.append((where, container, _copied(container)))
-        if len(found) > _MOST_CONTAINERS:
-            raise Refusal("its attributes lead to more than can be looked at")
-        inside = container.items() if isinstance(container, dict) else enumerate(container)
-        for name, value in inside:
-            # Objects within objects lead to everything there is: loggers, trainers, and what other threads work with.
-            inner = value if isinstance(value, _CONTAINERS) else _attributes_of(value) if own else None
-            if inner is not None and id(inner) not in seen:
-                seen.add(id(inner))
-                waiting.append((f"{where}.{name}", inner, False))
-    return found
-
-
-def _attributes_of(value: Any) -> dict[str, Any] | None:
-    """Those of an object that is neither tensor, module nor function."""
-    if isinstance(value, (Tensor, torch.nn.Module, type, ModuleType, FunctionType, MethodType, partial)):
-        return None
-    return getattr(value, "__dict__", None)
-
-
-def _copied(container: Any) -> Any:
-    return dict(container) if isinstance(container, dict) else list(container)
-
-
-def _put_back(before: _State) -> list[str]:
-    """Undoes assignments; what was assigned to."""
-    changed = []
-    for where, container, held in before:
-        if _alike(container, held):
-            continue
-        if isinstance(container, dict):
-            # One by one: another thread may look meanwhile.
-            for name in list({**held, **container}):
-                if name not in held:
-                    del container[name]
-                elif name not in container or container[name] is not held[name]:
-                    container[name] = held[name]
-                else:
-                    continue
-                changed.append(f"{where}.{name}")
-            continue
-        changed.append(where)
-        if isinstance(container, list):
-            container[:] = held
-        else:
-            container.clear()
-            (container.extend if isinstance(container, deque) else container.update)(held)
-    return changed
-
-
-def _alike(container: Any, held: Any) -> bool:
-    if len(container) != len(held):
-        return False
-    if isinstance(container, dict):
-        return all(a is c and b is d for (a, b), (c, d) in zip(container.items(), held.items(), strict=True))
-    if isinstance(container, (set, frozenset)):
-        return {id(each) for each in container} == {id(each) for each in held}
-    return all(a is b for a, b in zip(container, held, strict=True))

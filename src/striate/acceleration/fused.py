@@ -1,7 +1,8 @@
-"""What generated forwards call for layers put together: each gets them, or their arguments, as they are at the call."""
+"""What rewritten graphs call for operations put together: each gets their arguments."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
@@ -34,6 +35,7 @@ _ACTIVATE: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "silu": F.silu,
     "hardswish": F.hardswish,
 }
+_JOIN: Final[dict[str, Callable[[Any, Any], Any]]] = {"add": operator.add, "iadd": operator.iadd}
 _CONVOLVE: Final = {1: F.conv1d, 2: F.conv2d}
 _POOL: Final = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
@@ -63,78 +65,33 @@ def pool_and_activate(dims: int, input: Tensor, activation: str, window: tuple[A
     return _ACTIVATE[activation](pool(input, *window))
 
 
-def normalize_by(
-    layer: Any, input: Tensor, residual: Any, join: Callable[[Any, Any], Any] | None, activation: str
-) -> Tensor:
-    """A batch norm layer with its books, which are those of ``torch.nn.modules.batchnorm._BatchNorm.forward``."""
-    layer._check_input_dim(input)
-    momentum = layer.momentum
-    if _counts(layer):
-        _count(layer)
-        if momentum is None:
-            momentum = 1.0 / float(layer.num_batches_tracked)
-    tables, of_batch = _read(layer)
-    how = (of_batch, 0.0 if momentum is None else momentum, layer.eps)
-    return normalize((input, *tables, *how), residual, join, activation)
-
-
-def _counts(layer: Any) -> bool:
-    return layer.training and layer.track_running_stats and layer.num_batches_tracked is not None
-
-
-def _count(layer: Any) -> None:
-    layer.num_batches_tracked.add_(1)
-
-
-def _read(layer: Any) -> tuple[tuple[Tensor | None, ...], bool]:
-    """Running mean and variance, if they count, weight and bias; and whether the batch's own statistics do."""
-    training, mean, variance = layer.training, layer.running_mean, layer.running_var
-    of_batch = training or (mean is None and variance is None)
-    if training and not layer.track_running_stats:
-        mean = variance = None
-    return (mean, variance, layer.weight, layer.bias), of_batch
-
-
-def normalize(norm: tuple[Any, ...], residual: Any, join: Callable[[Any, Any], Any] | None, activation: str) -> Tensor:
-    """``norm``: the arguments of ``F.batch_norm``; ``join``: how the residual is added, if there is one."""
+def normalize(norm: tuple[Any, ...], residual: Any, join: str, activation: str) -> Tensor:
+    """``norm``: the arguments of ``F.batch_norm``; ``join``: the operator that adds the residual, if there is one."""
     input, mean, variance, weight, bias, *how = norm
-    alike = join is None or (
+    alike = not join or (
         isinstance(residual, Tensor) and residual.shape == input.shape and residual.dtype is input.dtype
     )
     if alike and pays(input, weight, bias, mean, variance, residual):
         return batch_norm(input, weight, bias, mean, variance, *how, residual=residual, activation=activation)
     normed = F.batch_norm(*norm)
-    return _ACTIVATE[activation](normed if join is None else join(normed, residual))
+    return _ACTIVATE[activation](_JOIN[join](normed, residual) if join else normed)
 
 
 class Normed(NamedTuple):
-    """A link of a chain: what :func:`normalize_by` or :func:`normalize` does, by their arguments."""
+    """A link of a chain: what :func:`normalize` does, by its arguments."""
 
-    by: Any  #: the layer, or the arguments of ``F.batch_norm`` after its input
+    norm: tuple[Any, ...]  #: the arguments of ``F.batch_norm`` after its input
     residual: Any
-    join: Callable[[Any, Any], Any] | None
+    join: str
     activation: str
 
     def alone(self, input: Tensor) -> Tensor:
-        added = self.residual, self.join, self.activation
-        if isinstance(self.by, torch.nn.Module):
-            return normalize_by(self.by, input, *added)
-        return normalize((input, *self.by), *added)
-
-    def keep_books(self) -> None:
-        """What a layer keeps of a batch beside its statistics."""
-        if isinstance(self.by, torch.nn.Module) and _counts(self.by):
-            _count(self.by)
+        return normalize((input, *self.norm), self.residual, self.join, self.activation)
 
     def link(self) -> chain.Normalization | None:
         """As the operation takes it; None where it doesn't."""
-        if isinstance(self.by, torch.nn.Module):
-            layer: Any = self.by
-            (mean, variance, weight, bias), of_batch = _read(layer)
-            momentum, eps = layer.momentum, layer.eps
-        else:
-            mean, variance, weight, bias, of_batch, momentum, eps = self.by
-        if self.join is not None and not isinstance(self.residual, Tensor):
+        mean, variance, weight, bias, of_batch, momentum, eps = self.norm
+        if self.join and not isinstance(self.residual, Tensor):
             return None
         return chain.Normalization(
             weight, bias, mean, variance, of_batch, momentum, eps, self.residual, self.activation
@@ -147,9 +104,6 @@ def chained(input: Tensor, *links: chain.Convolution | Normed) -> Tensor:
         known = [link.link() if isinstance(link, Normed) else link for link in links]
         found = chain.as_one(input, known, local=False)
         if found is not None:
-            for link in links:
-                if isinstance(link, Normed):
-                    link.keep_books()
             return found
     for link in links:
         if isinstance(link, Normed):

@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from striate.acceleration.absorbing import Followers, Owned, Sum, filled, max_pooling, normalisation
+from striate.acceleration.absorbing import Followers, Sum, filled, max_pooling, normalisation
 from striate.acceleration.capture import Graph, Node, Refusal, Value
+from striate.acceleration.constants import Constants, Make, Owned
 from striate.acceleration.functions import function, is_function
-from striate.acceleration.placed import Placed, along, innermost, is_interleaved, of_channels, stretched
+from striate.acceleration.placed import Placed, along, innermost, innermost_axes, is_interleaved, of_channels, stretched
 from striate.acceleration.placing import PASS, Placing
 from striate.engine import Pass, fresh, winograd
 from striate.engine.backends import table
@@ -42,53 +43,63 @@ _ONE = Axis(1, 1, 0, 1)
 
 @dataclass(frozen=True)
 class Lowered:
+    """Steps, the buffers of inputs and results, and how each result lies."""
+
     steps: list[Step]
-    source: Buffer
-    result: Buffer
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    repack: Callable[[], None]  #: does again what depends on the model's numbers
+    sources: list[Buffer]
+    results: list[Buffer]
+    shapes: list[tuple[tuple[int, ...], tuple[int, ...]]]  #: and strides, of the results
     held: list[Any]  #: memory that the steps' addresses point at
 
 
-def lowered(graph: Graph, threads: int) -> Lowered:
+def lowered(graph: Graph, constants: Constants, threads: int) -> Lowered:
     """The steps, for ``threads`` threads at most.
 
     Raises:
         Refusal: an operator has no kernel here.
     """
-    return _Lowering(graph, threads).all()
+    return _Lowering(graph, constants, threads).all()
 
 
 class _Lowering(Placing):
-    def __init__(self, graph: Graph, threads: int) -> None:
+    def __init__(self, graph: Graph, constants: Constants, threads: int) -> None:
         super().__init__(threads)
         self.graph, self.followers = graph, Followers(graph, self.places)
-        self.makers = {value: node for node in graph.nodes for value in node.results}
         self.padded: dict[Value, tuple[Value, tuple[tuple[int, int], ...]]] = {}
-        self.packing: list[Callable[[Owned], object]] = []
         self.held: list[Any] = []
-        self.owned = Owned(self.makers)
+        self.constants = constants
+
+    @property
+    def owned(self) -> Owned:
+        return self.constants.owned
 
     def all(self) -> Lowered:
-        shape, stride = self.graph.input.shape, self.graph.input.stride
-        meta = torch.empty_strided(shape, stride, device="meta")
-        source = Buffer(meta.numel())
-        self.places[self.graph.input] = Placed(source, meta)
+        for value in self.graph.inputs:
+            meta = torch.empty_strided(value.shape, value.stride, device="meta")
+            self.places[value] = Placed(Buffer(meta.numel()), meta)
+        sources = [self.places[value].buffer for value in self.graph.inputs]
         for node in self.graph.nodes:
             if node not in self.followers.done and not all(value.fixed for value in node.results):
                 self.lower(node)
-        shape, stride = self.graph.output.shape, self.graph.output.stride
-        result = self.result(self.place(self.graph.output), source, stride)
-        packing, makers = self.packing, self.makers
+        results: list[Buffer] = []
+        for value in self.graph.results:
+            results.append(self.result(self.place(value), [*sources, *results], value.stride))
+        shapes = [(value.shape, value.stride) for value in self.graph.results]
+        return Lowered(self.steps, sources, results, shapes, self.held)
 
-        def repack() -> None:
-            with torch.inference_mode(False), torch.no_grad():
-                owned = Owned(makers)
-                for each in packing:
-                    each(owned)
+    def constant(self, key: Any, make: Make) -> Tensor:
+        made = self.constants(key, make)
+        self.held.append(made)
+        return made
 
-        return Lowered(self.steps, source, result, shape, stride, repack, self.held)
+    def filled(self, key: Any, count: int, numbers: Callable[[Owned], Tensor]) -> Tensor:
+        """So many numbers that follow from the model's own."""
+
+        def make(owned: Owned, into: Tensor | None) -> Tensor:
+            kept = fresh.empty(count) if into is None else into
+            return kept.copy_(numbers(owned).expand(count))
+
+        return self.constant((key, count), make)
 
     # ---------------------------------------------------------------- operators
 
@@ -120,7 +131,7 @@ class _Lowering(Placing):
             raise Refusal("a convolution in groups of several channels")
         self.check(problem)
         x, shape = self.interleaved(input), problem.output_shape
-        made = Sum(self.fresh_image(shape), lambda owned: owned(weight), bias, shape[1], Epilogue())
+        made = Sum(self.fresh_image(shape), lambda owned: owned(weight), weight.key, bias, shape[1], Epilogue())
         last = self.followers.absorb(made, node.results[0])
         pool = self.followers.pooling(last, made)
         if pool is not None and self.pooled(pool, made, x, problem):
@@ -169,14 +180,15 @@ class _Lowering(Placing):
         else:
             x, sizes = self.rows(input), (inner, 1, 1)
         place = self.fresh((rows, outer), (outer, 1))
-        made = Sum(place, lambda owned: owned(weight).t().reshape(outer, *sizes), bias, outer, Epilogue())
+        key = ("matrix", weight.key, tuple(sizes))
+        made = Sum(place, lambda owned: owned(weight).t().reshape(outer, *sizes), key, bias, outer, Epilogue())
         last = self.followers.absorb(made, node.results[0])
         whole = (1, 1, outer, inner, (1, rows), (_ONE, _ONE), (1, rows))
         self.sum(last, made, x, whole, 1, rows * inner * outer)
 
     def sum(self, last: Value, made: Sum, x: Placed, sizes: tuple[Any, ...], groups: int, macs: int) -> None:
         what = interleaved_sum(self.isa, *sizes, self.shared(macs), made.epilogue)
-        packed = self.packed(made, partial(self.pack, groups, what.channels, True))
+        packed = self.packed(made, ("sum", groups, what.channels, True), partial(self.pack, groups, what.channels, True))
         scratch = Buffer(what.scratch)
         # Positions lie side by side in an interleaved image, so a row ends where the next one begins.
         row = sizes[4][1] * _width(sizes)
@@ -188,12 +200,11 @@ class _Lowering(Placing):
         self.steps.append(Step(name, what.kernel, what.items, what.threads, words))
         self.places[last] = made.place
 
-    def packed(self, made: Sum, pack_: Callable[[Tensor, Tensor | None, Tensor | None], Tensor]) -> Tensor:
-        """A sum's weight and bias as a kernel reads them, there again whenever the model's numbers have changed."""
-        kept = pack_(*made.numbers(self.owned), None)
-        self.held.append(kept)
-        self.packing.append(lambda owned: pack_(*made.numbers(owned), kept))
-        return kept
+    def packed(
+        self, made: Sum, how: Any, pack_: Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
+    ) -> Tensor:
+        """A sum's weight and bias as a kernel reads them; ``how`` tells ways of packing apart."""
+        return self.constant((made.keys, how), lambda owned, into: pack_(*made.numbers(owned), into))
 
     def pack(
         self, groups: int, channels: int, innermost: bool, weight: Tensor, bias: Tensor | None, into: Tensor | None
@@ -217,7 +228,7 @@ class _Lowering(Placing):
         height, width = problem.size
         strides, threads = (height * width, height * width, width), self.shared(problem.macs)
         what = pooled.Interleaved.of(self.isa, problem, pool, threads, strides, epilogue)
-        packed = self.packed(made, partial(self.pack, 1, what.together, False))
+        packed = self.packed(made, ("pooled", 1, what.together, False), partial(self.pack, 1, what.together, False))
         words = what.words(x.buffer, packed.data_ptr(), made.place.buffer, Buffer(what.threads * what.scratch))
         self.steps.append(Step(f"{problem}{epilogue}, {pool}", what.kernel, what.items, what.threads, words))
         self.places[last] = made.place
@@ -227,7 +238,8 @@ class _Lowering(Placing):
         self, last: Value, made: Sum, x: Placed, problem: ConvShape, after: Epilogue | winograd.Pooled, more: str = ""
     ) -> None:
         what = winograd.Sums.of(self.isa, problem, self.shared(problem.macs), after, True)
-        packed = self.packed(made, lambda weight, bias, into: what.pack(Weights.of(weight, 1), bias, into))
+        how = ("winograd", what.isa, what.form, what.vectors, what.channels)
+        packed = self.packed(made, how, lambda weight, bias, into: what.pack(Weights.of(weight, 1), bias, into))
         added = None if made.added is None else made.added.buffer
         words = what.words(x.buffer, packed.data_ptr(), made.place.buffer, Buffer(what.scratch), added)
         name = f"Winograd's {problem}{after.after if isinstance(after, winograd.Pooled) else after}{more}"
@@ -242,14 +254,11 @@ class _Lowering(Placing):
             raise Refusal("batch normalisation of neither rows nor images")
         x = self.interleaved(input) if len(input.shape) == 4 else self.rows(input)
         # Of one channel whatever lies innermost is normalised alike.
-        factor, term = fresh.empty(innermost(x.meta)), fresh.empty(innermost(x.meta))
-
-        def fill(owned: Owned) -> None:
-            for numbers, told in zip((factor, term), fold(owned), strict=True):
-                numbers.copy_(told.expand(numbers.shape))
-
-        fill(self.owned)
-        self.packing.append(fill)
+        count = innermost(x.meta)
+        factor, term = (
+            self.filled((fold.key, at), count, lambda owned, at=at: fold.of(owned)[at])  # type: ignore[misc]
+            for at in range(2)
+        )
         scaled = self.pair("fmul", x, factor, Epilogue())
         value, epilogue = self.followers.functions(node.results[0], Epilogue())
         self.places[value] = self.pair("fadd", scaled, term, epilogue)
@@ -266,16 +275,10 @@ class _Lowering(Placing):
         if x.meta.stride(-1) != 1:
             x = self.rows(input)
         channels, count = x.shape[-1], x.meta.numel()
-        scale, shift = fresh.ones(channels), fresh.zeros(channels)
-
-        def fill(owned: Owned) -> None:
-            for value, numbers in ((weight, scale), (bias, shift)):
-                if value is not None:
-                    numbers.copy_(owned(value))
-
-        fill(self.owned)
-        self.packing.append(fill)
-        self.held += [scale, shift]
+        scale, shift = (
+            self.filled(("affine", value and value.key, default), channels, partial(_affine, value, default))
+            for value, default in ((weight, 1.0), (bias, 0.0))
+        )
         made, rows = self.fresh(x.shape, x.meta.stride()), count // channels
         threads = self.shared(count * PASS)
         block = -(-rows // (1 if threads == 1 else 4 * threads))
@@ -350,14 +353,11 @@ class _Lowering(Placing):
             self.places[last] = self.pair(operation, x, y, epilogue)
             return
         channels = innermost(x.meta)
-        numbers = fresh.empty(channels)
-
-        def fill(owned: Owned) -> None:
-            told = owned(other) if isinstance(other, Value) else fresh.tensor(float(other))
-            numbers.copy_(of_channels(told, x.meta))
-
-        fill(self.owned)
-        self.packing.append(fill)
+        if isinstance(other, Value):
+            key = ("channels", other.key, innermost_axes(x.meta))
+            numbers = self.filled(key, channels, lambda owned: of_channels(owned(other), x.meta))
+        else:
+            numbers = self.filled(("number", float(other)), channels, lambda _: fresh.tensor(float(other)))
         self.places[last] = self.pair(operation, x, numbers, epilogue)
 
     def pair(self, operation: str, x: Placed, other: Placed | Tensor | None, epilogue: Epilogue) -> Placed:
@@ -406,6 +406,10 @@ class _Lowering(Placing):
         refusal = table()["llvm"].refusal(problem, Pass.OUTPUT, torch.float32, "cpu")
         if refusal is not None:
             raise Refusal(f"a kernel {refusal}")
+
+
+def _affine(value: Value | None, default: float, owned: Owned) -> Tensor:
+    return fresh.tensor(default) if value is None else owned(value)
 
 
 def _width(sizes: tuple[Any, ...]) -> int:

@@ -2,87 +2,99 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+import threading
 from collections import Counter
-from functools import partial
-from typing import Final, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache, wraps
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils._device import DeviceContext
 
-from striate.acceleration.forward import Blocks, blocked, blocks_in, calls_functions, holds_layers, is_blocked
-from striate.acceleration.inference import Plans, is_planned, planned
-from striate.acceleration.layers import LAYERS
+from striate import nn
 from striate.engine.memory import keep_freed_memory
 from striate.errors import OperandError
 
+if TYPE_CHECKING:
+    from striate.acceleration.backend import Compiled
+
 Model = TypeVar("Model", bound=torch.nn.Module)
 
+#: Layers whose functions have kernels of striate's own.
+_LAYERS: Final = tuple(
+    getattr(room, f"{kind}{dims}d")
+    for room in (torch.nn, nn)
+    for kind in ("Conv", "ConvTranspose", "MaxPool", "AvgPool", "BatchNorm")
+    for dims in (1, 2)
+    if hasattr(room, f"{kind}{dims}d")
+)
+#: How often a model's code is captured for other attributes, sizes and modes, before new ones are left to PyTorch.
+_CAPTURES: Final = 32
+#: What Dynamo assumes to stay as it was, and is told to look at: hooks, defaults of functions, parameters that share
+#: memory, and parameters whose ``data`` has been replaced.
+_GUARDED: Final[dict[str, Any]] = {
+    "skip_nnmodule_hook_guards": False,
+    "assume_dunder_attributes_remain_unchanged": False,
+    "skip_no_tensor_aliasing_guards_on_parameters": False,
+    "skip_tensor_guards_with_matching_dict_tags": False,
+    "recompile_limit": _CAPTURES,
+}
 
-def accelerate(model: Model, *, quiet: bool = False) -> Model:
-    """Has striate's engine compute a model's convolutions and pooling; returns the model, which is changed in place.
 
-    Parameters, buffers, ``state_dict``, hooks, mode and results (up to rounding) stay what they are. Layers change
-    their class, to a subclass of the one they had. Where a ``forward`` calls functions such as ``F.max_pool2d``, those
-    calls are taken over as well. ``torch.compile``, ``torch.export`` and autograd go on as before.
+def accelerate(model: Model, *, blocks: bool = True, plans: bool = True, quiet: bool = False) -> Model:
+    """Has striate's engine compute a model; returns the model, which is changed in place.
 
-    Neighbours are put together, in functional code as in a ``torch.nn.Sequential``: a convolution, an activation and
-    max pooling; a batch norm, an addition and an activation. That is settled at the first call;
-    :func:`~striate.acceleration.blocks_of` tells of it. And the C library is told to keep freed memory for the next
-    step's tensors (:func:`striate.engine.memory.keep_freed_memory`).
+    ``torch.compile(model, backend="striate")``, but in place: the model stays the object that it was, with its class,
+    parameters, hooks and ``state_dict``, and what is compiled is its call (``torch.nn.Module.compile``). PyTorch's
+    Dynamo captures the model's Python at the first call of a kind, which takes from half a second to some seconds, and
+    guards all that it read: attributes, globals, modes, hooks. Whatever can't be captured runs as it is.
 
-    Inference of the whole model (eval mode, gradients off) becomes one list of kernels once two inputs of a shape have
-    come, where that was measured to be faster; :func:`striate.acceleration.plan_of` shows it, and
-    :mod:`striate.acceleration.inference` says when it is taken. Changed weights are seen, except those written through
-    ``.data``.
+    Results are the same up to rounding (:mod:`striate.engine.winograd` says how much that is); gradients exist of every
+    order. Inference (gradients off) becomes a list of kernels once inputs of a size have come twice, where that was
+    measured to be faster; :func:`~striate.acceleration.plan_of` shows it. Weights may be changed in any way;
+    :func:`~striate.acceleration.look_again` says which writes aren't seen at once. And the C library is told to keep
+    freed memory for the next step's tensors (:func:`striate.engine.memory.keep_freed_memory`).
 
-    3x3 convolutions may compute neighbouring outputs together (:mod:`striate.engine.winograd`), and then an output
-    moves by a rounding error with inputs that it doesn't see. Measure what has to be exactly zero, such as the support
-    of a gradient, on a model that isn't accelerated.
-
-    Left alone are layers of three dimensions, for which there are no kernels of striate's own yet; adaptive pooling;
-    subclasses of torch.nn's layers, which may do something else than their base; quantised, scripted and lazy layers.
-
-    :func:`restore` takes it back.
+    While a tracer, a mode, a transform or forward-mode differentiation looks on, the model runs as it is. Copies and
+    pickles of it are plain models.
 
     Args:
         model: any module. Doing it twice does nothing more.
-        quiet: doesn't print, in one line on stderr, what has changed and why the rest hasn't.
+        blocks: puts neighbouring operations together (:func:`~striate.acceleration.blocks_of` tells which).
+        plans: makes inference plans.
+        quiet: doesn't print, in one line on stderr, what will be computed by the engine and why the rest won't.
 
     Returns:
-        The same object.
+        The same object. :func:`restore` takes it back.
 
     Raises:
         OperandError: what was given is no module.
 
     >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2))
-    >>> type(accelerate(model)[0]).__module__
-    'striate.acceleration.layers'
+    >>> accelerate(model, quiet=True)(torch.randn(1, 1, 8, 8)).shape
+    torch.Size([1, 8, 3, 3])
     """
     if not isinstance(model, torch.nn.Module):
         raise OperandError("accelerate", f"got {type(model).__name__}", "needed a torch.nn.Module")
-    keep_freed_memory()
-    changed: Counter[str] = Counter()
-    left: Counter[str] = Counter()
-    for module in model.modules():
-        kind = LAYERS.get(type(module))
-        if "forward" in vars(module):
-            if not is_blocked(module) and not is_planned(module):
-                left[f"{type(module).__name__} (its forward has been replaced)"] += 1
-        elif kind is not None:
-            vars(module)[_BEFORE] = type(module)
-            module.__class__ = kind
-            changed[kind.__name__] += 1
-        elif (calls := calls_functions(type(module))) or holds_layers(module):
-            # A partial of a named function can be copied, pickled and compiled; a closure can't.
-            module.forward = partial(blocked, module, Blocks(calls))
-            changed[f"functions that {type(module).__name__} calls"] += calls
-            changed["modules to fuse layers in"] += holds_layers(module)
-        elif reason := _why_not(module):
-            left[f"{type(module).__name__} ({reason})"] += 1
-    _plan(model)
+    scripted = isinstance(model, torch.jit.ScriptModule)
+    if not scripted:
+        keep_freed_memory()
+        _keep_replicas_plain()
+        before, options = accelerated(model), {"blocks": blocks, "plans": plans}
+        if before is None or before.options != options:
+            # Past a model's own __setattr__, as PyTorch's compile() would also want it.
+            vars(model)["_compiled_call_impl"] = Accelerated(model, options)
     if not quiet:
-        print("accelerate:", _counted(changed) or "nothing to change", file=sys.stderr, end="")
-        print(f"; left as they were: {_counted(left)}" if left else "", file=sys.stderr)
+        done, left = _counted(model)
+        told = "nothing, since it is scripted" if scripted else _listed(done) or "no layers with kernels of its own"
+        print("accelerate:", told, file=sys.stderr, end="")
+        print(f"; left to PyTorch: {_listed(left)}" if left else "", file=sys.stderr)
     return model
 
 
@@ -90,40 +102,228 @@ def restore(model: Model) -> Model:
     """Takes back what :func:`accelerate` did; returns the model, changed in place.
 
     >>> model = accelerate(torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3)), quiet=True)
-    >>> type(restore(model)[0]).__module__
-    'torch.nn.modules.conv'
+    >>> restore(model)._compiled_call_impl is None
+    True
     """
     for module in model.modules():
-        if _BEFORE in vars(module):
-            module.__class__ = vars(module).pop(_BEFORE)
-        if is_blocked(module) or is_planned(module):
-            del module.forward
+        if accelerated(module) is not None:
+            del vars(module)["_compiled_call_impl"]
     return model
 
 
-def _plan(model: torch.nn.Module) -> None:
-    """Lets inference of the whole model go by plans, unless somebody has replaced its ``forward``."""
-    if "forward" not in vars(model) or is_blocked(model):
-        model.forward = partial(planned, model, Plans(), blocks_in(model))
+def accelerated(module: torch.nn.Module) -> Accelerated | None:
+    """What leads an accelerated module's calls; None for others."""
+    call = vars(module).get("_compiled_call_impl")
+    return call if isinstance(call, Accelerated) else None
 
 
-#: Where a layer keeps the class that it had.
-_BEFORE: Final = "_class_before_acceleration"
+class Accelerated:
+    """What an accelerated model's call leads to: the compiled one, or the model's own where somebody looks on."""
+
+    def __init__(self, module: torch.nn.Module, options: dict[str, bool]) -> None:
+        self.module, self.options = module, options
+        #: What has been captured, in the order in which it was.
+        self.graphs: list[Compiled] = []
+        self._call: Callable[..., Any] | None = None
+        self._met: set[tuple[bool, bool]] = set()
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        # Copies of the model are plain, whatever way the model has of copying itself.
+        return type(None), ()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling() or _is_observed() or not _concerns(args, kwargs):
+            return self.module._call_impl(*args, **kwargs)
+        call = self._call or self._compiled()
+        state = (self.module.training, torch.is_grad_enabled())
+        undo = _guarding()()
+        try:
+            if state in self._met:
+                return call(*args, **kwargs)
+            self._met.add(state)
+            with _any_batch((args, kwargs)):
+                return call(*args, **kwargs)
+        finally:
+            undo()
+
+    def _compiled(self) -> Callable[..., Any]:
+        from striate.acceleration.backend import Compiled
+
+        def backend(graph: torch.fx.GraphModule, examples: Sequence[Any], **_: Any) -> Compiled:
+            made = Compiled(graph, examples, **self.options)
+            self.graphs.append(made)
+            return made
+
+        self._call = torch.compile(_own_code(self.module), backend=backend)
+        return self._call
 
 
-def _why_not(module: torch.nn.Module) -> str:
-    """Why a layer that has windows stays as it is; nothing is said of layers that have none, or are done already."""
-    kind = type(module)
-    if kind in LAYERS.values():
-        return ""
-    if isinstance(module, tuple(LAYERS)):
-        return "a subclass may do something else"
-    if isinstance(module, (torch.nn.Conv3d, torch.nn.ConvTranspose3d, torch.nn.MaxPool3d, torch.nn.AvgPool3d)):
-        return "no kernels for three dimensions"
-    if kind.__name__.startswith(("Adaptive", "LPPool", "FractionalMaxPool", "MaxUnpool")):
-        return "no kernels for its windows"
-    return ""
+def _own_code(module: torch.nn.Module) -> Callable[..., Any]:
+    """The module's call as a function whose code, and whose name, nobody else has.
+
+    Dynamo keeps what it captured with the code, and counts it there. By name it remembers which sizes and numbers have
+    changed between calls; of another model's it would conclude that they change here.
+    """
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return module._call_impl(*args, **kwargs)
+
+    code = call.__code__.replace(co_name=f"call_{type(module).__name__}_{next(_numbered)}")
+    return FunctionType(code, call.__globals__, None, None, call.__closure__)
 
 
-def _counted(kinds: Counter[str]) -> str:
-    return ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+_numbered: Final = itertools.count()
+
+
+@cache
+def _guarding() -> Callable[[], Callable[[], None]]:
+    """Sets Dynamo's configuration for a call; what it gives back sets it as it was."""
+    import torch._dynamo.config as config
+
+    known = {name: value for name, value in _GUARDED.items() if hasattr(config, name)}
+    made: Callable[[], Callable[[], None]] = config._make_closure_patcher(**known)  # type: ignore[attr-defined]
+    return made
+
+
+@contextmanager
+def _any_batch(given: Any) -> Iterator[None]:
+    """Has what is captured meanwhile serve batches of every size: an epoch's last one is no reason to capture again."""
+    from torch._dynamo import maybe_mark_dynamic
+
+    tensors = [each for each in torch.utils._pytree.tree_leaves(given) if type(each) is Tensor and each.dim() > 1]
+    before = [dict(vars(each)) for each in tensors]
+    for each in tensors:
+        maybe_mark_dynamic(each, 0)
+    try:
+        yield
+    finally:
+        # The marks are attributes of the caller's tensors.
+        for each, attributes in zip(tensors, before, strict=True):
+            for name in vars(each).keys() - attributes.keys():
+                del vars(each)[name]
+
+
+def _is_observed() -> bool:
+    """Whether somebody looks on to whom a compiled call would tell something else than the model's own."""
+    depth = torch._C._len_torch_function_stack()
+    return bool(
+        (depth and any(type(torch._C._get_function_stack_at(at)) is not DeviceContext for at in range(depth)))
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    )
+
+
+def _concerns(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether there may be something on the CPU to compute."""
+    tensors = 0
+    for each in (*args, *kwargs.values()):
+        if not isinstance(each, Tensor) or each.is_cpu:
+            return True
+        tensors += 1
+    return tensors == 0
+
+
+@cache
+def _keep_replicas_plain() -> None:
+    """``torch.nn.DataParallel`` copies a module's dictionary with the compiled call in it, which is the original's."""
+    replicate = torch.nn.Module._replicate_for_data_parallel
+
+    @wraps(replicate)
+    def plainly(self: torch.nn.Module) -> torch.nn.Module:
+        replica = replicate(self)
+        if accelerated(replica) is not None:
+            del vars(replica)["_compiled_call_impl"]
+        return replica
+
+    torch.nn.Module._replicate_for_data_parallel = plainly  # type: ignore[method-assign]
+
+
+# ---------------------------------------------------------------------------------------------- what is told
+
+
+def _counted(model: torch.nn.Module) -> tuple[Counter[str], Counter[str]]:
+    """The layers that the engine has kernels for, and those with windows that it has none for, with the reason."""
+    done: Counter[str] = Counter()
+    left: Counter[str] = Counter()
+    for module in model.modules():
+        kind = type(module).__name__
+        if isinstance(module, _LAYERS):
+            done[kind] += 1
+        elif isinstance(module, _FLAT):
+            left[f"{kind} (no kernels for three dimensions)"] += 1
+        elif kind.startswith(("LPPool", "FractionalMaxPool", "MaxUnpool")):
+            left[f"{kind} (no kernels for its windows)"] += 1
+    return done, left
+
+
+_FLAT: Final = (torch.nn.Conv3d, torch.nn.ConvTranspose3d, torch.nn.MaxPool3d, torch.nn.AvgPool3d)
+
+
+def _listed(kinds: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+
+
+_asked = threading.local()
+
+
+def asked() -> list[tuple[Compiled, tuple[Any, ...]]] | None:
+    """Where captured graphs say that they are called, while :func:`plan_of` asks."""
+    return getattr(_asked, "calls", None)
+
+
+def plan_of(model: torch.nn.Module, *inputs: Any, **named: Any) -> str:
+    """The plan by which a model's inference on inputs like these goes, step by step; or why there is none.
+
+    Each line names a kernel, the threads among which how many shares of work are divided, and what is computed. The
+    model is called once, with gradients off. Where its code is captured in several pieces, each has its plan.
+
+    Raises:
+        OperandError: the model isn't accelerated.
+
+    >>> import striate
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.Softmax(1)).eval()
+    >>> print(plan_of(striate.accelerate(model, quiet=True), torch.randn(1, 1, 6, 6)))
+    no plan: _softmax has no kernel here
+    """
+    if accelerated(model) is None:
+        raise OperandError("plan_of", "the model isn't accelerated", "needed what striate.accelerate gave back")
+    _asked.calls = calls = []
+    try:
+        with torch.no_grad():
+            model(*inputs, **named)
+    finally:
+        del _asked.calls
+    told = [graph.plan_told(arguments) for graph, arguments in calls]
+    if not told:
+        return "no plan: nothing of the model was captured, since somebody looks on or nothing of it is on the CPU"
+    if len(told) == 1:
+        return told[0]
+    return "\n".join(f"piece {at} of {len(told)}: {text}" for at, text in enumerate(told, 1))
+
+
+def blocks_of(model: torch.nn.Module) -> dict[str, str]:
+    """What is fused in each module of an accelerated model, in what has been captured so far.
+
+    A key is the path of the innermost module that holds all of the operations that were put together.
+
+    >>> import striate
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2))
+    >>> _ = striate.accelerate(model, quiet=True)(torch.randn(2, 1, 8, 8))
+    >>> blocks_of(model)
+    {'': '0 + 1 + 2'}
+    """
+    call = accelerated(model)
+    told: dict[str, list[str]] = {}
+    for graph in [] if call is None else call.graphs:
+        for names in graph.told:
+            paths = [name.split(".") for name in names]
+            depth = 0
+            while all(len(path) > depth + 1 and path[depth] == paths[0][depth] for path in paths):
+                depth += 1
+            text = " + ".join(".".join(path[depth:]) for path in paths)
+            held = told.setdefault(".".join(paths[0][:depth]), [])
+            if text not in held:
+                held.append(text)
+    return {path: ", ".join(texts) for path, texts in told.items()}

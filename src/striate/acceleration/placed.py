@@ -56,9 +56,15 @@ def innermost(meta: Tensor) -> int:
     return next((size for size, stride in zip(meta.shape, meta.stride(), strict=True) if stride == 1 and size > 1), 1)
 
 
+def innermost_axes(meta: Tensor) -> tuple[int, ...]:
+    """How many axes there are, the length of the innermost, and which have their numbers side by side."""
+    inner = (axis for axis in range(meta.dim()) if meta.stride(axis) == 1 and meta.shape[axis] > 1)
+    return (meta.dim(), innermost(meta), *inner)
+
+
 def of_channels(numbers: Tensor, meta: Tensor) -> Tensor:
     """One number for each place of the innermost axis, from a tensor that is stretched over all others."""
-    inner = [axis for axis in range(meta.dim()) if meta.stride(axis) == 1 and meta.shape[axis] > 1]
+    _, _, *inner = innermost_axes(meta)
     aligned = numbers.reshape(*[1] * (meta.dim() - numbers.dim()), *numbers.shape)
     if any(size > 1 and axis not in inner for axis, size in enumerate(aligned.shape)):
         raise Refusal("a tensor of the model's own with a number for each position")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 
 from striate.acceleration.capture import Refusal, Value
@@ -82,12 +84,15 @@ class Placing:
         name = f"copy of {'x'.join(map(str, source.shape))} from {source.meta.stride()} to {target.meta.stride()}"
         self.steps.append(Step(name, elementwise.copy(self.isa), items, threads, words))
 
-    def result(self, place: Placed, source: Buffer, stride: tuple[int, ...]) -> Buffer:
-        """The buffer that is the result, in the strides that it is asked for in."""
+    def result(self, place: Placed, taken: Collection[Buffer], stride: tuple[int, ...]) -> Buffer:
+        """The buffer that is a result, in the strides that it is asked for in.
+
+        ``taken``: buffers that may not be it, of inputs and of other results.
+        """
         wanted = self.fresh(place.shape, stride)
         if not is_dense(wanted):
             raise Refusal("a result that doesn't fill its memory")
-        if place.buffer is not source and is_dense(place) and along(place.meta, wanted.meta):
+        if place.buffer not in taken and is_dense(place) and along(place.meta, wanted.meta):
             return place.buffer
         self.copy(place, wanted)
         return wanted.buffer

@@ -19,6 +19,11 @@ _MOST = (1 << 31) - 1
 _BLOCKS = (1 << 30, 1 << 25)
 
 
+def keeps_memory() -> bool:
+    """Whether memory that nobody uses now may be kept for later (``STRIATE_KEEP_MEMORY``)."""
+    return os.environ.get("STRIATE_KEEP_MEMORY", "1") != "0"
+
+
 @cache
 def keep_freed_memory() -> int:
     """Has the C library keep freed memory, up to an eighth of the machine's and 2 GiB; returns how many bytes.
@@ -27,7 +32,7 @@ def keep_freed_memory() -> int:
     ``STRIATE_KEEP_MEMORY=0``, or where the C library isn't glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is None or os.environ.get("STRIATE_KEEP_MEMORY", "1") == "0":
+    if mallopt is None or not keeps_memory():
         return 0
     kept = min(_MOST, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8)
     # Blocks of their own (mmap) always go back; so they come from the heap, whose end is kept.

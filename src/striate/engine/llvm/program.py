@@ -9,8 +9,9 @@ Threads are started once for the whole walk, and what lies between two kernels i
 that is too small to be shared runs on the first thread; one small step after the other needs no barrier between.
 
 Buffers live from the first step that names them to the last. Those that live at the same time lie side by side in one
-arena, others on top of each other, so that a small network's numbers stay in the caches. Addresses are settled when the
-program is made, but for its input and its result, which every call writes into the tables.
+arena, others on top of each other, so that a small network's numbers stay in the caches. The arena is lent for each
+call (arenas.py), mostly the same one again: its addresses are written into the tables when it is another one, those of
+the inputs and results at every call.
 
 Source of the order in which buffers find their places, the largest first: Pisarchyk & Lee, "Efficient memory management
 for deep neural net inference", 2020 (arXiv:2001.03288), section 5.2.
@@ -25,7 +26,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from striate.engine import fresh
 from striate.engine.llvm import compile as compiler
 from striate.engine.llvm import launch
 from striate.engine.llvm.emit import LINE
@@ -120,18 +120,21 @@ class Step:
 
 
 class Program:
-    """Steps made ready to run on ``threads`` threads at most; ``source`` and ``result`` are passed with every call."""
+    """Steps made ready to run on ``threads`` threads at most; ``sources`` and ``results`` are passed with every call."""
 
-    def __init__(self, steps: Sequence[Step], source: Buffer, result: Buffer, isa: Isa, threads: int) -> None:
+    def __init__(
+        self, steps: Sequence[Step], sources: Sequence[Buffer], results: Sequence[Buffer], isa: Isa, threads: int
+    ) -> None:
         self.steps = tuple(steps)
-        self.numbers, offsets = arranged(steps, {source, result})
-        self._arena = fresh.empty(self.numbers + LINE)
-        base = -(-self._arena.data_ptr() // 64) * 64
+        passed = [*sources, *results]
+        self.numbers, offsets = arranged(steps, set(passed))
         openmp = launch.openmp()
-        self.threads = 1 if openmp is None else min(threads, max(step.threads for step in steps))
+        self.threads = 1 if openmp is None else min(threads, max((step.threads for step in steps), default=1))
         flat: list[int] = []
         starts: list[int] = []
-        places: dict[Buffer, list[int]] = {source: [], result: []}
+        places: dict[Buffer, list[int]] = {buffer: [] for buffer in passed}
+        #: Words that hold an address in the arena, each with its distance in bytes from the arena's first number.
+        self._inside: list[tuple[int, int]] = []
         for step in steps:
             starts.append(len(flat))
             flat += [0, 0, step.items]
@@ -141,9 +144,11 @@ class Program:
                     continue
                 if word in places:
                     places[word].append(len(flat))
-                flat.append(base + 4 * offsets.get(word, 0))
-        self._words = array("q", flat)
-        self._sources, self._results = places[source], places[result]
+                else:
+                    self._inside.append((len(flat), 4 * offsets[word]))
+                flat.append(0)
+        self._words, self._base = array("q", flat), 0
+        self._passed = [places[buffer] for buffer in passed]
         own = self._words.buffer_info()[0]
         self._tables = [own + 8 * start for start in starts]
         header = [openmp.which, openmp.many, openmp.barrier] if openmp is not None else [0, 0, 0]
@@ -156,12 +161,20 @@ class Program:
         self._start = None if openmp is None else openmp.start
         self._alone, self._walk = _walker(isa)
 
-    def __call__(self, source: int, result: int, alone: bool = False) -> None:
-        """Runs all steps on the operands at these addresses, ``alone`` on one thread. One call at a time."""
-        for place in self._sources:
-            self._words[place] = source
-        for place in self._results:
-            self._words[place] = result
+    def __call__(self, passed: Sequence[int], arena: int, alone: bool = False) -> None:
+        """Runs all steps, ``alone`` on one thread. One call at a time.
+
+        ``passed``: the addresses of sources and results, in their order. ``arena``: that of memory for ``numbers``
+        numbers, at the start of a cache line.
+        """
+        words = self._words
+        if arena != self._base:
+            for place, offset in self._inside:
+                words[place] = arena + offset
+            self._base = arena
+        for places, address in zip(self._passed, passed, strict=True):
+            for place in places:
+                words[place] = address
         if not alone and self._start is not None and min(self.threads, launch.threads()) > 1:
             self._start(self._walk, self._place, self.threads, 0)
         else:

@@ -1,0 +1,111 @@
+"""Memory that programs compute in, lent for the length of a call and shared by all of them.
+
+A program needs its arena only while it runs, so programs of many models and image sizes take turns on one. Two that run
+at the same time, in two threads, get one each. An arena is as large as the largest living program has asked for; when
+that program is gone, larger arenas are freed. ``STRIATE_KEEP_MEMORY=0`` frees every arena after the call.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from torch import Tensor
+
+from striate.engine import fresh
+from striate.engine.llvm.emit import LINE
+from striate.engine.memory import keeps_memory
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Arena:
+    memory: Tensor
+    numbers: int
+    address: int  #: of its first number, at the start of a cache line
+
+
+class Arenas:
+    """A pool of at most ``most`` bytes. :meth:`reserve` says what a program needs, calls borrow and give back."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._lock = threading.Lock()
+        self._free: list[Arena] = []
+        self._bytes = 0
+        #: What living programs need, by the number that each was given, and those that have been freed since.
+        self._needs: dict[int, int] = {}
+        self._numbered = itertools.count()
+        self._gone: deque[int] = deque()
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all arenas, lent or free."""
+        return self._bytes
+
+    def fits(self, numbers: int) -> bool:
+        """Whether an arena of so many numbers may be made at all."""
+        return 4 * numbers <= self.most
+
+    def reserve(self, program: object, numbers: int) -> None:
+        """Keeps arenas of so many numbers for as long as ``program`` lives."""
+        number = next(self._numbered)
+        with self._held():
+            self._needs[number] = numbers
+        weakref.finalize(program, self._released, number).atexit = False
+
+    def borrow(self, numbers: int) -> Arena | None:
+        """An arena of at least so many numbers; None where that would be more memory than all may take."""
+        with self._held():
+            for at in range(len(self._free) - 1, -1, -1):
+                if self._free[at].numbers >= numbers:
+                    return self._free.pop(at)
+            # Free ones are all too small: the new one takes their place.
+            self._bytes -= sum(4 * each.numbers for each in self._free)
+            self._free.clear()
+            if self._bytes + 4 * numbers > self.most:
+                return None
+            self._bytes += 4 * numbers
+        memory = fresh.empty(numbers + LINE)
+        return Arena(memory, numbers, -(-memory.data_ptr() // 64) * 64)
+
+    def give_back(self, arena: Arena) -> None:
+        with self._held():
+            if keeps_memory():
+                self._free.append(arena)
+            else:
+                self._bytes -= 4 * arena.numbers
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        with self._lock:
+            yield
+            self._trim()
+
+    def _released(self, program: int) -> None:
+        # The garbage collector may call this within any line of the methods above, whose thread then has the lock.
+        self._gone.append(program)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._trim()
+            finally:
+                self._lock.release()
+
+    def _trim(self) -> None:
+        """Frees arenas larger than any living program needs."""
+        while self._gone:
+            self._needs.pop(self._gone.popleft(), None)
+        most = max(self._needs.values(), default=-1)
+        kept = [arena for arena in self._free if arena.numbers <= most]
+        if len(kept) < len(self._free):
+            self._bytes -= sum(4 * arena.numbers for arena in self._free if arena.numbers > most)
+            self._free = kept
+
+
+#: The process's.
+ARENAS: Final = Arenas(1 << 29)
