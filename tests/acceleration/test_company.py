@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import striate
-from striate.acceleration import company, inference
+from striate.acceleration import company, plans
 from striate.acceleration.company import Company
 from striate.engine import tuning
 
@@ -69,7 +69,7 @@ def test_a_plan_in_use_goes_both_ways_with_the_same_result(monkeypatch: pytest.M
     monkeypatch.setattr(company, "_FIRST", 3)
     monkeypatch.setattr(tuning, "_enabled", True)
     monkeypatch.setattr(tuning, "interleaved", lambda runs, *_: {"": 9.0, "1 thread": 1.0, "2 threads": 1.0})
-    monkeypatch.setattr(inference, "_ALONE", float("inf"))
+    monkeypatch.setattr(plans, "_ALONE", float("inf"))
     torch.set_num_threads(2)
     try:
         model, x = nn.Sequential(nn.Conv2d(16, 64, 3), nn.ReLU()).eval(), torch.randn(4, 16, 20, 20)

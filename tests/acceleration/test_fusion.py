@@ -1,4 +1,4 @@
-"""Layers that are put together compute what they computed one by one; whatever can't be proven to do so is left."""
+"""Operations that are put together compute what they computed one by one."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import striate
 from striate import models
-from striate.acceleration import blocks_of, forward, fused, restore
-from striate.errors import OperandError
+from striate.acceleration import blocks_of, fused, restore
 from striate.ops import chain, conv_pool
 
 
@@ -122,6 +121,11 @@ def _with_asserting_norms(self: Any, x: Tensor) -> Tensor:
     return self.k(self.m(self.d(x)) + x)
 
 
+def _window_of_another(self: Any, x: Tensor) -> Tensor:
+    y = F.relu(self.c(x))
+    return F.max_pool2d(y, self.d(x).size(1) - 1)
+
+
 class _Moving(nn.Module):
     """Changes a convolution's kernel between that and the normalisation."""
 
@@ -170,7 +174,15 @@ FUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "conv2d + max_pool2d + relu",
     ),
     "norm": (lambda: nn.Sequential(conv(), nn.BatchNorm2d(3), nn.ReLU(inplace=True)), "0 + 1 + 2"),
-    "norm alone": (lambda: nn.Sequential(conv(), nn.BatchNorm2d(3, momentum=None)), "0 + 1"),
+    "norm alone": (lambda: nn.Sequential(conv(), nn.BatchNorm2d(3, momentum=0.7)), "0 + 1"),
+    "another padding": (
+        lambda: nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect"), nn.MaxPool2d(2)),
+        "0 + 1",
+    ),
+    "a window that follows from sizes": (
+        lambda: Written(_window_of_another, c=conv(), d=conv()),
+        "c + relu + max_pool2d",
+    ),
     "norm without books": (
         lambda: nn.Sequential(conv(), nn.BatchNorm2d(3, track_running_stats=False), nn.SiLU()),
         "0 + 1 + 2",
@@ -208,16 +220,16 @@ FUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "c + n, d + n + add",
     ),
     "into what is used later": (lambda: Written(_adds_into_its_input, c=conv(), n=nn.BatchNorm2d(3)), "c + n"),
-    "norm that stopped its books": (lambda: _stopped(nn.BatchNorm2d(3)), "0"),
+    "norm that stopped its books": (lambda: _stopped(nn.BatchNorm2d(3)), ""),
     "what is added changes": (
         lambda: Written(_changed_before_it_is_added, c=conv(), n=nn.BatchNorm2d(3)),
-        "n + add + relu",
+        "c + n",
     ),
     "norms that assert": (
         lambda: Written(
             _with_asserting_norms, c=conv(), n=_Asserting(3), d=conv(), m=nn.BatchNorm2d(3), k=_Asserting(3)
         ),
-        "c + batch_norm + n.act, d + m + add + batch_norm + k.act",
+        "c + n.batch_norm + n.act, d + m + add + k.batch_norm + k.act",
     ),
     "over lists of layers": (
         lambda: Written(
@@ -239,7 +251,7 @@ def test_what_is_fused_computes_the_same(name: str, train: bool) -> None:
     # Few values, so that windows have ties among what is clamped and what isn't.
     x = 5 * torch.randint(-3, 4, (2, 3, 8, 8)).float()
     assert_alike(model, fast, x, train=train)
-    assert blocks_of(fast)[""] == told
+    assert blocks_of(fast).get("", "") == told
 
 
 def _prints(self: Any, x: Tensor) -> Tensor:
@@ -328,20 +340,21 @@ def _appends(self: Any, x: Tensor) -> Tensor:
     return F.max_pool2d(self.c(x), 2)
 
 
-LEFT = {
-    "prints": (_prints, "print"),
-    "branches on data": (_branches, "control flow"),
-    "assigns": (_counts, "store attr calls"),
-    "no gradients": (_without_gradients, "asks for no_grad"),
-    "a decorator": (_calls_a_decorated, "changes how PyTorch computes"),
-    "Python's random numbers": (_draws, "uses random"),
-    "random numbers in a closure": (_draws_in_a_closure, "uses function"),
-    "checkpoints": (_checkpoints, "keeps less"),
-    "type of an argument": (_asks_the_type, "isinstance"),
-    "PyTorch's state": (_asks_for_the_mode, "is_grad_enabled"),
-    "catches what stops tracing": (_catches, ""),
-    "a derivative of its own": (_has_its_own_derivative, "uses _Backwards"),
-    "a list elsewhere": (_appends, "_seen"),
+#: What is more than operations.
+MORE = {
+    "prints": _prints,
+    "branches on data": _branches,
+    "assigns": _counts,
+    "no gradients": _without_gradients,
+    "a decorator": _calls_a_decorated,
+    "Python's random numbers": _draws,
+    "random numbers in a closure": _draws_in_a_closure,
+    "checkpoints": _checkpoints,
+    "type of an argument": _asks_the_type,
+    "PyTorch's state": _asks_for_the_mode,
+    "catches": _catches,
+    "a derivative of its own": _has_its_own_derivative,
+    "a list elsewhere": _appends,
 }
 
 
@@ -366,33 +379,42 @@ def test_what_a_layer_remembers_is_read_when_it_is_asked_for() -> None:
     def number(self: Any, x: Tensor) -> Tensor:
         return F.max_pool2d(self.c(x), 2) + self.r(x).mean() + self.r.times
 
-    for compute, told in ((buffer, "c + max_pool2d"), (number, "left as it is: times is read of a module")):
+    for compute in (buffer, number):
         model = Written(compute, c=conv(), r=_Remembers())
         fast = accelerated(model)
         for _ in range(3):
             x = torch.randn(2, 3, 8, 8)
             torch.testing.assert_close(fast(x), model(x))
-        assert blocks_of(fast)[""].startswith(told)
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", LEFT)
-def test_what_can_not_be_proven_is_left(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    compute, why = LEFT[name]
-    model = Written(compute, c=conv())
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("name", MORE)
+def test_what_is_more_than_operations_is_done_as_well(
+    name: str, train: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Written(MORE[name], c=conv()).train(train)
     fast = accelerated(model)
-    _seen.clear()
-    assert blocks_of(fast)[""].startswith("left as it is: ")
-    assert why in blocks_of(fast)[""]
-    assert (capsys.readouterr().out, _seen, hasattr(fast, "calls")) == ("", [], False)
     x = torch.randn(2, 3, 8, 8)
-    for _ in range(3):
+    results = []
+    for each in (model, fast):
+        _seen.clear()
         random.seed(0)
-        expected = model(x)
-        random.seed(0)
-        torch.testing.assert_close(fast(x), expected)
-    assert fast(x).requires_grad == model(x).requires_grad
-    assert getattr(fast, "calls", 0) == getattr(model, "calls", 0)
+        capsys.readouterr()
+        found = []
+        for at in range(4):
+            leaf = (x * (-1) ** at).requires_grad_(train)
+            with torch.set_grad_enabled(train):
+                y = each(leaf)
+            each.zero_grad()
+            if y.requires_grad:
+                y.sum().backward()
+            grads = [p.grad for p in (leaf, *each.parameters())]
+            found.append((y.detach(), y.requires_grad, grads))
+        results.append((found, capsys.readouterr().out, list(_seen), getattr(each, "calls", 0), random.random()))
+    theirs, mine = results
+    assert mine[1:] == theirs[1:]
+    torch.testing.assert_close(mine[0], theirs[0], rtol=1e-4, atol=1e-4)
 
 
 def _adds_into(self: Any, x: Tensor) -> Tensor:
@@ -402,11 +424,6 @@ def _adds_into(self: Any, x: Tensor) -> Tensor:
     turned = x.transpose(2, 3)
     turned -= 1
     return F.max_pool2d(F.relu(self.c(x)), 2)
-
-
-def _window_of_another(self: Any, x: Tensor) -> Tensor:
-    y = F.relu(self.c(x))
-    return F.max_pool2d(y, self.d(x).size(1) - 1)
 
 
 def _used_twice(self: Any, x: Tensor) -> Tensor:
@@ -419,12 +436,10 @@ def _in_place_on_its_input(self: Any, x: Tensor) -> Tensor:
 
 
 UNFUSED: dict[str, Callable[[], nn.Module]] = {
-    "a window that is not known yet": lambda: Written(_window_of_another, c=conv(), d=conv()),
     "used twice": lambda: Written(_used_twice, c=conv()),
     "in place on its input": lambda: Written(_in_place_on_its_input, a=nn.ReLU(inplace=True), c=conv()),
     "in place on what may be its input": lambda: nn.Sequential(nn.Identity(), nn.ReLU(True), nn.MaxPool2d(2)),
     "indices": lambda: Written(lambda self, x: F.max_pool2d(self.c(x), 2, return_indices=True)[0], c=conv()),
-    "another padding": lambda: nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect"), nn.MaxPool2d(2)),
     "another activation": lambda: nn.Sequential(conv(), nn.LeakyReLU(), nn.MaxPool2d(2)),
     "other bounds": lambda: nn.Sequential(conv(), nn.Hardtanh(-1, 1), nn.MaxPool2d(2)),
     "clamp": lambda: Written(lambda self, x: F.max_pool2d(self.c(x).clamp(min=0), 2), c=conv()),
@@ -438,7 +453,7 @@ def test_neighbours_that_are_none_stay_apart(name: str, train: bool) -> None:
     model = UNFUSED[name]()
     fast = accelerated(model)
     assert_alike(model, fast, torch.randint(-3, 4, (2, 3, 8, 8)).float(), train=train)
-    assert blocks_of(fast)[""] == ""
+    assert blocks_of(fast) == {}
 
 
 class Small(nn.Module):
@@ -504,12 +519,19 @@ def test_attributes_do_not_go_stale(taken: list[str]) -> None:
 
 
 def test_who_changes_all_the_time_is_left(taken: list[str]) -> None:
-    fast = accelerated(Small()).eval()
-    x = torch.randn(2, 3, 8, 8)
-    for each in range(30):
-        fast.p = each / 30
-        fast(x)
-    assert 0 < taken.count("conv_pool") < 20
+    """Dropout's share is a number that PyTorch's code asks about, so every other one is captured anew; up to a limit."""
+    model = Small()
+    fast = accelerated(model)
+    for at in range(20):
+        for each in (model, fast):
+            each.p = at / 20
+        torch.manual_seed(0)
+        x = torch.randn(2, 3, 8, 8)
+        torch.manual_seed(0)
+        expected = model(x)
+        torch.manual_seed(0)
+        torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-4)
+    assert 2 * 2 < len(taken) < 2 * 20
 
 
 def test_layers_may_be_replaced(taken: list[str]) -> None:
@@ -519,6 +541,7 @@ def test_layers_may_be_replaced(taken: list[str]) -> None:
     fast(x)
     other, weight = nn.Conv2d(3, 3, 5, padding=2), torch.randn(3, 3, 3, 3)
     model.conv, fast.conv = other, copy.deepcopy(other)
+    assert taken == BOTH
     torch.testing.assert_close(fast(x), model(x))
     model.block[2], fast.block[2] = nn.Tanh(), nn.Tanh()
     torch.testing.assert_close(fast(x), model(x))
@@ -545,7 +568,7 @@ def nested() -> nn.Module:
     return nn.Sequential(_Shortcut(inner), nn.Sequential(conv(), nn.MaxPool2d(2)))
 
 
-NESTED = "0.body.0.0 + 0.body.0.1 + 0.body.0.2 + 0.body.1 + 0.body.2 + add + 0.after, 1.0 + 1.1"
+NESTED = "0: body.0.0 + body.0.1 + body.0.2 + body.1 + body.2 + add + after, 1: 0 + 1"
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -553,7 +576,7 @@ def test_graphs_go_on_into_children(train: bool) -> None:
     model = nested()
     fast = accelerated(model)
     assert_alike(model, fast, torch.randn(2, 3, 8, 8), train=train)
-    assert blocks_of(fast)[""] == NESTED
+    assert ", ".join(f"{path}: {text}" for path, text in blocks_of(fast).items()) == NESTED
     for each in (model, fast):
         each[0].body[0][1].eval()
         each[0].body[2].momentum = None
@@ -587,11 +610,15 @@ def test_what_changes_between_layers_changes_there() -> None:
         torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
 
 
-def test_assertions_are_the_module_s() -> None:
-    fast = accelerated(nn.Sequential(conv(), _Asserting(3)))
+def test_errors_are_the_module_s() -> None:
+    model = nn.Sequential(conv(), _Asserting(3))
+    fast = accelerated(model)
     fast(torch.randn(2, 3, 8, 8))
-    with pytest.raises(AssertionError, match="got 3D input"):
-        fast(torch.randn(3, 8, 8))
+    for x in (torch.randn(3, 8, 8), torch.randn(2, 4, 8, 8), torch.randn(2, 3, 8, 8).double()):
+        with pytest.raises(Exception) as theirs:
+            model(x)
+        with pytest.raises(type(theirs.value)):
+            fast(x)
 
 
 def test_children_may_change_how_they_compute(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -599,8 +626,6 @@ def test_children_may_change_how_they_compute(monkeypatch: pytest.MonkeyPatch) -
     fast = accelerated(model)
     x = torch.randn(2, 3, 8, 8)
     fast(x)
-    restore(fast[0].body)
-    torch.testing.assert_close(fast(x), model(x))
     for each in (model, fast):
         each[1].forward = torch.tanh
     torch.testing.assert_close(fast(x), model(x))
@@ -642,18 +667,14 @@ class _Heard(nn.Module):
         return self.conv(x)
 
 
-def test_a_child_without_a_graph_is_called_as_it_is() -> None:
+def test_children_that_do_more() -> None:
     model = nn.Sequential(nested()[0], _Counting(), _Heard(), nested()[0])
     fast = accelerated(model)
     _HEARD.clear()
     for times in (1, 2, 3):
         assert_alike(model, fast, torch.randn(2, 3, 8, 8), train=True)
         assert fast[1].calls == model[1].calls == len(_HEARD) // 2 + 1 > times
-    assert blocks_of(fast)[""].count("after") == 2
-    assert blocks_of(fast)["1"] == "left as it is: count: store attr calls"
-    assert blocks_of(fast)["1.body"] == "0 + 1"
-    # What was read of a child before it turned out to have no graph isn't looked at.
-    assert forward.blocks_in(fast).patience == forward.Blocks(calls=False).patience
+    assert sum("after" in text for text in blocks_of(fast).values()) == 2
 
 
 class _Scheduled(nn.Module):
@@ -673,7 +694,8 @@ def test_a_child_that_changes_all_the_time() -> None:
         for each in (model, fast):
             each[1][0].share = at / 30
         torch.testing.assert_close(fast(x), model(x))
-    assert blocks_of(fast)["0"].count("after") == 1
+    assert sum("after" in text for text in blocks_of(fast).values()) == 1
+    assert len(fast._compiled_call_impl.graphs) == 2
 
 
 @pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward", "full_backward_pre"])
@@ -695,7 +717,7 @@ def test_hooks_of_fused_layers_are_called(kind: str, at: int) -> None:
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
 
 
-def test_global_hooks_are_called(taken: list[str]) -> None:
+def test_global_hooks_are_called() -> None:
     fast = accelerated(Small())
     heard: list[str] = []
     handle = nn.modules.module.register_module_forward_hook(lambda module, *_: heard.append(type(module).__name__))
@@ -704,7 +726,6 @@ def test_global_hooks_are_called(taken: list[str]) -> None:
     finally:
         handle.remove()
     assert heard == ["Conv2d", "ReLU", "Conv2d", "BatchNorm2d", "ReLU", "Sequential", "Small"]
-    assert taken == []
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -764,7 +785,7 @@ def test_helpers_may_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(fast(x), model(x))
 
 
-def test_under_a_profiler_nothing_is_traced() -> None:
+def test_under_a_profiler() -> None:
     model = Small().eval()
     fast = accelerated(model)
     x = torch.randn(2, 3, 8, 8)
@@ -775,7 +796,6 @@ def test_under_a_profiler_nothing_is_traced() -> None:
     finally:
         profiler.disable()
     torch.testing.assert_close(mine, model(x))
-    assert blocks_of(fast)[""] == "conv + relu + max_pool2d, block.0 + block.1 + block.2"
 
 
 def test_arguments_that_are_no_float32_tensors(taken: list[str]) -> None:
@@ -784,12 +804,12 @@ def test_arguments_that_are_no_float32_tensors(taken: list[str]) -> None:
     x, y = torch.randn(2, 3, 8, 8), torch.randn(3, 4, 4)
     torch.testing.assert_close(fast(x, extra=y), model(x, extra=y))
     torch.testing.assert_close(fast(x, None), model(x, None))
-    assert taken == ["chain"] * 2  # the block's argument is a tensor
     torch.testing.assert_close(fast(x, y), model(x, y))
     torch.testing.assert_close(fast(x), model(x))
     torch.testing.assert_close(fast(x[:0]), model(x[:0]))
     torch.testing.assert_close(fast.double()(x.double()), model.double()(x.double()))
-    with pytest.raises(OperandError, match="needed one dtype"):
+    assert taken == BOTH * 5
+    with pytest.raises(RuntimeError):
         fast(x)
 
 
@@ -865,18 +885,19 @@ def test_the_model_stays_what_it_was(taken: list[str]) -> None:
     assert set(vars(fast)) == attributes
     assert list(fast.state_dict()) == list(model.state_dict())
     assert [name for name, _ in fast.named_modules()] == [name for name, _ in model.named_modules()]
-    for again in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
+    for again in (copy.copy(fast), copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
         taken.clear()
         torch.testing.assert_close(again(x), fast(x))
-        nn.init.zeros_(again.conv.weight)
-        assert not torch.equal(again(x), fast(x))
-        assert taken == BOTH * 4
+        assert taken == BOTH  # a copy is a plain model
+    nn.init.zeros_(again.conv.weight)
+    assert not torch.equal(again(x), fast(x))
+    striate.accelerate(fast, quiet=True)
     restore(fast)
+    assert not torch.equal(fast(x), 0 * fast(x))
     taken.clear()
     torch.testing.assert_close(fast(x), model.eval()(x))
     assert taken == []
-    assert "forward" not in vars(fast)
-    assert "forward" not in vars(fast.block)
+    assert set(vars(fast)) == set(vars(model))
 
 
 def test_maps_are_freed_when_they_are_needed_no_more() -> None:
@@ -892,9 +913,10 @@ def test_maps_are_freed_when_they_are_needed_no_more() -> None:
     model = nn.Sequential(conv(), nn.BatchNorm2d(3), *layers).eval()
     fast = accelerated(model)
     with torch.no_grad():
+        fast(x)
         model(x)
         fast(x)
-    assert alive[1] <= alive[0]
+    assert alive[2] <= alive[1]
 
 
 def test_dropout_is_drawn_anew() -> None:
@@ -913,8 +935,8 @@ def test_a_choice_against_fusing_computes_the_same(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("name", "size", "least"),
     [
-        ("torchvision:resnet18", 64, 12),
-        ("torchvision:mobilenet_v2", 64, 50),
+        ("torchvision:resnet18", 64, 9),
+        ("torchvision:mobilenet_v2", 64, 8),
         ("torchvision:shufflenet_v2_x0_5", 64, 20),
         ("torchvision:vgg11_bn", 32, 1),
         ("timm:resnet18", 64, 8),
@@ -931,8 +953,7 @@ def test_networks_of_other_libraries(name: str, size: int, least: int, peer: Cal
             torch.manual_seed(0)
             results.append(each.train(train)(x))
         torch.testing.assert_close(*results, rtol=1e-3, atol=1e-4)
-    told = blocks_of(fast).values()
-    assert sum(bool(each) and not each.startswith("left") for each in told) >= least
+    assert sum(graph.training * len(graph.told) for graph in fast._compiled_call_impl.graphs) >= least
 
 
 @pytest.mark.parametrize(("name", "small"), [("lenet5", False), ("resnet18", True)])
@@ -975,9 +996,3 @@ def test_random_layers(makers: list[Callable[[], nn.Module]], train: bool) -> No
         for p in model.parameters():
             p.mul_(2)
     assert_alike(model, accelerated(model), x, train=train)
-
-
-def test_the_generated_forward_is_what_runs(taken: list[str]) -> None:
-    assert forward.NAMES  # the functions that are led to the engine
-    accelerated(nn.Sequential(conv(), nn.MaxPool2d(2)))(torch.randn(1, 3, 8, 8))
-    assert taken == ["conv_pool"]

@@ -87,7 +87,6 @@ class Compiled:
             return self.plain(*arguments)
         return self.blocks(*arguments)
 
-
     def plan_told(self, arguments: tuple[Any, ...]) -> str:
         """The plan for arguments like these; or why there is none."""
         if self.plans is not None:
@@ -116,18 +115,16 @@ def _has(graph: GraphModule, functions: Iterable[Any]) -> bool:
 def _owned(graph: GraphModule, examples: Sequence[Any]) -> list[bool]:
     """Which arguments are parameters and buffers of modules: the same tensors at every call, or nearly."""
     placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
-    owned = []
-    for node, example in zip(placeholders, examples, strict=True):
-        is_tensor = isinstance(example, Tensor)
-        owned.append(is_tensor and (isinstance(example, torch.nn.Parameter) or _is_buffer(node)))
-    return owned
+    alike = zip(placeholders, examples, strict=True)
+    return [isinstance(example, Tensor) and _is_of_a_module(node) for node, example in alike]
 
 
-def _is_buffer(node: torch.fx.Node) -> bool:
-    """Whether Dynamo found a tensor among a module's buffers."""
+def _is_of_a_module(node: torch.fx.Node) -> bool:
+    """Whether Dynamo found a tensor among a module's parameters or buffers."""
     source = getattr(node.meta.get("grapharg"), "source", None)
     name = getattr(source, "name", "")
-    return "._buffers[" in str(name() if callable(name) else name)
+    told = str(name() if callable(name) else name)
+    return told.rpartition("[")[0].endswith(("._parameters", "._buffers"))
 
 
 @cache

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -120,12 +121,7 @@ def captured(run: Callable[..., Sequence[Any]], arguments: Sequence[Any], owned:
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     try:
         with torch.inference_mode(False), torch.no_grad(), fake:
-            standing = [
-                torch.empty_strided(each.shape, each.stride(), dtype=each.dtype, device=each.device)
-                if isinstance(each, Tensor) and not own
-                else each
-                for each, own in zip(arguments, owned, strict=True)
-            ]
+            standing = [each if own else _standing(each) for each, own in zip(arguments, owned, strict=True)]
             recorder = _Recorder(standing, owned)
             with recorder:
                 outputs = run(*standing)
@@ -135,6 +131,31 @@ def captured(run: Callable[..., Sequence[Any]], arguments: Sequence[Any], owned:
         # Whatever a graph may raise on a tensor without numbers, it is no reason to fail: the call itself will tell.
         raise Refusal(f"{type(error).__name__} while it was captured: {str(error).partition(chr(10))[0]}") from error
     return Graph(recorder.nodes, recorder.inputs, recorder.told(outputs))
+
+
+def is_number(argument: Any) -> bool:
+    """Whether an argument is how Dynamo passes a Python number that changes between calls."""
+    return isinstance(argument, Tensor) and argument.dim() == 0 and argument.dtype is torch.float64 and argument.is_cpu
+
+
+class _Number:
+    """A number that the graph asks for by ``item``, and does nothing else with."""
+
+    def __init__(self, value: float) -> None:
+        self._value = value
+
+    def item(self) -> float:
+        return self._value
+
+
+def _standing(argument: Any) -> Any:
+    """What stands for an argument while the graph is captured."""
+    if not isinstance(argument, Tensor):
+        return argument
+    if is_number(argument):
+        with no_dispatch():
+            return _Number(argument.item())
+    return torch.empty_strided(argument.shape, argument.stride(), dtype=argument.dtype, device=argument.device)
 
 
 class _Recorder(TorchDispatchMode):
@@ -166,7 +187,8 @@ class _Recorder(TorchDispatchMode):
                 if value.argument is None and value.fixed:
                     raise Refusal("it gives back what doesn't hang on its inputs")
                 if seen.setdefault(storage, value) is not value or (
-                    value.argument is None and any(self.known[id(one)].argument is not None for one in self.storages[storage])
+                    value.argument is None
+                    and any(self.known[id(one)].argument is not None for one in self.storages[storage])
                 ):
                     raise Refusal("it gives back a view of what others have too")
             elif each is not None and not isinstance(each, (int, float, bool)):

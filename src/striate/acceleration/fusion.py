@@ -25,6 +25,7 @@ from torch.fx import Graph, Node
 
 from striate import ops
 from striate.acceleration.calls import FUNCTIONS
+from striate.acceleration.capture import is_number
 from striate.acceleration.fused import Normed, chained, convolve_and_pool, normalize, pool_and_activate
 from striate.ops import chain
 
@@ -78,6 +79,7 @@ class Fusion:
     def __init__(self, graph: Graph) -> None:
         self._told: dict[Node, list[str]] = {}
         self._graph = graph
+        self._read_numbers_first()
         # From the end: of two normalisations that are added, the later one takes the other's result.
         for node in reversed(graph.nodes):
             if node.target in _NORMS:
@@ -96,6 +98,14 @@ class Fusion:
     @property
     def fused(self) -> list[list[str]]:
         return [self._told[node] for node in self._graph.nodes if node in self._told]
+
+    def _read_numbers_first(self) -> None:
+        """Numbers that change between calls are arguments; reading one is nothing that comes between two operations."""
+        last = next((node for node in reversed(self._graph.nodes) if node.op == "placeholder"), None)
+        for node in list(self._graph.nodes):
+            of_number = node.op == "call_method" and node.target == "item" and node.args[0].op == "placeholder"
+            if last is not None and of_number and is_number(node.args[0].meta.get("example_value")):
+                last.append(node)
 
     # ---------------------------------------------------------------------------------------------- patterns
 

@@ -188,7 +188,9 @@ class _Lowering(Placing):
 
     def sum(self, last: Value, made: Sum, x: Placed, sizes: tuple[Any, ...], groups: int, macs: int) -> None:
         what = interleaved_sum(self.isa, *sizes, self.shared(macs), made.epilogue)
-        packed = self.packed(made, ("sum", groups, what.channels, True), partial(self.pack, groups, what.channels, True))
+        packed = self.packed(
+            made, ("sum", groups, what.channels, True), partial(self.pack, groups, what.channels, True)
+        )
         scratch = Buffer(what.scratch)
         # Positions lie side by side in an interleaved image, so a row ends where the next one begins.
         row = sizes[4][1] * _width(sizes)
@@ -200,9 +202,7 @@ class _Lowering(Placing):
         self.steps.append(Step(name, what.kernel, what.items, what.threads, words))
         self.places[last] = made.place
 
-    def packed(
-        self, made: Sum, how: Any, pack_: Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
-    ) -> Tensor:
+    def packed(self, made: Sum, how: Any, pack_: Callable[[Tensor, Tensor | None, Tensor | None], Tensor]) -> Tensor:
         """A sum's weight and bias as a kernel reads them; ``how`` tells ways of packing apart."""
         return self.constant((made.keys, how), lambda owned, into: pack_(*made.numbers(owned), into))
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, wraps
+from operator import is_, itemgetter
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.fx._symbolic_trace import is_fx_symbolic_tracing
 from torch.utils._device import DeviceContext
 
 from striate import nn
@@ -35,7 +38,7 @@ _LAYERS: Final = tuple(
     if hasattr(room, f"{kind}{dims}d")
 )
 #: How often a model's code is captured for other attributes, sizes and modes, before new ones are left to PyTorch.
-_CAPTURES: Final = 32
+_CAPTURES: Final = 16
 #: What Dynamo assumes to stay as it was, and is told to look at: hooks, defaults of functions, parameters that share
 #: memory, and parameters whose ``data`` has been replaced.
 _GUARDED: Final[dict[str, Any]] = {
@@ -44,6 +47,8 @@ _GUARDED: Final[dict[str, Any]] = {
     "skip_no_tensor_aliasing_guards_on_parameters": False,
     "skip_tensor_guards_with_matching_dict_tags": False,
     "recompile_limit": _CAPTURES,
+    # What Dynamo fails on runs as it is.
+    "suppress_errors": True,
 }
 
 
@@ -126,6 +131,7 @@ class Accelerated:
         self.graphs: list[Compiled] = []
         self._call: Callable[..., Any] | None = None
         self._met: set[tuple[bool, bool]] = set()
+        self._methods: Methods | None = None
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         # Copies of the model are plain, whatever way the model has of copying itself.
@@ -134,6 +140,10 @@ class Accelerated:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling() or _is_observed() or not _concerns(args, kwargs):
             return self.module._call_impl(*args, **kwargs)
+        if self._methods is not None and not self._methods.same():
+            self._call = self._methods = None
+            self.graphs.clear()
+            self._met.clear()
         call = self._call or self._compiled()
         state = (self.module.training, torch.is_grad_enabled())
         undo = _guarding()()
@@ -149,9 +159,14 @@ class Accelerated:
     def _compiled(self) -> Callable[..., Any]:
         from striate.acceleration.backend import Compiled
 
+        # Dynamo never forgets a backend, which must not keep the model.
+        options, held = self.options, weakref.ref(self)
+
         def backend(graph: torch.fx.GraphModule, examples: Sequence[Any], **_: Any) -> Compiled:
-            made = Compiled(graph, examples, **self.options)
-            self.graphs.append(made)
+            made, call = Compiled(graph, examples, **options), held()
+            if call is not None:
+                call.graphs.append(made)
+                call._methods = Methods(call.module)
             return made
 
         self._call = torch.compile(_own_code(self.module), backend=backend)
@@ -173,6 +188,34 @@ def _own_code(module: torch.nn.Module) -> Callable[..., Any]:
 
 
 _numbered: Final = itertools.count()
+
+
+class Methods:
+    """The methods of a model's classes as they are now: Dynamo doesn't notice when one is replaced."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        kinds = {kind for module in model.modules() for kind in type(module).__mro__}
+        # Tracers replace methods of torch.nn.Module for as long as they run, and go their own way.
+        kinds -= {torch.nn.Module, object}
+        self._tables = [vars(kind) for kind in kinds]
+        self._sizes = list(map(len, self._tables))
+        names = [[name for name, value in table.items() if hasattr(value, "__get__")] for table in self._tables]
+        pairs = zip(self._tables, names, strict=True)
+        self._read = [(itemgetter(*found), table) for table, found in pairs if found]
+        self._held = [read(table) for read, table in self._read]
+
+    def same(self) -> bool:
+        if list(map(len, self._tables)) != self._sizes:
+            return False
+        try:
+            now = [read(table) for read, table in self._read]
+        except KeyError:
+            return False
+        return all(map(_identical, now, self._held))
+
+
+def _identical(some: Any, others: Any) -> bool:
+    return some is others or (isinstance(some, tuple) and len(some) == len(others) and all(map(is_, some, others)))
 
 
 @cache
@@ -210,6 +253,7 @@ def _is_observed() -> bool:
         (depth and any(type(torch._C._get_function_stack_at(at)) is not DeviceContext for at in range(depth)))
         or torch._C._len_torch_dispatch_stack()
         or torch._C._is_tracing()
+        or is_fx_symbolic_tracing()
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
     )

@@ -31,8 +31,9 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
-from striate.acceleration.capture import Graph, Refusal, Value, captured
+from striate.acceleration.capture import Graph, Refusal, Value, captured, is_number
 from striate.acceleration.company import Company
 from striate.acceleration.constants import Constants
 from striate.acceleration.lowering import lowered
@@ -122,8 +123,11 @@ class Plans:
         key: list[Any] = [torch.get_num_threads()]
         for at in self._given:
             each = arguments[at]
-            if type(each) is Tensor:
-                if each.dtype is not torch.float32 or not each.is_cpu or each.is_neg():
+            if is_number(each):
+                key.append(each.item())
+            elif isinstance(each, Tensor):
+                is_plain = type(each) is Tensor or type(each) is Parameter
+                if not is_plain or each.dtype is not torch.float32 or not each.is_cpu or each.is_neg():
                     return None
                 key += (each.shape, each.stride())
             else:
@@ -180,7 +184,7 @@ class Plans:
 
     def _fastest(self, arguments: tuple[Any, ...]) -> Plan:
         """The plan, on as many threads as it is fastest on, if it is faster than the ordinary way."""
-        numbers = sum(arguments[at].numel() for at in self._given if isinstance(arguments[at], Tensor))
+        numbers = sum(each.numel() for each in map(arguments.__getitem__, self._given) if isinstance(each, Tensor))
         known = self._known(numbers)
         if known is not None and known.refusal:
             raise Refusal(known.refusal)
@@ -283,9 +287,7 @@ class Plan:
         return 1 if self.company is not None and self.company.alone else self.program.threads
 
     def __call__(self, arguments: Sequence[Any], alone: bool | None = None) -> list[Any] | None:
-        """The graph's outputs; None where there is no memory. ``alone`` has one thread walk it; else its company says.
-
-        """
+        """The graph's outputs; None where there is no memory. ``alone`` has one thread walk it; else its company says."""
         arena = ARENAS.borrow(self.program.numbers)
         if arena is None:
             return None

@@ -53,10 +53,12 @@ def test_steps_wait_for_each_other(threads: int, openmp: bool, monkeypatch: pyte
         chain = [Buffer(16 * 50) for _ in range(21)]
         # Steps of several threads and of one, in turns and one after the other.
         steps = [doubling(*pair, 50, threads if at % 5 else 1) for at, pair in enumerate(itertools.pairwise(chain))]
-        program = Program(steps, chain[0], chain[-1], the_isa(), threads)
+        program = Program(steps, [chain[0]], [chain[-1]], the_isa(), threads)
         x, y = torch.randn(50, 16), torch.empty(50, 16)
-        for _ in range(50):
-            program(x.data_ptr(), y.fill_(torch.nan).data_ptr())
+        # Another call may get other memory.
+        arenas = [torch.full((program.numbers + 16,), torch.nan) for _ in range(2)]
+        for turn in range(50):
+            program([x.data_ptr(), y.fill_(torch.nan).data_ptr()], -(-arenas[turn % 2].data_ptr() // 64) * 64)
             assert torch.equal(y, x * 2**20)
     finally:
         torch.set_num_threads(1)
@@ -64,7 +66,7 @@ def test_steps_wait_for_each_other(threads: int, openmp: bool, monkeypatch: pyte
 
 def test_a_forked_process_walks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     chain = [Buffer(64), Buffer(64)]
-    program = Program([doubling(*chain, 4, 2)], *chain, the_isa(), 2)
+    program = Program([doubling(*chain, 4, 2)], chain[:1], chain[1:], the_isa(), 2)
 
     def start(*_: object) -> None:
         raise AssertionError("threads that are gone")
@@ -72,5 +74,5 @@ def test_a_forked_process_walks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, "_start", start)
     monkeypatch.setattr(launch, "_forked", True)
     x, y = torch.randn(4, 16), torch.empty(4, 16)
-    program(x.data_ptr(), y.data_ptr())
+    program([x.data_ptr(), y.data_ptr()], 0)
     assert torch.equal(y, 2 * x)
