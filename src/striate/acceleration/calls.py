@@ -44,7 +44,8 @@ _CALLS: Final = {
     else mine
     for name, mine in _MINE.items()
 }
-#: PyTorch's functions, and striate's that are exact to the last bit, each with what is called instead. In three dimensions there are no kernels of striate's own yet.
+#: PyTorch's functions, and striate's that are local to the last bit, each with what is called instead. In three
+#: dimensions there are no kernels of striate's own yet.
 FUNCTIONS: Final[dict[Any, Call]] = {
     getattr(room, name): call for room in (torch, F, ops) for name, call in _CALLS.items() if hasattr(room, name)
 }

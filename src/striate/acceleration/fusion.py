@@ -230,12 +230,12 @@ def _is_tensor(value: Any) -> bool:
 
 def _name(node: Node) -> str:
     """The layer that a node was called in, else its function."""
-    held = node.meta.get("nn_module_stack") or {}
-    path = next(reversed(held.values()))[0] if held else ""
+    held = list((node.meta.get("nn_module_stack") or {}).values())
+    path, kind = held[-1] if held else ("", torch.nn.Module)
     function = str(getattr(node.target, "__name__", node.target))
-    kind = next(reversed(held.values()))[1] if held else None
-    layer = getattr(kind, "__module__", "").startswith(("torch.nn.", "striate.nn"))
-    return plain_path(path) if layer and not issubclass(kind, _HOLDERS) else f"{plain_path(path)}.{function}".strip(".")
+    if kind.__module__.startswith(("torch.nn.", "striate.nn")) and not issubclass(kind, _HOLDERS):
+        return plain_path(path)
+    return f"{plain_path(path)}.{function}".strip(".")
 
 
 _HOLDERS: Final = (torch.nn.Sequential, torch.nn.ModuleList, torch.nn.ModuleDict)
@@ -357,4 +357,5 @@ def _link(node: Node) -> chain.Convolution | Normed:
         return Normed(norm[1:], *added)
     found = _bound(node, _CONVOLVED)
     assert found is not None  # it is a link
-    return chain.Convolution(*found[1:3], found[3:])
+    _, weight, bias, *how = found
+    return chain.Convolution(weight, bias, tuple(how))

@@ -224,7 +224,7 @@ def _guarding() -> Callable[[], Callable[[], None]]:
     import torch._dynamo.config as config
 
     known = {name: value for name, value in _GUARDED.items() if hasattr(config, name)}
-    made: Callable[[], Callable[[], None]] = config._make_closure_patcher(**known)  # type: ignore[attr-defined]
+    made: Callable[[], Callable[[], None]] = config._make_closure_patcher(**known)
     return made
 
 
@@ -276,7 +276,7 @@ def _keep_replicas_plain() -> None:
 
     @wraps(replicate)
     def plainly(self: torch.nn.Module) -> torch.nn.Module:
-        replica = replicate(self)
+        replica: torch.nn.Module = replicate(self)
         if accelerated(replica) is not None:
             del vars(replica)["_compiled_call_impl"]
         return replica
@@ -333,7 +333,8 @@ def plan_of(model: torch.nn.Module, *inputs: Any, **named: Any) -> str:
     """
     if accelerated(model) is None:
         raise OperandError("plan_of", "the model isn't accelerated", "needed what striate.accelerate gave back")
-    _asked.calls = calls = []
+    calls: list[tuple[Compiled, tuple[Any, ...]]] = []
+    _asked.calls = calls
     try:
         with torch.no_grad():
             model(*inputs, **named)

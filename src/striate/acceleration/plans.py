@@ -136,7 +136,8 @@ class Plans:
 
     def _by(self, plan: Plan, arguments: tuple[Any, ...], alone: bool | None = None) -> list[Any] | None:
         tensors = [arguments[at] for at in self._mine]
-        assert self._weights is not None and self._constants is not None
+        assert self._weights is not None
+        assert self._constants is not None
         if not self._weights.same(tensors):
             self._weights.take(tensors)
             self._constants.again(arguments)
@@ -266,14 +267,16 @@ class Plan:
         if not ARENAS.fits(self.program.numbers):
             raise Refusal(f"it needs {4 * self.program.numbers >> 20:,} MiB of memory")
         ARENAS.reserve(self, self.program.numbers)
-        self._inputs = [value.argument for value in graph.inputs]
+        self._inputs = [value.argument for value in graph.inputs if value.argument is not None]
         self._shapes, self._held = made.shapes, made.held
         results = {value: at for at, value in enumerate(graph.results)}
-        #: For each output the number of the result or of the argument that it is, or a constant.
-        self._outputs: list[tuple[str, Any]] = []
+        #: For each output which result, argument or constant it is.
+        self._outputs: list[tuple[str, int]] = []
+        self._numbers: list[Any] = []
         for each in graph.outputs:
             if not isinstance(each, Value):
-                self._outputs.append(("constant", each))
+                self._outputs.append(("constant", len(self._numbers)))
+                self._numbers.append(each)
             elif each.argument is not None:
                 self._outputs.append(("argument", each.argument))
             else:
@@ -287,13 +290,16 @@ class Plan:
         return 1 if self.company is not None and self.company.alone else self.program.threads
 
     def __call__(self, arguments: Sequence[Any], alone: bool | None = None) -> list[Any] | None:
-        """The graph's outputs; None where there is no memory. ``alone`` has one thread walk it; else its company says."""
+        """The graph's outputs; None where there is no memory for them.
+
+        ``alone`` says whether one thread walks the program; else its company does.
+        """
         arena = ARENAS.borrow(self.program.numbers)
         if arena is None:
             return None
         try:
             results = [fresh.empty_strided(shape, stride) for shape, stride in self._shapes]
-            passed = [arguments[at].data_ptr() for at in self._inputs]  # type: ignore[index]
+            passed = [arguments[at].data_ptr() for at in self._inputs]
             passed += [result.data_ptr() for result in results]
             if alone is not None or self.company is None:
                 self.program(passed, arena.address, bool(alone))
@@ -303,8 +309,8 @@ class Plan:
                 self.company.took(alone, time.perf_counter() - start)
         finally:
             ARENAS.give_back(arena)
-        told = {"result": results.__getitem__, "argument": arguments.__getitem__, "constant": lambda value: value}
-        return [told[kind](value) for kind, value in self._outputs]
+        sources: dict[str, Sequence[Any]] = {"result": results, "argument": arguments, "constant": self._numbers}
+        return [sources[kind][at] for kind, at in self._outputs]
 
     def __str__(self) -> str:
         program, memory = self.program, self.program.numbers * 4 / 1024

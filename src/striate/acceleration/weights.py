@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from operator import attrgetter
 from typing import Final
 
-import torch
 from torch import Tensor
 
 from striate.engine.llvm.fingerprints import Fingerprints
@@ -62,7 +61,7 @@ def look_again() -> None:
     Needed after writes of single numbers into large tensors that PyTorch isn't told of, as by NumPy, a kernel of one's
     own or ``.data``; all other changes are seen by themselves.
 
-    >>> import striate
+    >>> import striate, torch
     >>> model = striate.accelerate(torch.nn.Linear(512, 512), quiet=True)
     >>> model.weight.detach().numpy()[3, 7] = 1.0
     >>> striate.acceleration.look_again()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
@@ -24,6 +26,20 @@ from striate.errors import AnalysisError, StriateError, is_out_of_memory
 InputSize: TypeAlias = "Sequence[int] | Array | Sequence[Any] | Mapping[str, Any] | PackedSequence | Example"
 
 _NEEDED: Final = "needed a size as (C, H, W) or (N, C, H, W), tensors or arrays"
+
+
+@contextmanager
+def as_written() -> Iterator[None]:
+    """Has compiled and accelerated networks run their own code.
+
+    Every layer is called then, each operation has its own gradient, and outputs depend on what their windows see and on
+    nothing else. Compiled code has operations put together, and would be made anew for the hooks of every question.
+    """
+    if "torch._dynamo" in sys.modules:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:
+        yield  # nothing has been compiled, and the import takes longer than most questions
 
 
 @dataclass(frozen=True)
@@ -60,8 +76,9 @@ class Example:
         return self.mapped(lambda tensor: other if next(names) == name else tensor)
 
     def call(self, model: torch.nn.Module) -> Any:
-        """What the network answers."""
-        return model(*self.args, **self.kwargs)
+        """What the network answers, by its own code."""
+        with as_written():
+            return model(*self.args, **self.kwargs)
 
 
 def chosen(shapes: Mapping[str, tuple[int, ...]], name: str | int | None) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from striate.analysis.examples import as_written
 from striate.errors import ExplainError, is_out_of_memory
 from striate.explain.arguments import layer as layer_text
 from striate.explain.arguments import network
@@ -136,7 +137,7 @@ def probing(model: torch.nn.Module, *layers: str, call: Call | None = None) -> I
     try:
         model.eval()
         handles = [module.register_forward_hook(probe.keep) for module in set(probe._modules.values())]
-        with torch.inference_mode(False), torch.enable_grad():
+        with as_written(), torch.inference_mode(False), torch.enable_grad():
             yield probe
     finally:
         for handle in handles:

@@ -55,11 +55,14 @@ class Updates:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
         mixed = recipe.mixup > 0 or recipe.cutmix > 0
         self.loss = loss_of(model, recipe.label_smoothing, mixed=mixed, weights=class_weights)
-        if self.device.type == "cpu" and recipe.engine != "aten":
+        by_engine = self.device.type == "cpu" and recipe.engine != "aten"
+        if by_engine:
             accelerate(model, quiet=True)
             if _is_wide(model):
                 model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = None if recipe.ema is None else Average(model, recipe.ema)
+        if by_engine and self.average is not None:
+            accelerate(self.average.model, quiet=True)
         if recipe.checkpoint_activations:
             recompute(model)
         self.model, self.network = model, team.wrap(model)

@@ -120,7 +120,7 @@ class Step:
 
 
 class Program:
-    """Steps made ready to run on ``threads`` threads at most; ``sources`` and ``results`` are passed with every call."""
+    """Steps made ready to run, on ``threads`` threads at most; every call passes ``sources`` and ``results``."""
 
     def __init__(
         self, steps: Sequence[Step], sources: Sequence[Buffer], results: Sequence[Buffer], isa: Isa, threads: int
