@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, wraps
 from operator import is_, itemgetter
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import torch
@@ -169,8 +169,17 @@ class Accelerated:
                 call._methods = Methods(call.module)
             return made
 
-        self._call = torch.compile(_own_code(self.module), backend=backend)
+        call = _own_code(self.module)
+        self._call = torch.compile(call, backend=backend)
+        weakref.finalize(call, _forget, call.__code__).atexit = False
         return self._call
+
+
+def _forget(code: CodeType) -> None:
+    """Has Dynamo let go of what it captured of a model that is gone: it and the model's code keep each other."""
+    from torch._dynamo.eval_frame import reset_code  # type: ignore[attr-defined]
+
+    reset_code(code)
 
 
 def _own_code(module: torch.nn.Module) -> Callable[..., Any]:
