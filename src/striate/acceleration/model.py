@@ -40,12 +40,14 @@ _LAYERS: Final = tuple(
 #: How often a model's code is captured for other attributes, sizes and modes, before new ones are left to PyTorch.
 _CAPTURES: Final = 16
 #: What Dynamo assumes to stay as it was, and is told to look at: hooks, defaults of functions, parameters that share
-#: memory, and parameters whose ``data`` has been replaced.
+#: memory, and parameters whose ``data`` has been replaced. And NumPy is called as it is: made into PyTorch's functions,
+#: it would draw other random numbers, and compute in other precisions.
 _GUARDED: Final[dict[str, Any]] = {
     "skip_nnmodule_hook_guards": False,
     "assume_dunder_attributes_remain_unchanged": False,
     "skip_no_tensor_aliasing_guards_on_parameters": False,
     "skip_tensor_guards_with_matching_dict_tags": False,
+    "trace_numpy": False,
     "recompile_limit": _CAPTURES,
     # What Dynamo fails on runs as it is.
     "suppress_errors": True,
