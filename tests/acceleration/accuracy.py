@@ -1,7 +1,7 @@
 """How far results in float32 are from those in float64, and how far they may be.
 
-Rounding in a deep network is what it is: a result is judged by what the model's own results are worth. They are computed
-in float64, in float32, and in float32 from inputs moved by a rounding error, which is another draw of the same noise.
+Rounding in a deep network is what it is: a result is judged by what the model's own results are worth. They are
+computed in float64, in float32, and in float32 from inputs moved by a rounding error: another draw of the same noise.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: How many times as far from the exact result as the worst of the model's own an accelerated one may be, and beyond that
-#: which share of the result. Winograd's convolution rounds a few times as much as a direct sum.
+#: How many times as far from the exact result as the worst of the model's own an accelerated one may be, and which
+#: share of the result beyond that. Winograd's convolution rounds a few times as much as a direct sum.
 FACTOR, SHARE = 8.0, 1e-5
 
 

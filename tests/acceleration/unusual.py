@@ -50,8 +50,8 @@ class Written(nn.Module):
         for name, layer in layers.items():
             setattr(self, name, layer)
 
-    def forward(self, *inputs: Any) -> Any:
-        return self.compute(self, *inputs)
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        return self.compute(self, *inputs, **named)
 
 
 class Tied(nn.Module):
