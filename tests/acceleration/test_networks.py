@@ -42,7 +42,7 @@ def fixed(side: int = 64, by: str = "img_size", **options: Any) -> Network:
 
 NETWORKS: dict[str, Network] = {
     "timm:test_resnet": Network({}, 32, 48),
-    "timm:test_efficientnet": Network({}, 32, 48),
+    "timm:test_efficientnet": Network(),
     # Residual networks and their kin.
     "torchvision:resnet18": Network(),
     "torchvision:resnet50": Network(),
@@ -173,9 +173,15 @@ NETWORKS: dict[str, Network] = {
     "segmentation:lraspp_mobilenet_v3_large": Network(),
 }
 #: Run by `make test`; the others by `make test-all`.
-QUICK = ("timm:test_resnet", "timm:test_efficientnet")
+QUICK = ("timm:test_resnet", "timm:test_vit")
 #: Those that are planned as a whole: how far plans reach isn't told by numbers that agree.
-PLANNED = ("timm:test_resnet", "timm:mobilenetv2_035", "timm:efficientnet_b0", "torchvision:resnet18")
+PLANNED = (
+    "timm:test_resnet",
+    "timm:test_efficientnet",
+    "timm:mobilenetv2_035",
+    "timm:efficientnet_b0",
+    "torchvision:resnet18",
+)
 #: Draws of images, of which one has to agree.
 DRAWS = 8
 #: How far five steps may lead apart, as a share of how far they lead.
