@@ -6,6 +6,7 @@ import copy
 import gc
 import io
 import pickle
+import threading
 import warnings
 import weakref
 
@@ -338,6 +339,27 @@ def test_blocks_and_plans_can_be_switched_off(asked: list[str]) -> None:
     assert blocks_of(model) != {}
     with pytest.raises(OperandError, match="the model isn't accelerated"):
         plan_of(restore(model), x)
+
+
+def test_dynamo_is_strict_for_as_long_as_a_call_takes() -> None:
+    import torch._dynamo.config as config
+
+    kept = config.skip_nnmodule_hook_guards, config.recompile_limit
+    arrived, seen = threading.Barrier(2), []
+
+    class Meeting(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            torch.compiler.disable(lambda: (arrived.wait(30), seen.append(config.skip_nnmodule_hook_guards)))()
+            return x + 1
+
+    models = [striate.accelerate(Meeting(), quiet=True) for _ in range(2)]
+    workers = [threading.Thread(target=each, args=(torch.ones(2),)) for each in models]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert seen == [False, False]
+    assert (config.skip_nnmodule_hook_guards, config.recompile_limit) == kept
 
 
 def test_a_model_is_freed() -> None:

@@ -127,11 +127,15 @@ class Accelerated:
 
     def __init__(self, module: torch.nn.Module, options: dict[str, bool]) -> None:
         self.module, self.options = module, options
-        #: What has been captured, in the order in which it was.
-        self.graphs: list[Compiled] = []
+        self._captured: list[weakref.ref[Compiled]] = []
         self._call: Callable[..., Any] | None = None
         self._met: set[tuple[bool, bool]] = set()
         self._methods: Methods | None = None
+
+    @property
+    def graphs(self) -> list[Compiled]:
+        """What Dynamo has captured and may use again, in the order in which it was captured."""
+        return [graph for graph in (each() for each in self._captured) if graph is not None]
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         # Copies of the model are plain, whatever way the model has of copying itself.
@@ -142,11 +146,11 @@ class Accelerated:
             return self.module._call_impl(*args, **kwargs)
         if self._methods is not None and not self._methods.same():
             self._call = self._methods = None
-            self.graphs.clear()
+            self._captured.clear()
             self._met.clear()
         call = self._call or self._compiled()
         state = (self.module.training, torch.is_grad_enabled())
-        undo = _guarding()()
+        _STRICT.enter()
         try:
             if state in self._met:
                 return call(*args, **kwargs)
@@ -154,7 +158,7 @@ class Accelerated:
             with _any_batch((args, kwargs)):
                 return call(*args, **kwargs)
         finally:
-            undo()
+            _STRICT.leave()
 
     def _compiled(self) -> Callable[..., Any]:
         from striate.acceleration.backend import Compiled
@@ -165,7 +169,7 @@ class Accelerated:
         def backend(graph: torch.fx.GraphModule, examples: Sequence[Any], **_: Any) -> Compiled:
             made, call = Compiled(graph, examples, **options), held()
             if call is not None:
-                call.graphs.append(made)
+                call._captured.append(weakref.ref(made))
                 call._methods = Methods(call.module)
             return made
 
@@ -218,9 +222,30 @@ def _identical(some: Any, others: Any) -> bool:
     return some is others or (isinstance(some, tuple) and len(some) == len(others) and all(map(is_, some, others)))
 
 
+class _Strictness(threading.local):
+    """Dynamo's configuration, which every thread has its own of, while accelerated models are called within another."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self._undo: Callable[[], None] = lambda: None
+
+    def enter(self) -> None:
+        if self._calls == 0:
+            self._undo = _patch()()
+        self._calls += 1
+
+    def leave(self) -> None:
+        self._calls -= 1
+        if self._calls == 0:
+            self._undo()
+
+
+_STRICT: Final = _Strictness()
+
+
 @cache
-def _guarding() -> Callable[[], Callable[[], None]]:
-    """Sets Dynamo's configuration for a call; what it gives back sets it as it was."""
+def _patch() -> Callable[[], Callable[[], None]]:
+    """Sets the configuration; what it gives back sets it as it was."""
     import torch._dynamo.config as config
 
     known = {name: value for name, value in _GUARDED.items() if hasattr(config, name)}
