@@ -38,7 +38,7 @@ _LAYERS: Final = tuple(
     if hasattr(room, f"{kind}{dims}d")
 )
 #: How often a model's code is captured for other attributes, sizes and modes, before new ones are left to PyTorch.
-_CAPTURES: Final = 16
+_CAPTURES: Final = 8
 #: What Dynamo assumes to stay as it was, and is told to look at: hooks, defaults of functions, parameters that share
 #: memory, and parameters whose ``data`` has been replaced.
 _GUARDED: Final[dict[str, Any]] = {
