@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from striate import ops
+from striate.acceleration.checkpoints import with_checkpoints
 from striate.acceleration.fusion import Fusion
 from striate.acceleration.model import asked
 from striate.acceleration.plans import Plans
@@ -57,6 +58,8 @@ class Compiled:
     """A captured graph, computed by the engine. ``told`` says what was put together in it."""
 
     def __init__(self, graph: GraphModule, examples: Sequence[Any], *, blocks: bool, plans: bool) -> None:
+        owned = _owned(graph, examples)
+        graph = with_checkpoints(graph, owned)
         self.graph, self.plain = graph, graph.forward
         self.training = torch.is_grad_enabled()
         self.told: list[list[str]] = []
@@ -71,7 +74,7 @@ class Compiled:
             rewritten.recompile()
             self.blocks = rewritten.forward
         if plans and not self.training and not _changes_modes(graph):
-            self.plans = Plans(self.plain, self.blocks, _owned(graph, examples))
+            self.plans = Plans(self.plain, self.blocks, owned)
 
     def __call__(self, *arguments: Any) -> Any:
         calls = asked()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, wraps
 from operator import is_, itemgetter
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import torch
@@ -40,12 +40,14 @@ _LAYERS: Final = tuple(
 #: How often a model's code is captured for other attributes, sizes and modes, before new ones are left to PyTorch.
 _CAPTURES: Final = 8
 #: What Dynamo assumes to stay as it was, and is told to look at: hooks, defaults of functions, parameters that share
-#: memory, and parameters whose ``data`` has been replaced.
+#: memory, and parameters whose ``data`` has been replaced. And NumPy is called as it is: made into PyTorch's functions,
+#: it would draw other random numbers, and compute in other precisions.
 _GUARDED: Final[dict[str, Any]] = {
     "skip_nnmodule_hook_guards": False,
     "assume_dunder_attributes_remain_unchanged": False,
     "skip_no_tensor_aliasing_guards_on_parameters": False,
     "skip_tensor_guards_with_matching_dict_tags": False,
+    "trace_numpy": False,
     "recompile_limit": _CAPTURES,
     # What Dynamo fails on runs as it is.
     "suppress_errors": True,
@@ -173,8 +175,17 @@ class Accelerated:
                 call._methods = Methods(call.module)
             return made
 
-        self._call = torch.compile(_own_code(self.module), backend=backend)
+        call = _own_code(self.module)
+        self._call = torch.compile(call, backend=backend)
+        weakref.finalize(call, _forget, call.__code__).atexit = False
         return self._call
+
+
+def _forget(code: CodeType) -> None:
+    """Has Dynamo let go of what it captured of a model that is gone: it and the model's code keep each other."""
+    from torch._dynamo.eval_frame import reset_code  # type: ignore[attr-defined]
+
+    reset_code(code)
 
 
 def _own_code(module: torch.nn.Module) -> Callable[..., Any]:
