@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
-
 from fuzz.changes import steps_of
 from fuzz.running import Coverage, Subject, compare, examine, striates
 from fuzz.sources import Source
+from torch import nn
 
 #: Seeds that a test takes.
 MANY = 3
@@ -49,7 +48,7 @@ def test_sources_and_steps_are_a_seeds() -> None:
 
 
 def test_what_changes_nothing_is_no_failure() -> None:
-    for seed in range(100, 120):
+    for seed in range(100, 108):
         source = Source(seed)
         lines = [step.line for step in steps_of(source)]
         assert compare(source.text, lines, Subject(lambda model: model, lambda model: model)) is None, seed

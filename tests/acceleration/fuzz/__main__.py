@@ -24,8 +24,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="for so long")
     parser.add_argument("--changes", type=int, default=12, help="changes a module")
     parser.add_argument("--shrink", type=float, default=60.0, help="seconds for making a failure small")
-    parser.add_argument("--dynamo", action="store_true", help="test TorchDynamo itself, with a backend that does nothing")
-    parser.add_argument("--config", action="append", default=[], help="NAME=VALUE of torch._dynamo.config, with --dynamo")
+    parser.add_argument("--dynamo", action="store_true", help="test TorchDynamo with a backend that does nothing")
+    parser.add_argument("--config", action="append", default=[], help="NAME=VALUE for TorchDynamo, with --dynamo")
+    parser.add_argument("--without", action="append", default=[], help="a kind of step that isn't taken")
     parser.add_argument("--show", action="store_true", help="print the first seed's module and steps")
     options = parser.parse_args()
     if options.show:
@@ -40,7 +41,7 @@ def main() -> int:
     seconds = float("inf") if options.count else options.seconds
     failures = campaign(
         subject, coverage, options.seed, seconds, options.count, options.changes, options.shrink,
-        lambda text: print(text, flush=True),
+        lambda text: print(text, flush=True), options.without,
     )  # fmt: skip
     print(f"{len(failures)} failures; {coverage}")
     for kind, count in collections.Counter(each.kind for each in failures).most_common():

@@ -112,7 +112,7 @@ def _numbers(a: torch.Tensor, p: torch.Tensor, d: torch.Tensor, others: list[tor
     bound = FACTOR * noise + UNITS * eps * scale + 1e-30
     if away <= bound:
         return ""
-    return f"{away:.2g} away from float64 at scale {scale:.2g}, where rounding is {noise:.2g} and {bound:.2g} is allowed"
+    return f"{away:.2g} away from float64 at scale {scale:.2g}; rounding is {noise:.2g}, and {bound:.2g} is allowed"
 
 
 def _told(value: Any) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import itertools
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
@@ -125,10 +126,15 @@ def _both_raised(mine: Record, theirs: Record) -> bool:
     return None not in both and both[0] != both[1]
 
 
-def examine(seed: int, subject: Subject, changes: int = 12, shrink: float = 60.0) -> Failure | None:
-    """A seed's module and steps; the failure made small within some seconds, None if there is none."""
+def examine(
+    seed: int, subject: Subject, changes: int = 12, shrink: float = 60.0, without: Collection[str] = ()
+) -> Failure | None:
+    """A seed's module and steps; the failure made small within some seconds, None if there is none.
+
+    Steps of kinds that are in ``without`` aren't taken.
+    """
     source = Source(seed)
-    steps = steps_of(source, changes)
+    steps = [step for step in steps_of(source, changes) if step.kind not in without]
     result = compare(source.text, [step.line for step in steps], subject)
     if result is None:
         return None
@@ -256,13 +262,21 @@ def dynamos(coverage: Coverage | None = None, **config: Any) -> Subject:
         def run(*args: Any) -> Any:
             if coverage is not None:
                 coverage.graphs += 1
-            return graph.forward(*args)
+            # What functions mean to a mode or a subclass is in the graph already.
+            with torch._C.DisableTorchFunction():
+                return graph.forward(*args)
 
         return run
 
     def accelerate(model: nn.Module) -> nn.Module:
         model.compile(backend=backend)
+        model._compiled_call_impl = functools.partial(configured, model._compiled_call_impl)
         return model
+
+    def configured(compiled: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        # A thread doesn't see what another one has configured.
+        with torch._dynamo.config.patch({**CONFIG, **config}):
+            return compiled(*args, **kwargs)
 
     def restore(model: nn.Module) -> nn.Module:
         model._compiled_call_impl = None
@@ -274,7 +288,7 @@ def dynamos(coverage: Coverage | None = None, **config: Any) -> Subject:
         before = log.level
         log.setLevel(logging.CRITICAL)  # it tells of every frame that it can't capture
         try:
-            with torch._dynamo.config.patch({**CONFIG, **config}), _counted(coverage):
+            with _counted(coverage):
                 yield
         finally:
             log.setLevel(before)
@@ -299,13 +313,14 @@ def campaign(
     changes: int = 12,
     shrink: float = 60.0,
     tell: Callable[[str], None] = print,
+    without: Collection[str] = (),
 ) -> list[Failure]:
     """Seeds from ``first`` on, for some seconds or so many seeds."""
     end, failures = time.monotonic() + seconds, []
     for seed in itertools.count(first) if count is None else range(first, first + count):
         if time.monotonic() > end:
             break
-        failure = examine(seed, subject, changes, shrink)
+        failure = examine(seed, subject, changes, shrink, without)
         for step in steps_of(Source(seed), changes):
             coverage.kinds[step.kind] += 1
         if failure is not None:

@@ -16,7 +16,7 @@ import random
 from collections.abc import Callable
 
 PREAMBLE = """\
-import collections, contextlib, contextvars, copy, dataclasses, enum, functools, itertools, math, operator, random, types
+import collections, contextlib, contextvars, copy, dataclasses, enum, functools, itertools, math, random, types
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -539,7 +539,7 @@ def activation(p: Piece) -> str:
 
 
 def convolution(p: Piece, inner: int = 0, outer: int = 0, same: bool = False) -> str:
-    """The text of a convolution; of ``inner`` channels to ``outer``, with results of the size of its images if wanted."""
+    """The text of a convolution from ``inner`` channels to ``outer``; ``same`` keeps the size of images."""
     c = p.channels
     inner, outer = inner or c, outer or c
     kernel = p.draw.choice([1, 3, 3, 3, 5, (1, 3), (3, 1)])
@@ -593,7 +593,8 @@ def conv_norm_act(p: Piece) -> None:
 def conv_act_pool(p: Piece) -> None:
     p.do(f"h = {p.layer(convolution(p, same=True))}(h)")
     p.do(f"h = {p.draw.choice(['F.relu(h)', 'h.relu_()', p.layer('nn.ReLU()') + '(h)', 'F.relu6(h)'])}")
-    pool = p.draw.choice(["nn.MaxPool2d(2, ceil_mode=True)", "nn.MaxPool2d(3, 2, 1)", "nn.MaxPool2d((1, 2), (1, 2), (0, 1))"])
+    pools = ["nn.MaxPool2d(2, ceil_mode=True)", "nn.MaxPool2d(3, 2, 1)", "nn.MaxPool2d((1, 2), (1, 2), (0, 1))"]
+    pool = p.draw.choice(pools)
     p.do(f"h = {p.layer(pool)}(h)" if p.chance(0.6) else "h = F.max_pool2d(h, 3, 2, 1)")
 
 
@@ -661,7 +662,8 @@ def loop(p: Piece) -> None:
         p.change("list: appended", f"{path}.append(nn.ReLU())", f"{path}.insert(0, nn.Tanh())")
         p.change("list: swapped", f"{path}[0], {path}[1] = {path}[1], {path}[0]", f"del {path}[1]")
         p.change("list: reordered", f"{path}._modules = dict(reversed({path}._modules.items()))")
-        ways = [f"for layer in self.{name}: h = layer(h)", f"for i in range(len(self.{name})): h = self.{name}[i](h) + h"]
+        ways = [f"for layer in self.{name}: h = layer(h)"]
+        ways += [f"for i in range(len(self.{name})): h = self.{name}[i](h) + h"]
         ways += [f"for i, layer in enumerate(self.{name}): h = layer(h) * (i + 1)"]
         ways += [f"h = functools.reduce(lambda a, layer: layer(a), self.{name}, h)"]
         ways += [f"h = sum([layer(h) for layer in self.{name}])"]
@@ -715,7 +717,8 @@ def nested(p: Piece) -> None:
     if listed:
         p.do(f"for block in self.{name}: h = block(h){taken}")
     else:
-        ways = [f"h = self.{name}(h){taken}"] * 5 + [f"h = self.{name}.forward(h){taken}", f"h = self.{name}(h=h){taken}"]
+        ways = [f"h = self.{name}(h){taken}"] * 5
+        ways += [f"h = self.{name}.forward(h){taken}", f"h = self.{name}(h=h){taken}"]
         ways += [f"h = h + self.{name}(h){taken} if {p.flag()} else self.{name}(h){taken}"]
         p.do(p.draw.choice(ways))
 
@@ -773,7 +776,8 @@ def attention(p: Piece) -> None:
         qkv = p.layer(f"nn.Linear({c}, {3 * c})")
         p.do(f"q, k, v = {qkv}(t).chunk(3, -1)", "t = F.scaled_dot_product_attention(q, k, v)")
     elif way == 2:
-        p.do("a = (t @ t.transpose(1, 2) / math.sqrt(t.shape[-1])).softmax(-1)", "t = torch.einsum('bij,bjc->bic', a, t)")
+        p.do("a = (t @ t.transpose(1, 2) / math.sqrt(t.shape[-1])).softmax(-1)")
+        p.do("t = torch.einsum('bij,bjc->bic', a, t)")
     else:
         layer = f"nn.TransformerEncoderLayer({c}, 2, {2 * c}, dropout={p.draw.choice([0.0, 0.2])}, batch_first=True)"
         p.do(f"t = {p.layer(layer)}(t)")
@@ -788,7 +792,9 @@ def embedding(p: Piece) -> None:
 
 @piece(2)
 def dropout(p: Piece) -> None:
-    ways = [p.layer("nn.Dropout(0.4)") + "(h)", p.layer("nn.Dropout2d(0.3)") + "(h)", "F.dropout(h, 0.3, self.training)"]
+    p.source.effects.add("random")
+    ways = [p.layer("nn.Dropout(0.4)") + "(h)", p.layer("nn.Dropout2d(0.3)") + "(h)"]
+    ways += ["F.dropout(h, 0.3, self.training)"]
     ways += [f"F.dropout(h, {p.number()}, self.training)", "F.dropout2d(h, 0.2)", "F.dropout(h * 1, 0.5, inplace=True)"]
     ways += [p.layer("nn.AlphaDropout(0.2)") + "(h)"]
     p.do(f"h = {p.draw.choice(ways)}")
@@ -1033,7 +1039,8 @@ def autograd(p: Piece) -> None:
         p.top(
             f"class Function{n}(torch.autograd.Function):\n"
             "    @staticmethod\n    def forward(ctx, x):\n        ctx.save_for_backward(x)\n        return x * 2\n"
-            "    @staticmethod\n    def backward(ctx, g):\n        (x,) = ctx.saved_tensors\n        return g * 3 + 0 * x\n"
+            "    @staticmethod\n    def backward(ctx, g):\n        (x,) = ctx.saved_tensors\n"
+            "        return g * 3 + 0 * x\n"
         )
         p.do(f"h = Function{n}.apply({layer}(h))")
     elif way == 6:
@@ -1110,7 +1117,8 @@ def python(p: Piece) -> None:
     elif way == 1:
         p.do(f"def inner(v): return v + {layer}(h)", "h = inner(h)")
     elif way == 2:
-        p.top(f"@contextlib.contextmanager\ndef around_{n}():\n    LOG.append('in')\n    yield 2.0\n    LOG.append('out')\n")
+        body = "    LOG.append('in')\n    yield 2.0\n    LOG.append('out')\n"
+        p.top(f"@contextlib.contextmanager\ndef around_{n}():\n{body}")
         p.do(f"with around_{n}() as s: h = {layer}(h) * s")
     elif way == 3:
         p.do(f"h, *rest = [{layer}(h), h, 3]", "h = h + rest[0] * rest[-1]")
@@ -1142,7 +1150,7 @@ def python(p: Piece) -> None:
         p.change("method replaced on class", f"m.{p.scope.name}.part{n} = lambda self, h, *args, **kwargs: h * 3")
         p.change("method replaced on instance", f"{p.path}.part{n} = lambda h, *args, **kwargs: h * 4")
     elif way == 13:
-        p.do("h = h.apply_(lambda v: v) if False else h", f"h = {layer}(h)", "del h.missing" if p.chance(0.05) else "pass")
+        p.do(f"h = {layer}(h)", "del h.missing" if p.chance(0.05) else "pass")
     else:
         p.do(f"h = (lambda f: f(f(h)))({layer})")
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import copy
+import ctypes
 import dataclasses
 import io
 import linecache
@@ -23,6 +24,7 @@ import threading
 import types
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 #: From one run of a source to the next, so that no two share a module's name or a file's.
 _runs = iter(range(1 << 62))
+
+#: What steps may name in every world.
+_EVERYBODYS = {"torch": torch, "nn": nn, "F": F, "np": np, "copy": copy, "random": random, "types": types}
 
 #: A fresh seed for the numbers that models draw.
 _SEED = 1234
@@ -117,10 +122,15 @@ _ROUNDING = {
     *("sigmoid", "tanh", "silu", "gelu", "exp", "log", "erf", "elu", "softplus", "hardswish", "mish", "sqrt", "rsqrt"),
     *("sigmoid_backward", "tanh_backward", "silu_backward", "gelu_backward", "elu_backward", "hardswish_backward"),
     *("mul", "add", "sub", "div", "pow", "addcmul", "addcdiv", "lerp", "mean_backward", "cumsum", "im2col", "col2im"),
-    *("_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "_weight_norm_interface", "upsample_bilinear2d"),
+    *("_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "_weight_norm_interface"),
+    "upsample_bilinear2d",
     *("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward"),
     *("mkldnn_convolution", "cudnn_batch_norm", "batch_norm_backward", "_native_batch_norm_legit.no_stats"),
 }  # fmt: skip
+
+
+class Counted(Tensor):
+    """A subclass of tensors without anything of its own."""
 
 
 class World:
@@ -149,8 +159,11 @@ class World:
         sys.modules[name] = self.module
         exec(compile(source, filename, "exec"), vars(self.module))
         self.names: dict[str, Any] = {
-            **{"torch": torch, "nn": nn, "F": F, "np": np, "copy": copy, "random": random, "types": types},
-            **{"m": self.module, "w": self, "accelerate": self._accelerate, "restore": self._restore},
+            **_EVERYBODYS,
+            "m": self.module,
+            "w": self,
+            "accelerate": self._accelerate,
+            "restore": self._restore,
             **{name: getattr(self, name) for name in _STEPS},
         }
 
@@ -225,6 +238,9 @@ class World:
             about["type"] = _name(type(value))
             if not name.startswith("state"):
                 about["leaf"] = value.is_leaf
+            if value.is_meta:
+                add((name, str(about)))
+                return
             with torch.no_grad():
                 add((name, Seen(value.detach().clone(), about)))
         elif isinstance(value, dict):
@@ -374,6 +390,7 @@ class World:
     def threads(self, count: int, seed: int = 0, **how: Any) -> None:
         """Calls from several threads at once, each with its own input."""
         found: dict[int, Any] = {}
+        self.model.eval()  # statistics and masks would hang on who comes first
         model, given = self.model, [self.inputs(seed + place, **how)[:2] for place in range(count)]
         start = threading.Barrier(count)
 
@@ -435,10 +452,10 @@ class World:
             yield
 
     @contextlib.contextmanager
-    def patched(self, where: Any, name: str, other: Callable[[Any], Any]) -> Iterator[None]:
-        """What PyTorch has under a name is another thing meanwhile, made from the one that it was."""
+    def patched(self, where: Any, name: str, other: Any) -> Iterator[None]:
+        """What PyTorch has under a name is another thing meanwhile."""
         before = getattr(where, name)
-        setattr(where, name, other(before))
+        setattr(where, name, other)
         try:
             yield
         finally:
@@ -467,6 +484,111 @@ class World:
         torch.save(model, file)
         file.seek(0)
         return torch.load(file, weights_only=False)  # type: ignore[no-any-return]
+
+    @contextlib.contextmanager
+    def default(self, dtype: torch.dtype) -> Iterator[None]:
+        torch.set_default_dtype(dtype)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+    @contextlib.contextmanager
+    def deterministic(self) -> Iterator[None]:
+        before = torch.are_deterministic_algorithms_enabled()
+        torch.use_deterministic_algorithms(True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before)
+
+    def exported(self, seed: int = 0) -> None:
+        """torch.export, called with other numbers."""
+        args, kwargs, _ = self.inputs(seed)
+        made = torch.export.export(self.model, args, kwargs).module()
+        args, kwargs, _ = self.inputs(seed + 1)
+        self._see("exported", made(*args, **kwargs))
+
+    def traced(self, seed: int = 0) -> None:
+        """torch.fx."""
+        args, kwargs, _ = self.inputs(seed)
+        self._see("traced", torch.fx.symbolic_trace(self.model)(*args, **kwargs))
+
+    def subclassed(self, seed: int = 0) -> None:
+        """Tensors of somebody's class."""
+        args, kwargs, _ = self.inputs(seed)
+        self._see("subclassed", self.model(*(each.as_subclass(Counted) for each in args), **kwargs))
+
+    def logging(self, word: str) -> Callable[..., None]:
+        """A hook that leaves a word."""
+        return lambda *args, **kwargs: self.module.LOG.append(word)  # type: ignore[no-any-return]
+
+    def other(self, kind: type, forward: Callable[..., Any]) -> type:
+        """A class like another one, but for its forward."""
+        return type("Other", (kind,), {"forward": forward})
+
+    def double_all(self, model: nn.Module) -> None:
+        for each in model.parameters():
+            each.data.mul_(2)
+
+    def own(self) -> list[nn.Parameter]:
+        """The model's parameters."""
+        return list(self.model.parameters())
+
+    def poke(self, tensor: Tensor, number: float) -> None:
+        """Writes a tensor's first number past PyTorch."""
+        kind = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}[tensor.dtype]
+        kind.from_address(tensor.data_ptr()).value = number
+
+    def in_thread(self, work: Callable[[], object]) -> None:
+        with futures.ThreadPoolExecutor(1) as thread:
+            thread.submit(work).result()
+
+    def descend(self, parameter: Tensor) -> None:
+        """An optimiser's step in the backward pass."""
+        if parameter.grad is not None:
+            parameter.data.add_(parameter.grad, alpha=-0.05)
+
+    def after(self, function: Callable[..., Any], change: Callable[[Any], Any]) -> Callable[..., Any]:
+        """A function that goes on with what another gave."""
+
+        def both(*args: Any, **kwargs: Any) -> Any:
+            return change(function(*args, **kwargs))
+
+        return both
+
+    def within(self, seed: int = 0) -> None:
+        """A hook that calls the model while it is being called."""
+        inner: list[Any] = []
+
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            if not inner:
+                inner.append(None)
+                inner[0] = module(*args, **kwargs)
+
+        handle = self.model.register_forward_pre_hook(hook, with_kwargs=True)
+        try:
+            with torch.no_grad():
+                self.call(seed)
+        finally:
+            handle.remove()
+        self._see("inner", inner)
+
+    def interrupted(self, seed: int = 0) -> None:
+        """A call that somebody breaks off in its midst, and one after it."""
+
+        def hook(module: nn.Module, args: Any) -> None:
+            raise KeyError("broken off")
+
+        last = [each for each in self.model.modules() if not list(each.children())][-1]
+        handle = last.register_forward_pre_hook(hook)
+        try:
+            with torch.no_grad(), contextlib.suppress(KeyError):
+                self.call(seed)
+        finally:
+            handle.remove()
+        with torch.no_grad():
+            self.call(seed)
 
     def scaled_state(self, factor: float) -> dict[str, Tensor]:
         return {
