@@ -16,7 +16,8 @@ import random
 from collections.abc import Callable
 
 PREAMBLE = """\
-import collections, contextlib, contextvars, copy, dataclasses, enum, functools, itertools, math, random, types
+import collections, contextlib, contextvars, copy, dataclasses, enum, functools, io, itertools, logging, math, random
+import types, warnings
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils.checkpoint import checkpoint
 
 LOG = []
+OUT = io.StringIO()
 COUNTS = collections.Counter()
 """
 
@@ -78,7 +80,9 @@ class Source:
         self.pieces: list[str] = []
         #: What the model does beside computing.
         self.effects: set[str] = set()
-        root = Scope("Model", "model")
+        #: Whether the model is one of PyTorch's own classes, which has the written one as its first part.
+        self.wrapped = self.draw.random() < 0.1
+        root = Scope("Model", "model[0]" if self.wrapped else "model")
         for place in range(self.draw.choice([1, 2, 3, 3, 4, 5, 6])):
             self.write(root, str(place))
         signature, inputs, start, result = self._ends(root)
@@ -92,7 +96,7 @@ class Source:
                 "",
                 *self.classes,
                 f"def inputs(make, n, size):\n    return {inputs}\n",
-                "def build():\n    return Model()\n",
+                f"def build():\n    return {'nn.Sequential(Model())' if self.wrapped else 'Model()'}\n",
             ]
         )
 
@@ -125,10 +129,10 @@ class Source:
             ("x", f"((make(n, {c}, size),), {{}})", ["h = torch.stack([x, x * 0.5, x + 1], 2)"]),
             ("x", f"((make({c}, size, size),), {{}})", ["h = x[None]"]),
         ]
-        signature, inputs, start = plain if self.simple else draw.choice(starts)
-        if draw.random() < 0.05 and not self.simple:
+        signature, inputs, start = plain if self.simple or self.wrapped else draw.choice(starts)
+        if draw.random() < 0.05 and not self.simple and not self.wrapped:
             root.init.insert(0, f"self.enter = nn.Embedding(7, {c})")
-            self.layers.append(("model.enter", "Embedding"))
+            self.layers.append((f"{root.path}.enter", "Embedding"))
             signature, inputs = "x", "((make(n, size, size).mul(3).long() % 7,), {})"
             start = ["h = self.enter(x).permute(0, 3, 1, 2)"]
         results = [
@@ -148,7 +152,7 @@ class Source:
         result = draw.choice(results[:7] if self.simple else results)
         if draw.random() < 0.3:
             root.init.append(f"self.head = nn.Linear({c}, 3)")
-            self.layers.append(("model.head", "Linear"))
+            self.layers.append((f"{root.path}.head", "Linear"))
             result = draw.choice(["self.head(h.mean((2, 3)))", "self.head(h.mean((-1, -2))).softmax(1)"])
         if draw.random() < 0.05 and not self.simple:
             self.top.append("Result = collections.namedtuple('Result', 'out extra')")
@@ -886,6 +890,26 @@ def asks(p: Piece) -> None:
                 "h = h * h.isfinite().all()",
                 "h = h + isinstance(h, nn.Parameter)",
                 "h = h * torch.get_num_threads()",
+                "h = h * 2 if h is x else h + 1" if p.path == "model" else "h = h * 1",
+                "h = h * (1 + h._version)",
+                "if h.is_leaf: h = h * 2",
+                "if h.grad_fn is None: h = h * 2",
+                "if h._base is None: h = h * 2",
+                "h = h * (1 + h.storage_offset())",
+                "if type(h) is torch.Tensor: h = h * 2",
+                "h = h * len(h.shape) * h.element_size()",
+                "h = h * float(np.mean(h.shape))",
+                "h = h + torch.from_numpy(np.tanh(h.detach().numpy()))",
+                "h = h * max(1, min(2, int(h.detach().abs().sum()) % 2))",
+                "h = h * len(str(tuple(h.shape)))",
+                "h = h * torch.finfo(h.dtype).bits",
+                "h = h * (2 if torch.get_default_dtype() == torch.float64 else 3)",
+                "h = h + torch.full((1,), 0.1).to(h)",
+                "h = h * len(self.state_dict())",
+                "h = h * len(dict(self.named_modules()))",
+                "h = h * sum(each.numel() for each in self.buffers())",
+                "if not any(q.isnan().any() for q in self.parameters()): h = h * 2",
+                "h = h * h.shape.numel() / 100",
             ]
         )
     )
@@ -894,6 +918,8 @@ def asks(p: Piece) -> None:
 @piece(1.5)
 def randomness(p: Piece) -> None:
     p.source.effects.add("random")
+    p.init("self.generator = torch.Generator().manual_seed(1)")
+    p.top("NUMPYS, PYTHONS = np.random.default_rng(5), random.Random(5)")
     p.do(
         p.draw.choice(
             [
@@ -910,6 +936,14 @@ def randomness(p: Piece) -> None:
                 "h = h + torch.normal(0.0, 1.0, (1,), generator=torch.Generator().manual_seed(3)).to(h)",
                 "h = h * random.choice([1, 2, 3])",
                 "h = h + torch.empty(1).normal_().to(h)",
+                "torch.manual_seed(3)\n        h = h + torch.rand(1).to(h)",
+                "random.seed(3)\n        h = h * random.random()",
+                "with torch.random.fork_rng(): h = h + torch.rand(1).to(h)",
+                "h = h + torch.rand(1, generator=self.generator).to(h)",
+                "h = h * np.random.default_rng(3).random()",
+                "h = h * float(NUMPYS.random())",
+                "h = h * PYTHONS.random()",
+                "h = h + torch.get_rng_state()[:1].to(h) * 0",
             ]
         )
     )
@@ -920,7 +954,7 @@ def effects(p: Piece) -> None:
     """What is left behind by a call."""
     n = p.own("e")
     p.source.effects.add("effects")
-    way = p.draw.randrange(16)
+    way = p.draw.randrange(34)
     c = p.channels
     if way == 0:
         p.init(f"self.{n} = 0")
@@ -968,8 +1002,60 @@ def effects(p: Piece) -> None:
     elif way == 14:
         p.top(f"@functools.lru_cache\ndef once_{n}(size):\n    LOG.append(size)\n    return size / 4\n")
         p.do(f"h = h * once_{n}(h.shape[-1])")
-    else:
+    elif way == 15:
         p.do("h.retain_grad() if h.requires_grad else None", "LOG.append(h.shape[0])")
+    elif way == 16:
+        p.do("print('shape', *h.shape, file=OUT)")
+    elif way == 17:
+        p.do(f"warnings.warn('fuzz {n}')")
+    elif way == 18:
+        p.top(f"logger_{n} = logging.Logger('{n}')\nlogger_{n}.addHandler(logging.StreamHandler(OUT))")
+        p.do(f"logger_{n}.warning('shape %s', h.shape[1])")
+    elif way == 19:
+        p.do("LOG.append('before')", f"if {p.flag()}: raise ValueError('fuzz')", "LOG.append('after')")
+    elif way == 20:
+        p.init(f"self.{n} = 3")
+        p.do(f"if hasattr(self, '{n}'): del self.{n}", "else: h = h * 2")
+        p.change("attribute put back", f"{p.path}.{n} = 3")
+    elif way == 21:
+        p.do(f"if not hasattr(self, '{n}'): self.{n} = nn.Parameter(torch.ones({c}, 1, 1).to(h))", f"h = h * self.{n}")
+    elif way == 22:
+        p.do(f"if not hasattr(self, '{n}'): self.{n} = nn.Conv2d({c}, {c}, 1).to(h.dtype)", f"h = self.{n}(h)")
+    elif way == 23:
+        p.init(f"self.{n} = collections.deque(maxlen=2)")
+        p.do(f"self.{n}.append(h.detach().mean())", f"h = h + sum(self.{n})")
+        p.scope.watched.append(n)
+    elif way == 24:
+        p.init(f"self.{n} = collections.OrderedDict(a=1.0, b=2.0, c=3.0)")
+        p.do(f"self.{n}.move_to_end(next(iter(self.{n})))", f"h = h * next(iter(self.{n}.values()))")
+        p.scope.watched.append(n)
+    elif way == 25:
+        p.init(f"self.{n} = SimpleNamespace(total=0.0)")
+        p.do(f"self.{n}.total += 0.5", f"h = h + self.{n}.total")
+    elif way == 26:
+        p.do(f"setattr(self, 'made{n}', h.shape[-1])", f"h = h * self.made{n}")
+        p.scope.watched.append(f"made{n}")
+    elif way == 27:
+        p.init(f"self.{n} = np.zeros(2)")
+        p.do(f"self.{n} += 0.5", f"h = h + float(self.{n}[0])")
+    elif way == 28:
+        p.do(f"type(self).made{n} = getattr(type(self), 'made{n}', 0) + 1", f"h = h * type(self).made{n}")
+    elif way == 29:
+        p.init(f"self.{n} = torch.zeros(1)")
+        p.do(f"self.{n}.data.add_(1)", f"h = h * self.{n}.to(h)")
+        p.scope.watched.append(n)
+    elif way == 30:
+        p.do("torch.set_grad_enabled(torch.is_grad_enabled())", "h = h * 1")
+    elif way == 31:
+        p.init(f"self.{n} = set()")
+        p.do(f"self.{n}.add(h.shape[-1])", f"h = h * len(self.{n})")
+    elif way == 32:
+        p.init(f"self.register_buffer('{n}', torch.zeros((), dtype=torch.long))")
+        p.do(f"self.{n} += 1", f"if self.{n} > 3: h = h * 2")
+    else:
+        p.init(f"self.{n} = True")
+        p.do(f"if self.{n}:", f"    self.{n} = False", "    h = h * 2")
+        p.scope.watched.append(n)
 
 
 @piece(3)
@@ -1020,7 +1106,7 @@ def in_place(p: Piece) -> None:
 @piece(3)
 def autograd(p: Piece) -> None:
     """Parts without gradients, checkpoints, functions with gradients of their own."""
-    way = p.draw.randrange(11)
+    way = p.draw.randrange(18)
     layer = p.layer(convolution(p, same=True))
     norm = p.layer(normalisation(p))
     n = p.own("g")
@@ -1053,6 +1139,30 @@ def autograd(p: Piece) -> None:
              f"lambda v: {norm}(v).relu(), h, use_reentrant=False)")  # fmt: skip
     elif way == 9:
         p.do("with torch.inference_mode(): a = h.mean()", "h = h * float(a)" if p.chance(0.5) else "h = h + 1")
+    elif way == 10:
+        p.scope.body.extend([f"def part{n}(self, h):", f"    return F.dropout({layer}(h), 0.3, self.training)"])
+        p.do(f"h = checkpoint(self.part{n}, h, use_reentrant={p.chance(0.5)})")
+        p.source.effects.add("random")
+    elif way == 11:
+        p.top(
+            f"class Function{n}(torch.autograd.Function):\n"
+            "    @staticmethod\n    def forward(x, k): return x * k, x.sign()\n"
+            "    @staticmethod\n    def setup_context(ctx, inputs, output):\n"
+            "        ctx.k = inputs[1]\n        ctx.mark_non_differentiable(output[1])\n"
+            "    @staticmethod\n    def backward(ctx, g, _): return g * ctx.k * 2, None\n"
+        )
+        p.do(f"h, _ = Function{n}.apply({layer}(h), {p.number()})")
+    elif way == 12:
+        p.do(f"h = h + torch.func.vmap({layer})(h[:, None])[:, 0]")
+    elif way == 13:
+        p.do(f"h = h + 0.1 * torch.func.grad(lambda v: {layer}(v).square().sum())(h)")
+    elif way == 14:
+        p.do(f"others = {{key: v * 0.5 for key, v in {layer}.named_parameters()}}")
+        p.do(f"h = torch.func.functional_call({layer}, others, (h,))")
+    elif way == 15:
+        p.do("h = h * 1", "h.data.mul_(0.5)", f"h = {layer}(h)")
+    elif way == 16:
+        p.do(f"h = copy.deepcopy({layer})(h)" if p.chance(0.5) else f"h = copy.copy({layer})(h)")
     else:
         p.do(f"with torch.autocast('cpu', torch.bfloat16, enabled={p.flag()} is True and h.dtype == torch.float32):",
              f"    h = h + {layer}(h)")  # fmt: skip
@@ -1153,6 +1263,59 @@ def python(p: Piece) -> None:
         p.do(f"h = {layer}(h)", "del h.missing" if p.chance(0.05) else "pass")
     else:
         p.do(f"h = (lambda f: f(f(h)))({layer})")
+
+
+@piece(2)
+def classes(p: Piece) -> None:
+    """Modules of classes that do more than to define forward."""
+    n, c = p.own("s"), p.channels
+    conv = f"nn.Conv2d({c}, {c}, 3, padding=1)"
+    way = p.draw.randrange(10)
+    kind = f"Kind{n}"
+    made = f"{kind}({c}, {c}, 3, padding=1)"
+    if way == 0:
+        p.top(f"class {kind}(nn.Conv2d):\n    def forward(self, x): return super().forward(x) * 2\n")
+    elif way == 1:
+        p.top(
+            f"class {kind}(nn.Conv2d):\n    def _conv_forward(self, x, weight, bias):\n"
+            "        return super()._conv_forward(x, weight * 0.5, bias)\n"
+        )
+    elif way == 2:
+        p.top(f"class {kind}(nn.Sequential):\n    def forward(self, x): return x + super().forward(x)\n")
+        made = f"{kind}({conv}, nn.ReLU())"
+    elif way == 3:
+        p.top(f"class {kind}(nn.Sequential): pass\n")
+        made = f"{kind}({conv}, nn.BatchNorm2d({c}), nn.ReLU())"
+    elif way == 4:
+        p.top(f"class {kind}(nn.Conv2d):\n    def __call__(self, x): return super().__call__(x) + 1\n")
+    elif way == 5:
+        p.top(
+            f"class {kind}(nn.Conv2d):\n    def __getattr__(self, name):\n"
+            "        return 0.5 if name == 'factor' else super().__getattr__(name)\n"
+            "    def forward(self, x): return super().forward(x) * self.factor\n"
+        )
+        p.change("attribute before __getattr__", f"{p.path}.f{p.name}b.factor = 3.0")
+    elif way == 6:
+        made = p.draw.choice([f"nn.LazyConv2d({c}, 3, padding=1)", "nn.LazyBatchNorm2d()"])
+    elif way == 7:
+        p.top(f"class Mixin{n}:\n    def forward(self, x): return super().forward(x).relu()\n")
+        p.top(f"class {kind}(Mixin{n}, nn.Conv2d): pass\n")
+        p.change("mixin's forward replaced", f"m.Mixin{n}.forward = lambda self, x: x * 2")
+    elif way == 8:
+        p.top(
+            f"class Gain{n}:\n    def __get__(self, it, kind=None): return it.__dict__.get('gain', 2.0)\n"
+            f"class {kind}(nn.Conv2d):\n    level = Gain{n}()\n"
+            "    def forward(self, x): return super().forward(x) * self.level\n"
+        )
+        p.change("descriptor's value", f"{p.path}.f{p.name}b.gain = 0.5")
+        p.change("descriptor replaced", f"m.Gain{n}.__get__ = lambda self, it, kind=None: 3.0")
+    else:
+        p.top(
+            f"class {kind}(nn.BatchNorm2d):\n    def forward(self, x):\n"
+            "        return F.batch_norm(x, self.running_mean, self.running_var, training=self.training)\n"
+        )
+        made = f"{kind}({c})"
+    p.do(f"h = {p.layer(made)}(h)")
 
 
 @piece(1.5)

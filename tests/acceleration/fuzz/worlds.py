@@ -31,6 +31,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -171,8 +172,9 @@ class World:
 
     def run(self, steps: list[str]) -> list[Record]:
         """Builds the model and takes the steps; what was seen after each."""
-        with _kept_state(), warnings.catch_warnings(), self.mode():
-            warnings.simplefilter("ignore")
+        quiet = contextlib.redirect_stderr(io.StringIO())  # PyTorch prints some tracebacks, which it then raises
+        with quiet, _kept_state(), warnings.catch_warnings(record=True) as self._warned, self.mode():
+            warnings.simplefilter("always")
             torch.manual_seed(_SEED)
             random.seed(_SEED)
             np.random.seed(_SEED)
@@ -191,6 +193,9 @@ class World:
             exec(compile(step, "<step>", "exec"), self.names)
         except Exception as error:
             self.record.append(("raised", Raised(_kind(error), str(error))))
+        told = [str(each.message) for each in self._warned if str(each.message).startswith("fuzz")]
+        self._see("warnings", told)
+        self._warned.clear()
         self._look()
         return self.record
 
@@ -219,6 +224,7 @@ class World:
                 if key == "training" or (not key.startswith("_") and key in self._watched(module)):
                     self._see(f"attribute {name}.{key}", value)
         self._see("log", getattr(self.module, "LOG", None))
+        self._see("output", getattr(self.module, "OUT", io.StringIO()).getvalue())
         self._see("counts", dict(getattr(self.module, "COUNTS", {})))
         if not self.double:
             add(("torch's generator", torch.get_rng_state().numpy().tobytes()))
@@ -233,7 +239,9 @@ class World:
     def _see(self, name: str, value: Any) -> None:
         """Takes down a value, and what it holds, as it is now."""
         add = self.record.append
-        if isinstance(value, Tensor):
+        if isinstance(value, UninitializedTensorMixin):
+            add((name, "not initialised"))
+        elif isinstance(value, Tensor):
             about = {"dtype": str(value.dtype), "shape": tuple(value.shape), "grad": value.requires_grad}
             about["type"] = _name(type(value))
             if not name.startswith("state"):
@@ -251,6 +259,10 @@ class World:
             add((f"{name} is", (_name(type(value)), len(value))))
             for place, each in enumerate(value):
                 self._see(f"{name}[{place}]", each)
+        elif isinstance(value, np.ndarray):
+            add((name, value.tolist()))
+        elif isinstance(value, set):
+            add((name, sorted(map(str, value))))
         elif value is None or isinstance(value, int | float | str | bool | torch.Size | torch.dtype | np.generic):
             if self.double and isinstance(value, torch.dtype):
                 value = torch.float32 if value == torch.float64 else value
@@ -317,11 +329,18 @@ class World:
         for place, each in enumerate(_tensors(result)):
             same = [index for index, given in enumerate(_tensors((args, kwargs))) if given is each]
             self.record.append((f"result's tensor {place} is argument", same))
+            shared = [name for name, other in self._known((args, kwargs)) if _overlap(each, other)]
+            self.record.append((f"result's tensor {place} lies in", shared))
             if not how.get("dtype"):
                 self._kept.append((f"result {self.calls}.{place}", each))
         self._see("arguments", [args, kwargs])
         self._wanted = wanted
         return result
+
+    def _known(self, given: Any) -> list[tuple[str, Tensor]]:
+        """Tensors in whose memory a result may lie."""
+        known = [(f"argument {place}", each) for place, each in enumerate(_tensors(given))]
+        return known + list(self.model.state_dict(keep_vars=True).items()) + list(self._kept)
 
     def backward(self, seed: int = 0, **how: Any) -> None:
         """Calls the model and differentiates a sum of all that it gave."""
@@ -622,6 +641,22 @@ def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, dict):
         value = list(value.values())
     return [leaf for each in value for leaf in _tensors(each)] if isinstance(value, list | tuple) else []
+
+
+def _overlap(one: Tensor, other: Any) -> bool:
+    if (
+        not isinstance(other, Tensor)
+        or isinstance(other, UninitializedTensorMixin)
+        or one.is_meta
+        or other.is_meta
+        or not one.numel()
+        or not other.numel()
+    ):
+        return False
+    try:
+        return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return False  # it has no memory of its own
 
 
 def _name(kind: type) -> str:
