@@ -13,7 +13,8 @@ os.environ.setdefault("STRIATE_CACHE_DIR", tempfile.mkdtemp(prefix="striate-fuzz
 import torch
 
 from .changes import steps_of
-from .running import Coverage, campaign, dynamos, striates
+from .known import KNOWN
+from .running import Coverage, campaign, compare, dynamos, striates
 from .sources import Source
 
 
@@ -27,6 +28,7 @@ def main() -> int:
     parser.add_argument("--dynamo", action="store_true", help="test TorchDynamo with a backend that does nothing")
     parser.add_argument("--config", action="append", default=[], help="NAME=VALUE for TorchDynamo, with --dynamo")
     parser.add_argument("--without", action="append", default=[], help="a kind of step that isn't taken")
+    parser.add_argument("--known", action="store_true", help="tell which of TorchDynamo's deviations hold")
     parser.add_argument("--show", action="store_true", help="print the first seed's module and steps")
     options = parser.parse_args()
     if options.show:
@@ -38,6 +40,12 @@ def main() -> int:
     coverage = Coverage()
     config = {name: eval(value) for name, _, value in (each.partition("=") for each in options.config)}
     subject = dynamos(coverage, **config) if options.dynamo else striates(coverage)
+    if options.known:
+        for case in KNOWN:
+            result = compare(case.source, list(case.steps), subject)
+            told = "the same" if result is None else f"step {result[0]}, {case.steps[result[0]]}: {result[1][:200]}"
+            print(f"{case.name}: {told}", flush=True)
+        return 0
     seconds = float("inf") if options.count else options.seconds
     failures = campaign(
         subject, coverage, options.seed, seconds, options.count, options.changes, options.shrink,

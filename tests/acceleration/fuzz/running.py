@@ -9,7 +9,6 @@ import functools
 import itertools
 import logging
 import time
-import warnings
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -198,23 +197,39 @@ def _striates(coverage: Coverage | None) -> Iterator[None]:
             run()
         return {name: 1.0 if name in ("", "aten") else 1e-3 for name in candidates}
 
-    walked = Program.__call__
-
-    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if coverage is not None:
-            coverage.walks += 1
-        return walked(self, *args, **kwargs)
+    try:
+        from striate.acceleration.backend import Compiled
+    except ImportError:  # nothing is captured
+        Compiled = None  # noqa: N806
 
     before = tuning._enabled, tuning.interleaved
-    tuning._enabled, tuning.interleaved, Program.__call__ = True, interleaved, counted  # type: ignore[method-assign, assignment]
+    tuning._enabled, tuning.interleaved = True, interleaved  # type: ignore[assignment]
     tuning.forget()
     try:
-        with warnings.catch_warnings(), _counted(coverage):
+        with _counting(Program, coverage, "walks"), _counting(Compiled, coverage, "graphs"), _counted(coverage):
             yield
     finally:
         tuning._enabled, tuning.interleaved = before
-        Program.__call__ = walked  # type: ignore[method-assign]
         tuning.forget()
+
+
+@contextlib.contextmanager
+def _counting(kind: Any, coverage: Coverage | None, name: str) -> Iterator[None]:
+    """Counts calls of a class's instances."""
+    if kind is None or coverage is None:
+        yield
+        return
+    called = kind.__call__
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        setattr(coverage, name, getattr(coverage, name) + 1)
+        return called(self, *args, **kwargs)
+
+    kind.__call__ = counted
+    try:
+        yield
+    finally:
+        kind.__call__ = called
 
 
 @contextlib.contextmanager
@@ -222,6 +237,10 @@ def _counted(coverage: Coverage | None) -> Iterator[None]:
     """Counts calls, and what TorchDynamo does."""
     counters.clear()
     ran = World.call
+    logs = [logging.getLogger("torch._dynamo"), logging.getLogger("torch._subclasses")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL)  # they tell of every frame that can't be captured
 
     def call(self: World, *args: Any, **kwargs: Any) -> Any:
         if coverage is not None:
@@ -233,6 +252,8 @@ def _counted(coverage: Coverage | None) -> Iterator[None]:
         yield
     finally:
         World.call = ran  # type: ignore[method-assign]
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
         if coverage is not None:
             coverage.compiled += counters["stats"]["unique_graphs"]
             coverage.breaks.update({str(key)[:100]: value for key, value in counters["graph_break"].items()})
@@ -284,14 +305,8 @@ def dynamos(coverage: Coverage | None = None, **config: Any) -> Subject:
 
     @contextlib.contextmanager
     def setting() -> Iterator[None]:
-        log = logging.getLogger("torch._dynamo")
-        before = log.level
-        log.setLevel(logging.CRITICAL)  # it tells of every frame that it can't capture
-        try:
-            with _counted(coverage):
-                yield
-        finally:
-            log.setLevel(before)
+        with _counted(coverage):
+            yield
 
     return Subject(accelerate, restore, setting)
 

@@ -12,6 +12,7 @@ keeps *handles*: lines that change it, for :mod:`changes` to choose from.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 from collections.abc import Callable
 
@@ -194,7 +195,9 @@ class Piece:
         self.source.top.append(text)
 
     def change(self, kind: str, *lines: str) -> None:
-        self.source.handles.extend(Handle(kind, line) for line in lines)
+        # TorchDynamo takes NumPy's numbers for arrays, which is another matter than where they stand.
+        named = [("a NumPy number" if "np.float" in line else kind, line) for line in lines]
+        self.source.handles.extend(itertools.starmap(Handle, named))
 
     def chance(self, probability: float) -> bool:
         return self.draw.random() < probability
@@ -949,12 +952,39 @@ def randomness(p: Piece) -> None:
     )
 
 
+#: Objects that answer otherwise each time, and how they are asked.
+STATEFUL = [
+    ("random.Random(5)", "{}.random()"),
+    ("random.Random(5)", "{}.gauss(0, 1)"),
+    ("np.random.default_rng(5)", "float({}.random())"),
+    ("np.random.RandomState(5)", "float({}.rand())"),
+    ("itertools.count()", "next({})"),
+    ("iter(range(1000))", "next({})"),
+    ("map(float, range(1000))", "next({})"),
+    ("enumerate([0.5] * 1000)", "next({})[0]"),
+    ("list(range(1000))", "{}.pop()"),
+    ("list(range(1000))", "({0}.insert(0, {0}.pop()) or {0}[0])"),
+    ("dict.fromkeys(range(1000))", "{}.popitem()[0]"),
+    ("set(range(1000))", "len([{0}.pop(), {0}][1])"),
+    ("collections.OrderedDict((i, i) for i in range(1000))", "{}.popitem(last=False)[0]"),
+    ("collections.Counter()", "({0}.update('a') or {0}['a'])"),
+    ("collections.defaultdict(int)", "({0}.update(a={0}['a'] + 1) or {0}['a'])"),
+    ("collections.deque(range(9))", "({0}.rotate(1) or {0}[0])"),
+    ("functools.partial(next, itertools.count())", "{}()"),
+    ("io.StringIO('123456789' * 100)", "float({}.read(1))"),
+    ("bytearray(range(200))", "{}.pop()"),
+    ("(lambda a=[0]: (a.append(1), len(a))[1])", "{}()"),
+    ("np.zeros(2)", "float({}.__iadd__(1)[0])"),
+    ("torch.zeros(1)", "{}.add_(1).item()"),
+]
+
+
 @piece(3)
 def effects(p: Piece) -> None:
     """What is left behind by a call."""
     n = p.own("e")
     p.source.effects.add("effects")
-    way = p.draw.randrange(34)
+    way = p.draw.randrange(38)
     c = p.channels
     if way == 0:
         p.init(f"self.{n} = 0")
@@ -1052,6 +1082,10 @@ def effects(p: Piece) -> None:
     elif way == 32:
         p.init(f"self.register_buffer('{n}', torch.zeros((), dtype=torch.long))")
         p.do(f"self.{n} += 1", f"if self.{n} > 3: h = h * 2")
+    elif way >= 34:
+        made, read = p.draw.choice(STATEFUL)
+        p.init(f"self.{n} = {made}")
+        p.do(f"h = h * {read.format(f'self.{n}')}")
     else:
         p.init(f"self.{n} = True")
         p.do(f"if self.{n}:", f"    self.{n} = False", "    h = h * 2")

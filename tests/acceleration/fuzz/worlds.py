@@ -360,10 +360,14 @@ class World:
             return
         over = [*self._wanted, *(each for each in self.model.parameters() if each.requires_grad)]
         first = torch.autograd.grad(loss, over, create_graph=True, allow_unused=True)
-        self._see("gradients", list(first))
+        # Whether a gradient that is constant has one itself is nobody's promise; nor are None and zeros told apart.
+        self._see("gradients", [None if each is None else each.detach() for each in first])
         square = sum(each.square().sum() for each in first if each is not None)
+        seconds: list[Tensor | None] = [None] * len(over)
         if isinstance(square, Tensor) and square.requires_grad:
-            self._see("second", list(torch.autograd.grad(square, over, allow_unused=True)))
+            seconds = list(torch.autograd.grad(square, over, allow_unused=True))
+        pairs = zip(seconds, over, strict=True)
+        self._see("second", [torch.zeros_like(by) if each is None else each for each, by in pairs])
 
     def _loss(self, result: Any) -> Tensor | None:
         total: Tensor | None = None
