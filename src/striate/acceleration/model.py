@@ -6,12 +6,12 @@ import itertools
 import sys
 import threading
 import weakref
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, wraps
 from operator import is_, itemgetter
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import torch
@@ -206,10 +206,15 @@ _numbered: Final = itertools.count()
 
 
 class Methods:
-    """The methods of a model's classes as they are now: Dynamo doesn't notice when one is replaced."""
+    """The methods of a model's classes as they are now: Dynamo doesn't notice when one is replaced.
+
+    Classes are those of its modules and of the objects that their attributes lead to.
+    """
 
     def __init__(self, model: torch.nn.Module) -> None:
-        kinds = {kind for module in model.modules() for kind in type(module).__mro__}
+        kinds = {kind for module in model.modules() for kind in type(module).__mro__} | set(_helpers(model))
+        held = [type(value) for kind in kinds for value in vars(kind).values() if hasattr(value, "__get__")]
+        kinds |= {kind for each in held if not each.__module__.startswith(_OTHERS) for kind in each.__mro__}
         # Tracers replace methods of torch.nn.Module for as long as they run, and go their own way.
         kinds -= {torch.nn.Module, object}
         self._tables = [vars(kind) for kind in kinds]
@@ -227,6 +232,33 @@ class Methods:
         except KeyError:
             return False
         return all(map(_identical, now, self._held))
+
+
+def _helpers(model: torch.nn.Module) -> Iterator[type]:
+    """The classes, written in Python, of objects that a model's attributes lead to, and their bases."""
+    waiting = [value for module in model.modules() for value in vars(module).values()]
+    seen = set(map(id, waiting))
+    for value in waiting:  # which grows
+        inside: Iterable[Any] = ()
+        if isinstance(value, (list, tuple, set, frozenset, deque)):
+            inside = value
+        elif isinstance(value, dict):
+            inside = value.values()
+        if not isinstance(value, (Tensor, torch.nn.Module, type, ModuleType, FunctionType, Accelerated)):
+            held = getattr(value, "__dict__", None)
+            if isinstance(held, dict) and not type(value).__module__.startswith(_OTHERS):
+                inside = (*inside, *held.values())
+                yield from type(value).__mro__
+        new = [each for each in inside if id(each) not in seen]
+        seen.update(map(id, new))
+        if len(waiting) < _MOST:
+            waiting += new
+
+
+#: Where classes come from whose methods nobody replaces.
+_OTHERS: Final = ("torch.", "numpy", "builtins", "collections", "functools", "random", "threading", "logging")
+#: Objects that are looked at.
+_MOST: Final = 10_000
 
 
 def _identical(some: Any, others: Any) -> bool:
@@ -259,9 +291,23 @@ def _patch() -> Callable[[], Callable[[], None]]:
     """Sets the configuration; what it gives back sets it as it was."""
     import torch._dynamo.config as config
 
+    _mend_dynamo()
     known = {name: value for name, value in _GUARDED.items() if hasattr(config, name)}
     made: Callable[[], Callable[[], None]] = config._make_closure_patcher(**known)
     return made
+
+
+def _mend_dynamo() -> None:
+    """Has random generators of Python's own (``random.Random``) run as they are, for all that is compiled from now on.
+
+    Dynamo 2.13 takes such a generator's state at capture for the state at every call, so that the same number comes
+    again and again. Called as they are, they draw.
+    """
+    from torch._dynamo.variables import misc
+
+    generators = getattr(misc, "RandomVariable", None)
+    if hasattr(generators, "is_supported_random_obj"):
+        generators.is_supported_random_obj = staticmethod(lambda generator: False)
 
 
 @contextmanager
