@@ -208,11 +208,16 @@ _numbered: Final = itertools.count()
 class Methods:
     """The methods of a model's classes as they are now: Dynamo doesn't notice when one is replaced.
 
-    Classes are those of its modules and of the objects that their attributes lead to.
+    Classes are those of its modules and of the objects that their attributes lead to. Of objects with a ``__getattr__``
+    the attributes that they have are remembered too: another one comes before what that method answers.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
-        kinds = {kind for module in model.modules() for kind in type(module).__mro__} | set(_helpers(model))
+        objects = [*model.modules(), *_helpers(model)]
+        kinds = {kind for each in objects for kind in type(each).__mro__}
+        theirs = (torch.nn.Module.__getattr__, None)
+        self._dicts = [vars(each) for each in objects if getattr(type(each), "__getattr__", None) not in theirs]
+        self._counts = list(map(len, self._dicts))
         held = [type(value) for kind in kinds for value in vars(kind).values() if hasattr(value, "__get__")]
         kinds |= {kind for each in held if not each.__module__.startswith(_OTHERS) for kind in each.__mro__}
         # Tracers replace methods of torch.nn.Module for as long as they run, and go their own way.
@@ -225,7 +230,7 @@ class Methods:
         self._held = [read(table) for read, table in self._read]
 
     def same(self) -> bool:
-        if list(map(len, self._tables)) != self._sizes:
+        if list(map(len, self._tables)) != self._sizes or list(map(len, self._dicts)) != self._counts:
             return False
         try:
             now = [read(table) for read, table in self._read]
@@ -234,8 +239,8 @@ class Methods:
         return all(map(_identical, now, self._held))
 
 
-def _helpers(model: torch.nn.Module) -> Iterator[type]:
-    """The classes, written in Python, of objects that a model's attributes lead to, and their bases."""
+def _helpers(model: torch.nn.Module) -> Iterator[object]:
+    """Objects, of classes written in Python, that a model's attributes lead to."""
     waiting = [value for module in model.modules() for value in vars(module).values()]
     seen = set(map(id, waiting))
     for value in waiting:  # which grows
@@ -248,7 +253,7 @@ def _helpers(model: torch.nn.Module) -> Iterator[type]:
             held = getattr(value, "__dict__", None)
             if isinstance(held, dict) and not type(value).__module__.startswith(_OTHERS):
                 inside = (*inside, *held.values())
-                yield from type(value).__mro__
+                yield value
         new = [each for each in inside if id(each) not in seen]
         seen.update(map(id, new))
         if len(waiting) < _MOST:
@@ -305,7 +310,7 @@ def _mend_dynamo() -> None:
     """
     from torch._dynamo.variables import misc
 
-    generators = getattr(misc, "RandomVariable", None)
+    generators: Any = getattr(misc, "RandomVariable", None)
     if hasattr(generators, "is_supported_random_obj"):
         generators.is_supported_random_obj = staticmethod(lambda generator: False)
 
