@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from striate import ops
-from striate.acceleration.checkpoints import with_checkpoints
 from striate.acceleration.fusion import Fusion
+from striate.acceleration.higher_order import with_calls
 from striate.acceleration.model import asked
 from striate.acceleration.plans import Plans
 from striate.errors import OperandError
@@ -59,7 +59,7 @@ class Compiled:
 
     def __init__(self, graph: GraphModule, examples: Sequence[Any], *, blocks: bool, plans: bool) -> None:
         owned = _owned(graph, examples)
-        graph = with_checkpoints(graph, owned)
+        graph = with_calls(graph, owned)
         self.graph, self.plain = graph, graph.forward
         self.training = torch.is_grad_enabled()
         self.told: list[list[str]] = []

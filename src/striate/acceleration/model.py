@@ -48,6 +48,8 @@ _GUARDED: Final[dict[str, Any]] = {
     "skip_no_tensor_aliasing_guards_on_parameters": False,
     "skip_tensor_guards_with_matching_dict_tags": False,
     "trace_numpy": False,
+    # Gradients are autograd's, one by one: DistributedDataParallel sends them as they come, of whole graphs too.
+    "optimize_ddp": False,
     "recompile_limit": _CAPTURES,
     # What Dynamo fails on runs as it is.
     "suppress_errors": True,
