@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from striate import engine
 from striate.acceleration import fused
-from striate.ops import chain, conv_pool
+from striate.ops import chain
 from striate.ops.norm import batch_norm
 
 Operands = dict[str, Tensor]
@@ -49,8 +50,8 @@ class Theirs:
     def activate(self, name: str, z: Tensor) -> Tensor:
         return PLAIN[name](z)
 
-    def pool(self, x: Tensor) -> Tensor:
-        return POOL[x.dim() - 2](x, 2)
+    def pool(self, x: Tensor, window: int = 2) -> Tensor:
+        return POOL[x.dim() - 2](x, window)
 
 
 @dataclass
@@ -75,16 +76,16 @@ class Exact(Theirs):
             self.margin = min(self.margin, (z - kink).abs().min().item())
         return super().activate(name, z)
 
-    def pool(self, x: Tensor) -> Tensor:
+    def pool(self, x: Tensor, window: int = 2) -> Tensor:
         windows = x.detach()
         for axis in range(2, x.dim()):
-            windows = windows.unfold(axis, 2, 2)
+            windows = windows.unfold(axis, window, window)
         largest, second = windows.flatten(x.dim()).topk(2)[0].unbind(-1)
         # Of windows that a clamp has made equal none of the equals gets a gradient.
         close = (largest - second)[(largest > 0) & (largest < 6)]
         if close.numel():
             self.margin = min(self.margin, close.min().item())
-        return super().pool(x)
+        return super().pool(x, window)
 
 
 @dataclass
@@ -162,17 +163,15 @@ def pooled_convolution(activation: str, last: bool, alias: str, dims: int = 2, s
     size = (4, 4, 6, 6)[: dims + 2]
     kernel = size if alias else (4, 4, 3, 3)[: dims + 2]
     x, w = lay(torch.randn(size), last), torch.randn(kernel) / 2
-    pads = 4 if alias else 1
+    pads, window = 4 if alias else 1, 2 if dims == 2 else 3
 
     def mine(o: Operands) -> Tensor:
-        window = (2 if dims == 2 else 4, None, 0, 1, False)
-        y = conv_pool.as_one(o["input"], o["weight"], o["bias"], (1, pads, 1, 1), activation, window)
-        assert (y is not None) == any(o[name].requires_grad for name in ("input", "weight", "bias"))
-        return CONVOLVE[dims](o["input"], o["weight"]) if y is None else y
+        how = (1, pads, 1, 1), activation, (window, None, 0, 1, False)
+        return fused.convolve_and_pool(o["input"], o["weight"], o["bias"], *how)
 
     def theirs(o: Operands, by: Theirs) -> Tensor:
         z = CONVOLVE[dims](o["input"], o["weight"], o["bias"], 1, pads)
-        return by.pool(by.activate(activation, z))
+        return by.pool(by.activate(activation, z), window)
 
     leaves = {"input": x, "weight": w, "bias": torch.randn(4)}
     return Case(leaves, mine, theirs, POOLED_ALIASES[alias])
@@ -280,6 +279,11 @@ def weighting(like: Tensor, seed: int) -> Tensor:
     return torch.randn(like.shape, generator=generator).to(like.dtype)
 
 
+def _overlaps(tensor: Tensor) -> bool:
+    """Whether nobody may write to it in the first place."""
+    return any(step == 0 and size > 1 for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+
+
 def run(case: Case, deed: Deed, call: Callable[[Operands], Tensor], writes: bool) -> list[Grads] | None:
     """The gradients of every order up to the asked one; None if autograd rejects what was written."""
     leaves = {name: t.detach().clone().requires_grad_(name not in deed.frozen) for name, t in case.leaves.items()}
@@ -295,6 +299,7 @@ def run(case: Case, deed: Deed, call: Callable[[Operands], Tensor], writes: bool
                 leaves[unknown].detach().mul_(0.5)
             return total.new_zeros(())
         target = y if deed.written == "result" else operands[deed.written]
+        assume(not _overlaps(target))
         changed = target.mul_(0.5) if writes else target * 0.5
         return (changed.square() * weighting(changed, 1)).sum()
 
@@ -390,3 +395,185 @@ def test_rows(data: st.DataObject) -> None:
     names = data.draw(NAMES), data.draw(NAMES)
     case = row(words, names, *flags, data.draw(st.sampled_from(list(CHAIN_ALIASES))), data.draw(SEEDS))
     compare(case, data.draw(deeds(list(case.leaves))))
+
+
+# -------------------------------------------------------------------- what is kept, and where
+
+CASES: dict[str, Callable[[], Case]] = {
+    "norm": lambda: normalisation("", False, True),
+    "norm with relu": lambda: normalisation("relu", False, True, last=True),
+    "norm with silu": lambda: normalisation("silu", False, True),
+    "norm with residual": lambda: normalisation("", True, True),
+    "norm with residual and relu": lambda: normalisation("relu", True, True),
+    "norm with residual and relu6": lambda: normalisation("relu6", True, True, last=True),
+    "norm with residual and hardswish, evaluated": lambda: normalisation("hardswish", True, False),
+    "convolution and pooling": lambda: pooled_convolution("", False, ""),
+    "convolution, relu and pooling": lambda: pooled_convolution("relu", False, ""),
+    "convolution, relu6 and pooling, channels last": lambda: pooled_convolution("relu6", True, ""),
+    "convolution and pooling of lines": lambda: pooled_convolution("relu", False, "", dims=1),
+    "pooling of relu": lambda: composed_pooling("relu", False),
+    "pooling of relu6, channels last": lambda: composed_pooling("relu6", True),
+    "row": lambda: row("cncr", ("silu", "relu"), True),
+    "row with residuals": lambda: row("crcr", ("silu", "hardswish"), True, last=True),
+    "row in evaluation": lambda: row("rcn", ("relu", "relu6"), False),
+    "row that ends in a convolution": lambda: row("cnc", ("relu", "relu"), True),
+}
+EVALUATED = {"norm with residual and hardswish, evaluated", "row in evaluation"}
+each_case = pytest.mark.parametrize("name", CASES)
+
+
+def called(case: Case, by: str = "mine") -> tuple[Operands, Tensor]:
+    """Leaves with gradients, and the result."""
+    leaves = {name: t.clone().requires_grad_() for name, t in case.leaves.items()}
+    operands = {**leaves, **{name: t.clone() for name, t in case.buffers.items()}}
+    return leaves, case.mine(operands) if by == "mine" else case.theirs(operands, Theirs())
+
+
+def gradients(leaves: Operands, y: Tensor, **how: Any) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(y, list(leaves.values()), weighting(y, 0), **how)
+
+
+def close(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:
+    """Up to rounding of the largest of all, since some are differences of such."""
+    largest = max(1.0, *(each.abs().max().item() for each in wanted))
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-5 * largest)
+
+
+@each_case
+def test_no_more_memory_is_kept_than_by_pytorchs_functions(name: str) -> None:
+    case, kept = CASES[name](), {}
+    for by in ("mine", "theirs"):
+        memory: dict[int, int] = {}
+
+        def keep(tensor: Tensor, memory: dict[int, int] = memory) -> Tensor:
+            memory[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            leaves, y = called(case, by)
+        for leaf in leaves.values():
+            memory.pop(leaf.untyped_storage().data_ptr(), None)
+        kept[by] = sum(memory.values())
+        del y
+    # Five numbers a channel instead of two, for each of two normalisations.
+    assert kept["mine"] <= kept["theirs"] + 2 * 3 * 4 * 5
+    assert kept["mine"] > 0
+
+
+@each_case
+@pytest.mark.parametrize("create", [False, True])
+def test_what_is_kept_may_be_moved_meanwhile(name: str, create: bool) -> None:
+    """To other memory, in another order."""
+    case = CASES[name]()
+
+    def found() -> list[Tensor]:
+        leaves, y = called(case)
+        first = gradients(leaves, y, create_graph=create)
+        if not create:
+            return list(first)
+        total = sum((grad.square().sum() for grad in first), torch.zeros(()))
+        second = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
+        return [each.detach() for each in (*first, *second)]
+
+    wanted = found()
+
+    def elsewhere(kept: Tensor) -> Tensor:
+        return kept.transpose(-1, -2).clone(memory_format=torch.contiguous_format).transpose(-1, -2)
+
+    for hooks in (
+        torch.autograd.graph.save_on_cpu(),
+        torch.autograd.graph.saved_tensors_hooks(
+            lambda kept: elsewhere(kept) if kept.dim() > 1 else kept.clone(), lambda kept: kept
+        ),
+    ):
+        with hooks:
+            close(found(), wanted)
+
+
+@each_case
+def test_backwards_again(name: str) -> None:
+    leaves, y = called(CASES[name]())
+    first = gradients(leaves, y, retain_graph=True)
+    assert all(torch.equal(*pair) for pair in zip(first, gradients(leaves, y), strict=True))
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        gradients(leaves, y)
+
+
+@each_case
+@pytest.mark.parametrize("create", [False, True])
+def test_upstream_gradients_that_lie_otherwise(name: str, create: bool) -> None:
+    leaves, y = called(CASES[name]())
+    over = torch.randn(y.shape[1:])
+    plain, odd = torch.randn(y.shape), torch.empty(*y.shape[::-1]).permute(*reversed(range(y.dim())))
+    # Of a complex number's conjugate: marked as negated.
+    negated = torch.complex(torch.zeros(y.shape), -plain).conj().imag
+    assert negated.is_neg()
+    for upstream, same in (
+        (over.expand_as(y), over.expand_as(y).contiguous()),
+        (torch.ones(()).expand_as(y), torch.ones(y.shape)),
+        (odd.copy_(plain), plain),
+        (lay(plain, True), plain),
+        (torch.stack([plain, plain], dim=-1)[..., 0], plain),
+        (negated, plain),
+    ):
+        before = same.clone()
+        found, wanted = (
+            torch.autograd.grad(y, list(leaves.values()), g, retain_graph=True, create_graph=create)
+            for g in (upstream, same)
+        )
+        close(found, wanted)
+        assert torch.equal(upstream, before)
+
+
+@each_case
+def test_many_upstream_gradients_at_once(name: str) -> None:
+    leaves, y = called(CASES[name]())
+    many = torch.randn(3, *y.shape)
+    for create in (False, True):
+        how: dict[str, Any] = {"retain_graph": True, "create_graph": create}
+        together = torch.autograd.grad(y, list(leaves.values()), many, is_grads_batched=True, **how)
+        for at in range(3):
+            close([each[at] for each in together], torch.autograd.grad(y, list(leaves.values()), many[at], **how))
+
+
+@each_case
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_computed_again_rather_than_kept(name: str, reentrant: bool) -> None:
+    case = CASES[name]()
+    leaves, y = called(case)
+    wanted = gradients(leaves, y)
+    leaves = {name: t.clone().requires_grad_() for name, t in case.leaves.items()}
+
+    def call(*tensors: Tensor) -> Tensor:
+        return case.mine({**dict(zip(leaves, tensors, strict=True)), **{k: t.clone() for k, t in case.buffers.items()}})
+
+    z = torch.utils.checkpoint.checkpoint(call, *leaves.values(), use_reentrant=reentrant)
+    z.backward(weighting(z, 0))
+    close([leaf.grad for leaf in leaves.values() if leaf.grad is not None], wanted)
+
+
+@each_case
+def test_transforms(name: str) -> None:
+    """Gradients, Hessians times vectors, tangents and batches: of what is called in an operation's place."""
+    case = CASES[name]()
+
+    def both() -> Iterator[Callable[..., Tensor]]:
+        for call in (case.mine, lambda o: case.theirs(o, Theirs())):
+            running = {key: t.clone() for key, t in case.buffers.items()}
+            yield (
+                lambda *o, call=call, running=running: (
+                    call({**dict(zip(case.leaves, o, strict=True)), **running}).sin().sum()
+                )
+            )
+
+    values = tuple(case.leaves.values())
+    every, ones = tuple(range(len(values))), tuple(torch.ones_like(value) for value in values)
+    close(*(torch.func.grad(f, every)(*values) for f in both()))
+    close(*(torch.func.jvp(f, values, ones) for f in both()))
+    close(*(torch.func.jvp(torch.func.grad(f, every), values, ones)[1] for f in both()))
+    if case.buffers and name not in EVALUATED:
+        return  # PyTorch's functions move no statistics by a batch's
+    many = tuple(torch.stack([value, value * 0.5]) for value in values)
+    mine, theirs = both()
+    close([torch.vmap(mine)(*many)], [torch.stack([theirs(*(each[at] for each in many)) for at in range(2)])])

@@ -116,6 +116,7 @@ class Plan(ABC):
         middle = torch.empty_like(input) if self.form.keeps else grad
         maps = [grad.data_ptr(), input.data_ptr(), 0 if y is None else y.data_ptr(), middle.data_ptr()]
         gradients = [grad_weight.data_ptr(), grad_bias.data_ptr(), real_word(1 / self.many)]
+        kept = kept.contiguous()  # it may have been elsewhere meanwhile
         self._backward([*maps, grad_input.data_ptr()], [kept.data_ptr(), self.channels], gradients)
         return grad_input, middle, grad_weight, grad_bias
 
