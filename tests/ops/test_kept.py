@@ -280,7 +280,7 @@ def weighting(like: Tensor, seed: int) -> Tensor:
 
 
 def _overlaps(tensor: Tensor) -> bool:
-    """Whether nobody may write to it in the first place."""
+    """Whether several numbers are one in memory, which nobody may write to in the first place."""
     return any(step == 0 and size > 1 for size, step in zip(tensor.shape, tensor.stride(), strict=True))
 
 
@@ -299,7 +299,8 @@ def run(case: Case, deed: Deed, call: Callable[[Operands], Tensor], writes: bool
                 leaves[unknown].detach().mul_(0.5)
             return total.new_zeros(())
         target = y if deed.written == "result" else operands[deed.written]
-        assume(not _overlaps(target))
+        if _overlaps(target):
+            target = target.clone()
         changed = target.mul_(0.5) if writes else target * 0.5
         return (changed.square() * weighting(changed, 1)).sum()
 
@@ -328,10 +329,12 @@ def run(case: Case, deed: Deed, call: Callable[[Operands], Tensor], writes: bool
     return found
 
 
-def compare(case: Case, deed: Deed) -> None:
+def compare(case: Case, deed: Deed) -> bool:
+    """Whether it was possible: nothing hung on rounding."""
     exact = Exact()
     wanted = run(case.double(), deed, lambda o: case.theirs(o, exact), writes=False)
-    assume(exact.margin > MARGIN)
+    if exact.margin <= MARGIN:
+        return False
     theirs = run(case, deed, lambda o: case.theirs(o, Theirs()), writes=True)
     mine = run(case, deed, case.mine, writes=True)
     assert wanted is not None
@@ -349,6 +352,7 @@ def compare(case: Case, deed: Deed) -> None:
             # Some gradients are zero but for rounding.
             scale = max(other.norm().item(), 1e-2 * largest, 1e-2 * other.numel() ** 0.5)
             assert (one.double() - other).norm().item() <= 2e-3 * scale
+    return True
 
 
 @st.composite
@@ -363,38 +367,38 @@ NAMES = st.sampled_from(list(PLAIN))
 SEEDS = st.integers(0, 1000)
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_normalisation(data: st.DataObject) -> None:
     flags = [data.draw(st.booleans()) for _ in range(3)]
     case = normalisation(data.draw(NAMES), *flags, data.draw(st.sampled_from(list(NORM_ALIASES))), data.draw(SEEDS))
-    compare(case, data.draw(deeds(list(case.leaves))))
+    assume(compare(case, data.draw(deeds(list(case.leaves)))))
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_convolution_and_pooling(data: st.DataObject) -> None:
     how = data.draw(st.sampled_from(["", "relu", "relu6"])), data.draw(st.booleans())
     alias = data.draw(st.sampled_from(list(POOLED_ALIASES)))
     case = pooled_convolution(*how, alias, 2, data.draw(SEEDS))
-    compare(case, data.draw(deeds(list(case.leaves))))
+    assume(compare(case, data.draw(deeds(list(case.leaves)))))
 
 
 @settings(max_examples=40)
 @given(data=st.data())
 def test_pooling_before_a_clamp(data: st.DataObject) -> None:
     case = composed_pooling(data.draw(st.sampled_from(["relu", "relu6"])), data.draw(st.booleans()), data.draw(SEEDS))
-    compare(case, data.draw(deeds(list(case.leaves))))
+    assume(compare(case, data.draw(deeds(list(case.leaves)))))
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_rows(data: st.DataObject) -> None:
     words = data.draw(st.sampled_from(["cn", "cr", "cncr", "nc", "rcn", "cnc", "crcr"]))
     flags = [data.draw(st.booleans()) for _ in range(2)]
     names = data.draw(NAMES), data.draw(NAMES)
     case = row(words, names, *flags, data.draw(st.sampled_from(list(CHAIN_ALIASES))), data.draw(SEEDS))
-    compare(case, data.draw(deeds(list(case.leaves))))
+    assume(compare(case, data.draw(deeds(list(case.leaves)))))
 
 
 # -------------------------------------------------------------------- what is kept, and where
@@ -409,7 +413,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "norm with residual and hardswish, evaluated": lambda: normalisation("hardswish", True, False),
     "convolution and pooling": lambda: pooled_convolution("", False, ""),
     "convolution, relu and pooling": lambda: pooled_convolution("relu", False, ""),
-    "convolution, relu6 and pooling, channels last": lambda: pooled_convolution("relu6", True, ""),
+    "convolution, relu6 and pooling, channels last": lambda: pooled_convolution("relu6", True, "", seed=1),
     "convolution and pooling of lines": lambda: pooled_convolution("relu", False, "", dims=1),
     "pooling of relu": lambda: composed_pooling("relu", False),
     "pooling of relu6, channels last": lambda: composed_pooling("relu6", True),
@@ -438,6 +442,48 @@ def close(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:
     largest = max(1.0, *(each.abs().max().item() for each in wanted))
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-5 * largest)
+
+
+@each_case
+@pytest.mark.parametrize("late", [False, True])
+def test_what_is_written_over(name: str, late: bool) -> None:
+    """The result, every operand, and every leaf, before the first gradients or between them and the second."""
+    case = CASES[name]()
+    for written in ("result", *case.leaves, *(f"leaf {leaf}" for leaf in case.leaves)):
+        assert compare(case, Deed(2, frozenset(), written, late))
+
+
+@each_case
+def test_gradients_of_one_alone(name: str) -> None:
+    case = CASES[name]()
+    for leaf in case.leaves:
+        assert compare(case, Deed(3, frozenset(case.leaves) - {leaf}))
+
+
+@pytest.mark.parametrize("call", ["norm", "row"])
+@pytest.mark.parametrize("shared", [("weight", "mean"), ("weight", "variance"), ("bias", "mean"), ("bias", "variance")])
+def test_weights_that_are_running_statistics(call: str, shared: tuple[str, str]) -> None:
+    """They are moved before they are read, as PyTorch does it."""
+    case = normalisation("relu", True, True) if call == "norm" else row("cr", ("relu", ""), True)
+    (table, statistic), found = shared, []
+    for by in (case.mine, lambda o: case.theirs(o, Theirs())):
+        moved = case.buffers[statistic].clone()
+        leaves = {name: t.clone().requires_grad_() for name, t in case.leaves.items() if name != table}
+        y = by({**leaves, **{k: t.clone() for k, t in case.buffers.items()}, table: moved, statistic: moved})
+        found.append([y, moved, *gradients(leaves, y)])
+    close(*found)
+
+
+@pytest.mark.parametrize("call", ["norm", "row"])
+def test_nothing_is_kept_where_the_residual_alone_has_a_gradient(call: str) -> None:
+    case = normalisation("", True, True) if call == "norm" else row("cr", ("", ""), True)
+    leaves = {name: t.clone().requires_grad_(name == "residual") for name, t in case.leaves.items()}
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda each: kept.append(each) or each, lambda each: each):
+        y = case.mine({**leaves, **case.buffers})
+    assert not kept
+    y.sum().backward()
+    assert torch.equal(leaves["residual"].grad, torch.ones_like(y))
 
 
 @each_case
