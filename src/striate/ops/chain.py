@@ -18,6 +18,7 @@ they are what derivatives of gradients go back through.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
@@ -110,49 +111,78 @@ class _Activated:
 
 
 _Stage: TypeAlias = _Convolved | _Normed | _Activated
+#: A place in a list of those that there are.
+_Place: TypeAlias = int | None
 
 
-@dataclass(slots=True)
+class _Places(NamedTuple):
+    """Where what a stage needs for its gradients is."""
+
+    operands: list[_Place]  #: among the chain's
+    before: int  #: operands of the chain that come before those
+    upstream: _Place  #: of its result, among what comes back
+    #: Among what is kept: the map that it is a function of, its weight, its statistics, and its result.
+    kept: tuple[_Place, _Place, _Place, _Place]
+
+
 class _Known:
-    """A chain that has been met before: all of it that follows from shapes, strides and settings."""
+    """A chain that has been met before: all of it that follows from shapes, strides and settings.
 
-    stages: list[_Stage]
-    #: Which operands there are: input, then those of every stage.
-    present: list[bool]
-    #: Which of these are kept; of which stages the statistics and the result are.
-    operands_kept: list[bool]
-    statistics_kept: list[bool]
-    maps_kept: list[bool]
+    Kept are operands, maps and statistics, in this order; maps between are results as well, behind the one that the
+    caller gets.
+    """
 
-    @classmethod
-    def of(cls, stages: list[_Stage], operands: Sequence[Tensor | None]) -> _Known:
-        """By which of the operands have gradients."""
-        graded = [operand is not None and operand.requires_grad for operand in operands]
-        kept, maps, statistics, place = [False] * len(operands), [False] * (len(stages) + 1), [], 1
+    def __init__(self, stages: list[_Stage], operands: Sequence[Tensor | None]) -> None:
+        self.stages, self.present = stages, [operand is not None for operand in operands]
+        graded = [_graded(operand) for operand in operands]
+        kept, maps, statistics = [False] * len(operands), [False] * (len(stages) + 1), [False] * len(stages)
+        first = 1
         for at, stage in enumerate(stages):
-            end = place + stage.operands
-            goes_back = any(graded[:end])
+            goes_back = any(graded[: first + stage.operands])
             if isinstance(stage, _Convolved):
-                maps[at] |= graded[place]
-                kept[place] = any(graded[:place])
+                maps[at] |= graded[first]
+                kept[first] = any(graded[:first])
             else:
                 maps[at] |= goes_back
             if isinstance(stage, _Normed):
                 maps[at + 1] = goes_back and stage.plan.form.keeps
-                kept[place + 1] = goes_back
-            statistics.append(goes_back and isinstance(stage, _Normed))
-            place = end
-        kept[0], *results = maps
-        return cls(stages, [operand is not None for operand in operands], kept, statistics, results)
-
-    def spread(self, values: Iterable[Any], absent: Any) -> list[Any]:
-        """What is said of those that there are, for all operands."""
-        rest = iter(values)
-        return [next(rest) if there else absent for there in self.present]
+                kept[first + 1] = goes_back and self.present[first + 1]
+                statistics[at] = goes_back
+            first += stage.operands
+        # The first map is an operand.
+        kept[0], *maps = maps
+        self.operands, self.maps, self.statistics = self.of_present(kept), maps, statistics
+        #: Which maps are results, beside the last one.
+        self.between = [*maps[:-1], False]
+        every, upstreams = _numbered(self.present), [*_numbered(maps[:-1], 1), 0]
+        numbers = _numbered([*kept, *maps, *statistics])
+        kept_maps, kept_statistics = [numbers[0], *numbers[len(kept) : -len(stages)]], numbers[-len(stages) :]
+        self.places: list[_Places] = []
+        #: The biases of stages whose activation's slope hangs on them.
+        self.biases: list[_Place] = []
+        first = 1
+        for at, stage in enumerate(stages):
+            own_places, weight, bias = every[first : first + stage.operands], None, None
+            if isinstance(stage, _Convolved):
+                weight = numbers[first]
+            elif isinstance(stage, _Normed):
+                weight = numbers[first + 1]
+                bias = own_places[2] if graded[first + 2] and not stage.plan.form.residual else None
+            before = sum(self.present[:first])
+            x, y = kept_maps[at : at + 2]
+            self.places.append(_Places(own_places, before, upstreams[at], (x, weight, kept_statistics[at], y)))
+            self.biases.append(bias)
+            first += stage.operands
 
     def of_present(self, values: Sequence[Any]) -> list[Any]:
         """What is said of all operands, for those that there are."""
         return list(compress(values, self.present))
+
+
+def _numbered(there: Iterable[bool], start: int = 0) -> list[_Place]:
+    """The place of each that there is among these."""
+    numbers = itertools.count(start)
+    return [next(numbers) if each else None for each in there]
 
 
 class _Chain(torch.autograd.Function):
@@ -162,84 +192,76 @@ class _Chain(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor | None, ...]:
-        *tensors, links, known = arguments
-        operands = known.spread(tensors, None)
-        maps, statistics, biases, place = [operands[0]], [], [], 1
-        for stage, link in zip(known.stages, links, strict=True):
-            x, kept, bias = maps[-1], None, None
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
+        *tensors, parts, known = arguments
+        x, maps, statistics = tensors[0], [], []
+        for stage, part in zip(known.stages, parts, strict=True):
+            kept = None
             if isinstance(stage, _Convolved):
-                y = stage.forward(x, link.weight, link.bias)
+                x = stage.forward(x, part.weight, part.bias)
             elif isinstance(stage, _Normed):
-                residual = None if link.residual is None else norm.laid_out_as(x, link.residual)
-                how = (link.weight, link.bias, (link.mean, link.variance), link.momentum, link.eps)
-                y, kept = stage.plan.forward(x, residual, *how)
-                bias = operands[place + 2]
+                residual = None if part.residual is None else norm.laid_out_as(x, part.residual)
+                how = (part.weight, part.bias, (part.mean, part.variance), part.momentum, part.eps)
+                x, kept = stage.plan.forward(x, residual, *how)
             else:
-                y = norm.ACTIVATIONS[stage.name](x)
-            maps.append(y)
+                x = norm.ACTIVATIONS[stage.name](x)
+            maps.append(x)
             statistics.append(kept)
-            biases.append(bias if bias is not None and bias.requires_grad else None)
-            place += stage.operands
-        results = _where(known.maps_kept, maps[1:])
-        ctx.save_for_backward(
-            *_where(known.operands_kept, operands), *_where(known.statistics_kept, statistics), *results
-        )
+        ctx.known = known
         # Biases aren't saved: their numbers may change, as PyTorch doesn't keep them.
-        ctx.known, ctx.biases = known, biases
+        ctx.biases = [None if place is None else tensors[place] for place in known.biases]
         ctx.set_materialize_grads(False)
-        return maps[-1], *results[:-1]
+        ctx.save_for_backward(
+            *compress(tensors, known.operands), *compress(maps, known.maps), *compress(statistics, known.statistics)
+        )
+        return x, *compress(maps, known.between)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor | None, *between: Tensor | None) -> tuple[Tensor | None, ...]:
-        known, stages, saved = ctx.known, ctx.known.stages, ctx.saved_tensors
-        many, asked = len(stages), known.spread(wanted(ctx), False)
-        operands, statistics, results = saved[: -2 * many], saved[-2 * many : -many], saved[-many:]
-        maps, upstreams = (operands[0], *results), (*between, upstream)
+    def backward(ctx: Any, *upstreams: Tensor | None) -> tuple[Tensor | None, ...]:
+        known, saved, asked = ctx.known, ctx.saved_tensors, wanted(ctx)
         composed = torch.is_grad_enabled() or traced(*(each for each in upstreams if each is not None))
-        found: list[Tensor | None] = [None] * len(operands)
+        found: list[Tensor | None] = [None] * len(asked)
+        end = len(asked) - 2  # behind the tensors come parts and what is known
         g: Tensor | None = None
-        place, mine = len(operands), False  # mine: nobody else reads the gradient
-        for at in reversed(range(many)):
-            if not any(asked[:place]):
+        mine = False  # nobody else reads it
+        for at in reversed(range(len(known.stages))):
+            if not any(asked[:end]):
                 break
-            stage, x, more = stages[at], maps[at], upstreams[at]
+            stage, places = known.stages[at], known.places[at]
+            end = places.before
+            more = None if places.upstream is None else upstreams[places.upstream]
             if more is not None:
                 g, mine = (more.resolve_neg(), False) if g is None else (g + more, True)
-            place -= stage.operands
             if g is None:
                 continue
+            needs: list[Any] = [None if place is None else saved[place] for place in places.kept]
+            x, weight, statistics, y = needs
+            wants = [place is not None and asked[place] for place in places.operands]
             grads: Sequence[Tensor | None] = ()
             if isinstance(stage, _Convolved):
                 g = g if mine else upstream_in(stage.channels_last, g)
-                of_weight, of_bias = asked[place : place + 2]
                 grads = (
-                    stage.grad(Pass.WEIGHT_GRAD, x, g, composed) if of_weight else None,
-                    g.sum([0, *range(2, g.dim())]) if of_bias else None,
+                    stage.grad(Pass.WEIGHT_GRAD, x, g, composed) if wants[0] else None,
+                    g.sum([0, *range(2, g.dim())]) if wants[1] else None,
                 )
-                g = stage.grad(Pass.INPUT_GRAD, operands[place], g, composed) if any(asked[:place]) else None
+                g = stage.grad(Pass.INPUT_GRAD, weight, g, composed) if any(asked[:end]) else None
             elif isinstance(stage, _Activated):
                 g = norm.sent_back(stage.name, g, x)
+            elif composed:
+                how = (stage.plan.form, stage.eps, g, x, weight, ctx.biases[at], statistics)
+                g, *grads = norm.gradients(*how, y if stage.plan.form.keeps else None)
             else:
-                y = maps[at + 1] if stage.plan.form.keeps else None
-                if composed:
-                    how = (stage.plan.form, stage.eps, g, x, operands[place + 1], ctx.biases[at])
-                    g, *grads = norm.gradients(*how, statistics[at], y)
-                else:
-                    if x.stride() != stage.strides:
-                        # Hooks on what is kept may have put it elsewhere, in another order.
-                        x = x.new_empty_strided(x.shape, stage.strides).copy_(x)
-                    y = None if y is None else norm.laid_out_as(x, y)
-                    g, *grads = stage.plan.backward(norm.laid_out_as(x, g), x, y, statistics[at], mine)
+                if x.stride() != stage.strides:
+                    # Hooks on what is kept may have put it elsewhere, in another order.
+                    x = x.new_empty_strided(x.shape, stage.strides).copy_(x)
+                result = norm.laid_out_as(x, y) if stage.plan.form.keeps else None
+                g, *grads = stage.plan.backward(norm.laid_out_as(x, g), x, result, statistics, mine)
             mine = True
-            for offset, grad in enumerate(grads):
-                found[place + offset] = grad if asked[place + offset] else None
+            for place, grad, want in zip(places.operands, grads, wants, strict=False):
+                if want:
+                    found[place] = grad
         found[0] = g if asked[0] else None
-        return *known.of_present(found), None, None
-
-
-def _where(kept: Iterable[bool], tensors: Iterable[Tensor | None]) -> list[Tensor | None]:
-    return [tensor if keep else None for keep, tensor in zip(kept, tensors, strict=True)]
+        return tuple(found)
 
 
 #: Numbers of a map from which links are computed apart. Autograd gives memory back link by link, which for maps of
@@ -336,7 +358,7 @@ def _learned(input: Tensor, parts: Sequence[_Part], local: bool, operands: Seque
             if stage is None or x.numel() >= _LARGE:
                 return None
             stages.append(stage)
-    return _Known.of(stages, operands)
+    return _Known(stages, operands)
 
 
 def _graded(*operands: Tensor | None) -> bool:

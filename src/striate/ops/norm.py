@@ -256,12 +256,14 @@ def fit(
 
 def aliased(weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, variance: Tensor | None) -> bool:
     """Whether training would move the weight or the bias, which lie where a running statistic does."""
-    for table in (mean, variance):
-        for other in (weight, bias):
-            if table is not None and other is not None:
-                apart = abs(table.data_ptr() - other.data_ptr())
-                if apart < table.numel() * table.element_size():
-                    return True
+    if mean is None or variance is None:
+        return False
+    bytes_, moved = 4 * mean.shape[0], (mean.data_ptr(), variance.data_ptr())
+    for table in (weight, bias):
+        if table is not None:
+            start = table.data_ptr()
+            if abs(start - moved[0]) < bytes_ or abs(start - moved[1]) < bytes_:
+                return True
     return False
 
 
