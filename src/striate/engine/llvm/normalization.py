@@ -39,11 +39,11 @@ class Form(NamedTuple):
     training: bool
 
     @property
-    def keeps(self) -> str:
-        """What the way back needs beside input and gradient to know the activation's slope."""
-        if not (self.activation and self.residual):
-            return ""
-        return "output" if self.activation in SLOPE_FROM_RESULT else "residual"
+    def keeps(self) -> bool:
+        """Whether the way back takes the activation's slope from the result, which with a residual input and gradient
+        don't tell. Of the other activations with a residual there is none.
+        """
+        return self.residual and self.activation in SLOPE_FROM_RESULT
 
     @property
     def behind(self) -> Form:
@@ -186,15 +186,11 @@ def forward(f: Function, form: Form, scaling: Scaling, x: str, residual: str) ->
 
 
 def before_activation(f: Function, form: Form, scaling: Scaling, g: str, x: str, kept: str) -> str:
-    """A vector of g', from what the form keeps."""
+    """A vector of g', from the result if the form keeps it."""
     if not form.activation:
         return g
-    if form.keeps == "output":
-        return sent_back(f, form.activation, g, kept)
-    z = scaling.of(f, x)
-    if form.keeps:
-        z = f.arithmetic("fadd", z, kept)
-    return sent_back(f, form.activation, g, z)
+    assert form.keeps or not form.residual, form
+    return sent_back(f, form.activation, g, kept if form.keeps else scaling.of(f, x))
 
 
 def grad_input(f: Function, form: Form, scaling: Scaling, g: str, x: str, tilt: str, level: str) -> str:

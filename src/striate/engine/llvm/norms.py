@@ -102,20 +102,21 @@ class Plan(ABC):
         return y, kept
 
     def backward(
-        self, grad: Tensor, input: Tensor, other: Tensor | None, kept: Tensor, over: bool = False
+        self, grad: Tensor, input: Tensor, y: Tensor | None, kept: Tensor, over: bool = False
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The gradients of input, residual, weight and bias; ``other`` is what the form keeps beside the input.
+        """The gradients of input, residual, weight and bias; ``y`` is the result if the form keeps it.
 
         ``over``: the input's may be written over ``grad``, which nobody else reads.
         """
         # Without an activation that is undone first, what comes back is the residual's gradient as it is.
-        over = over and (bool(self.form.keeps) or not self.form.residual)
+        over = over and (self.form.keeps or not self.form.residual)
         grad_input = grad if over else torch.empty_like(input)
         grad_weight, grad_bias = fresh.empty(self.channels), fresh.empty(self.channels)
         # What has been sent back through the activation is the residual's gradient.
         middle = torch.empty_like(input) if self.form.keeps else grad
-        maps = [grad.data_ptr(), input.data_ptr(), 0 if other is None else other.data_ptr(), middle.data_ptr()]
+        maps = [grad.data_ptr(), input.data_ptr(), 0 if y is None else y.data_ptr(), middle.data_ptr()]
         gradients = [grad_weight.data_ptr(), grad_bias.data_ptr(), real_word(1 / self.many)]
+        kept = kept.contiguous()  # it may have been elsewhere meanwhile
         self._backward([*maps, grad_input.data_ptr()], [kept.data_ptr(), self.channels], gradients)
         return grad_input, middle, grad_weight, grad_bias
 
