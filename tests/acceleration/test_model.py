@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import inspect
 import io
 import pickle
 import threading
@@ -281,6 +282,27 @@ def test_compiling_and_exporting_go_on() -> None:
     torch.testing.assert_close(exported(x), model(x))
     compiled = torch.compile(model, backend="aot_eager")
     torch.testing.assert_close(compiled(x), model(x))
+
+
+def test_it_is_exported_as_it_is_written() -> None:
+    class Named(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 4, 3)
+
+        def forward(self, image: Tensor, *, scale: float = 1.0) -> Tensor:
+            return torch.relu(self.conv(image)).mean((2, 3)) * scale
+
+    model, x = striate.accelerate(Named().eval(), quiet=True), torch.randn(2, 3, 8, 8)
+    assert list(inspect.signature(model.forward).parameters) == ["image", "scale"]
+    with torch.no_grad():
+        expected = [model(x) for _ in range(3)][-1]
+    batch = torch.export.Dim("batch")
+    for shapes in ({"image": {0: batch}}, ({0: batch},)):
+        exported = torch.export.export(model, (x,), dynamic_shapes=shapes)
+        assert exported.graph_signature.user_inputs == ("image",)
+        torch.testing.assert_close(exported.module()(x), expected)
+        assert exported.module()(torch.randn(5, 3, 8, 8)).shape == (5, 4)
 
 
 def test_no_module() -> None:
