@@ -19,6 +19,8 @@ from striate.engine.llvm.isa import Isa
 
 #: Numbers in a line of the cache, and how many numbers before its turn memory is asked for (two pages).
 LINE, AHEAD = 16, 2048
+#: The bits of a float32 but for its sign.
+MAGNITUDE = (1 << 31) - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,12 +245,24 @@ class Function:
         self.line(f"br label %{done}")
         self._lines.append(f"{done}:")
 
+    def choose(self, condition: str, yes: Number, no: Number) -> Int:
+        """One of two whole numbers."""
+        return Int(self, self.value(f"select i1 {condition}, i64 {yes}, i64 {no}"))
+
+    def any(self, mask: str) -> str:
+        """Whether a mask has a lane."""
+        return self.call("i1", f"llvm.vector.reduce.or.v{self.lanes}i1", (self.mask, mask))
+
     def negation(self, condition: str) -> str:
         return self.value(f"xor i1 {condition}, true")
 
     def either(self, condition: str, yes: Pointer, no: Pointer) -> Pointer:
         """One of two addresses."""
         return Pointer(self, self.value(f"select i1 {condition}, ptr {yes.text}, ptr {no.text}"), yes.element)
+
+    def opaque(self, place: Pointer) -> Pointer:
+        """The same address, of which LLVM no longer knows how it was made: it is made where it is used."""
+        return Pointer(self, self.value(f'call ptr asm "", "=r,0"(ptr {place.text})'), place.element)
 
     # ---------------------------------------------------------------- vectors
 
@@ -257,8 +271,7 @@ class Function:
 
     def constant(self, number: float) -> str:
         """A number known in Python, rounded to float32, in all lanes."""
-        (rounded,) = struct.unpack("<f", struct.pack("<f", number))
-        return f"splat (float 0x{struct.unpack('<Q', struct.pack('<d', rounded))[0]:016X})"
+        return f"splat (float {single(number)})"
 
     def splat(self, scalar: str, kind: str = "float") -> str:
         """A vector with one value in all lanes."""
@@ -274,6 +287,13 @@ class Function:
             return self.value(f"load {wide}, ptr {place.text}, align {_BYTES[kind]}")
         arguments = ((f"ptr align {_BYTES[kind]}", place.text), (self.mask, mask), (wide, "zeroinitializer"))
         return self.call(wide, f"llvm.masked.load.v{self.lanes}{kind}.p0", *arguments)
+
+    def magnitude_bits(self, value: str) -> str:
+        """A vector's magnitudes as whole numbers of 32 bits, which are ordered alike: NaN above infinity above all."""
+        wide = f"<{self.lanes} x i32>"
+        return self.value(
+            f"and {wide} {self.value(f'bitcast {self.vector} {value} to {wide}')}, splat (i32 {MAGNITUDE})"
+        )
 
     def scalar(self, place: Pointer) -> str:
         return self.value(f"load {place.element}, ptr {place.text}")
@@ -432,6 +452,12 @@ class Function:
 
 
 _BYTES = {"float": 4, "i8": 1, "i16": 2, "i32": 4, "i64": 8}
+
+
+def single(number: float) -> str:
+    """A number, rounded to float32, as LLVM reads one."""
+    (rounded,) = struct.unpack("<f", struct.pack("<f", number))
+    return f"0x{struct.unpack('<Q', struct.pack('<d', rounded))[0]:016X}"
 
 
 def real_word(number: float) -> int:
