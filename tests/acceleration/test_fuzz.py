@@ -10,19 +10,21 @@ from typing import Any
 import pytest
 import torch
 from fuzz.changes import steps_of
-from fuzz.known import KNOWN, Known
-from fuzz.running import Coverage, Subject, compare, examine, striates
+from fuzz.known import KNOWN, STEPS, WORDS, Known
+from fuzz.running import Coverage, Left, Subject, compare, examine, striates
 from fuzz.sources import Source
 from torch import nn
 
 #: Seeds that a test takes.
-MANY = 3
+MANY = 2
+#: Not what is known of TorchDynamo, which has tests of its own.
+UNKNOWN = Left(frozenset(STEPS), frozenset(WORDS))
 
 
 def run(first: int, count: int) -> None:
     coverage = Coverage()
     for seed in range(first, first + count):
-        failure = examine(seed, striates(coverage), shrink=30.0)
+        failure = examine(seed, striates(coverage), shrink=60.0, left=UNKNOWN)
         assert failure is None, f"\n{failure.script()}"
     assert coverage.calls > 20 * count
 
@@ -33,13 +35,18 @@ def test_random_modules_and_changes(first: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(1000, 2500, 25))
+@pytest.mark.parametrize("first", range(1000, 1900, 15))
 def test_more_random_modules_and_changes(first: int) -> None:
-    run(first, 25)
+    run(first, 15)
 
 
 #: Of what TorchDynamo does otherwise, what accelerated models do so too.
 SHARED = {
+    "a key that wasn't in vars()",
+    "a key that wasn't in a child's __dict__",
+    "the number of attributes",
+    "a function's code replaced by one with an argument",
+    "a subclass of tensors",
     "a child hidden by an attribute",
     "functools.lru_cache",
     "OrderedDict.move_to_end",
@@ -78,7 +85,7 @@ def test_what_changes_nothing_is_no_failure() -> None:
 def test_pieces_may_be_taken_away() -> None:
     for seed in range(20):
         whole = Source(seed)
-        for name in whole.pieces:
+        for name in list(whole.pieces):
             part = Source(seed, frozenset({name}))
             assert name not in part.pieces
             compile(part.text, "part", "exec")

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.fx._symbolic_trace import is_fx_symbolic_tracing
+from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._device import DeviceContext
 
 from striate import nn
@@ -343,6 +344,7 @@ def _is_observed() -> bool:
         or torch._C._len_torch_dispatch_stack()
         or torch._C._is_tracing()
         or is_fx_symbolic_tracing()
+        or _has_any_global_hook()
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
     )

@@ -12,10 +12,8 @@ os.environ.setdefault("STRIATE_CACHE_DIR", tempfile.mkdtemp(prefix="striate-fuzz
 
 import torch
 
-from .changes import steps_of
-from .known import KNOWN
-from .running import Coverage, campaign, compare, dynamos, striates
-from .sources import Source
+from .known import KNOWN, STEPS, WORDS
+from .running import Coverage, Left, campaign, compare, dynamos, striates, taken
 
 
 def main() -> int:
@@ -28,13 +26,17 @@ def main() -> int:
     parser.add_argument("--dynamo", action="store_true", help="test TorchDynamo with a backend that does nothing")
     parser.add_argument("--config", action="append", default=[], help="NAME=VALUE for TorchDynamo, with --dynamo")
     parser.add_argument("--without", action="append", default=[], help="a kind of step that isn't taken")
+    parser.add_argument("--unknown", action="store_true", help="leaves out what known.py tells of")
     parser.add_argument("--known", action="store_true", help="tell which of TorchDynamo's deviations hold")
     parser.add_argument("--show", action="store_true", help="print the first seed's module and steps")
     options = parser.parse_args()
+    left = Left(
+        frozenset(options.without) | (STEPS if options.unknown else set()), frozenset(WORDS if options.unknown else ())
+    )
     if options.show:
-        source = Source(options.seed)
+        source, steps = taken(options.seed, options.changes, left)
         print(source.text)
-        print("\n".join(f"{step.line}    # {step.kind}" for step in steps_of(source, options.changes)))
+        print("\n".join(f"{step.line}    # {step.kind}" for step in steps))
         return 0
     torch.set_num_threads(1)
     coverage = Coverage()
@@ -49,7 +51,7 @@ def main() -> int:
     seconds = float("inf") if options.count else options.seconds
     failures = campaign(
         subject, coverage, options.seed, seconds, options.count, options.changes, options.shrink,
-        lambda text: print(text, flush=True), options.without,
+        lambda text: print(text, flush=True), left,
     )  # fmt: skip
     print(f"{len(failures)} failures; {coverage}")
     for kind, count in collections.Counter(each.kind for each in failures).most_common():

@@ -34,6 +34,13 @@ class Known:
         )
 
 
+#: Where these kinds of steps and these words in modules lead; left out where only what is new is looked for.
+STEPS = {
+    *("swap_tensors", "hook of all modules", "a NumPy number", "layer replaced by a function", "subclass of tensor"),
+    "function's code replaced",
+}
+WORDS = {"lru_cache", "Lazy", "move_to_end", "popitem", "__dict__.get"}
+
 CALL, TRAIN = "with torch.no_grad(): call(1)", "backward(1)"
 
 
@@ -58,7 +65,7 @@ KNOWN = [
            BLOCK.replace("Block(nn.Module)", "Mixin") + "class Both(Mixin, nn.Module): pass\n",
            _changed("m.Mixin.forward = lambda self, h: h + 1")),
     _known("the forward of PyTorch's layer replaced", "h = self.b(h)", "self.b = nn.Tanh()", "",
-           (CALL, CALL, "with w.patched(nn.Tanh, 'forward', lambda self, x: x * 2): call(1)")),
+           (CALL, CALL, "with torch.no_grad(), w.patched(nn.Tanh, 'forward', lambda self, x: x * 2): call(1)")),
     _known("a method replaced on the model's class", "h = self.part(h)", "Model.part = lambda self, h: h * 2", "",
            _changed("m.Model.part = lambda self, h: h + 1")),
     _known("a method added over a base's", "h = self.part(h)", "",
@@ -77,11 +84,20 @@ KNOWN = [
            _changed("m.Helper.__getattribute__ = lambda self, name: 3")),
     _known("a child hidden by an attribute", "h = self.b(h)", "self.b = nn.ReLU()", "",
            _changed("vars(model)['b'] = torch.tanh")),
+    _known("a key that wasn't in vars()", "h = h * vars(self).get('k', 2)", "", "", _changed("model.k = 3")),
+    _known("a key that wasn't in a child's __dict__", "h = h * self.b.__dict__.get('k', 2)", "self.b = nn.ReLU()", "",
+           _changed("model.b.k = 3")),
+    _known("the number of attributes", "h = h * len(vars(self.b))", "self.b = SimpleNamespace(k=1)", "",
+           _changed("model.b.other = 3")),
+    _known("a function's code replaced", "h = h * two()", "", "def two(): return 2\n",
+           _changed("m.two.__code__ = (lambda: 3).__code__")),
+    _known("a function's code replaced by one with an argument", "h = h * two()", "", "def two(): return 2\n",
+           _changed("m.two.__code__ = (lambda k: 3).__code__")),
     # hooks
     _known("a hook of all modules", "h = self.b(h)", "self.b = nn.Tanh()", "",
-           (CALL, "with w.everywhere(lambda module, args, result: result + 1): call(1)")),
+           (CALL, "with torch.no_grad(), w.everywhere(lambda module, args, result: result + 1): call(1)")),
     _known("a hook of the model, of all modules", "h = self.b(h)", "self.b = nn.Tanh()", "",
-           (CALL, "with w.everywhere(w.logging('all')): call(1)")),
+           (CALL, "with torch.no_grad(), w.everywhere(w.logging('all')): call(1)")),
     # what forwards leave behind
     _known("a random.Random", "h = h * SOME.random()", "", "SOME = random.Random(5)"),
     _known("a random.Random in an attribute", "h = h * self.some.random()", "self.some = random.Random(5)"),
@@ -108,6 +124,8 @@ KNOWN = [
            ("threads(1, 1)", "hook = model.b.register_forward_hook(lambda *given: given[-1] * 2)", "threads(1, 1)")),
     # modes and others
     _known("a function mode", "h = F.relu(h)", "", "", ("with w.overriding(): call(1)",)),
+    _known("a subclass of tensors", "h = F.hardswish(self.b(h))", "self.b = nn.BatchNorm2d(4)", "",
+           ("w.subclassed(1)",)),
     _known("swap_tensors", "h = self.b(h)", "self.b = nn.Conv2d(4, 4, 1)", "",
            _changed("torch.utils.swap_tensors(model.b.weight, nn.Parameter(like(model.b.weight, 5)))")),
     _known("a checkpoint around batch normalisation", "h = checkpoint(self.b, h, use_reentrant=False)",

@@ -9,7 +9,7 @@ import functools
 import itertools
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch._dynamo.utils import counters
 
 from .changes import Step, steps_of
 from .rounding import difference
-from .sources import Source
+from .sources import Source, source_of
 from .worlds import Drawn, Jittered, Record, World
 
 #: How often the plain module is run with other roundings before a difference is called one.
@@ -125,15 +125,25 @@ def _both_raised(mine: Record, theirs: Record) -> bool:
     return None not in both and both[0] != both[1]
 
 
-def examine(
-    seed: int, subject: Subject, changes: int = 12, shrink: float = 60.0, without: Collection[str] = ()
-) -> Failure | None:
-    """A seed's module and steps; the failure made small within some seconds, None if there is none.
+@dataclasses.dataclass(frozen=True)
+class Left:
+    """What is left out: steps of some kinds, and pieces of modules in which some words stand."""
 
-    Steps of kinds that are in ``without`` aren't taken.
-    """
-    source = Source(seed)
-    steps = [step for step in steps_of(source, changes) if step.kind not in without]
+    steps: frozenset[str] = frozenset()
+    words: frozenset[str] = frozenset()
+
+
+def taken(seed: int, changes: int = 12, left: Left = Left()) -> tuple[Source, list[Step]]:
+    """A seed's module and steps."""
+    source = source_of(seed, left.words)
+    return source, [step for step in steps_of(source, changes) if step.kind not in left.steps]
+
+
+def examine(
+    seed: int, subject: Subject, changes: int = 12, shrink: float = 60.0, left: Left = Left()
+) -> Failure | None:
+    """A seed's module and steps; the failure made small within some seconds, None if there is none."""
+    source, steps = taken(seed, changes, left)
     result = compare(source.text, [step.line for step in steps], subject)
     if result is None:
         return None
@@ -156,7 +166,7 @@ def smaller(failure: Failure, source: Source, subject: Subject, seconds: float) 
             return None
         return Failure(failure.seed, text, steps[: result[0] + 1], *result)
 
-    dropped: frozenset[str] = frozenset()
+    dropped = source.dropped
     changed = True
     while changed and time.monotonic() < end:
         changed = False
@@ -328,15 +338,15 @@ def campaign(
     changes: int = 12,
     shrink: float = 60.0,
     tell: Callable[[str], None] = print,
-    without: Collection[str] = (),
+    left: Left = Left(),
 ) -> list[Failure]:
     """Seeds from ``first`` on, for some seconds or so many seeds."""
     end, failures = time.monotonic() + seconds, []
     for seed in itertools.count(first) if count is None else range(first, first + count):
         if time.monotonic() > end:
             break
-        failure = examine(seed, subject, changes, shrink, without)
-        for step in steps_of(Source(seed), changes):
+        failure = examine(seed, subject, changes, shrink, left)
+        for step in taken(seed, changes, left)[1]:
             coverage.kinds[step.kind] += 1
         if failure is not None:
             failures.append(failure)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 PREAMBLE = """\
 import collections, contextlib, contextvars, copy, dataclasses, enum, functools, io, itertools, logging, math, random
@@ -78,7 +78,8 @@ class Source:
         self.handles: list[Handle] = []
         #: Where layers are, with the name of their class.
         self.layers: list[tuple[str, str]] = []
-        self.pieces: list[str] = []
+        #: The pieces, and what each has written.
+        self.pieces: dict[str, str] = {}
         #: What the model does beside computing.
         self.effects: set[str] = set()
         #: Whether the model is one of PyTorch's own classes, which has the written one as its first part.
@@ -108,9 +109,12 @@ class Source:
         kind = draw.choices(kinds, [PIECES[each] for each in kinds])[0]
         if name in self.dropped:
             return
-        self.pieces.append(name)
+        self.pieces[name] = ""
         scope.forward.append(f"# {name}: {kind.__name__}")
+        lines = [scope.init, scope.forward, scope.body, *([] if kind is nested else [self.top])]
+        before = list(map(len, lines))
         kind(Piece(self, scope, name, draw, depth))
+        self.pieces[name] = "\n".join(line for each, start in zip(lines, before, strict=True) for line in each[start:])
 
     def _ends(self, root: Scope) -> tuple[str, str, list[str], str]:
         """How the model is called: its signature, its inputs, what makes ``h`` of them, and what it returns."""
@@ -159,6 +163,15 @@ class Source:
             self.top.append("Result = collections.namedtuple('Result', 'out extra')")
             result = "Result(h, h.mean())"
         return signature, inputs, start, result
+
+
+def source_of(seed: int, words: Collection[str] = ()) -> Source:
+    """A seed's module, without the pieces in which some word stands."""
+    source, dropped = Source(seed), frozenset[str]()
+    while found := {name for name, text in source.pieces.items() if any(word in text for word in words)}:
+        dropped |= found
+        source = Source(seed, dropped)
+    return source
 
 
 @dataclasses.dataclass

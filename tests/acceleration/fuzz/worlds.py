@@ -104,14 +104,22 @@ class Jittered(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func._schema.name.removeprefix("aten::") in _ROUNDING:
+        name = func._schema.name.removeprefix("aten::")
+        if name.rstrip("_") in _ROUNDING:
             for each in result if isinstance(result, tuple | list) else (result,):
-                if isinstance(each, Tensor) and type(each) is Tensor and each.is_floating_point() and each.numel():
-                    noise = torch.rand(each.shape, generator=self._generator, dtype=torch.float32).to(each.dtype) - 0.5
-                    finite = each.detach().nan_to_num(0, 0, 0)
-                    scale = finite.abs() + finite.square().mean().sqrt()
-                    each.add_(noise * scale * (self._size * torch.finfo(each.dtype).eps))
+                self._move(each)
+            if "batch_norm" in name and "backward" not in name and any(each is True for each in args):
+                for each in args[3:5]:
+                    self._move(each)  # the running statistics
         return result
+
+    def _move(self, each: Any) -> None:
+        if not isinstance(each, Tensor) or type(each) is not Tensor or not each.is_floating_point() or not each.numel():
+            return
+        noise = torch.rand(each.shape, generator=self._generator, dtype=torch.float32).to(each.dtype) - 0.5
+        finite = each.detach().nan_to_num(0, 0, 0)
+        scale = finite.abs() + finite.square().mean().sqrt()
+        each.add_(noise * scale * (self._size * torch.finfo(each.dtype).eps))
 
 
 _ROUNDING = {
