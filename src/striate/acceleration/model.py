@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.fx._symbolic_trace import is_fx_symbolic_tracing
+from torch.nn import Parameter
 from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._device import DeviceContext
 
@@ -136,6 +137,7 @@ class Accelerated:
         self._call: Callable[..., Any] | None = None
         self._met: set[tuple[bool, bool]] = set()
         self._methods: Methods | None = None
+        self._again = 0
 
     @property
     def graphs(self) -> list[Compiled]:
@@ -153,6 +155,9 @@ class Accelerated:
             self._call = self._methods = None
             self._captured.clear()
             self._met.clear()
+            self._again += 1
+        if self._again > _CAPTURES:
+            return self.module._call_impl(*args, **kwargs)
         call = self._call or self._compiled()
         state = (self.module.training, torch.is_grad_enabled())
         _STRICT.enter()
@@ -164,6 +169,9 @@ class Accelerated:
                 return call(*args, **kwargs)
         finally:
             _STRICT.leave()
+            if self._methods is None:
+                # Not before: what the model has left behind in this call is no change.
+                self._methods = Methods(self.module)
 
     def _compiled(self) -> Callable[..., Any]:
         from striate.acceleration.backend import Compiled
@@ -175,7 +183,7 @@ class Accelerated:
             made, call = Compiled(graph, examples, **options), held()
             if call is not None:
                 call._captured.append(weakref.ref(made))
-                call._methods = Methods(call.module)
+                call._methods = None
             return made
 
         call = _own_code(self.module)
@@ -209,17 +217,17 @@ _numbered: Final = itertools.count()
 
 
 class Methods:
-    """The methods of a model's classes as they are now: Dynamo doesn't notice when one is replaced.
+    """What Dynamo doesn't guard: the methods of a model's classes, and which attributes its objects have.
 
-    Classes are those of its modules and of the objects that their attributes lead to. Of objects with a ``__getattr__``
-    the attributes that they have are remembered too: another one comes before what that method answers.
+    Classes are those of its modules and of the objects that their attributes lead to. An attribute that is new may hide a
+    class's or a child, or come before what a ``__getattr__`` answers.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
-        objects = [*model.modules(), *_helpers(model)]
-        kinds = {kind for each in objects for kind in type(each).__mro__}
-        theirs = (torch.nn.Module.__getattr__, None)
-        self._dicts = [vars(each) for each in objects if getattr(type(each), "__getattr__", None) not in theirs]
+        helpers = list(_helpers(model))
+        kinds = {kind for each in (*model.modules(), *helpers) for kind in type(each).__mro__}
+        answering = [each for each in helpers if hasattr(type(each), "__getattr__")]
+        self._dicts = [vars(each) for each in (*model.modules(), *answering)]
         self._counts = list(map(len, self._dicts))
         held = [type(value) for kind in kinds for value in vars(kind).values() if hasattr(value, "__get__")]
         kinds |= {kind for each in held if not each.__module__.startswith(_OTHERS) for kind in each.__mro__}
@@ -352,12 +360,15 @@ def _is_observed() -> bool:
 
 def _concerns(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether there may be something on the CPU to compute."""
-    tensors = 0
+    concerned = not (args or kwargs)
     for each in (*args, *kwargs.values()):
-        if not isinstance(each, Tensor) or each.is_cpu:
-            return True
-        tensors += 1
-    return tensors == 0
+        if not isinstance(each, Tensor):
+            concerned = True
+        elif type(each) is not Tensor and type(each) is not Parameter:
+            return False  # it has a way of its own with functions
+        elif each.is_cpu:
+            concerned = True
+    return concerned
 
 
 @cache
