@@ -219,15 +219,14 @@ _numbered: Final = itertools.count()
 class Methods:
     """What Dynamo doesn't guard: the methods of a model's classes, and which attributes its objects have.
 
-    Classes are those of its modules and of the objects that their attributes lead to. An attribute that is new may hide a
-    class's or a child, or come before what a ``__getattr__`` answers.
+    Classes are those of its modules and of the objects that their attributes lead to. A new attribute may hide a class's
+    or a child, or come before what a ``__getattr__`` answers.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
         helpers = list(_helpers(model))
         kinds = {kind for each in (*model.modules(), *helpers) for kind in type(each).__mro__}
-        answering = [each for each in helpers if hasattr(type(each), "__getattr__")]
-        self._dicts = [vars(each) for each in (*model.modules(), *answering)]
+        self._dicts = [vars(each) for each in (*model.modules(), *helpers)]
         self._counts = list(map(len, self._dicts))
         held = [type(value) for kind in kinds for value in vars(kind).values() if hasattr(value, "__get__")]
         kinds |= {kind for each in held if not each.__module__.startswith(_OTHERS) for kind in each.__mro__}
