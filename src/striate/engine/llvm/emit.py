@@ -164,10 +164,13 @@ class Function:
 
     def real(self) -> str:
         """The next argument, a number (see :func:`real_word`), in all lanes."""
+        return self.splat(self.value(f"fptrunc double {self.double()} to float"))
+
+    def double(self) -> str:
+        """The next argument, a number (see :func:`real_word`), in 64 bits; one, not in all lanes."""
         place = self.value(f"getelementptr i64, ptr %arguments, i64 {self._arguments}")
         self._arguments += 1
-        double = self.value(f"load double, ptr {place}")
-        return self.splat(self.value(f"fptrunc double {double} to float"))
+        return self.value(f"load double, ptr {place}")
 
     def integer(self, operation: str, first: Number, second: Number) -> Int:
         return Int(self, self.value(f"{operation} i64 {first}, {second}"))
@@ -286,7 +289,7 @@ class Function:
         if not mask:
             return self.value(f"load {wide}, ptr {place.text}, align {_BYTES[kind]}")
         arguments = ((f"ptr align {_BYTES[kind]}", place.text), (self.mask, mask), (wide, "zeroinitializer"))
-        return self.call(wide, f"llvm.masked.load.v{self.lanes}{kind}.p0", *arguments)
+        return self.call(wide, f"llvm.masked.load.v{self.lanes}{_SUFFIX.get(kind, kind)}.p0", *arguments)
 
     def magnitude_bits(self, value: str) -> str:
         """A vector's magnitudes as whole numbers of 32 bits, which are ordered alike: NaN above infinity above all."""
@@ -325,7 +328,7 @@ class Function:
         if not mask:
             self.line(f"store {wide} {value}, ptr {place.text}, align {_BYTES[kind]}")
             return
-        name = f"llvm.masked.store.v{self.lanes}{'f32' if kind == 'float' else kind}.p0"
+        name = f"llvm.masked.store.v{self.lanes}{_SUFFIX.get(kind, kind)}.p0"
         self.call("void", name, (wide, value), (f"ptr align {_BYTES[kind]}", place.text), (self.mask, mask))
 
     def store_first(self, value: str, place: Pointer, count: int) -> None:
@@ -355,6 +358,10 @@ class Function:
 
     def mask_or(self, first: str, second: str) -> str:
         return self.value(f"or {self.mask} {first}, {second}")
+
+    def any(self, mask: str) -> str:
+        """Whether the mask is set in one lane at least."""
+        return self.call("i1", f"llvm.vector.reduce.or.v{self.lanes}i1", (self.mask, mask))
 
     def select(self, mask: str, yes: str, no: str, kind: str = "float") -> str:
         """Lanes of ``yes`` where the mask is set, of ``no`` elsewhere."""
@@ -451,7 +458,9 @@ class Function:
         return self.value(f"extractelement {self.vector} {value}, i64 0")
 
 
-_BYTES = {"float": 4, "i8": 1, "i16": 2, "i32": 4, "i64": 8}
+_BYTES = {"float": 4, "double": 8, "i8": 1, "i16": 2, "i32": 4, "i64": 8}
+#: What types are called in the names of LLVM's intrinsic functions, where not by their own name.
+_SUFFIX = {"float": "f32", "double": "f64"}
 
 
 def single(number: float) -> str:
@@ -461,6 +470,6 @@ def single(number: float) -> str:
 
 
 def real_word(number: float) -> int:
-    """A number as the 64-bit word that :meth:`Function.real` takes it from."""
+    """A number as the 64-bit word that :meth:`Function.real` and :meth:`Function.double` take it from."""
     word: int = struct.unpack("<q", struct.pack("<d", number))[0]
     return word
