@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import gc
+import inspect
 import io
 import pickle
+import threading
 import warnings
 import weakref
 
@@ -282,6 +284,27 @@ def test_compiling_and_exporting_go_on() -> None:
     torch.testing.assert_close(compiled(x), model(x))
 
 
+def test_it_is_exported_as_it_is_written() -> None:
+    class Named(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 4, 3)
+
+        def forward(self, image: Tensor, *, scale: float = 1.0) -> Tensor:
+            return torch.relu(self.conv(image)).mean((2, 3)) * scale
+
+    model, x = striate.accelerate(Named().eval(), quiet=True), torch.randn(2, 3, 8, 8)
+    assert list(inspect.signature(model.forward).parameters) == ["image", "scale"]
+    with torch.no_grad():
+        expected = [model(x) for _ in range(3)][-1]
+    batch = torch.export.Dim("batch")
+    for shapes in ({"image": {0: batch}}, ({0: batch},)):
+        exported = torch.export.export(model, (x,), dynamic_shapes=shapes)
+        assert exported.graph_signature.user_inputs == ("image",)
+        torch.testing.assert_close(exported.module()(x), expected)
+        assert exported.module()(torch.randn(5, 3, 8, 8)).shape == (5, 4)
+
+
 def test_no_module() -> None:
     with pytest.raises(OperandError, match=r"^accelerate: got function; needed a torch.nn.Module"):
         striate.accelerate(lambda x: x)
@@ -338,6 +361,27 @@ def test_blocks_and_plans_can_be_switched_off(asked: list[str]) -> None:
     assert blocks_of(model) != {}
     with pytest.raises(OperandError, match="the model isn't accelerated"):
         plan_of(restore(model), x)
+
+
+def test_dynamo_is_strict_for_as_long_as_a_call_takes() -> None:
+    import torch._dynamo.config as config
+
+    kept = config.skip_nnmodule_hook_guards, config.recompile_limit
+    arrived, seen = threading.Barrier(2), []
+
+    class Meeting(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            torch.compiler.disable(lambda: (arrived.wait(30), seen.append(config.skip_nnmodule_hook_guards)))()
+            return x + 1
+
+    models = [striate.accelerate(Meeting(), quiet=True) for _ in range(2)]
+    workers = [threading.Thread(target=each, args=(torch.ones(2),)) for each in models]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert seen == [False, False]
+    assert (config.skip_nnmodule_hook_guards, config.recompile_limit) == kept
 
 
 def test_a_model_is_freed() -> None:

@@ -253,6 +253,15 @@ class TestChanges:
         self.check(model, fast, x)
         assert uses_a_plan(fast, x)
 
+    def test_tensors_made_in_inference_mode(self) -> None:
+        model, fast, x = self.both()
+        with torch.inference_mode():
+            weight = torch.randn_like(model[0].weight)
+        for each in (model, fast):
+            each[0].weight = nn.Parameter(weight, requires_grad=False)
+        self.check(model, fast, x)
+        assert not uses_a_plan(fast, x)
+
     def test_a_single_number_of_a_large_tensor(self) -> None:
         model = randomised(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 40, 64), nn.ReLU()))
         fast, x = planned(accelerated(model), images()), images()
@@ -453,6 +462,8 @@ def test_in_a_forked_process(threads: int) -> None:
 def test_many_sizes_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """More than are timed; they share weights and memory, which is given back with the last of them."""
     monkeypatch.setattr(plans, "_TIMED", 2)
+    torch.compiler.reset()
+    gc.collect()
     model = randomised(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 16, 3)))
     fast = accelerated(model)
     sizes = [torch.randn(2, 1, 9 + at, 30 - at) for at in range(12)]

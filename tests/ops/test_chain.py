@@ -295,21 +295,29 @@ def test_a_weight_that_changed_before_its_gradient_is_an_error() -> None:
         y.sum().backward()
 
 
-def test_maps_that_no_gradient_needs_are_not_kept() -> None:
+@pytest.mark.parametrize(
+    ("graded", "many"),
+    [
+        ("last weight", 1),  # what the last normalisation reads
+        ("input", 2),  # what both read
+        ("all", 4),  # these, and what both convolutions read
+    ],
+)
+def test_maps_that_no_gradient_needs_are_not_kept(graded: str, many: int) -> None:
     made = problem(8, "cncn", activation="relu", residual=None, training=True)
-    made.links[-1].weight.requires_grad_()
+    chosen = {"last weight": [made.links[-1].weight], "input": [made.input], "all": made.leaves}
+    for leaf in chosen[graded]:
+        leaf.requires_grad_()
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda each: kept.append(each.shape) or each, lambda each: each):
         y = made.as_one()
-    maps = [shape for shape in kept if len(shape) == 4 and shape[0] == made.input.shape[0]]
-    # The input and what the normalisations read; not the result of either.
-    assert len(maps) == 3
+    assert sum(len(shape) == 4 and shape[0] == made.input.shape[0] for shape in kept) == many
     del y
 
 
 @pytest.mark.parametrize(
     ("activation", "residual", "over"),
-    [("relu", False, True), ("", False, True), ("relu", True, True), ("silu", True, True), ("", True, False)],
+    [("relu", False, True), ("", False, True), ("relu", True, True), ("silu", True, False), ("", True, False)],
 )
 def test_gradients_of_a_normalisation_take_the_memory_of_those_they_come_from(
     activation: str, residual: bool, over: bool, monkeypatch: pytest.MonkeyPatch

@@ -62,7 +62,7 @@ def convolve_and_pool(
 
 def pool_and_activate(dims: int, input: Tensor, activation: str, window: tuple[Any, ...]) -> Tensor:
     pool = FUNCTIONS.get(_POOL[dims], ops.max_pool3d)
-    return _ACTIVATE[activation](pool(input, *window))
+    return conv_pool.CLAMPS[activation](pool(input, *window))
 
 
 def normalize(norm: tuple[Any, ...], residual: Any, join: str, activation: str) -> Tensor:

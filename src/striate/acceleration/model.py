@@ -6,18 +6,20 @@ import itertools
 import sys
 import threading
 import weakref
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, wraps
 from operator import is_, itemgetter
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.fx._symbolic_trace import is_fx_symbolic_tracing
+from torch.nn import Parameter
+from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._device import DeviceContext
 
 from striate import nn
@@ -38,7 +40,7 @@ _LAYERS: Final = tuple(
     if hasattr(room, f"{kind}{dims}d")
 )
 #: How often a model's code is captured for other attributes, sizes and modes, before new ones are left to PyTorch.
-_CAPTURES: Final = 16
+_CAPTURES: Final = 8
 #: What Dynamo assumes to stay as it was, and is told to look at: hooks, defaults of functions, parameters that share
 #: memory, and parameters whose ``data`` has been replaced. And NumPy is called as it is: made into PyTorch's functions,
 #: it would draw other random numbers, and compute in other precisions.
@@ -131,11 +133,16 @@ class Accelerated:
 
     def __init__(self, module: torch.nn.Module, options: dict[str, bool]) -> None:
         self.module, self.options = module, options
-        #: What has been captured, in the order in which it was.
-        self.graphs: list[Compiled] = []
+        self._captured: list[weakref.ref[Compiled]] = []
         self._call: Callable[..., Any] | None = None
         self._met: set[tuple[bool, bool]] = set()
         self._methods: Methods | None = None
+        self._again = 0
+
+    @property
+    def graphs(self) -> list[Compiled]:
+        """What Dynamo has captured and may use again, in the order in which it was captured."""
+        return [graph for graph in (each() for each in self._captured) if graph is not None]
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         # Copies of the model are plain, whatever way the model has of copying itself.
@@ -146,11 +153,14 @@ class Accelerated:
             return self.module._call_impl(*args, **kwargs)
         if self._methods is not None and not self._methods.same():
             self._call = self._methods = None
-            self.graphs.clear()
+            self._captured.clear()
             self._met.clear()
+            self._again += 1
+        if self._again > _CAPTURES:
+            return self.module._call_impl(*args, **kwargs)
         call = self._call or self._compiled()
         state = (self.module.training, torch.is_grad_enabled())
-        undo = _guarding()()
+        _STRICT.enter()
         try:
             if state in self._met:
                 return call(*args, **kwargs)
@@ -158,7 +168,10 @@ class Accelerated:
             with _any_batch((args, kwargs)):
                 return call(*args, **kwargs)
         finally:
-            undo()
+            _STRICT.leave()
+            if self._methods is None:
+                # Not before: what the model has left behind in this call is no change.
+                self._methods = Methods(self.module)
 
     def _compiled(self) -> Callable[..., Any]:
         from striate.acceleration.backend import Compiled
@@ -169,8 +182,8 @@ class Accelerated:
         def backend(graph: torch.fx.GraphModule, examples: Sequence[Any], **_: Any) -> Compiled:
             made, call = Compiled(graph, examples, **options), held()
             if call is not None:
-                call.graphs.append(made)
-                call._methods = Methods(call.module)
+                call._captured.append(weakref.ref(made))
+                call._methods = None
             return made
 
         call = _own_code(self.module)
@@ -204,10 +217,19 @@ _numbered: Final = itertools.count()
 
 
 class Methods:
-    """The methods of a model's classes as they are now: Dynamo doesn't notice when one is replaced."""
+    """What Dynamo doesn't guard: the methods of a model's classes, and which attributes its objects have.
+
+    Classes are those of its modules and of the objects that their attributes lead to. A new attribute may hide a class's
+    or a child, or come before what a ``__getattr__`` answers.
+    """
 
     def __init__(self, model: torch.nn.Module) -> None:
-        kinds = {kind for module in model.modules() for kind in type(module).__mro__}
+        helpers = list(_helpers(model))
+        kinds = {kind for each in (*model.modules(), *helpers) for kind in type(each).__mro__}
+        self._dicts = [vars(each) for each in (*model.modules(), *helpers)]
+        self._counts = list(map(len, self._dicts))
+        held = [type(value) for kind in kinds for value in vars(kind).values() if hasattr(value, "__get__")]
+        kinds |= {kind for each in held if not each.__module__.startswith(_OTHERS) for kind in each.__mro__}
         # Tracers replace methods of torch.nn.Module for as long as they run, and go their own way.
         kinds -= {torch.nn.Module, object}
         self._tables = [vars(kind) for kind in kinds]
@@ -218,7 +240,7 @@ class Methods:
         self._held = [read(table) for read, table in self._read]
 
     def same(self) -> bool:
-        if list(map(len, self._tables)) != self._sizes:
+        if list(map(len, self._tables)) != self._sizes or list(map(len, self._dicts)) != self._counts:
             return False
         try:
             now = [read(table) for read, table in self._read]
@@ -227,18 +249,80 @@ class Methods:
         return all(map(_identical, now, self._held))
 
 
+def _helpers(model: torch.nn.Module) -> Iterator[object]:
+    """Objects, of classes written in Python, that a model's attributes lead to."""
+    waiting = [value for module in model.modules() for value in vars(module).values()]
+    seen = set(map(id, waiting))
+    for value in waiting:  # which grows
+        inside: Iterable[Any] = ()
+        if isinstance(value, (list, tuple, set, frozenset, deque)):
+            inside = value
+        elif isinstance(value, dict):
+            inside = value.values()
+        if not isinstance(value, (Tensor, torch.nn.Module, type, ModuleType, FunctionType, Accelerated)):
+            held = getattr(value, "__dict__", None)
+            if isinstance(held, dict) and not type(value).__module__.startswith(_OTHERS):
+                inside = (*inside, *held.values())
+                yield value
+        new = [each for each in inside if id(each) not in seen]
+        seen.update(map(id, new))
+        if len(waiting) < _MOST:
+            waiting += new
+
+
+#: Where classes come from whose methods nobody replaces.
+_OTHERS: Final = ("torch.", "numpy", "builtins", "collections", "functools", "random", "threading", "logging")
+#: Objects that are looked at.
+_MOST: Final = 10_000
+
+
 def _identical(some: Any, others: Any) -> bool:
     return some is others or (isinstance(some, tuple) and len(some) == len(others) and all(map(is_, some, others)))
 
 
+class _Strictness(threading.local):
+    """Dynamo's configuration, which every thread has its own of, while accelerated models are called within another."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self._undo: Callable[[], None] = lambda: None
+
+    def enter(self) -> None:
+        if self._calls == 0:
+            self._undo = _patch()()
+        self._calls += 1
+
+    def leave(self) -> None:
+        self._calls -= 1
+        if self._calls == 0:
+            self._undo()
+
+
+_STRICT: Final = _Strictness()
+
+
 @cache
-def _guarding() -> Callable[[], Callable[[], None]]:
-    """Sets Dynamo's configuration for a call; what it gives back sets it as it was."""
+def _patch() -> Callable[[], Callable[[], None]]:
+    """Sets the configuration; what it gives back sets it as it was."""
     import torch._dynamo.config as config
 
+    _mend_dynamo()
     known = {name: value for name, value in _GUARDED.items() if hasattr(config, name)}
     made: Callable[[], Callable[[], None]] = config._make_closure_patcher(**known)
     return made
+
+
+def _mend_dynamo() -> None:
+    """Has random generators of Python's own (``random.Random``) run as they are, for all that is compiled from now on.
+
+    Dynamo 2.13 takes such a generator's state at capture for the state at every call, so that the same number comes
+    again and again. Called as they are, they draw.
+    """
+    from torch._dynamo.variables import misc
+
+    generators: Any = getattr(misc, "RandomVariable", None)
+    if hasattr(generators, "is_supported_random_obj"):
+        generators.is_supported_random_obj = staticmethod(lambda generator: False)
 
 
 @contextmanager
@@ -267,6 +351,7 @@ def _is_observed() -> bool:
         or torch._C._len_torch_dispatch_stack()
         or torch._C._is_tracing()
         or is_fx_symbolic_tracing()
+        or _has_any_global_hook()
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
     )
@@ -274,12 +359,15 @@ def _is_observed() -> bool:
 
 def _concerns(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether there may be something on the CPU to compute."""
-    tensors = 0
+    concerned = not (args or kwargs)
     for each in (*args, *kwargs.values()):
-        if not isinstance(each, Tensor) or each.is_cpu:
-            return True
-        tensors += 1
-    return tensors == 0
+        if not isinstance(each, Tensor):
+            concerned = True
+        elif type(each) is not Tensor and type(each) is not Parameter:
+            return False  # it has a way of its own with functions
+        elif each.is_cpu:
+            concerned = True
+    return concerned
 
 
 @cache

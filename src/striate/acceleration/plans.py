@@ -138,7 +138,10 @@ class Plans:
         tensors = [arguments[at] for at in self._mine]
         assert self._weights is not None
         assert self._constants is not None
-        if not self._weights.same(tensors):
+        same = self._weights.same(tensors)
+        if same is None:
+            return None
+        if not same:
             self._weights.take(tensors)
             self._constants.again(arguments)
         return plan(arguments, alone)

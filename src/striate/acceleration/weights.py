@@ -42,12 +42,16 @@ class Weights:
         self._aliases = [tensor.detach() for tensor in tensors]
         self._taken = Fingerprints(self._aliases, self._isa)
 
-    def same(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether they hold what they did, as far as one look tells."""
+    def same(self, tensors: Sequence[Tensor]) -> bool | None:
+        """Whether they hold what they did, as far as one look tells; None where they count no versions."""
+        try:
+            versions = list(map(_version, tensors))
+        except RuntimeError:
+            return None  # made in inference mode
         return (
             self._taken is not None
+            and versions == self._versions
             and list(map(Tensor.data_ptr, tensors)) == self._places
-            and list(map(_version, tensors)) == self._versions
             and self._taken.same()
         )
 

@@ -29,13 +29,14 @@ _NEEDED: Final = "needed a size as (C, H, W) or (N, C, H, W), tensors or arrays"
 
 
 @contextmanager
-def as_written() -> Iterator[None]:
-    """Has compiled and accelerated networks run their own code.
+def as_written(model: torch.nn.Module) -> Iterator[None]:
+    """Has a compiled or accelerated network run its own code.
 
     Every layer is called then, each operation has its own gradient, and outputs depend on what their windows see and on
     nothing else. Compiled code has operations put together, and would be made anew for the hooks of every question.
     """
-    if "torch._dynamo" in sys.modules:
+    compiled = any(module._compiled_call_impl is not None for module in model.modules())
+    if compiled or "torch._dynamo" in sys.modules:
         with torch.compiler.set_stance("force_eager"):
             yield
     else:
@@ -77,7 +78,7 @@ class Example:
 
     def call(self, model: torch.nn.Module) -> Any:
         """What the network answers, by its own code."""
-        with as_written():
+        with as_written(model):
             return model(*self.args, **self.kwargs)
 
 

@@ -137,7 +137,7 @@ def probing(model: torch.nn.Module, *layers: str, call: Call | None = None) -> I
     try:
         model.eval()
         handles = [module.register_forward_hook(probe.keep) for module in set(probe._modules.values())]
-        with as_written(), torch.inference_mode(False), torch.enable_grad():
+        with as_written(model), torch.inference_mode(False), torch.enable_grad():
             yield probe
     finally:
         for handle in handles:

@@ -1,4 +1,21 @@
-"""Autograd functions at the price of the older of PyTorch's two protocols.
+"""Autograd functions: what they keep, and at which price they are called.
+
+Whoever trains a network may write over any tensor that PyTorch's own functions don't keep for their gradients: what a
+layer returns, a residual after it has been added, a bias. So the rule for operations that take the place of several of
+these functions is that they keep nothing of it that others see, unless PyTorch's do: the operands and the result that
+one of the functions would have kept, and beside these only memory of their own (maps between the functions, positions,
+masks, statistics). A write that PyTorch accepts is accepted, and gradients are right; one that PyTorch rejects may be
+either. Nor do they keep more memory, but for a few numbers a channel. The tables of what is kept are in
+:mod:`.norm`, :mod:`.conv_pool` and :mod:`.chain`; convolution and pooling by themselves keep less than PyTorch's:
+
+    function               PyTorch's keeps            this keeps
+    convolution            input, weight              input for the weight's gradient, weight for the input's
+    maximum                input, positions           positions, in 16 bits where they suffice
+    average                input                      nothing
+
+One tensor may stand in several places of a call, and its operands may be functions of one another. A gradient is that
+of the place. So derivatives of derivatives are either formulas of what a place's gradient hangs on, or, where autograd
+finds them from a computation done again, each place's operand is a view of its own there.
 
 A function with ``setup_context`` can be transformed by :mod:`torch.func` (vmap, grad, jacrev), but costs some 20
 microseconds a call, more than a small convolution. One whose ``forward`` takes the context costs five. So each function
@@ -46,6 +63,11 @@ class Differentiable(torch.autograd.Function):
         if is_constant(*inputs):
             return cls.forward(*inputs)
         return cls._direct.apply(*inputs)
+
+
+def own(tensor: Tensor | None) -> Tensor | None:
+    """The tensor, or a copy where nobody could tell later what it was computed from: writing may change that."""
+    return tensor if tensor is None or tensor.is_leaf else tensor.clone()
 
 
 def is_constant(*inputs: Any) -> bool:

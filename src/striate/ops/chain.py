@@ -6,28 +6,37 @@ A link is a convolution, or ``activation(batch norm + residual)``. Each is compu
 :mod:`striate.ops.convolution` and :mod:`striate.ops.norm` do by themselves. What is saved is the way between them:
 autograd's books and its calls of functions written in Python cost some 50 microseconds a link and direction, as much as
 the kernels of a small map.
+
+What is kept is what the links by themselves keep, whose tables see there: a convolution's input if its weight has a
+gradient, its weight if its input has one; a normalisation's input and weight, and its result where a residual and relu
+made it. Links from whose result no gradient goes back keep nothing, and residuals and biases nobody keeps. PyTorch's
+functions keep no less of what others see, which are the first map, the last one and the operands.
+
+The maps between that are kept are results too, which nobody gets to see but the gradients: as functions of the operands
+they are what derivatives of gradients go back through.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, ClassVar, Final, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from striate.engine import Pass, ready, traced, tuning
-from striate.engine.backends import Ready, fixed, has_memory, watched
+from striate.engine import FORM, Pass, ready, traced, tuning
+from striate.engine.backends import Ready, fixed, watched
 from striate.engine.layout import is_channels_last
 from striate.engine.llvm import norms
 from striate.engine.llvm.normalization import Form
 from striate.errors import StriateError
 from striate.geometry import ConvShape
 from striate.ops import convolution, norm
-from striate.ops._autograd import upstream_in, wanted
+from striate.ops._autograd import own, upstream_in, wanted
 from striate.ops._calls import settled
 from striate.ops._left import is_plain
 
@@ -55,157 +64,204 @@ class Normalization(NamedTuple):
 
 
 Link = Convolution | Normalization
+#: A link, or the activation of one that is computed after it.
+_Part: TypeAlias = Link | str
 
 
 @dataclass(slots=True)
 class _Convolved:
-    """A convolution of a map that lies as this one."""
+    """A convolution of a map that lies as this one. Its operands are weight and bias."""
 
     shape: ConvShape
     channels_last: bool
     local: bool
     forward: Ready
     grads: dict[tuple[Any, ...], Ready] = field(default_factory=dict)
+    operands: ClassVar[int] = 2
 
-    def grad(self, open_: Pass, first: Tensor, second: Tensor) -> Tensor:
+    def grad(self, open_: Pass, first: Tensor, second: Tensor, composed: bool) -> Tensor:
+        """The contraction with another operand open; ``composed`` as a function of the two that there are."""
+        if composed:
+            one, other = (role for role in FORM if role is not open_)
+            operands = {one: first, other: second}
+            return convolution.contract(self.shape, self.channels_last, open_, operands, local=self.local)
         key = (open_, first.stride(), second.stride(), torch.get_num_threads(), tuning.generation)
         found = self.grads.get(key)
         if found is None:
             found = self.grads[key] = ready(self.shape, open_, first, second, None, self.channels_last, self.local)
         return found(first, second, None)
 
-    def composed(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        operands = {Pass.INPUT_GRAD: x, Pass.WEIGHT_GRAD: weight}
-        return convolution.contract(self.shape, self.channels_last, Pass.OUTPUT, operands, bias, self.local)
-
 
 @dataclass(slots=True)
 class _Normed:
-    """A normalisation of a map that lies as this one."""
+    """A normalisation of a map that lies as this one. Its operands are residual, weight and bias."""
 
     plan: norms.Plan
     eps: float
     strides: tuple[int, ...]
+    operands: ClassVar[int] = 3
 
 
 @dataclass(slots=True)
+class _Activated:
+    """An activation that isn't one operation with the residual's addition before it."""
+
+    name: str
+    operands: ClassVar[int] = 0
+
+
+_Stage: TypeAlias = _Convolved | _Normed | _Activated
+#: A place in a list of those that there are.
+_Place: TypeAlias = int | None
+
+
+class _Places(NamedTuple):
+    """Where what a stage needs for its gradients is."""
+
+    operands: list[_Place]  #: among the chain's
+    before: int  #: operands of the chain that come before those
+    upstream: _Place  #: of its result, among what comes back
+    #: Among what is kept: the map that it is a function of, its weight, its statistics, and its result.
+    kept: tuple[_Place, _Place, _Place, _Place]
+
+
 class _Known:
-    """A chain that has been met before: all of it that follows from shapes, strides and settings."""
+    """A chain that has been met before: all of it that follows from shapes, strides and settings.
 
-    stages: list[_Convolved | _Normed]
-    #: Which operands there are: input, then of every link two (weight and bias) or three (residual, weight and bias).
-    present: list[bool]
+    Kept are operands, maps and statistics, in this order; maps between are results as well, behind the one that the
+    caller gets.
+    """
 
-    def spread(self, values: Iterable[Any], absent: Any) -> list[Any]:
-        """What is said of those that there are, for all operands."""
-        rest = iter(values)
-        return [next(rest) if there else absent for there in self.present]
+    def __init__(self, stages: list[_Stage], operands: Sequence[Tensor | None]) -> None:
+        self.stages, self.present = stages, [operand is not None for operand in operands]
+        graded = [_graded(operand) for operand in operands]
+        kept, maps, statistics = [False] * len(operands), [False] * (len(stages) + 1), [False] * len(stages)
+        first = 1
+        for at, stage in enumerate(stages):
+            goes_back = any(graded[: first + stage.operands])
+            if isinstance(stage, _Convolved):
+                maps[at] |= graded[first]
+                kept[first] = any(graded[:first])
+            else:
+                maps[at] |= goes_back
+            if isinstance(stage, _Normed):
+                maps[at + 1] = goes_back and stage.plan.form.keeps
+                kept[first + 1] = goes_back and self.present[first + 1]
+                statistics[at] = goes_back
+            first += stage.operands
+        # The first map is an operand.
+        kept[0], *maps = maps
+        self.operands, self.maps, self.statistics = self.of_present(kept), maps, statistics
+        #: Which maps are results, beside the last one.
+        self.between = [*maps[:-1], False]
+        every, upstreams = _numbered(self.present), [*_numbered(maps[:-1], 1), 0]
+        numbers = _numbered([*kept, *maps, *statistics])
+        kept_maps, kept_statistics = [numbers[0], *numbers[len(kept) : -len(stages)]], numbers[-len(stages) :]
+        self.places: list[_Places] = []
+        #: The biases of stages whose activation's slope hangs on them.
+        self.biases: list[_Place] = []
+        first = 1
+        for at, stage in enumerate(stages):
+            own_places, weight, bias = every[first : first + stage.operands], None, None
+            if isinstance(stage, _Convolved):
+                weight = numbers[first]
+            elif isinstance(stage, _Normed):
+                weight = numbers[first + 1]
+                bias = own_places[2] if graded[first + 2] and not stage.plan.form.residual else None
+            before = sum(self.present[:first])
+            x, y = kept_maps[at : at + 2]
+            self.places.append(_Places(own_places, before, upstreams[at], (x, weight, kept_statistics[at], y)))
+            self.biases.append(bias)
+            first += stage.operands
 
-    def of_present(self, values: list[Any]) -> list[Any]:
+    def of_present(self, values: Sequence[Any]) -> list[Any]:
         """What is said of all operands, for those that there are."""
         return list(compress(values, self.present))
 
 
+def _numbered(there: Iterable[bool], start: int = 0) -> list[_Place]:
+    """The place of each that there is among these."""
+    numbers = itertools.count(start)
+    return [next(numbers) if each else None for each in there]
+
+
 class _Chain(torch.autograd.Function):
-    """Only called where nothing but gradients is asked for: no transforms, no tangents."""
+    """Only called where nothing but gradients is asked for: no transforms, no tangents.
+
+    The result comes first, then those maps between that are kept, for :meth:`backward` alone to see.
+    """
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:
-        *tensors, links, known = arguments
-        maps, kept = [tensors[0]], []
-        for stage, link in zip(known.stages, links, strict=True):
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
+        *tensors, parts, known = arguments
+        x, maps, statistics = tensors[0], [], []
+        for stage, part in zip(known.stages, parts, strict=True):
+            kept = None
             if isinstance(stage, _Convolved):
-                maps.append(stage.forward(maps[-1], link.weight, link.bias))
+                x = stage.forward(x, part.weight, part.bias)
+            elif isinstance(stage, _Normed):
+                residual = None if part.residual is None else norm.laid_out_as(x, part.residual)
+                how = (part.weight, part.bias, (part.mean, part.variance), part.momentum, part.eps)
+                x, kept = stage.plan.forward(x, residual, *how)
             else:
-                running = link.mean, link.variance
-                how = (link.weight, link.bias, running, link.momentum, link.eps)
-                residual = None if link.residual is None else norm.laid_out_as(maps[-1], link.residual)
-                y, statistics = stage.plan.forward(maps[-1], residual, *how)
-                maps.append(y)
-                kept.append(statistics)
-        ctx.known, ctx.count = known, len(tensors)
-        needed = known.spread(ctx.needs_input_grad, False)
-        ctx.save_for_backward(*tensors, *kept, *_needed(known.stages, maps, needed))
-        return cast(Tensor, maps[-1])
+                x = norm.ACTIVATIONS[stage.name](x)
+            maps.append(x)
+            statistics.append(kept)
+        ctx.known = known
+        # Biases aren't saved: their numbers may change, as PyTorch doesn't keep them.
+        ctx.biases = [None if place is None else tensors[place] for place in known.biases]
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(
+            *compress(tensors, known.operands), *compress(maps, known.maps), *compress(statistics, known.statistics)
+        )
+        return x, *compress(maps, known.between)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        known, stages, saved = ctx.known, ctx.known.stages, ctx.saved_tensors
-        operands, asked = known.spread(saved, None), known.spread(wanted(ctx), False)
-        kept, maps = list(saved[ctx.count : -len(stages)]), [operands[0], *saved[-len(stages) :]]
-        if torch.is_grad_enabled() or not has_memory(upstream) or traced(upstream):
-            return *known.of_present(_grads(stages, operands, kept, asked, upstream)), None, None
-        found: list[Tensor | None] = [None] * len(operands)
-        g, place, mine = upstream.resolve_neg(), len(operands), False
-        for at in reversed(range(len(stages))):
-            if not any(asked[:place]):
+    def backward(ctx: Any, *upstreams: Tensor | None) -> tuple[Tensor | None, ...]:
+        known, saved, asked = ctx.known, ctx.saved_tensors, wanted(ctx)
+        composed = torch.is_grad_enabled() or traced(*(each for each in upstreams if each is not None))
+        found: list[Tensor | None] = [None] * len(asked)
+        end = len(asked) - 2  # behind the tensors come parts and what is known
+        g: Tensor | None = None
+        mine = False  # nobody else reads it
+        for at in reversed(range(len(known.stages))):
+            if not any(asked[:end]):
                 break
-            stage, x = stages[at], maps[at]
-            if isinstance(stage, _Convolved):
-                place -= 2
-                g = upstream_in(stage.channels_last, g) if at + 1 == len(stages) else g
-                if asked[place]:
-                    found[place] = stage.grad(Pass.WEIGHT_GRAD, x, g)
-                if asked[place + 1]:
-                    found[place + 1] = g.sum([0, *range(2, g.dim())])
-                if any(asked[:place]):
-                    g, mine = stage.grad(Pass.INPUT_GRAD, operands[place], g), True
+            stage, places = known.stages[at], known.places[at]
+            end = places.before
+            more = None if places.upstream is None else upstreams[places.upstream]
+            if more is not None:
+                g, mine = (more.resolve_neg(), False) if g is None else (g + more, True)
+            if g is None:
                 continue
-            place -= 3
-            if x.stride() != stage.strides:
-                # Hooks on what is kept may have put it elsewhere, in another order.
-                x = x.new_empty_strided(x.shape, stage.strides).copy_(x)
-            other = {"output": maps[at + 1], "residual": operands[place]}.get(stage.plan.form.keeps)
-            other = None if other is None else norm.laid_out_as(x, other)
-            g, *grads = stage.plan.backward(norm.laid_out_as(x, g), x, other, kept.pop(), mine)
-            mine = True
-            for offset, grad in enumerate(grads):
-                found[place + offset] = grad if asked[place + offset] else None
-        found[0] = g if asked[0] else None
-        return *known.of_present(found), None, None
-
-
-def _needed(
-    stages: Sequence[_Convolved | _Normed], maps: Sequence[Tensor], needed: Sequence[bool]
-) -> list[Tensor | None]:
-    """Of the maps behind the input those that a gradient is computed from."""
-    place, found = 1, [False] * len(maps)
-    for at, stage in enumerate(stages):
-        if isinstance(stage, _Convolved):
-            found[at] |= needed[place]
-            place += 2
-        else:
-            found[at] = True
-            found[at + 1] = stage.plan.form.keeps == "output"
-            place += 3
-    return [each if keep else None for each, keep in zip(maps[1:], found[1:], strict=True)]
-
-
-def _grads(
-    stages: Sequence[_Convolved | _Normed],
-    operands: Sequence[Tensor | None],
-    kept: Sequence[Tensor],
-    asked: Sequence[bool],
-    upstream: Tensor,
-) -> list[Tensor | None]:
-    """The gradients as functions of what they are computed from, for whoever differentiates them or wants many."""
-    create = torch.is_grad_enabled()
-    with torch.enable_grad():
-        # One tensor may stand in two places, which have gradients of their own.
-        views = [None if operand is None else operand.view_as(operand) for operand in operands]
-        rest, statistics = iter(views), iter(kept)
-        y = cast(Tensor, next(rest))
-        for stage in stages:
+            needs: list[Any] = [None if place is None else saved[place] for place in places.kept]
+            x, weight, statistics, y = needs
+            wants = [place is not None and asked[place] for place in places.operands]
+            grads: Sequence[Tensor | None] = ()
             if isinstance(stage, _Convolved):
-                weight, bias = next(rest), next(rest)
-                y = stage.composed(y, cast(Tensor, weight), bias)
+                g = g if mine else upstream_in(stage.channels_last, g)
+                grads = (
+                    stage.grad(Pass.WEIGHT_GRAD, x, g, composed) if wants[0] else None,
+                    g.sum([0, *range(2, g.dim())]) if wants[1] else None,
+                )
+                g = stage.grad(Pass.INPUT_GRAD, weight, g, composed) if any(asked[:end]) else None
+            elif isinstance(stage, _Activated):
+                g = norm.sent_back(stage.name, g, x)
+            elif composed:
+                how = (stage.plan.form, stage.eps, g, x, weight, ctx.biases[at], statistics)
+                g, *grads = norm.gradients(*how, y if stage.plan.form.keeps else None)
             else:
-                residual, weight, bias = next(rest), next(rest), next(rest)
-                form = stage.plan.form
-                y = norm.recomputed(form, stage.eps, y, residual, weight, bias, next(statistics))
-    wants = [view for view, need in zip(views, asked, strict=True) if need]
-    made = iter(torch.autograd.grad(y, cast("list[Tensor]", wants), upstream, create_graph=create))
-    return [next(made) if need else None for need in asked]
+                if x.stride() != stage.strides:
+                    # Hooks on what is kept may have put it elsewhere, in another order.
+                    x = x.new_empty_strided(x.shape, stage.strides).copy_(x)
+                result = norm.laid_out_as(x, y) if stage.plan.form.keeps else None
+                g, *grads = stage.plan.backward(norm.laid_out_as(x, g), x, result, statistics, mine)
+            mine = True
+            for place, grad, want in zip(places.operands, grads, wants, strict=False):
+                if want:
+                    found[place] = grad
+        found[0] = g if asked[0] else None
+        return tuple(found)
 
 
 #: Numbers of a map from which links are computed apart. Autograd gives memory back link by link, which for maps of
@@ -236,30 +292,35 @@ def as_one(input: Tensor, links: Sequence[Link | None], local: bool = True) -> T
         return None
     operands: list[Tensor | None] = [input]
     key: list[Any] = [torch.get_num_threads(), tuning.generation, local]
+    parts: list[_Part] = []
     for link in links:
         if link is None:
             return None
         if isinstance(link, Convolution):
             operands += link[:2]
             key.append(settled(link.how))
+            parts.append(link)
+            continue
+        tables = (link.weight, link.bias, link.mean, link.variance)
+        if not _lie(tables[2:], key) or (link.training and norm.aliased(*tables)):
+            return None
+        operands += (link.residual, link.weight, own(link.bias))
+        key += (link.training, link.momentum, link.eps, link.activation)
+        if link.residual is None or link.activation in norm.AFTER_RESIDUALS:
+            parts.append(link)
         else:
-            operands += (link.residual, link.weight, link.bias)
-            if not _lie((link.mean, link.variance), key):
-                return None
-            key += (link.training, link.momentum, link.eps, link.activation)
+            parts += (link._replace(activation=""), link.activation)
     if not _lie(operands, key):
         return None
-    if not any(operand is not None and operand.requires_grad for operand in operands):
+    if not _graded(*operands):
         return None
     by = tuple(key)
     found = _known.get(by, _UNMET)
     if found is _UNMET:
         if len(_known) >= 4096:
             _known.clear()
-        found = _known[by] = _learned(
-            input, cast("Sequence[Link]", links), local, [operand is not None for operand in operands]
-        )
-    return None if found is None else cast(Tensor, _Chain.apply(*found.of_present(operands), links, found))
+        found = _known[by] = _learned(input, parts, local, operands)
+    return None if found is None else cast(Tensor, _Chain.apply(*found.of_present(operands), parts, found)[0])
 
 
 def _lie(tensors: Iterable[Tensor | None], key: list[Any]) -> bool:
@@ -274,24 +335,34 @@ def _lie(tensors: Iterable[Tensor | None], key: list[Any]) -> bool:
     return True
 
 
-def _learned(input: Tensor, links: Sequence[Link], local: bool, present: list[bool]) -> _Known | None:
-    """How the links are computed, found by doing so once; None if kernels for one are missing."""
+def _learned(input: Tensor, parts: Sequence[_Part], local: bool, operands: Sequence[Tensor | None]) -> _Known | None:
+    """How the parts are computed, found by doing so once; None if kernels for one are missing."""
     if fixed() not in (None, "llvm"):
         return None
-    stages: list[_Convolved | _Normed] = []
-    x = input.detach()
+    stages: list[_Stage] = []
+    x, graded = input.detach(), input.requires_grad
     with torch.no_grad():  # passes may be measured
-        for link in links:
-            stage: _Convolved | _Normed | None
-            if isinstance(link, Convolution):
-                stage = _convolved(x, link, local)
-                x = x if stage is None else stage.forward(x, link.weight, link.bias)
+        for part in parts:
+            stage: _Stage | None
+            if isinstance(part, str):
+                stage = _Activated(part)
+            elif isinstance(part, Convolution):
+                stage = _convolved(x, part, local)
+                x = x if stage is None else stage.forward(x, part.weight, part.bias)
+                graded |= _graded(part.weight, part.bias)
             else:
-                stage, x = _normed(x, link), torch.empty_like(x)
+                graded |= _graded(part.weight, part.bias)
+                # Of a residual that alone has a gradient nothing is kept, see norm.py.
+                stage = _normed(x, part) if graded or not _graded(part.residual) else None
+                x = torch.empty_like(x)
             if stage is None or x.numel() >= _LARGE:
                 return None
             stages.append(stage)
-    return _Known(stages, present)
+    return _Known(stages, operands)
+
+
+def _graded(*operands: Tensor | None) -> bool:
+    return any(operand is not None and operand.requires_grad for operand in operands)
 
 
 def _convolved(x: Tensor, link: Convolution, local: bool) -> _Convolved | None:

@@ -4,36 +4,47 @@
 
 The activation is a clamp, so it commutes with the maximum, and max pooling hands each gradient to one position of the
 convolution's output. The gradient of that output is therefore a list of (position, gradient), zero where the activation
-clamped; with T as in :mod:`striate.ops.convolution`, dT/dw and dT/dx are sums over the list.
+clamped; with T as in :mod:`striate.ops.convolution`, dT/dw and dT/dx are sums over the list. What is kept for that:
+
+    PyTorch's functions   x, w, conv(x, w) + b, its activation, and positions in 64 bits
+    this                  x if w has a gradient, w if x has one, and positions in 16 bits where they suffice
+
+Neither keeps the result. Where the three are computed one by one the activation comes last, on a quarter of the map or
+less; so it is one that keeps what it is taken of, which nobody else has, and not its result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
 from striate.engine import Pass, pooled, traced, tuning
-from striate.engine.backends import has_memory
 from striate.engine.layout import is_channels_last
 from striate.errors import OperandError
 from striate.geometry import ConvShape, Padding, PoolShape
 from striate.ops import convolution, pooling
 from striate.ops._autograd import upstream_in, wanted
 from striate.ops._calls import settled
+from striate.ops._pools import Spread
 
 _CONVOLUTIONS = (convolution.conv1d, convolution.conv2d, convolution.conv3d)
 _POOLS = (pooling.max_pool1d, pooling.max_pool2d, pooling.max_pool3d)
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "": lambda x: x,
-    "relu": torch.relu,
-    "relu6": torch.nn.functional.relu6,
-}
+
+
+def _relu(x: Tensor) -> Tensor:
+    # Of the same numbers and slopes PyTorch's relu keeps the result, its threshold the operand.
+    return F.threshold(x, 0.0, 0.0) if torch.is_grad_enabled() and x.is_floating_point() else F.relu(x)
+
+
+#: Of a map that nobody else has; the result may be written over.
+CLAMPS: Final[dict[str, Callable[[Tensor], Tensor]]] = {"": lambda x: x, "relu": _relu, "relu6": F.relu6}
 
 
 @dataclass(frozen=True)
@@ -52,8 +63,7 @@ class _How:
         """The same by the operations it is made of."""
         dims = weight.dim() - 2
         y = _CONVOLUTIONS[dims - 1](input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
-        activate = _ACTIVATIONS[self.activation]
-        return activate(cast(Tensor, _POOLS[dims - 1](y, *self.pool)))
+        return CLAMPS[self.activation](cast(Tensor, _POOLS[dims - 1](y, *self.pool)))
 
 
 @dataclass(slots=True)
@@ -89,42 +99,71 @@ class _Known:
         operands = {Pass.WEIGHT_GRAD: w, Pass.OUTPUT: pooled.spread(self.pool, positions, g)}
         return convolution.contract(self.shape, self.channels_last, Pass.INPUT_GRAD, operands, local=self.how.local)
 
+    def composed(
+        self,
+        x: Tensor | None,
+        w: Tensor | None,
+        upstream: Tensor,
+        positions: Tensor,
+        nothing: Tensor,
+        asked: Sequence[bool],
+    ) -> tuple[Tensor | None, ...]:
+        """The gradients of x, w and bias through that of the whole map, as functions of what they hang on."""
+        pool, shut = self.pool, positions < 0
+        g: Tensor = Spread.of(
+            upstream.masked_fill(shut, 0.0), positions.clamp(min=0), pool.size, pool, self.channels_last
+        )
+        g = g + nothing.sum()
+
+        def grad(open_: Pass, role: Pass, other: Tensor | None) -> Tensor:
+            operands = {role: cast(Tensor, other), Pass.OUTPUT: g}
+            return convolution.contract(self.shape, self.channels_last, open_, operands, local=self.how.local)
+
+        return (
+            grad(Pass.INPUT_GRAD, Pass.WEIGHT_GRAD, w) if asked[0] else None,
+            grad(Pass.WEIGHT_GRAD, Pass.INPUT_GRAD, x) if asked[1] else None,
+            g.sum([0, *range(2, g.dim())]) if asked[2] else None,
+        )
+
     def _lie(self, g: Tensor, positions: Tensor) -> tuple[Any, ...]:
         # Hooks on what is kept may have put it elsewhere, and threads may be others than forward.
         return g.stride(), positions.stride(), positions.dtype, torch.get_num_threads(), tuning.generation
 
 
 class _Block(torch.autograd.Function):
-    """Only called where nothing but gradients is asked for: no transforms, no tangents."""
+    """Only called where nothing but gradients is asked for: no transforms, no tangents.
+
+    The second result is a tensor without numbers that only :meth:`backward` sees: positions hang on all operands,
+    with derivatives of zero.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, known: _Known) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, known: _Known) -> tuple[Tensor, Tensor]:
         values, positions = known.maximum(x, w, b)
+        nothing = values.new_empty(0)
+        of_x, of_w = ctx.needs_input_grad[:2]
         ctx.known = known
-        ctx.save_for_backward(x, w, b, positions)
-        return values
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x if of_w else None, w if of_x else None, positions, nothing)
+        return values, nothing
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        x, w, b, positions = ctx.saved_tensors
+    def backward(ctx: Any, upstream: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, w, positions, nothing = ctx.saved_tensors
         known, asked = ctx.known, wanted(ctx)
-        if torch.is_grad_enabled() or not has_memory(upstream):
-            # Somebody will differentiate the gradients, or wants a batch of them: the operations that this is made of
-            # know how to.
-            leaves = [each for each, need in zip((x, w, b), asked, strict=False) if need]
-            create = torch.is_grad_enabled()
-            with torch.enable_grad():
-                y = known.how.composed(x, w, b)
-            grads = iter(torch.autograd.grad(y, leaves, upstream, create_graph=create))
-            found = [next(grads) if need else None for need in asked[:3]]
-            return (*found, None)
-        grad_x = grad_w = grad_b = None
+        if upstream is None:
+            upstream = nothing.new_zeros(positions.shape)
         upstream = upstream_in(is_channels_last(positions), upstream.resolve_neg())
-        if asked[1] or asked[2]:
+        if torch.is_grad_enabled() or traced(upstream):
+            return *known.composed(x, w, upstream, positions, nothing, asked), None
+        grad_x = grad_w = grad_b = None
+        if asked[1]:
             grad_w, grad_b = known.weight_grad(x, upstream, positions)
+        elif asked[2]:
+            grad_b = upstream.masked_fill(positions < 0, 0.0).sum([0, *range(2, upstream.dim())])
         if asked[0]:
             grad_x = known.input_grad(w, upstream, positions)
-        return grad_x, grad_w if asked[1] else None, grad_b if b is not None else None, None
+        return grad_x, grad_w, grad_b if asked[2] else None, None
 
 
 def conv_max_pool(
@@ -163,9 +202,9 @@ def conv_max_pool(
     >>> conv_max_pool(image, -torch.ones(1, 1, 2, 2), torch.tensor([10.0]), activation="relu", kernel_size=2)
     tensor([[[[2.]]]])
     """
-    if activation not in _ACTIVATIONS:
+    if activation not in CLAMPS:
         got = f"got activation={activation!r}"
-        raise OperandError("conv_max_pool", got, "needed one of " + ", ".join(map(repr, _ACTIVATIONS)))
+        raise OperandError("conv_max_pool", got, "needed one of " + ", ".join(map(repr, CLAMPS)))
     window = (kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode)
     convolve = (stride, padding, dilation, groups)
     found = as_one(input, weight, bias, convolve, activation, window)
@@ -192,7 +231,7 @@ def as_one(
         if len(_known) >= 4096:
             _known.clear()
         found = _known[key] = _learned(input, weight, bias, how, activation, window, local)
-    return None if found is None else cast(Tensor, _Block.apply(input, weight, bias, found))
+    return None if found is None else cast(Tensor, _Block.apply(input, weight, bias, found)[0])
 
 
 #: Calls that have been met in this process; None those that aren't computed as one.

@@ -15,18 +15,30 @@ the last two terms since m and v hang on x. In evaluation they don't, and the te
 "Batch Normalization", 2015, section 3).
 
 What takes the time is memory. Kernels of the engine's read x twice and write y once, and backwards read x and g twice
-and write grad_x once; the second time from the cache where they can. Only x is kept, since z follows from it; with a
-residual also y, or the residual where the slope doesn't follow from y.
+and write grad_x once; the second time from the cache where they can. What is kept for that (see :mod:`._autograd` for
+the rule):
 
-Whatever isn't float32 in one of two layouts on the CPU is composed of PyTorch's own operators; so are derivatives of
-higher order, forward derivatives and transforms.
+    what                                   PyTorch's functions keep    this keeps
+    normalised alone, or with a residual   x                           x
+    relu                                   x, y                        x
+    relu with a residual                   x, y                        x, y
+    relu6, silu, hardswish                 x, z                        x
+    the same with a residual               x, z                        x, z
+
+Beside these both keep the weight and some numbers a channel: PyTorch two, this five, from which z follows where it
+isn't kept. The last line is normalisation and addition as one, and PyTorch's activation: its slope follows from z, and
+from nothing else that nobody may write to. Where of all operands the residual alone has a gradient, PyTorch adds it,
+and nothing is kept of the normalisation.
+
+Whatever isn't float32 in one of two layouts on the CPU is composed of PyTorch's own operators; so are forward
+derivatives and transforms. Derivatives of higher order are those of the formulas above, written in PyTorch's operators.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +52,7 @@ from striate.engine.llvm import norms
 from striate.engine.llvm.normalization import Form
 from striate.engine.llvm.norms import Plan
 from striate.errors import OperandError
+from striate.ops._autograd import own
 from striate.ops._calls import overridable
 
 _Pair: TypeAlias = "tuple[Tensor | None, Tensor | None]"
@@ -49,12 +62,21 @@ def _nothing(z: Tensor) -> Tensor:
     return z
 
 
-_ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
+ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "": _nothing,
     "relu": F.relu,
     "relu6": F.relu6,
     "silu": F.silu,
     "hardswish": F.hardswish,
+}
+#: Those that are one operation with a residual's addition where gradients are wanted.
+AFTER_RESIDUALS: Final = ("", "relu")
+_aten: Final = torch.ops.aten
+_SENT_BACK: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
+    "relu": lambda g, z: cast(Tensor, _aten.threshold_backward(g, z, 0)),
+    "relu6": lambda g, z: cast(Tensor, _aten.hardtanh_backward(g, z, 0, 6)),
+    "silu": _aten.silu_backward,
+    "hardswish": _aten.hardswish_backward,
 }
 
 
@@ -75,23 +97,23 @@ class _BatchNorm(torch.autograd.Function):
     ) -> Tensor:
         y, kept = _forward(input, residual, weight, bias, running, plan, momentum, eps)
         ctx.plan, ctx.eps, ctx.strides = plan, eps, input.stride()
-        ctx.save_for_backward(input, weight, bias, kept, {"output": y, "residual": residual}.get(plan.form.keeps))
+        # Not saved: its numbers may change, as PyTorch doesn't keep them.
+        ctx.bias = bias if ctx.needs_input_grad[3] else None
+        ctx.save_for_backward(input, weight, kept, y if plan.form.keeps else None)
         return y
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        input, weight, bias, kept, other = ctx.saved_tensors
-        needed = ctx.needs_input_grad[:4]
-        # A batch of gradients in one has no memory of its own.
-        if torch.is_grad_enabled() or not torch._C._has_storage(upstream) or traced(upstream):
-            found = _grads(ctx.plan.form, ctx.eps, needed, upstream, input, weight, bias, kept, other)
+        input, weight, kept, y = ctx.saved_tensors
+        if torch.is_grad_enabled() or traced(upstream):
+            found = gradients(ctx.plan.form, ctx.eps, upstream, input, weight, ctx.bias, kept, y)
         else:
             if input.stride() != ctx.strides:
                 # Hooks on what is kept may have put it elsewhere, in another order.
                 input = input.new_empty_strided(input.shape, ctx.strides).copy_(input)
             g = laid_out_as(input, upstream.resolve_neg())
-            other = None if other is None else laid_out_as(input, other)
-            found = list(ctx.plan.backward(g, input, other, kept))
+            found = ctx.plan.backward(g, input, None if y is None else laid_out_as(input, y), kept)
+        needed = ctx.needs_input_grad[:4]
         return *(grad if need else None for grad, need in zip(found, needed, strict=True)), None, None, None, None
 
 
@@ -116,59 +138,53 @@ def laid_out_as(like: Tensor, tensor: Tensor) -> Tensor:
     return torch.empty_like(like).copy_(tensor)
 
 
-def _grads(
+def gradients(
     form: Form,
     eps: float,
-    needed: tuple[bool, ...],
     upstream: Tensor,
     input: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
     kept: Tensor,
-    other: Tensor | None,
-) -> list[Tensor | None]:
-    """The gradients of input, residual, weight and bias as functions of what they are computed from."""
-    if form.keeps == "output":
-        assert other is not None
-        # The slope is 0 or 1 and has no derivative; where it is 1 the activation might as well not be there.
-        flat = (other <= 0) if form.activation == "relu" else ~((other > 0) & (other < 6))
-        upstream, form = upstream.masked_fill(flat, 0.0), form.behind
-    found: list[Tensor | None] = [None, upstream, None, None]
-    with torch.enable_grad():
-        # One tensor may stand in two places, which have gradients of their own.
-        x = input.view_as(input)
-        residual, weight, bias = (
-            None if tensor is None else tensor.view_as(tensor)
-            for tensor in (other if form.keeps == "residual" else None, weight, bias)
-        )
-        y = recomputed(form, eps, x, residual, weight, bias, kept)
-    operands = enumerate((x, residual, weight, bias))
-    wanted = {place: each for place, each in operands if each is not None and needed[place]}
-    if wanted:
-        made = torch.autograd.grad(y, list(wanted.values()), upstream, create_graph=torch.is_grad_enabled())
-        for place, grad in zip(wanted, made, strict=True):
-            found[place] = grad
-    return found
+    y: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of input, residual, weight and bias by PyTorch's operators, as functions of what they hang on.
 
-
-def recomputed(
-    form: Form,
-    eps: float,
-    x: Tensor,
-    residual: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    kept: Tensor,
-) -> Tensor:
-    """The result once more, by operators that PyTorch can differentiate again; running statistics are left alone."""
+    ``bias`` is taken for where it comes from, since its numbers may have changed; ``kept`` is :meth:`Plan.forward`'s,
+    and ``y`` the result if the form keeps it.
+    """
+    each, axes = [-1, *[1] * (input.dim() - 2)], [0, *range(2, input.dim())]
+    centre, scale, shift, offset, inverse = (row.view(each) for row in kept)
+    # About the kept centre first: the mean itself is rounded.
+    apart = input - centre
     if form.training:
-        z = F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
-    else:
-        each = [-1, *[1] * (x.dim() - 2)]
-        z = (x - kept[0].view(each)) * kept[-1].view(each)
-        z = z if weight is None else z * weight.view(each)
-        z = z if bias is None else z + bias.view(each)
-    return _ACTIVATIONS[form.activation](z if residual is None else z + residual)
+        apart = apart - apart.mean(axes, keepdim=True)
+        inverse = (apart.square().mean(axes, keepdim=True) + eps).rsqrt()
+    normed = apart * inverse
+    factor = inverse if weight is None else inverse * weight.view(each)
+    g = upstream
+    if y is not None:
+        g = sent_back(form.activation, g, y)
+    elif form.activation:
+        added = shift + offset * scale
+        # The bias as it was, as a function of the one that there is.
+        added = added if bias is None else added + (bias - bias.detach()).view(each)
+        g = sent_back(form.activation, g, apart * factor + added)
+    grad_bias, grad_weight = g.sum(axes), (g * normed).sum(axes)
+    grad_input = g
+    if form.training:
+        many = input.numel() / input.shape[1]
+        grad_input = g - (grad_bias.view(each) + normed * grad_weight.view(each)) / many
+    return grad_input * factor, g, grad_weight, grad_bias
+
+
+def sent_back(activation: str, upstream: Tensor, z: Tensor) -> Tensor:
+    """The gradient of an activation's operand from that of its result; for relu ``z`` may be the result as well."""
+    if not torch.is_grad_enabled():
+        return _SENT_BACK[activation](upstream, z)
+    operand = z.view_as(z) if z.requires_grad else z.detach().requires_grad_()
+    y = ACTIVATIONS[activation](operand)
+    return torch.autograd.grad(y, operand, upstream, create_graph=True)[0]
 
 
 def _composed(
@@ -184,14 +200,13 @@ def _composed(
     # PyTorch 2.13's gradient in channels_last reads a weight with gaps as if it had none.
     weight = None if weight is None else weight.contiguous()
     z = F.batch_norm(input, *running, weight, bias, form.training, momentum, eps)
-    return _ACTIVATIONS[form.activation](z if residual is None else z + residual)
+    return ACTIVATIONS[form.activation](z if residual is None else z + residual)
 
 
 def _generated(input: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Tensor | None, *how: Any) -> Tensor:
     """By the engine's kernels."""
     if _needs_gradient(input, residual, weight, bias):
-        result: Tensor = _BatchNorm.apply(input, residual, weight, bias, *how)
-        return result
+        return cast(Tensor, _BatchNorm.apply(input, residual, weight, own(bias), *how))
     return _forward(input, residual, weight, bias, *how)[0]
 
 
@@ -239,6 +254,19 @@ def fit(
     return unmoved and input.numel() > (channels if training else 0)
 
 
+def aliased(weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, variance: Tensor | None) -> bool:
+    """Whether training would move the weight or the bias, which lie where a running statistic does."""
+    if mean is None or variance is None:
+        return False
+    bytes_, moved = 4 * mean.shape[0], (mean.data_ptr(), variance.data_ptr())
+    for table in (weight, bias):
+        if table is not None:
+            start = table.data_ptr()
+            if abs(start - moved[0]) < bytes_ or abs(start - moved[1]) < bytes_:
+                return True
+    return False
+
+
 @overridable
 def batch_norm(
     input: Tensor,
@@ -283,12 +311,18 @@ def batch_norm(
     tensor([[0.],
             [4.]])
     """
-    if activation not in _ACTIVATIONS:
-        names = ", ".join(repr(name) for name in _ACTIVATIONS)
+    if activation not in ACTIVATIONS:
+        names = ", ".join(repr(name) for name in ACTIVATIONS)
         raise OperandError("batch_norm", f"got activation {activation!r}", f"needed one of {names}")
+    if residual is not None and _needs_gradient(input, residual, weight, bias):
+        arguments = (input, weight, bias, running_mean, running_var, training, momentum, eps)
+        if not _needs_gradient(input, weight, bias):
+            return ACTIVATIONS[activation](batch_norm(*arguments) + residual)
+        if activation not in AFTER_RESIDUALS:
+            return ACTIVATIONS[activation](batch_norm(*arguments, residual=residual))
     form, tables = Form(activation, residual is not None, training), (weight, bias, running_mean, running_var)
     operands = (input, residual, weight, bias, (running_mean, running_var))
-    if fit(input, residual, tables, training, momentum, eps):
+    if fit(input, residual, tables, training, momentum, eps) and not (training and aliased(*tables)):
         plan = norms.plan(form, input)
         if plan is not None and _chosen(plan, *operands, momentum, eps):
             return _generated(*operands, plan, momentum, eps)

@@ -38,6 +38,7 @@ from striate.engine.llvm import (
     sparse_input,
     sparse_weight,
     winograd,
+    winograd_forms,
     winograd_pooled,
 )
 from striate.engine.llvm import pooling as pooling_kernels
@@ -103,7 +104,7 @@ def kernels(target: isa.Isa) -> dict[str, object]:
         after = epilogue.Epilogue(name, numbers, adds=True)
         made[f"pairs {name}"] = elementwise.generate_pairs(target, "fmul", epilogue.Epilogue(name, numbers))
         made[f"direct {name}"] = interleaved.generate(target, interleaved.ChannelTile(2, 2), after, direct=True)
-    form, tile = winograd.Form(4, 3), interleaved.ChannelTile(2, 2)
+    form, tile = winograd_forms.Form(4, 3), interleaved.ChannelTile(2, 2)
     made["winograd"] = winograd.generate(target, form, tile, epilogue.Epilogue("clamp", (0.0, 6.0), adds=True))
     for index in ("i16", "i32"):
         made[f"winograd pooled {index}"] = winograd_pooled.generate(target, form, tile, "relu6", index)

@@ -21,11 +21,12 @@ from striate.engine.llvm.normalization import Form
 
 THEIRS = {"": lambda z: z, "relu": F.relu, "relu6": F.relu6, "silu": F.silu, "hardswish": F.hardswish}
 FORMS = [Form(*each) for each in itertools.product(activations.NAMES, [False, True], [False, True])]
-#: Planes, then channels side by side; sizes around one and several vectors and blocks.
+#: Planes, then channels side by side; sizes around one and several vectors, turns and blocks.
 MAPS = [
     ((3, 5, 9, 7), False),
     ((2, 4, 1, 3), False),
     ((2, 3, 4, 40), False),
+    ((2, 3, 46, 47), False),
     ((3, 5, 9, 7), True),
     ((2, 17, 33), True),
     ((2, 44, 40, 30), True),
@@ -54,12 +55,12 @@ def check(form: Form, shape: tuple[int, ...], side_by_side: bool) -> None:
     plan = norms.plan(form, x)
     assert plan is not None
     y, kept = plan.forward(x, residual, weight, bias, running, 0.1, 1e-5)
-    other = {"output": y, "residual": residual}.get(form.keeps)
-    grads = plan.backward(g, x, other, kept)
+    goes_back = form.keeps or not (form.activation and form.residual)
+    grads = plan.backward(g, x, y if form.keeps else None, kept) if goes_back else [None] * 4
     slopes = torch.autograd.grad(expected, exact, g.double(), allow_unused=True)
     many = x.numel() // channels
     for mine, theirs in zip((y, *running, *grads), (expected, *tables, *slopes), strict=True):
-        if theirs is not None:
+        if theirs is not None and mine is not None:
             bound = 4e-6 * max(1.0, theirs.abs().max().item()) * max(1.0, math.sqrt(many) / 8)
             torch.testing.assert_close(mine.double(), theirs, rtol=0.0, atol=bound)
 
@@ -72,24 +73,24 @@ def test_every_form_on_every_kind_of_maps(form: Form, shape: tuple[int, ...], si
 
 @pytest.mark.usefixtures("narrower")
 def test_every_instruction_set_computes_the_same() -> None:
-    for (shape, side_by_side), form in zip(MAPS, FORMS[-1:0:-3], strict=True):
+    for (shape, side_by_side), form in zip(MAPS, FORMS[-1::-2], strict=False):
         check(form, shape, side_by_side)
 
 
 @pytest.mark.parametrize("shape", [(9, 30, 60, 70), (200001, 3)])
 def test_chunks_of_many_rows(shape: tuple[int, ...]) -> None:
-    check(Form("silu", True, True), shape, True)
+    check(Form("relu", True, True), shape, True)
 
 
 @pytest.mark.parametrize("target", isa.ISAS, ids=lambda target: target.name)
 def test_every_instruction_set_gets_code(target: isa.Isa) -> None:
-    form = Form("silu", True, True)
+    form = Form("relu", True, True)
     for function in (
         planar.generate_forward(target, form),
-        planar.generate_backward(target, Form("hardswish", False, True)),
+        planar.generate_backward(target, Form("hardswish", False, True), 8),
         interleaved_normalization.generate_sums(target, 3),
         interleaved_normalization.generate_settle(target, True),
-        interleaved_normalization.generate_forward(target, Form("relu6", False, True), 4),
+        interleaved_normalization.generate_forward(target, Form("silu", True, True), 4),
         interleaved_normalization.generate_grad_sums(target, form, 4),
         interleaved_normalization.generate_grad_settle(target),
         interleaved_normalization.generate_backward(target, form, 1),
@@ -110,7 +111,7 @@ def test_nothing_is_written_beyond_the_maps(
         return memory[64:-64].as_strided(like.shape, like.stride(), 64)
 
     monkeypatch.setattr(norms.torch, "empty_like", guarded)
-    check(Form("silu", True, True), shape, side_by_side)
+    check(Form("relu", True, True), shape, side_by_side)
     assert len(made) == 3
     for memory in made:
         assert (memory[:64] == 7).all()

@@ -19,6 +19,8 @@ from striate.engine.llvm.isa import Isa
 
 #: Numbers in a line of the cache, and how many numbers before its turn memory is asked for (two pages).
 LINE, AHEAD = 16, 2048
+#: The bits of a float32 but for its sign.
+MAGNITUDE = (1 << 31) - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,10 +164,13 @@ class Function:
 
     def real(self) -> str:
         """The next argument, a number (see :func:`real_word`), in all lanes."""
+        return self.splat(self.value(f"fptrunc double {self.double()} to float"))
+
+    def double(self) -> str:
+        """The next argument, a number (see :func:`real_word`), in 64 bits; one, not in all lanes."""
         place = self.value(f"getelementptr i64, ptr %arguments, i64 {self._arguments}")
         self._arguments += 1
-        double = self.value(f"load double, ptr {place}")
-        return self.splat(self.value(f"fptrunc double {double} to float"))
+        return self.value(f"load double, ptr {place}")
 
     def integer(self, operation: str, first: Number, second: Number) -> Int:
         return Int(self, self.value(f"{operation} i64 {first}, {second}"))
@@ -243,12 +248,24 @@ class Function:
         self.line(f"br label %{done}")
         self._lines.append(f"{done}:")
 
+    def choose(self, condition: str, yes: Number, no: Number) -> Int:
+        """One of two whole numbers."""
+        return Int(self, self.value(f"select i1 {condition}, i64 {yes}, i64 {no}"))
+
+    def any(self, mask: str) -> str:
+        """Whether a mask has a lane."""
+        return self.call("i1", f"llvm.vector.reduce.or.v{self.lanes}i1", (self.mask, mask))
+
     def negation(self, condition: str) -> str:
         return self.value(f"xor i1 {condition}, true")
 
     def either(self, condition: str, yes: Pointer, no: Pointer) -> Pointer:
         """One of two addresses."""
         return Pointer(self, self.value(f"select i1 {condition}, ptr {yes.text}, ptr {no.text}"), yes.element)
+
+    def opaque(self, place: Pointer) -> Pointer:
+        """The same address, of which LLVM no longer knows how it was made: it is made where it is used."""
+        return Pointer(self, self.value(f'call ptr asm "", "=r,0"(ptr {place.text})'), place.element)
 
     # ---------------------------------------------------------------- vectors
 
@@ -257,8 +274,7 @@ class Function:
 
     def constant(self, number: float) -> str:
         """A number known in Python, rounded to float32, in all lanes."""
-        (rounded,) = struct.unpack("<f", struct.pack("<f", number))
-        return f"splat (float 0x{struct.unpack('<Q', struct.pack('<d', rounded))[0]:016X})"
+        return f"splat (float {single(number)})"
 
     def splat(self, scalar: str, kind: str = "float") -> str:
         """A vector with one value in all lanes."""
@@ -273,7 +289,14 @@ class Function:
         if not mask:
             return self.value(f"load {wide}, ptr {place.text}, align {_BYTES[kind]}")
         arguments = ((f"ptr align {_BYTES[kind]}", place.text), (self.mask, mask), (wide, "zeroinitializer"))
-        return self.call(wide, f"llvm.masked.load.v{self.lanes}{kind}.p0", *arguments)
+        return self.call(wide, f"llvm.masked.load.v{self.lanes}{_SUFFIX.get(kind, kind)}.p0", *arguments)
+
+    def magnitude_bits(self, value: str) -> str:
+        """A vector's magnitudes as whole numbers of 32 bits, which are ordered alike: NaN above infinity above all."""
+        wide = f"<{self.lanes} x i32>"
+        return self.value(
+            f"and {wide} {self.value(f'bitcast {self.vector} {value} to {wide}')}, splat (i32 {MAGNITUDE})"
+        )
 
     def scalar(self, place: Pointer) -> str:
         return self.value(f"load {place.element}, ptr {place.text}")
@@ -305,7 +328,7 @@ class Function:
         if not mask:
             self.line(f"store {wide} {value}, ptr {place.text}, align {_BYTES[kind]}")
             return
-        name = f"llvm.masked.store.v{self.lanes}{'f32' if kind == 'float' else kind}.p0"
+        name = f"llvm.masked.store.v{self.lanes}{_SUFFIX.get(kind, kind)}.p0"
         self.call("void", name, (wide, value), (f"ptr align {_BYTES[kind]}", place.text), (self.mask, mask))
 
     def store_first(self, value: str, place: Pointer, count: int) -> None:
@@ -335,6 +358,10 @@ class Function:
 
     def mask_or(self, first: str, second: str) -> str:
         return self.value(f"or {self.mask} {first}, {second}")
+
+    def any(self, mask: str) -> str:
+        """Whether the mask is set in one lane at least."""
+        return self.call("i1", f"llvm.vector.reduce.or.v{self.lanes}i1", (self.mask, mask))
 
     def select(self, mask: str, yes: str, no: str, kind: str = "float") -> str:
         """Lanes of ``yes`` where the mask is set, of ``no`` elsewhere."""
@@ -431,10 +458,18 @@ class Function:
         return self.value(f"extractelement {self.vector} {value}, i64 0")
 
 
-_BYTES = {"float": 4, "i8": 1, "i16": 2, "i32": 4, "i64": 8}
+_BYTES = {"float": 4, "double": 8, "i8": 1, "i16": 2, "i32": 4, "i64": 8}
+#: What types are called in the names of LLVM's intrinsic functions, where not by their own name.
+_SUFFIX = {"float": "f32", "double": "f64"}
+
+
+def single(number: float) -> str:
+    """A number, rounded to float32, as LLVM reads one."""
+    (rounded,) = struct.unpack("<f", struct.pack("<f", number))
+    return f"0x{struct.unpack('<Q', struct.pack('<d', rounded))[0]:016X}"
 
 
 def real_word(number: float) -> int:
-    """A number as the 64-bit word that :meth:`Function.real` takes it from."""
+    """A number as the 64-bit word that :meth:`Function.real` and :meth:`Function.double` take it from."""
     word: int = struct.unpack("<q", struct.pack("<d", number))[0]
     return word

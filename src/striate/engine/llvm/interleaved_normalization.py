@@ -2,16 +2,16 @@
 
     forward, three kernels
         sums, for every chunk of rows
-            centre = mean of the chunk's first rows
-            for every few of its rows, for every V vectors of channels, for every row: add x - centre and its square
-        settle, for every vector of channels: the chunks' sums brought to the first one's centre, and together
+            for every few of its rows, for every V vectors of channels, for every row: add x and its square
+            where that loses digits, those V vectors once more
+        settle, for every vector of channels: the chunks' moments together
         apply, for every row, for every V vectors of channels: y = act((x - centre) * scale + shift + residual)
 
     backward, three kernels
         sums, for every chunk of rows, for every few of its rows, for every V vectors of channels
             for every row: g' = g * act'(...), add g' and g' * (x - centre)
         settle, for every vector of channels: the chunks' sums together, the gradients of weight and bias
-        apply, for every row, for every V vectors of channels: grad_input = g' * scale + (x - centre) * tilt + level
+        apply, for every row, for every V vectors of channels: grad_input = (g' - level + (x - centre) * tilt) * scale
 
 All go through memory in its order, and what belongs to a channel comes from the first-level cache, sums included. To
 keep that in registers over many rows means striding through memory, at half the speed. What comes next is asked for in
@@ -24,14 +24,17 @@ planar_normalization.py and normalization.py.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 
 from striate.engine.llvm.emit import AHEAD, LINE, Function, Number, Pointer
 from striate.engine.llvm.isa import Isa
+from striate.engine.llvm.moments import Doubles, Moments, Shifted, centre, lost
 from striate.engine.llvm.normalization import (
     Channels,
     Channelwise,
     Form,
     Gradients,
+    GradientSums,
     Statistics,
     before_activation,
     forward,
@@ -41,9 +44,7 @@ from striate.engine.llvm.normalization import (
 #: Rows of a work item that writes.
 BLOCK = 32
 #: Rows that are summed in registers before they are added to the chunk's sums.
-_SUMMED = 4
-#: Rows of a chunk that its centre is the mean of.
-_SAMPLE = 16
+_SUMMED = 8
 #: Vectors of channels that are held at once: their sums and what they are brought to their centre by.
 _MOST_VECTORS = 4
 
@@ -96,96 +97,85 @@ class _Rows:
 
 
 class _Partial:
-    """Sums of every chunk, (chunks, sums, C)."""
+    """Sums of every chunk in 64 bits, (chunks, sums, C)."""
 
-    def __init__(self, f: Function, table: Pointer, sums: int, channels: Number) -> None:
+    def __init__(self, table: Pointer, sums: int, channels: Number) -> None:
         self.table, self.sums, self.channels = table, sums, channels
 
     def of(self, chunk: Number) -> list[Pointer]:
         return [self.table + (chunk * self.sums + which) * self.channels for which in range(self.sums)]
 
 
-def _add_up(f: Function, vector: Channels, table: Pointer, more: str) -> None:
-    vector.put(table, f.arithmetic("fadd", vector.get(table), more))
+def _add_up(wide: Doubles, vector: Channels, tables: list[Pointer], more: list[str]) -> None:
+    for table, total in zip(tables, more, strict=True):
+        vector.put_double(table, wide.arithmetic("fadd", vector.get_double(table), total))
 
 
 def generate_sums(isa: Isa, together: int) -> Function:
-    """Forward: centre, sum and sum of squares of every chunk."""
+    """Forward: c of every chunk, and its sums about it."""
     f = Function("interleaved_normalization_sums", isa)
-    x, table, channels = f.pointer(), f.pointer(), f.size()
+    wide, x, table, channels = Doubles(f, f.lanes), f.pointer(), f.pointer("double"), f.size()
     rows = _Rows(f, channels, together)
-    partial = _Partial(f, table, 3, channels)
+    partial = _Partial(table, 3, channels)
     with f.loop(f.first, f.last) as chunk:
         start, stop = rows.items(chunk, rows.chunk)
-        centres, plains, squares = partial.of(chunk)
-        sampled = f.smaller(stop - start, _SAMPLE)
-        share = f.arithmetic("fdiv", f.constant(1.0), f.real_of(sampled))
+        centres, *tables = partial.of(chunk)
+        share = wide.inverse(wide.of_whole(stop - start))
 
         def begin(tile: list[Channels]) -> None:
-            sums = [f.variable(f.zeros()) for _ in tile]
-            with f.loop(start, start + sampled) as row:
-                for vector, total in zip(tile, sums, strict=True):
-                    value = f.load(x + rows.place(row, vector), vector.mask)
-                    total.set(f.arithmetic("fadd", total.get(), value))
-            for vector, total in zip(tile, sums, strict=True):
-                vector.put(centres, f.arithmetic("fmul", total.get(), share))
-                vector.put(plains, f.zeros())
-                vector.put(squares, f.zeros())
+            for vector in tile:
+                for each in (centres, *tables):
+                    vector.put_double(each, wide.constant(0.0))
+
+        def add(tile: list[Channels], block: Number, about: list[str]) -> None:
+            sums = [Shifted(wide, each) for each in about]
+            with f.loop(block, f.smaller(block + _SUMMED, stop)) as row:
+                rows.ask(row, tile, x)
+                for vector, sum_ in zip(tile, sums, strict=True):
+                    sum_.add(f.load(x + rows.place(row, vector), vector.mask))
+            for vector, sum_ in zip(tile, sums, strict=True):
+                _add_up(wide, vector, tables, sum_.totals())
+
+        def again(tile: list[Channels]) -> None:
+            known = [(vector.get_double(tables[0]), vector.get_double(tables[1])) for vector in tile]
+            masks = [lost(wide, plain, square, share) for plain, square in known]
+            with f.when(f.any(reduce(f.mask_or, masks))):
+                for vector, (plain, _), mask in zip(tile, known, masks, strict=True):
+                    # Channels beside them keep 0, and so all their bits: no channel hangs on another.
+                    vector.put_double(centres, wide.select(mask, centre(wide, plain, share), wide.constant(0.0)))
+                    for each in tables:
+                        vector.put_double(each, wide.constant(0.0))
+                with f.loop(start, stop, _SUMMED) as block:
+                    add(tile, block, [vector.get_double(centres) for vector in tile])
 
         rows.tiles(begin)
         with f.loop(start, stop, _SUMMED) as block:
 
-            def add(tile: list[Channels], block: Number = block) -> None:
-                held = [vector.get(centres) for vector in tile]
-                sums = [(f.variable(f.zeros()), f.variable(f.zeros())) for _ in tile]
-                with f.loop(block, f.smaller(block + _SUMMED, stop)) as row:
-                    rows.ask(row, tile, x)
-                    for vector, centre, (plain, square) in zip(tile, held, sums, strict=True):
-                        value = f.load(x + rows.place(row, vector), vector.mask)
-                        apart = f.arithmetic("fsub", value, centre)
-                        plain.set(f.arithmetic("fadd", plain.get(), apart))
-                        square.set(f.fma(apart, apart, square.get()))
-                for vector, (plain, square) in zip(tile, sums, strict=True):
-                    _add_up(f, vector, plains, plain.get())
-                    _add_up(f, vector, squares, square.get())
+            def first(tile: list[Channels], block: Number = block) -> None:
+                add(tile, block, [""] * len(tile))
 
-            rows.tiles(add)
+            rows.tiles(first)
+        rows.tiles(again)
     return f
 
 
 def generate_settle(isa: Isa, training: bool) -> Function:
     """Forward: the statistics of every channel; an item is all channels."""
     f = Function("interleaved_normalization_settle", isa)
-    table, statistics, channelwise = f.pointer(), Statistics(f), Channelwise(f)
+    table, statistics, channelwise = f.pointer("double"), Statistics(f), Channelwise(f)
     rows, chunks = _Rows(f, statistics.count, 1), f.size()
-    partial = _Partial(f, table, 3, statistics.count)
-    share = f.arithmetic("fdiv", f.constant(1.0), f.real_of(rows.rows))
-
-    def of_chunk(vector: Channels, chunk: Number, centre: str) -> tuple[str, str, str]:
-        """The chunk's rows, its mean's distance from the centre, and its sum of squares about its mean."""
-        centres, plains, squares = partial.of(chunk)
-        start, stop = rows.items(chunk, rows.chunk)
-        many, plain = f.real_of(stop - start), vector.get(plains)
-        inside = f.arithmetic("fdiv", plain, many)
-        distance = f.arithmetic("fadd", f.arithmetic("fsub", vector.get(centres), centre), inside)
-        return many, distance, f.fma(f.negative(plain), inside, vector.get(squares))
+    partial = _Partial(table, 3, statistics.count)
 
     def settle(tile: list[Channels]) -> None:
         (vector,) = tile
         if not training:
             channelwise.take(statistics, vector)
             return
-        centre = vector.get(table)
-        offset, variance = f.variable(f.zeros()), f.variable(f.zeros())
+        found = Moments(vector.wide, vector.get_double(table))
         with f.loop(0, chunks) as chunk:
-            many, distance, _ = of_chunk(vector, chunk, centre)
-            offset.set(f.fma(distance, f.arithmetic("fmul", many, share), offset.get()))
-        with f.loop(0, chunks) as chunk:
-            many, distance, squares = of_chunk(vector, chunk, centre)
-            from_mean = f.arithmetic("fsub", distance, offset.get())
-            between = f.arithmetic("fmul", f.arithmetic("fmul", from_mean, from_mean), many)
-            variance.set(f.fma(f.arithmetic("fadd", squares, between), share, variance.get()))
-        channelwise.settle(statistics, vector, centre, offset.get(), variance.get())
+            start, stop = rows.items(chunk, rows.chunk)
+            found.add(stop - start, *map(vector.get_double, partial.of(chunk)))
+        channelwise.settle(statistics, vector, *found.found())
 
     with f.loop(f.first, f.last):
         rows.vectors(0, statistics.count // f.lanes * f.lanes, settle)
@@ -214,39 +204,38 @@ def generate_forward(isa: Isa, form: Form, together: int) -> Function:
 def generate_grad_sums(isa: Isa, form: Form, together: int) -> Function:
     """Backward: the two sums of every chunk, and g' where the form has it written."""
     f = Function("interleaved_normalization_grad_sums", isa)
-    g, x, kept, middle, table = (f.pointer() for _ in range(5))
-    statistics = Statistics(f)
+    wide = Doubles(f, f.lanes)
+    g, x, kept, middle = (f.pointer() for _ in range(4))
+    table, statistics = f.pointer("double"), Statistics(f)
     rows = _Rows(f, statistics.count, together)
-    partial = _Partial(f, table, 2, statistics.count)
+    partial = _Partial(table, 2, statistics.count)
     with f.loop(f.first, f.last) as chunk:
         start, stop = rows.items(chunk, rows.chunk)
-        plains, products = partial.of(chunk)
+        tables = partial.of(chunk)
 
         def begin(tile: list[Channels]) -> None:
             for vector in tile:
-                vector.put(plains, f.zeros())
-                vector.put(products, f.zeros())
+                for each in tables:
+                    vector.put_double(each, wide.constant(0.0))
 
         rows.tiles(begin)
         with f.loop(start, stop, _SUMMED) as block:
 
             def add(tile: list[Channels], block: Number = block) -> None:
                 scalings = [statistics.scaling(vector) for vector in tile]
-                sums = [(f.variable(f.zeros()), f.variable(f.zeros())) for _ in tile]
+                sums = [GradientSums(f) for _ in tile]
                 with f.loop(block, f.smaller(block + _SUMMED, stop)) as row:
                     rows.ask(row, tile, x, g, *([kept] if form.keeps else []))
-                    for vector, scaling, (plain, product) in zip(tile, scalings, sums, strict=True):
+                    for vector, scaling, sum_ in zip(tile, scalings, sums, strict=True):
                         at = rows.place(row, vector)
                         value = f.load(x + at, vector.mask)
                         other = f.load(kept + at, vector.mask) if form.keeps else ""
                         sent = before_activation(f, form, scaling, f.load(g + at, vector.mask), value, other)
                         if form.keeps:
                             f.store(sent, middle + at, vector.mask)
-                        plain.set(f.arithmetic("fadd", plain.get(), sent))
-                        product.set(f.fma(sent, scaling.apart(f, value), product.get()))
-                for vector, (plain, product) in zip(tile, sums, strict=True):
-                    _add_up(f, vector, plains, plain.get())
-                    _add_up(f, vector, products, product.get())
+                        sum_.add(sent, scaling.apart(f, value))
+                for vector, sum_ in zip(tile, sums, strict=True):
+                    _add_up(wide, vector, tables, sum_.widened())
 
             rows.tiles(add)
     return f
@@ -255,19 +244,20 @@ def generate_grad_sums(isa: Isa, form: Form, together: int) -> Function:
 def generate_grad_settle(isa: Isa) -> Function:
     """Backward: the gradients of weight and bias, and tilt and level, (2, C); an item is all channels."""
     f = Function("interleaved_normalization_grad_settle", isa)
-    table, lines, statistics, gradients = f.pointer(), f.pointer(), Statistics(f), Gradients(f)
+    table, lines, statistics, gradients = f.pointer("double"), f.pointer(), Statistics(f), Gradients(f)
     rows, chunks = _Rows(f, statistics.count, 1), f.size()
-    partial = _Partial(f, table, 2, statistics.count)
+    partial = _Partial(table, 2, statistics.count)
 
     def settle(tile: list[Channels]) -> None:
         (vector,) = tile
-        sums = [f.variable(f.zeros()) for _ in range(2)]
+        wide = vector.wide
+        sums = [wide.variable(wide.constant(0.0)) for _ in range(2)]
         with f.loop(0, chunks) as chunk:
             for total, of_chunk in zip(sums, partial.of(chunk), strict=True):
-                total.set(f.arithmetic("fadd", total.get(), vector.get(of_chunk)))
-        tilt, level = gradients.settle(statistics, vector, *(total.get() for total in sums))
-        vector.put(lines, tilt)
-        vector.put(lines + statistics.count, level)
+                total.set(wide.arithmetic("fadd", total.get(), vector.get_double(of_chunk)))
+        settled = gradients.settle(statistics, vector, *(total.get() for total in sums))
+        for which, value in enumerate(settled):
+            vector.put_wide(lines + which * statistics.count, value)
 
     with f.loop(f.first, f.last):
         rows.vectors(0, statistics.count // f.lanes * f.lanes, settle)

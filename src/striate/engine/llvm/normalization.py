@@ -3,29 +3,29 @@
     forward     y = act((x - centre) * scale + shift + residual)
                     scale = weight / deviation,  shift = bias - offset * scale
     backward    g' = g * act'(...),  two sums a channel: g' and g' * (x - centre), then
-                grad_input = g' * scale + (x - centre) * tilt + level
+                grad_input = (g' - level + (x - centre) * tilt) * scale
 
-Mean and variance come from sums of (x - centre) and its square, the centre being the mean of a few of the channel's
-numbers. The mean is centre + offset, the variance the mean square less the offset's. Little is lost in that difference
-wherever the numbers lie: the squared offset is at most the variance times (numbers / numbers sampled). Centre and
-offset stay apart, since their sum, rounded to float32, would be off by a good part of a small deviation.
+Centre is the mean, rounded to float32, and offset what it lacks of the mean: their sum, rounded to float32, would be
+off by a good part of a small deviation. Where mean and variance come from is moments.py's. The sums of the way back are
+of 64 bits as well: of gradients that nearly cancel, sums of 32 would have few digits right.
 
 Of the forward pass centre, scale, shift, offset and 1 / deviation of every channel are kept. In evaluation they follow
 from the running statistics and are constants: tilt and level are 0.
 
 A channel's numbers are in all lanes (planes) or a lane each (channels side by side); the arithmetic is the same.
 
-Source: Ioffe & Szegedy, "Batch Normalization" (2015), algorithm 1 and section 3; shifted sums: Chan, Golub & LeVeque,
-"Algorithms for computing the sample variance" (1983).
+Source: Ioffe & Szegedy, "Batch Normalization" (2015), algorithm 1 and section 3.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial, reduce
 from typing import NamedTuple
 
 from striate.engine.llvm.activations import SLOPE_FROM_RESULT, activated, sent_back
 from striate.engine.llvm.emit import Function, Number, Pointer
+from striate.engine.llvm.moments import Doubles
 
 #: What is kept of a channel: centre, scale, shift, offset, 1 / deviation.
 KEPT = 5
@@ -39,11 +39,11 @@ class Form(NamedTuple):
     training: bool
 
     @property
-    def keeps(self) -> str:
-        """What the way back needs beside input and gradient to know the activation's slope."""
-        if not (self.activation and self.residual):
-            return ""
-        return "output" if self.activation in SLOPE_FROM_RESULT else "residual"
+    def keeps(self) -> bool:
+        """Whether the way back takes the activation's slope from the result, which with a residual input and gradient
+        don't tell. Of the other activations with a residual there is none.
+        """
+        return self.residual and self.activation in SLOPE_FROM_RESULT
 
     @property
     def behind(self) -> Form:
@@ -53,17 +53,23 @@ class Form(NamedTuple):
 
 @dataclass(frozen=True)
 class OneChannel:
-    """A channel whose numbers are in all lanes."""
+    """A channel whose numbers are in all lanes; ``wide`` are single numbers."""
 
     f: Function
     channel: Number
 
+    @property
+    def wide(self) -> Doubles:
+        return Doubles(self.f, 1)
+
     def get(self, table: Pointer) -> str:
         return self.f.broadcast(table + self.channel)
 
-    def put(self, table: Pointer, value: str) -> None:
-        one = self.f.value(f"extractelement {self.f.vector} {value}, i64 0")
-        self.f.line(f"store float {one}, ptr {(table + self.channel).text}")
+    def get_wide(self, table: Pointer) -> str:
+        return self.wide.of(self.f.scalar(table + self.channel))
+
+    def put_wide(self, table: Pointer, value: str) -> None:
+        self.f.put(self.wide.rounded(value), table + self.channel)
 
 
 @dataclass(frozen=True)
@@ -74,11 +80,25 @@ class Channels:
     channel: Number
     mask: str
 
+    @property
+    def wide(self) -> Doubles:
+        return Doubles(self.f, self.f.lanes)
+
     def get(self, table: Pointer) -> str:
         return self.f.load(table + self.channel, self.mask)
 
-    def put(self, table: Pointer, value: str) -> None:
-        self.f.store(value, table + self.channel, self.mask)
+    def get_wide(self, table: Pointer) -> str:
+        return self.wide.of(self.get(table))
+
+    def put_wide(self, table: Pointer, value: str) -> None:
+        self.f.store(self.wide.rounded(value), table + self.channel, self.mask)
+
+    def get_double(self, table: Pointer) -> str:
+        """From a table in 64 bits."""
+        return self.f.load_as(table + self.channel, self.mask)
+
+    def put_double(self, table: Pointer, value: str) -> None:
+        self.f.store(value, table + self.channel, self.mask, "double")
 
 
 Place = OneChannel | Channels
@@ -120,31 +140,28 @@ class Channelwise:
         self.weight, self.bias = f.pointer(), f.pointer()
         self.mean, self.variance = f.pointer(), f.pointer()
         # How much of the old ones stays, how much of the new ones comes in: of the mean and the unbiased variance.
-        self.stays, self.comes, self.comes_unbiased = f.real(), f.real(), f.real()
-        self.eps = f.real()
+        self.stays, self.comes, self.comes_unbiased = f.double(), f.double(), f.double()
+        self.eps = f.double()
 
-    def settle(self, to: Statistics, place: Place, centre: str, offset: str, variance: str) -> None:
-        """Keeps a channel's statistics, and moves the running ones towards them."""
-        f = self.f
-        # A difference of sums may be below 0 by their rounding.
-        variance = f.at_least(variance, f.zeros())
-        self._keep(to, place, centre, offset, variance)
-        for table, now, share in (
-            (self.mean, f.arithmetic("fadd", centre, offset), self.comes),
-            (self.variance, variance, self.comes_unbiased),
-        ):
-            old = f.arithmetic("fmul", place.get(table), self.stays)
-            place.put(table, f.fma(now, share, old))
+    def settle(self, to: Statistics, place: Place, mean: str, variance: str) -> None:
+        """Keeps a channel's statistics, given in 64 bits, and moves the running ones towards them."""
+        wide = place.wide
+        self._keep(to, place, mean, variance)
+        for table, now, share in ((self.mean, mean, self.comes), (self.variance, variance, self.comes_unbiased)):
+            old = wide.arithmetic("fmul", place.get_wide(table), wide.splat(self.stays))
+            place.put_wide(table, wide.fma(now, wide.splat(share), old))
 
     def take(self, to: Statistics, place: Place) -> None:
         """Keeps the running statistics as a channel's."""
-        self._keep(to, place, place.get(self.mean), self.f.zeros(), place.get(self.variance))
+        self._keep(to, place, place.get_wide(self.mean), place.get_wide(self.variance))
 
-    def _keep(self, to: Statistics, place: Place, centre: str, offset: str, variance: str) -> None:
-        f = self.f
-        inverse = f.arithmetic("fdiv", f.constant(1.0), f.root(f.arithmetic("fadd", variance, self.eps)))
-        scale = f.arithmetic("fmul", place.get(self.weight), inverse)
-        shift = f.arithmetic("fsub", place.get(self.bias), f.arithmetic("fmul", offset, scale))
+    def _keep(self, to: Statistics, place: Place, mean: str, variance: str) -> None:
+        wide = place.wide
+        centre = wide.of(wide.rounded(mean))
+        offset = wide.arithmetic("fsub", mean, centre)
+        inverse = wide.inverse(wide.root(wide.arithmetic("fadd", variance, wide.splat(self.eps))))
+        scale = wide.arithmetic("fmul", place.get_wide(self.weight), inverse)
+        shift = wide.arithmetic("fsub", place.get_wide(self.bias), wide.arithmetic("fmul", offset, scale))
         for table, value in (
             (to.centre, centre),
             (to.scale, scale),
@@ -152,29 +169,49 @@ class Channelwise:
             (to.offset, offset),
             (to.inverse, inverse),
         ):
-            place.put(table, value)
+            place.put_wide(table, value)
 
 
 class Gradients:
     """The gradients of weight and bias; the kernel's arguments in this order."""
 
     def __init__(self, f: Function) -> None:
-        self.f = f
         self.weight, self.bias = f.pointer(), f.pointer()
-        self.share = f.real()  # 1 / the numbers of a channel
+        self.share = f.double()  # 1 / the numbers of a channel
 
     def settle(self, of: Statistics, place: Place, plain: str, product: str) -> tuple[str, str]:
-        """Writes a channel's from the sums of g' and g' * (x - centre); tilt and level where statistics have moved."""
-        f = self.f
-        offset, inverse = place.get(of.offset), place.get(of.inverse)
-        about_mean = f.arithmetic("fsub", product, f.arithmetic("fmul", offset, plain))
-        grad_weight = f.arithmetic("fmul", about_mean, inverse)
-        place.put(self.weight, grad_weight)
-        place.put(self.bias, plain)
-        share = f.arithmetic("fmul", place.get(of.scale), self.share)
-        through_deviation = f.arithmetic("fmul", f.arithmetic("fmul", share, inverse), grad_weight)
-        tilt = f.negative(through_deviation)
-        return tilt, f.negative(f.fma(tilt, offset, f.arithmetic("fmul", share, plain)))
+        """Writes a channel's from the sums of g' and g' * (x - centre), and returns tilt and level; all in 64 bits."""
+        wide = place.wide
+        offset, inverse, share = place.get_wide(of.offset), place.get_wide(of.inverse), wide.splat(self.share)
+        about_mean = wide.arithmetic("fsub", product, wide.arithmetic("fmul", offset, plain))
+        grad_weight = wide.arithmetic("fmul", about_mean, inverse)
+        place.put_wide(self.weight, grad_weight)
+        place.put_wide(self.bias, plain)
+        through_deviation = wide.arithmetic("fmul", wide.arithmetic("fmul", share, inverse), grad_weight)
+        tilt = wide.negative(through_deviation)
+        return tilt, wide.fma(tilt, offset, wide.arithmetic("fmul", share, plain))
+
+
+class GradientSums:
+    """The sums of g' and g' * (x - centre) over a few vectors, in 32 bits and several parts; sums of more are in 64.
+
+    Of up to 16 numbers a lane and part, these lose about a rounding, and are half as many instructions.
+    """
+
+    def __init__(self, f: Function, parts: int = 1) -> None:
+        self.f = f
+        self.parts = [(f.variable(f.zeros()), f.variable(f.zeros())) for _ in range(parts)]
+
+    def add(self, sent: str, apart: str, part: int = 0) -> None:
+        """Vectors of g' and x - centre."""
+        plain, product = self.parts[part]
+        plain.set(self.f.arithmetic("fadd", plain.get(), sent))
+        product.set(self.f.fma(sent, apart, product.get()))
+
+    def widened(self) -> list[str]:
+        """Both in 64 bits."""
+        add, wide = partial(self.f.arithmetic, "fadd"), Doubles(self.f, self.f.lanes)
+        return [wide.of(reduce(add, (part.get() for part in parts))) for parts in zip(*self.parts, strict=True)]
 
 
 def forward(f: Function, form: Form, scaling: Scaling, x: str, residual: str) -> str:
@@ -186,19 +223,15 @@ def forward(f: Function, form: Form, scaling: Scaling, x: str, residual: str) ->
 
 
 def before_activation(f: Function, form: Form, scaling: Scaling, g: str, x: str, kept: str) -> str:
-    """A vector of g', from what the form keeps."""
+    """A vector of g', from the result if the form keeps it."""
     if not form.activation:
         return g
-    if form.keeps == "output":
-        return sent_back(f, form.activation, g, kept)
-    z = scaling.of(f, x)
-    if form.keeps:
-        z = f.arithmetic("fadd", z, kept)
-    return sent_back(f, form.activation, g, z)
+    assert form.keeps or not form.residual, form
+    return sent_back(f, form.activation, g, kept if form.keeps else scaling.of(f, x))
 
 
 def grad_input(f: Function, form: Form, scaling: Scaling, g: str, x: str, tilt: str, level: str) -> str:
     """A vector of the input's gradient, from one of g'."""
     if not form.training:
         return f.arithmetic("fmul", g, scaling.scale)
-    return f.fma(g, scaling.scale, f.fma(scaling.apart(f, x), tilt, level))
+    return f.arithmetic("fmul", f.fma(scaling.apart(f, x), tilt, f.arithmetic("fsub", g, level)), scaling.scale)

@@ -32,8 +32,8 @@ def _planar_forward(isa: Isa, form: Form) -> Kernel:
 
 
 @cache
-def _planar_backward(isa: Isa, form: Form) -> Kernel:
-    return Kernel(planar.generate_backward(isa, form), isa)
+def _planar_backward(isa: Isa, form: Form, together: int) -> Kernel:
+    return Kernel(planar.generate_backward(isa, form, together), isa)
 
 
 @cache
@@ -102,20 +102,21 @@ class Plan(ABC):
         return y, kept
 
     def backward(
-        self, grad: Tensor, input: Tensor, other: Tensor | None, kept: Tensor, over: bool = False
+        self, grad: Tensor, input: Tensor, y: Tensor | None, kept: Tensor, over: bool = False
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The gradients of input, residual, weight and bias; ``other`` is what the form keeps beside the input.
+        """The gradients of input, residual, weight and bias; ``y`` is the result if the form keeps it.
 
         ``over``: the input's may be written over ``grad``, which nobody else reads.
         """
         # Without an activation that is undone first, what comes back is the residual's gradient as it is.
-        over = over and (bool(self.form.keeps) or not self.form.residual)
+        over = over and (self.form.keeps or not self.form.residual)
         grad_input = grad if over else torch.empty_like(input)
         grad_weight, grad_bias = fresh.empty(self.channels), fresh.empty(self.channels)
         # What has been sent back through the activation is the residual's gradient.
         middle = torch.empty_like(input) if self.form.keeps else grad
-        maps = [grad.data_ptr(), input.data_ptr(), 0 if other is None else other.data_ptr(), middle.data_ptr()]
+        maps = [grad.data_ptr(), input.data_ptr(), 0 if y is None else y.data_ptr(), middle.data_ptr()]
         gradients = [grad_weight.data_ptr(), grad_bias.data_ptr(), real_word(1 / self.many)]
+        kept = kept.contiguous()  # it may have been elsewhere meanwhile
         self._backward([*maps, grad_input.data_ptr()], [kept.data_ptr(), self.channels], gradients)
         return grad_input, middle, grad_weight, grad_bias
 
@@ -140,7 +141,6 @@ class _Planar(Plan):
     def __init__(self, form: Form, images: int, channels: int, size: int, threads: int) -> None:
         super().__init__(form, images, channels, size, threads)
         self._sizes = [images, size]
-        self._shares = [real_word(1 / self.many), real_word(1 / (images * min(self.isa.lanes, size)))]
 
     def _start(self, kernel: Kernel, own: int, tail: list[int]) -> Start:
         return kernel.start(tail, own, self.channels, self.threads)
@@ -148,11 +148,12 @@ class _Planar(Plan):
     @cached_property
     def _there(self) -> Start:
         own = 3 + _STATISTICS + _CHANNELWISE
-        return self._start(_planar_forward(self.isa, self.form), own, [*self._sizes, *self._shares])
+        return self._start(_planar_forward(self.isa, self.form), own, [*self._sizes, real_word(1 / self.many)])
 
     @cached_property
     def _back(self) -> Start:
-        return self._start(_planar_backward(self.isa, self.form), 5 + _STATISTICS + _GRADIENTS, self._sizes)
+        kernel = _planar_backward(self.isa, self.form, planar.vectors_together(self.size, self.isa.lanes))
+        return self._start(kernel, 5 + _STATISTICS + _GRADIENTS, self._sizes)
 
     def _forward(self, maps: list[int], statistics: list[int], channelwise: list[int]) -> None:
         self._there(*maps, *statistics, *channelwise)
@@ -193,7 +194,7 @@ class _Interleaved(Plan):
 
     def _forward(self, maps: list[int], statistics: list[int], channelwise: list[int]) -> None:
         sums, settle, apply = self._there
-        partial = fresh.empty(self._chunks, 3, self.channels)
+        partial = fresh.empty(self._chunks, 3, self.channels, dtype=torch.float64)
         if self.form.training:
             sums(maps[0], partial.data_ptr(), self.channels)
         settle(partial.data_ptr(), *statistics, *channelwise)
@@ -202,7 +203,7 @@ class _Interleaved(Plan):
     def _backward(self, maps: list[int], statistics: list[int], gradients: list[int]) -> None:
         sums, settle, apply = self._back
         grad, input, other, middle, grad_input = maps
-        partial, lines = fresh.empty(self._chunks, 2, self.channels), fresh.empty(2, self.channels)
+        partial, lines = fresh.empty(self._chunks, 2, self.channels, dtype=torch.float64), fresh.empty(2, self.channels)
         sums(grad, input, other, middle, partial.data_ptr(), *statistics)
         settle(partial.data_ptr(), lines.data_ptr(), *statistics, *gradients)
         apply(middle, input, grad_input, lines.data_ptr(), *statistics)

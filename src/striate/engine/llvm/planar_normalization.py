@@ -1,19 +1,19 @@
 """Normalisation of planes (NCHW): lanes along a plane.
 
     forward, for every channel
-        centre = mean of the first numbers of every image's plane
-        for every image, for every vector of the plane: add x - centre and its square
+        for every image, for every vector of the plane: add x and its square; where that loses digits, once more
         settle the channel's statistics
         for every image, for every vector: y = act((x - centre) * scale + shift + residual)
 
     backward, for every channel
         for every image, for every vector: g' = g * act'(...), add g' and g' * (x - centre)
         settle the gradients of weight and bias
-        for every image, for every vector: grad_input = g' * scale + (x - centre) * tilt + level
+        for every image, for every vector: grad_input = (g' - level + (x - centre) * tilt) * scale
 
 A channel is one work item, so its planes are still in the second-level cache when they are met again, and a result
-doesn't hang on the number of threads. While one image's plane is walked through, the next one's is asked for: planes
-are short, and far from one another. Where the activation's slope needs more than x, g' is written on the first way,
+doesn't hang on the number of threads. They are met again from the last to the first: of more than the cache holds it
+has the last ones. While one image's plane is walked through, the next one's is asked for: planes are short, and far
+from one another. Where the activation's slope needs more than x, g' is written on the first way,
 since it is also the residual's gradient, and read on the second.
 """
 
@@ -24,10 +24,12 @@ from contextlib import contextmanager
 
 from striate.engine.llvm.emit import LINE, Function, Number, Pointer
 from striate.engine.llvm.isa import Isa
+from striate.engine.llvm.moments import Doubles, Shifted, Sums, centre, lost, squares, variance
 from striate.engine.llvm.normalization import (
     Channelwise,
     Form,
     Gradients,
+    GradientSums,
     OneChannel,
     Statistics,
     before_activation,
@@ -35,26 +37,21 @@ from striate.engine.llvm.normalization import (
     grad_input,
 )
 
-#: Vectors in a turn of the innermost loop, each with sums of its own, so that no addition waits for the last one.
-_TOGETHER = 2
+#: Vectors in a turn of the innermost loop. Gradients are summed in 32 bits within a turn, from turn to turn in 64.
+_TOGETHER = 4
+#: The same of gradients on planes of so many vectors, where what no turn takes along counts for little.
+_MORE, _LONG = 8, 128
+#: How many gradients a lane are summed in 32 bits of what turns leave.
+_FEW = 16
 
 
-class _Sum:
-    """A sum over a channel: planes are summed by themselves first, which keeps the rounding of long sums small."""
+def vectors_together(size: int, lanes: int) -> int:
+    """Vectors in a turn where gradients of planes of so many numbers are summed.
 
-    def __init__(self, f: Function) -> None:
-        self.f = f
-        self.parts = [f.variable(f.zeros()) for _ in range(_TOGETHER)]
-        self.whole = f.variable(f.zeros())
-
-    def end_plane(self) -> None:
-        for part in self.parts:
-            self.whole.set(self.f.arithmetic("fadd", self.whole.get(), part.get()))
-            part.set(self.f.zeros())
-
-    def total(self) -> str:
-        """In all lanes."""
-        return self.f.splat(self.f.total(self.whole.get()))
+    >>> vectors_together(28 * 28, 16), vectors_together(56 * 56, 16)
+    (4, 8)
+    """
+    return _MORE if size >= _LONG * lanes else _TOGETHER
 
 
 class _Planes:
@@ -64,75 +61,94 @@ class _Planes:
         self.f, self.channels = f, channels
         self.images, self.size = f.size(), f.size()
 
+    def start(self, image: Number, channel: Number) -> Number:
+        return (image * self.channels + channel) * self.size
+
     @contextmanager
     def of(self, channel: Number) -> Iterator[Number]:
         """Runs the block for where each plane of the channel begins."""
         with self.f.loop(0, self.images) as image:
-            yield (image * self.channels + channel) * self.size
+            yield self.start(image, channel)
 
-    def ask(self, at: Number, which: int, *tables: Pointer) -> None:
-        """Asks for the same place of the next image's plane, a line at a time."""
-        if which % max(1, LINE // self.f.lanes) == 0:
+    @contextmanager
+    def back(self, channel: Number) -> Iterator[Number]:
+        """The same from the last one to the first."""
+        with self.f.loop(0, self.images) as image:
+            yield self.start(self.images - 1 - image, channel)
+
+    def ask(self, places: list[Number], *tables: Pointer, ahead: int = 1) -> None:
+        """Asks for the same places of the next image's plane, or with -1 of the one before, a line at a time."""
+        for at in places[:: max(1, LINE // self.f.lanes)]:
             for table in tables:
-                self.f.prefetch(table + (at + self.channels * self.size))
+                self.f.prefetch(table + (at + ahead * (self.channels * self.size)))
 
-    def vectors(self, start: Number, write: Callable[[Number, str, int], None]) -> None:
-        """Calls for every vector of a plane: where it is, the mask of what is there, and which of a turn it is."""
-        f, turn = self.f, _TOGETHER * self.f.lanes
+    def vectors(self, start: Number, write: Callable[[list[Number], str], None], together: int = _TOGETHER) -> None:
+        """Calls for every few vectors of a plane, and what remains of them one by one: where they are, and the mask."""
+        f, turn = self.f, together * self.f.lanes
         turns, whole = self.size // turn * turn, self.size // f.lanes * f.lanes
         with f.loop(0, turns, turn) as at:
-            for which in range(_TOGETHER):
-                write(start + at + which * f.lanes, "", which)
+            write([start + at + which * f.lanes for which in range(together)], "")
         with f.loop(turns, whole, f.lanes) as at:
-            write(start + at, "", 0)
+            write([start + at], "")
         with f.when(f.less(whole, self.size)):
-            write(start + whole, f.inside(whole, self.size), 0)
+            write([start + whole], f.inside(whole, self.size))
+
+
+def _moments(f: Function, planes: _Planes, channel: Number, x: Pointer, share: str) -> tuple[str, str]:
+    """Mean and variance of a channel."""
+    one, lanes = Doubles(f, 1), Doubles(f, f.lanes)
+
+    def summed(about: str) -> list[str]:
+        """T and Q about a number, or about 0."""
+        sums = Shifted(lanes, lanes.splat(about) if about else "", _TOGETHER)
+        # Lanes beyond a plane count as being there.
+        beyond = f.splat(one.rounded(about)) if about else f.zeros()
+
+        def add(places: list[Number], mask: str) -> None:
+            planes.ask(places, x)
+            for part, at in enumerate(places):
+                sums.add(f.load(x + at, mask, beyond), part)
+
+        with planes.of(channel) as start:
+            planes.vectors(start, add)
+        return list(map(lanes.total, sums.totals()))
+
+    plain, square = summed("")
+    mean = one.variable(one.arithmetic("fmul", plain, share))
+    about_mean = one.variable(squares(one, plain, square, share))
+    with f.when(lost(one, plain, square, share)):
+        about = centre(one, plain, share)
+        plain, square = summed(about)
+        mean.set(one.fma(plain, share, about))
+        about_mean.set(squares(one, plain, square, share))
+    return mean.get(), variance(one, about_mean.get(), share)
 
 
 def generate_forward(isa: Isa, form: Form) -> Function:
     f = Function("planar_normalization", isa)
     x, y, residual = f.pointer(), f.pointer(), f.pointer()
     statistics, channelwise = Statistics(f), Channelwise(f)
-    planes = _Planes(f, statistics.count)
-    share, sampled_share = f.real(), f.real()  # 1 / the numbers of a channel, 1 / those of its sample
+    planes, share = _Planes(f, statistics.count), f.double()  # 1 / the numbers of a channel
     with f.loop(f.first, f.last) as channel:
         place = OneChannel(f, channel)
         if form.training:
-            sample = f.variable(f.zeros())
-            with planes.of(channel) as start:
-                sample.set(f.arithmetic("fadd", sample.get(), f.load(x + start, f.inside(0, planes.size))))
-            centre = f.arithmetic("fmul", f.splat(f.total(sample.get())), sampled_share)
-            plain, square = _Sum(f), _Sum(f)
-
-            def add(at: Number, mask: str, which: int) -> None:
-                planes.ask(at, which, x)
-                apart = f.arithmetic("fsub", f.load(x + at, mask, centre), centre)
-                plain.parts[which].set(f.arithmetic("fadd", plain.parts[which].get(), apart))
-                square.parts[which].set(f.fma(apart, apart, square.parts[which].get()))
-
-            with planes.of(channel) as start:
-                planes.vectors(start, add)
-                plain.end_plane()
-                square.end_plane()
-            offset = f.arithmetic("fmul", plain.total(), share)
-            mean_square = f.arithmetic("fmul", square.total(), share)
-            variance = f.arithmetic("fsub", mean_square, f.arithmetic("fmul", offset, offset))
-            channelwise.settle(statistics, place, centre, offset, variance)
+            channelwise.settle(statistics, place, *_moments(f, planes, channel, x, share))
         else:
             channelwise.take(statistics, place)
         scaling = statistics.scaling(place)
 
-        def write(at: Number, mask: str, which: int) -> None:
-            planes.ask(at, which, y, *([residual] if form.residual else []))
-            added = f.load(residual + at, mask) if form.residual else ""
-            f.store(forward(f, form, scaling, f.load(x + at, mask), added), y + at, mask)
+        def write(places: list[Number], mask: str) -> None:
+            planes.ask(places, y, *([residual] if form.residual else []), ahead=-1)
+            for at in places:
+                added = f.load(residual + at, mask) if form.residual else ""
+                f.store(forward(f, form, scaling, f.load(x + at, mask), added), y + at, mask)
 
-        with planes.of(channel) as start:
+        with planes.back(channel) as start:
             planes.vectors(start, write)
     return f
 
 
-def generate_backward(isa: Isa, form: Form) -> Function:
+def generate_backward(isa: Isa, form: Form, together: int) -> Function:
     f = Function("planar_normalization_grad", isa)
     g, x, kept, middle, grad = (f.pointer() for _ in range(5))
     statistics, gradients = Statistics(f), Gradients(f)
@@ -140,31 +156,39 @@ def generate_backward(isa: Isa, form: Form) -> Function:
     with f.loop(f.first, f.last) as channel:
         place = OneChannel(f, channel)
         scaling = statistics.scaling(place)
-        plain, product = _Sum(f), _Sum(f)
+        lanes = Doubles(f, f.lanes)
+        sums = Sums(lanes, 2)
+        images = f.larger(1, _FEW // (planes.size % (together * f.lanes) // f.lanes + 1))
+        with f.loop(0, planes.images, images) as image:
+            rest = GradientSums(f)
 
-        def add(at: Number, mask: str, which: int) -> None:
-            planes.ask(at, which, x, g, *([kept] if form.keeps else []))
-            value = f.load(x + at, mask, scaling.centre)
-            other = f.load(kept + at, mask) if form.keeps else ""
-            sent = before_activation(f, form, scaling, f.load(g + at, mask), value, other)
-            if form.keeps:
-                f.store(sent, middle + at, mask)
-            plain.parts[which].set(f.arithmetic("fadd", plain.parts[which].get(), sent))
-            product.parts[which].set(f.fma(sent, scaling.apart(f, value), product.parts[which].get()))
+            def add(places: list[Number], mask: str, rest: GradientSums = rest) -> None:
+                planes.ask(places, x, g, *([kept] if form.keeps else []))
+                few = rest if len(places) == 1 else GradientSums(f, 2)
+                for which, at in enumerate(places):
+                    value = f.load(x + at, mask, scaling.centre)
+                    other = f.load(kept + at, mask) if form.keeps else ""
+                    sent = before_activation(f, form, scaling, f.load(g + at, mask), value, other)
+                    if form.keeps:
+                        f.store(sent, middle + at, mask)
+                    few.add(sent, scaling.apart(f, value), which % len(few.parts))
+                if few is not rest:
+                    sums.put(few.widened())
 
-        with planes.of(channel) as start:
-            planes.vectors(start, add)
-            plain.end_plane()
-            product.end_plane()
-        tilt, level = gradients.settle(statistics, place, plain.total(), product.total())
+            with f.loop(image, f.smaller(image + images, planes.images)) as each:
+                planes.vectors(planes.start(each, channel), add, together)
+            sums.put(rest.widened())
+        settled = gradients.settle(statistics, place, *map(lanes.total, sums.totals()))
+        tilt, level = (f.splat(place.wide.rounded(each)) for each in settled)
 
-        def write(at: Number, mask: str, which: int) -> None:
-            planes.ask(at, which, grad)
-            value = f.load(x + at, mask)
-            sent = f.load((middle if form.keeps else g) + at, mask)
-            sent = before_activation(f, form.behind, scaling, sent, value, "")
-            f.store(grad_input(f, form, scaling, sent, value, tilt, level), grad + at, mask)
+        def write(places: list[Number], mask: str) -> None:
+            planes.ask(places, grad, ahead=-1)
+            for at in places:
+                value = f.load(x + at, mask)
+                sent = f.load((middle if form.keeps else g) + at, mask)
+                sent = before_activation(f, form.behind, scaling, sent, value, "")
+                f.store(grad_input(f, form, scaling, sent, value, tilt, level), grad + at, mask)
 
-        with planes.of(channel) as start:
+        with planes.back(channel) as start:
             planes.vectors(start, write)
     return f

@@ -21,26 +21,34 @@ from striate.engine.llvm.epilogue import Epilogue
 from striate.engine.llvm.interleaved import ChannelTile
 from striate.engine.llvm.isa import Isa
 from striate.engine.llvm.pooling import clamped, larger_of, takes_over
-from striate.engine.llvm.winograd import Form, Generator, places
+from striate.engine.llvm.winograd import Generator, Kept, Put, places
+from striate.engine.llvm.winograd_forms import Form, Tile
 
 #: Rows and columns of a window.
 WINDOW = 2
 
 
 class _Windows(Generator):
-    def places(self, table: Pointer, image: Number, top: Number, left: Number) -> list[list[Pointer]]:
-        """Where in a table of the pooled map's size the windows of a tile belong."""
+    def places(self, table: Pointer, image: Number, top: Number, left: Number, size: int) -> list[list[Pointer]]:
+        """Where in a table of the pooled map's size the windows of a square of outputs belong."""
         height, width = self.out_height // WINDOW, self.out_width // WINDOW
         waste, corner = Pointer(self.f, self.waste.text, table.element), (top // WINDOW, left // WINDOW)
-        strides, across = (width * self.outer, self.outer), self.form.outputs // WINDOW
-        return places(self.f, table + image * height * strides[0], waste, corner, (height, width), strides, across)
+        strides = width * self.outer, self.outer
+        return places(
+            self.f, table + image * height * strides[0], waste, corner, (height, width), strides, size // WINDOW
+        )
 
-    def windows(self, tile: Number, channel: Number) -> Iterator[tuple[int, int, dict[tuple[int, int], str]]]:
-        """The windows of a tile by row and column, with their taps."""
-        outputs, across = self.outputs(tile, channel), self.form.outputs // WINDOW
-        for i, j in product(range(across), repeat=2):
-            taps = product(range(WINDOW), repeat=2)
-            yield i, j, {(u, v): outputs[i * WINDOW + u][j * WINDOW + v] for u, v in taps}
+    def summed(self, direct: str, zeros: Number, every: int) -> str:
+        # A window is written as one: if only some of its outputs are the bias, all are summed.
+        mixed = self.f.both(self.f.less(0, zeros), self.f.less(zeros, every))
+        return self.f.value(f"or i1 {direct}, {mixed}")
+
+
+def windows(square: Tile) -> Iterator[tuple[int, int, dict[tuple[int, int], str]]]:
+    """The windows of a square of outputs by row and column, with their taps."""
+    for i, j in product(range(len(square) // WINDOW), repeat=2):
+        taps = product(range(WINDOW), repeat=2)
+        yield i, j, {(u, v): square[i * WINDOW + u][j * WINDOW + v] for u, v in taps}
 
 
 @dataclass
@@ -53,15 +61,18 @@ class _Recorded(_Windows):
     def ask(self) -> None:
         self.positions = self.f.pointer(self.index)
 
-    def write(self, tile: Number, image: Number, top: Number, left: Number) -> None:
-        f, corner = self.f, (image, top, left)
+    def put(self, image: Number, top: Number, left: Number, size: int, kept: Kept | None = None) -> Put:
+        f, corner = self.f, (image, top, left, size)
         values, positions = self.places(self.y, *corner), self.places(self.positions, *corner)
-        with f.loop(0, self.outer, f.lanes) as channel:
-            for i, j, taps in self.windows(tile, channel):
+
+        def put(channel: Number, square: Tile) -> None:
+            for i, j, taps in windows(square):
                 first = (top + i * WINDOW) * self.out_width + (left + j * WINDOW)
                 value, position = self._largest(taps, first)
                 f.store(value, values[i][j] + channel)
                 f.store(position, positions[i][j] + channel, kind=self.index)
+
+        return put
 
     def _largest(self, taps: dict[tuple[int, int], str], first: Number) -> tuple[str, str]:
         """Of a window that begins at this position of the plane."""
@@ -84,12 +95,15 @@ class _Largest(_Windows):
 
     epilogue: Epilogue
 
-    def write(self, tile: Number, image: Number, top: Number, left: Number) -> None:
-        f, values = self.f, self.places(self.y, image, top, left)
-        with f.loop(0, self.outer, f.lanes) as channel:
-            for i, j, taps in self.windows(tile, channel):
+    def put(self, image: Number, top: Number, left: Number, size: int, kept: Kept | None = None) -> Put:
+        f, values = self.f, self.places(self.y, image, top, left, size)
+
+        def put(channel: Number, square: Tile) -> None:
+            for i, j, taps in windows(square):
                 best = reduce(partial(larger_of, f), taps.values())
                 f.store(self.epilogue.apply(f, best, None), values[i][j] + channel)
+
+        return put
 
 
 def generate(isa: Isa, form: Form, tile: ChannelTile, activation: str, index: str) -> Function:
