@@ -28,8 +28,8 @@ TENSORS = """
 1    data written                {tensor}.data.zero_()
 1    data copied                 {tensor}.data.copy_(like({tensor}, {seed}))
 2    data set                    {tensor}.data = like({tensor}, {seed})
-1    data set, other strides     {tensor}.data = like({tensor}, {seed}).to(memory_format=torch.channels_last)
-1    data set, other strides     {tensor}.data = {tensor}.data.mT.contiguous().mT
+1    data set, other strides     {tensor}.data = w.other_strides({tensor})
+1    data set, other layout      {tensor}.data = {tensor}.data.to(memory_format=torch.channels_last)
 1    data set, same memory       {tensor}.data = {tensor}.data.flip(0)
 0.7  data set, other shape       {tensor}.data = {tensor}.data[:2]
 2    written by NumPy            {tensor}.detach().numpy()[...] *= 1.5
@@ -101,24 +101,8 @@ OTHERS = """
 2    channels_last               model.to(memory_format=torch.channels_last)
 1    contiguous                  model.to(memory_format=torch.contiguous_format)
 0.5  shared memory               model.share_memory()
-0.2  meta device        {path}.to('meta')
-1    layer's attribute           {path}.stride = 2
-1    layer's attribute           {path}.stride = (2, 2)
-1    layer's attribute           {path}.padding = (0, 0)
-1    layer's attribute           {path}.padding = 'same'
-1    layer's attribute           {path}.dilation = (1, 1)
-1    layer's attribute           {path}.groups = 1
-1    layer's attribute           {path}.padding_mode = 'circular'
-1    layer's attribute           {path}.eps = 0.5
-1    layer's attribute           {path}.momentum = None
-1    layer's attribute           {path}.momentum = 1.0
-1    layer's attribute           {path}.track_running_stats = False
-1    layer's attribute           {path}.kernel_size = 2
-1    layer's attribute           {path}.p = 0.9
-1    layer's attribute           {path}.inplace = not {path}.inplace
-1    layer's attribute           {path}.negative_slope = 0.9
-1    layer's attribute           {path}.ceil_mode = True
-1    layer's attribute           {path}.running_mean = None
+0.2  meta device                 {path}.to('meta')
+8    layer's attribute           {path}.{attribute}
 1    hook added                  hook = {path}.register_forward_hook(lambda module, args, result: result * 0.5)
 1    hook added                  hook = {path}.register_forward_hook(w.logging('hook'))
 1    hook added                  hook = {path}.register_forward_pre_hook(lambda module, args: (args[0] + 1,))
@@ -224,6 +208,40 @@ SETTINGS = [
     ("manual_seed", "torch.manual_seed(7); {}"),
 ]
 
+#: Attributes of layers that their functions read, by a word in the name of the layer's class.
+ATTRIBUTES = {
+    "Conv": [
+        "stride = (2, 2)",
+        "padding = (0, 0)",
+        "padding = 'same'",
+        "dilation = (2, 2)",
+        "padding_mode = 'reflect'",
+    ],
+    "BatchNorm": [
+        "eps = 0.5",
+        "momentum = None",
+        "momentum = 1.0",
+        "track_running_stats = False",
+        "running_mean = None",
+    ],
+    "GroupNorm": ["eps = 0.5", "num_groups = 1"],
+    "InstanceNorm": ["eps = 0.5", "momentum = 1.0"],
+    "LayerNorm": ["eps = 0.5"],
+    "Pool": ["kernel_size = 1", "stride = 1", "ceil_mode = True", "padding = 0"],
+    "Adaptive": ["output_size = 2"],
+    "Dropout": ["p = 0.9", "p = 0.0", "inplace = True"],
+    "LeakyReLU": ["negative_slope = 0.9", "inplace = True"],
+    "ReLU": ["inplace = True", "inplace = False"],
+    "Hardtanh": ["min_val = -0.1", "max_val = 0.1"],
+    "ELU": ["alpha = 3.0"],
+    "Softmax": ["dim = -1"],
+    "GELU": ["approximate = 'tanh'"],
+    "MultiheadAttention": ["num_heads = 1", "dropout = 0.5"],
+}
+WEIGHTED = ("Conv", "Linear", "Norm", "Embedding", "PReLU")
+#: What a line needs that another one makes.
+NEEDED = {"hook.remove": "hook = ", "w.view.": "w.view = ", "w.array[...]": "w.array = ", "opt.step": "opt = "}
+
 Row = tuple[float, str, str]
 
 
@@ -251,7 +269,11 @@ def steps_of(source: Source, count: int = 12) -> list[Step]:
         steps += _training(draw, 4)
     favourite = draw.choice(["infer", "infer", "train"])
     for seed in range(10, 10 + 10 * count, 10):
-        steps.append(_change(draw, source, seed))
+        step = _change(draw, source, seed)
+        made = " ".join(each.line for each in steps)
+        while any(word in step.line and need not in made + step.line for word, need in NEEDED.items()):
+            step = _change(draw, source, seed)
+        steps.append(step)
         kind = favourite if draw.random() < 0.7 else draw.choice(["infer", "train", "other"])
         if kind == "train":
             steps += _training(draw, seed)
@@ -291,22 +313,28 @@ def _change(draw: random.Random, source: Source, seed: int) -> Step:
     if source.handles and draw.random() < 0.5:
         handle = draw.choice(source.handles)
         return Step(handle.kind, handle.line)
-    path, kind = draw.choice(source.layers) if source.layers else ("model.missing", "")
+    _, change, line = _drawn(draw, _TENSORS if draw.random() < (0.5 if source.simple else 0.3) else _OTHERS)
+    layers = source.layers
+    if any(word in line for word in ("{tensor}", "{name}", "_norm(", "prune", "reset_parameters")):
+        layers = [each for each in layers if any(word in each[1] for word in WEIGHTED)] or layers
+    elif "{attribute}" in line:
+        layers = [each for each in layers if any(word in each[1] for word in ATTRIBUTES)] or layers
+    path, kind = draw.choice(layers) if layers else ("model.missing", "")
     name = draw.choice(["weight", "weight", "bias"])
     tensor = f"{path}.{name}"
     if "BatchNorm" in kind and draw.random() < 0.4:
         tensor = f"{path}.{draw.choice(['running_mean', 'running_var'])}"
-    elif not any(each in kind for each in ("Conv", "Linear", "Norm", "Embedding", "PReLU")):
+    elif not any(word in kind for word in WEIGHTED):
         tensor = "list(model.parameters())[0]"
-    _, kind, line = _drawn(draw, _TENSORS if draw.random() < (0.5 if source.simple else 0.3) else _OTHERS)
+    attributes = [each for word, lines in ATTRIBUTES.items() if word in kind for each in lines] or ["missing = 1"]
     block, _, last = path.rpartition(".")
     words = {"path": path, "block": block, "last": last.split("[")[0], "name": name, "tensor": tensor}
-    words["seed"] = str(seed)
+    words |= {"seed": str(seed), "attribute": draw.choice(attributes)}
     for word, text in words.items():
         line = line.replace(f"{{{word}}}", text)
     if line.startswith("list("):
         line = line.replace("list(model.parameters())[0] = ", "missing = ")
-    return Step(kind, line)
+    return Step(change, line)
 
 
 def _drawn(draw: random.Random, rows: list[Row]) -> Row:

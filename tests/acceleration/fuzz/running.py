@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._dynamo import convert_frame
 from torch._dynamo.utils import counters
 
 from .changes import Step, steps_of
@@ -257,17 +258,26 @@ def _counted(coverage: Coverage | None) -> Iterator[None]:
             coverage.calls += 1
         return ran(self, *args, **kwargs)
 
+    asked = convert_frame.exceeds_recompile_limit
+
+    def exceeds(*args: Any, **kwargs: Any) -> Any:
+        answer = asked(*args, **kwargs)
+        if coverage is not None and answer[0]:
+            coverage.limits += 1
+        return answer
+
     World.call = call  # type: ignore[method-assign]
+    convert_frame.exceeds_recompile_limit = exceeds
     try:
         yield
     finally:
         World.call = ran  # type: ignore[method-assign]
+        convert_frame.exceeds_recompile_limit = asked
         for log, level in zip(logs, levels, strict=True):
             log.setLevel(level)
         if coverage is not None:
             coverage.compiled += counters["stats"]["unique_graphs"]
             coverage.breaks.update({str(key)[:100]: value for key, value in counters["graph_break"].items()})
-            coverage.limits += sum(v for k, v in counters["graph_break"].items() if "recompile_limit" in str(k))
 
 
 def striates(coverage: Coverage | None = None) -> Subject:

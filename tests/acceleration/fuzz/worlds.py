@@ -562,6 +562,11 @@ class World:
         for each in model.parameters():
             each.data.mul_(2)
 
+    def other_strides(self, tensor: Tensor) -> Tensor:
+        """The same numbers, lying otherwise."""
+        turned = tensor.detach().permute(*reversed(range(tensor.dim()))).clone(memory_format=torch.contiguous_format)
+        return turned.permute(*reversed(range(tensor.dim())))
+
     def own(self) -> list[nn.Parameter]:
         """The model's parameters."""
         return list(self.model.parameters())
