@@ -296,14 +296,14 @@ def test_a_weight_that_changed_before_its_gradient_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("graded", "many"),
+    ("graded", "many", "others"),
     [
-        ("last weight", 1),  # what the last normalisation reads
-        ("input", 2),  # what both read
-        ("all", 4),  # these, and what both convolutions read
+        ("last weight", 1, 2),  # what the last normalisation reads, its weight and its statistics
+        ("input", 2, 6),  # what both read, all weights and statistics
+        ("all", 4, 6),  # these, and what both convolutions read
     ],
 )
-def test_maps_that_no_gradient_needs_are_not_kept(graded: str, many: int) -> None:
+def test_what_no_gradient_needs_is_not_kept(graded: str, many: int, others: int) -> None:
     made = problem(8, "cncn", activation="relu", residual=None, training=True)
     chosen = {"last weight": [made.links[-1].weight], "input": [made.input], "all": made.leaves}
     for leaf in chosen[graded]:
@@ -312,6 +312,7 @@ def test_maps_that_no_gradient_needs_are_not_kept(graded: str, many: int) -> Non
     with torch.autograd.graph.saved_tensors_hooks(lambda each: kept.append(each.shape) or each, lambda each: each):
         y = made.as_one()
     assert sum(len(shape) == 4 and shape[0] == made.input.shape[0] for shape in kept) == many
+    assert len(kept) == many + others
     del y
 
 
