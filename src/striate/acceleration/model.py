@@ -219,8 +219,8 @@ _numbered: Final = itertools.count()
 class Methods:
     """What Dynamo doesn't guard: the methods of a model's classes, and which attributes its objects have.
 
-    Classes are those of its modules and of the objects that their attributes lead to. A new attribute may hide a class's
-    or a child, or come before what a ``__getattr__`` answers.
+    Classes are those of its modules and of the objects that their attributes lead to. A new attribute may hide a
+    class's or a child, or come before what a ``__getattr__`` answers.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:

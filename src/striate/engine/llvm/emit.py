@@ -252,10 +252,6 @@ class Function:
         """One of two whole numbers."""
         return Int(self, self.value(f"select i1 {condition}, i64 {yes}, i64 {no}"))
 
-    def any(self, mask: str) -> str:
-        """Whether a mask has a lane."""
-        return self.call("i1", f"llvm.vector.reduce.or.v{self.lanes}i1", (self.mask, mask))
-
     def negation(self, condition: str) -> str:
         return self.value(f"xor i1 {condition}, true")
 
