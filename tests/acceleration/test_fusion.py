@@ -904,6 +904,7 @@ def test_maps_are_freed_when_they_are_needed_no_more() -> None:
     alive: list[int] = []
 
     class Count(nn.Module):
+        @torch.compiler.disable
         def forward(self, x: Tensor) -> Tensor:
             alive.append(sum(type(each) is Tensor and each.shape == x.shape for each in gc.get_objects()))
             return x
@@ -936,11 +937,16 @@ def test_a_choice_against_fusing_computes_the_same(monkeypatch: pytest.MonkeyPat
     ("name", "size", "least"),
     [
         ("torchvision:resnet18", 64, 9),
-        ("torchvision:mobilenet_v2", 64, 8),
-        ("torchvision:shufflenet_v2_x0_5", 64, 20),
-        ("torchvision:vgg11_bn", 32, 1),
-        ("timm:resnet18", 64, 8),
-        ("timm:mobilenetv3_small_050", 64, 1),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (
+                ("torchvision:mobilenet_v2", 64, 8),
+                ("torchvision:shufflenet_v2_x0_5", 64, 20),
+                ("torchvision:vgg11_bn", 32, 1),
+                ("timm:resnet18", 64, 8),
+                ("timm:mobilenetv3_small_050", 64, 1),
+            )
+        ),
     ],
 )
 def test_networks_of_other_libraries(name: str, size: int, least: int, peer: Callable[..., nn.Module]) -> None:

@@ -164,11 +164,11 @@ def test_any_strides(view: Callable[[Tensor], Tensor]) -> None:
     [
         "lenet5",
         "simple_cnn",
-        "mobilenet_v1",
         "mobilenet_v2",
-        "resnet18",
-        "se_resnet18",
-        "efficientnet_lite0",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("mobilenet_v1", "resnet18", "se_resnet18", "efficientnet_lite0")
+        ),
     ],
 )
 def test_networks_of_the_zoo(name: str) -> None:
@@ -466,7 +466,7 @@ def test_many_sizes_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     gc.collect()
     model = randomised(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 16, 3)))
     fast = accelerated(model)
-    sizes = [torch.randn(2, 1, 9 + at, 30 - at) for at in range(12)]
+    sizes = [torch.randn(2, 1, 9 + at, 30 - at) for at in range(6)]
     with torch.no_grad():
         for _ in range(3):
             for x in sizes:
@@ -608,7 +608,13 @@ def test_parts_of_tensors(together: Callable[[Tensor, Tensor], Tensor], batch: i
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "efficientnet_b0", "convnext_tiny"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ("mobilenet_v2", "efficientnet_b0", "convnext_tiny")),
+    ],
+)
 def test_networks_have_plans_in_both_layouts(name: str, layout: torch.memory_format) -> None:
     model = models.create(name).eval().to(memory_format=layout)  # type: ignore[call-overload]
     x = torch.randn(1, 3, 64, 64).contiguous(memory_format=layout)

@@ -231,7 +231,7 @@ def _is_tensor(value: Any) -> bool:
 def _name(node: Node) -> str:
     """The layer that a node was called in, else its function."""
     held = list((node.meta.get("nn_module_stack") or {}).values())
-    path, kind = held[-1] if held else ("", torch.nn.Module)
+    path, kind = held[-1] if held else ("", object)
     function = str(getattr(node.target, "__name__", node.target))
     if kind.__module__.startswith(("torch.nn.", "striate.nn")) and not issubclass(kind, _HOLDERS):
         return plain_path(path)
@@ -243,7 +243,7 @@ _HOLDERS: Final = (torch.nn.Sequential, torch.nn.ModuleList, torch.nn.ModuleDict
 
 def plain_path(source: str) -> str:
     """The path of a module, from Dynamo's words for it: ``L['module']._modules['a'].b.0`` is ``a.b.0``."""
-    for root in ("L['module']", "L['self']", "L['fn'].__self__"):
+    for root in ("L['module']", "L['self']", "L['fn'].__self__", "L['fn']", "L.fn", "L.module", "L.self"):
         source = source.removeprefix(root)
     source = source.replace("._modules['", ".").replace("']", "").replace("['", ".")
     return source.strip(".")

@@ -290,12 +290,14 @@ class _Lowering(Placing):
         self.places[node.results[0]] = made
 
     def lower_max_pool2d_with_indices(self, node: Node) -> None:
-        if node.results[1].users:
-            raise Refusal("positions of largest values are used")
+        if node.results[1].users or len(node.args[0].shape) != 4:
+            raise Refusal("positions of largest values are used, or pooling of an image without a batch")
         last, epilogue = self.followers.functions(node.results[0], Epilogue())
         self.pool(last, node.args[0], max_pooling(node), epilogue)
 
     def lower_avg_pool2d(self, node: Node) -> None:
+        if len(node.args[0].shape) != 4:
+            raise Refusal("pooling of an image without a batch")
         kernel, stride, padding, *how = filled(node.args[1:], (None, None, 0, False, True, None))
         problem = pooling.problem_of("avg", node.args[0].shape, kernel, stride or None, padding, 1, *how)
         self.pool(node.results[0], node.args[0], problem, Epilogue())
