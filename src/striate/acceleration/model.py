@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import sys
 import threading
 import weakref
@@ -42,14 +43,13 @@ _LAYERS: Final = tuple(
 #: How often a model's code is captured for other attributes, sizes and modes, before new ones are left to PyTorch.
 _CAPTURES: Final = 8
 #: What Dynamo assumes to stay as it was, and is told to look at: hooks, defaults of functions, parameters that share
-#: memory, and parameters whose ``data`` has been replaced. And NumPy is called as it is: made into PyTorch's functions,
-#: it would draw other random numbers, and compute in other precisions.
+#: memory, and parameters whose ``data`` has been replaced. And NumPy's random numbers are NumPy's.
 _GUARDED: Final[dict[str, Any]] = {
     "skip_nnmodule_hook_guards": False,
     "assume_dunder_attributes_remain_unchanged": False,
     "skip_no_tensor_aliasing_guards_on_parameters": False,
     "skip_tensor_guards_with_matching_dict_tags": False,
-    "trace_numpy": False,
+    "use_numpy_random_stream": True,
     # Gradients are autograd's, one by one: DistributedDataParallel sends them as they come, of whole graphs too.
     "optimize_ddp": False,
     "recompile_limit": _CAPTURES,
@@ -292,6 +292,10 @@ class _Strictness(threading.local):
             self._undo = _patch()()
         self._calls += 1
 
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Leaves out PyTorch's words on code that it couldn't capture, which runs as it is and says itself what fails."""
+        return not self._calls or ("WON'T CONVERT" not in record.msg and "failed while attempting" not in record.msg)
+
     def leave(self) -> None:
         self._calls -= 1
         if self._calls == 0:
@@ -307,6 +311,8 @@ def _patch() -> Callable[[], Callable[[], None]]:
     import torch._dynamo.config as config
 
     _mend_dynamo()
+    for name in ("torch._dynamo.convert_frame", "torch._subclasses.fake_tensor"):
+        logging.getLogger(name).addFilter(_STRICT.filter)
     known = {name: value for name, value in _GUARDED.items() if hasattr(config, name)}
     made: Callable[[], Callable[[], None]] = config._make_closure_patcher(**known)
     return made
