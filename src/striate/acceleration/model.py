@@ -293,7 +293,7 @@ class _Strictness(threading.local):
         self._calls += 1
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Leaves out PyTorch's words on code that it couldn't capture, which runs as it is and says itself what fails."""
+        """Leaves out PyTorch's words on code that it couldn't capture: that runs as it is, and tells what fails."""
         return not self._calls or ("WON'T CONVERT" not in record.msg and "failed while attempting" not in record.msg)
 
     def leave(self) -> None:

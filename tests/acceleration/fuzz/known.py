@@ -36,10 +36,10 @@ class Known:
 
 #: Where these kinds of steps and these words in modules lead; left out where only what is new is looked for.
 STEPS = {
-    *("swap_tensors", "hook of all modules", "a NumPy number", "layer replaced by a function", "subclass of tensor"),
+    *("swap_tensors", "a NumPy number"),
     "function's code replaced",
 }
-WORDS = {"lru_cache", "Lazy", "move_to_end", "popitem", "__dict__.get"}
+WORDS = {"lru_cache", "Lazy", "move_to_end", "popitem"}
 
 CALL, TRAIN = "with torch.no_grad(): call(1)", "backward(1)"
 
