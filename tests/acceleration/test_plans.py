@@ -487,6 +487,29 @@ def test_many_sizes_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ARENAS.bytes == 0
 
 
+def test_statistics_are_kept_once_a_call() -> None:
+    """PyTorch's schema of batch normalisation doesn't say that running statistics are written."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.register_buffer("mean", torch.zeros(4))
+            self.register_buffer("variance", torch.ones(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.batch_norm(self.conv(x), self.mean, self.variance, training=True)
+
+    model = Net().eval()
+    fast = accelerated(model)
+    with torch.no_grad():
+        for _ in range(4):
+            x = torch.randn(2, 3, 8, 8)
+            torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(fast.mean, model.mean)
+            torch.testing.assert_close(fast.variance, model.variance)
+
+
 def test_several_inputs_and_outputs() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:

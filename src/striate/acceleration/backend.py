@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
 from typing import Any, Final
 
 import torch
@@ -130,8 +129,7 @@ def _is_of_a_module(node: torch.fx.Node) -> bool:
     return told.rpartition("[")[0].endswith(("._parameters", "._buffers"))
 
 
-@cache
-def prepare() -> None:
+def _prepare() -> None:
     """Has Dynamo take striate's operations as they are, instead of looking into them."""
     from torch.compiler import allow_in_graph
 
@@ -141,4 +139,4 @@ def prepare() -> None:
             allow_in_graph(function)
 
 
-prepare()
+_prepare()

@@ -24,6 +24,10 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 _SAME = frozenset({"clone", "contiguous", "alias", "detach", "lift_fresh"})
 
 
+#: Operators whose schema doesn't tell that they write running statistics; the argument that says so is the sixth.
+_OF_BATCH = (torch.ops.aten.native_batch_norm, torch.ops.aten._native_batch_norm_legit)
+
+
 class Refusal(Exception):  # noqa: N818 - an answer, not a mistake
     """Why a graph has no plan."""
 
@@ -169,7 +173,7 @@ class _Recorder(TorchDispatchMode):
         self.inputs: list[Value] = []
         for at, (each, own) in enumerate(zip(arguments, owned, strict=True)):
             if isinstance(each, Tensor):
-                value = self.value_of(each, each if own else None, own)
+                value = self.value_of(each, None, own)
                 value.argument = at
                 if not own:
                     self.inputs.append(value)
@@ -226,6 +230,8 @@ class _Recorder(TorchDispatchMode):
                 return composed
         if torch.Tag.nondeterministic_seeded in function.tags:
             raise Refusal(f"{function.overloadpacket} is random")
+        if function.overloadpacket in _OF_BATCH and args[5]:
+            raise Refusal("batch normalisation by the batch's own numbers, of which it may keep books")
         if function.overloadpacket is torch.ops.aten.lift_fresh:
             # A number written in the model's code.
             self.constants.add(id(args[0]))

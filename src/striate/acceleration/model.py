@@ -151,7 +151,8 @@ class Accelerated:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling() or _is_observed() or not _concerns(args, kwargs):
             return self.module._call_impl(*args, **kwargs)
-        if self._methods is not None and not self._methods.same():
+        methods = self._methods  # another thread may capture meanwhile
+        if methods is not None and not methods.same():
             self._call = self._methods = None
             self._captured.clear()
             self._met.clear()
@@ -229,7 +230,7 @@ class Methods:
         self._dicts = [vars(each) for each in (*model.modules(), *helpers)]
         self._counts = list(map(len, self._dicts))
         held = [type(value) for kind in kinds for value in vars(kind).values() if hasattr(value, "__get__")]
-        kinds |= {kind for each in held if not each.__module__.startswith(_OTHERS) for kind in each.__mro__}
+        kinds |= {kind for each in held if not _is_others(each) for kind in each.__mro__}
         # Tracers replace methods of torch.nn.Module for as long as they run, and go their own way.
         kinds -= {torch.nn.Module, object}
         self._tables = [vars(kind) for kind in kinds]
@@ -261,7 +262,7 @@ def _helpers(model: torch.nn.Module) -> Iterator[object]:
             inside = value.values()
         if not isinstance(value, (Tensor, torch.nn.Module, type, ModuleType, FunctionType, Accelerated)):
             held = getattr(value, "__dict__", None)
-            if isinstance(held, dict) and not type(value).__module__.startswith(_OTHERS):
+            if isinstance(held, dict) and not _is_others(type(value)):
                 inside = (*inside, *held.values())
                 yield value
         new = [each for each in inside if id(each) not in seen]
@@ -270,8 +271,12 @@ def _helpers(model: torch.nn.Module) -> Iterator[object]:
             waiting += new
 
 
-#: Where classes come from whose methods nobody replaces.
-_OTHERS: Final = ("torch.", "numpy", "builtins", "collections", "functools", "random", "threading", "logging")
+def _is_others(kind: type) -> bool:
+    """Whether a class comes from where nobody replaces methods."""
+    return kind.__module__.partition(".")[0] in _OTHERS
+
+
+_OTHERS: Final = ("torch", "numpy", "builtins", "collections", "functools", "random", "threading", "logging")
 #: Objects that are looked at.
 _MOST: Final = 10_000
 
@@ -294,7 +299,8 @@ class _Strictness(threading.local):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Leaves out PyTorch's words on code that it couldn't capture: that runs as it is, and tells what fails."""
-        return not self._calls or ("WON'T CONVERT" not in record.msg and "failed while attempting" not in record.msg)
+        told = str(record.msg)
+        return not self._calls or ("WON'T CONVERT" not in told and "failed while attempting" not in told)
 
     def leave(self) -> None:
         self._calls -= 1

@@ -200,7 +200,8 @@ class Plans:
                 plan.company.alone = known.company.alone
             return plan
         refusal = self._timed(plan, arguments)
-        self._verdicts.append(_Verdict(numbers, refusal, plan.company))
+        if numbers:
+            self._verdicts.append(_Verdict(numbers, refusal, plan.company))
         if refusal:
             raise Refusal(refusal)
         return plan
