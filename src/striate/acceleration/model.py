@@ -7,12 +7,11 @@ import logging
 import sys
 import threading
 import weakref
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, wraps
-from operator import is_, itemgetter
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import torch
@@ -24,11 +23,13 @@ from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._device import DeviceContext
 
 from striate import nn
+from striate.acceleration.methods import Methods
 from striate.engine.memory import keep_freed_memory
 from striate.errors import OperandError
 
 if TYPE_CHECKING:
     from striate.acceleration.backend import Compiled
+    from striate.acceleration.shortcuts import Shortcuts
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
@@ -55,6 +56,8 @@ _GUARDED: Final[dict[str, Any]] = {
     "recompile_limit": _CAPTURES,
     # What Dynamo fails on runs as it is.
     "suppress_errors": True,
+    # Profilers are not told how long it takes to look up the arguments of a graph; telling takes longer than that.
+    "record_runtime_overhead": False,
 }
 
 
@@ -137,6 +140,7 @@ class Accelerated:
         self._call: Callable[..., Any] | None = None
         self._met: set[tuple[bool, bool]] = set()
         self._methods: Methods | None = None
+        self._shortcuts: Shortcuts | None = None
         self._again = 0
 
     @property
@@ -149,11 +153,21 @@ class Accelerated:
         return type(None), ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or _is_observed() or not _concerns(args, kwargs):
+        if torch.compiler.is_compiling() or _is_observed():
             return self.module._call_impl(*args, **kwargs)
+        if self._shortcuts is not None:
+            run = self._shortcuts.find(args, kwargs)
+            if run is not None:
+                return run(*args, **kwargs)
+        if not _concerns(args, kwargs):
+            return self.module._call_impl(*args, **kwargs)
+        return self._guarded(args, kwargs)
+
+    def _guarded(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call by way of Dynamo, which evaluates its guards, and captures the model's code where none pass."""
         methods = self._methods  # another thread may capture meanwhile
         if methods is not None and not methods.same():
-            self._call = self._methods = None
+            self._call = self._methods = self._shortcuts = None
             self._captured.clear()
             self._met.clear()
             self._again += 1
@@ -173,9 +187,12 @@ class Accelerated:
             if self._methods is None:
                 # Not before: what the model has left behind in this call is no change.
                 self._methods = Methods(self.module)
+            if self._shortcuts is not None:
+                self._shortcuts.passed(args, kwargs, self._methods)
 
     def _compiled(self) -> Callable[..., Any]:
         from striate.acceleration.backend import Compiled
+        from striate.acceleration.shortcuts import Shortcuts
 
         # Dynamo never forgets a backend, which must not keep the model.
         options, held = self.options, weakref.ref(self)
@@ -188,6 +205,7 @@ class Accelerated:
             return made
 
         call = _own_code(self.module)
+        self._shortcuts = Shortcuts(self.module, call)
         self._call = torch.compile(call, backend=backend)
         weakref.finalize(call, _forget, call.__code__).atexit = False
         return self._call
@@ -200,7 +218,7 @@ def _forget(code: CodeType) -> None:
     reset_code(code)
 
 
-def _own_code(module: torch.nn.Module) -> Callable[..., Any]:
+def _own_code(module: torch.nn.Module) -> FunctionType:
     """The module's call as a function whose code, and whose name, nobody else has.
 
     Dynamo keeps what it captured with the code, and counts it there. By name it remembers which sizes and numbers have
@@ -215,74 +233,6 @@ def _own_code(module: torch.nn.Module) -> Callable[..., Any]:
 
 
 _numbered: Final = itertools.count()
-
-
-class Methods:
-    """What Dynamo doesn't guard: the methods of a model's classes, and which attributes its objects have.
-
-    Classes are those of its modules and of the objects that their attributes lead to. A new attribute may hide a
-    class's or a child, or come before what a ``__getattr__`` answers.
-    """
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        helpers = list(_helpers(model))
-        kinds = {kind for each in (*model.modules(), *helpers) for kind in type(each).__mro__}
-        self._dicts = [vars(each) for each in (*model.modules(), *helpers)]
-        self._counts = list(map(len, self._dicts))
-        held = [type(value) for kind in kinds for value in vars(kind).values() if hasattr(value, "__get__")]
-        kinds |= {kind for each in held if not _is_others(each) for kind in each.__mro__}
-        # Tracers replace methods of torch.nn.Module for as long as they run, and go their own way.
-        kinds -= {torch.nn.Module, object}
-        self._tables = [vars(kind) for kind in kinds]
-        self._sizes = list(map(len, self._tables))
-        names = [[name for name, value in table.items() if hasattr(value, "__get__")] for table in self._tables]
-        pairs = zip(self._tables, names, strict=True)
-        self._read = [(itemgetter(*found), table) for table, found in pairs if found]
-        self._held = [read(table) for read, table in self._read]
-
-    def same(self) -> bool:
-        if list(map(len, self._tables)) != self._sizes or list(map(len, self._dicts)) != self._counts:
-            return False
-        try:
-            now = [read(table) for read, table in self._read]
-        except KeyError:
-            return False
-        return all(map(_identical, now, self._held))
-
-
-def _helpers(model: torch.nn.Module) -> Iterator[object]:
-    """Objects, of classes written in Python, that a model's attributes lead to."""
-    waiting = [value for module in model.modules() for value in vars(module).values()]
-    seen = set(map(id, waiting))
-    for value in waiting:  # which grows
-        inside: Iterable[Any] = ()
-        if isinstance(value, (list, tuple, set, frozenset, deque)):
-            inside = value
-        elif isinstance(value, dict):
-            inside = value.values()
-        if not isinstance(value, (Tensor, torch.nn.Module, type, ModuleType, FunctionType, Accelerated)):
-            held = getattr(value, "__dict__", None)
-            if isinstance(held, dict) and not _is_others(type(value)):
-                inside = (*inside, *held.values())
-                yield value
-        new = [each for each in inside if id(each) not in seen]
-        seen.update(map(id, new))
-        if len(waiting) < _MOST:
-            waiting += new
-
-
-def _is_others(kind: type) -> bool:
-    """Whether a class comes from where nobody replaces methods."""
-    return kind.__module__.partition(".")[0] in _OTHERS
-
-
-_OTHERS: Final = ("torch", "numpy", "builtins", "collections", "functools", "random", "threading", "logging")
-#: Objects that are looked at.
-_MOST: Final = 10_000
-
-
-def _identical(some: Any, others: Any) -> bool:
-    return some is others or (isinstance(some, tuple) and len(some) == len(others) and all(map(is_, some, others)))
 
 
 class _Strictness(threading.local):

@@ -27,6 +27,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from typing import Any, Final
 
 import torch
@@ -86,7 +87,7 @@ class Plans:
 
     def __init__(self, graph: Run, ordinary: Run, owned: Sequence[bool]) -> None:
         self._graph, self._ordinary, self._owned = graph, ordinary, tuple(owned)
-        self._mine = [at for at, own in enumerate(owned) if own]
+        self._mine = _items([at for at, own in enumerate(owned) if own])
         self._given = [at for at, own in enumerate(owned) if not own]
         self._entries: OrderedDict[tuple[Any, ...], _Entry] = OrderedDict()
         self._verdicts: list[_Verdict] = []
@@ -135,7 +136,7 @@ class Plans:
         return tuple(key)
 
     def _by(self, plan: Plan, arguments: tuple[Any, ...], alone: bool | None = None) -> list[Any] | None:
-        tensors = [arguments[at] for at in self._mine]
+        tensors = self._mine(arguments)
         assert self._weights is not None
         assert self._constants is not None
         same = self._weights.same(tensors)
@@ -162,7 +163,7 @@ class Plans:
         Raises:
             Refusal: there is none.
         """
-        tensors = [arguments[at] for at in self._mine]
+        tensors = self._mine(arguments)
         if any(tensor.is_inference() for tensor in tensors):
             raise Refusal("the model has tensors made in inference mode, which count no versions")
         if any(tensor.dtype.itemsize % 4 or not tensor.is_cpu for tensor in tensors):
@@ -252,6 +253,13 @@ class Plans:
         return f"not taken yet ({reason or 'it is made when such an input comes for the second time'}): {made}"
 
 
+def _items(places: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """What gets the items at these places."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda items: [items[at] for at in places]
+
+
 def why_not() -> str:
     """Why no plan may be taken now, whatever the graph; empty if one may."""
     if watched() or torch._C._are_functorch_transforms_active():
@@ -285,6 +293,8 @@ class Plan:
                 self._outputs.append(("argument", each.argument))
             else:
                 self._outputs.append(("result", results[each]))
+        #: Whether the outputs are the program's results in their order.
+        self._plainly = self._outputs == [("result", at) for at in range(len(self._shapes))]
         #: Who walks the program, where that is open.
         self.company: Company | None = None
 
@@ -313,6 +323,8 @@ class Plan:
                 self.company.took(alone, time.perf_counter() - start)
         finally:
             ARENAS.give_back(arena)
+        if self._plainly:
+            return results
         sources: dict[str, Sequence[Any]] = {"result": results, "argument": arguments, "constant": self._numbers}
         return [sources[kind][at] for kind, at in self._outputs]
 

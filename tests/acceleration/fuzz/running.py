@@ -43,6 +43,7 @@ class Coverage:
     calls: int = 0
     graphs: int = 0
     walks: int = 0
+    shortcuts: int = 0
     compiled: int = 0
     limits: int = 0
     breaks: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
@@ -51,7 +52,8 @@ class Coverage:
     def __str__(self) -> str:
         return (
             f"{self.calls} calls of models, {self.graphs} runs of captured graphs ({self.compiled} compiled), "
-            f"{self.walks} of plans, {self.limits} times at the limit of recompiling"
+            f"{self.walks} of plans, {self.shortcuts} calls past the guards, "
+            f"{self.limits} times at the limit of recompiling"
         )
 
 
@@ -199,7 +201,11 @@ def smaller(failure: Failure, source: Source, subject: Subject, seconds: float) 
 
 @contextlib.contextmanager
 def _striates(coverage: Coverage | None) -> Iterator[None]:
-    """Plans are made, and found to be faster, whatever the clock says; and their walks are counted."""
+    """Plans are made, and found to be faster, whatever the clock says; and their walks are counted.
+
+    Guards are passed by as soon as they have passed, if nothing has changed.
+    """
+    from striate.acceleration import shortcuts
     from striate.engine import tuning
     from striate.engine.llvm.program import Program
 
@@ -213,14 +219,26 @@ def _striates(coverage: Coverage | None) -> Iterator[None]:
     except ImportError:  # nothing is captured
         Compiled = None  # noqa: N806
 
-    before = tuning._enabled, tuning.interleaved
+    before, patience = (tuning._enabled, tuning.interleaved), (shortcuts._FIRST, shortcuts._LAST)
     tuning._enabled, tuning.interleaved = True, interleaved  # type: ignore[assignment]
+    shortcuts._FIRST = shortcuts._LAST = 1  # type: ignore[misc]
+    found = shortcuts.Shortcuts.find
+
+    def find(self: Any, *given: Any) -> Any:
+        run = found(self, *given)
+        if coverage is not None:
+            coverage.shortcuts += run is not None
+        return run
+
+    shortcuts.Shortcuts.find = find  # type: ignore[method-assign]
     tuning.forget()
     try:
         with _counting(Program, coverage, "walks"), _counting(Compiled, coverage, "graphs"), _counted(coverage):
             yield
     finally:
         tuning._enabled, tuning.interleaved = before
+        shortcuts._FIRST, shortcuts._LAST = patience  # type: ignore[misc]
+        shortcuts.Shortcuts.find = found  # type: ignore[method-assign]
         tuning.forget()
 
 

@@ -12,7 +12,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,6 +38,7 @@ class Arenas:
         self._lock = threading.Lock()
         self._free: list[Arena] = []
         self._bytes = 0
+        self._keeps = True
         #: What living programs need, by the number that each was given, and those that have been freed since.
         self._needs: dict[int, int] = {}
         self._numbered = itertools.count()
@@ -55,19 +56,32 @@ class Arenas:
     def reserve(self, program: object, numbers: int) -> None:
         """Keeps arenas of so many numbers for as long as ``program`` lives."""
         number = next(self._numbered)
+        self._keeps = keeps_memory()  # reading the environment takes as long as all else that a call does here
         with self._held():
             self._needs[number] = numbers
         weakref.finalize(program, self._released, number).atexit = False
 
     def borrow(self, numbers: int) -> Arena | None:
         """An arena of at least so many numbers; None where that would be more memory than all may take."""
+        # Without the lock: lists take and give one item at a time by themselves, and this list stays the same object.
+        try:
+            arena = self._free.pop()
+        except IndexError:
+            return self._new(numbers)
+        if arena.numbers >= numbers:
+            return arena
+        self._free.append(arena)
+        return self._new(numbers)
+
+    def _new(self, numbers: int) -> Arena | None:
         with self._held():
-            for at in range(len(self._free) - 1, -1, -1):
-                if self._free[at].numbers >= numbers:
-                    return self._free.pop(at)
-            # Free ones are all too small: the new one takes their place.
-            self._bytes -= sum(4 * each.numbers for each in self._free)
-            self._free.clear()
+            free = self._taken()
+            found = next((each for each in free if each.numbers >= numbers), None)
+            if found is not None:
+                self._free.extend(each for each in free if each is not found)
+                return found
+            # They are all too small: the new one takes their place.
+            self._bytes -= sum(4 * each.numbers for each in free)
             if self._bytes + 4 * numbers > self.most:
                 return None
             self._bytes += 4 * numbers
@@ -75,11 +89,22 @@ class Arenas:
         return Arena(memory, numbers, -(-memory.data_ptr() // 64) * 64)
 
     def give_back(self, arena: Arena) -> None:
-        with self._held():
-            if keeps_memory():
-                self._free.append(arena)
-            else:
+        if not self._keeps:
+            with self._held():
                 self._bytes -= 4 * arena.numbers
+            return
+        self._free.append(arena)
+        if self._gone:
+            with self._held():
+                pass
+
+    def _taken(self) -> list[Arena]:
+        """All free arenas, which are so no longer."""
+        taken = []
+        with suppress(IndexError):
+            while True:
+                taken.append(self._free.pop())
+        return taken
 
     @contextmanager
     def _held(self) -> Iterator[None]:
@@ -101,10 +126,11 @@ class Arenas:
         while self._gone:
             self._needs.pop(self._gone.popleft(), None)
         most = max(self._needs.values(), default=-1)
-        kept = [arena for arena in self._free if arena.numbers <= most]
-        if len(kept) < len(self._free):
-            self._bytes -= sum(4 * arena.numbers for arena in self._free if arena.numbers > most)
-            self._free = kept
+        for arena in self._taken():
+            if arena.numbers <= most:
+                self._free.append(arena)
+            else:
+                self._bytes -= 4 * arena.numbers
 
 
 #: The process's.

@@ -1,0 +1,160 @@
+"""Calls of an accelerated model that need not ask Dynamo's guards, since nothing that they read has changed."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from types import CodeType, FunctionType
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch._C._dynamo.eval_frame import _debug_get_cache_entry_list, get_eval_frame_callback
+from torch._guards import Guard
+
+from striate.acceleration.methods import Methods
+from striate.acceleration.unchanged import Read, Unchanged, UnwatchableError, described, reads
+
+#: Calls by way of the guards before what they read is watched; twice as many each time that it changes soon.
+_FIRST, _LAST = 8, 4096
+#: Calls past the guards after which a change isn't soon.
+_WORTH: Final = 64
+#: Kinds of arguments that are remembered.
+_KEPT: Final = 256
+
+
+@dataclass(slots=True)
+class _Shortcut:
+    unchanged: Unchanged
+    run: Callable[..., Any]
+    calls: int = 0
+
+
+class Shortcuts:
+    """Those of one model.
+
+    Args:
+        module: the model.
+        call: the function that Dynamo captures, whose arguments are the model's, and whose closure is the model.
+    """
+
+    def __init__(self, module: torch.nn.Module, call: FunctionType) -> None:
+        self._module, self._call = module, call
+        self._known: dict[tuple[Any, ...], _Shortcut] = {}
+        #: What the guards of each code read that Dynamo has made; None where that can't be watched, or isn't known.
+        self._read: dict[CodeType, list[Read] | None] = {}
+        #: What the guards read that were made in the call that is under way.
+        self._made: list[list[Read]] = []
+        self._wait = self._next = _FIRST
+        _listening()[call.__code__] = self
+        #: Why there is none for what was called last, if that is so.
+        self.refusal = ""
+
+    def find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any] | None:
+        """What may be called at once; None where the guards have to be asked."""
+        if not self._known or get_eval_frame_callback() is not None:
+            return None
+        tensors: list[Tensor] = []
+        found = self._known.get(described(args, kwargs, tensors) or ())
+        if found is None:
+            return None
+        if not _distinct(tensors) or not found.unchanged.same(tensors):
+            self._drop(found)
+            return None
+        found.calls += 1
+        return found.run
+
+    def _drop(self, shortcut: _Shortcut) -> None:
+        self._known = {key: each for key, each in self._known.items() if each is not shortcut}
+        self._next = _FIRST if shortcut.calls >= _WORTH else min(2 * self._next, _LAST)
+        self._wait = self._next
+
+    def met(self, guards: Iterable[Guard]) -> None:
+        """Learns of guards that Dynamo has made in the call that is under way."""
+        self._made.append(reads(guards))
+
+    def _associate(self) -> None:
+        """Finds the code that those guards belong to which were made in the call that has just ended."""
+        made, self._made = self._made, []
+        new = [entry.code for entry in self._entries() if entry.code not in self._read]
+        for code in new:
+            # What was captured in pieces goes on in frames of Dynamo's, which have guards of their own.
+            whole = len(new) == len(made) == 1 and not any(name.startswith("__resume") for name in code.co_names)
+            self._read[code] = made[0] if whole else None
+
+    def passed(self, args: tuple[Any, ...], kwargs: dict[str, Any], methods: Methods) -> None:
+        """Learns of a call that went by the guards."""
+        if self._made:
+            self._associate()
+            return
+        self._wait -= 1
+        if self._wait > 0:
+            return
+        self._associate()
+        tensors: list[Tensor] = []
+        key = described(args, kwargs, tensors)
+        if key is None or not _distinct(tensors) or get_eval_frame_callback() is not None:
+            self._wait = self._next
+            return
+        scope = {"args": args, "kwargs": kwargs, "module": self._module}
+        entry = next((each for each in self._entries() if each.guard_manager.check(scope)), None)
+        read = None if entry is None else self._read.get(entry.code)
+        if entry is None or read is None:
+            self._wait = self._next
+            return
+        code = entry.code
+        try:
+            made = self._shortcut(code, read, methods)
+        except (UnwatchableError, AttributeError, LookupError, TypeError, ValueError) as reason:
+            # Objects may be of any kind; what they make impossible here the guards do.
+            self._read[code], self.refusal = None, str(reason)
+            return
+        # The guards have passed before what they read was looked up, and pass afterwards, with nothing changed since.
+        if entry.guard_manager.check(scope) and methods.same() and made.unchanged.same(tensors):
+            if len(self._known) >= _KEPT:
+                self._known = {}
+            self._known[key] = made
+
+    def _entries(self) -> Sequence[Any]:
+        return _debug_get_cache_entry_list(self._call.__code__)
+
+    def _shortcut(self, code: CodeType, read: list[Read], methods: Methods) -> _Shortcut:
+        for each in self._known.values():
+            if each.run.__code__ is code and each.unchanged.same(()):
+                return each
+        if len(code.co_freevars) != len(self._call.__closure__ or ()):
+            raise UnwatchableError("a closure of another form")
+        variables = self._call.__globals__
+        needed = [name for name in code.co_names if name.startswith("__compiled_fn")]
+        names = {"module": self._module}
+        unchanged = Unchanged(read, names, variables, needed, methods.dicts, methods.kinds)
+        return _Shortcut(unchanged, FunctionType(code, variables, code.co_name, None, self._call.__closure__))
+
+
+@cache
+def _listening() -> weakref.WeakValueDictionary[CodeType, Shortcuts]:
+    """Whom Dynamo's guards for some code are told to, from now on.
+
+    Dynamo forgets its guards as such once it has made native code of them. It shows them once, to a hook that its own
+    tests use. (``guard_filter_fn``, which sees them too, has them made twice.)
+    """
+    from torch._dynamo import guards
+
+    listening: weakref.WeakValueDictionary[CodeType, Shortcuts] = weakref.WeakValueDictionary()
+    before = getattr(guards, "guard_manager_testing_hook_fn", None)
+
+    def hook(manager: Any, scope: Any, builder: Any) -> None:
+        if before is not None:
+            before(manager, scope, builder)
+        shortcuts = listening.get(builder.f_code)
+        if shortcuts is not None:
+            shortcuts.met(builder.check_fn_manager.output_graph.guards)
+
+    guards.guard_manager_testing_hook_fn = hook
+    return listening
+
+
+def _distinct(tensors: list[Tensor]) -> bool:
+    return len(tensors) < 2 or len(set(map(id, tensors))) == len(tensors)
