@@ -80,9 +80,7 @@ class Shortcuts:
         made, self._made = self._made, []
         new = [entry.code for entry in self._entries() if entry.code not in self._read]
         for code in new:
-            # What was captured in pieces goes on in frames of Dynamo's, which have guards of their own.
-            whole = len(new) == len(made) == 1 and not any(name.startswith("__resume") for name in code.co_names)
-            self._read[code] = made[0] if whole else None
+            self._read[code] = made[0] if len(new) == len(made) == 1 and _is_whole(code) else None
 
     def passed(self, args: tuple[Any, ...], kwargs: dict[str, Any], methods: Methods) -> None:
         """Learns of a call that went by the guards."""
@@ -154,6 +152,15 @@ def _listening() -> weakref.WeakValueDictionary[CodeType, Shortcuts]:
 
     guards.guard_manager_testing_hook_fn = hook
     return listening
+
+
+def _is_whole(code: CodeType) -> bool:
+    """Whether some code of Dynamo's calls one graph, and nothing that Dynamo has to look at again.
+
+    What was captured in pieces goes on in frames that have guards of their own.
+    """
+    graphs = sum(name.startswith("__compiled_fn") for name in code.co_names)
+    return graphs == 1 and not any(name.startswith("__resume") for name in code.co_names)
 
 
 def _distinct(tensors: list[Tensor]) -> bool:

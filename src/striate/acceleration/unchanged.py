@@ -269,8 +269,7 @@ class Unchanged:
             self._places += order
             for each in kind.__mro__:
                 if not each.__flags__ & _IMMUTABLE:
-                    (table,) = gc.get_referents(vars(each))
-                    self._dict(table)
+                    self._dict(_behind(vars(each)))
             if type(kind) is not type:
                 self._class(type(kind))
 
@@ -296,7 +295,9 @@ class Unchanged:
     def _length(self, value: Any) -> None:
         """An object's length and keys."""
         self._type(value)
-        if isinstance(value, dict) and type(value).__len__ is dict.__len__:
+        if isinstance(value, MappingProxyType):
+            self._length(_behind(value))
+        elif isinstance(value, dict) and type(value).__len__ is dict.__len__:
             self._dict(value)
         elif isinstance(value, list) and type(value).__len__ is list.__len__:
             self._list(value)
@@ -407,7 +408,7 @@ class Unchanged:
         if isinstance(base, tuple):
             return tuple.__getitem__(base, key)
         if isinstance(base, MappingProxyType):
-            return base[key]  # the class is watched
+            return self._item(_behind(base), key)
         raise UnwatchableError(f"an item of a {type(base).__name__}")
 
     def _attribute(self, base: Any, name: str) -> Any:
@@ -480,6 +481,14 @@ class Unchanged:
 _OF_FUNCTIONS: Final = frozenset(
     ("__code__", "__defaults__", "__kwdefaults__", "__closure__", "__globals__", "__dict__")
 )
+
+
+def _behind(proxy: MappingProxyType[str, Any]) -> Any:
+    """What a view shows, such as that of a class's attributes."""
+    (table,) = gc.get_referents(proxy)
+    return table
+
+
 _LOOKUP: Final[Any] = object.__getattribute__
 
 
@@ -519,7 +528,7 @@ def tells(isa: Isa) -> bool:
     ordered: OrderedDict[str, Any] = OrderedDict(number=None)
     items: list[Any] = [None]
     plain.number, slotted.number = None, None
-    (attributes,) = gc.get_referents(vars(Some))
+    attributes = _behind(vars(Some))
 
     def attribute(value: Any) -> None:
         plain.number = value
