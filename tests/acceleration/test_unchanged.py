@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import striate
-from striate.acceleration import shortcuts, unchanged
+from striate.acceleration import unchanged
 from striate.acceleration.model import accelerated
 from striate.engine.llvm.isa import host
 
@@ -25,9 +25,7 @@ pytestmark = pytest.mark.skipif(host() is None, reason="there are no kernels for
 
 
 @pytest.fixture(autouse=True)
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(shortcuts, "_FIRST", 1)
-    monkeypatch.setattr(shortcuts, "_LAST", 1)
+def _forgotten_afterwards() -> Iterator[None]:
     yield
     torch._dynamo.reset()
 

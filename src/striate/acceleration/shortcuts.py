@@ -27,8 +27,10 @@ _KEPT: Final = 256
 
 @dataclass(slots=True)
 class _Shortcut:
+    """A code of Dynamo's and what its guards read. Dynamo forgets codes (``torch.compiler.reset()``), and they go."""
+
     unchanged: Unchanged
-    run: Callable[..., Any]
+    code: weakref.ref[CodeType]
     calls: int = 0
 
 
@@ -44,7 +46,7 @@ class Shortcuts:
         self._module, self._call = module, call
         self._known: dict[tuple[Any, ...], _Shortcut] = {}
         #: What the guards of each code read that Dynamo has made; None where that can't be watched, or isn't known.
-        self._read: dict[CodeType, list[Read] | None] = {}
+        self._read: weakref.WeakKeyDictionary[CodeType, list[Read] | None] = weakref.WeakKeyDictionary()
         #: What the guards read that were made in the call that is under way.
         self._made: list[list[Read]] = []
         self._wait = self._next = _FIRST
@@ -60,11 +62,12 @@ class Shortcuts:
         found = self._known.get(described(args, kwargs, tensors) or ())
         if found is None:
             return None
-        if not _distinct(tensors) or not found.unchanged.same(tensors):
+        code = found.code()
+        if code is None or not _distinct(tensors) or not found.unchanged.same(tensors):
             self._drop(found)
             return None
         found.calls += 1
-        return found.run
+        return FunctionType(code, self._call.__globals__, None, None, self._call.__closure__)
 
     def _drop(self, shortcut: _Shortcut) -> None:
         self._known = {key: each for key, each in self._known.items() if each is not shortcut}
@@ -120,15 +123,13 @@ class Shortcuts:
 
     def _shortcut(self, code: CodeType, read: list[Read], methods: Methods) -> _Shortcut:
         for each in self._known.values():
-            if each.run.__code__ is code and each.unchanged.same(()):
+            if each.code() is code and each.unchanged.same(()):
                 return each
         if len(code.co_freevars) != len(self._call.__closure__ or ()):
             raise UnwatchableError("a closure of another form")
-        variables = self._call.__globals__
-        needed = [name for name in code.co_names if name.startswith("__compiled_fn")]
         names = {"module": self._module}
-        unchanged = Unchanged(read, names, variables, needed, methods.dicts, methods.kinds)
-        return _Shortcut(unchanged, FunctionType(code, variables, code.co_name, None, self._call.__closure__))
+        unchanged = Unchanged(read, names, self._call.__globals__, methods.dicts, methods.kinds)
+        return _Shortcut(unchanged, weakref.ref(code))
 
 
 @cache

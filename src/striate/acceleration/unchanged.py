@@ -155,7 +155,6 @@ class Unchanged:
         what: each guard's.
         names: local variables of the guarded code that stay what they are. Its other ones are the call's arguments.
         variables: its globals.
-        needed: globals that the code needs.
         dicts, classes: further ones to be watched.
 
     Raises:
@@ -167,7 +166,6 @@ class Unchanged:
         what: Iterable[Read],
         names: dict[str, Any],
         variables: dict[str, Any],
-        needed: Iterable[str],
         dicts: Iterable[dict[str, Any]],
         classes: Iterable[type],
     ) -> None:
@@ -182,8 +180,6 @@ class Unchanged:
         self._entries: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
         self._tensors: dict[int, Tensor] = {}
         self._entry(vars(eval_frame), "_stance")
-        for name in needed:
-            self._entry(variables, name)
         for each in dicts:
             self._dict(each)
         for kind in classes:
