@@ -97,7 +97,8 @@ def contestants(
     work: Work, batch: int, task: Any, with_compile: bool, runtimes: bool
 ) -> dict[str, Callable[[], object]]:
     torch.manual_seed(0)
-    images, original = torch.randn(batch, *work.image), lively(plain(work.build()))
+    original = lively(plain(work.build()), torch.randn(16, *work.image))
+    images = torch.randn(batch, *work.image)
     with torch.no_grad():
         expected = original.eval()(images)
     labels = torch.randint(expected.shape[1], (batch,))
@@ -126,11 +127,19 @@ def contestants(
     return made
 
 
-def lively(model: nn.Module) -> nn.Module:
-    """With statistics of normalisation that fit the activations, which otherwise fade to nothing in a fresh network."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_var, module.running_mean = torch.rand(2, module.num_features) * 0.4 + 0.2
+def lively(model: nn.Module, images: Tensor) -> nn.Module:
+    """With the statistics of normalisation that these images have, as training leaves them.
+
+    In a fresh network activations grow or fade from layer to layer; what is zero or huge is computed in other times.
+    """
+    layers = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = None  # the mean of all batches
+    with torch.no_grad():
+        model.train()(images)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
     return model
 
 
