@@ -283,7 +283,7 @@ def test_modes_are_guarded() -> None:
     for mode in (torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu"), lambda: torch.device("cpu")):
         with mode():
             call = accelerated(model)
-            assert not call._shortcuts._known[next(iter(call._shortcuts._known))].unchanged.same([x])
+            assert not call._shortcuts._known[next(iter(call._shortcuts._known))][0].unchanged.same([x])
     with torch.autograd.graph.save_on_cpu():
         assert not taken(model, x)
 
@@ -381,7 +381,7 @@ def test_several_kinds_of_inputs_share_one_look() -> None:
         warmed(model, *inputs[:1])
         for x in inputs:
             model(x)
-    found = {id(each.unchanged) for each in accelerated(model)._shortcuts._known.values()}
+    found = {id(each.unchanged) for each, _ in accelerated(model)._shortcuts._known.values()}
     assert all(taken(model, x) for x in inputs)
     assert len(found) < len(inputs)
 

@@ -61,6 +61,8 @@ class Compiled:
         graph = with_calls(graph, owned)
         self.graph, self.plain = graph, graph.forward
         self.training = torch.is_grad_enabled()
+        #: How many results there are.
+        self.outputs = len(next(iter(reversed(graph.graph.nodes))).args[0])
         self.told: list[list[str]] = []
         self.reason = _why_not(graph, examples)
         self.blocks: Callable[..., Any] = self.plain

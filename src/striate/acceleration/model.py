@@ -158,7 +158,7 @@ class Accelerated:
         if self._shortcuts is not None:
             run = self._shortcuts.find(args, kwargs)
             if run is not None:
-                return run(*args, **kwargs)
+                return run()
         if not _concerns(args, kwargs):
             return self.module._call_impl(*args, **kwargs)
         return self._guarded(args, kwargs)

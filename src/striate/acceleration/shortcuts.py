@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from types import CodeType, FunctionType
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from torch._C._dynamo.eval_frame import _debug_get_cache_entry_list, get_eval_fr
 from torch._guards import Guard
 
 from striate.acceleration.methods import Methods
+from striate.acceleration.straight import Straight, straightened
 from striate.acceleration.unchanged import Read, Unchanged, UnwatchableError, described, reads
 
 #: Calls by way of the guards before what they read is watched; twice as many each time that it changes soon.
@@ -25,7 +26,7 @@ _WORTH: Final = 64
 _KEPT: Final = 256
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Shortcut:
     """A code of Dynamo's and what its guards read. Dynamo forgets codes (``torch.compiler.reset()``), and they go."""
 
@@ -44,7 +45,8 @@ class Shortcuts:
 
     def __init__(self, module: torch.nn.Module, call: FunctionType) -> None:
         self._module, self._call = module, call
-        self._known: dict[tuple[Any, ...], _Shortcut] = {}
+        #: By what is told of a call's arguments; and the graph's call, where Dynamo's code does nothing but that.
+        self._known: dict[tuple[Any, ...], tuple[_Shortcut, Straight | None]] = {}
         #: What the guards of each code read that Dynamo has made; None where that can't be watched, or isn't known.
         self._read: weakref.WeakKeyDictionary[CodeType, list[Read] | None] = weakref.WeakKeyDictionary()
         #: What the guards read that were made in the call that is under way.
@@ -54,23 +56,27 @@ class Shortcuts:
         #: Why there is none for what was called last, if that is so.
         self.refusal = ""
 
-    def find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any] | None:
-        """What may be called at once; None where the guards have to be asked."""
+    def find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any] | None:
+        """What gives the call's result; None where the guards have to be asked."""
         if not self._known or get_eval_frame_callback() is not None:
             return None
         tensors: list[Tensor] = []
         found = self._known.get(described(args, kwargs, tensors) or ())
         if found is None:
             return None
-        code = found.code()
-        if code is None or not _distinct(tensors) or not found.unchanged.same(tensors):
-            self._drop(found)
+        shortcut, straight = found
+        code = shortcut.code()
+        if code is None or not _distinct(tensors) or not shortcut.unchanged.same(tensors):
+            self._drop(shortcut)
             return None
-        found.calls += 1
-        return FunctionType(code, self._call.__globals__, None, None, self._call.__closure__)
+        shortcut.calls += 1
+        if straight is not None:
+            return partial(straight, tensors)
+        run = FunctionType(code, self._call.__globals__, None, None, self._call.__closure__)
+        return partial(run, *args, **kwargs)
 
     def _drop(self, shortcut: _Shortcut) -> None:
-        self._known = {key: each for key, each in self._known.items() if each is not shortcut}
+        self._known = {key: each for key, each in self._known.items() if each[0] is not shortcut}
         self._next = _FIRST if shortcut.calls >= _WORTH else min(2 * self._next, _LAST)
         self._wait = self._next
 
@@ -116,13 +122,14 @@ class Shortcuts:
         if entry.guard_manager.check(scope) and methods.same() and made.unchanged.same(tensors):
             if len(self._known) >= _KEPT:
                 self._known = {}
-            self._known[key] = made
+            straight = straightened(code, self._call, args, kwargs, tensors, made.unchanged.tensors)
+            self._known[key] = made, straight
 
     def _entries(self) -> Sequence[Any]:
         return _debug_get_cache_entry_list(self._call.__code__)
 
     def _shortcut(self, code: CodeType, read: list[Read], methods: Methods) -> _Shortcut:
-        for each in self._known.values():
+        for each, _ in self._known.values():
             if each.code() is code and each.unchanged.same(()):
                 return each
         if len(code.co_freevars) != len(self._call.__closure__ or ()):

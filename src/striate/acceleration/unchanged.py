@@ -206,6 +206,11 @@ class Unchanged:
             and self._alike(*self._guarded)
         )
 
+    @property
+    def tensors(self) -> Sequence[Tensor]:
+        """Those of the model that are watched."""
+        return self._guarded
+
     def _entries_same(self) -> bool:
         """Whether guarded names of Python modules lead to the same objects, where other names have changed."""
         self._versions.take()
