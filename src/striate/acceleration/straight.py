@@ -19,12 +19,14 @@ from torch import Tensor
 
 #: Instructions that change nothing but the code's own variables; and those that call.
 _QUIET: Final = frozenset(
-    ("RESUME", "CACHE", "NOP", "EXTENDED_ARG", "COPY_FREE_VARS", "PUSH_NULL", "PRECALL", "COPY", "SWAP", "POP_TOP")
+    ("RESUME", "CACHE", "NOP", "EXTENDED_ARG", "COPY_FREE_VARS", "PRECALL", "COPY", "SWAP", "POP_TOP")
     + ("LOAD_GLOBAL", "LOAD_DEREF", "LOAD_FAST", "LOAD_FAST_CHECK", "LOAD_CONST", "LOAD_ATTR", "BINARY_SUBSCR")
     + ("STORE_FAST", "DELETE_FAST", "LOAD_FAST_LOAD_FAST", "STORE_FAST_LOAD_FAST", "STORE_FAST_STORE_FAST")
     + ("BUILD_LIST", "BUILD_TUPLE", "BUILD_MAP", "BUILD_CONST_KEY_MAP", "LIST_EXTEND", "UNPACK_SEQUENCE")
     + ("RETURN_VALUE", "RETURN_CONST")
 )
+#: The global under which code of Dynamo's finds Dynamo's own functions.
+_UTILITIES: Final = "__import_torch_dot__dynamo_dot_utils"
 _CALLS: Final = frozenset(("CALL", "CALL_FUNCTION_EX", "CALL_KW"))
 
 
@@ -86,10 +88,13 @@ def straightened(
     """
     from striate.acceleration.backend import Compiled
 
-    names = [instruction.opname for instruction in dis.get_instructions(code)]
-    if not _QUIET.union(_CALLS).issuperset(names) or sum(name in _CALLS for name in names) != 1:
-        return None
+    instructions = list(dis.get_instructions(code))
+    names = [instruction.opname for instruction in instructions]
     (name,) = (each for each in code.co_names if each.startswith("__compiled_fn"))
+    asked = {instruction.argval for instruction in instructions if instruction.opname == "LOAD_GLOBAL"}
+    # Whatever else is called would have to be pushed by other instructions, or be another global.
+    if not _QUIET.union(_CALLS).issuperset(names) or not asked <= {name, _UTILITIES}:
+        return None
     graph = getattr(call.__globals__[name], "_torchdynamo_orig_callable", None)
     if not isinstance(graph, Compiled):
         return None
@@ -101,10 +106,32 @@ def straightened(
         passed.extend(_Given(places[id(each)]) if id(each) in places else each for each in arguments)
         return [_Result(at) for at in range(graph.outputs)]
 
-    run = FunctionType(code, {**call.__globals__, name: noting}, None, None, call.__closure__)
-    made = _noted(run(*args, **kwargs), places)
+    sizes = _Sizes()
+    instead = {name: noting, _UTILITIES: sizes}
+    try:
+        run = FunctionType(code, call.__globals__ | instead, None, None, call.__closure__)
+        made = _noted(run(*args, **kwargs), places)
+    except AttributeError:
+        return None  # it asks Dynamo for something else
+    # There are no jumps, so each call was made once: the graph's, and those for sizes.
+    calls = sum(name in _CALLS for name in names)
     known = all(id(each) in same if isinstance(each, Tensor) else isinstance(each, (_Given, int)) for each in passed)
-    return Straight(graph, passed, made) if known and made is not _OTHER else None
+    return Straight(graph, passed, made) if known and calls == 1 + sizes.calls and made is not _OTHER else None
+
+
+class _Sizes:
+    """In place of Dynamo's functions: those for sizes and strides, which are the same for arguments of a kind."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def call_size(self, tensor: Tensor, axis: int) -> int:
+        self.calls += 1
+        return tensor.size(axis)
+
+    def call_stride(self, tensor: Tensor, axis: int) -> int:
+        self.calls += 1
+        return tensor.stride(axis)
 
 
 _OTHER: Final = object()
