@@ -106,7 +106,11 @@ class Followers:
         return None if user.results[1].users else user
 
     def _only_user(self, value: Value) -> Node | None:
-        return value.users[0] if len(value.users) == 1 and value not in self._results else None
+        if len(value.users) != 1 or value in self._results:
+            return None
+        (user,) = value.users
+        numbers = all(each.dtype == torch.float32 for each in (*user.values(), user.results[0]))
+        return user if numbers else None
 
     def _fold(self, node: Node, made: Sum) -> Fold | None:
         """What changes the weights instead: batch normalisation, or a factor of each channel."""

@@ -228,7 +228,7 @@ class _Recorder(TorchDispatchMode):
                 composed = function.decompose(*args, **kwargs)
             if composed is not NotImplemented:
                 return composed
-        if torch.Tag.nondeterministic_seeded in function.tags:
+        if torch.Tag.nondeterministic_seeded in function.tags and not _drops_nothing(function, args, kwargs):
             raise Refusal(f"{function.overloadpacket} is random")
         if function.overloadpacket in _OF_BATCH and args[5]:
             raise Refusal("batch normalisation by the batch's own numbers, of which it may keep books")
@@ -269,6 +269,14 @@ class _Recorder(TorchDispatchMode):
         if function is None:
             raise Refusal(f"{name} has no form that leaves its operand")
         return Node(function, node.args, node.kwargs, node.results)
+
+
+def _drops_nothing(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether an operator that may drop numbers at random, as attention does, is told to drop none."""
+    for at, each in enumerate(function._schema.arguments):
+        if each.name in ("dropout_p", "dropout"):
+            return bool((args[at] if at < len(args) else kwargs.get(each.name, each.default_value)) == 0)
+    return False
 
 
 def _written(argument: Any) -> bool:

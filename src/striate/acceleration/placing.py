@@ -10,7 +10,7 @@ from striate.acceleration.capture import Refusal, Value
 from striate.acceleration.placed import Placed, along, is_dense, is_interleaved
 from striate.engine.llvm import elementwise
 from striate.engine.llvm.isa import the_isa
-from striate.engine.llvm.program import Buffer, Step
+from striate.engine.llvm.program import Buffer, Foreign, Operand, Step
 
 #: Multiplications below which a step isn't worth waiting for another thread.
 _SHARED = 60_000
@@ -26,7 +26,9 @@ class Placing:
         self.places: dict[Value, Placed] = {}
         #: Images that are wanted as rows of numbers, for those who can take them as they lie.
         self.flattened: dict[Value, Placed] = {}
-        self.steps: list[Step] = []
+        self.steps: list[Step | Foreign] = []
+        #: How results of foreign steps lie.
+        self.made_outside: dict[Buffer, Operand] = {}
 
     def place(self, value: Value) -> Placed:
         if value in self.flattened and value not in self.places:
@@ -57,7 +59,9 @@ class Placing:
     def dense(self, value: Value) -> Placed:
         """A tensor that fills its buffer, in whatever order."""
         place = self.place(value)
-        return place if is_dense(place) else self.rows(value)
+        if is_dense(place):
+            return place
+        return self.interleaved(value) if place.meta.dim() == 4 and place.meta.stride(1) == 1 else self.rows(value)
 
     def rows(self, value: Value) -> Placed:
         """A tensor in the order of its axes."""
@@ -72,17 +76,42 @@ class Placing:
         return made
 
     def copy(self, source: Placed, target: Placed) -> None:
-        """A step that copies numbers into another order."""
-        if source.meta.dim() > 4 or source.meta.storage_offset():
-            raise Refusal("a view whose numbers have to be moved")
+        """A step that copies numbers into another order, to where nothing else lies."""
         order = sorted(range(source.meta.dim()), key=target.meta.stride().__getitem__, reverse=True)
-        shape = [1] * (4 - len(order)) + [source.meta.shape[axis] for axis in order]
-        strides = [0] * (4 - len(order)) + [source.meta.stride(axis) for axis in order]
+        # Neighbouring axes that lie in the source as they do in the target are one.
+        axes: list[tuple[int, int]] = []
+        for axis in order:
+            size, stride = source.meta.shape[axis], source.meta.stride(axis)
+            if size == 1:
+                continue
+            if axes and axes[-1][1] == size * stride:
+                axes[-1] = axes[-1][0] * size, stride
+            else:
+                axes.append((size, stride))
+        name = f"copy of {'x'.join(map(str, source.shape))} from {source.meta.stride()} to {target.meta.stride()}"
+        if len(axes) <= 2 and (not axes or axes[-1][1] == 1):
+            (count, pitch), (length, _) = [*[(1, 0)] * (2 - len(axes)), *axes] if axes else [(1, 0), (1, 1)]
+            start = int(source.meta.storage_offset())
+            self.copy_rows(name, count, length, (source.buffer, start, pitch), (target.buffer, 0, length))
+            return
+        if len(axes) > 4 or source.meta.storage_offset():
+            raise Refusal("a view whose numbers have to be moved")
+        axes = [(1, 0)] * (4 - len(axes)) + axes
+        shape, strides = zip(*axes, strict=True)
         items = shape[0] * shape[1]
         threads = min(items, self.shared(source.meta.numel() * PASS))
         words: list[int | Buffer] = [source.buffer, target.buffer, *shape[1:], *strides]
-        name = f"copy of {'x'.join(map(str, source.shape))} from {source.meta.stride()} to {target.meta.stride()}"
         self.steps.append(Step(name, elementwise.copy(self.isa), items, threads, words))
+
+    def copy_rows(
+        self, name: str, rows: int, length: int, source: tuple[Buffer, int, int], target: tuple[Buffer, int, int]
+    ) -> None:
+        """A step that copies so many rows of numbers side by side; of source and target the start and the pitch."""
+        threads = min(rows, self.shared(rows * length * PASS))
+        block = -(-rows // (1 if threads == 1 else 4 * threads))
+        words: list[int | Buffer] = [source[0], target[0], length, rows, block, *source[1:], *target[1:]]
+        items = -(-rows // block)
+        self.steps.append(Step(name, elementwise.rows(self.isa), items, min(threads, items), words))
 
     def result(self, place: Placed, taken: Collection[Buffer], stride: tuple[int, ...]) -> Buffer:
         """The buffer that is a result, in the strides that it is asked for in.
@@ -92,8 +121,13 @@ class Placing:
         wanted = self.fresh(place.shape, stride)
         if not is_dense(wanted):
             raise Refusal("a result that doesn't fill its memory")
-        if place.buffer not in taken and is_dense(place) and along(place.meta, wanted.meta):
+        # An operator of PyTorch's gives back a tensor of its own, which has to be the result as it is.
+        made = self.made_outside.get(place.buffer)
+        fits = made is None or (made.shape == place.shape and made.stride == stride)
+        if place.buffer not in taken and fits and is_dense(place) and along(place.meta, wanted.meta):
             return place.buffer
+        if place.meta.dtype != torch.float32:
+            raise Refusal("a result of other numbers that is a view")
         self.copy(place, wanted)
         return wanted.buffer
 

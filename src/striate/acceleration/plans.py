@@ -2,7 +2,7 @@
 
 A graph that was captured with gradients off has a plan for inputs of some sizes and strides if
 
-- its inputs are float32 tensors on the CPU, and all that it does has kernels here (lowering.py);
+- its inputs are float32 tensors on the CPU (what has no kernel on the way is a call of an operator of PyTorch);
 - the engine may choose and measure (no backend but its own is fixed, no ``STRIATE_TUNE=0``, no run that is to be
   repeated number by number), and has found the plan to be faster than the ordinary call.
 
@@ -44,7 +44,7 @@ from striate.engine.backends import fixed, watched
 from striate.engine.llvm import launch
 from striate.engine.llvm.arenas import ARENAS
 from striate.engine.llvm.isa import Isa, host
-from striate.engine.llvm.program import Program
+from striate.engine.llvm.program import Foreign, Program
 
 #: Sizes that a graph knows plans for, or refusals.
 _KEPT: Final = 256
@@ -280,7 +280,9 @@ class Plan:
             raise Refusal(f"it needs {4 * self.program.numbers >> 20:,} MiB of memory")
         ARENAS.reserve(self, self.program.numbers)
         self._inputs = [value.argument for value in graph.inputs if value.argument is not None]
-        self._shapes, self._held = made.shapes, made.held
+        #: Shapes and strides of the results, and whether they come from operators of PyTorch's.
+        self._results = list(zip(made.shapes, self.program.foreign_results, strict=True))
+        self._held = made.held
         results = {value: at for at, value in enumerate(graph.results)}
         #: For each output which result, argument or constant it is.
         self._outputs: list[tuple[str, int]] = []
@@ -294,7 +296,7 @@ class Plan:
             else:
                 self._outputs.append(("result", results[each]))
         #: Whether the outputs are the program's results in their order.
-        self._plainly = self._outputs == [("result", at) for at in range(len(self._shapes))]
+        self._plainly = self._outputs == [("result", at) for at in range(len(self._results))]
         #: Who walks the program, where that is open.
         self.company: Company | None = None
 
@@ -312,17 +314,17 @@ class Plan:
         if arena is None:
             return None
         try:
-            results = [fresh.empty_strided(shape, stride) for shape, stride in self._shapes]
-            passed = [arguments[at].data_ptr() for at in self._inputs]
-            passed += [result.data_ptr() for result in results]
+            passed = [arguments[at] for at in self._inputs]
+            passed += [None if foreign else fresh.empty_strided(*how) for how, foreign in self._results]
             if alone is not None or self.company is None:
-                self.program(passed, arena.address, bool(alone))
+                self.program(passed, arena, bool(alone))
             else:
                 alone, start = self.company.turn(), time.perf_counter()
-                self.program(passed, arena.address, alone)
+                self.program(passed, arena, alone)
                 self.company.took(alone, time.perf_counter() - start)
         finally:
             ARENAS.give_back(arena)
+        results = passed[len(self._inputs) :]
         if self._plainly:
             return results
         sources: dict[str, Sequence[Any]] = {"result": results, "argument": arguments, "constant": self._numbers}
@@ -332,6 +334,9 @@ class Plan:
         program, memory = self.program, self.program.numbers * 4 / 1024
         lines = [f"{len(program.steps)} steps on {counted(self.threads)}, {memory:,.0f} KiB of memory"]
         for step in program.steps:
+            if isinstance(step, Foreign):
+                lines.append(f"  PyTorch: {step.name}")
+                continue
             shared = f"{step.items} shares on {counted(min(step.threads, self.threads))}"
             lines.append(f"  {step.kernel.name}, {shared}: {step.name}")
         return "\n".join(lines)

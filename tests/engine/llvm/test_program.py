@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from striate.engine.llvm import elementwise, launch
+from striate.engine.llvm.arenas import Arena
 from striate.engine.llvm.epilogue import Epilogue
 from striate.engine.llvm.isa import the_isa
-from striate.engine.llvm.program import Buffer, Program, Step, arranged
+from striate.engine.llvm.program import Buffer, Foreign, Operand, Program, Step, arranged
 
 
 @given(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 20), st.integers(0, 6)), min_size=1, max_size=15))
@@ -38,6 +39,11 @@ def test_memory_is_used_again() -> None:
     assert arranged(steps, {chain[0], chain[-1]})[0] == 2 * 1008
 
 
+def arena(numbers: int) -> Arena:
+    memory = torch.full((numbers + 16,), torch.nan)
+    return Arena(memory, numbers, -(-memory.data_ptr() // 64) * 64)
+
+
 def doubling(source: Buffer, target: Buffer, positions: int, threads: int) -> Step:
     kernel = elementwise.pairs(the_isa(), "fadd", Epilogue())
     return Step("twice", kernel, positions, threads, [source, source, target, 16, positions, 1, 1, 16])
@@ -56,9 +62,9 @@ def test_steps_wait_for_each_other(threads: int, openmp: bool, monkeypatch: pyte
         program = Program(steps, [chain[0]], [chain[-1]], the_isa(), threads)
         x, y = torch.randn(50, 16), torch.empty(50, 16)
         # Another call may get other memory.
-        arenas = [torch.full((program.numbers + 16,), torch.nan) for _ in range(2)]
+        arenas = [arena(program.numbers) for _ in range(2)]
         for turn in range(50):
-            program([x.data_ptr(), y.fill_(torch.nan).data_ptr()], -(-arenas[turn % 2].data_ptr() // 64) * 64)
+            program([x, y.fill_(torch.nan)], arenas[turn % 2])
             assert torch.equal(y, x * 2**20)
     finally:
         torch.set_num_threads(1)
@@ -74,5 +80,26 @@ def test_a_forked_process_walks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, "_start", start)
     monkeypatch.setattr(launch, "_forked", True)
     x, y = torch.randn(4, 16), torch.empty(4, 16)
-    program([x.data_ptr(), y.data_ptr()], 0)
+    program([x, y], arena(0))
     assert torch.equal(y, 2 * x)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_operators_of_pytorchs_between_kernels(threads: int) -> None:
+    x, first, second, made, last = (Buffer(64) for _ in range(5))
+    whole = Operand(first, (4, 16), (16, 1))
+
+    def function(one: torch.Tensor, *, other: torch.Tensor) -> tuple[torch.Tensor, None, torch.Tensor]:
+        # Results lie otherwise than is counted on, and one is a view of the operand.
+        return (one + other).t().contiguous().t(), None, one[1:]
+
+    results = (Operand(made, (4, 16), (16, 1)), None)
+    foreign = Foreign("sum", function, (whole,), {"other": Operand(second, (4, 16), (0, 1), 16)}, results, True)
+    steps = [doubling(x, first, 4, threads), doubling(first, second, 4, 1), foreign, doubling(made, last, 4, threads)]
+    program = Program(steps, [x], [last], the_isa(), threads)
+    assert made not in program._offsets
+    given_, found = torch.randn(4, 16), torch.empty(4, 16)
+    for at in range(6):
+        program([given_, found.fill_(torch.nan)], arena(program.numbers))
+        torch.testing.assert_close(found, 2 * (2 * given_ + 4 * given_[1]))
+        given_ = torch.randn(4, 16) * at

@@ -10,6 +10,10 @@ with the positions of an image as period and step C one for every channel of an 
     a copy, for every item: one index (i, j) of the first two axes
         for every k, for every l
             y[i, j, k, l] = x[i * s + j * t + k * u + l * v]                   y is dense, x has any strides
+
+    a copy of rows, for every item: so many rows
+        for every number c of the row r
+            y[r * pitch + start + c] = x[r * other pitch + other start + c]
 """
 
 from __future__ import annotations
@@ -57,6 +61,27 @@ def generate_copy(isa: Isa) -> Function:
     return f
 
 
+def generate_rows(isa: Isa) -> Function:
+    """Rows whose numbers lie side by side, from among others and into others."""
+    f = Function("rows", isa)
+    x, y = f.pointer(), f.pointer()
+    length, rows, block = f.size(), f.size(), f.size()
+    places = [(f.size(), f.size()) for _ in range(2)]
+    with f.loop(f.first, f.last) as item:
+        first = item * block
+        with f.loop(first, f.smaller(first + block, rows)) as row:
+            source, target = (
+                pointer + (row * pitch + start) for pointer, (start, pitch) in zip((x, y), places, strict=True)
+            )
+            with f.loop(0, length, f.lanes) as at:
+                whole = f.less(at + (f.lanes - 1), length)
+                for masked, condition in ((False, whole), (True, f.negation(whole))):
+                    with f.when(condition):
+                        mask = f.inside(at, length) if masked else ""
+                        f.store(f.load(source + at, mask), target + at, mask)
+    return f
+
+
 @cache
 def pairs(isa: Isa, operation: str = "", epilogue: Epilogue = PLAIN) -> Kernel:
     return Kernel(generate_pairs(isa, operation, epilogue), isa)
@@ -65,3 +90,8 @@ def pairs(isa: Isa, operation: str = "", epilogue: Epilogue = PLAIN) -> Kernel:
 @cache
 def copy(isa: Isa) -> Kernel:
     return Kernel(generate_copy(isa), isa)
+
+
+@cache
+def rows(isa: Isa) -> Kernel:
+    return Kernel(generate_rows(isa), isa)

@@ -1,4 +1,4 @@
-"""Kernels in a row on memory of their own, walked by one native call.
+"""Kernels in a row on memory of their own, walked by one native call; and between them calls of PyTorch's operators.
 
     on every thread
         for every step
@@ -13,6 +13,10 @@ arena, others on top of each other, so that a small network's numbers stay in th
 call (arenas.py), mostly the same one again: its addresses are written into the tables when it is another one, those of
 the inputs and results at every call.
 
+What has no kernel is a foreign step (:class:`Foreign`): an operator of PyTorch's on tensors over the program's
+memory. Its results are tensors of PyTorch's own, whose addresses are written into the tables of the kernels that
+follow. Kernels between two foreign steps are one walk.
+
 Source of the order in which buffers find their places, the largest first: Pisarchyk & Lee, "Efficient memory management
 for deep neural net inference", 2020 (arXiv:2001.03288), section 5.2.
 """
@@ -22,12 +26,18 @@ from __future__ import annotations
 import ctypes
 import itertools
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from striate.engine.llvm import compile as compiler
 from striate.engine.llvm import launch
+from striate.engine.llvm.arenas import Arena
 from striate.engine.llvm.emit import LINE
 from striate.engine.llvm.isa import Isa
 from striate.engine.llvm.launch import Kernel
@@ -119,23 +129,61 @@ class Step:
     words: Sequence[int | Buffer]
 
 
+@dataclass(frozen=True)
+class Operand:
+    """A tensor of a foreign step: a buffer, seen with a shape and strides, from a number on."""
+
+    buffer: Buffer
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    start: int = 0
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """An operator of PyTorch's. In its arguments operands stand for tensors.
+
+    ``results``: of each tensor that it makes the buffer, with the shape and the strides that others count on; None for
+    those that nobody uses. ``copied``: whether they lie in an operand's memory, from where they are copied.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    results: tuple[Operand | None, ...]
+    copied: bool = False
+
+    @property
+    def operands(self) -> list[Operand]:
+        return [each for each in tree_leaves((self.args, self.kwargs)) if isinstance(each, Operand)]
+
+
 class Program:
     """Steps made ready to run, on ``threads`` threads at most; every call passes ``sources`` and ``results``."""
 
     def __init__(
-        self, steps: Sequence[Step], sources: Sequence[Buffer], results: Sequence[Buffer], isa: Isa, threads: int
+        self,
+        steps: Sequence[Step | Foreign],
+        sources: Sequence[Buffer],
+        results: Sequence[Buffer],
+        isa: Isa,
+        threads: int,
     ) -> None:
         self.steps = tuple(steps)
+        kernels = [step for step in steps if isinstance(step, Step)]
+        foreign = [step for step in steps if isinstance(step, Foreign)]
         passed = [*sources, *results]
-        self.numbers, offsets = arranged(steps, set(passed))
+        made = [each.buffer for step in foreign for each in step.results if each is not None]
+        self.numbers, self._offsets = arranged(steps, {*passed, *made})
         openmp = launch.openmp()
-        self.threads = 1 if openmp is None else min(threads, max((step.threads for step in steps), default=1))
+        self.threads = 1 if openmp is None else min(threads, max((step.threads for step in kernels), default=1))
         flat: list[int] = []
         starts: list[int] = []
-        places: dict[Buffer, list[int]] = {buffer: [] for buffer in passed}
+        places: dict[Buffer, list[int]] = {buffer: [] for buffer in (*passed, *made)}
         #: Words that hold an address in the arena, each with its distance in bytes from the arena's first number.
         self._inside: list[tuple[int, int]] = []
-        for step in steps:
+        for step in kernels:
             starts.append(len(flat))
             flat += [0, 0, step.items]
             for word in step.words:
@@ -145,47 +193,98 @@ class Program:
                 if word in places:
                     places[word].append(len(flat))
                 else:
-                    self._inside.append((len(flat), 4 * offsets[word]))
+                    self._inside.append((len(flat), 4 * self._offsets[word]))
                 flat.append(0)
         self._words, self._base = array("q", flat), 0
-        self._passed = [places[buffer] for buffer in passed]
+        self._buffers, self._places = passed, places
+        #: Whether operators of PyTorch's make it, for each of the results.
+        self.foreign_results = [buffer in made for buffer in results]
         own = self._words.buffer_info()[0]
-        self._tables = [own + 8 * start for start in starts]
         header = [openmp.which, openmp.many, openmp.barrier] if openmp is not None else [0, 0, 0]
-        entries = []
-        for step, following, table in itertools.zip_longest(steps, steps[1:], self._tables):
-            waits = following is not None and max(step.threads, following.threads) > 1
-            entries += [step.kernel.part, table, step.threads, int(waits)]
-        self._table = array("q", [*header, len(steps), *entries])
-        self._place = self._table.buffer_info()[0]
+        tables = iter([own + 8 * start for start in starts])
+        self._header = header
+        self._walks: list[array[int] | Foreign] = []
+        for is_foreign, some in itertools.groupby(steps, lambda step: isinstance(step, Foreign)):
+            if is_foreign:
+                self._walks += [each for each in some if isinstance(each, Foreign)]
+            else:
+                self._walks.append(self._table([each for each in some if isinstance(each, Step)], tables))
+        only = self._walks[0] if len(self._walks) == 1 else None
+        self._whole = None if isinstance(only, Foreign) else only
         self._start = None if openmp is None else openmp.start
         self._alone, self._walk = _walker(isa)
 
-    def __call__(self, passed: Sequence[int], arena: int, alone: bool = False) -> None:
+    def _table(self, steps: list[Step], tables: Iterator[int]) -> array[int]:
+        entries = []
+        for step, following in itertools.zip_longest(steps, steps[1:]):
+            waits = following is not None and max(step.threads, following.threads) > 1
+            entries += [step.kernel.part, next(tables), step.threads, int(waits)]
+        return array("q", [*self._header, len(steps), *entries])
+
+    def __call__(self, passed: list[Tensor | None], arena: Arena, alone: bool = False) -> None:
         """Runs all steps, ``alone`` on one thread. One call at a time.
 
-        ``passed``: the addresses of sources and results, in their order. ``arena``: that of memory for ``numbers``
-        numbers, at the start of a cache line.
+        ``passed``: sources and results, in their order; None for results that operators of PyTorch's make, which are
+        put there. ``arena``: memory for ``numbers`` numbers.
         """
         words = self._words
-        if arena != self._base:
+        if arena.address != self._base:
             for place, offset in self._inside:
-                words[place] = arena + offset
-            self._base = arena
-        for places, address in zip(self._passed, passed, strict=True):
-            for place in places:
-                words[place] = address
-        if not alone and self._start is not None and min(self.threads, launch.threads()) > 1:
-            self._start(self._walk, self._place, self.threads, 0)
+                words[place] = arena.address + offset
+            self._base = arena.address
+        for buffer, tensor in zip(self._buffers, passed, strict=True):
+            if tensor is not None:
+                address = tensor.data_ptr()
+                for place in self._places[buffer]:
+                    words[place] = address
+        together = not alone and self._start is not None and min(self.threads, launch.threads()) > 1
+        if self._whole is not None:
+            self._run(self._whole, together)
+            return
+        known = {buffer: each for buffer, each in zip(self._buffers, passed, strict=True) if each is not None}
+        for walk in self._walks:
+            if isinstance(walk, Foreign):
+                self._call(walk, known, arena)
+            else:
+                self._run(walk, together)
+        passed[:] = [known[buffer] for buffer in self._buffers]
+
+    def _run(self, table: array[int], together: bool) -> None:
+        if together and self._start is not None:
+            self._start(self._walk, table.buffer_info()[0], self.threads, 0)
         else:
-            self._alone(self._place)
+            self._alone(table.buffer_info()[0])
+
+    def _call(self, step: Foreign, known: dict[Buffer, Tensor], arena: Arena) -> None:
+        """Calls an operator of PyTorch's. Its results join the tensors that are known."""
+
+        def tensor(operand: Operand) -> Tensor:
+            held = known.get(operand.buffer)
+            if held is not None:
+                start = held.storage_offset() + operand.start
+                return held.as_strided(operand.shape, operand.stride, start)
+            start = (arena.address - arena.memory.data_ptr()) // 4 + self._offsets[operand.buffer] + operand.start
+            return arena.memory.as_strided(operand.shape, operand.stride, start)
+
+        args, kwargs = tree_map_only(Operand, tensor, (step.args, step.kwargs))
+        made = [each for each in tree_leaves(step.function(*args, **kwargs)) if isinstance(each, Tensor)]
+        for result, wanted in zip(made, step.results, strict=True):
+            if wanted is None:
+                continue
+            if step.copied or result.stride() != wanted.stride:
+                # PyTorch is free in how its results lie; what follows was made for one way.
+                result = torch.empty_strided(wanted.shape, wanted.stride, dtype=result.dtype).copy_(result)
+            known[wanted.buffer] = result
+            for place in self._places[wanted.buffer]:
+                self._words[place] = result.data_ptr()
 
 
-def arranged(steps: Sequence[Step], elsewhere: set[Buffer]) -> tuple[int, dict[Buffer, int]]:
+def arranged(steps: Sequence[Step | Foreign], elsewhere: set[Buffer]) -> tuple[int, dict[Buffer, int]]:
     """How many numbers an arena needs, and where in it every buffer lies that isn't elsewhere."""
     lives: dict[Buffer, tuple[int, int]] = {}
     for at, step in enumerate(steps):
-        for word in step.words:
+        named = [each.buffer for each in step.operands] if isinstance(step, Foreign) else step.words
+        for word in named:
             if not isinstance(word, int) and word not in elsewhere:
                 lives[word] = (lives.get(word, (at, at))[0], at)
     offsets: dict[Buffer, int] = {}
