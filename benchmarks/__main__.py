@@ -1,13 +1,14 @@
 """``python -m benchmarks`` times the operations, ``steps`` whole networks, ``until`` whole processes to an accuracy,
-``overhead`` the training loop, ``explanations`` class activation maps of a batch, ``norms`` batch normalisation;
-``mnist`` trains with several seeds, ``fine-tuning`` compares it with logistic regression on features.
+``capture`` first calls, ``overhead`` the training loop, ``explanations`` class activation maps of a batch, ``norms``
+batch normalisation; ``mnist`` trains with several seeds, ``fine-tuning`` compares it with logistic regression on
+features.
 """
 
 from __future__ import annotations
 
 import typer
 
-from benchmarks import explanations, fine_tuning, mnist, norms, operations, steps, training_overhead, until
+from benchmarks import capture, explanations, fine_tuning, mnist, norms, operations, steps, training_overhead, until
 
 app = typer.Typer(add_completion=False, help=__doc__)
 app.command("operations")(operations.main)
@@ -15,6 +16,7 @@ app.command("steps")(steps.main)
 app.command("mnist")(mnist.main)
 app.command("explanations")(explanations.main)
 app.command("norms")(norms.main)
+app.command("capture")(capture.main)
 app.command("until")(until.main)
 app.command("overhead")(training_overhead.main)
 app.command("fine-tuning")(fine_tuning.main)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import striate
 from striate import engine, models
 from striate.acceleration import look_again, plan_of, plans, restore
-from striate.acceleration.capture import Refusal, captured
+from striate.acceleration.capture import Refusal, Value, captured
 from striate.acceleration.company import Company
 from striate.acceleration.plans import Plan
 from striate.engine import tuning
@@ -573,6 +573,25 @@ def test_batch_normalisation_of_whatever_axis(model: nn.Module, shape: tuple[int
     fast = planned(accelerated(randomised(model)), x)
     with torch.no_grad():
         assert_alike(fast(x), model(x))
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 3, 1, 2), (0, 1, 3, 2), (3, 2, 1, 0)])
+@pytest.mark.parametrize(
+    "normalise",
+    [
+        lambda x: F.batch_norm(x, torch.zeros(x.shape[1]), torch.ones(x.shape[1])),
+        lambda x: F.layer_norm(x, x.shape[3:]),
+        lambda x: F.layer_norm(x, x.shape[1:]),
+    ],
+)
+def test_normalisations_are_captured_as_they_lie(normalise: Callable[[Tensor], Tensor], order: tuple[int, ...]) -> None:
+    """Their results aren't asked of PyTorch while a graph is captured."""
+    x = torch.randn(2, 3, 4, 5).permute(order)
+    real, graph = normalise(x), captured(lambda x: (normalise(x),), (x,), [False])
+    found = graph.outputs[0]
+    assert (found.shape, found.stride, found.dtype) == (real.shape, real.stride(), real.dtype)
+    given = [torch.ones(each.shape) if isinstance(each, Value) else each for each in found.maker.args]
+    assert [each.shape for each in found.maker.results] == [each.shape for each in found.maker.function(*given)]
 
 
 def test_a_plan_that_cannot_be_made_fails_no_call(monkeypatch: pytest.MonkeyPatch) -> None:

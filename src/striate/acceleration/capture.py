@@ -20,6 +20,8 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from striate.engine import layout
+
 #: Operators that give what they got.
 _SAME = frozenset({"clone", "contiguous", "alias", "detach", "lift_fresh"})
 
@@ -240,7 +242,7 @@ class _Recorder(TorchDispatchMode):
         changed = [at for at, each in enumerate(function._schema.arguments) if _written(each)]
         if changed:
             node = self.without_change(node, args, changed)
-        made = function(*args, **kwargs)
+        made = _made(function, args, kwargs)
         fixed = all(value.fixed for value in node.values())
         for leaf in tree_leaves(made):
             if not isinstance(leaf, Tensor):
@@ -277,6 +279,22 @@ def _drops_nothing(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
         if each.name in ("dropout_p", "dropout"):
             return bool((args[at] if at < len(args) else kwargs.get(each.name, each.default_value)) == 0)
     return False
+
+
+def _made(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What an operator makes of tensors without numbers.
+
+    PyTorch takes normalisations apart for that, into some twenty operators one by one in Python. Batch normalisation
+    that gets here is by kept statistics.
+    """
+    if function.overloadpacket in _OF_BATCH:
+        x: Tensor = args[0]
+        return layout.new_empty(x, x.shape, layout.is_channels_last(x)), x.new_empty(0), x.new_empty(0)
+    if function is torch.ops.aten.native_layer_norm.default:
+        x, axes = args[0], len(args[1])
+        outer = (*x.shape[: x.dim() - axes], *[1] * axes)
+        return x.new_empty(x.shape), x.new_empty(outer), x.new_empty(outer)
+    return function(*args, **kwargs)
 
 
 def _written(argument: Any) -> bool:

@@ -76,11 +76,22 @@ class WeightTile:
     def _cycles(self, windows: tuple[Axis, Axis]) -> float:
         """Of a vector of a row; see planar.Tile for the cost."""
         cost = 0.0
-        for taps in self.passes(windows):
-            loads = self.outer * self.rows + len(self.seers(windows[0], taps, self.rows))
-            totals = max(self.outer * len(taps), 8) * self.rows
+        for taps, met in _seen(windows, self.inner, self.taps, self.rows):
+            loads = self.outer * self.rows + met
+            totals = max(self.outer * taps, 8) * self.rows
             cost += (max(totals, 1.25 * loads) / 2 + 0.25 * loads) / self.rows
         return cost
+
+
+@cache
+def _seen(windows: tuple[Axis, Axis], inner: int, together: int, rows: int) -> list[tuple[int, int]]:
+    """Of each pass how many taps it has, and how many vectors they see."""
+    steps = [r * windows[0].stride for r in range(rows)]
+    found = []
+    for taps in WeightTile(1, inner, together).passes(windows):
+        columns = {(c, j, i * windows[0].dilation) for c, i, j in taps}
+        found.append((len(taps), len({(c, j, step + row) for step in steps for c, j, row in columns})))
+    return found
 
 
 @dataclass
