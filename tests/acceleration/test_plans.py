@@ -974,8 +974,7 @@ STRANGE = {
     "changes its input or something of its own": lambda module, x: (module.count.add_(1), x)[1],
     "seen elsewhere too": lambda module, x: (x.view(-1), x.relu_())[1],
     "a view of what others have too": lambda module, x: (x, x.view(-1)),
-    "cumsum has no kernel here": lambda module, x: x.cumsum(1),
-    "_to_copy has no kernel here": lambda module, x: x.double().relu(),
+    "how a tensor lies in memory": lambda module, x: x.as_strided((1, 2, 2, 2), (8, 4, 2, 1)),
 }
 
 

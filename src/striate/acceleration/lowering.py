@@ -25,7 +25,7 @@ from striate.acceleration.capture import Graph, Node, Refusal, Value
 from striate.acceleration.constants import Constants, Make, Owned
 from striate.acceleration.functions import function, is_function
 from striate.acceleration.placed import Placed, along, innermost, innermost_axes, is_interleaved, of_channels, stretched
-from striate.acceleration.placing import PASS, Placing
+from striate.acceleration.placing import PASS, Placing, operand_of
 from striate.engine import Pass, fresh, winograd
 from striate.engine.backends import table
 from striate.engine.llvm import elementwise, layer_normalization, pooled, pools
@@ -40,6 +40,9 @@ from striate.geometry import ConvShape, PoolShape, Problem
 from striate.ops import convolution, pooling
 
 _ONE = Axis(1, 1, 0, 1)
+#: Operators whose results hang on strides, which are the plan's own here.
+_OF_MEMORY = ("as_strided", "as_strided_copy", "as_strided_scatter", "_reshape_alias")
+_VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ class _Lowering(Placing):
             self.places[node.results[0]] = self.place(node.args[0])
         elif node.is_view:
             self.view(node)
-        elif node.function.is_view:
+        elif node.function.is_view and len(node.results) > 1:
             self.views(node)
         else:
             raise Refusal(f"{node.name} has no kernel here")
@@ -140,7 +143,9 @@ class _Lowering(Placing):
 
         It is made once, with zeros, which tells how its results lie.
         """
-        function = torch.ops.aten.reshape.default if node.name in ("view", "_unsafe_view") else node.function
+        if node.name in _OF_MEMORY:
+            raise Refusal(f"{node.name} asks how a tensor lies in memory")
+        function = torch.ops.aten.reshape.default if node.function in _VIEWS else node.function
         args, kwargs = tree_map_only(Value, self.operand, (node.args, node.kwargs))
         shown = tree_map_only(Value, self.zeros, (node.args, node.kwargs))
         memory = {each.untyped_storage().data_ptr() for each in tree_leaves(shown) if isinstance(each, Tensor)}
@@ -172,8 +177,7 @@ class _Lowering(Placing):
         if value in self.padded and value.maker is not None:
             del self.padded[value]
             self.foreign(value.maker)
-        place = self.place(value)
-        return Operand(place.buffer, place.shape, place.meta.stride(), int(place.meta.storage_offset()))
+        return operand_of(self.place(value))
 
     def zeros(self, value: Value) -> Tensor:
         """Zeros that lie as a value does."""

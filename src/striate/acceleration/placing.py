@@ -18,6 +18,11 @@ _SHARED = 60_000
 PASS = 4
 
 
+def operand_of(place: Placed) -> Operand:
+    """A tensor as operators of PyTorch's get it."""
+    return Operand(place.buffer, place.shape, place.meta.stride(), int(place.meta.storage_offset()))
+
+
 class Placing:
     """Values by their places, and the steps that have been needed so far, for ``threads`` threads at most."""
 
@@ -95,8 +100,10 @@ class Placing:
             self.copy_rows(name, count, length, (source.buffer, start, pitch), (target.buffer, 0, length))
             return
         if len(axes) > 4 or source.meta.storage_offset():
-            raise Refusal("a view whose numbers have to be moved")
-        axes = [(1, 0)] * (4 - len(axes)) + axes
+            args = (operand_of(target), operand_of(source))
+            self.steps.append(Foreign(name, torch.ops.aten.copy_.default, args, {}, (None,)))
+            return
+        axes = [*axes[:-1], *[(1, 0)] * (4 - len(axes)), axes[-1]]
         shape, strides = zip(*axes, strict=True)
         items = shape[0] * shape[1]
         threads = min(items, self.shared(source.meta.numel() * PASS))
@@ -127,7 +134,12 @@ class Placing:
         if place.buffer not in taken and fits and is_dense(place) and along(place.meta, wanted.meta):
             return place.buffer
         if place.meta.dtype != torch.float32:
-            raise Refusal("a result of other numbers that is a view")
+            result = operand_of(wanted)
+            self.made_outside[wanted.buffer] = result
+            name = f"clone of {'x'.join(map(str, place.shape))}"
+            args = (operand_of(place),)
+            self.steps.append(Foreign(name, torch.ops.aten.clone.default, args, {}, (result,), True))
+            return wanted.buffer
         self.copy(place, wanted)
         return wanted.buffer
 

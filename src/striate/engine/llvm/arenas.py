@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
+import torch
 from torch import Tensor
 
 from striate.engine import fresh
@@ -85,7 +86,8 @@ class Arenas:
             if self._bytes + 4 * numbers > self.most:
                 return None
             self._bytes += 4 * numbers
-        memory = fresh.empty(numbers + LINE)
+        with torch.inference_mode(False):
+            memory = fresh.empty(numbers + LINE)
         return Arena(memory, numbers, -(-memory.data_ptr() // 64) * 64)
 
     def give_back(self, arena: Arena) -> None:
