@@ -1,0 +1,238 @@
+"""Plans of graphs in which something has no kernel: PyTorch's operators between kernels, on the plan's memory."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_plans import planned, uses_a_plan
+from torch import Tensor, nn
+
+import striate
+from striate.acceleration import plan_of
+
+pytestmark = pytest.mark.usefixtures("planning")
+
+
+class Function(nn.Module):
+    """A function of the module and an image, with some layers."""
+
+    def __init__(self, function: Callable[[Any, Tensor], Any], **layers: Any) -> None:
+        super().__init__()
+        self.function = function
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self, x)
+
+
+def conv(*arguments: Any, **named: Any) -> nn.Conv2d:
+    return nn.Conv2d(*arguments, **named)
+
+
+def shuffled(y: Tensor) -> Tensor:
+    return y.view(y.shape[0], 2, 6, *y.shape[2:]).transpose(1, 2).contiguous().view(y.shape)
+
+
+def attention(m: Any, x: Tensor) -> Tensor:
+    rows = m.a(x.flatten(2).transpose(1, 2)).view(x.shape[0], -1, 3, 2, 4).permute(2, 0, 3, 1, 4)
+    return m.b(F.scaled_dot_product_attention(*rows).transpose(1, 2).flatten(2))
+
+
+def squeezed(m: Any, x: Tensor) -> Tensor:
+    y = m.a(x)
+    return y * torch.sigmoid(m.linear(y.mean((2, 3))))[:, :, None, None]
+
+
+def unet(m: Any, x: Tensor) -> Tensor:
+    a = m.a(x)
+    return m.out(torch.cat([a, m.up(m.down(F.max_pool2d(a, 2)))], 1))
+
+
+#: Models, and how many operators of PyTorch's their plans have; None where there is no plan.
+MODELS: dict[str, tuple[Callable[[], nn.Module], int | None]] = {
+    "concatenation": (
+        lambda: Function(
+            lambda m, x: m.c(torch.cat([m.a(x), m.b(x).relu()], 1)),
+            a=conv(3, 5, 3, padding=1),
+            b=conv(3, 9, 1),
+            c=conv(14, 4, 3),
+        ),
+        0,
+    ),
+    "concatenated images": (
+        lambda: Function(lambda m, x: torch.cat([m.a(x), m.b(x)]), a=conv(3, 5, 1), b=conv(3, 5, 1)),
+        0,
+    ),
+    "concatenated columns": (
+        lambda: Function(lambda m, x: torch.cat([m.a(x), m.b(x)], 3), a=conv(3, 5, 1), b=conv(3, 5, 1)),
+        0,
+    ),
+    "concatenation with the input": (lambda: Function(lambda m, x: torch.cat([x, m.b(x)], 1), b=conv(3, 5, 1)), 0),
+    "concatenated rows": (
+        lambda: Function(lambda m, x: torch.cat([m.a(x).flatten(1), x.flatten(1)], 1).relu(), a=conv(3, 5, 3)),
+        0,
+    ),
+    "split": (
+        lambda: Function(
+            lambda m, x: (lambda a, b, c: m.b(a) + m.b(b) * c.sigmoid())(*m.a(x).split(4, 1)),
+            a=conv(3, 12, 3),
+            b=conv(4, 4, 1),
+        ),
+        0,
+    ),
+    "unbind": (
+        lambda: Function(
+            lambda m, x: (lambda t: t[0] + t[1] * t[2])(m.a(x).unflatten(1, (3, 4)).unbind(1)), a=conv(3, 12, 1)
+        ),
+        0,
+    ),
+    "slice": (lambda: Function(lambda m, x: m.b(m.a(x)[:, 2:8, 1:-1, ::2]), a=conv(3, 12, 3), b=conv(6, 4, 1)), 1),
+    "shuffled channels": (lambda: Function(lambda m, x: m.b(shuffled(m.a(x))), a=conv(3, 12, 3), b=conv(12, 4, 1)), 0),
+    "convolution in groups": (
+        lambda: nn.Sequential(
+            conv(3, 8, 3), nn.ReLU(), conv(8, 16, 3, groups=4), nn.BatchNorm2d(16), nn.ReLU(), conv(16, 4, 1)
+        ),
+        1,
+    ),
+    "padding before groups": (lambda: nn.Sequential(conv(3, 8, 3), nn.ZeroPad2d(1), conv(8, 16, 3, groups=4)), 2),
+    "transposed convolution": (
+        lambda: nn.Sequential(conv(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 6, 2, 2), nn.ReLU(), conv(6, 4, 3)),
+        1,
+    ),
+    "resizing": (
+        lambda: nn.Sequential(
+            conv(3, 8, 3), nn.Upsample(scale_factor=2, mode="bilinear"), conv(8, 6, 3), nn.Upsample(scale_factor=2)
+        ),
+        2,
+    ),
+    "softmax": (lambda: nn.Sequential(conv(3, 8, 3), nn.Softmax(1), conv(8, 4, 1)), 1),
+    "group normalisation": (lambda: nn.Sequential(conv(3, 8, 3), nn.GroupNorm(2, 8), nn.SiLU(), conv(8, 4, 1)), 1),
+    "statistics of the batch": (lambda: nn.Sequential(conv(3, 8, 3), nn.InstanceNorm2d(8)), None),
+    "attention": (lambda: Function(attention, a=nn.Linear(3, 24), b=nn.Linear(8, 5)), 1),
+    "U-Net": (
+        lambda: Function(
+            unet,
+            a=conv(3, 8, 3, padding=1),
+            down=conv(8, 16, 3, padding=1),
+            up=nn.ConvTranspose2d(16, 8, 2, 2),
+            out=conv(16, 3, 1),
+        ),
+        1,
+    ),
+    "squeeze and excitation": (lambda: Function(squeezed, a=conv(3, 8, 3), linear=nn.Linear(8, 8)), 0),
+    "comparison": (
+        lambda: Function(lambda m, x: torch.where(m.a(x) > 0, m.a(x), m.b(x)), a=conv(3, 4, 1), b=conv(3, 4, 1)),
+        2,
+    ),
+    "positions": (lambda: Function(lambda m, x: m.a(x) * (m.a(x).argmax(1, keepdim=True) == 0), a=conv(3, 4, 1)), 3),
+    "largest": (lambda: Function(lambda m, x: m.a(x).flatten(2).topk(5, -1)[0], a=conv(3, 4, 3)), 1),
+    "three dimensions": (lambda: Function(lambda m, x: m.c(x[:, None]).sum(2), c=nn.Conv3d(1, 4, 3, padding=1)), 2),
+    "reflection": (lambda: nn.Sequential(conv(3, 8, 3), nn.ReflectionPad2d(2), conv(8, 4, 3)), 1),
+    "shuffled pixels": (lambda: nn.Sequential(conv(3, 16, 3), nn.PixelShuffle(2), nn.ReLU(), conv(4, 4, 3)), 1),
+    "functions": (lambda: nn.Sequential(conv(3, 8, 3), nn.PReLU(), nn.Mish(), nn.ELU(), conv(8, 4, 3)), 3),
+    "uneven windows": (
+        lambda: nn.Sequential(conv(3, 8, 3), nn.AdaptiveAvgPool2d(5), nn.Flatten(), nn.Linear(200, 4)),
+        1,
+    ),
+    "other numbers": (lambda: Function(lambda m, x: m.a(x).double().mean((2, 3)).float(), a=conv(3, 4, 1)), 3),
+    "results of other numbers": (lambda: Function(lambda m, x: (m.a(x) > 0, m.a(x)), a=conv(3, 4, 1)), 1),
+    "the model's own": (
+        lambda: Function(
+            lambda m, x: m.a(x) * m.b.expand(x.shape[0], -1, -1, -1) + m.t[:, :, : x.shape[2] - 2],
+            a=conv(3, 4, 3),
+            b=nn.Parameter(torch.randn(1, 4, 1, 1)),
+            t=nn.Parameter(torch.randn(1, 4, 40, 1)),
+        ),
+        2,
+    ),
+    "products of matrices": (
+        lambda: Function(lambda m, x: torch.einsum("nchw,ndhw->ncd", m.a(x), m.b(x)), a=conv(3, 4, 1), b=conv(3, 6, 1)),
+        1,
+    ),
+    "rolled and flipped": (
+        lambda: Function(lambda m, x: m.a(x).roll((2, 1), (2, 3)) + m.a(x).flip(2), a=conv(3, 4, 1)),
+        2,
+    ),
+    "stacked": (
+        lambda: Function(lambda m, x: torch.stack([m.a(x), m.b(x)], 2).amax(2), a=conv(3, 4, 1), b=conv(3, 4, 1)),
+        2,
+    ),
+    "several results": (lambda: Function(lambda m, x: (m.a(x).softmax(1), m.a(x).flatten(1)), a=conv(3, 4, 1)), 1),
+    "permuted result": (lambda: Function(lambda m, x: m.a(x).softmax(1).permute(0, 2, 3, 1), a=conv(3, 4, 1)), 1),
+    "norm": (lambda: Function(lambda m, x: F.normalize(m.a(x), dim=1) * 2, a=conv(3, 4, 1)), 2),
+}
+
+
+def results(made: Any) -> tuple[Tensor, ...]:
+    return made if isinstance(made, tuple) else (made,)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_plans_give_what_models_give(name: str) -> None:
+    make, foreign = MODELS[name]
+    model = make().eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    fast, precise = striate.accelerate(copy.deepcopy(model), quiet=True), copy.deepcopy(model).double()
+    for shape, layout in (((2, 3, 14, 16), torch.contiguous_format), ((2, 3, 14, 16), torch.channels_last)):
+        for _ in range(4):
+            x = torch.randn(shape).contiguous(memory_format=layout)
+            with torch.no_grad():
+                found, plain, expected = fast(x), model(x), precise(x.double())
+            for mine, theirs, truth in zip(*map(results, (found, plain, expected)), strict=True):
+                assert (mine.shape, mine.dtype, mine.stride()) == (theirs.shape, theirs.dtype, theirs.stride())
+                if mine.dtype.is_floating_point:
+                    torch.testing.assert_close(
+                        mine.double(), truth.double(), rtol=1e-5, atol=1e-5 * truth.abs().max().item()
+                    )
+                else:
+                    assert torch.equal(mine, theirs)
+    told = plan_of(fast, x)
+    count = None if told.startswith("no plan") else told.count("PyTorch: ")
+    assert count == foreign, told
+
+
+def test_weights_of_pytorchs_operators_may_change() -> None:
+    model = nn.Sequential(conv(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 4, 2, 2), conv(4, 4, 1)).eval()
+    x = torch.randn(1, 3, 9, 9)
+    fast = planned(striate.accelerate(model, quiet=True), x)
+    assert uses_a_plan(fast, x)
+    for change in (lambda w: w.mul_(2), lambda w: w.data.add_(1), lambda w: w.numpy().__imul__(3)):
+        with torch.no_grad():
+            change(model[2].weight)
+            torch.testing.assert_close(fast(x), model._call_impl(x), rtol=1e-4, atol=1e-4)
+    model[2].weight = nn.Parameter(torch.randn(8, 4, 2, 2))
+    with torch.no_grad():
+        for _ in range(4):
+            torch.testing.assert_close(fast(x), model._call_impl(x), rtol=1e-4, atol=1e-4)
+
+
+def test_results_are_the_callers_own() -> None:
+    model = Function(lambda m, x: (m.a(x).softmax(1), m.a(x).sigmoid().cumsum(1).view(-1)), a=conv(3, 4, 1)).eval()
+    x = torch.randn(1, 3, 5, 5)
+    fast = planned(striate.accelerate(model, quiet=True), x)
+    with torch.no_grad():
+        first = fast(x)
+        kept = [each.clone() for each in first]
+        fast(torch.randn(1, 3, 5, 5))
+    for each, before in zip(first, kept, strict=True):
+        assert torch.equal(each, before)
+
+
+@pytest.mark.parametrize("inference", [True, False])
+def test_memory_that_was_made_in_inference_mode(inference: bool) -> None:
+    model = Function(lambda m, x: m.b(m.a(x)[:, 2:8, 1:-1, ::2]), a=conv(3, 12, 3), b=conv(6, 4, 1)).eval()
+    x = torch.randn(1, 3, 9, 9)
+    fast = striate.accelerate(model, quiet=True)
+    for mode in (inference, not inference) * 3:
+        with torch.inference_mode(mode), torch.no_grad():
+            for _ in range(3):
+                torch.testing.assert_close(fast(x), model._call_impl(x))
