@@ -358,13 +358,13 @@ class _Lowering(Placing):
         x = self.interleaved(input) if len(input.shape) == 4 else self.rows(input)
         # Of one channel whatever lies innermost is normalised alike.
         count = innermost(x.meta)
-        factor, term = (
-            self.filled((fold.key, at), count, lambda owned, at=at: fold.of(owned)[at])  # type: ignore[misc]
-            for at in range(2)
-        )
-        scaled = self.pair("fmul", x, factor, Epilogue())
+
+        def numbers(owned: Owned) -> Tensor:
+            return torch.cat([each.reshape(-1).expand(count) for each in fold.of(owned)])
+
+        factor_and_term = self.filled((fold.key, "affine"), 2 * count, numbers)
         value, epilogue = self.followers.functions(node.results[0], Epilogue())
-        self.places[value] = self.pair("fadd", scaled, term, epilogue)
+        self.places[value] = self.pair("affine", x, factor_and_term, epilogue)
 
     lower__native_batch_norm_legit_no_training = lower_native_batch_norm
 

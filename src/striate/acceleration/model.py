@@ -7,7 +7,7 @@ import logging
 import sys
 import threading
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, wraps
@@ -275,16 +275,28 @@ def _patch() -> Callable[[], Callable[[], None]]:
 
 
 def _mend_dynamo() -> None:
-    """Has random generators of Python's own (``random.Random``) run as they are, for all that is compiled from now on.
+    """Has what Dynamo 2.13 takes for something else run as it is, for all that is compiled from now on.
 
-    Dynamo 2.13 takes such a generator's state at capture for the state at every call, so that the same number comes
-    again and again. Called as they are, they draw.
+    Of random generators of Python's own (``random.Random``) it takes the state at capture for the state at every call,
+    so that the same number comes again and again. Of a ``deque`` with a largest length it forgets that length.
     """
-    from torch._dynamo.variables import misc
+    from torch._dynamo.exc import unimplemented
+    from torch._dynamo.variables import builder, misc
 
     generators: Any = getattr(misc, "RandomVariable", None)
     if hasattr(generators, "is_supported_random_obj"):
         generators.is_supported_random_obj = staticmethod(lambda generator: False)
+    wrapped = getattr(builder.VariableBuilder, "wrap_listlike", None)
+    if wrapped is None:
+        return
+
+    @wraps(wrapped)
+    def wrap(self: Any, value: Any) -> Any:
+        if isinstance(value, deque) and value.maxlen is not None:
+            unimplemented(gb_type="deque with a largest length", context="", explanation="", hints=[])
+        return wrapped(self, value)
+
+    builder.VariableBuilder.wrap_listlike = wrap  # type: ignore[method-assign]
 
 
 @contextmanager

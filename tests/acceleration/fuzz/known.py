@@ -115,6 +115,8 @@ KNOWN = [
            _changed("model.k = np.float64(0.5)")),
     _known("a NumPy number made in a function", "h = self.b(h * half())", "self.b = nn.Conv2d(4, 4, 1)",
            "def half(): return np.float64(0.5)\n"),
+    _known("a deque that forgets", "self.kept.append(h.mean()); h = h + sum(self.kept)",
+           "self.kept = collections.deque(maxlen=2)", "", (CALL, CALL, CALL, CALL)),
     # exceptions
     _known("an operator's exception", "h = self.b(h)", "self.b = nn.Conv2d(3, 3, 1)"),
     _known("an operator's exception, another type", "h = h * self.k", "self.k = None"),

@@ -257,6 +257,9 @@ class World:
             if value.is_meta:
                 add((name, str(about)))
                 return
+            if torch._C._functorch.is_functorch_wrapped_tensor(value):
+                add((name, "a tensor of a transform that is over"))
+                return
             with torch.no_grad():
                 add((name, Seen(value.detach().clone(), about)))
         elif isinstance(value, dict):

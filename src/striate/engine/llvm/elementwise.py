@@ -27,7 +27,10 @@ from striate.engine.llvm.launch import Kernel
 
 
 def generate_pairs(isa: Isa, operation: str, epilogue: Epilogue) -> Function:
-    """``operation`` is ``fadd``, ``fsub``, ``fmul``, or empty where there is one operand only."""
+    """``operation`` is ``fadd``, ``fsub``, ``fmul``, or empty where there is one operand only.
+
+    With ``affine`` the other operand has a factor for every channel, and then a term for every channel.
+    """
     f = Function("elementwise", isa)
     a, b, y = f.pointer(), f.pointer(), f.pointer()
     channels, positions, block, period, step = (f.size() for _ in range(5))
@@ -41,7 +44,10 @@ def generate_pairs(isa: Isa, operation: str, epilogue: Epilogue) -> Function:
                     with f.when(condition):
                         mask = f.inside(channel, channels) if masked else ""
                         value = f.load(a + (line + channel), mask)
-                        if operation:
+                        if operation == "affine":
+                            factor, term = (f.load(b + (start + channel), mask) for start in (0, channels))
+                            value = f.fma(value, factor, term)
+                        elif operation:
                             value = f.arithmetic(operation, value, f.load(b + (other + channel), mask))
                         f.store(epilogue.apply(f, value, None), y + (line + channel), mask)
     return f
