@@ -236,3 +236,30 @@ def test_memory_that_was_made_in_inference_mode(inference: bool) -> None:
         with torch.inference_mode(mode), torch.no_grad():
             for _ in range(3):
                 torch.testing.assert_close(fast(x), model._call_impl(x))
+
+
+class Tokens(nn.Module):
+    """Reads words and a mask beside an image, and gives back a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.layer, self.a = nn.Embedding(11, 8), nn.Linear(8, 4), conv(3, 4, 1)
+
+    def forward(self, image: Tensor, words: Tensor, *, mask: Tensor) -> dict[str, Tensor]:
+        found = (self.layer(self.words(words)) * mask[..., None]).mean(1)
+        return {"image": self.a(image) + found[:, :, None, None], "longest": mask.sum(1), "words": words + 1}
+
+
+def test_inputs_of_other_numbers() -> None:
+    model = Tokens().eval()
+    fast = striate.accelerate(copy.deepcopy(model), quiet=True)
+    for length in (5, 5, 5, 7, 7, 7):
+        given = torch.randn(2, 3, 6, 6), torch.randint(11, (2, length))
+        mask = torch.rand(2, length) > 0.4
+        with torch.no_grad():
+            found, expected = fast(*given, mask=mask), model(*given, mask=mask)
+        assert found.keys() == expected.keys()
+        for name, each in found.items():
+            assert each.dtype == expected[name].dtype
+            torch.testing.assert_close(each, expected[name], rtol=1e-5, atol=1e-5)
+    assert "PyTorch: embedding" in plan_of(fast, *given, mask=mask)

@@ -79,7 +79,7 @@ class _Lowering(Placing):
 
     def all(self) -> Lowered:
         for value in self.graph.inputs:
-            meta = torch.empty_strided(value.shape, value.stride, device="meta")
+            meta = torch.empty_strided(value.shape, value.stride, dtype=value.dtype, device="meta")
             self.places[value] = Placed(Buffer(meta.numel()), meta)
         sources = [self.places[value].buffer for value in self.graph.inputs]
         for node in self.graph.nodes:

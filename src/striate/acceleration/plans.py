@@ -2,7 +2,7 @@
 
 A graph that was captured with gradients off has a plan for inputs of some sizes and strides if
 
-- its inputs are float32 tensors on the CPU (what has no kernel on the way is a call of an operator of PyTorch);
+- its inputs are tensors on the CPU (what has no kernel on the way is a call of an operator of PyTorch);
 - the engine may choose and measure (no backend but its own is fixed, no ``STRIATE_TUNE=0``, no run that is to be
   repeated number by number), and has found the plan to be faster than the ordinary call.
 
@@ -128,9 +128,9 @@ class Plans:
                 key.append(each.item())
             elif isinstance(each, Tensor):
                 is_plain = type(each) is Tensor or type(each) is Parameter
-                if not is_plain or each.dtype is not torch.float32 or not each.is_cpu or each.is_neg():
+                if not is_plain or not each.is_cpu or each.is_neg() or each.is_conj() or each.layout != torch.strided:
                     return None
-                key += (each.shape, each.stride())
+                key += (each.dtype, each.shape, each.stride())
             else:
                 key.append(each)
         return tuple(key)
@@ -239,7 +239,7 @@ class Plans:
         """The plan for arguments like these, step by step; or why there is none."""
         key, reason = self._key(arguments), why_not()
         if key is None:
-            return "no plan: an input is no float32 tensor on the CPU"
+            return "no plan: an input is no plain tensor on the CPU"
         entry = self._entries.get(key)
         if entry is not None and entry.plan is not None:
             return str(entry.plan)

@@ -155,3 +155,20 @@ def test_copies_take_any_strides() -> None:
         words = [view.data_ptr(), y.data_ptr(), *view.shape[1:], *view.stride()]
         elementwise.copy(the_isa())(view.shape[0] * view.shape[1], words, 2)
         assert torch.equal(y, view)
+
+
+@pytest.mark.parametrize("channels", [1, 7, 16, 37])
+def test_a_factor_and_a_term_for_every_channel(channels: int) -> None:
+    x, numbers, y = torch.randn(21, channels), torch.randn(2, channels), torch.empty(21, channels)
+    words = [x.data_ptr(), numbers.data_ptr(), y.data_ptr(), channels, 21, 4, 1, 0]
+    elementwise.pairs(the_isa(), "affine", Epilogue("clamp", (0.0, math.inf)))(6, words, 2)
+    torch.testing.assert_close(y, (x * numbers[0] + numbers[1]).relu())
+
+
+@pytest.mark.parametrize("length", [1, 5, 16, 40])
+def test_rows_go_from_among_others_into_others(length: int) -> None:
+    x, y = torch.randn(9, 50), torch.full((9, 60), torch.nan)
+    expected = y.clone()
+    expected[:, 7 : 7 + length] = x[:, 3 : 3 + length]
+    elementwise.rows(the_isa())(3, [x.data_ptr(), y.data_ptr(), length, 9, 4, 3, 50, 7, 60], 2)
+    torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
