@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -33,6 +34,12 @@ torch.set_num_threads(1)
 
 settings.register_profile("suite", deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 settings.load_profile("suite")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now is no garbage: tests that collect it, as some do often, need not look at all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,8 @@ from striate.geometry import PoolShape
 MAX_POOL = {1: ops.max_pool1d, 2: ops.max_pool2d, 3: ops.max_pool3d}
 AVG_POOL = {1: ops.avg_pool1d, 2: ops.avg_pool2d, 3: ops.avg_pool3d}
 LP_POOL = {1: ops.lp_pool1d, 2: ops.lp_pool2d, 3: ops.lp_pool3d}
-EXAMPLES = 2000
+#: In `make test`, and in `make test-all`.
+EXAMPLES, MORE = 700, 4000
 
 
 def check_max(shape: PoolShape, x: torch.Tensor) -> None:
@@ -70,6 +71,14 @@ def test_random_maxima_among_nan_and_infinities(shape: PoolShape, special: float
 @settings(max_examples=EXAMPLES)
 def test_random_averages(shape: PoolShape) -> None:
     check_average(shape)
+
+
+@pytest.mark.slow
+@given(random_poolings("max"), random_poolings("avg"))
+@settings(max_examples=MORE)
+def test_more_random_poolings(largest: PoolShape, mean: PoolShape) -> None:
+    check_max(largest, image(largest))
+    check_average(mean)
 
 
 @given(random_poolings("avg"), st.sampled_from([1, 2, 3, 2.5, math.inf]))
