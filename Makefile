@@ -34,10 +34,10 @@ demo: install
 	@echo "  source $(BIN)/activate && striate --help"
 
 test: install
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-all: install
-	$(BIN)/python -m pytest -q -n 2 -m 'slow or not slow'
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'slow or not slow'
 
 test-cuda: install
 	$(BIN)/python -m pytest -q -m cuda tests/cuda

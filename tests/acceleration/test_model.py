@@ -230,10 +230,10 @@ def test_small_savings_are_not_worth_a_detour(saved: float, node: str, monkeypat
     assert fast(x).grad_fn.name() == node
 
 
+@pytest.mark.usefixtures("measuring")
 def test_gains_are_measured_times(monkeypatch: pytest.MonkeyPatch) -> None:
     shape, x = ConvShape.parse("conv2d 2x2x9x9 3x2x3x3"), torch.randn(2, 2, 9, 9)
     forget()
-    monkeypatch.setattr(tuning, "_enabled", True)
     assert engine.gain(shape, (Pass.OUTPUT,), x, False) is None
     monkeypatch.setattr(tuning, "interleaved", lambda runs, *_: {"aten": 5e-3, "llvm": 2e-3})
     ops.conv2d(x, torch.randn(3, 2, 3, 3))

@@ -41,7 +41,7 @@ def fixed(side: int = 64, by: str = "img_size", **options: Any) -> Network:
 
 
 NETWORKS: dict[str, Network] = {
-    "timm:test_resnet": Network({}, 32, 48),
+    "timm:test_resnet": Network({}, 32, 64),
     "timm:test_efficientnet": Network(),
     # Residual networks and their kin.
     "torchvision:resnet18": Network(),

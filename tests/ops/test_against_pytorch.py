@@ -68,7 +68,9 @@ def test_samples(name: str, dtype: torch.dtype) -> None:
     op, mine, seen = SAMPLED[name], getattr(ops, name), 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's own, about padding that it copies
-        for sample in op.sample_inputs("cpu", dtype, requires_grad=True):
+        # Of maxima there are a hundred: one half in float32, the other one in float64.
+        samples = list(op.sample_inputs("cpu", dtype, requires_grad=True))
+        for sample in samples[dtype is torch.float32 :: 2] if len(samples) > 50 else samples:
             named = sample.kwargs
             agree(
                 lambda *values, named=named: mine(*values, **named),

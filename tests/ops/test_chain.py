@@ -130,7 +130,7 @@ def near(found: Tensor, exact: Tensor, share: float = 1e-3) -> None:
     assert (found.double() - exact).norm().item() <= share * scale
 
 
-@pytest.mark.parametrize("start", range(0, 40, 20))
+@pytest.mark.parametrize("start", [0, pytest.param(20, marks=pytest.mark.slow)])
 def test_values_and_gradients_are_those_of_the_links(start: int) -> None:
     for seed in range(start, start + 20):
         made = problem(seed)

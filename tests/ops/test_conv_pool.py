@@ -71,14 +71,14 @@ def problem(seed: int) -> tuple:
         return (x, w, b, *how)
 
 
-@pytest.mark.parametrize("start", range(0, 40, 20))
+@pytest.mark.parametrize("start", [0])
 def test_random_problems(start: int) -> None:
     for seed in range(start, start + 20):
         check(*problem(seed))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", range(1000, 6000, 100))
+@pytest.mark.parametrize("start", [20, *range(1000, 6000, 100)])
 def test_5000_random_problems(start: int) -> None:
     for seed in range(start, start + 100):
         check(*problem(seed))
@@ -161,7 +161,14 @@ def test_where_outputs_need_not_be_local_tiles_are_pooled_as_they_are_made(
 
 @pytest.mark.usefixtures("narrower")
 def test_every_instruction_set_computes_the_same() -> None:
-    for seed in range(8):
+    for seed in range(4):
+        check(*problem(seed))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("narrower")
+def test_every_instruction_set_computes_the_same_of_more() -> None:
+    for seed in range(4, 40):
         check(*problem(seed))
 
 

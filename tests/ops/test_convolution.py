@@ -18,7 +18,8 @@ from striate.geometry import ConvShape
 
 CONV = {1: ops.conv1d, 2: ops.conv2d, 3: ops.conv3d}
 CONV_TRANSPOSE = {1: ops.conv_transpose1d, 2: ops.conv_transpose2d, 3: ops.conv_transpose3d}
-EXAMPLES = 2000
+#: In `make test`, and in `make test-all`.
+EXAMPLES, MORE = 500, 4000
 
 
 def terms(shape: ConvShape, open_: Pass) -> int:
@@ -63,6 +64,14 @@ def test_random_input_gradients(shape: ConvShape) -> None:
 @settings(max_examples=EXAMPLES)
 def test_random_weight_gradients(shape: ConvShape) -> None:
     check_pass(shape, Pass.WEIGHT_GRAD)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("open_", FORM)
+@given(shape=random_convolutions())
+@settings(max_examples=MORE)
+def test_more_random_passes(shape: ConvShape, open_: Pass) -> None:
+    check_pass(shape, open_)
 
 
 @given(random_convolutions())
@@ -131,7 +140,7 @@ def test_weight_gradient_is_the_input_correlated_with_the_upstream_gradient(shap
 
 
 @given(random_convolutions())
-@settings(max_examples=500)
+@settings(max_examples=250)
 def test_transposed_convolution_is_the_definition(shape: ConvShape) -> None:
     """With every padding; its three gradients against the reference's."""
     x = torch.randn(shape.output_shape, dtype=torch.float64, requires_grad=True)

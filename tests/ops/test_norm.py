@@ -608,14 +608,13 @@ def test_without_measuring_size_and_layout_decide(monkeypatch: pytest.MonkeyPatc
     assert asked == ["aten", "llvm", "aten", "llvm", "aten"]
 
 
+@pytest.mark.usefixtures("measuring")
 def test_measuring_leaves_no_traces_and_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "_enabled", True)
     asked = _asked(monkeypatch)
     p = Problem((4, 8, 9, 9), True).requires_grad()
     exact = p.double()
     definition(exact, "relu", True)
     with engine.use("auto"):
-        tuning.forget()
         p.call("relu", True)
         assert {"aten", "llvm"} <= set(asked)
         close(p.mean, exact.mean)
@@ -635,4 +634,3 @@ def test_measuring_leaves_no_traces_and_is_kept(monkeypatch: pytest.MonkeyPatch)
         asked.clear()
         p.call("relu", True)
         assert len(asked) == 1
-    tuning.forget()

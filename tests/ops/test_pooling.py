@@ -22,7 +22,8 @@ from striate.geometry import PoolShape
 MAX_POOL = {1: ops.max_pool1d, 2: ops.max_pool2d, 3: ops.max_pool3d}
 AVG_POOL = {1: ops.avg_pool1d, 2: ops.avg_pool2d, 3: ops.avg_pool3d}
 LP_POOL = {1: ops.lp_pool1d, 2: ops.lp_pool2d, 3: ops.lp_pool3d}
-EXAMPLES = 2000
+#: In `make test`, and in `make test-all`.
+EXAMPLES, MORE = 500, 4000
 
 
 def check_max(shape: PoolShape, x: torch.Tensor) -> None:
@@ -60,7 +61,7 @@ def test_random_maxima(shape: PoolShape) -> None:
 
 
 @given(random_poolings("max"), st.sampled_from([math.nan, math.inf, -math.inf]), st.floats(0, 1))
-@settings(max_examples=500)
+@settings(max_examples=250)
 def test_random_maxima_among_nan_and_infinities(shape: PoolShape, special: float, share: float) -> None:
     x = image(shape)
     check_max(shape, x.masked_fill(torch.rand_like(x) < share, special))
@@ -72,8 +73,16 @@ def test_random_averages(shape: PoolShape) -> None:
     check_average(shape)
 
 
+@pytest.mark.slow
+@given(random_poolings("max"), random_poolings("avg"))
+@settings(max_examples=MORE)
+def test_more_random_poolings(largest: PoolShape, mean: PoolShape) -> None:
+    check_max(largest, image(largest))
+    check_average(mean)
+
+
 @given(random_poolings("avg"), st.sampled_from([1, 2, 3, 2.5, math.inf]))
-@settings(max_examples=500)
+@settings(max_examples=250)
 def test_random_norms(shape: PoolShape, norm_type: float) -> None:
     how = (norm_type, shape.kernel, shape.stride, shape.ceil_mode)
     named = {"padding": [window.padding for window in shape.windows], "dilation": shape.dilation}

@@ -41,13 +41,13 @@ def test_poolings_of_the_table(line: str) -> None:
         check_pooling(pool(line), seed)
 
 
-@pytest.mark.parametrize("start", range(0, 60, BATCH))
+@pytest.mark.parametrize("start", range(0, 40, BATCH))
 def test_random_convolutions(start: int) -> None:
     for seed in range(start, start + BATCH):
         check_convolution(convolution(seed), seed)
 
 
-@pytest.mark.parametrize("start", range(0, 80, BATCH))
+@pytest.mark.parametrize("start", range(0, 60, BATCH))
 def test_random_convolutions_of_channels_last(start: int) -> None:
     for seed in range(start, start + BATCH):
         shape = interleaved(seed)
@@ -99,7 +99,7 @@ def test_channels_that_lie_side_by_side_are_packed_across(monkeypatch: pytest.Mo
             assert asked[-1]
 
 
-@pytest.mark.parametrize("start", range(0, 32, BATCH))
+@pytest.mark.parametrize("start", [0])
 def test_random_convolutions_of_whole_vectors_of_channels_in_any_layout(start: int) -> None:
     """Narrow depthwise planes go through channels last and back."""
     for seed in range(start, start + BATCH):
@@ -107,7 +107,7 @@ def test_random_convolutions_of_whole_vectors_of_channels_in_any_layout(start: i
 
 
 @pytest.mark.usefixtures("narrower")
-@pytest.mark.parametrize("start", range(2))
+@pytest.mark.parametrize("start", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_every_instruction_set_computes_the_same(start: int) -> None:
     for line in [line for line in CONVOLUTIONS if "3d" not in line and " 0x" not in line][start::4]:
         check_convolution(conv(line), start)
@@ -162,7 +162,7 @@ def test_packed_weights_are_the_weight_in_order(innermost: bool, lanes: int) -> 
                 assert not found[:, 0].any()
 
 
-@pytest.mark.parametrize("start", range(0, 140, BATCH))
+@pytest.mark.parametrize("start", range(0, 80, BATCH))
 def test_random_poolings(start: int) -> None:
     for seed in range(start, start + BATCH):
         check_pooling(pooling(seed), seed)

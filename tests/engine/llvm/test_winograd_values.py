@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 from collections.abc import Callable
@@ -315,10 +316,10 @@ def test_random_values(data: st.DataObject) -> None:
 
 @pytest.fixture
 def unkept(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Kernels are generated anew, by what has been changed."""
+    """Kernels are generated anew, by what a test changes before it asks for the first."""
     for kernel in ("_output_kernel", "_pooled_kernel", "_weights_kernel", "_edges_kernel"):
-        monkeypatch.setattr(winograd, kernel, getattr(winograd, kernel).__wrapped__)
-    monkeypatch.setattr(winograd.Sums, "of", classmethod(winograd.Sums.of.__func__.__wrapped__))
+        monkeypatch.setattr(winograd, kernel, functools.cache(getattr(winograd, kernel).__wrapped__))
+    monkeypatch.setattr(winograd.Sums, "of", classmethod(functools.cache(winograd.Sums.of.__func__.__wrapped__)))
     return monkeypatch
 
 
