@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -103,3 +104,27 @@ def test_operators_of_pytorchs_between_kernels(threads: int) -> None:
         program([given_, found.fill_(torch.nan)], arena(program.numbers))
         torch.testing.assert_close(found, 2 * (2 * given_ + 4 * given_[1]))
         given_ = torch.randn(4, 16) * at
+
+
+def test_results_of_pytorchs_operators_go_after_their_last_use() -> None:
+    x, first, second, last = (Buffer(64) for _ in range(4))
+    made: list[weakref.ref[torch.Tensor]] = []
+    alive: list[list[bool]] = []
+
+    def function(one: torch.Tensor) -> torch.Tensor:
+        alive.append([each() is not None for each in made])
+        result = one + 1
+        made.append(weakref.ref(result))
+        return result
+
+    def foreign(source: Buffer, target: Buffer) -> Foreign:
+        shown = [Operand(each, (4, 16), (16, 1)) for each in (source, target)]
+        return Foreign("more", function, (shown[0],), {}, (shown[1],))
+
+    between, third = Buffer(64), Buffer(64)
+    steps = [foreign(x, first), foreign(first, second), doubling(second, between, 4, 1), foreign(between, third)]
+    program = Program([*steps, doubling(third, last, 4, 1)], [x], [last], the_isa(), 1)
+    given_, found = torch.randn(4, 16), torch.empty(4, 16)
+    program([given_, found], arena(program.numbers))
+    torch.testing.assert_close(found, 2 * (2 * (given_ + 2) + 1))
+    assert alive == [[], [True], [False, False]]

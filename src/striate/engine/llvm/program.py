@@ -204,11 +204,21 @@ class Program:
         tables = iter([own + 8 * start for start in starts])
         self._header = header
         self._walks: list[array[int] | Foreign] = []
+        #: After which walk a tensor of PyTorch's is needed no longer.
+        last: dict[Buffer, int] = {}
         for is_foreign, some in itertools.groupby(steps, lambda step: isinstance(step, Foreign)):
-            if is_foreign:
-                self._walks += [each for each in some if isinstance(each, Foreign)]
-            else:
-                self._walks.append(self._table([each for each in some if isinstance(each, Step)], tables))
+            group = list(some)
+            if not is_foreign:
+                self._walks.append(self._table([each for each in group if isinstance(each, Step)], tables))
+            for one in group:
+                if isinstance(one, Foreign):
+                    self._walks.append(one)
+                    last |= {each.buffer: len(self._walks) - 1 for each in one.results if each is not None}
+                last |= {each: len(self._walks) - 1 for each in named(one) if each in last}
+        self._over: list[list[Buffer]] = [[] for _ in self._walks]
+        for buffer, at in last.items():
+            if buffer not in passed:
+                self._over[at].append(buffer)
         only = self._walks[0] if len(self._walks) == 1 else None
         self._whole = None if isinstance(only, Foreign) else only
         self._start = None if openmp is None else openmp.start
@@ -242,11 +252,13 @@ class Program:
             self._run(self._whole, together)
             return
         known = {buffer: each for buffer, each in zip(self._buffers, passed, strict=True) if each is not None}
-        for walk in self._walks:
+        for walk, over in zip(self._walks, self._over, strict=True):
             if isinstance(walk, Foreign):
                 self._call(walk, known, arena)
             else:
                 self._run(walk, together)
+            for buffer in over:
+                del known[buffer]
         passed[:] = [known[buffer] for buffer in self._buffers]
 
     def _run(self, table: array[int], together: bool) -> None:
@@ -279,14 +291,20 @@ class Program:
                 self._words[place] = result.data_ptr()
 
 
+def named(step: Step | Foreign) -> list[Buffer]:
+    """The buffers that a step reads, and those that a kernel writes."""
+    if isinstance(step, Foreign):
+        return [each.buffer for each in step.operands]
+    return [word for word in step.words if isinstance(word, Buffer)]
+
+
 def arranged(steps: Sequence[Step | Foreign], elsewhere: set[Buffer]) -> tuple[int, dict[Buffer, int]]:
     """How many numbers an arena needs, and where in it every buffer lies that isn't elsewhere."""
     lives: dict[Buffer, tuple[int, int]] = {}
     for at, step in enumerate(steps):
-        named = [each.buffer for each in step.operands] if isinstance(step, Foreign) else step.words
-        for word in named:
-            if not isinstance(word, int) and word not in elsewhere:
-                lives[word] = (lives.get(word, (at, at))[0], at)
+        for buffer in named(step):
+            if buffer not in elsewhere:
+                lives[buffer] = (lives.get(buffer, (at, at))[0], at)
     offsets: dict[Buffer, int] = {}
     total = 0
     for buffer in sorted(lives, key=lambda each: -each.numbers):
