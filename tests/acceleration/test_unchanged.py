@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import striate
-from striate.acceleration import unchanged
+from striate.acceleration import shortcuts, unchanged
 from striate.acceleration.model import accelerated
 from striate.engine.llvm.isa import host
 
@@ -427,3 +427,23 @@ def test_another_layout_of_objects_is_noticed(place: str, other: int, monkeypatc
     isa = host()
     assert isa is not None
     assert not unchanged.tells.__wrapped__(isa)
+
+
+def test_captures_that_dynamo_has_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = shortcuts._debug_get_cache_entry_list
+    gone = types.SimpleNamespace(code=None, guard_manager=None)
+    monkeypatch.setattr(shortcuts, "_debug_get_cache_entry_list", lambda code: [gone, *entries(code)])
+    x, model = torch.randn(2, 4), Reading(lambda m, x: x)
+    warmed(model, x)
+    assert taken(model, x)
+
+
+def test_a_mistake_of_its_own_fails_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(shortcuts, "described", fails)
+    x, model = torch.randn(2, 4), Reading(lambda m, x: x)
+    with pytest.warns(UserWarning, match="ZeroDivisionError"):
+        warmed(model, x)
+    torch.testing.assert_close(model(x), model._call_impl(x))

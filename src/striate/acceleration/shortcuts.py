@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from striate.acceleration.unchanged import Read, Unchanged, UnwatchableError, de
 
 #: Calls by way of the guards before what they read is watched; twice as many each time that it changes soon.
 _FIRST, _LAST = 8, 4096
+_NEVER: Final = 1 << 62
 #: Calls past the guards after which a change isn't soon.
 _WORTH: Final = 64
 #: Kinds of arguments that are remembered.
@@ -93,6 +95,15 @@ class Shortcuts:
 
     def passed(self, args: tuple[Any, ...], kwargs: dict[str, Any], methods: Methods) -> None:
         """Learns of a call that went by the guards."""
+        try:
+            self._learn(args, kwargs, methods)
+        except Exception as error:
+            # A shortcut is something to gain; that learning fails must not make a call fail that went well.
+            self._wait, self.refusal = _NEVER, f"{type(error).__name__}: {error}"
+            told = f"striate: guards are evaluated at every call, by a mistake of its own: {self.refusal}"
+            warnings.warn(told, stacklevel=2)
+
+    def _learn(self, args: tuple[Any, ...], kwargs: dict[str, Any], methods: Methods) -> None:
         if self._made:
             self._associate()
             return
@@ -126,7 +137,8 @@ class Shortcuts:
             self._known[key] = made, straight
 
     def _entries(self) -> Sequence[Any]:
-        return _debug_get_cache_entry_list(self._call.__code__)
+        # Entries that Dynamo has given up, since something that they were guarded by is gone, have no code.
+        return [entry for entry in _debug_get_cache_entry_list(self._call.__code__) if entry.code is not None]
 
     def _shortcut(self, code: CodeType, read: list[Read], methods: Methods) -> _Shortcut:
         for each, _ in self._known.values():
