@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo import source as sources
 
 import striate
-from striate.acceleration import shortcuts, unchanged
+from striate.acceleration import objects, shortcuts
 from striate.acceleration.model import accelerated
+from striate.acceleration.unchanged import Read, Unchanged
 from striate.engine.llvm.isa import host
 
 pytestmark = pytest.mark.skipif(host() is None, reason="there are no kernels for this machine")
@@ -407,7 +409,7 @@ def test_the_model_goes_when_nobody_has_it() -> None:
 
 
 def test_without_a_python_that_tells_of_writes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unchanged, "tells", lambda isa: False)
+    monkeypatch.setattr(objects, "tells", lambda isa: False)
     x, model = torch.randn(2, 4), Reading(lambda m, x: x)
     warmed(model, x)
     assert not taken(model, x)
@@ -417,16 +419,16 @@ def test_without_a_python_that_tells_of_writes(monkeypatch: pytest.MonkeyPatch) 
 def test_this_python_tells_of_writes() -> None:
     isa = host()
     assert isa is not None
-    assert unchanged.tells(isa)
+    assert objects.tells(isa)
 
 
 @pytest.mark.parametrize(("place", "other"), [("_VERSION", 16), ("_TYPE", 0)])
 def test_another_layout_of_objects_is_noticed(place: str, other: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # A dictionary's length, or an object's reference count, don't tell of writes.
-    monkeypatch.setattr(unchanged, place, other)
+    monkeypatch.setattr(objects, place, other)
     isa = host()
     assert isa is not None
-    assert not unchanged.tells.__wrapped__(isa)
+    assert not objects.tells.__wrapped__(isa)
 
 
 def test_captures_that_dynamo_has_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -447,3 +449,26 @@ def test_a_mistake_of_its_own_fails_no_call(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.warns(UserWarning, match="ZeroDivisionError"):
         warmed(model, x)
     torch.testing.assert_close(model(x), model._call_impl(x))
+
+
+class Holder:
+    def __init__(self) -> None:
+        self.items: list[Any] = [object()]
+        self.config = Slotted()
+        self.config.factor = object()
+
+
+@pytest.mark.parametrize("owner", ["items", "config"])
+def test_memory_that_is_used_again_is_no_old_acquaintance(owner: str) -> None:
+    """A new object may lie where the old one was, so that nothing but the object tells them apart."""
+    holder = Holder()
+    place = sources.AttrSource(sources.LocalSource("module"), owner)
+    kind = "SEQUENCE_LENGTH" if owner == "items" else "HASATTR"
+    watched = Unchanged([Read(kind, place, None, "factor")], {"module": holder}, {}, [], [])
+    assert watched.same([])
+    for make in (lambda: None, object):
+        if owner == "items":
+            holder.items[0] = make()
+        else:
+            holder.config.factor = make()
+    assert not watched.same([])

@@ -18,21 +18,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from striate.acceleration.absorbing import Followers, Sum, filled, max_pooling, normalisation
+from striate.acceleration.calling import Calling
 from striate.acceleration.capture import Graph, Node, Refusal, Value
-from striate.acceleration.constants import Constants, Make, Owned
+from striate.acceleration.constants import Constants, Owned
 from striate.acceleration.functions import function, is_function
-from striate.acceleration.placed import Placed, along, innermost, innermost_axes, is_interleaved, of_channels, stretched
-from striate.acceleration.placing import PASS, Placing, operand_of
+from striate.acceleration.placed import Placed, along, innermost, innermost_axes, of_channels, stretched
+from striate.acceleration.placing import PASS
 from striate.engine import Pass, fresh, winograd
 from striate.engine.backends import table
 from striate.engine.llvm import elementwise, layer_normalization, pooled, pools
 from striate.engine.llvm.emit import real_word
 from striate.engine.llvm.epilogue import Epilogue
 from striate.engine.llvm.packing import Axis
-from striate.engine.llvm.program import Buffer, Foreign, Operand, Step
+from striate.engine.llvm.program import Buffer, Foreign, Step
 from striate.engine.llvm.sums import interleaved_sum
 from striate.engine.llvm.views import axes
 from striate.engine.llvm.weights import Weights, pack
@@ -40,9 +40,6 @@ from striate.geometry import ConvShape, PoolShape, Problem
 from striate.ops import convolution, pooling
 
 _ONE = Axis(1, 1, 0, 1)
-#: Operators whose results hang on strides, which are the plan's own here.
-_OF_MEMORY = ("as_strided", "as_strided_copy", "as_strided_scatter", "_reshape_alias")
-_VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
 
 
 @dataclass(frozen=True)
@@ -65,17 +62,10 @@ def lowered(graph: Graph, constants: Constants, threads: int) -> Lowered:
     return _Lowering(graph, constants, threads).all()
 
 
-class _Lowering(Placing):
+class _Lowering(Calling):
     def __init__(self, graph: Graph, constants: Constants, threads: int) -> None:
-        super().__init__(threads)
-        self.graph, self.followers = graph, Followers(graph, self.places)
-        self.padded: dict[Value, tuple[Value, tuple[tuple[int, int], ...]]] = {}
-        self.held: list[Any] = []
-        self.constants = constants
-
-    @property
-    def owned(self) -> Owned:
-        return self.constants.owned
+        super().__init__(graph, constants, threads)
+        self.followers = Followers(graph, self.places)
 
     def all(self) -> Lowered:
         for value in self.graph.inputs:
@@ -90,11 +80,6 @@ class _Lowering(Placing):
             results.append(self.result(self.place(value), [*sources, *results], value.stride))
         shapes = [(value.shape, value.stride) for value in self.graph.results]
         return Lowered(self.steps, sources, results, shapes, self.held)
-
-    def constant(self, key: Any, make: Make) -> Tensor:
-        made = self.constants(key, make)
-        self.held.append(made)
-        return made
 
     def filled(self, key: Any, count: int, numbers: Callable[[Owned], Tensor]) -> Tensor:
         """So many numbers that follow from the model's own."""
@@ -137,89 +122,6 @@ class _Lowering(Placing):
             self.views(node)
         else:
             raise Refusal(f"{node.name} has no kernel here")
-
-    def foreign(self, node: Node) -> None:
-        """A call of PyTorch's operator, on tensors as they lie here.
-
-        It is made once, with zeros, which tells how its results lie.
-        """
-        if node.name in _OF_MEMORY:
-            raise Refusal(f"{node.name} asks how a tensor lies in memory")
-        function = torch.ops.aten.reshape.default if node.function in _VIEWS else node.function
-        args, kwargs = tree_map_only(Value, self.operand, (node.args, node.kwargs))
-        shown = tree_map_only(Value, self.zeros, (node.args, node.kwargs))
-        memory = {each.untyped_storage().data_ptr() for each in tree_leaves(shown) if isinstance(each, Tensor)}
-        try:
-            made = [each for each in tree_leaves(function(*shown[0], **shown[1])) if isinstance(each, Tensor)]
-        except RuntimeError as error:
-            raise Refusal(f"{node.name} of zeros: {error}") from error
-        results: list[Operand | None] = []
-        for value, result in zip(node.results, made, strict=True):
-            if not value.users and value not in self.graph.results:
-                results.append(None)
-                continue
-            dense = torch.ops.aten.is_non_overlapping_and_dense(result)
-            stride = result.stride() if dense else torch.empty(result.shape, device="meta").stride()
-            meta = torch.empty_strided(result.shape, stride, dtype=result.dtype, device="meta")
-            self.places[value] = Placed(Buffer(result.numel()), meta)
-            made_ = Operand(self.places[value].buffer, tuple(result.shape), stride)
-            self.made_outside[made_.buffer] = made_
-            results.append(made_)
-        # What lies in an operand's memory has to be copied from there, which is given to others afterwards.
-        copied = any(each.untyped_storage().data_ptr() in memory for each in made)
-        shapes = ", ".join("x".join(map(str, each.shape)) or "1" for each in node.values())
-        self.steps.append(Foreign(f"{node.name} of {shapes}", function, args, kwargs, tuple(results), copied))
-
-    def operand(self, value: Value) -> Any:
-        """What an operator of PyTorch's gets for a value: a tensor that follows from the model, or an operand."""
-        if value.fixed:
-            return self.constant(("tensor", value.key), partial(_kept, value))
-        if value in self.padded and value.maker is not None:
-            del self.padded[value]
-            self.foreign(value.maker)
-        return operand_of(self.place(value))
-
-    def zeros(self, value: Value) -> Tensor:
-        """Zeros that lie as a value does."""
-        if value.fixed:
-            made: Tensor = self.operand(value)
-            return made
-        meta = self.place(value).meta
-        count = 1 + sum((size - 1) * stride for size, stride in zip(meta.shape, meta.stride(), strict=True))
-        return torch.zeros(count, dtype=meta.dtype).as_strided(meta.shape, meta.stride())
-
-    def lower_cat(self, node: Node) -> None:
-        """Parts one after the other, along the axis of which the rest are rows."""
-        parts, axis, *_ = filled(node.args, (None, 0))
-        parts = [each for each in parts if each.shape != (0,)]
-        result = node.results[0]
-        axis %= len(result.shape)
-        images = len(result.shape) == 4 and any(not each.fixed and self._is_image(each) for each in parts)
-        made = self.fresh_image(result.shape) if images else self.fresh(result.shape, _steps(result.shape))
-        order = sorted(range(len(result.shape)), key=made.meta.stride().__getitem__, reverse=True)
-        at = order.index(axis)
-        rows = math.prod(result.shape[each] for each in order[:at])
-        pitch, start = math.prod(result.shape[each] for each in order[at:]), 0
-        for part in parts:
-            if part.fixed:
-                raise Refusal("concatenation with what doesn't hang on the inputs")
-            place = self.interleaved(part) if images else self.rows(part)
-            length = math.prod(part.shape[each] for each in order[at:])
-            name = f"part from {start} of rows of {pitch}: {'x'.join(map(str, part.shape))}"
-            if length and rows:
-                self.copy_rows(name, rows, length, (place.buffer, 0, length), (made.buffer, start, pitch))
-            start += length
-        self.places[result] = made
-
-    def _is_image(self, value: Value) -> bool:
-        return is_interleaved(self.place(value).meta)
-
-    def views(self, node: Node) -> None:
-        """Several parts of a tensor."""
-        source = self.place(node.args[0])
-        metas = node.function(source.meta, *node.args[1:], **node.kwargs)
-        for value, meta in zip(node.results, metas, strict=True):
-            self.places[value] = Placed(source.buffer, meta)
 
     def lower_convolution(self, node: Node) -> None:
         input, weight, bias, stride, padding, dilation, transposed, _, groups = node.args
@@ -493,51 +395,10 @@ class _Lowering(Placing):
         last, epilogue = self.followers.functions(node.results[0], function(node))
         self.places[last] = self.pair("", self.dense(node.args[0]), None, epilogue)
 
-    def view(self, node: Node) -> None:
-        value, made = node.args[0], node.results
-        source = self.place(value)
-        try:
-            meta = node.function(source.meta, *node.args[1:], **node.kwargs)
-        except RuntimeError:
-            image = source.shape
-            if len(image) == 4 and is_interleaved(source.meta) and made[0].shape == (image[0], math.prod(image[1:])):
-                self.flattened[made[0]] = source
-                return
-            if (placed := self._as_image(source, made[0])) is not None:
-                self.places[made[0]] = placed
-                return
-            source = self.rows(value)
-            meta = node.function(source.meta, *node.args[1:], **node.kwargs)
-        self.places[made[0]] = Placed(source.buffer, meta)
-
-    def _as_image(self, source: Placed, value: Value) -> Placed | None:
-        """A tensor copied so that its view is an image of interleaved channels, as after channels are shuffled."""
-        if len(value.shape) != 4 or len(source.shape) < 5:
-            return None
-        image = self.fresh_image(value.shape)
-        try:
-            self.copy(source, Placed(image.buffer, image.meta.view(source.shape)))
-        except (RuntimeError, Refusal):
-            return None
-        return image
-
     def check(self, problem: Problem) -> None:
         refusal = table()["llvm"].refusal(problem, Pass.OUTPUT, torch.float32, "cpu")
         if refusal is not None:
             raise Refusal(f"a kernel {refusal}")
-
-
-def _kept(value: Value, owned: Owned, into: Tensor | None) -> Tensor:
-    """A copy of a fixed value, in the layout that images have."""
-    made = owned(value)
-    if into is not None:
-        return into.copy_(made)
-    return made.clone(memory_format=torch.channels_last if made.dim() == 4 else torch.preserve_format)
-
-
-def _steps(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Strides of a tensor in the order of its axes."""
-    return torch.empty(shape, device="meta").stride()
 
 
 def _affine(value: Value | None, default: float, owned: Owned) -> Tensor:

@@ -15,19 +15,16 @@ since, they would pass again. So the state is looked up guard by guard, and watc
 
 This is at least as strict as the guards: a write of an equal number may count as a change, a change never as none.
 After a change Dynamo's guards decide, as they do where a guard reads something else (:class:`UnwatchableError`), and on
-a Python whose dictionaries don't tell of writes (:func:`tells` finds that out by trying).
+a Python whose dictionaries don't tell of writes (:func:`striate.acceleration.objects.tells` finds that out by trying).
 """
 
 from __future__ import annotations
 
-import ctypes
 import enum
 import functools
 import gc
-import sys
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from functools import cache, partial
+from functools import partial
 from operator import is_
 from types import (
     BuiltinFunctionType,
@@ -50,7 +47,8 @@ from torch._dynamo import source as sources
 from torch._guards import ChainedSource, Guard, Source
 from torch.nn import Parameter
 
-from striate.engine.llvm.isa import Isa, host
+from striate.acceleration import objects
+from striate.engine.llvm.isa import host
 from striate.engine.llvm.words import Words
 
 #: Types whose objects never change.
@@ -83,11 +81,6 @@ _DESCRIBED: Final = _VALUE | frozenset(
     ("TYPE_MATCH", "TENSOR_MATCH", "SEQUENCE_LENGTH", "DICT_KEYS_MATCH", "DICT_CONTAINS", "DICT_NOT_CONTAINS")
     + ("NONE_MATCH", "NOT_NONE_MATCH")
 )
-#: Where CPython keeps an object's type, what comes after it, a dictionary's version, and a list's items.
-_TYPE, _REST, _VERSION, _ITEMS = 8, 16, 24, 24
-_WORD: Final = 8
-#: The flag of types that cannot be changed.
-_IMMUTABLE: Final = 1 << 8
 #: What stands for arguments of the call, and what is in them.
 _GIVEN: Final = object()
 _ABSENT: Final = object()
@@ -170,13 +163,15 @@ class Unchanged:
         classes: Iterable[type],
     ) -> None:
         isa = host()
-        if isa is None or not tells(isa):
+        if isa is None or not objects.tells(isa):
             raise UnwatchableError("dictionaries of this Python don't tell of writes")
         self._names, self._variables = names, variables
         self._found: dict[Source, Any] = {}
         self._places: list[int] = []
         #: All that is watched, by how; kept, so that it stays where it is.
         self._held: dict[tuple[str, int], Any] = {}
+        #: What watched words refer to, so that nothing else gets its address.
+        self._kept: list[Any] = []
         self._entries: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
         self._tensors: dict[int, Tensor] = {}
         self._entry(vars(eval_frame), "_stance")
@@ -189,7 +184,7 @@ class Unchanged:
         self._words = Words(self._places, isa)
         self._state = GlobalStateGuard()
         #: Of Python modules: their dictionaries' versions, and what the guarded names lead to in case these change.
-        self._versions = Words([id(table) + _VERSION for table, _ in self._entries.values()], isa)
+        self._versions = Words([objects.version(table) for table, _ in self._entries.values()], isa)
         self._values = self._looked()
         self._guarded = list(self._tensors.values())
         self._alike = TensorGuards(*self._guarded, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
@@ -240,37 +235,35 @@ class Unchanged:
 
     def _dict(self, table: dict[Any, Any]) -> None:
         if self._new("version", table):
-            self._places.append(id(table) + _VERSION)
+            self._places.append(objects.version(table))
 
     def _list(self, items: list[Any]) -> None:
         if self._new("items", items):
-            # The length and the place come first: once these have changed the items' words are others'.
-            self._places += (id(items) + _REST, id(items) + _ITEMS)
-            start = ctypes.c_uint64.from_address(id(items) + _ITEMS).value
-            self._places += range(start, start + _WORD * len(items), _WORD)
+            self._places += objects.items(items)
+            self._kept.append(list(items))
 
     def _memory(self, value: Any) -> None:
         """All that an object keeps in itself."""
         if self._new("memory", value):
-            self._places += range(id(value) + _REST, id(value) + type(value).__basicsize__ - _WORD + 1, _WORD)
+            self._places += objects.memory(value)
+            self._kept += gc.get_referents(value)
 
     def _type(self, value: Any) -> None:
         if type(value) not in _FIXED and self._new("type", value):
-            self._places.append(id(value) + _TYPE)
+            self._places.append(objects.kind(value))
+            self._kept.append(type(value))
 
     def _class(self, kind: type) -> None:
         """A class's attributes, its bases' among them."""
         if self._new("class", kind):
-            # Which bases it has, and in which order, is told by one word of it, wherever that lies.
-            size: int = vars(type)["__basicsize__"].__get__(type) // _WORD
-            words = (ctypes.c_uint64 * size).from_address(id(kind))
-            order = [id(kind) + _WORD * at for at in range(size) if words[at] == id(kind.__mro__)]
+            order = objects.order(kind)
             if not order:
                 raise UnwatchableError(f"the bases of {kind.__name__}")
             self._places += order
+            self._kept.append(kind.__mro__)
             for each in kind.__mro__:
-                if not each.__flags__ & _IMMUTABLE:
-                    self._dict(_behind(vars(each)))
+                if not each.__flags__ & objects.IMMUTABLE:
+                    self._dict(objects.behind(vars(each)))
             if type(kind) is not type:
                 self._class(type(kind))
 
@@ -297,7 +290,7 @@ class Unchanged:
         """An object's length and keys."""
         self._type(value)
         if isinstance(value, MappingProxyType):
-            self._length(_behind(value))
+            self._length(objects.behind(value))
         elif isinstance(value, dict) and type(value).__len__ is dict.__len__:
             self._dict(value)
         elif isinstance(value, list) and type(value).__len__ is list.__len__:
@@ -409,7 +402,7 @@ class Unchanged:
         if isinstance(base, tuple):
             return tuple.__getitem__(base, key)
         if isinstance(base, MappingProxyType):
-            return self._item(_behind(base), key)
+            return self._item(objects.behind(base), key)
         raise UnwatchableError(f"an item of a {type(base).__name__}")
 
     def _attribute(self, base: Any, name: str) -> Any:
@@ -484,12 +477,6 @@ _OF_FUNCTIONS: Final = frozenset(
 )
 
 
-def _behind(proxy: MappingProxyType[str, Any]) -> Any:
-    """What a view shows, such as that of a class's attributes."""
-    (table,) = gc.get_referents(proxy)
-    return table
-
-
 _LOOKUP: Final[Any] = object.__getattribute__
 
 
@@ -499,105 +486,3 @@ def identical(some: Any, others: Any) -> bool:
         return True
     both = isinstance(some, tuple) and isinstance(others, tuple)
     return both and len(some) == len(others) and all(map(is_, some, others))
-
-
-@cache
-def tells(isa: Isa) -> bool:
-    """Whether dictionaries, lists, functions, cells and objects of this Python lie in memory as is assumed here.
-
-    Every kind of write that is relied on is tried, as often as it takes the interpreter to specialise its code.
-    """
-    with_lock: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
-    if sys.implementation.name != "cpython" or not with_lock:
-        return False
-
-    class Some:
-        number: Any = None
-
-    class Other(Some):
-        pass
-
-    class Slotted:
-        __slots__ = ("number",)
-        number: Any
-
-    def function(number: Any = None) -> Any:
-        return number
-
-    plain, slotted, cell = Some(), Slotted(), CellType(None)
-    table: dict[str, Any] = {"number": None}
-    ordered: OrderedDict[str, Any] = OrderedDict(number=None)
-    items: list[Any] = [None]
-    plain.number, slotted.number = None, None
-    attributes = _behind(vars(Some))
-
-    def attribute(value: Any) -> None:
-        plain.number = value
-
-    def new_attribute(value: Any) -> None:
-        vars(plain).pop("other", None)
-        plain.other = value  # type: ignore[attr-defined]
-
-    def of_class(value: Any) -> None:
-        Some.number = value
-
-    def slot(value: Any) -> None:
-        slotted.number = value
-
-    def kind(value: Any) -> None:
-        plain.__class__ = Other if type(plain) is Some else Some
-
-    def item(value: Any) -> None:
-        table["number"] = value
-
-    def ordered_item(value: Any) -> None:
-        ordered["number"] = value
-
-    def deleted(value: Any) -> None:
-        table[f"{id(value)}"] = value
-        table.popitem()
-
-    def list_item(value: Any) -> None:
-        items[0] = value
-
-    def longer(value: Any) -> None:
-        items.append(value)
-
-    def default(value: Any) -> None:
-        function.__defaults__ = (value,)
-
-    def contents(value: Any) -> None:
-        cell.cell_contents = value
-
-    def version(held: object) -> list[int]:
-        return [id(held) + _VERSION]
-
-    def memory(held: object) -> list[int]:
-        return [*range(id(held) + _REST, id(held) + type(held).__basicsize__ - _WORD + 1, _WORD)]
-
-    writes: list[tuple[Any, Any]] = [
-        (attribute, lambda: version(vars(plain))),
-        (new_attribute, lambda: version(vars(plain))),
-        (of_class, lambda: version(attributes)),
-        (kind, lambda: [id(plain) + _TYPE]),
-        (slot, lambda: memory(slotted)),
-        (item, lambda: version(table)),
-        (deleted, lambda: version(table)),
-        (ordered_item, lambda: version(ordered)),
-        (list_item, lambda: [ctypes.c_uint64.from_address(id(items) + _ITEMS).value]),
-        (longer, lambda: [id(items) + _REST]),
-        (default, lambda: memory(function)),
-        (contents, lambda: memory(cell)),
-    ]
-    for write, places in writes:
-        for _ in range(_TRIALS):
-            words = Words(places(), isa)
-            unmoved = words.same()
-            write(object())
-            if not unmoved or words.same():
-                return False
-    return True
-
-
-#: Writes of a kind after which the interpreter has specialised its code.
-_TRIALS: Final = 40
