@@ -59,7 +59,7 @@ NETWORKS: dict[str, Network] = {
     "timm:tresnet_m": Network(),
     "timm:lambda_resnet26t": Network(),
     "timm:botnet26t_256": fixed(),
-    "timm:halonet26t": Network({}, 128, None),
+    "timm:halonet26t": Network({}, 256, None),
     "torchvision:regnet_x_400mf": Network(),
     "timm:regnety_002": Network(),
     "timm:regnetz_005": Network(),

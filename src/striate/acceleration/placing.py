@@ -14,6 +14,8 @@ from striate.engine.llvm.program import Buffer, Foreign, Operand, Step
 
 #: Multiplications below which a step isn't worth waiting for another thread.
 _SHARED = 60_000
+#: Numbers side by side that are few to be copied by themselves, and shares of work that are enough.
+_SHORT, _SHARES = 64, 32
 #: What reading, changing and writing a number counts as.
 PASS = 4
 
@@ -103,7 +105,14 @@ class Placing:
             args = (operand_of(target), operand_of(source))
             self.steps.append(Foreign(name, torch.ops.aten.copy_.default, args, {}, (None,)))
             return
+        if 1 < len(axes) < 4 and axes[-1][0] < _SHORT:
+            # Rows of a few numbers: shares of work are many of them.
+            size, stride = axes[-2]
+            shares = next((each for each in range(_SHARES, size) if size % each == 0), size)
+            axes[-2:-1] = [(shares, size // shares * stride), (size // shares, stride)]
         axes = [*axes[:-1], *[(1, 0)] * (4 - len(axes)), axes[-1]]
+        if axes[2] == (1, 0):
+            axes[1:3] = axes[2:0:-1] if axes[-1][0] < _SHORT else axes[1:3]
         shape, strides = zip(*axes, strict=True)
         items = shape[0] * shape[1]
         threads = min(items, self.shared(source.meta.numel() * PASS))
