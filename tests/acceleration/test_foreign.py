@@ -169,6 +169,21 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int | None]] = {
 }
 
 
+def masked(m: Any, x: Tensor) -> Tensor:
+    y, mask = m.a(x), x.new_zeros(x.shape[2:])
+    mask[1:3, 2:] = 2.0
+    y[:, :2] += mask
+    y[0].mul_(3)
+    return y.relu_()
+
+
+MODELS["writes into parts"] = lambda: Function(masked, a=conv(3, 4, 3, padding=1)), 9
+MODELS["a view of what is changed"] = (
+    lambda: Function(lambda m, x: (lambda y: (y[:, :1].relu_(), y)[1])(m.a(x)), a=conv(3, 4, 3)),
+    1,
+)
+
+
 def results(made: Any) -> tuple[Tensor, ...]:
     return made if isinstance(made, tuple) else (made,)
 

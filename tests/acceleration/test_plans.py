@@ -994,7 +994,7 @@ class Strange(nn.Module):
 STRANGE = {
     "is random": lambda module, x: F.dropout(x, training=True),
     "changes its input or something of its own": lambda module, x: (module.count.add_(1), x)[1],
-    "seen elsewhere too": lambda module, x: (x.view(-1), x.relu_())[1],
+    "seen elsewhere too": lambda module, x: (module.plain[:1].add_(1), x)[1],
     "a view of what others have too": lambda module, x: (x, x.view(-1)),
     "how a tensor lies in memory": lambda module, x: x.as_strided((1, 2, 2, 2), (8, 4, 2, 1)),
 }

@@ -5,6 +5,7 @@ hangs on numbers, or leaves PyTorch on its way, stops the capture instead of bei
 random numbers, or changes its inputs or what its model owns, does more than a list of operators says, and is refused.
 
 An operator that changes a tensor in place becomes one that makes a new tensor, where nobody else sees the old one.
+Where others see it, as after ``y[:, :2] += 1``, PyTorch's functionalization writes the graph without changes.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ _OF_BATCH = (torch.ops.aten.native_batch_norm, torch.ops.aten._native_batch_norm
 
 class Refusal(Exception):  # noqa: N818 - an answer, not a mistake
     """Why a graph has no plan."""
+
+
+class Changes(Refusal):
+    """A graph changes a tensor of its own that is seen elsewhere too."""
 
 
 @dataclass(eq=False)
@@ -124,6 +129,16 @@ def captured(run: Callable[..., Sequence[Any]], arguments: Sequence[Any], owned:
     Raises:
         Refusal: there is no list of operators that says all.
     """
+    try:
+        return _captured(run, arguments, owned)
+    except Changes as changes:
+        try:
+            return _captured(torch.func.functionalize(run, remove="mutations"), arguments, owned)
+        except Refusal:
+            raise changes from None
+
+
+def _captured(run: Callable[..., Sequence[Any]], arguments: Sequence[Any], owned: Sequence[bool]) -> Graph:
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     try:
         with torch.inference_mode(False), torch.no_grad(), fake:
@@ -261,15 +276,15 @@ class _Recorder(TorchDispatchMode):
         """The node as one that makes a new tensor."""
         name = node.function._schema.name.removeprefix("aten::")
         if changed != [0] or not name.endswith("_") or not hasattr(torch.ops.aten, name[:-1]):
-            raise Refusal(f"{name} writes into a tensor")
+            raise Changes(f"{name} writes into a tensor")
         value = self.known[id(args[0])]
         if value.argument is not None or value.fixed:
             raise Refusal(f"{name} changes its input or something of its own")
         if len(self.storages[args[0].untyped_storage()._cdata]) > 1:
-            raise Refusal(f"{name} changes a tensor that is seen elsewhere too")
+            raise Changes(f"{name} changes a tensor that is seen elsewhere too")
         function = getattr(getattr(torch.ops.aten, name[:-1]), node.function._overloadname, None)
         if function is None:
-            raise Refusal(f"{name} has no form that leaves its operand")
+            raise Changes(f"{name} has no form that leaves its operand")
         return Node(function, node.args, node.kwargs, node.results)
 
 
