@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -42,22 +43,28 @@ class Calling(Placing):
         return made
 
     def foreign(self, node: Node) -> None:
-        """A call of PyTorch's operator, on tensors as they lie here.
-
-        It is made once, with zeros, which tells how its results lie.
-        """
+        """A call of PyTorch's operator for a node."""
         if node.name in _OF_MEMORY:
             raise Refusal(f"{node.name} asks how a tensor lies in memory")
         function = torch.ops.aten.reshape.default if node.function in _VIEWS else node.function
-        args, kwargs = tree_map_only(Value, self.operand, (node.args, node.kwargs))
-        shown = tree_map_only(Value, self.zeros, (node.args, node.kwargs))
+        self.call(node.name, function, node.args, node.kwargs, node.results)
+
+    def call(
+        self, name: str, function: Any, given: tuple[Any, ...], named: dict[str, Any], values: Sequence[Value]
+    ) -> None:
+        """A call of an operator of PyTorch's, on tensors as they lie here, which makes these values.
+
+        It is made once, with zeros, which tells how its results lie.
+        """
+        args, kwargs = tree_map_only(Value, self.operand, (given, named))
+        shown = tree_map_only(Value, self.zeros, (given, named))
         memory = {each.untyped_storage().data_ptr() for each in tree_leaves(shown) if isinstance(each, Tensor)}
         try:
             made = [each for each in tree_leaves(function(*shown[0], **shown[1])) if isinstance(each, Tensor)]
         except RuntimeError as error:
-            raise Refusal(f"{node.name} of zeros: {error}") from error
+            raise Refusal(f"{name} of zeros: {error}") from error
         results: list[Operand | None] = []
-        for value, result in zip(node.results, made, strict=True):
+        for value, result in zip(values, made, strict=True):
             if not value.users and value not in self.graph.results:
                 results.append(None)
                 continue
@@ -70,8 +77,9 @@ class Calling(Placing):
             results.append(made_)
         # What lies in an operand's memory has to be copied from there, which is given to others afterwards.
         copied = any(each.untyped_storage().data_ptr() in memory for each in made)
-        shapes = ", ".join("x".join(map(str, each.shape)) or "1" for each in node.values())
-        self.steps.append(Foreign(f"{node.name} of {shapes}", function, args, kwargs, tuple(results), copied))
+        operands = (each for each in tree_leaves((given, named)) if isinstance(each, (Value, Tensor)))
+        shapes = ", ".join("x".join(map(str, each.shape)) or "1" for each in operands)
+        self.steps.append(Foreign(f"{name} of {shapes}", function, args, kwargs, tuple(results), copied))
 
     def operand(self, value: Value) -> Any:
         """What an operator of PyTorch's gets for a value: a tensor that follows from the model, or an operand."""

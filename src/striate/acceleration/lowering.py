@@ -133,7 +133,8 @@ class _Lowering(Calling):
             sides = tuple((low + p, high + p) for (low, high), p in zip(before_after, padding, strict=True))
         problem = convolution.problem_of(input.shape, weight.shape, stride, sides, dilation, groups)
         if groups > 1 and not groups == problem.in_channels == problem.out_channels:
-            raise Refusal("a convolution in groups of several channels")
+            self.in_groups(node)
+            return
         self.check(problem)
         x, shape = self.interleaved(input), problem.output_shape
         made = Sum(self.fresh_image(shape), lambda owned: owned(weight), weight.key, bias, shape[1], Epilogue())
@@ -154,6 +155,17 @@ class _Lowering(Calling):
             inner, size, outputs, batch = channels * math.prod(size), (1, batch), (1, batch), 1
             windows = (_ONE, _ONE)
         self.sum(last, made, x, (batch, groups, outer, inner, size, windows, outputs), groups, problem.macs)
+
+    def in_groups(self, node: Node) -> None:
+        """A convolution in groups of several channels: PyTorch's, with what follows in its weights."""
+        weight, bias = node.args[1:3]
+        shape = node.results[0].shape
+        made = Sum(self.fresh_image(shape), lambda owned: owned(weight), weight.key, bias, shape[1], Epilogue())
+        last = self.followers.folds(made, node.results[0])
+        if not made.folded:
+            raise Refusal("a convolution in groups of several channels")
+        numbers = [self.constant(("called", made.keys, at), partial(_number, made, at)) for at in range(2)]
+        self.call(node.name, node.function, (node.args[0], *numbers, *node.args[3:]), node.kwargs, [last])
 
     def lower_constant_pad_nd(self, node: Node) -> None:
         """Zeros around an image that convolutions put there themselves."""
@@ -399,6 +411,15 @@ class _Lowering(Calling):
         refusal = table()["llvm"].refusal(problem, Pass.OUTPUT, torch.float32, "cpu")
         if refusal is not None:
             raise Refusal(f"a kernel {refusal}")
+
+
+def _number(made: Sum, at: int, owned: Owned, into: Tensor | None) -> Tensor:
+    """A sum's weight or bias as PyTorch takes it."""
+    number = made.numbers(owned)[at]
+    assert number is not None
+    if into is not None:
+        return into.copy_(number)
+    return number.clone(memory_format=torch.channels_last if number.dim() == 4 else torch.preserve_format)
 
 
 def _affine(value: Value | None, default: float, owned: Owned) -> Tensor:
