@@ -34,6 +34,15 @@ LAYERS: list[Callable[[random.Random, int, int], nn.Module]] = [
     lambda draw, *_: nn.AvgPool2d(draw.choice([2, 3]), 1, 1, count_include_pad=draw.random() < 0.5),
     lambda draw, *_: nn.AdaptiveAvgPool2d(draw.choice([1, 2, 3])),
     lambda draw, *_: nn.Dropout(),
+    # What has no kernel, or none in plans.
+    lambda draw, c, _: nn.Conv2d(c, c, draw.choice([1, 3]), padding=1, groups=2, bias=draw.random() < 0.5),
+    lambda draw, c, _: nn.ConvTranspose2d(c, draw.choice([4, LENGTH]), draw.choice([2, 3]), draw.choice([1, 2]), 1),
+    lambda draw, *_: nn.Upsample(scale_factor=2, mode=draw.choice(["nearest", "bilinear"])),
+    lambda draw, c, _: nn.GroupNorm(2, c),
+    lambda draw, *_: nn.ReflectionPad2d((1, 0, 0, 1)),
+    lambda draw, *_: nn.PixelUnshuffle(2),
+    lambda draw, c, _: nn.PReLU(c),
+    lambda draw, c, _: nn.Conv1d(c, LENGTH, 3, padding=1),
 ]
 FUNCTIONS: list[Callable[[Tensor], Tensor]] = [
     F.relu,
@@ -51,8 +60,48 @@ FUNCTIONS: list[Callable[[Tensor], Tensor]] = [
     lambda v: v.clamp(max=0.4),
     lambda v: 1.5 * v - 0.5,
     lambda v: v.softmax(1),
+    F.mish,
+    lambda v: F.elu(v) + F.softplus(v),
+    lambda v: torch.where(v > 0, v, 0.1 * v),
+    lambda v: v * (v > 0),
+    lambda v: v.cumsum(1),
+    lambda v: v.roll(1, 1) - v.flip(-1),
+    lambda v: v.amax(1, keepdim=True) - v,
+    lambda v: v * v.argmax(1, keepdim=True),
+    # Parts, put together in another order; channels shuffled; parts written into.
+    lambda v: torch.cat(v.chunk(2, 1)[::-1], 1),
+    lambda v: torch.cat([v[..., 1:], v, v[..., :1]], -1),
+    lambda v: v.split(2, 1)[0],
+    lambda v: v.unbind(1)[-1],
+    lambda v: torch.stack([v, -v], _axis(v)),
+    lambda v: v.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2),
+    lambda v: _added(v * 1.0),
+    lambda v: v.double().exp().log1p().float(),
 ]
-PAIRS: list[Callable[[Tensor, Tensor], Tensor]] = [torch.add, torch.sub, torch.mul, lambda v, w: torch.cat([v, w], 1)]
+PAIRS: list[Callable[[Tensor, Tensor], Tensor]] = [
+    torch.add,
+    torch.sub,
+    torch.mul,
+    lambda v, w: torch.cat([v, w], 1),
+    lambda v, w: torch.cat([v, w], 0),
+    lambda v, w: torch.cat([w, v, w], -1),
+    torch.maximum,
+    lambda v, w: v @ w.transpose(-1, -2),
+    lambda v, w: F.scaled_dot_product_attention(v, w, w),
+]
+
+
+def _axis(v: Tensor) -> int:
+    """An axis that hangs on the shape alone."""
+    return v.shape[1] % v.dim()
+
+
+def _added(v: Tensor) -> Tensor:
+    v[:, :1] += 1
+    v[0].mul_(2)
+    return v
+
+
 Step = Callable[["Random", list[Tensor]], Tensor]
 
 
@@ -72,12 +121,12 @@ class Random(nn.Module):
         with torch.no_grad():
             for _ in range(20 * wanted):
                 source = -1 if draw.random() < 0.8 else draw.randrange(len(values))
-                step = self._step(draw, values[source], source if source >= 0 else len(values) - 1, len(values))
                 try:
+                    step = self._step(draw, values[source], source if source >= 0 else len(values) - 1, len(values))
                     value = step(self, values)
                 except (RuntimeError, ValueError, IndexError):
                     continue  # a layer that doesn't fit, or an axis that there isn't
-                if value.dim() < 2 or value.numel() > 5000 or not value.isfinite().all():
+                if value.dim() < 2 or not 0 < value.numel() <= 5000 or not value.isfinite().all():
                     continue
                 self.steps.append(step)
                 values.append(value)

@@ -14,12 +14,17 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from striate.acceleration.absorbing import filled
 from striate.acceleration.capture import Graph, Node, Refusal, Value
 from striate.acceleration.constants import Constants, Make, Owned
-from striate.acceleration.placed import Placed, is_interleaved
+from striate.acceleration.placed import Placed, is_dense, is_interleaved
 from striate.acceleration.placing import Placing, operand_of
 from striate.engine.llvm.program import Buffer, Foreign, Operand
 
 #: Operators whose results hang on strides, which are the plan's own here.
 _OF_MEMORY: Final = ("as_strided", "as_strided_copy", "as_strided_scatter", "_reshape_alias")
+#: Operators of PyTorch's own that take operands however they lie.
+_OF_ANY_LAYOUT: Final = frozenset(
+    ("_softmax", "_log_softmax", "_to_copy", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "_prelu_kernel")
+    + ("_unsafe_view", "_unsafe_index", "_weight_norm_interface")
+)
 _VIEWS: Final = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
 
 
@@ -56,6 +61,11 @@ class Calling(Placing):
 
         It is made once, with zeros, which tells how its results lie.
         """
+        if name.startswith("_") and name not in _OF_ANY_LAYOUT:
+            # One of PyTorch's own, which may have been chosen for how its operands lie: so they have to lie here.
+            for value in dict.fromkeys(each for each in tree_leaves((given, named)) if isinstance(each, Value)):
+                if not value.fixed:
+                    self.as_captured(value)
         args, kwargs = tree_map_only(Value, self.operand, (given, named))
         shown = tree_map_only(Value, self.zeros, (given, named))
         memory = {each.untyped_storage().data_ptr() for each in tree_leaves(shown) if isinstance(each, Tensor)}
@@ -80,6 +90,17 @@ class Calling(Placing):
         operands = (each for each in tree_leaves((given, named)) if isinstance(each, (Value, Tensor)))
         shapes = ", ".join("x".join(map(str, each.shape)) or "1" for each in operands)
         self.steps.append(Foreign(f"{name} of {shapes}", function, args, kwargs, tuple(results), copied))
+
+    def as_captured(self, value: Value) -> None:
+        """Has a tensor lie as it did when the graph was captured."""
+        self.operand(value)
+        place, wanted = self.place(value), self.fresh(value.shape, value.stride)
+        if place.meta.stride() == value.stride and place.meta.storage_offset() == 0:
+            return
+        if place.meta.dtype != torch.float32 or not is_dense(wanted):
+            raise Refusal("an operand of an operator of PyTorch's own that lies otherwise")
+        self.copy(place, wanted)
+        self.places[value] = wanted
 
     def operand(self, value: Value) -> Any:
         """What an operator of PyTorch's gets for a value: a tensor that follows from the model, or an operand."""
