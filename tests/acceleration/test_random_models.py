@@ -163,12 +163,12 @@ def check(seed: int) -> bool:
 
 
 def test_random_models() -> None:
-    plans = [check(seed) for seed in range(40)]
-    assert sum(plans) > 10
+    plans = [check(seed) for seed in range(20)]
+    assert sum(plans) > 5
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(40, 3040, 100))
+@pytest.mark.parametrize("first", range(20, 3020, 100))
 def test_more_random_models(first: int) -> None:
     for seed in range(first, first + 100):
         check(seed)
