@@ -12,7 +12,7 @@ from striate import models
 from striate.analysis import receptive_field, summarize
 from striate.errors import GeometryError, ModelError
 
-#: The lightest of each family, which stand for it where all would take long.
+#: Light ones of different kinds, which stand for all where these would take long.
 LIGHT = ("alexnet_2012", "se_resnet18", "resnet18_aps", "mobilenet_v2", "efficientnet_b0")
 SMALL_FORM = [name for name in models.names() if models.has_small_form(name, (32, 32))]
 
