@@ -9,6 +9,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,39 @@ def _forget() -> None:
             for each in [value for holder in holders for value in vars(holder).values()]:
                 getattr(getattr(each, "__func__", each), "cache_clear", lambda: None)()
     importlib.import_module("striate.engine.backends").forget()
+
+
+@contextmanager
+def _without_drawing() -> Iterator[None]:
+    from striate.report import figures
+    from striate.training.files import write_whole
+
+    def save_each(folder: Path, makers: dict[str, Callable[[], object]]) -> None:
+        for name in makers:
+            write_whole(folder / f"{name}.png", b"")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "save_each", save_each)
+        yield
+
+
+@pytest.fixture
+def undrawn() -> Iterator[None]:
+    """The pictures of a run are empty files: to draw them takes longer than to train a small network."""
+    with _without_drawing():
+        yield
+
+
+@pytest.fixture(scope="session")
+def cnn_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of ``simple_cnn``, without pictures, to read only."""
+    from striate.cli import main
+
+    path = tmp_path_factory.mktemp("runs") / "simple_cnn"
+    with _without_drawing(), pytest.raises(SystemExit) as left:
+        main(["train", "simple_cnn", "--out", str(path), "--epochs", "1", "--threads", "1", "--quiet"])
+    assert left.value.code == 0
+    return path
 
 
 @pytest.fixture

@@ -19,12 +19,9 @@ from striate.explain.views import VIEWS
 from striate.report.text import printable
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("runs") / "first"
-    with pytest.raises(SystemExit):
-        main(["train", "simple_cnn", "--out", str(path), "--epochs", "1", "--threads", "1", "--quiet"])
-    return path
+@pytest.fixture
+def run(cnn_run: Path) -> Path:
+    return cnn_run
 
 
 @pytest.fixture

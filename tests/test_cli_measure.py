@@ -99,10 +99,9 @@ def test_sizes_that_it_takes(says: Says) -> None:
         assert json.loads(output)["input_shape"] == [1, *map(int, size.split("x"))]
 
 
-def test_networks_are_called_what_the_user_calls_them(says: Says, tmp_path: Path) -> None:
-    says("train", "simple_cnn", "--out", tmp_path / "run", "--epochs", 1, "--threads", 1, "--quiet")
+def test_networks_are_called_what_the_user_calls_them(says: Says, cnn_run: Path) -> None:
     for command in ("summary", "field"):
-        for model in ("simple_cnn", tmp_path / "run"):
+        for model in ("simple_cnn", cnn_run):
             assert json.loads(says(command, model, "--json")[1])["model"] == "simple_cnn"
     summary = analysis.summarize(nn.Sequential(nn.Conv2d(1, 2, 3)), (1, 8, 8), name="my network")
     assert measures.costs(summary).get_suptitle().startswith("my network, 1x1x8x8: 20 parameters, 648 MACs")
@@ -143,9 +142,18 @@ def measured(name: str) -> tuple[analysis.Summary, analysis.ReceptiveFields]:
     return summary, analysis.receptive_field(model, size, name=name)
 
 
-@pytest.mark.parametrize("colour", [False, True])
-@pytest.mark.parametrize("width", [60, 80, 120])
-@pytest.mark.parametrize("name", SUMMARIES)
+@pytest.mark.parametrize(
+    ("name", "width", "colour"),
+    [
+        # Large tables take long, and longer in colour.
+        pytest.param(
+            name, width, colour, marks=[pytest.mark.slow] * (name == "vit_b_16" or (colour and name != "deep"))
+        )
+        for name in SUMMARIES
+        for width in (60, 80, 120)
+        for colour in (False, True)
+    ],
+)
 def test_tables_on_terminals(name: str, width: int, colour: bool) -> None:
     summary, found = measured(name)
     for shown in (measures.cost(summary), measures.fields(found), measures.totals(summary)):
@@ -213,7 +221,7 @@ def test_timings_on_terminals(width: int) -> None:
     )
 
 
-@pytest.mark.parametrize("layers", [1, 5, 40, 150])
+@pytest.mark.parametrize("layers", [1, 40, 45, *(pytest.param(n, marks=pytest.mark.slow) for n in (5, 150))])
 def test_pictures_of_networks_of_every_depth(layers: int) -> None:
     names = [f"a_stage_with_a_long_name_{n // 10}.and_a_block_in_it_{n % 10}_conv" for n in range(layers)]
     network = nn.Sequential()

@@ -37,7 +37,7 @@ PROGRAM: Any = typer.main.get_command(app)
 #: Options that make examples quick, of the commands that have them: of an option given twice the last one counts.
 QUICK = {"--epochs": "1", "--threads": "1", "--seeds": "2", "--images": "8"}
 #: What takes more than some five seconds all the same, and what is another example but for the number of epochs.
-SLOW = re.compile(r"^torchrun |study \S|train (?!lenet5|--)|export (?!runs/)|--epochs 20")
+SLOW = re.compile(r"^torchrun |study \S|summary resnet18|train (?!lenet5|--)|export (?!runs/)|--epochs 20")
 RUN = ["train", "lenet5", "--epochs", "1", "--threads", "1", "--quiet"]
 
 
@@ -73,7 +73,7 @@ EXAMPLES = list(dict.fromkeys(shown()))
 # -------------------------------------------------------------------- what they are run on
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run."""
     path = tmp_path_factory.mktemp("finished") / "first"
@@ -161,7 +161,7 @@ def write_idx_files(folder: Path) -> None:
 # ------------------------------------------------------------------------------- the tests
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("here", "undrawn")
 @pytest.mark.parametrize(
     "line", [pytest.param(line, marks=[pytest.mark.slow] if SLOW.search(line) else []) for line in EXAMPLES]
 )

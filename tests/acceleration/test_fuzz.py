@@ -29,7 +29,9 @@ def run(first: int, count: int) -> None:
     assert coverage.calls > 20 * count
 
 
-@pytest.mark.parametrize("first", range(0, 8 * MANY, MANY))
+@pytest.mark.parametrize(
+    "first", [pytest.param(each * MANY, marks=[pytest.mark.slow] * (each >= 5)) for each in range(8)]
+)
 def test_random_modules_and_changes(first: int) -> None:
     run(first, MANY)
 

@@ -174,6 +174,8 @@ NETWORKS: dict[str, Network] = {
 }
 #: Run by `make test`; the others by `make test-all`.
 QUICK = ("timm:test_resnet", "timm:test_vit")
+#: Of these, the ones whose gradients are looked at there.
+TRAINED = ("timm:test_resnet",)
 #: Those that are planned as a whole: how far plans reach isn't told by numbers that agree.
 PLANNED = (
     "timm:test_resnet",
@@ -187,9 +189,11 @@ DRAWS = 8
 #: How far five steps may lead apart, as a share of how far they lead.
 STRAYING = 1e-2
 
-names = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in NETWORKS]
-)
+
+def networks(quick: tuple[str, ...]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=[] if name in quick else [pytest.mark.slow]) for name in NETWORKS]
+    )
 
 
 def images(network: Network, count: int, seed: int, other: bool = False) -> Tensor:
@@ -304,7 +308,7 @@ def trained(model: nn.Module, *batches: Tensor) -> list[Tensor]:
     return [torch.stack(losses), way, *kept]
 
 
-@names
+@networks(QUICK)
 def test_evaluation(name: str, peer: Callable[..., nn.Module], planning: None) -> None:
     network, made = NETWORKS[name], versions(name, peer)
     for count, other in ((2, False), (3, True)):
@@ -317,7 +321,7 @@ def test_evaluation(name: str, peer: Callable[..., nn.Module], planning: None) -
         assert "steps on" in plan_of(made.fast, x).partition("\n")[0]
 
 
-@names
+@networks(TRAINED)
 def test_gradients_and_training(name: str, peer: Callable[..., nn.Module], planning: None) -> None:
     network, made = NETWORKS[name], versions(name, peer)
     for train in (False, True):

@@ -211,9 +211,10 @@ def check(seed: int) -> bool:
     return not plan_of(fast, x).startswith("no plan")
 
 
-def test_random_models() -> None:
-    plans = [check(seed) for seed in range(40)]
-    assert sum(plans) > 10
+@pytest.mark.parametrize("first", [20, pytest.param(0, marks=pytest.mark.slow)])
+def test_random_models(first: int) -> None:
+    plans = [check(seed) for seed in range(first, first + 20)]
+    assert sum(plans) > 5
 
 
 @pytest.mark.slow

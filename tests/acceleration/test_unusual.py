@@ -11,7 +11,6 @@ import functools
 import gc
 import os
 import pickle
-import socket
 import subprocess
 import sys
 import tempfile
@@ -57,9 +56,14 @@ SLOW = {
     "shuffled channels",
     "a U",
 }
-names = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CASES]
-)
+QUICK = [name for name in CASES if name not in SLOW]
+
+
+def modules(quick: list[str]) -> pytest.MarkDecorator:
+    """All modules; those that aren't ``quick`` are slow."""
+    return pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in quick)) for name in CASES]
+    )
 
 
 def alike(mine: Sequence[Tensor | None], theirs: Sequence[Tensor | None], what: str) -> None:
@@ -123,7 +127,7 @@ def loss_of(result: Any) -> Tensor:
 
 
 @pytest.mark.usefixtures("planning")
-@names
+@modules(QUICK)
 def test_evaluation(name: str) -> None:
     """Calls of one size until plans are taken, then of another one; what is kept on the way is the same as well."""
     case = CASES[name]
@@ -137,9 +141,9 @@ def test_evaluation(name: str) -> None:
     alike([*fast.buffers()], [*model.buffers()], "buffers")
 
 
-@names
-def test_derivatives(name: str) -> None:
-    """Gradients in both modes, of each sample, and of gradients; then five steps of training."""
+@modules(QUICK[::3])
+def test_derivatives_of_other_kinds(name: str) -> None:
+    """Gradients in evaluation, of each sample, and of gradients."""
     case = CASES[name]
     model, fast = pair(case)
     for each in (model, fast):
@@ -149,8 +153,19 @@ def test_derivatives(name: str) -> None:
     agree(lambda each: of_each_sample(each, inputs), model, fast, "each sample", case.refused)
     for each in (model, fast):
         moded(case, each, True)
-    agree(lambda each: gradients(each, inputs), model, fast, "gradients in training")
     agree(lambda each: penalties(each, inputs), model, fast, "gradients of gradients", case.refused)
+    alike([*fast.buffers()], [*model.buffers()], "buffers")
+
+
+@modules(QUICK)
+def test_training(name: str) -> None:
+    """Gradients, by the inputs as well; then five steps."""
+    case = CASES[name]
+    model, fast = pair(case)
+    for each in (model, fast):
+        moded(case, each, True)
+    inputs = case.inputs(2)
+    agree(lambda each: gradients(each, inputs), model, fast, "gradients in training")
     steps = {each: torch.optim.SGD(each.parameters(), 0.05, momentum=0.9) for each in (model, fast)}
     for batch in (3, 3, 3, 3, 2):
         inputs = case.inputs(batch)
@@ -544,7 +559,15 @@ WAYS = [
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::UserWarning")
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+@pytest.mark.parametrize(
+    "way",
+    [
+        # What these ask for others ask for as well, of less.
+        pytest.param(way, marks=[pytest.mark.slow] * (way in (averages, adversaries, written_as_onnx)))
+        for way in WAYS
+    ],
+    ids=lambda way: way.__name__,
+)
 def test_what_is_done_with_models(way: Callable[[Accelerate], list[Tensor | None]], planning: None) -> None:
     results = []
     for accelerate in (lambda model: model, lambda model: striate.accelerate(model, quiet=True)):
@@ -586,10 +609,14 @@ import striate
 from unusual import block
 
 torch.set_num_threads(1)
+# They meet, as torchrun's processes do, at a port that is open already.
+asked, told = os.pipe()
 children = []
 for rank in range(2):
     if (child := os.fork()) == 0:
-        os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": sys.argv[1]}
+        os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+                       "MASTER_PORT": os.read(asked, 5).decode(),
+                       "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
         dist.init_process_group("gloo")
         results = []
         for accelerate in (lambda model: model, lambda model: striate.accelerate(model, quiet=True)):
@@ -612,17 +639,17 @@ for rank in range(2):
         assert vars(model)["_compiled_call_impl"].graphs
         os._exit(0)
     children.append(child)
+meeting = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+os.write(told, b"%05d" % meeting.port * 2)
 print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks the processes that train together")
 def test_several_processes() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": os.pathsep.join(paths)}
-    arguments = [sys.executable, "-c", DISTRIBUTED, str(port)]
+    arguments = [sys.executable, "-c", DISTRIBUTED]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, env=environment)
     assert done.stdout.strip() == "[0, 0]", done.stderr

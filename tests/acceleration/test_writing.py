@@ -113,8 +113,18 @@ def gradients(model: nn.Module, x: Tensor) -> list[tuple[Tensor, ...]]:
     return [alone, first, torch.autograd.grad(penalty, leaves, materialize_grads=True)]
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["planes", "channels last"])
-@pytest.mark.parametrize("name", MODELS)
+LAYOUTS = {"planes": torch.contiguous_format, "channels last": torch.channels_last}
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        # The fast suite has each model in one of the layouts, by turns.
+        pytest.param(name, LAYOUTS[layout], id=f"{name}-{layout}", marks=[pytest.mark.slow] * ((at + kind) % 2))
+        for at, name in enumerate(MODELS)
+        for kind, layout in enumerate(LAYOUTS)
+    ],
+)
 def test_gradients_of_two_orders(name: str, layout: torch.memory_format) -> None:
     model = MODELS[name]()
     x = torch.randn(4, 4, 12, 12).contiguous(memory_format=layout)

@@ -133,7 +133,7 @@ def test_without_a_name_a_network_lies_here(tmp_path: Path, monkeypatch: pytest.
     assert [path.name for path in tmp_path.iterdir()] == ["mine.safetensors"]
 
 
-@pytest.mark.parametrize("opset", [18, 20, None])
+@pytest.mark.parametrize("opset", [18, pytest.param(20, marks=pytest.mark.slow), None])
 def test_the_version_of_onnx_operators(opset: int | None, run: Run, tmp_path: Path) -> None:
     done = export(run, "onnx", tmp_path / "digits.onnx", opset=opset)
     written = {entry.domain: entry.version for entry in onnx.load(done.path).opset_import}

@@ -12,18 +12,18 @@ from safetensors.torch import save_file
 from striate import models
 from striate.models.naming import translated
 
-SMALL = ("alexnet", "resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0")
+SMALL = ("alexnet", "resnet18", "mobilenet_v2", "efficientnet_b0")
 LARGE = (
-    "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "resnet34", "resnet101",
-    "resnet152", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3", "efficientnet_b4", "efficientnet_b5",
-    "efficientnet_b6", "efficientnet_b7",
+    "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "resnet34", "resnet50",
+    "resnet101", "resnet152", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3", "efficientnet_b4",
+    "efficientnet_b5", "efficientnet_b6", "efficientnet_b7",
 )  # fmt: skip
 TORCHVISIONS = [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)]
 TIMMS = [
-    ("resnet18", "resnet18"),
+    pytest.param("resnet18", "resnet18", marks=pytest.mark.slow),
     ("se_resnet50", "seresnet50"),
     ("mobilenet_v1", "mobilenetv1_100"),
-    ("mobilenet_v2", "mobilenetv2_100"),
+    pytest.param("mobilenet_v2", "mobilenetv2_100", marks=pytest.mark.slow),
     ("efficientnet_b0", "efficientnet_b0"),
     ("efficientnet_lite0", "tf_efficientnet_lite0"),
     pytest.param("vgg11_bn", "vgg11_bn", marks=pytest.mark.slow),

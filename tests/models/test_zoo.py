@@ -12,11 +12,8 @@ from striate import models
 from striate.analysis import receptive_field, summarize
 from striate.errors import GeometryError, ModelError
 
-#: The lightest of each family, which stand for it where all would take long.
-LIGHT = (
-    "alexnet", "alexnet_2012", "vgg11_bn", "resnet18", "resnet50_v1", "se_resnet18", "resnet18_aps", "mobilenet_v2",
-    "efficientnet_b0",
-)  # fmt: skip
+#: Light ones of different kinds, which stand for all where these would take long.
+LIGHT = ("alexnet_2012", "se_resnet18", "resnet18_aps", "mobilenet_v2", "efficientnet_b0")
 SMALL_FORM = [name for name in models.names() if models.has_small_form(name, (32, 32))]
 
 #: MACs in 1e9 at the native size: torchvision's tables (ops), and of MobileNet its paper's table 4.
@@ -140,14 +137,12 @@ def test_native_size_trains(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "alexnet_2012",
-        "se_resnet18",
         "resnet18_aps",
         *(
             pytest.param(name, marks=pytest.mark.slow)
             for name in (
-                "vgg11", "vgg11_bn", "resnet18", "resnet50", "resnet18_blur", "mobilenet_v1", "mobilenet_v2",
-                "efficientnet_b0", "efficientnet_lite0",
+                "alexnet_2012", "vgg11", "vgg11_bn", "resnet18", "resnet50", "se_resnet18", "resnet18_blur",
+                "mobilenet_v1", "mobilenet_v2", "efficientnet_b0", "efficientnet_lite0",
             )
         ),
     ],

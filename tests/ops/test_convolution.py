@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from striate.geometry import ConvShape
 CONV = {1: ops.conv1d, 2: ops.conv2d, 3: ops.conv3d}
 CONV_TRANSPOSE = {1: ops.conv_transpose1d, 2: ops.conv_transpose2d, 3: ops.conv_transpose3d}
 #: In `make test`, and in `make test-all`.
-EXAMPLES, MORE = 500, 4000
+EXAMPLES, MORE = 200, 4000
 
 
 def terms(shape: ConvShape, open_: Pass) -> int:
@@ -75,7 +76,7 @@ def test_more_random_passes(shape: ConvShape, open_: Pass) -> None:
 
 
 @given(random_convolutions())
-@settings(max_examples=300)
+@settings(max_examples=EXAMPLES // 2)
 def test_the_three_passes_are_adjoint(shape: ConvShape) -> None:
     """<A x, y> = <x, A* y> through autograd: the three contractions of T(x, w, g) are one number."""
     tensors = operands(shape)
@@ -105,7 +106,7 @@ def test_gradients_of_both_orders_by_finite_differences(line: str) -> None:
 
 
 @given(random_convolutions())
-@settings(max_examples=300)
+@settings(max_examples=EXAMPLES // 2)
 def test_input_gradient_is_the_full_convolution_with_the_flipped_kernel(shape: ConvShape) -> None:
     """Written out: upstream gradient ``stride`` apart, padded as the adjoint window says, under the flipped kernel."""
     w, g = (operands(shape)[role] for role in (Pass.WEIGHT_GRAD, Pass.OUTPUT))
@@ -126,7 +127,7 @@ def test_input_gradient_is_the_full_convolution_with_the_flipped_kernel(shape: C
 
 
 @given(random_convolutions())
-@settings(max_examples=300)
+@settings(max_examples=EXAMPLES // 2)
 def test_weight_gradient_is_the_input_correlated_with_the_upstream_gradient(shape: ConvShape) -> None:
     """Written out for one group: batch and channels change places, stride and dilation change places."""
     if shape.groups != 1 or shape.batch == 0:
@@ -140,7 +141,7 @@ def test_weight_gradient_is_the_input_correlated_with_the_upstream_gradient(shap
 
 
 @given(random_convolutions())
-@settings(max_examples=250)
+@settings(max_examples=EXAMPLES // 2)
 def test_transposed_convolution_is_the_definition(shape: ConvShape) -> None:
     """With every padding; its three gradients against the reference's."""
     x = torch.randn(shape.output_shape, dtype=torch.float64, requires_grad=True)
@@ -160,6 +161,20 @@ def test_transposed_convolution_is_the_definition(shape: ConvShape) -> None:
     backward = getattr(ops.reference, f"conv_transpose{shape.dims}d_backward")(g, x, w, *how)
     for mine, theirs in zip(torch.autograd.grad(y, (x, w, b), g), backward, strict=True):
         assert_same(mine, theirs, 1000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "test",
+    [
+        test_the_three_passes_are_adjoint,
+        test_input_gradient_is_the_full_convolution_with_the_flipped_kernel,
+        test_weight_gradient_is_the_input_correlated_with_the_upstream_gradient,
+        test_transposed_convolution_is_the_definition,
+    ],
+)
+def test_more_of_them(test: Any) -> None:
+    settings(max_examples=MORE // 4)(given(random_convolutions())(test.hypothesis.inner_test))()
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

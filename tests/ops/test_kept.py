@@ -367,7 +367,7 @@ NAMES = st.sampled_from(list(PLAIN))
 SEEDS = st.integers(0, 1000)
 
 
-@settings(max_examples=80)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_normalisation(data: st.DataObject) -> None:
     flags = [data.draw(st.booleans()) for _ in range(3)]
@@ -375,7 +375,7 @@ def test_normalisation(data: st.DataObject) -> None:
     assume(compare(case, data.draw(deeds(list(case.leaves)))))
 
 
-@settings(max_examples=80)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_convolution_and_pooling(data: st.DataObject) -> None:
     how = data.draw(st.sampled_from(["", "relu", "relu6"])), data.draw(st.booleans())
@@ -384,14 +384,14 @@ def test_convolution_and_pooling(data: st.DataObject) -> None:
     assume(compare(case, data.draw(deeds(list(case.leaves)))))
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_pooling_before_a_clamp(data: st.DataObject) -> None:
     case = composed_pooling(data.draw(st.sampled_from(["relu", "relu6"])), data.draw(st.booleans()), data.draw(SEEDS))
     assume(compare(case, data.draw(deeds(list(case.leaves)))))
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_rows(data: st.DataObject) -> None:
     words = data.draw(st.sampled_from(["cn", "cr", "cncr", "nc", "rcn", "cnc", "crcr"]))
@@ -399,6 +399,14 @@ def test_rows(data: st.DataObject) -> None:
     names = data.draw(NAMES), data.draw(NAMES)
     case = row(words, names, *flags, data.draw(st.sampled_from(list(CHAIN_ALIASES))), data.draw(SEEDS))
     assume(compare(case, data.draw(deeds(list(case.leaves)))))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "test", [test_normalisation, test_convolution_and_pooling, test_pooling_before_a_clamp, test_rows]
+)
+def test_more_of_them(test: Any) -> None:
+    settings(max_examples=300)(given(data=st.data())(test.hypothesis.inner_test))()
 
 
 # -------------------------------------------------------------------- what is kept, and where

@@ -23,7 +23,7 @@ MAX_POOL = {1: ops.max_pool1d, 2: ops.max_pool2d, 3: ops.max_pool3d}
 AVG_POOL = {1: ops.avg_pool1d, 2: ops.avg_pool2d, 3: ops.avg_pool3d}
 LP_POOL = {1: ops.lp_pool1d, 2: ops.lp_pool2d, 3: ops.lp_pool3d}
 #: In `make test`, and in `make test-all`.
-EXAMPLES, MORE = 500, 4000
+EXAMPLES, MORE = 200, 4000
 
 
 def check_max(shape: PoolShape, x: torch.Tensor) -> None:

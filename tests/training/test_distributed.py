@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -23,17 +22,22 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks the proce
 DRIVER = """
 import json, os, signal, sys
 import torch
+from torch.distributed import TCPStore
 torch.set_num_threads(1)
 from striate.errors import StriateError
 from striate.training import Recipe, fit
 from striate.training.loop import Training
 
-settings, size, port, kill = json.loads(sys.argv[1])
+settings, size, kill = json.loads(sys.argv[1])
+# They meet, as torchrun's processes do, at a port that is open already: one that is only found to be free may be taken
+# by another test before it is opened. They are forked before, when there are no threads.
+asked, told = os.pipe()
 children = []
 for number in range(size):
     if (child := os.fork()) == 0:
         os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(size),
-                       "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+                       "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": os.read(asked, 5).decode(),
+                       "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
         if number == size - 1 and kill:
             step = Training._step
             def dying(self, *arguments):
@@ -48,16 +52,15 @@ for number in range(size):
             os._exit(2)
         os._exit(0)
     children.append(child)
+meeting = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+os.write(told, b"%05d" % meeting.port * size)
 print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]))
 """
 
 
 def together(size: int, kill: int = 0, **settings: Any) -> tuple[list[int], str]:
     """Exit codes of the processes, and what they said."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    arguments = json.dumps([settings, size, port, kill])
+    arguments = json.dumps([settings, size, kill])
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, arguments], capture_output=True, text=True, timeout=120, env=environment

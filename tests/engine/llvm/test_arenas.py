@@ -90,5 +90,4 @@ def test_books_are_kept(steps: list[tuple[str, int]]) -> None:
     for each in lent:
         arenas.give_back(each)
     programs.clear()
-    gc.collect()
     assert arenas.bytes == 0

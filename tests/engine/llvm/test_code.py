@@ -127,7 +127,7 @@ def kernels(target: isa.Isa) -> dict[str, object]:
     "target",
     [
         # What no machine of ours runs, and what differs from another in the length of vectors alone, are slow tests.
-        pytest.param(each, marks=pytest.mark.slow if each.name in ("neon", "avx512vl") else (), id=each.name)
+        pytest.param(each, marks=pytest.mark.slow if each.name in ("neon", "avx512vl", "avx2") else (), id=each.name)
         for each in (*isa.ISAS, isa.AVX512.shorter)
     ],
 )

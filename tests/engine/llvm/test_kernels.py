@@ -27,7 +27,13 @@ from striate.errors import OperandError
 from striate.geometry import ConvShape, PoolShape
 
 #: A process keeps its kernels, so a batch of problems costs little more than its new ones.
-BATCH = 20
+BATCH = 10
+
+
+def batches(count: int) -> pytest.MarkDecorator:
+    """Batches of ``count`` random problems; those after the first are slow."""
+    later = [pytest.param(start, marks=pytest.mark.slow) for start in range(BATCH, count, BATCH)]
+    return pytest.mark.parametrize("start", [0, *later])
 
 
 @pytest.mark.parametrize("line", [line for line in CONVOLUTIONS if "3d" not in line and " 0x" not in line])
@@ -41,13 +47,13 @@ def test_poolings_of_the_table(line: str) -> None:
         check_pooling(pool(line), seed)
 
 
-@pytest.mark.parametrize("start", range(0, 40, BATCH))
+@batches(40)
 def test_random_convolutions(start: int) -> None:
     for seed in range(start, start + BATCH):
         check_convolution(convolution(seed), seed)
 
 
-@pytest.mark.parametrize("start", range(0, 60, BATCH))
+@batches(60)
 def test_random_convolutions_of_channels_last(start: int) -> None:
     for seed in range(start, start + BATCH):
         shape = interleaved(seed)
@@ -55,7 +61,7 @@ def test_random_convolutions_of_channels_last(start: int) -> None:
         check_convolution(shape, 3 * seed + 1, layouts=(0, 0, 0))
 
 
-@pytest.mark.parametrize("start", [0])
+@batches(20)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_random_convolutions_of_single_positions(start: int, threads: int) -> None:
     before = torch.get_num_threads()
@@ -99,7 +105,7 @@ def test_channels_that_lie_side_by_side_are_packed_across(monkeypatch: pytest.Mo
             assert asked[-1]
 
 
-@pytest.mark.parametrize("start", [0])
+@batches(20)
 def test_random_convolutions_of_whole_vectors_of_channels_in_any_layout(start: int) -> None:
     """Narrow depthwise planes go through channels last and back."""
     for seed in range(start, start + BATCH):
@@ -107,15 +113,15 @@ def test_random_convolutions_of_whole_vectors_of_channels_in_any_layout(start: i
 
 
 @pytest.mark.usefixtures("narrower")
-@pytest.mark.parametrize("start", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("start", [0, *(pytest.param(start, marks=pytest.mark.slow) for start in (1, 4, 5))])
 def test_every_instruction_set_computes_the_same(start: int) -> None:
-    for line in [line for line in CONVOLUTIONS if "3d" not in line and " 0x" not in line][start::4]:
+    for line in [line for line in CONVOLUTIONS if "3d" not in line and " 0x" not in line][start::8]:
         check_convolution(conv(line), start)
-    for line in ACROSS[start::4]:
+    for line in ACROSS[start::8]:
         check_convolution(conv(line), 1, layouts=(0, 0, 0))
-    for line in [line for line in POOLINGS if "3d" not in line and " 0x" not in line][start::4]:
+    for line in [line for line in POOLINGS if "3d" not in line and " 0x" not in line][start::8]:
         check_pooling(pool(line), start)
-    for seed in range(start, 12, 4):
+    for seed in range(start, 12, 8):
         check_convolution(convolution(seed), seed)
         check_convolution(interleaved(seed), 3 * seed + 1, layouts=(0, 0, 0))
         check_convolution(pointwise(seed), 3 * seed + 1, layouts=(0, 0, 0))
@@ -162,7 +168,7 @@ def test_packed_weights_are_the_weight_in_order(innermost: bool, lanes: int) -> 
                 assert not found[:, 0].any()
 
 
-@pytest.mark.parametrize("start", range(0, 80, BATCH))
+@batches(80)
 def test_random_poolings(start: int) -> None:
     for seed in range(start, start + BATCH):
         check_pooling(pooling(seed), seed)
