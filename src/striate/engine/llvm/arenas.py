@@ -40,6 +40,8 @@ class Arenas:
         self._free: list[Arena] = []
         self._bytes = 0
         self._keeps = True
+        #: What the largest living program needs.
+        self._most = -1
         #: What living programs need, by the number that each was given, and those that have been freed since.
         self._needs: dict[int, int] = {}
         self._numbered = itertools.count()
@@ -57,7 +59,6 @@ class Arenas:
     def reserve(self, program: object, numbers: int) -> None:
         """Keeps arenas of so many numbers for as long as ``program`` lives."""
         number = next(self._numbered)
-        self._keeps = keeps_memory()  # reading the environment takes as long as all else that a call does here
         with self._held():
             self._needs[number] = numbers
         weakref.finalize(program, self._released, number).atexit = False
@@ -76,6 +77,7 @@ class Arenas:
 
     def _new(self, numbers: int) -> Arena | None:
         with self._held():
+            self._keeps = keeps_memory()  # reading the environment takes as long as all else that a call does here
             free = self._taken()
             found = next((each for each in free if each.numbers >= numbers), None)
             if found is not None:
@@ -96,7 +98,7 @@ class Arenas:
                 self._bytes -= 4 * arena.numbers
             return
         self._free.append(arena)
-        if self._gone:
+        if self._gone or arena.numbers > self._most:
             with self._held():
                 pass
 
@@ -127,7 +129,7 @@ class Arenas:
         """Frees arenas larger than any living program needs."""
         while self._gone:
             self._needs.pop(self._gone.popleft(), None)
-        most = max(self._needs.values(), default=-1)
+        most = self._most = max(self._needs.values(), default=-1)
         for arena in self._taken():
             if arena.numbers <= most:
                 self._free.append(arena)
