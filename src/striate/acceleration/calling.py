@@ -92,13 +92,17 @@ class Calling(Placing):
         self.steps.append(Foreign(f"{name} of {shapes}", function, args, kwargs, tuple(results), copied))
 
     def as_captured(self, value: Value) -> None:
-        """Has a tensor lie as it did when the graph was captured."""
+        """Has a tensor lie as it did when the graph was captured, or in the order of its axes."""
         self.operand(value)
-        place, wanted = self.place(value), self.fresh(value.shape, value.stride)
-        if place.meta.stride() == value.stride and place.meta.storage_offset() == 0:
+        place = self.place(value)
+        steps = zip(value.shape, place.meta.stride(), value.stride, strict=True)
+        if all(size == 1 or one == other for size, one, other in steps):
             return
-        if place.meta.dtype != torch.float32 or not is_dense(wanted):
-            raise Refusal("an operand of an operator of PyTorch's own that lies otherwise")
+        if place.meta.dtype != torch.float32:
+            raise Refusal("an operand of other numbers, of an operator of PyTorch's own, that lies otherwise")
+        wanted = self.fresh(value.shape, value.stride)
+        if not is_dense(wanted):
+            wanted = self.fresh(value.shape, _steps(value.shape))
         self.copy(place, wanted)
         self.places[value] = wanted
 

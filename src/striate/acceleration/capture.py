@@ -10,7 +10,10 @@ Where others see it, as after ``y[:, :2] += 1``, PyTorch's functionalization wri
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -141,7 +144,7 @@ def captured(run: Callable[..., Sequence[Any]], arguments: Sequence[Any], owned:
 def _captured(run: Callable[..., Sequence[Any]], arguments: Sequence[Any], owned: Sequence[bool]) -> Graph:
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     try:
-        with torch.inference_mode(False), torch.no_grad(), fake:
+        with _unlogged(), torch.inference_mode(False), torch.no_grad(), fake:
             standing = [each if own else _standing(each) for each, own in zip(arguments, owned, strict=True)]
             recorder = _Recorder(standing, owned)
             with recorder:
@@ -152,6 +155,24 @@ def _captured(run: Callable[..., Sequence[Any]], arguments: Sequence[Any], owned
         # Whatever a graph may raise on a tensor without numbers, it is no reason to fail: the call itself will tell.
         raise Refusal(f"{type(error).__name__} while it was captured: {str(error).partition(chr(10))[0]}") from error
     return Graph(recorder.nodes, recorder.inputs, recorder.told(outputs))
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """While PyTorch doesn't log what fails on tensors without numbers: that is a reason to refuse, and is told so."""
+    _quiet.on = True
+    logging.getLogger("torch._subclasses.fake_tensor").addFilter(_is_told)
+    try:
+        yield
+    finally:
+        _quiet.on = False
+
+
+def _is_told(record: logging.LogRecord) -> bool:
+    return not getattr(_quiet, "on", False)
+
+
+_quiet = threading.local()
 
 
 def is_number(argument: Any) -> bool:

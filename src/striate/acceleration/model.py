@@ -297,6 +297,9 @@ def _mend_dynamo() -> None:
         return wrapped(self, value)
 
     builder.VariableBuilder.wrap_listlike = wrap  # type: ignore[method-assign]
+    # A table of methods by type, which remembers the one before.
+    table = getattr(builder.VariableBuilder, "_type_dispatch_impl", None)
+    getattr(table, "cache_clear", lambda: None)()
 
 
 @contextmanager

@@ -22,9 +22,9 @@ from striate.engine.llvm.isa import Isa
 #: Numbers of a block.
 BLOCK: Final = 64
 #: Blocks of a larger tensor that one look compares.
-SAMPLES: Final = 2
+SAMPLES: Final = 4
 #: Blocks up to which a tensor is compared as a whole.
-WHOLE: Final = 8
+WHOLE: Final = 32
 
 # A row of the table: address of the numbers, how many, blocks, address of the digests. ``look`` goes through all rows.
 _CODE: Final = """
