@@ -20,7 +20,7 @@ from striate.acceleration.straight import Straight, straightened
 from striate.acceleration.unchanged import Read, Unchanged, UnwatchableError, described, reads
 
 #: Calls by way of the guards before what they read is watched; twice as many each time that it changes soon.
-_FIRST, _LAST = 32, 4096
+_FIRST, _LAST = 4, 4096
 _NEVER: Final = 1 << 62
 #: Calls past the guards after which a change isn't soon.
 _WORTH: Final = 256
