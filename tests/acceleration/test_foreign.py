@@ -115,6 +115,10 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int | None]] = {
     "group normalisation": (lambda: nn.Sequential(conv(3, 8, 3), nn.GroupNorm(2, 8), nn.SiLU(), conv(8, 4, 1)), 1),
     "statistics of the batch": (lambda: nn.Sequential(conv(3, 8, 3), nn.InstanceNorm2d(8)), None),
     "attention": (lambda: Function(attention, a=nn.Linear(3, 24), b=nn.Linear(8, 5)), 1),
+    "attention over images": (
+        lambda: Function(lambda m, x: (lambda y: F.scaled_dot_product_attention(y, y, y))(m.a(x)), a=conv(3, 8, 3)),
+        3,  # in channels last; in planes attention is one operator
+    ),
     "U-Net": (
         lambda: Function(
             unet,

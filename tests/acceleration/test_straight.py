@@ -1,4 +1,4 @@
-"""What is remembered of code that does nothing but call its graph gives what the code gives."""
+"""A remembered graph call returns the results that Dynamo's code returns."""
 
 from __future__ import annotations
 

@@ -266,10 +266,11 @@ def test_other_names_of_a_python_module_may_change() -> None:
         lambda x: x.double(),
         lambda x: x.requires_grad_(),
         lambda x: torch.randn(4, 2).t(),
+        lambda x: torch.randn(3, 4)[1:],
         lambda x: nn.Parameter(x),
         lambda x: x.as_subclass(type("Own", (Tensor,), {})),
     ],
-    ids=["shape", "dtype", "gradient", "strides", "parameter", "subclass"],
+    ids=["shape", "dtype", "gradient", "strides", "offset", "parameter", "subclass"],
 )
 def test_other_inputs_are_guarded(other: Callable[[Tensor], Tensor]) -> None:
     x, model = torch.randn(2, 4), Reading(lambda m, x: x)
@@ -459,7 +460,7 @@ class Holder:
 
 
 @pytest.mark.parametrize("owner", ["items", "config"])
-def test_memory_that_is_used_again_is_no_old_acquaintance(owner: str) -> None:
+def test_reused_memory_counts_as_a_change(owner: str) -> None:
     """A new object may lie where the old one was, so that nothing but the object tells them apart."""
     holder = Holder()
     place = sources.AttrSource(sources.LocalSource("module"), owner)

@@ -1,4 +1,4 @@
-"""What a plan does besides its kernels for sums: views, concatenations, and calls of PyTorch's operators."""
+"""Steps of a plan that compute no sums: views, concatenations, and calls of PyTorch's operators (foreign steps)."""
 
 from __future__ import annotations
 

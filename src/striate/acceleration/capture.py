@@ -159,7 +159,7 @@ def _captured(run: Callable[..., Sequence[Any]], arguments: Sequence[Any], owned
 
 @contextmanager
 def _unlogged() -> Iterator[None]:
-    """While PyTorch doesn't log what fails on tensors without numbers: that is a reason to refuse, and is told so."""
+    """Silences PyTorch's log of operators that fail on fake tensors: here such a failure becomes a Refusal."""
     _quiet.on = True
     logging.getLogger("torch._subclasses.fake_tensor").addFilter(_is_told)
     try:

@@ -1,7 +1,7 @@
 """Where CPython keeps what is in objects: addresses of words that hold other numbers after a write.
 
-A dictionary's version tag is given up by CPython, and what lies where is its own affair. So nothing here counts on a
-version of Python: :func:`tells` tries each kind of write in the process, and where one isn't told, guards are asked.
+CPython promises neither this layout nor the version tag of dictionaries, which newer versions drop. So :func:`tells`
+tries each kind of write once a process. If one goes unnoticed, the guards are evaluated at every call.
 """
 
 from __future__ import annotations

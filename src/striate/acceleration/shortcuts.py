@@ -19,10 +19,10 @@ from striate.acceleration.methods import Methods
 from striate.acceleration.straight import Straight, straightened
 from striate.acceleration.unchanged import Read, Unchanged, UnwatchableError, described, reads
 
-#: Calls by way of the guards before what they read is watched; twice as many each time that it changes soon.
+#: Guarded calls before the state that guards read is watched. The count doubles whenever a shortcut is dropped early.
 _FIRST, _LAST = 4, 4096
 _NEVER: Final = 1 << 62
-#: Calls past the guards after which a change isn't soon.
+#: A shortcut that has served so many calls isn't dropped early.
 _WORTH: Final = 256
 #: Kinds of arguments that are remembered.
 _KEPT: Final = 256
@@ -55,11 +55,11 @@ class Shortcuts:
         self._made: list[list[Read]] = []
         self._wait = self._next = _FIRST
         _listening()[call.__code__] = self
-        #: Why there is none for what was called last, if that is so.
+        #: Why the state of the last code can't be watched.
         self.refusal = ""
 
     def find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any] | None:
-        """What gives the call's result; None where the guards have to be asked."""
+        """A function that returns the call's result, or None if the guards have to be evaluated."""
         if not self._known or get_eval_frame_callback() is not None:
             return None
         tensors: list[Tensor] = []
@@ -83,18 +83,18 @@ class Shortcuts:
         self._wait = self._next
 
     def met(self, guards: Iterable[Guard]) -> None:
-        """Learns of guards that Dynamo has made in the call that is under way."""
+        """Takes the guards that Dynamo has just made, in the current call."""
         self._made.append(reads(guards))
 
     def _associate(self) -> None:
-        """Finds the code that those guards belong to which were made in the call that has just ended."""
+        """Assigns the guards made in the last call to the code that Dynamo made for them."""
         made, self._made = self._made, []
         new = [entry.code for entry in self._entries() if entry.code not in self._read]
         for code in new:
             self._read[code] = made[0] if len(new) == len(made) == 1 and _is_whole(code) else None
 
     def passed(self, args: tuple[Any, ...], kwargs: dict[str, Any], methods: Methods) -> None:
-        """Learns of a call that went by the guards."""
+        """Counts a guarded call, and after enough of them watches the state that the guards read."""
         try:
             self._learn(args, kwargs, methods)
         except Exception as error:

@@ -109,9 +109,9 @@ def reads(guards: Iterable[Guard]) -> list[Read]:
 
 
 def described(args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]) -> tuple[Any, ...] | None:
-    """All that a guard may ask of a call's arguments but who they are; None where that cannot be told.
+    """A key for a call's arguments: all that guards read of them, except identity. None for arguments without a key.
 
-    Tensors among them are added to ``tensors``.
+    Tensors among the arguments are appended to ``tensors``.
     """
     try:
         told = [_described(each, tensors) for each in args]
@@ -129,7 +129,8 @@ def _described(value: Any, tensors: list[Tensor]) -> Any:
             raise UnwatchableError("a tensor's attributes")
         tensors.append(value)
         keys = torch._C._dispatch_keys(value).raw_repr()
-        return value.shape, value.stride(), value.dtype, value.device, value.requires_grad, keys
+        lies = value.shape, value.stride(), value.storage_offset()
+        return *lies, value.dtype, value.device, value.requires_grad, keys
     if value is None or kind in (bool, int, str):
         return kind, value
     if kind in (tuple, list):
@@ -190,7 +191,7 @@ class Unchanged:
         self._alike = TensorGuards(*self._guarded, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
 
     def same(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether all of it is as it was, and ``tensors``, a call's, are others than those that are watched."""
+        """Whether the state is unchanged, and none of ``tensors``, the call's, is a watched tensor."""
         return (
             self._words.same()
             and (self._versions.same() or self._entries_same())
