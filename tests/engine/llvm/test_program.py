@@ -128,3 +128,15 @@ def test_results_of_pytorchs_operators_go_after_their_last_use() -> None:
     program([given_, found], arena(program.numbers))
     torch.testing.assert_close(found, 2 * (2 * (given_ + 2) + 1))
     assert alive == [[], [True], [False, False]]
+
+
+def test_views_of_a_buffer_are_copied_before_others_get_its_memory() -> None:
+    x, y, first, made, second, one, other = (Buffer(64) for _ in range(7))
+    shown = [Operand(each, (4, 16), (16, 1)) for each in (first, made)]
+    view = Foreign("view", lambda operand: operand.view(4, 16), (shown[0],), {}, (shown[1],), True)
+    steps = [doubling(x, first, 4, 1), view, doubling(y, second, 4, 1), doubling(second, one, 4, 1)]
+    program = Program([*steps, doubling(made, other, 4, 1)], [x, y], [one, other], the_isa(), 1)
+    assert program._offsets[first] == program._offsets[second]
+    given_, found = torch.randn(2, 4, 16), torch.empty(2, 4, 16)
+    program([*given_, *found], arena(program.numbers))
+    assert torch.equal(found, torch.stack([4 * given_[1], 4 * given_[0]]))
