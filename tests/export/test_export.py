@@ -143,7 +143,8 @@ def test_the_version_of_onnx_operators(opset: int | None, run: Run, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in LIGHT else [pytest.mark.slow]) for name in models.names()]
+    "name",
+    [pytest.param(name, marks=[] if name in LIGHT else [pytest.mark.slow]) for name in models.names("classification")],
 )
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_network_exports(name: str, format: str, tmp_path: Path) -> None:

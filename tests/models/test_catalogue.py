@@ -19,6 +19,7 @@ def test_the_catalogue_is_the_register() -> None:
         module = f"striate.models.{family.module}"
         assert family.networks == {name: each.description for name, each in own.items() if each.module == module}
         # in the order of the file as well
+        assert {own[name].task for name in family.networks} == {family.task}
         assert list(family.networks) == [name for name, each in own.items() if each.module == module]
         assert family.about == (importlib.import_module(module).__doc__ or "").partition("\n")[0]
 

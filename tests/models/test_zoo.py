@@ -14,7 +14,7 @@ from striate.errors import GeometryError, ModelError
 
 #: Light ones of different kinds, which stand for all where these would take long.
 LIGHT = ("alexnet_2012", "se_resnet18", "resnet18_aps", "mobilenet_v2", "efficientnet_b0")
-SMALL_FORM = [name for name in models.names() if models.has_small_form(name, (32, 32))]
+SMALL_FORM = [name for name in models.names("classification") if models.has_small_form(name, (32, 32))]
 
 #: MACs in 1e9 at the native size: torchvision's tables (ops), and of MobileNet its paper's table 4.
 GMACS = {
@@ -34,7 +34,7 @@ GMACS = {
 }
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", models.names("classification"))
 def test_parameters_are_what_the_description_says(name: str) -> None:
     with torch.device("meta"):
         model = models.create(name)
@@ -125,7 +125,7 @@ def test_small_images_train_all_others(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", models.names("classification"))
 def test_native_size_trains(name: str) -> None:
     channels, height, width = models.input_shape(name)
     model = models.create(name)
@@ -160,7 +160,7 @@ def test_compilers_take_it(name: str) -> None:
 
 
 def test_networks_without_a_small_form_say_so() -> None:
-    assert set(models.names()) - set(SMALL_FORM) >= {"lenet5", "lenet5_1998", "simple_cnn"}
+    assert set(models.names("classification")) - set(SMALL_FORM) >= {"lenet5", "lenet5_1998", "simple_cnn"}
     with pytest.raises(ModelError, match="lenet5: has no form for small images"):
         models.create("lenet5", small_input=True)
     with pytest.raises(GeometryError, match="H and W divisible by 2"):

@@ -9,6 +9,7 @@ ImageSet(1438 images of 1x32x32, 10 classes)
 (torch.Size([64, 1, 32, 32]), torch.Size([64]))
 """
 
+from striate.data.annotation import IGNORED, Annotation, Detections
 from striate.data.augmentation import STYLES, Augmentation
 from striate.data.batches import Batches, Normalization
 from striate.data.decoding import MAX_PIXELS, load_image
@@ -21,11 +22,14 @@ from striate.data.sources import SOURCES, Source, load, split
 from striate.data.streamed import LabelledImages, StreamedSet
 
 __all__ = [
+    "IGNORED",
     "MAX_PIXELS",
     "SOURCES",
     "STYLES",
+    "Annotation",
     "Augmentation",
     "Batches",
+    "Detections",
     "Fit",
     "Identity",
     "ImageSet",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from striate.models.catalogue import FAMILIES
-from striate.models.registry import create, describe, families, has_small_form, input_shape, names, register
+from striate.models.catalogue import FAMILIES, TASKS
+from striate.models.registry import create, describe, families, has_small_form, input_shape, names, register, task_of
 
 if TYPE_CHECKING:
     from striate.models import (
@@ -55,6 +55,7 @@ _HOMES = {
 
 __all__ = [
     "IMAGENET",
+    "TASKS",
     "About",
     "Pretrained",
     "Ranked",
@@ -86,6 +87,7 @@ __all__ = [
     "resnet_aps",
     "resnet_blur",
     "simple_cnn",
+    "task_of",
     "vgg",
     "vit",
 ]

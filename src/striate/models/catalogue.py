@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+#: What a network can be for: one class an image; boxes with classes; a class for each pixel; a mask for each object.
+TASKS: Final = ("classification", "detection", "semantic", "instance")
+
 
 @dataclass(frozen=True)
 class Family:
@@ -18,11 +21,13 @@ class Family:
         module: the file in ``striate.models``.
         about: the first line of its docstring.
         networks: from names to descriptions, in the order in which the file registers them.
+        task: what they do, one of :data:`TASKS`.
     """
 
     module: str
     about: str
     networks: dict[str, str]
+    task: str = "classification"
 
 
 FAMILIES: Final = (

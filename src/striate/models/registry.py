@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from striate.errors import ModelError, did_you_mean
-from striate.models.catalogue import FAMILIES, MODULES
+from striate.models.catalogue import FAMILIES, MODULES, TASKS
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +31,7 @@ SMALL: Final = 64
 class _Entry:
     builder: Callable[..., torch.nn.Module]
     description: str
+    task: str
 
     @property
     def has_small_form(self) -> bool:
@@ -45,29 +46,48 @@ class _Entry:
 _ENTRIES: dict[str, _Entry] = {}
 
 
-def register(builder: Builder, name: str = "", description: str = "") -> Builder:
+def register(builder: Builder, name: str = "", description: str = "", task: str = "classification") -> Builder:
     """Enters a function or class; it takes ``num_classes``, ``in_channels`` and, if it has that form, ``small_input``.
 
     Args:
         builder: what makes the network; the defaults of its arguments are those of :func:`create`.
         name: by default the builder's own, in lower case.
         description: one line; by default the first of the builder's docstring.
+        task: what the network does, one of ``striate.models.TASKS``.
+
+    Raises:
+        ModelError: a name that is taken, an unknown task.
     """
     name = name or builder.__name__.lower()
-    entry = _Entry(builder, description or (builder.__doc__ or "").strip().partition("\n")[0])
+    if task not in TASKS:
+        raise ModelError("models.register", f"got task {task!r}", f"needed one of {', '.join(TASKS)}")
+    entry = _Entry(builder, description or (builder.__doc__ or "").strip().partition("\n")[0], task)
     if name in _ENTRIES or (name in MODULES and entry.module != _module(name)):
         raise ModelError("models.register", f"a model named {name!r} exists", "needed a new name")
     _ENTRIES[name] = entry
     return builder
 
 
-def names() -> tuple[str, ...]:
-    """The names of all networks, those of one paper side by side.
+def names(task: str | None = None) -> tuple[str, ...]:
+    """The names of all networks, those of one paper side by side; with a task, of those that are made for it.
 
-    >>> [name for name in names() if name.startswith("lenet")]
+    >>> [name for name in names("classification") if name.startswith("lenet")]
     ['lenet5', 'lenet5_1998']
     """
-    return tuple(dict.fromkeys((*MODULES, *_ENTRIES)))
+    every = tuple(dict.fromkeys((*MODULES, *_ENTRIES)))
+    return every if task is None else tuple(name for name in every if task_of(name) == task)
+
+
+def task_of(name: str) -> str:
+    """What a network does, one of ``striate.models.TASKS``.
+
+    >>> task_of("lenet5")
+    'classification'
+    """
+    for family in FAMILIES:
+        if name in family.networks:
+            return family.task
+    return _entry(name).task
 
 
 def create(
@@ -79,7 +99,8 @@ def create(
 ) -> torch.nn.Module:
     """A new network, with random weights from torch's global generator or with given ones.
 
-    Every network has ``input_size``, the (H, W) it was made for; its output is (N, num_classes), larger is likelier.
+    Every network has ``input_size``, the (H, W) it was made for. A classifier's output is (N, num_classes), larger is
+    likelier; what networks of other tasks take and give, their files say.
 
     Args:
         name: one of :func:`names`.
