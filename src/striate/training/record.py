@@ -19,9 +19,9 @@ from striate.data import LabelledImages, Split
 from striate.data.sources import Collection
 from striate.data.streamed import joined
 from striate.errors import DataError, RunError
-from striate.training.files import write_whole
+from striate.files import write_whole
+from striate.tasks.predictions import as_was, inert
 from striate.training.folder import RECORD
-from striate.training.predictions import as_was, inert
 
 PARTS: Final = ("train", "val", "test")
 _HEADER: Final = ("part", "class", "image", "digest")
