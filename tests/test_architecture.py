@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "explain": {"errors", "geometry", "ops", "analysis", "report"},  # results draw and save themselves
     "export": {"errors", "data", "models", "training"},
     "studies": {"errors", "geometry", "engine", "ops", "nn", "models", "data", "training", "analysis", "explain"},
-    "report": {"errors", "engine", "training", "analysis", "explain", "export", "studies"},
+    "tasks": {"errors", "ops", "nn", "models", "data"},
+    "report": {"errors", "engine", "data", "training", "analysis", "explain", "export", "studies", "tasks"},
 }
 ANYTHING = {"cli", "__main__", "__init__"}
 
