@@ -331,17 +331,21 @@ def _region(
                 curves,
             )
         )
-    by_size = [_mean(precision[..., size]) for size in range(1, 4)]
-    by_number = [_mean(recall[:, :, 0, number]) for number in range(3)]
-    recall_by_size = [_mean(recall[:, :, size, -1]) for size in range(1, 4)]
     overall = precision[..., 0]
+    small, medium, large = (precision[..., size] for size in range(1, 4))
     return RegionMeasures(
-        _mean(overall),
-        _mean(overall[half]),
-        _mean(overall[three_quarters]),
-        *by_size,
-        *by_number,
-        *recall_by_size,
+        ap=_mean(overall),
+        ap50=_mean(overall[half]),
+        ap75=_mean(overall[three_quarters]),
+        ap_small=_mean(small),
+        ap_medium=_mean(medium),
+        ap_large=_mean(large),
+        ar1=_mean(recall[:, :, 0, 0]),
+        ar10=_mean(recall[:, :, 0, 1]),
+        ar100=_mean(recall[:, :, 0, 2]),
+        ar_small=_mean(recall[:, :, 1, 2]),
+        ar_medium=_mean(recall[:, :, 2, 2]),
+        ar_large=_mean(recall[:, :, 3, 2]),
         classes=tuple(table),
     )
 
