@@ -1,8 +1,9 @@
 """How well class maps agree with the truth: everything follows from one table of counted pixels.
 
 Intersection over union (IoU) of a class is, of the pixels that are of it or are said to be, the share that is both,
-over the pixels of all pictures together. Pixels whose class isn't known count nowhere. A class that no pixel is of and that
-none is said to be has no IoU and is in no mean; one that no pixel is of but some are said to be has IoU 0, and counts.
+over the pixels of all pictures together. Pixels whose class isn't known count nowhere. A class that no pixel is of and
+that none is said to be has no IoU and is in no mean; one that no pixel is of but some are said to be has IoU 0, and
+counts.
 """
 
 from __future__ import annotations
