@@ -1,6 +1,8 @@
-"""Normalisation of maps over their channels."""
+"""Normalisation of maps: over the channels of each position, and by numbers that training leaves alone."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,3 +25,46 @@ class LayerNorm2d(torch.nn.LayerNorm):
     def forward(self, input: Tensor) -> Tensor:
         last = input.permute(0, 2, 3, 1)
         return F.layer_norm(last, self.normalized_shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+
+
+class FrozenBatchNorm2d(torch.nn.Module):
+    """Batch normalisation with fixed statistics, scale and shift, (N, C, H, W) to the same shape.
+
+    All four vectors are buffers: no optimiser changes them, and a batch does not change the statistics, however small
+    it is. Detectors are trained this way on few large images at a time. Names in the state_dict are those of
+    :class:`torch.nn.BatchNorm2d`, whose weights load; its counter ``num_batches_tracked`` is dropped.
+
+    Args:
+        num_features: C.
+        eps: what is added to the variance.
+
+    Source: He et al. (2016) freeze batch normalisation so when they fine-tune for detection (appendix A).
+
+    >>> sum(parameter.numel() for parameter in FrozenBatchNorm2d(64).parameters())
+    0
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.num_features, self.eps = num_features, eps
+        self.register_buffer("weight", torch.ones(num_features))
+        self.register_buffer("bias", torch.zeros(num_features))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+        self.register_load_state_dict_pre_hook(_drop_counter)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, eps={self.eps}"
+
+
+def _drop_counter(_: torch.nn.Module, state_dict: dict[str, Any], prefix: str, *__: Any) -> None:
+    """Takes the counter of batches, which only training with moving statistics reads, out of a state_dict."""
+    state_dict.pop(f"{prefix}num_batches_tracked", None)
