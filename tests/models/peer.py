@@ -1,11 +1,11 @@
 """torchvision's detection networks, runnable beside a PyTorch that its compiled part wasn't built for.
 
-Of that part its Python models call two operators, ``torchvision::nms`` and ``torchvision::roi_align``. Where it can't be
-loaded they are defined here from what torchvision's documentation says of them, as PyTorch's own operators, so that
+Of that part its Python models call two operators, ``torchvision::nms`` and ``torchvision::roi_align``. Where it can't
+be loaded they are defined here from what torchvision's documentation says of them, by PyTorch's own operators, so that
 autograd and float64 come for nothing:
 
-    theirs = peer.detection("fasterrcnn_resnet50_fpn", num_classes=91, **peer.RANDOM)
-    torch.manual_seed(0), peer.spread(theirs), peer.images((60, 80), (97, 64))
+    theirs = peer.spread(peer.detection("fasterrcnn_resnet50_fpn", min_size=96, rpn_post_nms_top_n_test=50))
+    theirs.eval()(peer.images((60, 80), (97, 64)))
 """
 
 from __future__ import annotations
