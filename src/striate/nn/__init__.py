@@ -9,7 +9,7 @@ from striate.nn.detection_input import DetectionInput, ImageBatch, paste_masks, 
 from striate.nn.detection_targets import Target, check_images, check_targets
 from striate.nn.graph import GraphConv, grid_adjacency
 from striate.nn.matching import BACKGROUND, BETWEEN, BalancedSampler, BoxCoder, Matcher, matched
-from striate.nn.normalization import FrozenBatchNorm2d, LayerNorm2d
+from striate.nn.normalization import FrozenBatchNorm2d, LayerNorm2d, freeze_batch_norm
 from striate.nn.pooling import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -85,6 +85,7 @@ __all__ = [
     "Target",
     "check_images",
     "check_targets",
+    "freeze_batch_norm",
     "grid_adjacency",
     "matched",
     "paste_masks",

@@ -65,6 +65,28 @@ class FrozenBatchNorm2d(torch.nn.Module):
         return f"{self.num_features}, eps={self.eps}"
 
 
+def freeze_batch_norm(module: torch.nn.Module, eps: float | None = None) -> torch.nn.Module:
+    """Puts :class:`FrozenBatchNorm2d` in place of every batch normalisation within ``module``, with its numbers.
+
+    Args:
+        module: changed, and returned. One that is a batch normalisation itself is returned frozen.
+        eps: of the frozen layers; by default each one's own.
+
+    >>> freeze_batch_norm(torch.nn.Sequential(torch.nn.BatchNorm2d(8)))
+    Sequential(
+      (0): FrozenBatchNorm2d(8, eps=1e-05)
+    )
+    """
+    if isinstance(module, torch.nn.BatchNorm2d):
+        with torch.device(module.running_var.device if module.running_var is not None else "cpu"):
+            frozen = FrozenBatchNorm2d(module.num_features, module.eps if eps is None else eps)
+        frozen.load_state_dict(module.state_dict())
+        return frozen.train(module.training)
+    for name, child in module.named_children():
+        setattr(module, name, freeze_batch_norm(child, eps))
+    return module
+
+
 def _drop_counter(_: torch.nn.Module, state_dict: dict[str, Any], prefix: str, *__: Any) -> None:
     """Takes the counter of batches, which only training with moving statistics reads, out of a state_dict."""
     state_dict.pop(f"{prefix}num_batches_tracked", None)
