@@ -41,11 +41,27 @@ FAMILIES: Final = (
         },
     ),
     Family(
+        "centernet",
+        "CenterNet in small: objects as peaks of heat maps, for small pictures and computers without a GPU.",
+        {
+            "centernet_small": "CenterNet in small, boxes without NMS; 2,404,350 parameters, 128x128 images.",
+        },
+        "detection",
+    ),
+    Family(
         "coatnet",
         "CoAtNet: convolutions where maps are large, attention with relative positions where they are small.",
         {
             "coatnet_0": "CoAtNet-0; 24,446,228 parameters, 224x224 images.",
         },
+    ),
+    Family(
+        "condinst",
+        "CondInst in small: masks by filters that each object's own place gives, on CenterNet's trunk.",
+        {
+            "condinst_small": "CondInst in small, masks without NMS; 2,473,607 parameters, 128x128 images.",
+        },
+        "instance",
     ),
     Family(
         "convnext",

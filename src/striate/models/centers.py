@@ -140,18 +140,6 @@ def codes_of(boxes: Tensor, places: Tensor, stride: int) -> Tensor:
     return torch.cat([centers / stride - places - 0.5, (sizes / stride).log()], -1)
 
 
-def generalized_iou(first: Tensor, second: Tensor) -> Tensor:
-    """Of each box with its partner, (..., 4) and (..., 4) to (...), from above -1 to 1.
-
-    Source: Rezatofighi et al., "Generalized intersection over union" (2019), algorithm 1.
-    """
-    inner = (torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])).clamp_min(0)
-    outer = torch.maximum(first[..., 2:], second[..., 2:]) - torch.minimum(first[..., :2], second[..., :2])
-    both, hull = inner.prod(-1), outer.prod(-1).clamp_min(1e-9)
-    union = (first[..., 2:] - first[..., :2]).prod(-1) + (second[..., 2:] - second[..., :2]).prod(-1) - both
-    return both / union.clamp_min(1e-9) - (hull - union) / hull
-
-
 def box_loss(codes: Tensor, objects: Objects, gaussian: Tensor, stride: int) -> Tensor:
     """One minus the generalised IoU, a weighted mean over the places of each object, summed over the objects.
 
@@ -171,7 +159,7 @@ def box_loss(codes: Tensor, objects: Objects, gaussian: Tensor, stride: int) -> 
     weights = gaussian[index, row, column]
     weights = weights / gaussian.new_zeros(len(objects)).index_add_(0, index, weights)[index]
     told = boxes_of(codes[objects.pictures[index], :, row, column], torch.stack([column, row], 1), stride)
-    return (weights * (1 - generalized_iou(told, objects.boxes[index]))).sum()
+    return (weights * ops.generalized_box_iou_loss(told, objects.boxes[index])).sum()
 
 
 def peaks(logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -199,3 +187,16 @@ def at_places(maps: Tensor, places: Tensor) -> Tensor:
     """What maps (N, C, h, w) hold at places (N, D, 2), column and row: (N, D, C)."""
     at = places[..., 1] * maps.shape[3] + places[..., 0]
     return maps.flatten(2).gather(2, at[:, None, :].expand(-1, maps.shape[1], -1)).transpose(1, 2)
+
+
+def likeliest(logits: Tensor, objects: Objects, stride: int) -> Tensor:
+    """For each object that of its place and the eight around it where the heat of its class is highest, (M, 2).
+
+    This is where it will be found once the network is trained, and so what learns there besides is used there.
+    """
+    height, width = logits.shape[2:]
+    steps = torch.tensor([(x, y) for y in (0, -1, 1) for x in (0, -1, 1)], device=logits.device)
+    around = objects.places((height, width), stride)[:, None] + steps
+    around = around.clamp_min(0).minimum(torch.tensor([width - 1, height - 1], device=logits.device))
+    heat = logits[objects.pictures[:, None], objects.classes[:, None], around[..., 1], around[..., 0]]
+    return around[torch.arange(len(objects), device=logits.device), heat.argmax(1)]

@@ -1,14 +1,15 @@
-"""Instance segmentation on CenterNet's trunk: the place of an object makes the filters that draw its mask.
+"""CondInst in small: masks by filters that each object's own place gives, on CenterNet's trunk.
 
-Sources: Tian, Shen & Chen, "Conditional convolutions for instance segmentation" (2020), sections 2.2 and 2.3, for masks by
-small networks whose weights another network makes for each object, from maps that all objects share and coordinates
-relative to the object; He, Gkioxari, Dollár & Girshick, "Mask R-CNN" (2017), section 3, for masks in a grid over the box,
-which cost the same for objects and pictures of all sizes; Milletari, Navab & Ahmadi, "V-Net" (2016), section 3, for the
-Dice loss. The maps that masks are drawn from have a stride of 2.
+Sources: Tian, Shen & Chen, "Conditional convolutions for instance segmentation" (2020), sections 2.2 and 2.3: a mask is
+drawn by a small network, whose weights another network gives for each object, from maps that all objects share and
+from coordinates relative to the object. He, Gkioxari, Dollár & Girshick, "Mask R-CNN" (2017), section 3: masks are
+drawn in a grid over the box, which costs the same for objects and pictures of all sizes. Milletari, Navab & Ahmadi,
+"V-Net" (2016), section 3: the Dice loss. The shared maps have a stride of 2.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -21,6 +22,7 @@ from striate import nn, ops
 from striate.models import centers
 from striate.models.centernet import STRIDE, CenterNet, Heads, Trunk
 from striate.models.registry import register
+from striate.nn.detection_targets import Target
 
 #: Places a side of the grid in which a mask is drawn.
 SIDE: Final = 32
@@ -31,7 +33,7 @@ FINE: Final = 2
 #: Channels of these, and of the filters' outputs: of the two coordinates and the maps to one mask.
 _SHARED: Final = 16
 _LAYERS: Final = (_SHARED + 2, 8, 8, 1)
-_COUNT: Final = sum(before * after + after for before, after in zip(_LAYERS, _LAYERS[1:], strict=False))
+_COUNT: Final = sum(before * after + after for before, after in itertools.pairwise(_LAYERS))
 
 
 class Fine(torch.nn.Module):
@@ -50,7 +52,7 @@ class Fine(torch.nn.Module):
 
 
 class MaskMaps(torch.nn.Module):
-    """As :class:`striate.models.centernet.Maps`, and besides ``filters`` (N, 241, H/4, W/4), ``fine`` (N, 16, H/2, W/2)."""
+    """:class:`striate.models.centernet.Maps`, with ``filters`` (N, 233, H/4, W/4) and ``fine`` (N, 16, H/2, W/2)."""
 
     def __init__(self, classes: int, in_channels: int) -> None:
         super().__init__()
@@ -70,6 +72,8 @@ class CondInst(CenterNet):
     ``mask``, results ``masks`` float (D, 1, H, W), the probability that a pixel belongs to the object.
     """
 
+    has_masks = True
+
     def _maps(self) -> torch.nn.Module:
         return MaskMaps(self.classes, self.in_channels)
 
@@ -79,22 +83,20 @@ class CondInst(CenterNet):
         super()._start()
         bias = self.maps.heads.heads["filters"][-1].bias  # type: ignore[union-attr, index]
         begin = 0
-        for before, after in zip(_LAYERS, _LAYERS[1:], strict=False):
+        for before, after in itertools.pairwise(_LAYERS):
             bias[begin : begin + before * after].normal_(0, math.sqrt(2 / before))
             begin += (before + 1) * after
 
     def losses(
-        self, maps: Mapping[str, Tensor], objects: centers.Objects, targets: Sequence[Mapping[str, Tensor]]
+        self, maps: Mapping[str, Tensor], objects: centers.Objects, targets: Sequence[Target]
     ) -> dict[str, Tensor]:
         losses = super().losses(maps, objects, targets)
         counted = objects.select(objects.counted)
-        masks = [mask for target in targets for mask in target["masks"]]
-        wanted = [mask for mask, counts in zip(masks, objects.counted.tolist(), strict=True) if counts]
-        places = _likeliest(maps["heat"].detach(), counted)
+        places = centers.likeliest(maps["heat"].detach(), counted, STRIDE)
         filters = maps["filters"][counted.pictures, :, places[:, 1], places[:, 0]]
         logits = drawn(maps["fine"], filters, counted.boxes, counted.pictures)
-        truth = torch.stack([_sampled(mask, box) for mask, box in zip(wanted, counted.boxes, strict=True)]) if wanted else logits
-        return losses | {"mask": mask_loss(logits, truth).sum() / max(len(counted), 1)}
+        every = torch.cat([wanted(target["masks"], target["boxes"]) for target in targets])
+        return losses | {"mask": mask_loss(logits, every[objects.counted].to(logits)) / max(len(counted), 1)}
 
     def outlines(
         self, maps: Mapping[str, Tensor], row: int, places: Tensor, boxes: Tensor, size: tuple[int, int]
@@ -115,18 +117,52 @@ def drawn(fine: Tensor, filters: Tensor, boxes: Tensor, pictures: Tensor) -> Ten
 
     Args:
         fine: maps of stride 2, (N, 16, H/2, W/2).
-        filters: what three layers of 1x1 convolutions consist of, for each object, (D, 241).
+        filters: what three layers of 1x1 convolutions consist of, for each object, (D, 233).
         boxes: (D, 4), xyxy, pixels.
         pictures: int64 (D,), which of the N pictures each is in.
     """
     regions = torch.cat([pictures[:, None].to(boxes), grids(boxes)], 1)
     shared = ops.roi_align(fine, regions, SIDE, 1 / FINE, 1, aligned=True).flatten(2)
     steps = (torch.arange(SIDE, device=fine.device) + 0.5) * (2 / SIDE) - 1
-    maps = torch.cat([shared, torch.stack(torch.meshgrid(steps, steps, indexing="xy")).flatten(1).expand(len(boxes), -1, -1)], 1)
+    maps = torch.cat(
+        [shared, torch.stack(torch.meshgrid(steps, steps, indexing="xy")).flatten(1).expand(len(boxes), -1, -1)], 1
+    )
     begin = 0
-    for before, after in zip(_LAYERS, _LAYERS[1:], strict=False):
+    for before, after in itertools.pairwise(_LAYERS):
         end = begin + before * after
         weight, bias = filters[:, begin:end].view(-1, after, before), filters[:, end : end + after, None]
         maps = torch.baddbmm(bias, weight, maps if begin == 0 else maps.relu())
         begin = end + after
     return maps.view(len(boxes), SIDE, SIDE)
+
+
+def wanted(masks: Tensor, boxes: Tensor) -> Tensor:
+    """What :func:`drawn` is to draw of masks (n, H, W) of one picture: the share of each place, (n, 32, 32), 0 to 1."""
+    regions = torch.cat([torch.arange(len(boxes), device=boxes.device)[:, None].to(boxes), grids(boxes)], 1)
+    return ops.roi_align(masks[:, None].to(boxes), regions, SIDE, 1.0, 2, aligned=True)[:, 0]
+
+
+def mask_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """Cross entropy and Dice loss of masks (D, 32, 32), each averaged over places and summed over objects."""
+    entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean((1, 2))
+    return (entropy + ops.dice_loss(logits, truth, reduction="none")).sum()
+
+
+def pasted(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Masks drawn in grids over boxes, (D, 32, 32), as masks of a picture of ``size`` (H, W): (D, 1, H, W).
+
+    Between the middles of places masks are interpolated; beyond the grid they are 0.
+    """
+    x0, y0, x1, y1 = grids(boxes)[:, :, None].unbind(1)
+    rows, columns = (torch.arange(n, device=boxes.device) + 0.5 for n in size)
+    across, down = 2 * (columns - x0) / (x1 - x0) - 1, 2 * (rows - y0) / (y1 - y0) - 1
+    at = torch.stack(torch.broadcast_tensors(across[:, None, :], down[:, :, None]), -1)
+    return F.grid_sample(masks[:, None], at, align_corners=False)
+
+
+register(
+    CondInst,
+    "condinst_small",
+    "CondInst in small, masks without NMS; 2,473,607 parameters, 128x128 images.",
+    "instance",
+)
