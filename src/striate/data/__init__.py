@@ -9,6 +9,7 @@ ImageSet(1438 images of 1x32x32, 10 classes)
 (torch.Size([64, 1, 32, 32]), torch.Size([64]))
 """
 
+from striate.data.annotated import AnnotatedSet
 from striate.data.annotation import IGNORED, Annotation, Detections
 from striate.data.augmentation import STYLES, Augmentation
 from striate.data.batches import Batches, Normalization
@@ -26,6 +27,7 @@ __all__ = [
     "MAX_PIXELS",
     "SOURCES",
     "STYLES",
+    "AnnotatedSet",
     "Annotation",
     "Augmentation",
     "Batches",

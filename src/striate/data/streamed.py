@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import torch
@@ -66,6 +66,9 @@ class StreamedSet:
     classes: tuple[str, ...]
     reading: Reading
     known: tuple[Identity, ...]
+
+    #: What all sets of a split have in common.
+    SAME: ClassVar = ImageSet.SAME
 
     def __post_init__(self) -> None:
         if self.reading.fit is None or self.reading.channels is None:
