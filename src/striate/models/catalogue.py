@@ -41,11 +41,27 @@ FAMILIES: Final = (
         },
     ),
     Family(
+        "centernet",
+        "CenterNet in small: objects as peaks of heat maps, for small pictures and computers without a GPU.",
+        {
+            "centernet_small": "CenterNet in small, boxes without NMS; 2,404,350 parameters, 128x128 images.",
+        },
+        "detection",
+    ),
+    Family(
         "coatnet",
         "CoAtNet: convolutions where maps are large, attention with relative positions where they are small.",
         {
             "coatnet_0": "CoAtNet-0; 24,446,228 parameters, 224x224 images.",
         },
+    ),
+    Family(
+        "condinst",
+        "CondInst in small: masks by filters that each object's own place gives, on CenterNet's trunk.",
+        {
+            "condinst_small": "CondInst in small, masks without NMS; 2,473,607 parameters, 128x128 images.",
+        },
+        "instance",
     ),
     Family(
         "convnext",
@@ -94,6 +110,14 @@ FAMILIES: Final = (
         "MobileNetV2: inverted residuals with linear bottlenecks.",
         {
             "mobilenet_v2": "MobileNetV2; 3,504,872 parameters, 224x224 images.",
+        },
+    ),
+    Family(
+        "mobilenet_v3",
+        "MobileNetV3: inverted residuals found by search, with hard-swish and squeeze-and-excitation.",
+        {
+            "mobilenet_v3_small": "MobileNetV3-Small; 2,542,856 parameters, 224x224 images.",
+            "mobilenet_v3_large": "MobileNetV3-Large; 5,483,032 parameters, 224x224 images.",
         },
     ),
     Family(
