@@ -4,6 +4,7 @@ from striate.nn.antialiasing import BlurPool2d, PolyphaseSampling2d
 from striate.nn.attention import SelfAttention, SelfAttention2d
 from striate.nn.blocks import ConvNormActivation, SqueezeExcite, StochasticDepth
 from striate.nn.convolution import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
+from striate.nn.features import FeatureMaps
 from striate.nn.graph import GraphConv, grid_adjacency
 from striate.nn.normalization import LayerNorm2d
 from striate.nn.pooling import (
@@ -49,6 +50,7 @@ __all__ = [
     "ConvTranspose2d",
     "ConvTranspose3d",
     "DepthwiseSeparableConv2d",
+    "FeatureMaps",
     "GlobalAvgPool",
     "GlobalMaxPool",
     "GraphConv",
