@@ -7,6 +7,7 @@ from striate.nn.blocks import ConvNormActivation, SqueezeExcite, StochasticDepth
 from striate.nn.convolution import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from striate.nn.detection_input import DetectionInput, ImageBatch, paste_masks, resize_boxes
 from striate.nn.detection_targets import Target, check_images, check_targets
+from striate.nn.features import FeatureMaps
 from striate.nn.graph import GraphConv, grid_adjacency
 from striate.nn.matching import BACKGROUND, BETWEEN, BalancedSampler, BoxCoder, Matcher, matched
 from striate.nn.normalization import FrozenBatchNorm2d, LayerNorm2d, freeze_batch_norm
@@ -60,6 +61,7 @@ __all__ = [
     "ConvTranspose3d",
     "DepthwiseSeparableConv2d",
     "DetectionInput",
+    "FeatureMaps",
     "FeaturePyramidNetwork",
     "FrozenBatchNorm2d",
     "GlobalAvgPool",
