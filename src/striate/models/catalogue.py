@@ -97,6 +97,14 @@ FAMILIES: Final = (
         },
     ),
     Family(
+        "mobilenet_v3",
+        "MobileNetV3: inverted residuals found by search, with hard-swish and squeeze-and-excitation.",
+        {
+            "mobilenet_v3_small": "MobileNetV3-Small; 2,542,856 parameters, 224x224 images.",
+            "mobilenet_v3_large": "MobileNetV3-Large; 5,483,032 parameters, 224x224 images.",
+        },
+    ),
+    Family(
         "resnet",
         "Residual networks, with squeeze-and-excitation too.",
         {
