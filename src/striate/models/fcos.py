@@ -8,7 +8,6 @@ boxes and the generalised IoU. Names of parameters, initial weights, losses and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 import torch.nn.functional as F

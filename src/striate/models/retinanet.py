@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 import torch
@@ -20,7 +19,6 @@ from torch import Tensor
 from striate import nn, ops
 from striate.models.initialisation import normal_convolutions
 from striate.models.one_stage import Candidates, OneStageDetector, Outputs, best_of_levels, per_box
-from striate.models.registry import register
 from striate.nn.anchors import AnchorGenerator
 from striate.nn.detection_input import DetectionInput
 from striate.nn.detection_targets import Target

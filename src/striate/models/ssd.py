@@ -127,7 +127,9 @@ class SSDHead(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.classification_head, self.regression_head = (
-            Predictions([predictor(*sizes) for sizes in zip(channels, (n * numbers for n in boxes), strict=True)], numbers)
+            Predictions(
+                [predictor(*sizes) for sizes in zip(channels, (n * numbers for n in boxes), strict=True)], numbers
+            )
             for numbers in (num_classes, 4)
         )
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 #: The module and the class of each task, which are imported when a network needs them.
 _TASKS: Final = {
     "classification": ("classification", "Classification"),
+    "detection": ("detection", "Detection"),
+    "semantic": ("semantic", "Semantic"),
+    "instance": ("instance", "Instance"),
 }
 
 

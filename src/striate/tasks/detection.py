@@ -24,7 +24,7 @@ from striate.tasks.heads import Parts
 from striate.tasks.objects import ObjectMeasures, ObjectRecorder
 from striate.tasks.pictures import Shown, evenly, write_pictures
 from striate.tasks.task import SAMPLES, Batches, Criterion, Goal, Loading, Outcome, Task
-from striate.tasks.writing import write_detections
+from striate.tasks.writing import ObjectWriter
 
 #: In a run's folder: what the network finds on each held-out picture.
 DETECTIONS: Final = "detections.jsonl"
@@ -84,9 +84,8 @@ class Detection(Task):
             raise RunError("freeze, backbone_lr_factor", f"{type(model).__name__} has no backbone", "needed one")
         own = {id(layer) for layer in backbone.modules()}
         layers = [layer for layer in model.modules() if next(layer.parameters(recurse=False), None) is not None]
-        return Parts(
-            tuple(layer for layer in layers if id(layer) in own), tuple(layer for layer in layers if id(layer) not in own)
-        )
+        inside = tuple(layer for layer in layers if id(layer) in own)
+        return Parts(inside, tuple(layer for layer in layers if id(layer) not in own))
 
     def check_style(self, style: str) -> None:
         AnnotatedAugmentation(style)
@@ -109,8 +108,8 @@ class Detection(Task):
         )
 
     def criterion(self, model: torch.nn.Module, images: AnnotatedSet) -> Criterion:
-        def criterion(network: torch.nn.Module, inputs: Sequence[Tensor], targets: list[Annotation]) -> dict[str, Tensor]:
-            pictures = list(inputs)
+        def criterion(network: torch.nn.Module, inputs: Any, targets: list[Annotation]) -> dict[str, Tensor]:
+            pictures: list[Tensor] = list(inputs)
             losses: dict[str, Tensor] = network(pictures, [self.target(each, pictures[0].device) for each in targets])
             total = torch.stack([loss.float() for loss in losses.values()]).sum()
             each = {f"loss_{name.removeprefix('loss_')}": loss.detach().float() for name, loss in losses.items()}
@@ -182,7 +181,9 @@ class Detection(Task):
         keep: str,
     ) -> Outcome:
         names = [each.name for each in tested.known]
-        write_detections(folder / DETECTIONS, names, tested.found, images.classes)
+        with ObjectWriter(folder / DETECTIONS, images.classes) as writer:
+            for name, found in zip(names, tested.found, strict=True):
+                writer.write(name, found)
         measures = tested.evaluation
         if keep == "none":
             return Outcome(tested, measures, measures.to_dict())

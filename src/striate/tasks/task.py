@@ -53,9 +53,14 @@ class Loading:
 class Batches(Protocol):
     """A set of images in batches, as :class:`striate.data.Batches` is one."""
 
-    images: Any
-    batch_size: int
-    part: tuple[int, int]
+    @property
+    def images(self) -> Any: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def part(self) -> tuple[int, int]: ...
 
     def __len__(self) -> int: ...
 

@@ -16,12 +16,12 @@ from striate import data, models
 from striate.data import Fit
 from striate.errors import DataError, RunError, WeightsWarning, is_out_of_memory
 from striate.files import read_json, write_json
+from striate.tasks.task import Task
 from striate.training.display import Display
 from striate.training.distributed import Team, team
 from striate.training.environment import Stop, enough_memory, find_device, reproducible
 from striate.training.events import check_tensorboard
 from striate.training.folder import SETTINGS, fresh_folder, is_finished, locked, refuse_occupied
-from striate.tasks.task import Task
 from striate.training.images import absolute, admitted, collect, divided, weights_preprocessing, workers
 from striate.training.loop import Training
 from striate.training.recipe import Recipe
