@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from striate import nn
+from striate.acceleration import accelerate
 from striate.data import AnnotatedBatches, AnnotatedSet, Annotation, Detections, Identity, Normalization
 from striate.data.annotated_augmentation import AnnotatedAugmentation
 from striate.errors import RunError
@@ -86,6 +87,12 @@ class Detection(Task):
         layers = [layer for layer in model.modules() if next(layer.parameters(recurse=False), None) is not None]
         inside = tuple(layer for layer in layers if id(layer) in own)
         return Parts(inside, tuple(layer for layer in layers if id(layer) not in own))
+
+    def accelerated(self, model: torch.nn.Module) -> None:
+        """The engine computes the convolutions. Their losses and the choice of boxes depend on numbers of objects, which
+        differ from picture to picture; captured, they would be compiled again and again."""
+        for name in getattr(model, "dense", ("backbone",)):
+            accelerate(model.get_submodule(name), quiet=True)
 
     def check_style(self, style: str) -> None:
         AnnotatedAugmentation(style)
