@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "explain": {"errors", "geometry", "ops", "analysis", "report"},  # results draw and save themselves
     "export": {"errors", "data", "models", "training"},
     "studies": {"errors", "geometry", "engine", "ops", "nn", "models", "data", "training", "analysis", "explain"},
-    "tasks": {"errors", "ops", "nn", "models", "data"},
+    "tasks": {"errors", "ops", "nn", "models", "data", "training"},
     "report": {"errors", "engine", "data", "training", "analysis", "explain", "export", "studies", "tasks"},
 }
 ANYTHING = {"cli", "__main__", "__init__"}
