@@ -119,11 +119,11 @@ def mapped(picture: Tensor, class_map: Tensor, map_classes: Sequence[str], *, ti
         table[label] = to_rgb(colour)
     if tuple(map_classes[:1]) == (BACKGROUND_NAME,):
         opacity[0] = _BACKGROUND
-    colour = table[labels]
+    over = table[labels]
     unknown = labels == IGNORED
-    colour[unknown] = _stripes(labels.shape)[unknown]
+    over[unknown] = _stripes(labels.shape)[unknown]
     share = opacity[labels][..., None]
-    blended = (shown / 255 * (1 - share) + colour * share) * 255
+    blended = (shown / 255 * (1 - share) + over * share) * 255
     lines = _borders(labels)
     blended[lines] *= 0.35  # where classes meet, as a dark line
 
