@@ -13,6 +13,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "striate"
 MAY_IMPORT = {
     "errors": set(),
     "variables": set(),
+    "drawing": set(),
     "geometry": {"errors"},
     "engine": {"errors", "geometry"},
     "ops": {"errors", "geometry", "engine"},
@@ -24,10 +25,14 @@ MAY_IMPORT = {
     "tasks": {"errors", "files", "acceleration", "ops", "nn", "models", "data"},
     "training": {"errors", "files", "engine", "acceleration", "data", "models", "tasks"},
     "analysis": {"errors", "geometry", "engine"},
-    "explain": {"errors", "geometry", "ops", "analysis", "report"},  # results draw and save themselves
+    "drawing": {"errors"},
+    "explain": {"errors", "drawing", "geometry", "ops", "analysis"},
     "export": {"errors", "files", "data", "models", "tasks", "training"},
     "studies": {"errors", "geometry", "engine", "ops", "nn", "models", "data", "training", "analysis", "explain"},
-    "report": {"errors", "files", "engine", "data", "tasks", "training", "analysis", "explain", "export", "studies"},
+    "report": {
+        *("errors", "files", "drawing", "engine", "data", "tasks", "training", "analysis", "explain", "export"),
+        "studies",
+    },
 }
 ANYTHING = {"cli", "__main__", "__init__"}
 
