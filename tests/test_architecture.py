@@ -25,7 +25,6 @@ MAY_IMPORT = {
     "tasks": {"errors", "files", "acceleration", "ops", "nn", "models", "data"},
     "training": {"errors", "files", "engine", "acceleration", "data", "models", "tasks"},
     "analysis": {"errors", "geometry", "engine"},
-    "drawing": {"errors"},
     "explain": {"errors", "drawing", "geometry", "ops", "analysis"},
     "export": {"errors", "files", "data", "models", "tasks", "training"},
     "studies": {"errors", "geometry", "engine", "ops", "nn", "models", "data", "training", "analysis", "explain"},

@@ -111,6 +111,27 @@ FAMILIES: Final = (
             "19,386,354 parameters, 320x640 images.",
         },
         "detection",
+        "efficientnet_v2",
+        "EfficientNetV2: EfficientNet whose first stages are ordinary convolutions, which train faster.",
+        {
+            "efficientnet_v2_s": "EfficientNetV2-S; 21,458,488 parameters, 384x384 images.",
+            "efficientnet_v2_m": "EfficientNetV2-M; 54,139,356 parameters, 480x480 images.",
+            "efficientnet_v2_l": "EfficientNetV2-L; 118,515,272 parameters, 480x480 images.",
+        },
+    ),
+    Family(
+        "googlenet",
+        "GoogLeNet: blocks of convolutions of several sizes side by side, with auxiliary classifiers in training.",
+        {
+            "googlenet": "GoogLeNet, with its auxiliary heads; 13,004,888 parameters, 224x224 images.",
+        },
+    ),
+    Family(
+        "inception_v3",
+        "Inception v3: large windows factorised into small and into one-dimensional ones.",
+        {
+            "inception_v3": "Inception v3, with its auxiliary head; 27,161,264 parameters, 299x299 images.",
+        },
     ),
     Family(
         "lenet",
@@ -239,6 +260,15 @@ FAMILIES: Final = (
         {
             "squeezenet1_0": "SqueezeNet 1.0; 1,248,424 parameters, 224x224 images.",
             "squeezenet1_1": "SqueezeNet 1.1; 1,235,496 parameters, 224x224 images.",
+        },
+    ),
+    Family(
+        "swin",
+        "Swin: a transformer with a pyramid of maps, and attention within windows that shift from block to block.",
+        {
+            "swin_t": "Swin-T; 28,288,354 parameters, 224x224 images.",
+            "swin_s": "Swin-S; 49,606,258 parameters, 224x224 images.",
+            "swin_b": "Swin-B; 87,768,224 parameters, 224x224 images.",
         },
     ),
     Family(
