@@ -101,6 +101,8 @@ class Placement:
 
     def __call__(self, picture: Tensor, truth: Annotation) -> tuple[Tensor, Annotation]:
         """A picture and its annotation in the frame."""
+        if self == Placement(self.size, (0, 0, *self.size), (0, 0, *self.size), self.size):
+            return picture, truth
         return self.picture(picture), self.annotation(truth)
 
     def back(self, found: Detections) -> Detections:
