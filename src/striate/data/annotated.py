@@ -46,8 +46,13 @@ class Fault:
     what: str
     thing: str = ""
 
+    @property
+    def told(self) -> str:
+        """The fault without the file."""
+        return f"{self.thing} {self.what}" if self.thing else self.what
+
     def __str__(self) -> str:
-        return f"{self.file}: {self.thing + ' ' if self.thing else ''}{self.what}"
+        return f"{self.file}: {self.told}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
