@@ -25,8 +25,7 @@ from striate.models.registry import register
 from striate.models.resnet import ResNet
 from striate.models.two_stage import RoIHeads, TwoStageDetector
 
-#: Channels of all levels of the pyramid; features of a region; positions along its sides.
-LEVEL_CHANNELS: Final = 256
+#: Features of a region; positions along its sides.
 FEATURES: Final = 1024
 REGION: Final = 7
 #: One size a level (Lin et al., section 4.1).
@@ -46,6 +45,7 @@ class PyramidBackbone(torch.nn.Module):
         channels: of these maps.
         strides: of these maps.
         norm: in the pyramid; None for none.
+        out_channels: of all levels of the pyramid.
     """
 
     def __init__(
@@ -54,11 +54,12 @@ class PyramidBackbone(torch.nn.Module):
         channels: tuple[int, ...],
         strides: tuple[int, ...],
         norm: type[torch.nn.BatchNorm2d] | None = None,
+        out_channels: int = 256,
     ) -> None:
         super().__init__()
         self.body = body
-        self.fpn = nn.FeaturePyramidNetwork(channels, LEVEL_CHANNELS, nn.LastLevelMaxPool(), norm)
-        self.out_channels = LEVEL_CHANNELS
+        self.fpn = nn.FeaturePyramidNetwork(channels, out_channels, nn.LastLevelMaxPool(), norm)
+        self.out_channels = out_channels
         self.body_strides = {str(index): stride for index, stride in enumerate(strides)}
         self.strides = (*strides, 2 * strides[-1])
 
