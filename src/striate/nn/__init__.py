@@ -38,7 +38,7 @@ from striate.nn.pooling import (
     MaxPool3d,
 )
 from striate.nn.proposals import ProposalHead, RegionProposalNetwork
-from striate.nn.pyramid import FeaturePyramidNetwork, LastLevelMaxPool, LastLevelP6P7
+from striate.nn.pyramid import FeaturePyramidNetwork, LastLevelMaxPool, LastLevelP6P7, PyramidBackbone
 from striate.nn.regions import MultiScaleRoIAlign
 from striate.nn.residual import BasicBlock, Bottleneck, InvertedResidual
 from striate.nn.separable import DepthwiseSeparableConv2d
@@ -93,6 +93,7 @@ __all__ = [
     "MultiScaleRoIAlign",
     "PolyphaseSampling2d",
     "ProposalHead",
+    "PyramidBackbone",
     "RegionProposalNetwork",
     "SelfAttention",
     "SelfAttention2d",

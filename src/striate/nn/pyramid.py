@@ -105,6 +105,34 @@ class LastLevelP6P7(torch.nn.Module):
         return {"p6": p6, "p7": self.p7(p6.relu())}
 
 
+class PyramidBackbone(torch.nn.Module):
+    """A network's maps, put into a feature pyramid: (N, C, H, W) to maps by name, the finest first.
+
+    Args:
+        body: gives the network's maps by name, the finest first.
+        in_channels: of these maps.
+        out_channels: of all levels.
+        extra_blocks, norm: as in :class:`FeaturePyramidNetwork`.
+    """
+
+    def __init__(
+        self,
+        body: torch.nn.Module,
+        in_channels: Sequence[int],
+        out_channels: int,
+        extra_blocks: LastLevelMaxPool | LastLevelP6P7 | None = None,
+        norm: Callable[[int], torch.nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.fpn = FeaturePyramidNetwork(in_channels, out_channels, extra_blocks, norm)
+        self.out_channels = out_channels
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        levels: dict[str, Tensor] = self.fpn(self.body(images))
+        return levels
+
+
 def _initialise(module: torch.nn.Module) -> None:
     """Uniform weights of variance 1 / fan-in and no bias, for convolutions that nothing rectifies."""
     for layer in module.modules():
