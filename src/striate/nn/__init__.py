@@ -5,6 +5,7 @@ from striate.nn.antialiasing import BlurPool2d, PolyphaseSampling2d
 from striate.nn.attention import SelfAttention, SelfAttention2d
 from striate.nn.blocks import ConvNormActivation, SqueezeExcite, StochasticDepth
 from striate.nn.convolution import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
+from striate.nn.default_boxes import DefaultBoxes, linear_scales
 from striate.nn.detection_input import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -70,6 +71,7 @@ __all__ = [
     "ConvTranspose1d",
     "ConvTranspose2d",
     "ConvTranspose3d",
+    "DefaultBoxes",
     "DepthwiseSeparableConv2d",
     "DetectionInput",
     "FeatureMaps",
@@ -104,6 +106,7 @@ __all__ = [
     "check_targets",
     "freeze_batch_norm",
     "grid_adjacency",
+    "linear_scales",
     "matched",
     "paste_masks",
     "resize_boxes",

@@ -7,6 +7,7 @@ detection" (2017), section 4.1.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +21,8 @@ from striate.nn.detection_input import ImageBatch
 from striate.nn.detection_targets import Target
 from striate.nn.matching import BETWEEN, SMALLEST_SIDE, BalancedSampler, BoxCoder, Matcher, matched
 
-#: Where the loss of boxes turns from squares to absolute values (torchvision's; the paper has 1 / 9 in its code too).
-SMOOTH: float = 1 / 9
+#: The difference at which the loss of boxes turns from squares to absolute values, as in the paper's own code.
+SMOOTH: Final = 1 / 9
 
 
 class ProposalHead(torch.nn.Module):

@@ -61,11 +61,11 @@ class MultiScaleRoIAlign(torch.nn.Module):
 
     def levels(self, boxes: Tensor) -> Tensor:
         """For each box (R, 4) the index of its level, int64 (R,)."""
-        least, *_, most = [round(math.log2(stride)) for stride in self.strides.values()]
+        exponents = [round(math.log2(stride)) for stride in self.strides.values()]
         side = ops.box_area(boxes).sqrt()
         # The small number keeps a box of exactly 224 pixels on its level in spite of rounding.
         level = (CANONICAL_LEVEL + (side / CANONICAL_SIDE).log2() + 1e-6).floor()
-        return level.clamp(least, most).long() - least
+        return level.clamp(exponents[0], exponents[-1]).long() - exponents[0]
 
     def extra_repr(self) -> str:
         return f"{self.strides}, output_size={self.output_size}, sampling_ratio={self.sampling_ratio}"
