@@ -87,6 +87,14 @@ FAMILIES: Final = (
         "detection",
     ),
     Family(
+        "fcos",
+        "FCOS: no anchors. Each position says how far it is from the four sides of the object that it lies in.",
+        {
+            "fcos_resnet50_fpn": "FCOS on ResNet-50; 32,269,600 parameters, 800x1333 images.",
+        },
+        "detection",
+    ),
+    Family(
         "lenet",
         "LeNet-5, as usually written today and as it was in 1998.",
         {
@@ -170,12 +178,38 @@ FAMILIES: Final = (
         },
     ),
     Family(
+        "retinanet",
+        "RetinaNet: anchors on all levels of a feature pyramid, and a loss that doesn't drown in easy background.",
+        {
+            "retinanet_resnet50_fpn": "RetinaNet on ResNet-50; 34,014,999 parameters, 800x1333 images.",
+            "retinanet_resnet50_fpn_v2": "RetinaNet on ResNet-50, normalised heads; "
+            "38,198,935 parameters, 800x1333 images.",
+        },
+        "detection",
+    ),
+    Family(
         "simple_cnn",
         "The two-convolution network of the classical MNIST exercise.",
         {
             "simple_cnn": "Two 3x3 convolutions with ReLU and 2x2 max pooling, 32 and 64 channels; "
             "50,186 parameters, 28x28 images.",
         },
+    ),
+    Family(
+        "ssd",
+        "SSD: boxes and classes from feature maps of several sizes, in one pass over a picture of fixed size.",
+        {
+            "ssd300_vgg16": "SSD on VGG-16; 35,641,826 parameters, 300x300 images.",
+        },
+        "detection",
+    ),
+    Family(
+        "ssdlite",
+        "SSDlite: SSD whose predictors and extra layers are depthwise separable, over MobileNetV3.",
+        {
+            "ssdlite320_mobilenet_v3_large": "SSDlite on MobileNetV3-Large; 3,440,060 parameters, 320x320 images.",
+        },
+        "detection",
     ),
     Family(
         "vgg",

@@ -38,45 +38,26 @@ GREY_MEAN: Final = sum(nn.IMAGENET_MEAN) / 3
 GREY_STD: Final = sum(nn.IMAGENET_STD) / 3
 
 
-class PyramidBackbone(torch.nn.Module):
-    """A network's maps, put into a feature pyramid with one more level, (N, C, H, W) to maps by name.
-
-    Args:
-        body: gives the network's maps by name, the finest first.
-        channels: of these maps.
-        strides: of these maps.
-        norm: in the pyramid; None for none.
-    """
-
-    def __init__(
-        self,
-        body: torch.nn.Module,
-        channels: tuple[int, ...],
-        strides: tuple[int, ...],
-        norm: type[torch.nn.BatchNorm2d] | None = None,
-    ) -> None:
-        super().__init__()
-        self.body = body
-        self.fpn = nn.FeaturePyramidNetwork(channels, LEVEL_CHANNELS, nn.LastLevelMaxPool(), norm)
-        self.out_channels = LEVEL_CHANNELS
-        self.body_strides = {str(index): stride for index, stride in enumerate(strides)}
-        self.strides = (*strides, 2 * strides[-1])
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        levels: dict[str, Tensor] = self.fpn(self.body(images))
-        return levels
+def pyramid(
+    body: torch.nn.Module,
+    channels: tuple[int, ...],
+    strides: tuple[int, ...],
+    norm: type[torch.nn.BatchNorm2d] | None = None,
+) -> nn.PyramidBackbone:
+    """A network's maps in a pyramid with one more level; arguments as in :class:`striate.nn.PyramidBackbone`."""
+    return nn.PyramidBackbone(body, channels, strides, LEVEL_CHANNELS, nn.LastLevelMaxPool(), norm)
 
 
-def resnet50_pyramid(in_channels: int, *, frozen: bool) -> PyramidBackbone:
+def resnet50_pyramid(in_channels: int, *, frozen: bool) -> nn.PyramidBackbone:
     """ResNet-50's four stages in a pyramid; batch normalisation is frozen, or an ordinary one, in the pyramid too."""
     network = ResNet(nn.Bottleneck, (3, 4, 6, 3), in_channels=in_channels)
     if frozen:
         nn.freeze_batch_norm(network)
     body = nn.FeatureMaps(network, {f"layer{index + 1}": str(index) for index in range(4)})
-    return PyramidBackbone(body, (256, 512, 1024, 2048), (4, 8, 16, 32), None if frozen else torch.nn.BatchNorm2d)
+    return pyramid(body, (256, 512, 1024, 2048), (4, 8, 16, 32), None if frozen else torch.nn.BatchNorm2d)
 
 
-def mobilenet_pyramid(in_channels: int) -> PyramidBackbone:
+def mobilenet_pyramid(in_channels: int) -> nn.PyramidBackbone:
     """MobileNetV3-Large's last stage and last layer in a pyramid, batch normalisation frozen."""
     (large,) = (variant for variant in MOBILENETS if variant.name == "mobilenet_v3_large")
     network = MobileNetV3(large, in_channels=in_channels)
@@ -85,7 +66,7 @@ def mobilenet_pyramid(in_channels: int) -> PyramidBackbone:
     chosen = network.stages[-2:]
     body = nn.FeatureMaps(network.features, {str(layer): str(index) for index, layer in enumerate(chosen)})
     channels = [network.features[layer].out_channels for layer in chosen]
-    return PyramidBackbone(body, tuple(map(int, channels)), (32, 32))
+    return pyramid(body, tuple(map(int, channels)), (32, 32))
 
 
 class TwoMLPHead(torch.nn.Module):
@@ -142,7 +123,7 @@ class FasterRCNN(TwoStageDetector):
 
     def __init__(
         self,
-        backbone: PyramidBackbone,
+        backbone: nn.PyramidBackbone,
         num_classes: int = 91,
         in_channels: int = 3,
         anchor_sizes: tuple[tuple[int, ...], ...] = ANCHOR_SIZES,
@@ -163,13 +144,13 @@ class FasterRCNN(TwoStageDetector):
             backbone.strides,
         )
 
-    def heads(self, backbone: PyramidBackbone, num_classes: int, deep: bool, **settings: Any) -> RoIHeads:
+    def heads(self, backbone: nn.PyramidBackbone, num_classes: int, deep: bool, **settings: Any) -> RoIHeads:
         """What makes detections of proposals."""
         return RoIHeads(*box_parts(backbone, num_classes, deep), **settings)
 
 
 def box_parts(
-    backbone: PyramidBackbone, num_classes: int, deep: bool
+    backbone: nn.PyramidBackbone, num_classes: int, deep: bool
 ) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]:
     """Pooling, head and predictor of boxes."""
     channels = backbone.out_channels

@@ -148,7 +148,7 @@ def resnet50_pyramid(in_channels: int, *, frozen: bool, p6_of_level: bool) -> nn
         nn.freeze_batch_norm(network)
     body = nn.FeatureMaps(network, {f"layer{stage}": str(index) for index, stage in enumerate((2, 3, 4))})
     extra = nn.LastLevelP6P7(LEVEL_CHANNELS if p6_of_level else 2048, LEVEL_CHANNELS)
-    return nn.PyramidBackbone(body, (512, 1024, 2048), LEVEL_CHANNELS, extra)
+    return nn.PyramidBackbone(body, (512, 1024, 2048), LEVEL_STRIDES[:3], LEVEL_CHANNELS, extra)
 
 
 def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:

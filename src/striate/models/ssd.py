@@ -19,7 +19,6 @@ from striate.models import vgg
 from striate.models.initialisation import kaiming_fan_out, xavier_convolutions
 from striate.models.one_stage import Candidates, OneStageDetector, Outputs, for_channels, per_box
 from striate.models.registry import register
-from striate.nn.default_boxes import DefaultBoxes
 
 VGG16: Final = next(variant for variant in vgg.VARIANTS if variant.name == "vgg16")
 
@@ -174,7 +173,7 @@ class SSD(OneStageDetector):
         mean: Sequence[float],
         std: Sequence[float],
         backbone: torch.nn.Module,
-        default_boxes: DefaultBoxes,
+        default_boxes: nn.DefaultBoxes,
         head: torch.nn.Module,
         num_classes: int,
         score_thresh: float,
@@ -248,7 +247,7 @@ class SSD300(SSD):
         detections_per_img: int = 200,
         topk_candidates: int = 400,
     ) -> None:
-        default_boxes = DefaultBoxes(
+        default_boxes = nn.DefaultBoxes(
             ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,)),
             (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05),
             self.strides,

@@ -18,7 +18,6 @@ from striate.models.initialisation import normal_convolutions
 from striate.models.mobilenet_v3 import VARIANTS, Block, MobileNetV3
 from striate.models.registry import register
 from striate.models.ssd import SSD, SSDHead
-from striate.nn.default_boxes import DefaultBoxes, linear_scales
 
 LARGE: Final = next(variant for variant in VARIANTS if variant.name == "mobilenet_v3_large")
 
@@ -92,6 +91,7 @@ class SSDLite320(SSD):
         score_thresh, nms_thresh, detections_per_img, topk_candidates: as in :class:`SSD`.
     """
 
+    head_keys = tuple(f"head.classification_head.module_list.{level}.1" for level in range(6))
     strides = (16, 32, 64, 107, 160, 320)
 
     def __init__(
@@ -104,7 +104,7 @@ class SSDLite320(SSD):
         detections_per_img: int = 300,
         topk_candidates: int = 300,
     ) -> None:
-        default_boxes = DefaultBoxes(((2, 3),) * 6, linear_scales(6, 0.2, 0.95))
+        default_boxes = nn.DefaultBoxes(((2, 3),) * 6, nn.linear_scales(6, 0.2, 0.95))
         backbone = MobileNetFeatures(in_channels)
         head = SSDHead(backbone.channels, default_boxes.per_position, num_classes, predictor)
         normal_convolutions(head, 0.03)

@@ -6,6 +6,7 @@ Source: Lin et al., "Feature pyramid networks for object detection" (2017), sect
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -74,6 +75,8 @@ class LastLevelMaxPool(torch.nn.Module):
     Source: Lin et al. (2017), footnote 1, where P6 serves proposals only.
     """
 
+    levels: Final = 1
+
     def forward(self, levels: Mapping[str, Tensor], maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """From the pyramid's levels, and the maps that it was made of, to the levels beyond."""
         return {"pool": ops.max_pool2d(list(levels.values())[-1], 1, 2)}
@@ -90,6 +93,8 @@ class LastLevelP6P7(torch.nn.Module):
     Source: Lin et al., "Focal loss for dense object detection" (2017), footnote 2 makes p6 of the map; Tian et al.,
     "FCOS" (2019), section 3.2 makes it of the level.
     """
+
+    levels: Final = 2
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -110,22 +115,31 @@ class PyramidBackbone(torch.nn.Module):
     Args:
         body: gives the network's maps by name, the finest first.
         in_channels: of these maps.
+        strides: of these maps, pixels.
         out_channels: of all levels.
-        extra_blocks, norm: as in :class:`FeaturePyramidNetwork`.
+        extra_blocks: makes levels beyond the coarsest.
+        norm: as in :class:`FeaturePyramidNetwork`.
+
+    Attributes:
+        body_strides: of the levels that the network's maps became, by name.
+        strides: of all levels.
     """
 
     def __init__(
         self,
         body: torch.nn.Module,
         in_channels: Sequence[int],
+        strides: Sequence[int],
         out_channels: int,
-        extra_blocks: LastLevelMaxPool | LastLevelP6P7 | None = None,
+        extra_blocks: LastLevelMaxPool | LastLevelP6P7,
         norm: Callable[[int], torch.nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.body = body
         self.fpn = FeaturePyramidNetwork(in_channels, out_channels, extra_blocks, norm)
         self.out_channels = out_channels
+        self.body_strides = {str(index): stride for index, stride in enumerate(strides)}
+        self.strides = (*strides, *(strides[-1] * 2 ** (beyond + 1) for beyond in range(extra_blocks.levels)))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         levels: dict[str, Tensor] = self.fpn(self.body(images))
