@@ -24,9 +24,9 @@ from striate.models.mobilenet_v3 import MobileNetV3
 from striate.models.registry import register
 from striate.models.resnet import ResNet
 from striate.models.two_stage import RoIHeads, TwoStageDetector
+from striate.nn.pyramid import PyramidBackbone
 
-#: Channels of all levels of the pyramid; features of a region; positions along its sides.
-LEVEL_CHANNELS: Final = 256
+#: Features of a region; positions along its sides.
 FEATURES: Final = 1024
 REGION: Final = 7
 #: One size a level (Lin et al., section 4.1).
@@ -38,26 +38,16 @@ GREY_MEAN: Final = sum(nn.IMAGENET_MEAN) / 3
 GREY_STD: Final = sum(nn.IMAGENET_STD) / 3
 
 
-def pyramid(
-    body: torch.nn.Module,
-    channels: tuple[int, ...],
-    strides: tuple[int, ...],
-    norm: type[torch.nn.BatchNorm2d] | None = None,
-) -> nn.PyramidBackbone:
-    """A network's maps in a pyramid with one more level; arguments as in :class:`striate.nn.PyramidBackbone`."""
-    return nn.PyramidBackbone(body, channels, strides, LEVEL_CHANNELS, nn.LastLevelMaxPool(), norm)
-
-
-def resnet50_pyramid(in_channels: int, *, frozen: bool) -> nn.PyramidBackbone:
+def resnet50_pyramid(in_channels: int, *, frozen: bool) -> PyramidBackbone:
     """ResNet-50's four stages in a pyramid; batch normalisation is frozen, or an ordinary one, in the pyramid too."""
     network = ResNet(nn.Bottleneck, (3, 4, 6, 3), in_channels=in_channels)
     if frozen:
         nn.freeze_batch_norm(network)
     body = nn.FeatureMaps(network, {f"layer{index + 1}": str(index) for index in range(4)})
-    return pyramid(body, (256, 512, 1024, 2048), (4, 8, 16, 32), None if frozen else torch.nn.BatchNorm2d)
+    return PyramidBackbone(body, (256, 512, 1024, 2048), (4, 8, 16, 32), None if frozen else torch.nn.BatchNorm2d)
 
 
-def mobilenet_pyramid(in_channels: int) -> nn.PyramidBackbone:
+def mobilenet_pyramid(in_channels: int) -> PyramidBackbone:
     """MobileNetV3-Large's last stage and last layer in a pyramid, batch normalisation frozen."""
     (large,) = (variant for variant in MOBILENETS if variant.name == "mobilenet_v3_large")
     network = MobileNetV3(large, in_channels=in_channels)
@@ -66,7 +56,7 @@ def mobilenet_pyramid(in_channels: int) -> nn.PyramidBackbone:
     chosen = network.stages[-2:]
     body = nn.FeatureMaps(network.features, {str(layer): str(index) for index, layer in enumerate(chosen)})
     channels = [network.features[layer].out_channels for layer in chosen]
-    return pyramid(body, tuple(map(int, channels)), (32, 32))
+    return PyramidBackbone(body, tuple(map(int, channels)), (32, 32))
 
 
 class TwoMLPHead(torch.nn.Module):
@@ -123,7 +113,7 @@ class FasterRCNN(TwoStageDetector):
 
     def __init__(
         self,
-        backbone: nn.PyramidBackbone,
+        backbone: PyramidBackbone,
         num_classes: int = 91,
         in_channels: int = 3,
         anchor_sizes: tuple[tuple[int, ...], ...] = ANCHOR_SIZES,
@@ -144,13 +134,13 @@ class FasterRCNN(TwoStageDetector):
             backbone.strides,
         )
 
-    def heads(self, backbone: nn.PyramidBackbone, num_classes: int, deep: bool, **settings: Any) -> RoIHeads:
+    def heads(self, backbone: PyramidBackbone, num_classes: int, deep: bool, **settings: Any) -> RoIHeads:
         """What makes detections of proposals."""
         return RoIHeads(*box_parts(backbone, num_classes, deep), **settings)
 
 
 def box_parts(
-    backbone: nn.PyramidBackbone, num_classes: int, deep: bool
+    backbone: PyramidBackbone, num_classes: int, deep: bool
 ) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]:
     """Pooling, head and predictor of boxes."""
     channels = backbone.out_channels

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from striate import nn, ops
-from striate.models.faster_rcnn import FasterRCNN, box_parts, resnet50_pyramid
+from striate.models.faster_rcnn import FasterRCNN, PyramidBackbone, box_parts, resnet50_pyramid
 from striate.models.initialisation import kaiming_fan_out
 from striate.models.registry import register
 from striate.models.two_stage import RoIHeads, Samples, zero_of
@@ -126,7 +126,7 @@ class MaskRCNN(FasterRCNN):
     def has_masks(self) -> bool:
         return True
 
-    def heads(self, backbone: nn.PyramidBackbone, num_classes: int, deep: bool, **settings: Any) -> RoIHeads:
+    def heads(self, backbone: PyramidBackbone, num_classes: int, deep: bool, **settings: Any) -> RoIHeads:
         channels = backbone.out_channels
         return MaskRoIHeads(
             *box_parts(backbone, num_classes, deep),

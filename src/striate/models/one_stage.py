@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from striate import nn, ops
+from striate.models.older_weights import renew_on_loading
 from striate.models.resnet import ResNet
 
 #: Channels of the levels of a pyramid, and the pixels between their positions (Lin et al., "Focal loss for dense object
@@ -71,6 +72,7 @@ class OneStageDetector(torch.nn.Module):
         self.nms_thresh = nms_thresh
         self.detections_per_img = detections_per_img
         self.topk_candidates = topk_candidates
+        renew_on_loading(self)
         #: (H, W) of a nominal image.
         self.input_size = transform.fixed_size or (transform.min_size[-1], transform.max_size)
 
@@ -148,7 +150,9 @@ def resnet50_pyramid(in_channels: int, *, frozen: bool, p6_of_level: bool) -> nn
         nn.freeze_batch_norm(network)
     body = nn.FeatureMaps(network, {f"layer{stage}": str(index) for index, stage in enumerate((2, 3, 4))})
     extra = nn.LastLevelP6P7(LEVEL_CHANNELS if p6_of_level else 2048, LEVEL_CHANNELS)
-    return nn.PyramidBackbone(body, (512, 1024, 2048), LEVEL_STRIDES[:3], LEVEL_CHANNELS, extra)
+    return nn.PyramidBackbone(
+        body, (512, 1024, 2048), LEVEL_STRIDES[:3], out_channels=LEVEL_CHANNELS, extra_blocks=extra
+    )
 
 
 def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:

@@ -110,36 +110,37 @@ class LastLevelP6P7(torch.nn.Module):
 
 
 class PyramidBackbone(torch.nn.Module):
-    """A network's maps, put into a feature pyramid: (N, C, H, W) to maps by name, the finest first.
+    """A network's maps, put into a feature pyramid with more levels, (N, C, H, W) to maps by name, the finest first.
 
     Args:
         body: gives the network's maps by name, the finest first.
-        in_channels: of these maps.
+        channels: of these maps.
         strides: of these maps, pixels.
-        out_channels: of all levels.
-        extra_blocks: makes levels beyond the coarsest.
-        norm: as in :class:`FeaturePyramidNetwork`.
+        norm: in the pyramid; None for none.
+        out_channels: of all levels of the pyramid.
+        extra_blocks: makes levels beyond the coarsest; None for :class:`LastLevelMaxPool`.
 
     Attributes:
-        body_strides: of the levels that the network's maps became, by name.
+        body_strides: of the levels that the network's maps have become, by name.
         strides: of all levels.
     """
 
     def __init__(
         self,
         body: torch.nn.Module,
-        in_channels: Sequence[int],
+        channels: Sequence[int],
         strides: Sequence[int],
-        out_channels: int,
-        extra_blocks: LastLevelMaxPool | LastLevelP6P7,
         norm: Callable[[int], torch.nn.Module] | None = None,
+        out_channels: int = 256,
+        extra_blocks: LastLevelMaxPool | LastLevelP6P7 | None = None,
     ) -> None:
         super().__init__()
+        extra = LastLevelMaxPool() if extra_blocks is None else extra_blocks
         self.body = body
-        self.fpn = FeaturePyramidNetwork(in_channels, out_channels, extra_blocks, norm)
+        self.fpn = FeaturePyramidNetwork(channels, out_channels, extra, norm)
         self.out_channels = out_channels
         self.body_strides = {str(index): stride for index, stride in enumerate(strides)}
-        self.strides = (*strides, *(strides[-1] * 2 ** (beyond + 1) for beyond in range(extra_blocks.levels)))
+        self.strides = (*strides, *(strides[-1] * 2**beyond for beyond in range(1, extra.levels + 1)))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         levels: dict[str, Tensor] = self.fpn(self.body(images))
