@@ -134,6 +134,14 @@ FAMILIES: Final = (
         },
     ),
     Family(
+        "fcos",
+        "FCOS: no anchors. Each position says how far it is from the four sides of the object that it lies in.",
+        {
+            "fcos_resnet50_fpn": "FCOS on ResNet-50; 32,269,600 parameters, 800x1333 images.",
+        },
+        "detection",
+    ),
+    Family(
         "lenet",
         "LeNet-5, as usually written today and as it was in 1998.",
         {
@@ -245,6 +253,14 @@ FAMILIES: Final = (
             "shufflenet_v2_x1_5": "ShuffleNetV2 x1.5; 3,503,624 parameters, 224x224 images.",
             "shufflenet_v2_x2_0": "ShuffleNetV2 x2.0; 7,393,996 parameters, 224x224 images.",
         },
+        "retinanet",
+        "RetinaNet: anchors on all levels of a feature pyramid, and a loss that doesn't drown in easy background.",
+        {
+            "retinanet_resnet50_fpn": "RetinaNet on ResNet-50; 34,014,999 parameters, 800x1333 images.",
+            "retinanet_resnet50_fpn_v2": "RetinaNet on ResNet-50, normalised heads; "
+            "38,198,935 parameters, 800x1333 images.",
+        },
+        "detection",
     ),
     Family(
         "simple_cnn",
@@ -270,6 +286,20 @@ FAMILIES: Final = (
             "swin_s": "Swin-S; 49,606,258 parameters, 224x224 images.",
             "swin_b": "Swin-B; 87,768,224 parameters, 224x224 images.",
         },
+        "ssd",
+        "SSD: boxes and classes from feature maps of several sizes, in one pass over a picture of fixed size.",
+        {
+            "ssd300_vgg16": "SSD on VGG-16; 35,641,826 parameters, 300x300 images.",
+        },
+        "detection",
+    ),
+    Family(
+        "ssdlite",
+        "SSDlite: SSD whose predictors and extra layers are depthwise separable, over MobileNetV3.",
+        {
+            "ssdlite320_mobilenet_v3_large": "SSDlite on MobileNetV3-Large; 3,440,060 parameters, 320x320 images.",
+        },
+        "detection",
     ),
     Family(
         "vgg",
