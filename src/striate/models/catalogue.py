@@ -58,6 +58,17 @@ FAMILIES: Final = (
         },
     ),
     Family(
+        "deeplab",
+        "DeepLabv3: what surrounds a position, at several scales, by parallel dilated convolutions.",
+        {
+            "deeplabv3_resnet50": "DeepLabv3 on ResNet-50, stride 8; 42,004,074 parameters, 520x520 images.",
+            "deeplabv3_resnet101": "DeepLabv3 on ResNet-101, stride 8; 60,996,202 parameters, 520x520 images.",
+            "deeplabv3_mobilenet_v3_large": "DeepLabv3 on MobileNetV3, stride 16; "
+            "11,029,328 parameters, 520x520 images.",
+        },
+        "semantic",
+    ),
+    Family(
         "densenet",
         "DenseNet: every layer sees the maps of all layers before it in its block.",
         {
@@ -83,6 +94,15 @@ FAMILIES: Final = (
         },
     ),
     Family(
+        "fcn",
+        "Fully convolutional networks: a classifier's maps, scored at every position and grown to the image.",
+        {
+            "fcn_resnet50": "FCN on ResNet-50, stride 8; 35,322,218 parameters, 520x520 images.",
+            "fcn_resnet101": "FCN on ResNet-101, stride 8; 54,314,346 parameters, 520x520 images.",
+        },
+        "semantic",
+    ),
+    Family(
         "lenet",
         "LeNet-5, as usually written today and as it was in 1998.",
         {
@@ -91,6 +111,14 @@ FAMILIES: Final = (
             "lenet5_1998": "LeNet-5 as in 1998: connection table, trainable subsampling, RBF output; "
             "60,000 parameters, 32x32 images.",
         },
+    ),
+    Family(
+        "lraspp",
+        "LR-ASPP: a light head; the mean over the image gates its channels, and fine maps add their scores.",
+        {
+            "lraspp_mobilenet_v3_large": "LR-ASPP on MobileNetV3, stride 16; 3,221,538 parameters, 520x520 images.",
+        },
+        "semantic",
     ),
     Family(
         "mobilenet_v1",
@@ -200,6 +228,14 @@ FAMILIES: Final = (
             "squeezenet1_0": "SqueezeNet 1.0; 1,248,424 parameters, 224x224 images.",
             "squeezenet1_1": "SqueezeNet 1.1; 1,235,496 parameters, 224x224 images.",
         },
+    ),
+    Family(
+        "unet",
+        "U-Net: a path that contracts for what is there, one that expands for where, and shortcuts between.",
+        {
+            "unet": "U-Net, 32 channels, 4 levels; 7,241,461 parameters, 128x128 images.",
+        },
+        "semantic",
     ),
     Family(
         "vgg",

@@ -48,6 +48,7 @@ def load_weights(model: torch.nn.Module, source: str | os.PathLike[str], *, new_
     where = os.fspath(source)
     own = model.state_dict()
     found = translated(read_weights(source), own)
+    found = _with_spare_parts(model, found, where)
     # A counter of batches that training alone reads; older files don't have it.
     needed = {name for name in own if not name.endswith("num_batches_tracked")} | found.keys()
     wrong = [
@@ -67,6 +68,23 @@ def load_weights(model: torch.nn.Module, source: str | os.PathLike[str], *, new_
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise ModelError(where, f"weights of another model: {listed}{more}", remedy=_other_channels(own, found))
     model.load_state_dict({name: tensor for name, tensor in found.items() if name not in wrong}, strict=False)
+
+
+def _with_spare_parts(model: torch.nn.Module, found: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """``found`` without the spare parts that the model hasn't, and with its own random ones where the file lacks them.
+
+    A part that the model names in ``spare_parts`` only helps it to learn.
+    """
+    own = model.state_dict()
+    complete = dict(found)
+    for part in getattr(model, "spare_parts", ()):
+        mine, theirs = ({name for name in names if name.startswith(f"{part}.")} for names in (own, found))
+        if not mine:
+            complete = {name: tensor for name, tensor in complete.items() if name not in theirs}
+        elif not theirs:
+            complete |= {name: own[name] for name in mine}
+            warnings.warn(f"{where}: {part} isn't in it, and stays random", WeightsWarning, stacklevel=4)
+    return complete
 
 
 @dataclass(frozen=True)
