@@ -103,6 +103,20 @@ FAMILIES: Final = (
         "semantic",
     ),
     Family(
+        "faster_rcnn",
+        "Faster R-CNN on feature pyramids: boxes with classes, from proposals that the same network makes.",
+        {
+            "fasterrcnn_resnet50_fpn": "Faster R-CNN on ResNet-50; 41,755,286 parameters, 800x1333 images.",
+            "fasterrcnn_resnet50_fpn_v2": "Faster R-CNN on ResNet-50, deeper heads; "
+            "43,712,278 parameters, 800x1333 images.",
+            "fasterrcnn_mobilenet_v3_large_fpn": "Faster R-CNN on MobileNetV3-Large; "
+            "19,386,354 parameters, 800x1333 images.",
+            "fasterrcnn_mobilenet_v3_large_320_fpn": "Faster R-CNN on MobileNetV3-Large; "
+            "19,386,354 parameters, 320x640 images.",
+        },
+        "detection",
+    ),
+    Family(
         "lenet",
         "LeNet-5, as usually written today and as it was in 1998.",
         {
@@ -119,6 +133,16 @@ FAMILIES: Final = (
             "lraspp_mobilenet_v3_large": "LR-ASPP on MobileNetV3, stride 16; 3,221,538 parameters, 520x520 images.",
         },
         "semantic",
+    ),
+    Family(
+        "mask_rcnn",
+        "Mask R-CNN on feature pyramids: Faster R-CNN that also draws the mask of each object.",
+        {
+            "maskrcnn_resnet50_fpn": "Mask R-CNN on ResNet-50; 44,401,393 parameters, 800x1333 images.",
+            "maskrcnn_resnet50_fpn_v2": "Mask R-CNN on ResNet-50, deeper heads; "
+            "46,359,409 parameters, 800x1333 images.",
+        },
+        "instance",
     ),
     Family(
         "mobilenet_v1",

@@ -14,14 +14,16 @@ from striate.nn.pooling import GlobalAvgPool
 
 
 class ConvNormActivation(torch.nn.Sequential):
-    """A convolution without bias, a normalisation and an activation, (N, C_in, H, W) to (N, C_out, H', W').
+    """A convolution, a normalisation and an activation, (N, C_in, H, W) to (N, C_out, H', W').
+
+    The convolution has a bias only where no normalisation follows, which would take it away again.
 
     Args:
         in_channels, out_channels: C_in, C_out.
         kernel_size: odd.
         stride, groups: of the convolution.
         padding: by default what keeps the size at stride 1, the same on both sides.
-        norm: from a number of channels to a layer.
+        norm: from a number of channels to a layer; None for none.
         activation: a layer's class; None for none.
         dilation: of the convolution.
 
@@ -37,14 +39,14 @@ class ConvNormActivation(torch.nn.Sequential):
         stride: int = 1,
         groups: int = 1,
         padding: Padding | None = None,
-        norm: Callable[[int], torch.nn.Module] = torch.nn.BatchNorm2d,
+        norm: Callable[[int], torch.nn.Module] | None = torch.nn.BatchNorm2d,
         activation: Callable[[], torch.nn.Module] | None = torch.nn.ReLU,
         dilation: int = 1,
     ) -> None:
         pads = kernel_size // 2 * dilation if padding is None else padding
         super().__init__(
-            Conv2d(in_channels, out_channels, kernel_size, stride, pads, dilation, groups, bias=False),
-            norm(out_channels),
+            Conv2d(in_channels, out_channels, kernel_size, stride, pads, dilation, groups=groups, bias=norm is None),
+            *([] if norm is None else [norm(out_channels)]),
             *([] if activation is None else [activation()]),
         )
         self.out_channels = out_channels

@@ -1,0 +1,1 @@
+"""Networks with the same weights beside torchvision's, which runs in a Python of its own."""
