@@ -51,7 +51,7 @@ def load_weights(model: torch.nn.Module, source: str | os.PathLike[str], *, new_
     where = os.fspath(source)
     own = model.state_dict()
     found = translated(renewed(read_weights(source)), own)
-    found = _with_spare_parts(model, found, where)
+    found, missing = _with_spare_parts(model, found)
     # A counter of batches that training alone reads: older files don't have it, and frozen layers don't want it.
     needed = {name for name in own.keys() | found.keys() if not name.endswith("num_batches_tracked")}
     wrong = [
@@ -70,23 +70,25 @@ def load_weights(model: torch.nn.Module, source: str | os.PathLike[str], *, new_
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise ModelError(where, f"weights of another model: {listed}{more}", remedy=_other_channels(own, found))
     model.load_state_dict({name: tensor for name, tensor in found.items() if name not in wrong}, strict=False)
+    for part in missing:
+        warnings.warn(f"{where}: {part} isn't in it, and stays random", WeightsWarning, stacklevel=3)
 
 
-def _with_spare_parts(model: torch.nn.Module, found: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+def _with_spare_parts(model: torch.nn.Module, found: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """``found`` without the spare parts that the model hasn't, and with its own random ones where the file lacks them.
 
-    A part that the model names in ``spare_parts`` only helps it to learn.
+    A part that the model names in ``spare_parts`` only helps it to learn. The names of those that lack come second.
     """
     own = model.state_dict()
-    complete = dict(found)
+    complete, missing = dict(found), []
     for part in getattr(model, "spare_parts", ()):
         mine, theirs = ({name for name in names if name.startswith(f"{part}.")} for names in (own, found))
         if not mine:
             complete = {name: tensor for name, tensor in complete.items() if name not in theirs}
         elif not theirs:
             complete |= {name: own[name] for name in mine}
-            warnings.warn(f"{where}: {part} isn't in it, and stays random", WeightsWarning, stacklevel=4)
-    return complete
+            missing.append(part)
+    return complete, missing
 
 
 @dataclass(frozen=True)
