@@ -1,1 +1,1 @@
-"""Networks with the same weights beside torchvision's, which runs in a Python of its own."""
+"""Networks beside torchvision's with the same weights; torchvision runs in a Python of its own."""

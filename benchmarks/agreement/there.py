@@ -1,9 +1,10 @@
 """What torchvision's network gives: run by a Python that has torchvision, which need not be the one that has striate.
 
-    python3 there.py NAME FOLDER HxW [HxW ...]
+    python3 there.py NAME FOLDER SHORTER HxW [HxW ...]
 
 makes the network of that name as one with weights is made, with random numbers, and writes ``weights.pth`` and
-``results.pth`` into the folder: pictures, targets, outputs in evaluation, losses in training, versions.
+``results.pth`` into the folder: pictures, targets, outputs in evaluation, losses in training, versions. Networks that
+resize their images make the shorter side SHORTER pixels long.
 
 Random numbers alone would compare little: all scores would be alike, nothing would be found, statistics of
 normalisation would be zeros and ones. So a pass through the network sets them, layer by layer, as the pictures need it:
@@ -156,36 +157,47 @@ def every_sample(model: Any) -> None:
             layer.fg_bg_sampler.batch_size_per_image = 10**8
 
 
-def main(name: str, folder: Path, sizes: list[tuple[int, int]]) -> None:
+@contextmanager
+def shrunk(model: Any, shorter: int, longer: int) -> Iterator[None]:
+    """Networks that resize their images make them smaller."""
+    transform = getattr(model, "transform", None)
+    if transform is None:
+        yield
+        return
+    kept = transform.min_size, transform.max_size
+    transform.min_size, transform.max_size = (shorter,), longer
+    try:
+        yield
+    finally:
+        transform.min_size, transform.max_size = kept
+
+
+def main(name: str, folder: Path, shorter: int, sizes: list[tuple[int, int]]) -> None:
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
     with as_if_loaded():
         model = torchvision.models.get_model(name, weights="DEFAULT")
     semantic = "segmentation" in type(model).__module__
     images = pictures(sizes, generator)
-    # Semantic networks take batches of one size.
-    batches: list[Any] = [image[None] for image in images] if semantic else [images]
-    settle(
-        model, pictures([sizes[0]] * 2, generator) if not semantic else torch.stack(pictures([sizes[0]] * 2, generator))
-    )
+    first = pictures([(128, 160)], generator)
+    with shrunk(model, 128, 192):
+        settle(model, first[0][None] if semantic else first)
     torch.save(model.state_dict(), folder / "weights.pth")
-    with torch.no_grad():
-        found = [model(batch) for batch in batches]
-        targets = objects(sizes, 91, generator)
-        every_sample(model.train())
-        pair = torch.stack(pictures([sizes[0]] * 2, generator))
-        learnt = model(pair) if semantic else model(images, targets)
-    results = {
+    results: dict[str, Any] = {
+        "shorter": shorter,
         "images": images,
-        "targets": targets,
-        "found": [dict(each) for each in found] if semantic else found[0],
-        "pair": pair,
-        "learnt": dict(learnt),
-        "versions": {"torchvision": torchvision.__version__, "torch there": str(torch.__version__)},
+        "targets": objects(sizes, 91, generator),
+        "pair": torch.stack(pictures([sizes[0]] * 2, generator)),
+        "versions": {"torchvision": str(torchvision.__version__), "torch there": str(torch.__version__)},
     }
+    with torch.no_grad(), shrunk(model, shorter, 2 * shorter):
+        # Semantic networks take batches of one size.
+        results["found"] = [dict(model(image[None])) for image in images] if semantic else model(images)
+        every_sample(model.train())
+        results["learnt"] = dict(model(results["pair"]) if semantic else model(images, results["targets"]))
     torch.save(results, folder / "results.pth")
 
 
 if __name__ == "__main__":
-    told = [tuple(int(side) for side in size.split("x")) for size in sys.argv[3:]]
-    main(sys.argv[1], Path(sys.argv[2]), told)  # type: ignore[arg-type]
+    told = [tuple(int(side) for side in size.split("x")) for size in sys.argv[4:]]
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), told)  # type: ignore[arg-type]
