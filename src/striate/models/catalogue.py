@@ -117,6 +117,14 @@ FAMILIES: Final = (
         "detection",
     ),
     Family(
+        "fcos",
+        "FCOS: no anchors. Each position says how far it is from the four sides of the object that it lies in.",
+        {
+            "fcos_resnet50_fpn": "FCOS on ResNet-50; 32,269,600 parameters, 800x1333 images.",
+        },
+        "detection",
+    ),
+    Family(
         "lenet",
         "LeNet-5, as usually written today and as it was in 1998.",
         {
@@ -238,6 +246,16 @@ FAMILIES: Final = (
         },
     ),
     Family(
+        "retinanet",
+        "RetinaNet: anchors on all levels of a feature pyramid, and a loss that doesn't drown in easy background.",
+        {
+            "retinanet_resnet50_fpn": "RetinaNet on ResNet-50; 34,014,999 parameters, 800x1333 images.",
+            "retinanet_resnet50_fpn_v2": "RetinaNet on ResNet-50, normalised heads; "
+            "38,198,935 parameters, 800x1333 images.",
+        },
+        "detection",
+    ),
+    Family(
         "simple_cnn",
         "The two-convolution network of the classical MNIST exercise.",
         {
@@ -260,6 +278,22 @@ FAMILIES: Final = (
             "unet": "U-Net, 32 channels, 4 levels; 7,241,461 parameters, 128x128 images.",
         },
         "semantic",
+    ),
+    Family(
+        "ssd",
+        "SSD: boxes and classes from feature maps of several sizes, in one pass over a picture of fixed size.",
+        {
+            "ssd300_vgg16": "SSD on VGG-16; 35,641,826 parameters, 300x300 images.",
+        },
+        "detection",
+    ),
+    Family(
+        "ssdlite",
+        "SSDlite: SSD whose predictors and extra layers are depthwise separable, over MobileNetV3.",
+        {
+            "ssdlite320_mobilenet_v3_large": "SSDlite on MobileNetV3-Large; 3,440,060 parameters, 320x320 images.",
+        },
+        "detection",
     ),
     Family(
         "vgg",
