@@ -5,8 +5,16 @@ from striate.nn.antialiasing import BlurPool2d, PolyphaseSampling2d
 from striate.nn.attention import SelfAttention, SelfAttention2d
 from striate.nn.blocks import ConvNormActivation, SqueezeExcite, StochasticDepth
 from striate.nn.convolution import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
-from striate.nn.detection_input import DetectionInput, ImageBatch, paste_masks, resize_boxes
+from striate.nn.detection_input import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    DetectionInput,
+    ImageBatch,
+    paste_masks,
+    resize_boxes,
+)
 from striate.nn.detection_targets import Target, check_images, check_targets
+from striate.nn.features import FeatureMaps
 from striate.nn.graph import GraphConv, grid_adjacency
 from striate.nn.matching import BACKGROUND, BETWEEN, BalancedSampler, BoxCoder, Matcher, matched
 from striate.nn.normalization import FrozenBatchNorm2d, LayerNorm2d, freeze_batch_norm
@@ -29,13 +37,17 @@ from striate.nn.pooling import (
     MaxPool2d,
     MaxPool3d,
 )
+from striate.nn.proposals import ProposalHead, RegionProposalNetwork
 from striate.nn.pyramid import FeaturePyramidNetwork, LastLevelMaxPool, LastLevelP6P7
+from striate.nn.regions import MultiScaleRoIAlign
 from striate.nn.residual import BasicBlock, Bottleneck, InvertedResidual
 from striate.nn.separable import DepthwiseSeparableConv2d
 
 __all__ = [
     "BACKGROUND",
     "BETWEEN",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
     "AdaptiveAvgPool3d",
@@ -60,6 +72,7 @@ __all__ = [
     "ConvTranspose3d",
     "DepthwiseSeparableConv2d",
     "DetectionInput",
+    "FeatureMaps",
     "FeaturePyramidNetwork",
     "FrozenBatchNorm2d",
     "GlobalAvgPool",
@@ -77,7 +90,10 @@ __all__ = [
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
+    "MultiScaleRoIAlign",
     "PolyphaseSampling2d",
+    "ProposalHead",
+    "RegionProposalNetwork",
     "SelfAttention",
     "SelfAttention2d",
     "SqueezeExcite",

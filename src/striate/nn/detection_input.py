@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from striate import ops
 from striate.nn.detection_targets import Target, check_images
 
 #: Mean and deviation of the pixels of ImageNet's training images, red, green and blue.
@@ -144,7 +145,7 @@ class DetectionInput(torch.nn.Module):
 
 
 def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
+    return ops.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
 def _moved(target: Target, image: Tensor, size: tuple[int, int]) -> Target:
@@ -152,7 +153,7 @@ def _moved(target: Target, image: Tensor, size: tuple[int, int]) -> Target:
     boxes = resize_boxes(target["boxes"].to(image), (image.shape[-2], image.shape[-1]), size)
     moved = {name: tensor.to(image.device) for name, tensor in target.items()} | {"boxes": boxes}
     if "masks" in target:
-        moved["masks"] = F.interpolate(moved["masks"][:, None].to(image.dtype), size=size)[:, 0].to(torch.uint8)
+        moved["masks"] = ops.interpolate(moved["masks"][:, None].to(image.dtype), size=size)[:, 0].to(torch.uint8)
     return moved
 
 
@@ -183,7 +184,7 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     corners = torch.cat([centre - half, centre + half], 1).long().tolist()
     pasted = masks.new_zeros(len(masks), 1, *size)
     for canvas, mask, (x0, y0, x1, y1) in zip(pasted, framed, corners, strict=True):
-        grown = F.interpolate(mask[None], (max(y1 - y0 + 1, 1), max(x1 - x0 + 1, 1)), mode="bilinear")[0]
+        grown = ops.interpolate(mask[None], (max(y1 - y0 + 1, 1), max(x1 - x0 + 1, 1)), mode="bilinear")[0]
         top, left = max(y0, 0), max(x0, 0)
         seen = grown[:, top - y0 : size[0] - y0, left - x0 : size[1] - x0]
         canvas[:, top : top + seen.shape[1], left : left + seen.shape[2]] = seen

@@ -16,12 +16,12 @@ Target = dict[str, Tensor]
 SLACK: Final = 1e-2
 
 
-def check_images(images: Sequence[Tensor], channels: int) -> None:
+def check_images(images: Sequence[Tensor], channels: int | None = None) -> None:
     """Refuses what is not a list of images.
 
     Args:
         images: (C, H, W), floating point.
-        channels: C.
+        channels: C; None for any.
 
     Raises:
         ModelError: none, or one of another rank, dtype or number of channels, or without pixels.
@@ -29,9 +29,10 @@ def check_images(images: Sequence[Tensor], channels: int) -> None:
     if len(images) == 0:
         raise ModelError("images", "got none", "needed a list of at least one image")
     for index, image in enumerate(images):
-        shape = tuple(image.shape)
-        if image.dim() != 3 or shape[0] != channels or 0 in shape:
-            raise ModelError(f"image {index}", f"got {shape}", f"needed ({channels}, H, W)")
+        shape = tuple(getattr(image, "shape", ()))
+        if len(shape) != 3 or 0 in shape or channels not in (None, shape[0]):
+            got = f"got {shape}" if shape else f"got {type(image).__name__}"
+            raise ModelError(f"image {index}", got, f"needed ({channels or 'C'}, H, W)")
         if not image.is_floating_point():
             raise ModelError(f"image {index}", f"got {image.dtype}", "needed a floating point type, values from 0 to 1")
 
@@ -49,8 +50,9 @@ def check_targets(
 
     Raises:
         ModelError: what is missing or does not fit together; boxes without area, outside of their image or not finite;
-            labels out of range.
+            labels out of range; images that are none.
     """
+    check_images(images)
     if targets is None or len(targets) != len(images):
         got = "none" if targets is None else f"{len(targets)}"
         raise ModelError("targets", f"got {got}", f"needed {len(images)} in training, one for each image")

@@ -84,12 +84,11 @@ class Matcher:
         """For each of A anchors the index of its box, :data:`BACKGROUND` or :data:`BETWEEN`, int64 (A,).
 
         Args:
-            overlaps: of M boxes with A anchors, (M, A); M may be 0. Overlaps of boxes without area, 0 / 0, count as 0.
+            overlaps: of M boxes with A anchors, (M, A); M may be 0.
         """
         boxes, anchors = overlaps.shape
         if boxes == 0:
             return torch.full((anchors,), BACKGROUND, device=overlaps.device)
-        overlaps = overlaps.nan_to_num(0.0)
         best, matches = overlaps.max(0)
         wanted = best >= self.high
         if self.low_quality and anchors:

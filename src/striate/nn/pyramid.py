@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from striate import ops
@@ -63,7 +62,7 @@ class FeaturePyramidNetwork(torch.nn.Module):
         for name, inner, layer in reversed(list(zip(maps, self.inner_blocks, self.layer_blocks, strict=True))):
             lateral: Tensor = inner(maps[name])
             if coarser is not None:
-                lateral = lateral + F.interpolate(coarser, size=lateral.shape[-2:], mode="nearest")
+                lateral = lateral + ops.interpolate(coarser, size=lateral.shape[-2:])
             coarser, levels[name] = lateral, layer(lateral)
         levels = {name: levels[name] for name in maps}
         return levels if self.extra_blocks is None else levels | self.extra_blocks(levels, maps)

@@ -19,10 +19,10 @@ from rich.text import Text
 
 from striate.explain.result import Explanation
 from striate.explain.sanity import Check
+from striate.files import write_whole
 from striate.report import figures
 from striate.report.tables import plain_table
 from striate.report.text import file_names, middle, printable, short
-from striate.training.files import write_whole
 
 #: Beyond this share of a map's numbers colours saturate: a few pixels with extreme gradients would hide all others.
 _SHOWN: Final = 0.995
