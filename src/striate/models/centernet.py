@@ -138,6 +138,8 @@ class CenterNet(torch.nn.Module):
     #: For SGD, and for AdamW.
     learning_rate = 0.02
     has_masks = False  #: whether it draws outlines
+    #: The parts that are convolutions alone, which an engine can compute.
+    dense = ("maps",)
     maps: torch.nn.Module
     mean: Tensor
     deviation: Tensor

@@ -89,8 +89,8 @@ class Detection(Task):
         return Parts(inside, tuple(layer for layer in layers if id(layer) not in own))
 
     def accelerated(self, model: torch.nn.Module) -> None:
-        """The engine computes the convolutions. Their losses and the choice of boxes depend on numbers of objects, which
-        differ from picture to picture; captured, they would be compiled again and again."""
+        """The engine computes the convolutions. Losses and the choice of boxes depend on how many objects there are,
+        which differs from picture to picture; captured, they would be compiled again and again."""
         for name in getattr(model, "dense", ("backbone",)):
             accelerate(model.get_submodule(name), quiet=True)
 

@@ -92,7 +92,7 @@ class Settings:
     @property
     def is_users(self) -> bool:
         """Whether the images are somebody's own, rather than such as come with striate."""
-        return ":" in self.source
+        return self.source.partition(":")[0] not in ("digits", "scenes")
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, for JSON."""
