@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from striate import data
 from striate.data import STYLES, LabelledImages, Normalization, Preprocessing
+from striate.data.streamed import relabelled
 from striate.errors import DataError, RunError
 from striate.tasks import samples
 from striate.tasks.balance import balanced_order, class_weights
@@ -113,6 +114,9 @@ class Classification(Task):
         if not isinstance(images, data.ImageSet | data.StreamedSet):
             raise DataError("data", "have annotations of parts of pictures", "needed one label an image")
         return images
+
+    def relabelled(self, images: LabelledImages, classes: tuple[str, ...]) -> LabelledImages:
+        return relabelled(images, classes)
 
     def normalization(self, images: LabelledImages, workers: int) -> Normalization:
         return Normalization.of(images, workers)

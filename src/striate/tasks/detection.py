@@ -18,6 +18,7 @@ from torch import Tensor
 from striate import nn
 from striate.acceleration import accelerate
 from striate.data import AnnotatedBatches, AnnotatedSet, Annotation, Detections, Identity, Normalization
+from striate.data.annotated import relabelled
 from striate.data.annotated_augmentation import AnnotatedAugmentation
 from striate.errors import RunError
 from striate.tasks.framing import Framed, TestBatches, holding
@@ -66,6 +67,9 @@ class Detection(Task):
 
     def outputs(self, classes: int) -> int:
         return classes + 1
+
+    def relabelled(self, images: AnnotatedSet, classes: tuple[str, ...]) -> AnnotatedSet:
+        return relabelled(images, classes)
 
     def normalization(self, images: AnnotatedSet, workers: int) -> Normalization:
         """Values from 0 to 1: these networks normalise pixels themselves."""

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from striate.data import IGNORED, AnnotatedBatches, AnnotatedSet, Annotation, Normalization
+from striate.data.annotated import relabelled
 from striate.data.annotated_augmentation import AnnotatedAugmentation
 from striate.tasks.framing import Framed, TestBatches, holding, normalization_of
 from striate.tasks.maps import MapMeasures, MapRecorder
@@ -59,6 +60,9 @@ class Semantic(Task):
 
     def admit(self, images: Any) -> AnnotatedSet:
         return holding(images, self.holds, self.name)
+
+    def relabelled(self, images: AnnotatedSet, classes: tuple[str, ...]) -> AnnotatedSet:
+        return relabelled(images, classes)
 
     def normalization(self, images: AnnotatedSet, workers: int) -> Normalization:
         return normalization_of(images)

@@ -166,6 +166,14 @@ class Task(ABC):
     def normalization(self, images: Any, workers: int) -> Normalization:
         """The scale of pixels for a network without weights of its own."""
 
+    @abstractmethod
+    def relabelled(self, images: Any, classes: tuple[str, ...]) -> Any:
+        """Other images, with the labels of these classes.
+
+        Raises:
+            DataError: a class that isn't among them.
+        """
+
     def names(self, images: Any) -> tuple[str, ...]:
         """The names of the classes."""
         found: tuple[str, ...] = images.classes
