@@ -174,6 +174,7 @@ def test_acceleration_changes_nothing(name: str) -> None:
         model: Any = models.create(name, 3)
         if accelerated:
             accelerate(model, quiet=True)
+            assert model.maps._compiled_call_impl is not None
         losses.append({part: loss.item() for part, loss in model([image], [target]).items()})
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 

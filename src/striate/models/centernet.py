@@ -137,6 +137,7 @@ class CenterNet(torch.nn.Module):
     input_size = (128, 128)
     #: For SGD, and for AdamW.
     learning_rate = 0.02
+    dense = ("maps",)  #: what :func:`striate.accelerate` computes
     has_masks = False  #: whether it draws outlines
     maps: torch.nn.Module
     mean: Tensor
