@@ -13,6 +13,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "striate"
 MAY_IMPORT = {
     "errors": set(),
     "variables": set(),
+    "drawing": set(),
     "geometry": {"errors"},
     "engine": {"errors", "geometry"},
     "ops": {"errors", "geometry", "engine"},
@@ -22,10 +23,11 @@ MAY_IMPORT = {
     "data": {"errors"},
     "training": {"errors", "engine", "acceleration", "data", "models"},
     "analysis": {"errors", "geometry", "engine"},
-    "explain": {"errors", "geometry", "ops", "analysis", "report"},  # results draw and save themselves
+    "explain": {"errors", "drawing", "geometry", "ops", "analysis"},
     "export": {"errors", "data", "models", "training"},
     "studies": {"errors", "geometry", "engine", "ops", "nn", "models", "data", "training", "analysis", "explain"},
-    "report": {"errors", "engine", "training", "analysis", "explain", "export", "studies"},
+    "tasks": {"errors", "ops", "nn", "models", "data", "training"},
+    "report": {"errors", "drawing", "engine", "data", "training", "analysis", "explain", "export", "studies", "tasks"},
 }
 ANYTHING = {"cli", "__main__", "__init__"}
 
