@@ -162,20 +162,21 @@ def _strides_of(network: nn.Module) -> list[int]:
         if isinstance(named := getattr(part, "strides", None), tuple | list) and named:
             return sorted(map(int, named))
     sides: list[int] = []
+    layers = [layer for layer in network.modules() if isinstance(layer, torch.nn.Conv2d)]
+    if not layers:
+        return [1]
+    height, width = getattr(network, "input_size", (256, 256))
+    picture = torch.zeros(layers[0].in_channels, height, width)
     hooks = [
-        layer.register_forward_hook(lambda layer, given, result: sides.append(result.shape[-1]))
-        for layer in network.modules()
-        if isinstance(layer, torch.nn.Conv2d)
+        layer.register_forward_hook(lambda layer, given, result: sides.append(result.shape[-1])) for layer in layers
     ]
-    picture = torch.zeros(getattr(network, "input_size", (3, 256, 256)))
-    width = picture.shape[-1]
     try:
         with torch.no_grad():
             network.eval()([picture] if _takes_lists(network) else picture[None])
     finally:
         for hook in hooks:
             hook.remove()
-    return [max(1, round(width / side)) for side in sides[-1:]] or [1]
+    return [max(1, round(width / sides[-1]))]
 
 
 def _takes_lists(network: nn.Module) -> bool:
