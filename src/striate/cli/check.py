@@ -46,9 +46,9 @@ def check(
 
     \b
     Example:
-      striate check scenes
-      striate check coco:instances.json --model fasterrcnn_resnet50_fpn
-      striate check voc:data/voc --out sample.png
+      striate check folder:photos
+      striate check scenes:128,40,20 --out sample.png
+      striate check scenes:64,20,10 --model resnet18 --json
     """
     from striate.data import MAX_PIXELS
     from striate.data.checking import check as checked_of
