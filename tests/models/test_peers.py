@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 from striate import models
 from striate.models.naming import translated
 
-SMALL = ("alexnet", "resnet18", "mobilenet_v2", "efficientnet_b0")
+SMALL = ("alexnet", "resnet18", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0")
 LARGE = (
     "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "resnet34", "resnet50",
-    "resnet101", "resnet152", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3", "efficientnet_b4",
-    "efficientnet_b5", "efficientnet_b6", "efficientnet_b7",
+    "resnet101", "resnet152", "mobilenet_v3_large", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3",
+    "efficientnet_b4", "efficientnet_b5", "efficientnet_b6", "efficientnet_b7",
 )  # fmt: skip
 TORCHVISIONS = [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)]
 TIMMS = [

@@ -41,11 +41,27 @@ FAMILIES: Final = (
         },
     ),
     Family(
+        "centernet",
+        "CenterNet in small: objects as peaks of heat maps, for small pictures and computers without a GPU.",
+        {
+            "centernet_small": "CenterNet in small, boxes without NMS; 2,404,350 parameters, 128x128 images.",
+        },
+        "detection",
+    ),
+    Family(
         "coatnet",
         "CoAtNet: convolutions where maps are large, attention with relative positions where they are small.",
         {
             "coatnet_0": "CoAtNet-0; 24,446,228 parameters, 224x224 images.",
         },
+    ),
+    Family(
+        "condinst",
+        "CondInst in small: masks by filters that each object's own place gives, on CenterNet's trunk.",
+        {
+            "condinst_small": "CondInst in small, masks without NMS; 2,473,607 parameters, 128x128 images.",
+        },
+        "instance",
     ),
     Family(
         "convnext",
@@ -55,6 +71,16 @@ FAMILIES: Final = (
             "convnext_small": "ConvNeXt-S; 50,223,688 parameters, 224x224 images.",
             "convnext_base": "ConvNeXt-B; 88,591,464 parameters, 224x224 images.",
             "convnext_large": "ConvNeXt-L; 197,767,336 parameters, 224x224 images.",
+        },
+    ),
+    Family(
+        "densenet",
+        "DenseNet: every layer sees the maps of all layers before it in its block.",
+        {
+            "densenet121": "DenseNet-121; 7,978,856 parameters, 224x224 images.",
+            "densenet161": "DenseNet-161; 28,681,000 parameters, 224x224 images.",
+            "densenet169": "DenseNet-169; 14,149,480 parameters, 224x224 images.",
+            "densenet201": "DenseNet-201; 20,013,928 parameters, 224x224 images.",
         },
     ),
     Family(
@@ -73,6 +99,20 @@ FAMILIES: Final = (
         },
     ),
     Family(
+        "faster_rcnn",
+        "Faster R-CNN on feature pyramids: boxes with classes, from proposals that the same network makes.",
+        {
+            "fasterrcnn_resnet50_fpn": "Faster R-CNN on ResNet-50; 41,755,286 parameters, 800x1333 images.",
+            "fasterrcnn_resnet50_fpn_v2": "Faster R-CNN on ResNet-50, deeper heads; "
+            "43,712,278 parameters, 800x1333 images.",
+            "fasterrcnn_mobilenet_v3_large_fpn": "Faster R-CNN on MobileNetV3-Large; "
+            "19,386,354 parameters, 800x1333 images.",
+            "fasterrcnn_mobilenet_v3_large_320_fpn": "Faster R-CNN on MobileNetV3-Large; "
+            "19,386,354 parameters, 320x640 images.",
+        },
+        "detection",
+    ),
+    Family(
         "lenet",
         "LeNet-5, as usually written today and as it was in 1998.",
         {
@@ -81,6 +121,16 @@ FAMILIES: Final = (
             "lenet5_1998": "LeNet-5 as in 1998: connection table, trainable subsampling, RBF output; "
             "60,000 parameters, 32x32 images.",
         },
+    ),
+    Family(
+        "mask_rcnn",
+        "Mask R-CNN on feature pyramids: Faster R-CNN that also draws the mask of each object.",
+        {
+            "maskrcnn_resnet50_fpn": "Mask R-CNN on ResNet-50; 44,401,393 parameters, 800x1333 images.",
+            "maskrcnn_resnet50_fpn_v2": "Mask R-CNN on ResNet-50, deeper heads; "
+            "46,359,409 parameters, 800x1333 images.",
+        },
+        "instance",
     ),
     Family(
         "mobilenet_v1",
@@ -94,6 +144,34 @@ FAMILIES: Final = (
         "MobileNetV2: inverted residuals with linear bottlenecks.",
         {
             "mobilenet_v2": "MobileNetV2; 3,504,872 parameters, 224x224 images.",
+        },
+    ),
+    Family(
+        "mobilenet_v3",
+        "MobileNetV3: inverted residuals found by search, with hard-swish and squeeze-and-excitation.",
+        {
+            "mobilenet_v3_small": "MobileNetV3-Small; 2,542,856 parameters, 224x224 images.",
+            "mobilenet_v3_large": "MobileNetV3-Large; 5,483,032 parameters, 224x224 images.",
+        },
+    ),
+    Family(
+        "regnet",
+        "RegNet: networks whose widths follow from a line, found by narrowing down a space of designs.",
+        {
+            "regnet_y_400mf": "RegNetY-400MF; 4,344,144 parameters, 224x224 images.",
+            "regnet_y_800mf": "RegNetY-800MF; 6,432,512 parameters, 224x224 images.",
+            "regnet_y_1_6gf": "RegNetY-1.6GF; 11,202,430 parameters, 224x224 images.",
+            "regnet_y_3_2gf": "RegNetY-3.2GF; 19,436,338 parameters, 224x224 images.",
+            "regnet_y_8gf": "RegNetY-8GF; 39,381,472 parameters, 224x224 images.",
+            "regnet_y_16gf": "RegNetY-16GF; 83,590,140 parameters, 224x224 images.",
+            "regnet_y_32gf": "RegNetY-32GF; 145,046,770 parameters, 224x224 images.",
+            "regnet_x_400mf": "RegNetX-400MF; 5,495,976 parameters, 224x224 images.",
+            "regnet_x_800mf": "RegNetX-800MF; 7,259,656 parameters, 224x224 images.",
+            "regnet_x_1_6gf": "RegNetX-1.6GF; 9,190,136 parameters, 224x224 images.",
+            "regnet_x_3_2gf": "RegNetX-3.2GF; 15,296,552 parameters, 224x224 images.",
+            "regnet_x_8gf": "RegNetX-8GF; 39,572,648 parameters, 224x224 images.",
+            "regnet_x_16gf": "RegNetX-16GF; 54,278,536 parameters, 224x224 images.",
+            "regnet_x_32gf": "RegNetX-32GF; 107,811,560 parameters, 224x224 images.",
         },
     ),
     Family(
@@ -138,11 +216,29 @@ FAMILIES: Final = (
         },
     ),
     Family(
+        "shufflenet_v2",
+        "ShuffleNetV2: half of the channels pass a block untouched, and a shuffle mixes the halves.",
+        {
+            "shufflenet_v2_x0_5": "ShuffleNetV2 x0.5; 1,366,792 parameters, 224x224 images.",
+            "shufflenet_v2_x1_0": "ShuffleNetV2 x1.0; 2,278,604 parameters, 224x224 images.",
+            "shufflenet_v2_x1_5": "ShuffleNetV2 x1.5; 3,503,624 parameters, 224x224 images.",
+            "shufflenet_v2_x2_0": "ShuffleNetV2 x2.0; 7,393,996 parameters, 224x224 images.",
+        },
+    ),
+    Family(
         "simple_cnn",
         "The two-convolution network of the classical MNIST exercise.",
         {
             "simple_cnn": "Two 3x3 convolutions with ReLU and 2x2 max pooling, 32 and 64 channels; "
             "50,186 parameters, 28x28 images.",
+        },
+    ),
+    Family(
+        "squeezenet",
+        "SqueezeNet: AlexNet's accuracy with a fiftieth of its parameters, by 1x1 convolutions that squeeze.",
+        {
+            "squeezenet1_0": "SqueezeNet 1.0; 1,248,424 parameters, 224x224 images.",
+            "squeezenet1_1": "SqueezeNet 1.1; 1,235,496 parameters, 224x224 images.",
         },
     ),
     Family(

@@ -22,8 +22,8 @@ from striate import nn
 from striate.models.initialisation import kaiming_fan_out
 from striate.models.registry import register
 
-#: From C_in, channels and stride to a residual block.
-Block = Callable[[int, int, int], Any]
+#: From C_in, channels and stride, and a dilation and a normalisation by name, to a residual block.
+Block = Callable[..., Any]
 
 
 class ResNet(torch.nn.Module):
@@ -36,6 +36,14 @@ class ResNet(torch.nn.Module):
         in_channels: of the images.
         small_input: the first convolution is 3x3 with stride 1, and there is no max pooling: the whole stride is 8
             instead of 32.
+        replace_stride_with_dilation: for each of the last three stages, whether it keeps its input's resolution. The
+            convolutions that follow where its stride was have twice the dilation, so that they see what they saw.
+        norm_layer: from a number of channels to a normalisation.
+
+    Attributes:
+        out_channels: of the outputs of ``layer1`` to ``layer4``.
+
+    Source of dilation in place of a stride: Yu, Koltun & Funkhouser, "Dilated residual networks" (2017), section 2.
     """
 
     def __init__(
@@ -45,6 +53,8 @@ class ResNet(torch.nn.Module):
         num_classes: int = 1000,
         in_channels: int = 3,
         small_input: bool = False,
+        replace_stride_with_dilation: tuple[bool, bool, bool] = (False, False, False),
+        norm_layer: Callable[[int], torch.nn.Module] = torch.nn.BatchNorm2d,
     ) -> None:
         super().__init__()
         if small_input:
@@ -53,17 +63,23 @@ class ResNet(torch.nn.Module):
         else:
             self.input_size = (224, 224)
             self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
-        self.bn1 = torch.nn.BatchNorm2d(64)
+        self.bn1 = norm_layer(64)
         self.relu = torch.nn.ReLU()
         self.maxpool: torch.nn.Module | None = None if small_input else nn.MaxPool2d(3, 2, 1)
-        channels = 64
-        stages = []
-        for width, stride, depth in zip((64, 128, 256, 512), (1, 2, 2, 2), depths, strict=True):
+        channels, dilation = 64, 1
+        stages, widths = [], []
+        for number, (width, depth) in enumerate(zip((64, 128, 256, 512), depths, strict=True)):
+            dilated = number > 0 and replace_stride_with_dilation[number - 1]
             blocks = []
             for index in range(depth):
-                blocks.append(block(channels, width, stride if index == 0 else 1))
+                strided = number > 0 and index == 0 and not dilated
+                blocks.append(block(channels, width, 2 if strided else 1, dilation=dilation, norm=norm_layer))
                 channels = blocks[-1].out_channels
+                if dilated and index == 0:
+                    dilation *= 2
             stages.append(torch.nn.Sequential(*blocks))
+            widths.append(channels)
+        self.out_channels = tuple(widths)
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.avgpool = nn.GlobalAvgPool()
         self.fc = torch.nn.Linear(channels, num_classes)

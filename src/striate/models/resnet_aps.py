@@ -12,7 +12,7 @@ form for small images (so 32x32, not 28x28); other sizes are a ``GeometryError``
 from __future__ import annotations
 
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +26,8 @@ from striate.models.resnet import VARIANTS, Block, ResNet, Variant
 class _Polyphase:
     """What the blocks add to the ordinary block that stands behind them in the order of bases."""
 
-    def __init__(self, in_channels: int, channels: int, stride: int = 1) -> None:
-        super().__init__(in_channels, channels)  # type: ignore[call-arg]
+    def __init__(self, in_channels: int, channels: int, stride: int = 1, **how: Any) -> None:
+        super().__init__(in_channels, channels, **how)  # type: ignore[call-arg]
         self.sample = nn.PolyphaseSampling2d(stride) if stride > 1 else None
 
     def thinned(self, inner: Tensor, shortcut: Tensor) -> tuple[Tensor, Tensor]:

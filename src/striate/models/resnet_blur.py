@@ -11,7 +11,7 @@ The layers have the names of the ordinary networks, whose weights load.
 from __future__ import annotations
 
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -24,8 +24,8 @@ from striate.models.resnet import VARIANTS, Block, ResNet, Variant
 class _Blurred:
     """What the blocks add to the ordinary block that stands behind them in the order of bases."""
 
-    def __init__(self, in_channels: int, channels: int, stride: int = 1) -> None:
-        super().__init__(in_channels, channels)  # type: ignore[call-arg]
+    def __init__(self, in_channels: int, channels: int, stride: int = 1, **how: Any) -> None:
+        super().__init__(in_channels, channels, **how)  # type: ignore[call-arg]
         self.blur = nn.BlurPool2d(channels, stride=stride) if stride > 1 else None
         self.blur_shortcut = nn.BlurPool2d(in_channels, stride=stride) if stride > 1 else None
 

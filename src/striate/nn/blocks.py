@@ -14,15 +14,18 @@ from striate.nn.pooling import GlobalAvgPool
 
 
 class ConvNormActivation(torch.nn.Sequential):
-    """A convolution without bias, a normalisation and an activation, (N, C_in, H, W) to (N, C_out, H', W').
+    """A convolution, a normalisation and an activation, (N, C_in, H, W) to (N, C_out, H', W').
+
+    The convolution has a bias only where no normalisation follows, which would take it away again.
 
     Args:
         in_channels, out_channels: C_in, C_out.
         kernel_size: odd.
         stride, groups: of the convolution.
         padding: by default what keeps the size at stride 1, the same on both sides.
-        norm: from a number of channels to a layer.
+        norm: from a number of channels to a layer; None for none.
         activation: a layer's class; None for none.
+        dilation: of the convolution.
 
     >>> ConvNormActivation(3, 32, 3, stride=2)(torch.zeros(1, 3, 224, 224)).shape
     torch.Size([1, 32, 112, 112])
@@ -36,15 +39,17 @@ class ConvNormActivation(torch.nn.Sequential):
         stride: int = 1,
         groups: int = 1,
         padding: Padding | None = None,
-        norm: Callable[[int], torch.nn.Module] = torch.nn.BatchNorm2d,
+        norm: Callable[[int], torch.nn.Module] | None = torch.nn.BatchNorm2d,
         activation: Callable[[], torch.nn.Module] | None = torch.nn.ReLU,
+        dilation: int = 1,
     ) -> None:
-        pads = kernel_size // 2 if padding is None else padding
+        pads = kernel_size // 2 * dilation if padding is None else padding
         super().__init__(
-            Conv2d(in_channels, out_channels, kernel_size, stride, pads, groups=groups, bias=False),
-            norm(out_channels),
+            Conv2d(in_channels, out_channels, kernel_size, stride, pads, dilation, groups=groups, bias=norm is None),
+            *([] if norm is None else [norm(out_channels)]),
             *([] if activation is None else [activation()]),
         )
+        self.out_channels = out_channels
 
 
 class SqueezeExcite(torch.nn.Module):
@@ -54,6 +59,7 @@ class SqueezeExcite(torch.nn.Module):
         channels: C.
         squeezed: channels between the two fully connected layers (1x1 convolutions here).
         activation: between the two.
+        gate: after them, elementwise, to numbers between 0 and 1.
 
     Source: Hu, Shen & Sun, "Squeeze-and-excitation networks" (2018), equations 2 to 4, figure 1.
 
@@ -61,16 +67,22 @@ class SqueezeExcite(torch.nn.Module):
     580
     """
 
-    def __init__(self, channels: int, squeezed: int, activation: Callable[[], torch.nn.Module] = torch.nn.ReLU) -> None:
+    def __init__(
+        self,
+        channels: int,
+        squeezed: int,
+        activation: Callable[[], torch.nn.Module] = torch.nn.ReLU,
+        gate: Callable[[Tensor], Tensor] = torch.sigmoid,
+    ) -> None:
         super().__init__()
         self.avgpool = GlobalAvgPool()
         self.fc1 = Conv2d(channels, squeezed, 1)
         self.fc2 = Conv2d(squeezed, channels, 1)
         self.activation = activation()
+        self.gate = gate
 
     def forward(self, input: Tensor) -> Tensor:
-        scale: Tensor = self.fc2(self.activation(self.fc1(self.avgpool(input)))).sigmoid()
-        return input * scale
+        return input * self.gate(self.fc2(self.activation(self.fc1(self.avgpool(input)))))
 
 
 class StochasticDepth(torch.nn.Module):

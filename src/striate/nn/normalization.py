@@ -1,6 +1,8 @@
-"""Normalisation of maps over their channels."""
+"""Normalisation of maps: over the channels of each position, and by numbers that training leaves alone."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,3 +25,68 @@ class LayerNorm2d(torch.nn.LayerNorm):
     def forward(self, input: Tensor) -> Tensor:
         last = input.permute(0, 2, 3, 1)
         return F.layer_norm(last, self.normalized_shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+
+
+class FrozenBatchNorm2d(torch.nn.Module):
+    """Batch normalisation with fixed statistics, scale and shift, (N, C, H, W) to the same shape.
+
+    All four vectors are buffers: no optimiser changes them, and a batch does not change the statistics, however small
+    it is. Detectors are trained this way on few large images at a time. Names in the state_dict are those of
+    :class:`torch.nn.BatchNorm2d`, whose weights load; its counter ``num_batches_tracked`` is dropped.
+
+    Args:
+        num_features: C.
+        eps: what is added to the variance.
+
+    Source: He et al. (2016) freeze batch normalisation so when they fine-tune for detection (appendix A).
+
+    >>> sum(parameter.numel() for parameter in FrozenBatchNorm2d(64).parameters())
+    0
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.num_features, self.eps = num_features, eps
+        self.register_buffer("weight", torch.ones(num_features))
+        self.register_buffer("bias", torch.zeros(num_features))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+        self.register_load_state_dict_pre_hook(_drop_counter)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, eps={self.eps}"
+
+
+def freeze_batch_norm(module: torch.nn.Module, eps: float | None = None) -> torch.nn.Module:
+    """Puts :class:`FrozenBatchNorm2d` in place of every batch normalisation within ``module``, with its numbers.
+
+    Args:
+        module: changed, and returned. One that is a batch normalisation itself is returned frozen.
+        eps: of the frozen layers; by default each one's own.
+
+    >>> freeze_batch_norm(torch.nn.Sequential(torch.nn.BatchNorm2d(8)))
+    Sequential(
+      (0): FrozenBatchNorm2d(8, eps=1e-05)
+    )
+    """
+    if isinstance(module, torch.nn.BatchNorm2d):
+        with torch.device(module.running_var.device if module.running_var is not None else "cpu"):
+            frozen = FrozenBatchNorm2d(module.num_features, module.eps if eps is None else eps)
+        frozen.load_state_dict(module.state_dict())
+        return frozen.train(module.training)
+    for name, child in module.named_children():
+        setattr(module, name, freeze_batch_norm(child, eps))
+    return module
+
+
+def _drop_counter(_: torch.nn.Module, state_dict: dict[str, Any], prefix: str, *__: Any) -> None:
+    """Takes the counter of batches, which only training with moving statistics reads, out of a state_dict."""
+    state_dict.pop(f"{prefix}num_batches_tracked", None)

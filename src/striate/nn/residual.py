@@ -11,19 +11,24 @@ from striate.geometry import Padding
 from striate.nn.blocks import ConvNormActivation, SqueezeExcite, StochasticDepth
 from striate.nn.convolution import Conv2d
 
+#: From a number of channels to a normalisation.
+Norm = Callable[[int], torch.nn.Module]
+
 
 class _Residual(torch.nn.Module):
     """What both blocks of residual networks share: branch plus shortcut, rectified."""
 
     out_channels: int
 
-    def _close(self, in_channels: int, stride: int, squeeze: int | None) -> None:
+    def _close(self, in_channels: int, stride: int, squeeze: int | None, norm: Norm) -> None:
         """Makes the branch's squeeze-and-excitation, and the shortcut's projection where the shape changes."""
         channels = self.out_channels
         same = stride == 1 and in_channels == channels
         self.se = SqueezeExcite(channels, channels // squeeze) if squeeze else None
         self.relu = torch.nn.ReLU()
-        self.downsample = None if same else ConvNormActivation(in_channels, channels, 1, stride, activation=None)
+        self.downsample = (
+            None if same else ConvNormActivation(in_channels, channels, 1, stride, norm=norm, activation=None)
+        )
 
     def forward(self, input: Tensor) -> Tensor:
         inner, shortcut = self.thinned(self.first(input), input)
@@ -56,6 +61,8 @@ class BasicBlock(_Residual):
         channels: C.
         stride: of the first convolution, and of the shortcut's projection.
         squeeze: squeeze-and-excitation at the end of the branch, with C / squeeze channels; None for none.
+        dilation: of both convolutions.
+        norm: from a number of channels to a normalisation.
 
     Source: He et al., "Deep residual learning for image recognition" (2016), figure 5 left; batch normalisation after
     each convolution (section 3.4), projection where the shape changes (option B of section 4.1).
@@ -64,14 +71,22 @@ class BasicBlock(_Residual):
     torch.Size([1, 128, 28, 28])
     """
 
-    def __init__(self, in_channels: int, channels: int, stride: int = 1, squeeze: int | None = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int = 1,
+        squeeze: int | None = None,
+        dilation: int = 1,
+        norm: Norm = torch.nn.BatchNorm2d,
+    ) -> None:
         super().__init__()
         self.out_channels = channels
-        self.conv1 = Conv2d(in_channels, channels, 3, stride, 1, bias=False)
-        self.bn1 = torch.nn.BatchNorm2d(channels)
-        self.conv2 = Conv2d(channels, channels, 3, 1, 1, bias=False)
-        self.bn2 = torch.nn.BatchNorm2d(channels)
-        self._close(in_channels, stride, squeeze)
+        self.conv1 = Conv2d(in_channels, channels, 3, stride, dilation, dilation, bias=False)
+        self.bn1 = norm(channels)
+        self.conv2 = Conv2d(channels, channels, 3, 1, dilation, dilation, bias=False)
+        self.bn2 = norm(channels)
+        self._close(in_channels, stride, squeeze, norm)
 
     def first(self, input: Tensor) -> Tensor:
         inner: Tensor = self.relu(self.bn1(self.conv1(input)))
@@ -91,6 +106,8 @@ class Bottleneck(_Residual):
         stride: of the 3x3 convolution, and of the shortcut's projection.
         squeeze: squeeze-and-excitation at the end of the branch, with 4C / squeeze channels; None for none.
         stride_first: stride on the first 1x1 convolution instead, which then sees a quarter of its input only.
+        dilation: of the 3x3 convolution.
+        norm: from a number of channels to a normalisation.
 
     Source: He et al. (2016), figure 5 right. The paper puts the stride on the first 1x1 convolution; on the 3x3 is what
     is mostly meant by a ResNet today.
@@ -106,17 +123,19 @@ class Bottleneck(_Residual):
         stride: int = 1,
         squeeze: int | None = None,
         stride_first: bool = False,
+        dilation: int = 1,
+        norm: Norm = torch.nn.BatchNorm2d,
     ) -> None:
         super().__init__()
         first, second = (stride, 1) if stride_first else (1, stride)
         self.out_channels = 4 * channels
         self.conv1 = Conv2d(in_channels, channels, 1, first, bias=False)
-        self.bn1 = torch.nn.BatchNorm2d(channels)
-        self.conv2 = Conv2d(channels, channels, 3, second, 1, bias=False)
-        self.bn2 = torch.nn.BatchNorm2d(channels)
+        self.bn1 = norm(channels)
+        self.conv2 = Conv2d(channels, channels, 3, second, dilation, dilation, bias=False)
+        self.bn2 = norm(channels)
         self.conv3 = Conv2d(channels, self.out_channels, 1, bias=False)
-        self.bn3 = torch.nn.BatchNorm2d(self.out_channels)
-        self._close(in_channels, stride, squeeze)
+        self.bn3 = norm(self.out_channels)
+        self._close(in_channels, stride, squeeze, norm)
 
     def first(self, input: Tensor) -> Tensor:
         inner: Tensor = self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(input))))))
@@ -156,7 +175,7 @@ class InvertedResidual(torch.nn.Module):
         stride: int = 1,
         padding: Padding | None = None,
         squeezed: int | None = None,
-        norm: Callable[[int], torch.nn.Module] = torch.nn.BatchNorm2d,
+        norm: Norm = torch.nn.BatchNorm2d,
         activation: Callable[[], torch.nn.Module] = torch.nn.ReLU6,
         drop: float = 0.0,
     ) -> None:

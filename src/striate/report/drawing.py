@@ -15,8 +15,8 @@ from striate.explain.inversion import Inversion
 from striate.explain.result import Explanation
 from striate.explain.sanity import Check
 from striate.explain.synthesis import Dream, Synthesis
+from striate.files import write_whole
 from striate.report import activations, explanations, figures, filters, synthesis
-from striate.training.files import write_whole
 
 
 @functools.singledispatch

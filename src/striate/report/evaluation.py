@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from striate.report.tables import counted
 from striate.report.text import middle, short
-from striate.training.calibration import Calibration
+from striate.tasks.calibration import Calibration
+from striate.tasks.evaluation import Example
+from striate.tasks.intervals import wilson
+from striate.tasks.rankings import Ranking
+from striate.tasks.scores import Measures, Scores
 from striate.training.finder import RateSearch
-from striate.training.intervals import wilson
-from striate.training.rankings import Ranking
-from striate.training.results import Example
-from striate.training.scores import Measures, Scores
 
 _PLAIN, _MAIN, _WRONG, _DARK = "#8a94a6", "#1f5fbf", "#c8321e", "#2b2f36"
 #: Colours of lines on white, as many as there are in one picture.
@@ -204,7 +204,7 @@ def errors(examples: Sequence[Example], names: Sequence[str]) -> Figure:
     """Images that are wrong, with the predicted class, its probability, the true class and the image's name.
 
     Args:
-        examples: the images, as of :meth:`~striate.training.scores.Scores.worst_errors`.
+        examples: the images, as of :meth:`~striate.tasks.scores.Scores.worst_errors`.
         names: of the images, as many.
     """
     count = len(examples)

@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 from rich.cells import cell_len
 
+from striate.files import write_whole
 from striate.report.counts import counts_figure
 from striate.report.fonts import literal
 from striate.report.text import short
-from striate.training.files import write_whole
-from striate.training.results import Epoch, Evaluation, Example
+from striate.tasks.evaluation import Evaluation, Example
+from striate.training.results import Epoch
 
 _TRAIN, _TEST, _WRONG = "#8a94a6", "#1f5fbf", "#c8321e"
 _COLUMNS: Final = 6
@@ -49,11 +50,11 @@ def curves(history: Sequence[Epoch], *, smoothing: float = 0.0, changed: bool = 
         everything: list[float] = []
         for part, colour in (("train", _TRAIN), ("held out", _TEST)):
             if part == "train":
-                values = [row.train_loss if kind == "loss" else row.train_accuracy for row in history]
+                values = [row.train[kind] for row in history]
             else:
-                values = [row.held_out[1] if kind == "loss" else row.held_out[2] for row in history]
+                values = [row.held_out[kind] for row in history]
             everything += values
-            said = ["training" if part == "train" else _PARTS[history[-1].held_out[0]]]
+            said = ["training" if part == "train" else _PARTS[history[-1].part]]
             said += ["images changed"] if part == "train" and changed else []
             said += [f"labels smoothed by {smoothing:g}"] if part == "train" and kind == "loss" and smoothing else []
             last = f"{values[-1]:.2%}" if kind == "accuracy" else f"{values[-1]:.3g}"

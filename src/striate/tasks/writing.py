@@ -28,9 +28,9 @@ from torch import Tensor
 
 from striate.data import IGNORED, Detections
 from striate.errors import DataError, RunError, did_you_mean
+from striate.files import whole_file, write_whole
 from striate.tasks import coco
 from striate.tasks.colours import map_colours, rgb
-from striate.training.files import whole_file, write_whole
 
 _SUFFIXES: Final = (".jsonl", ".json")
 _UNKNOWN: Final = (224, 224, 224)

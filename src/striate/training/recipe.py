@@ -91,7 +91,7 @@ class Recipe:
         balanced_sampling: each epoch shows as many images of each class, the few ones several times.
         weights: to begin with, as ``striate.models.create`` takes them; None for random ones.
         head: how a new last layer begins, on weights of other classes: ``"random"``; ``"probe"``, fitted to features
-            of the training images, see :mod:`striate.training.probe`. None for ``"probe"`` where that can be.
+            of the training images, see :mod:`striate.tasks.probe`. None for ``"probe"`` where that can be.
         freeze: what keeps its weights: ``"none"``; ``"backbone"``, all before the linear layers at the end;
             ``"all-but-head"``, all but the last of these. It stays in evaluation mode.
         backbone_lr_factor: the learning rate of the backbone, as a multiple of the others'.

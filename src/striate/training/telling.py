@@ -10,7 +10,7 @@ from typing import Final
 import torch
 from rich.cells import cell_len
 
-from striate.data import Split
+from striate.data import AnnotatedSet, Split
 from striate.models.registry import SMALL
 from striate.training.record import Record
 from striate.training.run import Settings, build
@@ -70,9 +70,13 @@ def counted(source: str, split: Split) -> list[str]:
     """How many images of each class and part."""
     parts = split.parts
     classes = split.train.classes
+    shares = ", ".join(f"{len(images):,} {part}" for part, images in parts.items())
+    if isinstance(split.train, AnnotatedSet):
+        whole = sum(len(images) for images in parts.values())
+        names = split.train.map_classes if split.train.holds == {"map"} else classes
+        return [f"{source}: {whole:,} pictures with {_held(split.train)} of {len(names):,} classes ({shares})"]
     counts = {part: images.labels.bincount(minlength=len(classes)).tolist() for part, images in parts.items()}
     total = sum(len(images) for images in parts.values())
-    shares = ", ".join(f"{len(images):,} {part}" for part, images in parts.items())
     lines = [f"{source}: {total:,} images of {len(classes):,} classes ({shares})"]
     if len(classes) > _LISTED:
         lines += [f"  {part}: {_spread(each, classes)}" for part, each in counts.items()]
@@ -97,6 +101,10 @@ def left_out(skipped: Sequence[tuple[str, str]]) -> list[str]:
         more = "; ".join(f"{count:,} {reason}" for reason, count in reasons)
         lines.append(f"  and {len(skipped) - _FILES:,} more: {more}")
     return lines
+
+
+def _held(images: AnnotatedSet) -> str:
+    return " and ".join({"map": "class maps"}.get(part, part) for part in sorted(images.holds))
 
 
 def _spread(counts: Sequence[int], classes: Sequence[str]) -> str:

@@ -29,8 +29,12 @@ from types import TracebackType
 from typing import Any, Final
 
 from striate.errors import RunError
-from striate.training.files import whole_file
-from striate.training.scores import TOP, Scores
+from striate.files import whole_file
+from striate.tasks.scores import TOP, Scores
+
+#: In a run's folder: what the network says of each held-out image, for people and programs; and of the others.
+PREDICTIONS: Final = "predictions.csv"
+VALIDATION: Final = "validation.csv"
 
 _SUFFIXES: Final = (".csv", ".jsonl")
 _FORMULA: Final = re.compile(r"'*([=@\t\r]|[+-](?![0-9]+(\.[0-9]+)?\Z))")

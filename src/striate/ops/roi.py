@@ -1,0 +1,283 @@
+"""Regions of interest: the part of a map that a box covers, resampled or pooled to one size.
+
+A region is divided into bins of equal size. Aligned pooling averages samples that are spread evenly over each bin, and a
+sample is interpolated from the four pixels around it. Along each axis that is a weighted sum of pixels, and the two
+axes know nothing of each other:
+
+    y[k, c, p, q] = sum over i and j of  u[k, p, i] * v[k, q, j] * x[n(k), c, i, j]
+
+with u and v from the box alone. So the output is linear in the map; boxes get no gradient, as in the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from striate.engine import traced
+from striate.errors import GeometryError, OperandError
+from striate.geometry import per_axis
+from striate.ops._calls import check_tensor
+from striate.ops.boxes import box_area
+
+#: Numbers that are gathered at a time.
+_CHUNK = 1 << 24
+
+
+def roi_align(
+    input: Tensor,
+    boxes: Tensor | Sequence[Tensor],
+    output_size: int | Sequence[int],
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = -1,
+    aligned: bool = False,
+) -> Tensor:
+    """The part of the map that each box covers, resampled to one size.
+
+    Args:
+        input: (N, C, H, W).
+        boxes: (K, 5), image and ``x1 y1 x2 y2``; or a list with (L, 4) for each image.
+        output_size: bins along height and width, or one number.
+        spatial_scale: from the boxes' coordinates to the map's.
+        sampling_ratio: samples of a bin along each axis; 0 or less: as many as pixels, rounded up.
+        aligned: whether coordinates are moved by half a pixel, so that a pixel is a square and not a point. Without,
+            boxes are at least one pixel wide and high.
+
+    Returns:
+        (K, C, height, width). Samples more than a pixel outside the map are 0.
+
+    Raises:
+        OperandError: shapes, dtypes or devices that don't fit, an image that doesn't exist.
+        GeometryError: an output without bins.
+
+    Source: He et al., "Mask R-CNN" (2017), section 3, "RoIAlign".
+
+    >>> image = torch.arange(16.0).reshape(1, 1, 4, 4)
+    >>> roi_align(image, [torch.tensor([[0.0, 0.0, 4.0, 4.0]])], 2, aligned=True)
+    tensor([[[[ 2.5000,  4.5000],
+              [10.5000, 12.5000]]]])
+    """
+    size, regions = _prepared("roi_align", input, boxes, output_size)
+    values = _wide(input)
+    return _aligned(values, regions.to(values), size, spatial_scale, sampling_ratio, aligned).to(input.dtype)
+
+
+def roi_pool(
+    input: Tensor,
+    boxes: Tensor | Sequence[Tensor],
+    output_size: int | Sequence[int],
+    spatial_scale: float = 1.0,
+) -> Tensor:
+    """The largest value in each bin of each box, borders of boxes and bins rounded to pixels.
+
+    Args:
+        input, boxes, output_size, spatial_scale: as in :func:`roi_align`.
+
+    Returns:
+        (K, C, height, width); 0 in bins without pixels.
+
+    Raises:
+        OperandError, GeometryError: as :func:`roi_align`.
+
+    Source: Girshick, "Fast R-CNN" (2015), section 2.1.
+
+    >>> image = torch.arange(16.0).reshape(1, 1, 4, 4)
+    >>> roi_pool(image, [torch.tensor([[0.0, 0.0, 3.0, 3.0]])], 2)
+    tensor([[[[ 5.,  7.],
+              [13., 15.]]]])
+    """
+    size, regions = _prepared("roi_pool", input, boxes, output_size)
+    values = _wide(input)
+    batch = regions[:, 0].long()
+    places, empty = _places(values.detach(), regions.to(values), batch, size, spatial_scale)
+    found = values.flatten(2)[batch].gather(2, places.flatten(2)).unflatten(2, size)
+    return found.masked_fill(empty[:, None], 0).to(input.dtype)
+
+
+def roi_levels(
+    boxes: Tensor | Sequence[Tensor],
+    lowest: int,
+    highest: int,
+    canonical_scale: float = 224,
+    canonical_level: int = 4,
+    eps: float = 1e-6,
+) -> Tensor:
+    """The level of a feature pyramid that each box belongs to: its size decides.
+
+    Args:
+        boxes: (K, 4), or a list with (L, 4) for each image, one after the other.
+        lowest, highest: the levels that there are; level l has a stride of 2^l pixels.
+        canonical_scale, canonical_level: a box of this side, pixels, belongs to this level.
+        eps: added to the level before it is rounded down.
+
+    Returns:
+        (K,) int64, from 0 (the lowest) to ``highest - lowest``.
+
+    Source: Lin et al., "Feature pyramid networks" (2017), equation 1.
+
+    >>> roi_levels(torch.tensor([[0.0, 0.0, 224.0, 224.0], [0.0, 0.0, 50.0, 50.0]]), 2, 5)
+    tensor([2, 0])
+    """
+    together = boxes if isinstance(boxes, Tensor) else torch.cat(list(boxes))
+    side = box_area(together).sqrt()
+    level = torch.floor(canonical_level + torch.log2(side / canonical_scale) + eps)
+    # A box without area has a level of minus infinity, one that isn't a number none: both go to the lowest.
+    return level.nan_to_num(nan=lowest).clamp(lowest, highest).long() - lowest
+
+
+def _wide(input: Tensor) -> Tensor:
+    return input if input.dtype in (torch.float32, torch.float64) else input.float()
+
+
+def _prepared(
+    call: str, input: Tensor, boxes: Tensor | Sequence[Tensor], output_size: Any
+) -> tuple[tuple[int, int], Tensor]:
+    """The output's size, and the boxes as (K, 5) with the image in front."""
+    check_tensor(call, "input", input)
+    if input.dim() != 4 or not input.is_floating_point():
+        got = f"got an input of shape {tuple(input.shape)} and {input.dtype}"
+        raise OperandError(call, got, "needed real numbers (N, C, H, W)")
+    height, width = per_axis(output_size, 2, "output_size", call)
+    if height < 1 or width < 1:
+        raise GeometryError(call, f"got output_size {(height, width)}", "needed at least one bin on each axis")
+    if isinstance(boxes, Tensor):
+        regions = boxes
+        if boxes.dim() != 2 or boxes.shape[1] != 5:
+            raise OperandError(call, f"got boxes of shape {tuple(boxes.shape)}", "needed (K, 5) or a list of (L, 4)")
+    else:
+        regions = _listed(call, input, boxes)
+    if regions.device != input.device:
+        raise OperandError(call, f"got boxes on {regions.device} and an input on {input.device}", "needed one device")
+    if regions.is_cpu and not traced(regions) and len(regions):
+        first, last = regions[:, 0].aminmax()
+        if first < 0 or last >= input.shape[0]:
+            got = f"got boxes of image {int(first if first < 0 else last)}"
+            raise OperandError(call, got, f"needed images 0 to {input.shape[0] - 1}")
+    return (height, width), regions.detach()
+
+
+def _listed(call: str, input: Tensor, boxes: Sequence[Tensor]) -> Tensor:
+    if len(boxes) != input.shape[0]:
+        raise OperandError(call, f"got boxes of {len(boxes)} images", f"needed a tensor for each of {input.shape[0]}")
+    for each in boxes:
+        check_tensor(call, "boxes", each)
+        if each.dim() != 2 or each.shape[1] != 4:
+            raise OperandError(call, f"got boxes of shape {tuple(each.shape)}", "needed (L, 4) for each image")
+    images = [torch.full_like(each[:, :1], index) for index, each in enumerate(boxes)]
+    return torch.cat([torch.cat(images), torch.cat(list(boxes))], 1) if boxes else input.new_zeros(0, 5)
+
+
+# -------------------------------------------------------------------- aligned pooling
+
+
+def _aligned(
+    input: Tensor, regions: Tensor, size: tuple[int, int], scale: float, samples: int, aligned: bool
+) -> Tensor:
+    channels, pixels = input.shape[1], input.shape[2:]
+    # Nothing to gather in an empty map, nor for no boxes.
+    if not traced(input, regions) and (regions.shape[0] == 0 or input.numel() == 0):
+        return input.sum() * 0 + input.new_zeros(regions.shape[0], channels, *size)
+    rows = input.movedim(1, 3).reshape(-1, channels)
+    if traced(input, regions):
+        places, weights = _taps(regions, pixels, size, scale, samples, aligned)
+        found = _weighted(rows, places, weights)
+    else:
+        found = torch.cat(
+            [
+                _weighted(rows, *_taps(some, pixels, size, scale, samples, aligned))
+                for some in regions.split(_at_once(regions, pixels, size, scale, samples))
+            ]
+        )
+    return found.unflatten(0, (-1, *size)).movedim(3, 1).contiguous()
+
+
+def _at_once(regions: Tensor, pixels: torch.Size, size: tuple[int, int], scale: float, samples: int) -> int:
+    """Boxes whose taps are found together."""
+    taps = [samples if samples > 0 else n // bins + 1 for n, bins in zip(pixels, size, strict=True)]
+    return max(1, _CHUNK // (16 * size[0] * size[1] * taps[0] * taps[1]))
+
+
+def _weighted(rows: Tensor, places: Tensor, weights: Tensor) -> Tensor:
+    """The sum over T of weights (B, T) times the rows (R, C) at the places (B, T): (B, C)."""
+    return F.embedding_bag(places, rows, per_sample_weights=weights, mode="sum")
+
+
+def _taps(
+    regions: Tensor, pixels: torch.Size, size: tuple[int, int], scale: float, samples: int, aligned: bool
+) -> tuple[Tensor, Tensor]:
+    """For each bin of each box the pixels that it sums, as rows of (N * H * W, C), and their weights: (K * P * Q, T)."""
+    offset = 0.5 if aligned else 0.0
+    start = regions[:, 1:3] * scale - offset
+    extent = regions[:, 3:5] * scale - offset - start
+    if not aligned:
+        extent = extent.clamp(min=1)
+    (x, u), (y, v) = (
+        _line(start[:, axis], extent[:, axis], size[1 - axis], pixels[1 - axis], samples) for axis in (0, 1)
+    )
+    image = regions[:, 0].long().reshape(-1, 1, 1, 1, 1)
+    row, column = y[:, :, None, :, None], x[:, None, :, None, :]
+    places = (image * pixels[0] + row) * pixels[1] + column
+    weights = v[:, :, None, :, None] * u[:, None, :, None, :]
+    return places.flatten(3).flatten(0, 2), weights.flatten(3).flatten(0, 2)
+
+
+def _line(start: Tensor, extent: Tensor, bins: int, pixels: int, samples: int) -> tuple[Tensor, Tensor]:
+    """Along one axis, for each bin: the pixels that it sums and their weights, (K, bins, T) each."""
+    width = extent / bins
+    if samples > 0:
+        count = torch.full_like(width, samples)
+        most = samples
+    else:
+        count = width.ceil().clamp(min=0)
+        most = max(1, int(count.amax()))
+    bin_, sample = (torch.arange(n, device=start.device, dtype=start.dtype) for n in (bins, most))
+    start, width, count = (each[:, None, None] for each in (start, width, count))
+    # In this order, since a sample at the very border counts or doesn't.
+    place = start + bin_[:, None] * width + (sample + 0.5) * width / count.clamp(min=1)
+    counted = (place >= -1) & (place <= pixels) & (sample < count)
+    place = place.where(counted, 0).clamp(min=0)
+    low = place.floor().clamp(max=pixels - 1)
+    fraction = (place - low).where(low < pixels - 1, 0)
+    weights = torch.stack([1 - fraction, fraction], -1) * (counted / count.clamp(min=1))[..., None]
+    places = torch.stack([low, (low + 1).clamp(max=pixels - 1)], -1).long()
+    return places.flatten(2), weights.flatten(2)
+
+
+# -------------------------------------------------------------------- pooling
+
+
+def _places(
+    input: Tensor, regions: Tensor, batch: Tensor, size: tuple[int, int], scale: float
+) -> tuple[Tensor, Tensor]:
+    """The flat position of the maximum in each bin, (K, C, P, Q), and which bins have no pixels, (K, P, Q)."""
+    (left, right), (top, bottom) = (
+        _borders(regions[:, 1 + axis], regions[:, 3 + axis], scale, size[1 - axis], input.shape[3 - axis])
+        for axis in (0, 1)
+    )
+    empty = (bottom <= top)[:, :, None] | (right <= left)[:, None, :]
+    places = torch.zeros(len(regions), input.shape[1], *size, dtype=torch.int64, device=input.device)
+    width = input.shape[3]
+    for box, image in enumerate(batch.tolist()):
+        for p, q in (~empty[box]).nonzero().tolist():
+            y0, y1, x0, x1 = int(top[box, p]), int(bottom[box, p]), int(left[box, q]), int(right[box, q])
+            place = input[image, :, y0:y1, x0:x1].flatten(1).argmax(1)
+            places[box, :, p, q] = (y0 + place // (x1 - x0)) * width + x0 + place % (x1 - x0)
+    return places, empty
+
+
+def _borders(first: Tensor, last: Tensor, scale: float, bins: int, pixels: int) -> tuple[Tensor, Tensor]:
+    """The first pixel of each bin along an axis and the one after its last, (K, bins) each."""
+    start, end = _rounded(first * scale), _rounded(last * scale)
+    width = ((end - start + 1).clamp(min=1) / bins)[:, None]
+    bin_ = torch.arange(bins, device=first.device, dtype=first.dtype)
+    begin, end = torch.floor(bin_ * width), torch.ceil((bin_ + 1) * width)
+    return tuple((each + start[:, None]).clamp(0, pixels).long() for each in (begin, end))  # type: ignore[return-value]
+
+
+def _rounded(numbers: Tensor) -> Tensor:
+    """To the nearest whole number, halves away from zero."""
+    return numbers.sign() * (numbers.abs() + 0.5).floor()
