@@ -7,12 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from matplotlib.figure import Figure
 
 import striate
 from striate import explain, report
+from striate.data import Annotation, Detections
 from striate.drawing import Pictured
 from striate.report import drawing
+from striate.tasks.pictures import Shown
 
 
 def kinds(of: type[Pictured]) -> set[type[Pictured]]:
@@ -28,8 +31,6 @@ def test_every_result_that_can_be_drawn_has_its_picture() -> None:
 
 
 def test_a_result_is_drawn_by_its_method_and_by_report(tmp_path: Path) -> None:
-    import torch
-
     found = explain.filters(torch.nn.Conv2d(3, 4, 3))
     assert isinstance(found.figure(), Figure)
     assert isinstance(report.draw(found), Figure)
@@ -38,6 +39,18 @@ def test_a_result_is_drawn_by_its_method_and_by_report(tmp_path: Path) -> None:
     assert report.save(found.figure(), tmp_path / "c.png") == tmp_path / "c.png"
     contents = {(tmp_path / f"{name}.png").read_bytes() for name in "abc"}
     assert len(contents) == 1
+
+
+def test_an_annotated_picture_is_drawn_beside_what_was_found() -> None:
+    picture, class_map = torch.zeros(3, 20, 30, dtype=torch.uint8), torch.zeros(20, 30, dtype=torch.uint8)
+    nothing = Detections((20, 30), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0))
+    panels = {
+        2: Shown(picture, Annotation((20, 30)), nothing, ("cat",), "a.png"),
+        3: Shown(picture, Annotation((20, 30), class_map=class_map), class_map, ("background", "cat"), "a.png"),
+        1: Shown(picture, Annotation((20, 30)), class_map, ("background", "cat"), "a.png"),
+    }
+    for count, shown in panels.items():
+        assert len(report.draw(shown).axes) == count
 
 
 def test_what_nobody_draws_is_refused(tmp_path: Path) -> None:

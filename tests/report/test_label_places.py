@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from striate.report.labels import place_labels
@@ -12,6 +12,7 @@ corner = st.tuples(st.floats(0, 180), st.floats(0, 180), st.floats(1, 100), st.f
 sizes = st.tuples(st.floats(5, 90), st.floats(4, 20))
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(corner, sizes), max_size=40))
 def test_no_label_lies_over_another_or_outside(drawn: list[tuple[tuple[float, ...], tuple[float, float]]]) -> None:
     boxes = [(x, y, min(x + w, SIDE), min(y + h, SIDE)) for (x, y, w, h), _ in drawn]

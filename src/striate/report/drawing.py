@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from striate.data import Detections
 from striate.explain.activations import ActivationMaps, Hierarchy, Patches
 from striate.explain.adversarial import Perturbation
 from striate.explain.filters import Filters
@@ -16,7 +17,8 @@ from striate.explain.result import Explanation
 from striate.explain.sanity import Check
 from striate.explain.synthesis import Dream, Synthesis
 from striate.files import write_whole
-from striate.report import activations, explanations, figures, filters, synthesis
+from striate.report import activations, explanations, figures, filters, maps, objects, synthesis
+from striate.tasks.pictures import Shown
 
 
 @functools.singledispatch
@@ -24,7 +26,7 @@ def draw(result: object, **options: Any) -> Figure:
     """A result as a matplotlib figure, as suits its type.
 
     Args:
-        result: what a function of :mod:`striate.explain` gave.
+        result: what a function of :mod:`striate.explain` gave, or an annotated picture with what a network says of it.
         options: of the picture, which few types have.
 
     Raises:
@@ -43,6 +45,15 @@ draw.register(Inversion, synthesis.inversion)
 draw.register(Patches, activations.patches)
 draw.register(Perturbation, synthesis.perturbation)
 draw.register(Synthesis, synthesis.maximal)
+
+
+@draw.register
+def _shown(result: Shown, *, threshold: float = 0.0) -> Figure:
+    if isinstance(result.found, Detections):
+        return objects.draw_comparison(result.image, result.truth, result.found, result.classes, threshold=threshold)
+    if result.truth.class_map is None:
+        return maps.draw_class_map(result.image, result.found, result.classes)
+    return maps.draw_map_comparison(result.image, result.truth.class_map, result.found, result.classes, result.name)
 
 
 def save(result: object, path: str | Path) -> Path:
