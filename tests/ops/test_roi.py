@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -29,6 +29,7 @@ def some(seed: int, channels: int = 3, count: int = 5) -> tuple[Tensor, Tensor]:
 
 
 @BACKENDS
+@settings(max_examples=40)
 @given(
     st.integers(0, 10_000),
     st.sampled_from([1, 3, 16, 21, 130]),
@@ -58,8 +59,8 @@ def test_values_and_gradients_are_the_definitions(
 @pytest.mark.parametrize("samples", [0, 2])
 @pytest.mark.parametrize("aligned", [False, True])
 def test_derivatives_of_every_kind_by_finite_differences(samples: int, aligned: bool) -> None:
-    x, boxes = (each.double() for each in some(3, 2, 3))
-    x.requires_grad_()
+    x, boxes = (each.double() for each in some(3, 1, 3))
+    x = x[..., 2:6, 3:7].clone().requires_grad_()
 
     def pool(x: Tensor) -> Tensor:
         return ops.roi_align(x, boxes, 2, 0.8, samples, aligned)

@@ -470,38 +470,22 @@ adaptive_max_pool3d_backward = partial(adaptive_max_pool_backward, 3)
 # -------------------------------------------------------------------- regions and boxes
 
 
-def _regions(size: Sizes, output_size: Any, scale: float, samples: int, aligned: bool) -> regions.RegionShape:
-    height, width = per_axis(output_size, 2, "output_size", "roi_align")
-    return regions.RegionShape(size[0], (size[2], size[3]), (height, width), scale, max(samples, 0), aligned)
-
-
 def roi_align(
-    input: Tensor,
-    boxes: Tensor,
-    output_size: Any,
-    spatial_scale: float = 1.0,
-    sampling_ratio: int = -1,
-    aligned: bool = False,
+    input: Tensor, boxes: Tensor, output_size: Any, scale: float = 1.0, samples: int = -1, aligned: bool = False
 ) -> Tensor:
-    shape = _regions(input.shape, output_size, spatial_scale, sampling_ratio, aligned)
-    return direct_regions.roi_align(shape, input, boxes)
+    return direct_regions.roi_align(_regions(input.shape, output_size, scale, samples, aligned), input, boxes)
 
 
 def roi_align_input_grad(
-    input_size: Sizes | Tensor,
-    grad_output: Tensor,
-    boxes: Tensor,
-    spatial_scale: float = 1.0,
-    sampling_ratio: int = -1,
-    aligned: bool = False,
+    input: Tensor, grad_output: Tensor, boxes: Tensor, scale: float = 1.0, samples: int = -1, aligned: bool = False
 ) -> Tensor:
-    shape = _regions(_size(input_size), grad_output.shape[2:], spatial_scale, sampling_ratio, aligned)
+    shape = _regions(input.shape, grad_output.shape[2:], scale, samples, aligned)
     return direct_regions.roi_align_input_grad(shape, grad_output, boxes)
 
 
-def roi_pool(input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Tensor:
-    height, width = per_axis(output_size, 2, "output_size", "roi_pool")
-    return direct_regions.roi_pool(input, boxes, (height, width), spatial_scale)
+def _regions(size: Sizes, bins: Any, scale: float, samples: int, aligned: bool) -> regions.RegionShape:
+    height, width = per_axis(bins, 2, "output_size", "roi_align")
+    return regions.RegionShape(size[0], (size[2], size[3]), (height, width), scale, max(samples, 0), aligned)
 
 
-nms = direct_regions.nms
+roi_pool, nms = direct_regions.roi_pool, direct_regions.nms
