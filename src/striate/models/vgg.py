@@ -37,6 +37,29 @@ VARIANTS: Final = (
 WIDTHS: Final = (64, 128, 256, 512, 512)
 
 
+def features(
+    variant: Variant, norm: bool = False, in_channels: int = 3, ceil_mode: bool = False
+) -> torch.nn.Sequential:
+    """The five stages, (N, C, H, W) to (N, 512, H / 32, W / 32), one layer after the other.
+
+    Args:
+        variant: how many convolutions each stage has.
+        norm: batch normalisation between each convolution and its ReLU.
+        in_channels: C.
+        ceil_mode: whether pooling rounds sizes up.
+    """
+    layers: list[torch.nn.Module] = []
+    for width, convolutions in zip(WIDTHS, variant.convolutions, strict=True):
+        for _ in range(convolutions):
+            layers.append(nn.Conv2d(in_channels, width, 3, padding=1))
+            if norm:
+                layers.append(torch.nn.BatchNorm2d(width))
+            layers.append(torch.nn.ReLU())
+            in_channels = width
+        layers.append(nn.MaxPool2d(2, ceil_mode=ceil_mode))
+    return torch.nn.Sequential(*layers)
+
+
 class VGG(torch.nn.Module):
     """Five stages of 3x3 convolutions that keep the size, each closed by 2x2 max pooling, and a perceptron.
 
@@ -50,16 +73,7 @@ class VGG(torch.nn.Module):
         super().__init__()
         self.input_size = (32, 32) if small_input else (224, 224)
         pooled = 1 if small_input else 7
-        layers: list[torch.nn.Module] = []
-        for width, convolutions in zip(WIDTHS, variant.convolutions, strict=True):
-            for _ in range(convolutions):
-                layers.append(nn.Conv2d(in_channels, width, 3, padding=1))
-                if norm:
-                    layers.append(torch.nn.BatchNorm2d(width))
-                layers.append(torch.nn.ReLU())
-                in_channels = width
-            layers.append(nn.MaxPool2d(2, ceil_mode=small_input))
-        self.features = torch.nn.Sequential(*layers)
+        self.features = features(variant, norm, in_channels, ceil_mode=small_input)
         self.avgpool = nn.AdaptiveAvgPool2d((pooled, pooled))
         self.classifier = torch.nn.Sequential(
             torch.nn.Linear(512 * pooled**2, 4096),
