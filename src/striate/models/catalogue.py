@@ -36,7 +36,8 @@ FAMILIES: Final = (
         "AlexNet: the network of 2012 on two GPUs, and its form in one tower of 2014.",
         {
             "alexnet": "AlexNet in one tower (2014); 61,100,840 parameters, 224x224 images.",
-            "alexnet_2012": "AlexNet as in 2012: two groups, local response normalisation; 60,965,224 parameters, 224x224 images.",
+            "alexnet_2012": "AlexNet as in 2012: two groups, local response normalisation; 60,965,224 "
+            "parameters, 224x224 images.",
         },
     ),
     Family(
@@ -108,10 +109,10 @@ FAMILIES: Final = (
         "lenet",
         "LeNet-5, as usually written today and as it was in 1998.",
         {
-            "lenet5": "LeNet-5 as usually written: full C3, max pooling, ReLU, a linear output; 61,706 parameters, 28x28 "
-            "images.",
-            "lenet5_1998": "LeNet-5 as in 1998: connection table, trainable subsampling, RBF output; 60,000 parameters, 32x32 "
-            "images.",
+            "lenet5": "LeNet-5 as usually written: full C3, max pooling, ReLU, a linear output; 61,706 "
+            "parameters, 28x28 images.",
+            "lenet5_1998": "LeNet-5 as in 1998: connection table, trainable subsampling, RBF output; 60,000 "
+            "parameters, 32x32 images.",
         },
     ),
     Family(
@@ -211,8 +212,8 @@ FAMILIES: Final = (
         "simple_cnn",
         "The two-convolution network of the classical MNIST exercise.",
         {
-            "simple_cnn": "Two 3x3 convolutions with ReLU and 2x2 max pooling, 32 and 64 channels; 50,186 parameters, 28x28 "
-            "images.",
+            "simple_cnn": "Two 3x3 convolutions with ReLU and 2x2 max pooling, 32 and 64 channels; 50,186 "
+            "parameters, 28x28 images.",
         },
     ),
     Family(
@@ -271,9 +272,12 @@ FAMILIES: Final = (
         "Faster R-CNN on feature pyramids: boxes with classes, from proposals that the same network makes.",
         {
             "fasterrcnn_resnet50_fpn": "Faster R-CNN on ResNet-50; 41,755,286 parameters, 800x1333 images.",
-            "fasterrcnn_resnet50_fpn_v2": "Faster R-CNN on ResNet-50, deeper heads; 43,712,278 parameters, 800x1333 images.",
-            "fasterrcnn_mobilenet_v3_large_fpn": "Faster R-CNN on MobileNetV3-Large; 19,386,354 parameters, 800x1333 images.",
-            "fasterrcnn_mobilenet_v3_large_320_fpn": "Faster R-CNN on MobileNetV3-Large; 19,386,354 parameters, 320x640 images.",
+            "fasterrcnn_resnet50_fpn_v2": "Faster R-CNN on ResNet-50, deeper heads; 43,712,278 parameters, "
+            "800x1333 images.",
+            "fasterrcnn_mobilenet_v3_large_fpn": "Faster R-CNN on MobileNetV3-Large; 19,386,354 parameters, "
+            "800x1333 images.",
+            "fasterrcnn_mobilenet_v3_large_320_fpn": "Faster R-CNN on MobileNetV3-Large; 19,386,354 "
+            "parameters, 320x640 images.",
         },
         task="detection",
     ),
@@ -290,7 +294,8 @@ FAMILIES: Final = (
         "RetinaNet: anchors on all levels of a feature pyramid, and a loss that doesn't drown in easy background.",
         {
             "retinanet_resnet50_fpn": "RetinaNet on ResNet-50; 34,014,999 parameters, 800x1333 images.",
-            "retinanet_resnet50_fpn_v2": "RetinaNet on ResNet-50, normalised heads; 38,198,935 parameters, 800x1333 images.",
+            "retinanet_resnet50_fpn_v2": "RetinaNet on ResNet-50, normalised heads; 38,198,935 parameters, "
+            "800x1333 images.",
         },
         task="detection",
     ),
@@ -323,7 +328,8 @@ FAMILIES: Final = (
         "Mask R-CNN on feature pyramids: Faster R-CNN that also draws the mask of each object.",
         {
             "maskrcnn_resnet50_fpn": "Mask R-CNN on ResNet-50; 44,401,393 parameters, 800x1333 images.",
-            "maskrcnn_resnet50_fpn_v2": "Mask R-CNN on ResNet-50, deeper heads; 46,359,409 parameters, 800x1333 images.",
+            "maskrcnn_resnet50_fpn_v2": "Mask R-CNN on ResNet-50, deeper heads; 46,359,409 parameters, "
+            "800x1333 images.",
         },
         task="instance",
     ),
@@ -333,7 +339,8 @@ FAMILIES: Final = (
         {
             "deeplabv3_resnet50": "DeepLabv3 on ResNet-50, stride 8; 42,004,074 parameters, 520x520 images.",
             "deeplabv3_resnet101": "DeepLabv3 on ResNet-101, stride 8; 60,996,202 parameters, 520x520 images.",
-            "deeplabv3_mobilenet_v3_large": "DeepLabv3 on MobileNetV3, stride 16; 11,029,328 parameters, 520x520 images.",
+            "deeplabv3_mobilenet_v3_large": "DeepLabv3 on MobileNetV3, stride 16; 11,029,328 parameters, "
+            "520x520 images.",
         },
         task="semantic",
     ),
