@@ -63,28 +63,30 @@ def detectors() -> dict[str, Any]:
     return {name: one_stage.enlivened(levelled(builder, **options)) for name, builder, options in CASES}
 
 
-#: What losses have to bear on a picture 90 high and 130 wide.
-HARD: dict[str, list[list[float]]] = {
-    "none": [],
-    "tiny": [[3, 3, 3 + 1e-6, 3 + 1e-6], [64, 64, 64.001, 64.001]],
-    "line": [[0, 50, 130, 50 + 1e-6]],
-    "at the corner": [[130 - 1e-6, 90 - 1e-6, 130, 90]],
-    "whole": [[0, 0, 130, 90]],
-    "one many times": [[20, 20, 60, 60]] * 40,
-}
+#: What losses have to bear, each on a picture 90 high and 130 wide.
+HARD = (
+    [],
+    [[3, 3, 3 + 1e-6, 3 + 1e-6], [64, 64, 64.001, 64.001]],
+    [[0, 50, 130, 50 + 1e-6]],
+    [[130 - 1e-6, 90 - 1e-6, 130, 90]],
+    [[0, 0, 130, 90]],
+    [[20, 20, 60, 60]] * 40,
+)
 
 
 @every
-@pytest.mark.parametrize("boxes", HARD.values(), ids=list(HARD))
 def test_losses_and_gradients_are_finite(
-    name: str, builder: Builder, options: dict[str, Any], boxes: list[list[float]], detectors: dict[str, Any]
+    name: str, builder: Builder, options: dict[str, Any], detectors: dict[str, Any]
 ) -> None:
     model = detectors[name].train()
-    model.zero_grad()
-    losses = model(one_stage.pictures(), targets((boxes, [1] * len(boxes)), ([], [])))
-    assert all(loss.dim() == 0 and loss >= 0 and loss.isfinite() for loss in losses.values())
-    torch.stack(list(losses.values())).sum().backward()
-    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
+    image = one_stage.pictures()[0]
+    for boxes in (HARD, HARD[:1]):  # in the second batch nothing is known at all
+        model.zero_grad()
+        losses = model([image] * len(boxes), targets(*((each, [1] * len(each)) for each in boxes)))
+        assert all(loss.dim() == 0 and loss >= 0 and loss.isfinite() for loss in losses.values())
+        torch.stack(list(losses.values())).sum().backward()
+        found = [parameter.grad for parameter in model.parameters()]
+        assert all(gradient is not None and gradient.isfinite().all() for gradient in found)
 
 
 @every
