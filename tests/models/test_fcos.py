@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import one_stage
-import pytest
-import torch
-from torch import Tensor
 
-from striate import models, nn
+from striate import models
 from striate.models import fcos
 
 

@@ -6,7 +6,6 @@ from functools import partial
 
 import one_stage
 import pytest
-import torch
 
 from striate import models
 from striate.models.retinanet import RetinaNet

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import one_stage
 import pytest
-import torch
 
 from striate import models
 from striate.models import ssd

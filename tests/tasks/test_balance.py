@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
 from striate.errors import RunError
-from striate.training.balance import WEIGHTINGS, balanced_order, class_weights
+from striate.tasks.balance import WEIGHTINGS, balanced_order, class_weights
 
 #: Images of each class; classes may have none.
 COUNTS = st.lists(st.integers(0, 40), min_size=1, max_size=8).filter(any)

@@ -21,7 +21,7 @@ from torch import Tensor
 from striate.data import Batches
 from striate.data.progress import progress
 from striate.errors import RunError
-from striate.training.transfer import Parts
+from striate.tasks.heads import Parts
 
 #: Images whose features are looked at; of more, so many spread evenly.
 _IMAGES: Final = 5_000

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from striate.errors import RunError
-from striate.training.agreement import macro_f1
+from striate.tasks.agreement import macro_f1
 
 #: The lower and the upper end.
 Interval: TypeAlias = tuple[float, float]

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from striate.errors import RunError
-from striate.training import agreement
-from striate.training.calibration import BINS, Calibration, fit_temperature, tempered
-from striate.training.intervals import Measure, bootstrap_macro_f1
-from striate.training.rankings import Ranking, ranks
-from striate.training.results import Evaluation
+from striate.tasks import agreement
+from striate.tasks.calibration import BINS, Calibration, fit_temperature, tempered
+from striate.tasks.evaluation import Evaluation
+from striate.tasks.intervals import Measure, bootstrap_macro_f1
+from striate.tasks.rankings import Ranking, ranks
 
 #: The true class is looked for among so many.
 TOP: Final = 5
@@ -172,7 +172,7 @@ def scale_temperature(validation: Scores, judged: Scores) -> tuple[float, Scores
     a test set. Where a run has no validation images there is no temperature to report.
 
     Args:
-        validation: what T is fitted on, by :func:`~striate.training.calibration.fit_temperature`.
+        validation: what T is fitted on, by :func:`~striate.tasks.calibration.fit_temperature`.
         judged: of other images, by the same network.
 
     Returns:

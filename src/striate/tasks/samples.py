@@ -24,9 +24,9 @@ from striate.data.images import digest
 from striate.data.sources import gather
 from striate.data.streamed import Wanted
 from striate.errors import DataError, RunError
-from striate.training.files import read_json, write_json, write_whole
-from striate.training.results import Example
-from striate.training.scores import Scores
+from striate.files import read_json, write_json, write_whole
+from striate.tasks.evaluation import Example
+from striate.tasks.scores import Scores
 
 INDEX: Final = "index.json"
 

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from striate.errors import RunError
-from striate.training.predictions import Prediction, PredictionWriter, read_predictions, rows_of, write_predictions
-from striate.training.scores import Scores
+from striate.tasks.predictions import Prediction, PredictionWriter, read_predictions, rows_of, write_predictions
+from striate.tasks.scores import Scores
 
 BOTH = pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 #: What is hard about names: separators, quotes, ends of lines of every kind, formulas, what only looks like one.

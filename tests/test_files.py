@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from striate.errors import RunError
-from striate.training.files import read_json, write_json, write_whole
+from striate.files import read_json, write_json, write_whole
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

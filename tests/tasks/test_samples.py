@@ -15,7 +15,7 @@ from striate.data.decoding import Reading
 from striate.data.sources import gather
 from striate.data.streamed import Wanted
 from striate.errors import RunError
-from striate.training import samples
+from striate.tasks import samples
 
 
 def framed(channels: int) -> Preprocessing:

@@ -21,17 +21,20 @@ import contextlib
 import csv
 import io
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from striate.errors import RunError
-from striate.training.files import PARTIAL, sync_folder
-from striate.training.scores import TOP, Scores
+from striate.files import whole_file
+from striate.tasks.scores import TOP, Scores
+
+#: In a run's folder: what the network says of each held-out image, for people and programs; and of the others.
+PREDICTIONS: Final = "predictions.csv"
+VALIDATION: Final = "validation.csv"
 
 _SUFFIXES: Final = (".csv", ".jsonl")
 _FORMULA: Final = re.compile(r"'*([=@\t\r]|[+-](?![0-9]+(\.[0-9]+)?\Z))")
@@ -115,7 +118,7 @@ class PredictionWriter:
 
     def __enter__(self) -> PredictionWriter:
         self._stack = contextlib.ExitStack()
-        self._file = self._stack.enter_context(_whole(self.path))
+        self._file = self._stack.enter_context(whole_file(self.path))
         if self._csv:
             self._file.write(_line(_header(self.top, self.truth)))
         return self
@@ -175,25 +178,6 @@ def _is_csv(path: Path) -> bool:
     if path.suffix not in _SUFFIXES:
         raise RunError(str(path), f"got the suffix {path.suffix!r}", f"needed {' or '.join(_SUFFIXES)}")
     return path.suffix == ".csv"
-
-
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write into, beside its place, which is moved there when the block is left without an error."""
-    partial = path.with_name(path.name + PARTIAL)
-    try:
-        with open(partial, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (None, str(partial)):
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
-    sync_folder(path.parent)
 
 
 def _printable(text: str) -> str:

@@ -18,11 +18,11 @@ from scipy.stats import t as student
 from sklearn import metrics
 
 from striate.errors import RunError
-from striate.training import agreement
-from striate.training.calibration import Reliability, fit_temperature, tempered
-from striate.training.intervals import FoldSummary, Measure, bootstrap_macro_f1, wilson
-from striate.training.rankings import Ranking, ranks
-from striate.training.scores import Measures, Scores, scale_temperature
+from striate.tasks import agreement
+from striate.tasks.calibration import Reliability, fit_temperature, tempered
+from striate.tasks.intervals import FoldSummary, Measure, bootstrap_macro_f1, wilson
+from striate.tasks.rankings import Ranking, ranks
+from striate.tasks.scores import Measures, Scores, scale_temperature
 
 
 def made(labels: torch.Tensor, logits: torch.Tensor, *, ties: bool = False) -> Scores:
