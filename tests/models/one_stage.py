@@ -22,7 +22,9 @@ Known = list[dict[str, Tensor]]
 
 #: With the background.
 CLASSES = 6
-SMALL = {"min_size": 96, "max_size": 128}
+SMALL = {"min_size": 48, "max_size": 64}
+#: What SSD's images are stretched to where its backbone is a simple one.
+REDUCED = (75, 75)
 
 
 def second_version(*arguments: Any, **named: Any) -> RetinaNet:
@@ -58,7 +60,7 @@ KNOWN = targets(([[10, 20, 60, 80], [50, 5, 70, 33], [1, 2, 128, 89], [100, 40, 
 
 
 class Levels(torch.nn.Module):
-    """Takes the place of a backbone: at each level the means of squares of pixels, in as many mixtures as are wanted."""
+    """Takes the place of a backbone: at each level the means of squares of pixels, mixed to as many as are wanted."""
 
     def __init__(self, strides: Sequence[int], channels: Sequence[int]) -> None:
         super().__init__()
@@ -77,6 +79,8 @@ def levelled(builder: Builder, **options: Any) -> OneStageDetector:
     channels = model.backbone.channels if isinstance(model, SSD) else [256] * len(model.strides)
     model.backbone = Levels(model.strides, channels)
     model.head.to_empty(device="cpu")
+    if isinstance(model, SSD):
+        model.transform.fixed_size = REDUCED
     return model
 
 
@@ -111,6 +115,7 @@ def pair(name: str, builder: Builder, options: dict[str, Any], *, whole: bool) -
     if not whole:
         theirs.backbone = copy.deepcopy(ours.backbone)
         theirs.head.to_empty(device="cpu")
+        theirs.transform.fixed_size = ours.transform.fixed_size
     enlivened(theirs).score_thresh = ours.score_thresh
     ours.double().load_state_dict(
         {key: value for key, value in theirs.state_dict().items() if key in ours.state_dict()}

@@ -129,11 +129,8 @@ def test_nothing_is_found_where_no_score_suffices(
     finally:
         model.score_thresh = threshold
     for each in found:
-        assert {key: tuple(tensor.shape) for key, tensor in each.items()} == {
-            "boxes": (0, 4),
-            "scores": (0,),
-            "labels": (0,),
-        }
+        shapes = {key: tuple(tensor.shape) for key, tensor in each.items()}
+        assert shapes == {"boxes": (0, 4), "scores": (0,), "labels": (0,)}
         assert each["labels"].dtype == torch.int64
 
 
