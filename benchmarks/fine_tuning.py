@@ -21,9 +21,9 @@ from striate.data.decoding import Reading
 from striate.data.folds import folds
 from striate.data.sources import gather
 from striate.data.streamed import LabelledImages, Wanted
+from striate.tasks.probe import features
 from striate.training import Recipe
 from striate.training.cross_validation import cross_validate
-from striate.training.probe import features
 
 _NETWORK: Final = "efficientnet_lite0"
 

@@ -91,8 +91,8 @@ def _forget() -> None:
 
 @contextmanager
 def _without_drawing() -> Iterator[None]:
+    from striate.files import write_whole
     from striate.report import figures
-    from striate.training.files import write_whole
 
     def save_each(folder: Path, makers: dict[str, Callable[[], object]]) -> None:
         for name in makers:

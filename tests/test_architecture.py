@@ -13,6 +13,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "striate"
 MAY_IMPORT = {
     "errors": set(),
     "variables": set(),
+    "drawing": set(),
     "geometry": {"errors"},
     "engine": {"errors", "geometry"},
     "ops": {"errors", "geometry", "engine"},
@@ -20,12 +21,17 @@ MAY_IMPORT = {
     "acceleration": {"errors", "geometry", "engine", "nn", "ops"},
     "models": {"errors", "geometry", "nn", "ops", "data"},
     "data": {"errors"},
-    "training": {"errors", "engine", "acceleration", "data", "models"},
+    "files": {"errors"},
+    "tasks": {"errors", "files", "acceleration", "ops", "nn", "models", "data"},
+    "training": {"errors", "files", "engine", "acceleration", "data", "models", "tasks"},
     "analysis": {"errors", "geometry", "engine"},
-    "explain": {"errors", "geometry", "ops", "analysis", "report"},  # results draw and save themselves
-    "export": {"errors", "data", "models", "training"},
+    "explain": {"errors", "drawing", "geometry", "ops", "analysis"},
+    "export": {"errors", "files", "data", "models", "tasks", "training"},
     "studies": {"errors", "geometry", "engine", "ops", "nn", "models", "data", "training", "analysis", "explain"},
-    "report": {"errors", "engine", "training", "analysis", "explain", "export", "studies"},
+    "report": {
+        *("errors", "files", "drawing", "engine", "data", "tasks", "training", "analysis", "explain", "export"),
+        "studies",
+    },
 }
 ANYTHING = {"cli", "__main__", "__init__"}
 

@@ -20,7 +20,7 @@ import striate
 from striate.cli import main
 from striate.cli.commands import app
 from striate.errors import WeightsWarning
-from striate.training.predictions import read_predictions
+from striate.tasks.predictions import read_predictions
 from striate.variables import VARIABLES
 
 QUICK = ["--epochs", "1", "--batch-size", "128", "--threads", "1", "--quiet"]

@@ -69,8 +69,16 @@ def test_json_brings_an_evaluation_back() -> None:
             Evaluation.from_dict(fields | wrong)
 
 
+def epoch_of(
+    number: int, loss: float, accuracy: float, test_loss: float, test_accuracy: float, *counted: float
+) -> Epoch:
+    """An epoch of a classifier."""
+    train, held_out = {"loss": loss, "accuracy": accuracy}, {"loss": test_loss, "accuracy": test_accuracy}
+    return Epoch(number, train, held_out, "test", *counted)
+
+
 def test_json_brings_an_epoch_back() -> None:
-    epoch = Epoch(1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+    epoch = epoch_of(1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
     assert Epoch.from_dict(json.loads(json.dumps(epoch.to_dict()))) == epoch
     with pytest.raises(RunError, match=r"^epoch: "):
         Epoch.from_dict({"epoch": 1})
@@ -118,7 +126,7 @@ def texts(figure: Figure) -> set[str]:
 
 
 def test_curves_show_every_epoch() -> None:
-    history = [Epoch(n, 1 / n, 1 - 0.5 / n, 1.1 / n, 1 - 0.6 / n, 0.1, 1.0, 100.0) for n in range(1, 9)]
+    history = [epoch_of(n, 1 / n, 1 - 0.5 / n, 1.1 / n, 1 - 0.6 / n, 0.1, 1.0, 100.0) for n in range(1, 9)]
     figure = figures.curves(history)
     loss, accuracy = figure.axes
     for axes, kind in ((loss, "loss"), (accuracy, "accuracy")):
@@ -129,7 +137,7 @@ def test_curves_show_every_epoch() -> None:
 
 
 def test_curves_say_what_the_training_loss_has_that_the_other_lacks() -> None:
-    history = [Epoch(n, 1 / n, 1 - 0.5 / n, 1.1 / n, 1 - 0.6 / n, 0.1, 1.0, 100.0) for n in (1, 2)]
+    history = [epoch_of(n, 1 / n, 1 - 0.5 / n, 1.1 / n, 1 - 0.6 / n, 0.1, 1.0, 100.0) for n in (1, 2)]
     shown = texts(figures.curves(history, smoothing=0.1, changed=True))
     assert "training, images changed, labels smoothed by 0.1: 0.5 at the end" in shown
     assert "training, images changed: 75.00% at the end" in shown
@@ -139,7 +147,7 @@ def test_curves_say_what_the_training_loss_has_that_the_other_lacks() -> None:
 
 @pytest.mark.parametrize("loss", [0.5, 0.0, -3.0])
 def test_curves_of_one_epoch_show_it(loss: float) -> None:
-    figure = figures.curves([Epoch(1, loss, 0.5, loss, 0.6, 0.1, 1.0, 100.0)])
+    figure = figures.curves([epoch_of(1, loss, 0.5, loss, 0.6, 0.1, 1.0, 100.0)])
     for axes in figure.axes:
         assert [*axes.get_xticks()] == [1]
         assert all(line.get_markersize() > 5 for line in axes.lines)
@@ -147,7 +155,7 @@ def test_curves_of_one_epoch_show_it(loss: float) -> None:
 
 
 def test_losses_that_hardly_fall_have_labels_at_their_axis() -> None:
-    figure = figures.curves([Epoch(n, 2.3 - n / 100, 0.1, 2.3, 0.1, 0.1, 1.0, 100.0) for n in range(1, 9)])
+    figure = figures.curves([epoch_of(n, 2.3 - n / 100, 0.1, 2.3, 0.1, 0.1, 1.0, 100.0) for n in range(1, 9)])
     figure.draw_without_rendering()
     low, high = figure.axes[0].get_ylim()
     assert sum(low <= tick <= high for tick in figure.axes[0].get_yticks()) >= 3
@@ -215,7 +223,7 @@ def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
     found = Evaluation.of(labels, labels.roll(1), ODD, loss=0.0)
     image = torch.zeros(1, 8, 8, dtype=torch.uint8)
     wrong = [Example(image, one, other, 0.5) for one, other in itertools.pairwise(ODD)]
-    history = [Epoch(1, 1.0, 0.5, 1.0, 0.5, 0.1, 1.0, 100.0)]
+    history = [epoch_of(1, 1.0, 0.5, 1.0, 0.5, 0.1, 1.0, 100.0)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figures.save_each(tmp_path, makers(history, found, wrong))
@@ -280,7 +288,7 @@ def test_a_figure_that_fails_is_a_warning_and_the_others_are_there(
         raise ValueError("no\nsuch thing")
 
     monkeypatch.setattr(figures, "confusion", fail)
-    history = [Epoch(1, 1.0, 0.5, 1.0, 0.5, 0.1, 1.0, 100.0)]
+    history = [epoch_of(1, 1.0, 0.5, 1.0, 0.5, 0.1, 1.0, 100.0)]
     with pytest.warns(figures.FigureWarning, match=r"^confusion.png can't be drawn \(ValueError: no\)$"):
         figures.save_each(tmp_path, makers(history, evaluation(2, 9), examples(2)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "predictions.png"]

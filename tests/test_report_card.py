@@ -15,8 +15,8 @@ from markdown_it import MarkdownIt
 
 from striate.report.card import CardFacts, card, limits
 from striate.report.markdown import code, escaped, nameless, table, without_folders
+from striate.tasks.scores import Measures, Scores
 from striate.training import Recipe
-from striate.training.scores import Measures, Scores
 
 #: All that Markdown could take for its own.
 NAMES = (

@@ -13,8 +13,8 @@ from PIL import Image
 from rich.console import Console
 
 from striate.report import evaluation, figures, tables
-from striate.training.results import Example
-from striate.training.scores import Measures, Scores
+from striate.tasks.evaluation import Example
+from striate.tasks.scores import Measures, Scores
 
 ODD = ("_hidden", "$x_1$", r"$\foo$", "two\nlines", "100 % {x} \udce9")
 

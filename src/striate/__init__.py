@@ -10,6 +10,7 @@ striate.analysis what any network costs, sees, follows and knows
 striate.explain  why a network says what it says, on real images
 striate.studies  claims of the textbooks, tested by experiments
 striate.training recipes, runs, evaluations
+striate.report   results as pictures: draw, save
 striate.export   trained networks as files for other programs
 striate.accelerate    any PyTorch model, computed by the engine; striate.acceleration tells what was made of it
 """
@@ -19,11 +20,25 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from striate.drawing import Drawer, drawn_by
 from striate.errors import StriateError
 from striate.geometry import ConvShape, PoolShape, Window
 
 if TYPE_CHECKING:
-    from striate import acceleration, analysis, data, engine, explain, export, models, nn, ops, studies, training
+    from striate import (
+        acceleration,
+        analysis,
+        data,
+        engine,
+        explain,
+        export,
+        models,
+        nn,
+        ops,
+        report,
+        studies,
+        training,
+    )
     from striate.acceleration import accelerate
 
 __version__ = "0.1.0"
@@ -43,6 +58,7 @@ __all__ = [
     "models",
     "nn",
     "ops",
+    "report",
     "studies",
     "training",
 ]
@@ -58,6 +74,7 @@ _ROOMS = (
     "models",
     "nn",
     "ops",
+    "report",
     "studies",
     "training",
 )
@@ -73,3 +90,11 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def _drawer() -> Drawer:
+    drawing: Drawer = importlib.import_module("striate.report.drawing")
+    return drawing
+
+
+drawn_by(_drawer)

@@ -167,6 +167,6 @@ def test_no_size_or_channels(options) -> None:
 
 def test_the_table_says_what_its_lines_are_for() -> None:
     for name, source in SOURCES.items():
-        assert source.usage.partition(":")[0] == source.example.partition(":")[0] == name
+        assert source.usage.partition(":")[0].rstrip("[") == source.example.partition(":")[0] == name
         assert source.description
         assert "\n" not in source.description

@@ -21,8 +21,8 @@ from striate import models
 from striate.data import as_channels, fit_image, load_image
 from striate.errors import ExportError, ModelError, RunError
 from striate.export import FORMATS, Subject, export, exporting
+from striate.files import PARTIAL
 from striate.training import Recipe, Run, fit
-from striate.training.files import PARTIAL
 
 LIGHT = ("lenet5", "lenet5_1998", "simple_cnn")
 

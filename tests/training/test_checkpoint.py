@@ -21,11 +21,12 @@ def checkpoint() -> Checkpoint:
     return Checkpoint(
         recipe=Recipe("lenet5", image_size=(28, 28)),
         versions={"torch": "2"},
-        history=(Epoch(1, 0.1 + 0.2, 0.5, 1 / 3, 0.25, 1e-3, 1.5, 99.0),),
+        history=(
+            Epoch(1, {"loss": 0.1 + 0.2, "accuracy": 0.5}, {"loss": 1 / 3, "accuracy": 0.25}, "test", 1e-3, 1.5, 99.0),
+        ),
         seconds=0.1,
         done=2,
-        losses=torch.tensor([1.0, 2.0, 0.0]),
-        correct=torch.tensor([3, 4, 0]),
+        measured={"loss": torch.tensor([1.0, 2.0, 0.0]), "accuracy": torch.tensor([3, 4, 0])},
         model={"a.weight": shared, "tied.weight": shared, "a.steps": torch.tensor(7), "b": torch.randn(4, 5).T},
         optimizer={0: {"momentum_buffer": torch.randn(3, 2)}, 10: {"step": torch.tensor(3.0)}},
         average={"a.weight": torch.randn(3, 2)},

@@ -9,7 +9,9 @@ import pytest
 from striate.training import Epoch
 from striate.training.display import Display
 
-LARGE = Epoch(999, 12.34567, 0.5, 123.4567, 1.0, 0.1, 1234.5, 123456.0)
+LARGE = Epoch(
+    999, {"loss": 12.34567, "accuracy": 0.5}, {"loss": 123.4567, "accuracy": 1.0}, "test", 0.1, 1234.5, 123456.0
+)
 WHOLE = "epoch  999/1000  train loss 12.3457 accuracy  50.00%  test loss 123.4567 accuracy 100.00%  1234.5 s, 123,456"
 WHOLE += " images/s"
 
@@ -28,7 +30,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, columns: int) ->
     display = Display(1000, 5, quiet=False)
     if not stream.isatty():
         with display:  # which shows no bar there
-            display.step(998, 3, 1.0, 0.5, 9.0)
+            display.step(998, 3, {"loss": 1.0, "accuracy": 0.5}, 9.0)
     display.epoch(LARGE)
     display.note("goes on [bold]here[/] :cat:")
     return stream.getvalue().splitlines()

@@ -22,10 +22,10 @@ from striate.data.decoding import Reading
 from striate.data.fitting import Fit
 from striate.errors import ModelError, RunError
 from striate.export import export
+from striate.tasks.heads import Parts
+from striate.tasks.probe import can_probe, fit_head, linear_head
 from striate.training import Recipe, Run, evaluate, fit
 from striate.training.fitting import prepare
-from striate.training.probe import can_probe, fit_head, linear_head
-from striate.training.transfer import Parts
 
 HOW = Preprocessing(32, 28, Normalization((0.4,), (0.3,)), "bicubic")
 

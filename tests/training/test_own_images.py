@@ -17,12 +17,12 @@ from PIL import Image
 from striate.data import load
 from striate.errors import DataError, RunError
 from striate.export import export
+from striate.tasks.predictions import read_predictions
 from striate.training import Recipe, Run, evaluate, fit
 from striate.training.assess import assess_run, images_to_test
 from striate.training.cross_validation import cross_validate
 from striate.training.finder import find_learning_rate
 from striate.training.fitting import prepare
-from striate.training.predictions import read_predictions
 from striate.training.record import Record
 from striate.training.results import best_epoch
 
@@ -344,7 +344,7 @@ class TestChoosing:
         root = folder(tmp_path / "data", 12)
         run = train(root, tmp_path / "best", keep="best", label_smoothing=0.0, **settings)
         assert all(epoch.test_loss is None and epoch.val_loss is not None for epoch in run.history)
-        chosen = best_epoch(run.history)
+        chosen = best_epoch(run.history, run.task.goal)
         validation = load(f"folder:{root}", image_size=(28, 28), val_fraction=0.25).val
         assert validation is not None
         shares = run.predict(validation.gather(torch.arange(len(validation))))
@@ -357,7 +357,7 @@ class TestChoosing:
         root = folder(tmp_path / "data", 12)
         settings = {"val_fraction": 0.25, "learning_rate": 0.05, "schedule": "constant"}
         run = train(root, tmp_path / "run", epochs=30, early_stopping=2, **settings)
-        assert len(run.history) == best_epoch(run.history) + 2 < 30
+        assert len(run.history) == best_epoch(run.history, run.task.goal) + 2 < 30
 
     def test_nothing_is_chosen_by_the_test_set(self, tmp_path: Path) -> None:
         for setting in ({"keep": "best"}, {"early_stopping": 1}):

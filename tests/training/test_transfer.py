@@ -12,8 +12,10 @@ from torch import nn
 
 from striate import models
 from striate.errors import ModelError, RunError
+from striate.tasks.classification import Classification
+from striate.tasks.heads import Parts
 from striate.training import Recipe, fit
-from striate.training.transfer import Learning, Parts
+from striate.training.transfer import Learning
 
 
 def names(model: nn.Module, layers: tuple[nn.Module, ...]) -> list[str]:
@@ -51,15 +53,15 @@ def test_frozen_layers_are_in_evaluation_mode_and_the_dropout_between_them() -> 
     model = nn.Sequential(
         nn.Conv2d(1, 8, 3), nn.Dropout(), nn.BatchNorm2d(8), nn.Dropout(), nn.Flatten(), nn.Linear(8, 10)
     )
-    learning = Learning.of(model, Recipe("x", freeze="backbone"), 10)
+    learning = Learning.of(model, Recipe("x", freeze="backbone"), Classification(), 10)
     assert [index for index, layer in enumerate(model) if layer in learning.still] == [0, 1, 2]
     assert [parameter.requires_grad for parameter in model.parameters()] == [False] * 4 + [True] * 2
-    free = Learning.of(Convolutional(), Recipe("x", freeze_batch_norm=True), 10)
+    free = Learning.of(Convolutional(), Recipe("x", freeze_batch_norm=True), Classification(), 10)
     assert [type(layer) for layer in free.still] == [nn.BatchNorm2d]
     for settings, norms in (({}, 0), ({"weights": "w"}, 1), ({"weights": "w", "freeze_batch_norm": False}, 0)):
-        assert len(Learning.of(Convolutional(), Recipe("x", **settings), 10).still) == norms, settings
+        assert len(Learning.of(Convolutional(), Recipe("x", **settings), Classification(), 10).still) == norms, settings
     with pytest.raises(RunError, match="backbone of x is nothing"):
-        Learning.of(nn.Sequential(nn.Linear(4, 10)), Recipe("x", freeze="backbone"), 10)
+        Learning.of(nn.Sequential(nn.Linear(4, 10)), Recipe("x", freeze="backbone"), Classification(), 10)
 
 
 @pytest.fixture
@@ -97,7 +99,7 @@ def test_what_learns(settings: dict[str, Any], learns: set[str], weights: str, t
 
 def test_slow_backbones_learn_by_their_factor() -> None:
     model = models.create("lenet5")
-    groups = Learning.of(model, Recipe("lenet5", backbone_lr_factor=0.1), 10).groups
+    groups = Learning.of(model, Recipe("lenet5", backbone_lr_factor=0.1), Classification(), 10).groups
     assert [factor for _, factor in groups] == [1.0, 0.1]
     assert sum(len(parameters) for parameters, _ in groups) == len(list(model.parameters()))
 

@@ -10,21 +10,26 @@ import torch
 from torch import Tensor, nn
 
 from striate import models
+from striate.data import ImageSet
+from striate.tasks.classification import Classification
 from striate.training import Recipe
 from striate.training.activations import recompute
 from striate.training.distributed import Team
 from striate.training.ema import Average
 from striate.training.update import Updates
 
+#: A set of ten classes; the images of the steps are others.
+SET = ImageSet(torch.zeros(1, 1, 28, 28, dtype=torch.uint8), torch.tensor([0]), tuple("0123456789"))
+
 
 def curve(steps: int = 15, **settings: Any) -> list[float]:
     """The losses of some steps on random images."""
     torch.manual_seed(0)
     recipe = Recipe("lenet5", **settings)
-    updates = Updates(models.create("lenet5"), recipe, 10, Team())
+    updates = Updates(models.create("lenet5"), recipe, Classification.of(vars(recipe)), SET, Team())
     updates.train()
     images, labels = torch.randn(24, 1, 28, 28), torch.arange(24) % 10
-    return [float(updates.step(images, labels, rate=0.1, number=number, whole=24)[0]) for number in range(steps)]
+    return [float(updates.step(images, labels, rate=0.1, number=number, whole=24)["loss"]) for number in range(steps)]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +57,7 @@ def test_a_part_counts_by_its_images() -> None:
 
     def gradients(chosen: slice) -> list[Tensor]:
         mine = copy.deepcopy(model)
-        updates = Updates(mine, Recipe("lenet5"), 10, Team())
+        updates = Updates(mine, Recipe("lenet5"), Classification(), SET, Team())
         updates.step(images[chosen], labels[chosen], rate=0.0, number=0, whole=10)
         return [parameter.grad for parameter in mine.parameters()]
 

@@ -206,8 +206,8 @@ def refuse_loss(out: Path, inputs: Iterable[str | Path] = ()) -> None:
 
 
 def draw(out: Path, figure: Callable[[], Figure]) -> None:
+    from striate.files import write_whole
     from striate.report import figures
-    from striate.training.files import write_whole
 
     refuse_loss(out)
     write_whole(out, figures.png(figure()))

@@ -12,8 +12,8 @@ from striate.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from striate.report.card import CardFacts
+    from striate.tasks.scores import Measures
     from striate.training import Run
-    from striate.training.scores import Measures
 
 #: What the parts of a run's images are called in a card.
 _PARTS: Final = {"train": "training", "val": "validation", "test": "test"}

@@ -45,10 +45,10 @@ def evaluate(
       striate evaluate runs/first --tta --json
     """
     from striate.report import tables
+    from striate.tasks.scores import Measures
     from striate.training import Run
     from striate.training.assess import assess_run
     from striate.training.folder import EVALUATION, refuse_own
-    from striate.training.scores import Measures
 
     opened = Run.open(run)
     if out is not None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from striate.tasks.scores import Measures, Scores
+    from striate.tasks.task import Outcome
     from striate.training import Run
     from striate.training.assess import Tested
-    from striate.training.run import Outcome
-    from striate.training.scores import Measures, Scores
 
 #: The model card, in a run's folder.
 CARD: Final = "card.md"
@@ -24,8 +24,8 @@ def save(run: Run) -> None:
     Of a run that has just ended all is at hand; of one whose pictures were never made its images are tested again.
     """
     from striate.cli.cards import facts_of
+    from striate.files import write_whole
     from striate.report import card, evaluation, figures
-    from striate.training.files import write_whole
 
     outcome = run.outcome
     if outcome is None:
@@ -41,7 +41,7 @@ def save(run: Run) -> None:
             makers["predictions"] = lambda: figures.predictions(outcome.examples, run.classes)
         if outcome.errors:
             makers["errors"] = lambda: evaluation.errors(outcome.errors, [error.name for error in outcome.errors])
-        makers |= _judged(outcome.measures, outcome.scores)
+        makers |= _judged(outcome.measures, outcome.tested.scores)
     figures.save_each(run.path, makers)
     if outcome is not None:
         write_whole(run.path / CARD, card.card(facts_of(run, outcome.measures)).encode())
@@ -50,10 +50,10 @@ def save(run: Run) -> None:
 def _tested_again(run: Run) -> Outcome | None:
     """What a training has at its end, of a run that was opened; None if its images aren't there any more."""
     from striate.errors import DataError
+    from striate.tasks.samples import worst
+    from striate.tasks.scores import Measures
+    from striate.tasks.task import Outcome
     from striate.training.assess import assess_run
-    from striate.training.run import Outcome
-    from striate.training.samples import worst
-    from striate.training.scores import Measures
 
     try:
         tested = assess_run(run)
@@ -61,7 +61,8 @@ def _tested_again(run: Run) -> Outcome | None:
         return None
     shown = run.recipe.keep_images != "none"
     errors = tuple(worst(tested.images, tested.scores)) if shown else ()
-    return Outcome(tuple(run.examples()) if shown else (), errors, tested.scores, Measures.of(tested.scores))
+    examples = tuple(run.examples()) if shown else ()
+    return Outcome(tested.assessment, Measures.of(tested.scores), {}, examples, errors)
 
 
 def _circumstances(run: Run) -> dict[str, Any]:
@@ -69,7 +70,7 @@ def _circumstances(run: Run) -> dict[str, Any]:
     import torch
 
     from striate import models
-    from striate.training.assess import loss_of
+    from striate.tasks.classification import loss_of
 
     recipe = run.recipe
     with torch.device("meta"):
@@ -82,11 +83,11 @@ def _circumstances(run: Run) -> dict[str, Any]:
 
 def report(folder: Path, tested: Tested, measures: Measures) -> None:
     """Writes predictions, measures and pictures of an evaluation into a folder, which is made."""
+    from striate.files import write_json
     from striate.report import evaluation, figures
-    from striate.training.files import write_json
-    from striate.training.folder import EVALUATION, PREDICTIONS
-    from striate.training.predictions import write_predictions
-    from striate.training.samples import worst
+    from striate.tasks.predictions import PREDICTIONS, write_predictions
+    from striate.tasks.samples import worst
+    from striate.training.folder import EVALUATION
 
     folder.mkdir(parents=True, exist_ok=True)
     write_predictions(folder / PREDICTIONS, tested.scores)

@@ -95,7 +95,7 @@ def _tell(
     from rich.cells import cell_len
 
     from striate.data.progress import progress
-    from striate.training.predictions import Prediction, PredictionWriter
+    from striate.tasks.predictions import Prediction, PredictionWriter
 
     width = min(40, max((cell_len(readable(file)) for file in files), default=0))
     told: list[dict[str, Any]] = []

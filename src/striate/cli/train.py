@@ -270,7 +270,7 @@ _EXAMPLES: Final = 6
 
 def _next(run: Run) -> list[str]:
     """What can be done with a run, as it can be typed."""
-    from striate.training.folder import SAMPLES
+    from striate.tasks.task import SAMPLES
 
     folder = shlex.quote(str(run.path))
     copies = sorted((run.path / SAMPLES).glob("*.png"))

@@ -7,8 +7,9 @@ division, and augmentation works on whole batches.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -176,19 +177,9 @@ class Batches:
             raise DataError("batches", got, f"needed an epoch from 0, a start from 0 to {len(self)}")
         return self._from(number, start)
 
-    def _order(self, number: int) -> torch.Tensor:
-        count = len(self.images)
-        if self.order is not None:
-            return self.order(number)
-        if self.shuffle_seed is None:
-            return torch.arange(count)
-        # A spawn key, unlike a sum or a tuple, keeps (seed, epoch) apart from all other pairs and from the seed alone.
-        random = np.random.default_rng(np.random.SeedSequence(self.shuffle_seed, spawn_key=(number,)))
-        return torch.from_numpy(random.permutation(count))
-
     def _from(self, epoch: int, start: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         number, count = self.part
-        batches = self._order(epoch).split(self.batch_size)
+        batches = shuffled(self, epoch).split(self.batch_size)
         wanted = [torch.arange(len(batch)).tensor_split(count)[number] for batch in batches]
         places = [
             positions if self.augmentation is None else self.augmentation.sources(len(batch), positions, epoch, n)
@@ -221,6 +212,31 @@ class Batches:
                 wanted=wanted[step],
             )
             yield self.normalization.of_bytes(augmented), targets
+
+
+class _Ordered(Protocol):
+    """What has an order for each epoch."""
+
+    @property
+    def images(self) -> Sized: ...
+
+    @property
+    def shuffle_seed(self) -> int | None: ...
+
+    @property
+    def order(self) -> Callable[[int], torch.Tensor] | None: ...
+
+
+def shuffled(batches: _Ordered, epoch: int) -> torch.Tensor:
+    """The indices of an epoch's images, int64 (N,), in the order in which batches take them."""
+    count = len(batches.images)
+    if batches.order is not None:
+        return batches.order(epoch)
+    if batches.shuffle_seed is None:
+        return torch.arange(count)
+    # A spawn key, unlike a sum or a tuple, keeps (seed, epoch) apart from all other pairs and from the seed alone.
+    random = np.random.default_rng(np.random.SeedSequence(batches.shuffle_seed, spawn_key=(epoch,)))
+    return torch.from_numpy(random.permutation(count))
 
 
 def _is_floats(value: object) -> bool:

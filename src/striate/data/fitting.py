@@ -19,7 +19,7 @@ from striate.errors import DataError
 Size = tuple[int, int]
 
 INTERPOLATIONS: Final = ("bilinear", "bicubic")
-MODES: Final = ("crop", "squash", "frame")
+MODES: Final = ("crop", "squash", "frame", "own")
 
 #: Random crops of a training image: share of its area, and width over height (Szegedy et al., "Going deeper with
 #: convolutions", 2015, section 6; the smaller crops of ImageNet's training show too little of a few photographs, so the
@@ -64,7 +64,8 @@ class Fit:
     Args:
         image_size: (H, W) of the result, pixels.
         mode: ``"crop"``: scaled, sides in proportion, until ``resize`` is covered, and the middle cut out;
-            ``"squash"``: each side scaled by itself; ``"frame"``: as :func:`fit_image` does.
+            ``"squash"``: each side scaled by itself; ``"frame"``: as :func:`fit_image` does; ``"own"``: not at all, for
+            networks that scale pictures themselves.
         resize: (H, W) that a picture covers before its middle is cut out; None for ``image_size``.
         interpolation: ``"bilinear"`` or ``"bicubic"``, antialiased, in Pillow's fixed-point arithmetic; a frame takes
             bilinear.
@@ -96,6 +97,8 @@ class Fit:
         if crop is not None:
             top, left, rows, columns = crop.box(*images.shape[-2:])
             return self._resized(images[..., top : top + rows, left : left + columns], self.image_size)
+        if self.mode == "own":
+            return images
         if self.mode == "frame":
             return fit_image(images, self.image_size)
         if self.mode == "squash":

@@ -9,16 +9,18 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from typing_extensions import TypeVar
 
 from striate.data.fitting import Crop, Fit, kind
 from striate.errors import DataError
 
 if TYPE_CHECKING:
+    from striate.data.annotated import AnnotatedSet
     from striate.data.streamed import StreamedSet
 
 
@@ -58,6 +60,9 @@ class ImageSet:
     classes: tuple[str, ...]
     known: tuple[Identity, ...] = ()
     origin: StreamedSet | None = None
+
+    #: What all sets of a split have in common.
+    SAME: ClassVar = ("classes", "channels", "image_size")
 
     def __post_init__(self) -> None:
         images, labels, classes = self.images, self.labels, self.classes
@@ -127,9 +132,14 @@ class ImageSet:
         )
 
 
+#: A kind of set; labelled images where nothing else is said.
+SetT = TypeVar("SetT", bound="ImageSet | StreamedSet | AnnotatedSet", default="ImageSet | StreamedSet")
+
+
 @dataclass(frozen=True)
-class Split:
-    """What to learn from and what to be tested on: sets of the same classes, channels and image size.
+class Split(Generic[SetT]):
+    """What to learn from and what to be tested on: sets of the same classes and channels, and of the same image size
+    where images have one label each.
 
     Args:
         train: the images to learn from.
@@ -144,22 +154,22 @@ class Split:
         DataError: sets that differ in more than their images.
     """
 
-    train: ImageSet | StreamedSet
-    test: ImageSet | StreamedSet
+    train: SetT
+    test: SetT
     source: str
-    val: ImageSet | StreamedSet | None = None
+    val: SetT | None = None
     skipped: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for part, images in self.parts.items():
-            for what in ("classes", "channels", "image_size"):
+            for what in self.train.SAME:
                 train, other = getattr(self.train, what), getattr(images, what)
                 if train != other:
                     raise DataError(self.source, f"{what.replace('_', ' ')} {train} in train, {other} in {part}")
 
     @property
-    def parts(self) -> dict[str, ImageSet | StreamedSet]:
+    def parts(self) -> dict[str, SetT]:
         """The sets by what they are for: train, val where there is one, test."""
         val = {} if self.val is None else {"val": self.val}
         return {"train": self.train, **val, "test": self.test}

@@ -29,7 +29,8 @@ class Preprocessing:
         crop: pixels of either side of what the network gets, or its (height, width).
         normalization: of the pixels, whatever range the weights' authors had them in.
         interpolation: ``"bilinear"`` or ``"bicubic"``.
-        mode: one of ``"crop"``, ``"squash"``, ``"frame"``.
+        mode: one of ``"crop"``, ``"squash"``, ``"frame"``, and ``"own"``: pictures keep their size, and the network
+            brings them to one of about ``crop`` itself.
 
     Raises:
         DataError: a crop that is larger than what it is cut from, an unknown interpolation or mode.
@@ -100,6 +101,8 @@ class Preprocessing:
             words = f"{cut}the shorter side scaled to {self.resize or min(self.image_size)}, {self.interpolation}"
         elif self.mode == "squash":
             words = f"squashed to {size}, {self.interpolation}"
+        elif self.mode == "own":
+            words = f"at their own size; the network scales them to about {size}"
         else:
             words = f"enlarged by whole factors and framed, or squashed, to {size}"
         mean, std = (", ".join(f"{value:.3g}" for value in each) for each in self._numbers())

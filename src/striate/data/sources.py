@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 import difflib
-import gzip
-import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, Generic
 
 import numpy as np
 import torch
 
+from striate.data.annotated import PARTS, AnnotatedSet
 from striate.data.cifar import read_cifar_folder
+from striate.data.coco import read_coco
 from striate.data.decoding import MAX_PIXELS, Reading
+from striate.data.digits import read_digits
 from striate.data.fitting import Fit, Size, as_channels
 from striate.data.folder import list_class_folder
+from striate.data.found import Found
 from striate.data.hub import read_hub
 from striate.data.idx import read_idx_folder
-from striate.data.images import Identity, ImageSet, Split, expanded
+from striate.data.images import Identity, ImageSet, SetT, Split, expanded
+from striate.data.labelme import read_labelme
+from striate.data.masks import read_masks
+from striate.data.recorded import Recorded, look_through, summary
+from striate.data.scenes import USAGE as SCENES
+from striate.data.scenes import read_scenes
 from striate.data.streamed import Joined, LabelledImages, Stored, Wanted, decoded, fitting
+from striate.data.voc import read_voc
+from striate.data.yolo import read_yolo
 from striate.errors import DataError
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a place holds, before anything is decoded or divided.
-
-    Args:
-        parts: the images for ``"train"``, ``"val"`` and ``"test"``, those that are there; or all under ``""`` where the
-            place doesn't divide them.
-        skipped: files that were left out, each with the reason.
-        notes: what was taken for what.
-    """
-
-    parts: Mapping[str, ImageSet | Stored]
-    skipped: tuple[tuple[str, str], ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,21 +37,27 @@ class Source:
     """A kind of place that images can be loaded from.
 
     Args:
-        usage: what to write, ``"idx:FOLDER"``; what follows the colon is a path.
+        usage: what to write, ``"idx:FOLDER"``; brackets are around what may be left out.
         example: the same with a path that may exist.
         description: one line for people who choose.
-        find: from the path to the images by part. :func:`gather` sees to decoding, size and channels.
+        find: from what follows the colon to the images by part. :func:`gather` sees to decoding, size and channels.
+        holds: what the images may come with: ``"labels"``, or of :data:`~striate.data.annotated.PARTS`.
     """
 
     usage: str
     example: str
     description: str
-    find: Callable[[Path], Found]
+    find: Callable[[str], Found]
+    holds: frozenset[str] = frozenset({"labels"})
+
+    def accepts(self, argument: str) -> bool:
+        """Whether it may be asked for with that after the colon, or with nothing."""
+        return "[:" in self.usage or (":" in self.usage) == bool(argument)
 
 
 @dataclass(frozen=True)
-class Collection:
-    """All images of a source, by part, of one size and the same classes.
+class Collection(Generic[SetT]):
+    """All images of a source, by part, of the same classes and, where they have one label each, of one size.
 
     Args:
         source: in the words of :func:`load`.
@@ -68,7 +67,7 @@ class Collection:
     """
 
     source: str
-    parts: Mapping[str, LabelledImages]
+    parts: Mapping[str, SetT]
     skipped: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -76,9 +75,10 @@ class Collection:
     def classes(self) -> tuple[str, ...]:
         return next(iter(self.parts.values())).classes
 
-    def tested(self) -> tuple[LabelledImages, tuple[str, ...]]:
+    def tested(self) -> tuple[SetT, tuple[str, ...]]:
         """What to test a network on, if it never learnt from this source: all images, but where the source has a test
         set of its own that one (or else its validation set); and what to tell of that."""
+        refuse_faults(self)
         if "" in self.parts:
             return self.parts[""], self.notes
         part = next(name for name in ("test", "val", "train") if name in self.parts)
@@ -99,13 +99,13 @@ def load(
     fit: Fit | None = None,
     skip_broken: bool = False,
     max_pixels: int = MAX_PIXELS,
-) -> Split:
+) -> Split[Any]:
     """The images of ``source`` for training and for testing.
 
     Args:
-        source: one of :data:`SOURCES`: ``"digits"``, ``"idx:FOLDER"``, ``"cifar:FOLDER"``, ``"folder:PATH"``,
-            ``"hf:PATH"``.
+        source: one of :data:`SOURCES`: ``"digits"``, ``"folder:PATH"``, ...; with annotations ``"scenes"``, ...
         image_size: (height, width) that all images are brought to by :func:`~striate.data.fit_image`; None: their own.
+            Pictures with annotations always keep theirs, until they become batches.
         channels: 1 or 3, by :func:`~striate.data.as_channels`; None: their own.
         test_fraction: the share held out by :func:`split` where the source has no test set of its own.
         seed: which images those are.
@@ -117,37 +117,58 @@ def load(
         skip_broken: leave out image files that can't be read; else they are an error that names them all.
         max_pixels: an image file with more is one that can't be read.
 
+    Returns:
+        A split of :class:`~striate.data.ImageSet` or :class:`~striate.data.StreamedSet`, or of
+        :class:`~striate.data.AnnotatedSet` where the source has boxes, masks or class maps.
+
     Raises:
         DataError: an unknown source, or one that doesn't hold what it should.
 
     >>> load("digits", image_size=(28, 28)).test
     ImageSet(359 images of 1x28x28, 10 classes)
+    >>> load("scenes:64,200,50").test
+    AnnotatedSet(50 pictures with boxes, masks, map, 10 classes)
     """
     wanted = Wanted(Reading(fitting(image_size, fit), channels, max_pixels), stream, skip_broken)
     return divide(gather(source, wanted), test_fraction=test_fraction, val_fraction=val_fraction, seed=seed)
 
 
-def gather(source: str, wanted: Wanted) -> Collection:
-    """All images of ``source``, as they are wanted.
+def kind_of(source: str) -> Source:
+    """The kind of place that ``source`` names.
 
     Raises:
-        DataError: as :func:`load`.
+        DataError: an unknown one, or one that is asked for without a path that it needs, or with one that it doesn't.
     """
     name, _, path = source.partition(":")
     if name not in SOURCES:
         raise _unknown(source, name)
     kind = SOURCES[name]
-    if (":" in kind.usage) != bool(path):
+    if not kind.accepts(path):
         got = "got a path" if path else "got no path"
         raise DataError(f"data {source!r}", got, f"needed {kind.usage}, as in {kind.example!r}")
-    found = kind.find(expanded(path))
-    parts, skipped = _decoded(found.parts, wanted)
+    return kind
+
+
+def gather(source: str, wanted: Wanted) -> Collection[Any]:
+    """All images of ``source``, as they are wanted.
+
+    Raises:
+        DataError: as :func:`load`.
+    """
+    found = kind_of(source).find(source.partition(":")[2])
+    parts: Mapping[str, LabelledImages | AnnotatedSet]
+    parts, skipped = _decoded(found.parts, wanted, source)
     return Collection(source, parts, found.skipped + skipped, found.notes)
 
 
 def divide(
-    collection: Collection, *, test_fraction: float, val_fraction: float = 0.0, seed: int = 0, selects: bool = False
-) -> Split:
+    collection: Collection[SetT],
+    *,
+    test_fraction: float,
+    val_fraction: float = 0.0,
+    seed: int = 0,
+    selects: bool = False,
+) -> Split[SetT]:
     """The images of a source divided into those to learn from, to choose by, and to be tested on.
 
     Parts that the source has are taken as they are. What it lacks is held out: the test set from all images, then the
@@ -157,14 +178,16 @@ def divide(
     Raises:
         DataError: a source without images to learn from; as :func:`split`.
     """
+    refuse_faults(collection)
     parts, notes = dict(collection.parts), list(collection.notes)
     if not 0 <= val_fraction < 1:
         raise DataError("validation fraction", f"got {val_fraction}", "needed 0 or more, and less than 1")
     train = parts.get("train", parts.get(""))
     if train is None:
         raise DataError(collection.source, f"has {' and '.join(parts)}, no train", "needed images to learn from")
-    if len(train.classes) < 2:
+    if len(train.classes) < 2 and not isinstance(train, AnnotatedSet):
         raise DataError(collection.source, f"one class only, {train.classes[0]}", "needed at least two to tell apart")
+    each = "" if isinstance(train, AnnotatedSet) else " of each class"
     test, val = parts.get("test"), parts.get("val")
     if test is None and val is not None and not selects:
         test, val = val, None
@@ -172,17 +195,27 @@ def divide(
     # Checked and drawn before anything else depends on it: the same seed holds out the same images, val or none.
     if test is None:
         train, test = split(train, test_fraction=test_fraction, seed=seed)
-        notes.append(f"holds out {len(test):,} images for testing ({test_fraction:.0%} of each class, seed {seed})")
+        notes.append(f"holds out {len(test):,} images for testing ({test_fraction:.0%}{each}, seed {seed})")
     if val is None and val_fraction:
         train, val = split(train, test_fraction=val_fraction, seed=seed + 1)
         notes.append(f"holds out {len(val):,} training images for validation ({val_fraction:.0%}, seed {seed})")
     return Split(train, test, collection.source, val, collection.skipped, tuple(notes))
 
 
+def refuse_faults(collection: Collection[Any]) -> None:
+    """Raises a DataError that sums up the faults of annotations, if there are some."""
+    if found := [fault for each in collection.parts.values() for fault in getattr(each, "faults", ())]:
+        raise summary(found, collection.source)
+
+
 def _decoded(
-    parts: Mapping[str, ImageSet | Stored], wanted: Wanted
-) -> tuple[dict[str, LabelledImages], tuple[tuple[str, str], ...]]:
-    """All parts as sets of one size and one number of channels."""
+    parts: Mapping[str, ImageSet | Stored | AnnotatedSet | Recorded], wanted: Wanted, source: str
+) -> tuple[Mapping[str, LabelledImages | AnnotatedSet], tuple[tuple[str, str], ...]]:
+    """All parts as sets of one number of channels and, where images have one label each, one size."""
+    if annotated := {part: each for part, each in parts.items() if isinstance(each, AnnotatedSet)}:
+        return annotated, ()
+    if recorded := {part: each for part, each in parts.items() if isinstance(each, Recorded)}:
+        return look_through(recorded, wanted, source)
     stored = {part: each for part, each in parts.items() if isinstance(each, Stored)}
     if not stored:
         kept = {part: each for part, each in parts.items() if isinstance(each, ImageSet)}
@@ -208,11 +241,12 @@ def _decoded(
     return result, broken
 
 
-def split(images: LabelledImages, *, test_fraction: float, seed: int) -> tuple[LabelledImages, LabelledImages]:
-    """A training and a test set out of one, every class divided in the same proportion.
+def split(images: SetT, *, test_fraction: float, seed: int) -> tuple[SetT, SetT]:
+    """A training and a test set out of one, every class divided in the same proportion where images have one class.
 
-    Of each class round(``test_fraction`` x its images) go to the test set, but at least one, and at least one stays.
-    The choice depends on the labels and ``seed`` alone; both sets keep the order of the images.
+    Of each class, or of pictures with annotations of all, round(``test_fraction`` x its images) go to the test set, but
+    at least one, and at least one stays. The choice depends on the labels and ``seed`` alone; both sets keep the order
+    of the images.
 
     Raises:
         DataError: a class with a single image, a fraction outside (0, 1), a negative seed.
@@ -221,37 +255,34 @@ def split(images: LabelledImages, *, test_fraction: float, seed: int) -> tuple[L
         raise DataError("test fraction", f"got {test_fraction}", "needed more than 0 and less than 1")
     if seed < 0:
         raise DataError("seed", f"got {seed}", "needed 0 or more")
-    labels = images.labels.numpy()
-    held_out = np.zeros(len(images), dtype=bool)
+    whole: LabelledImages | AnnotatedSet = images
+    annotated = isinstance(whole, AnnotatedSet)
+    labels = np.zeros(len(whole), dtype=np.int64) if isinstance(whole, AnnotatedSet) else whole.labels.numpy()
+    held_out = np.zeros(len(labels), dtype=bool)
     random = np.random.default_rng(seed)
     for label in np.unique(labels):
         (members,) = np.nonzero(labels == label)
         if len(members) == 1:
             raise DataError(
                 "split",
-                f"class {images.classes[label]} has one image only",
+                "got one picture only" if annotated else f"class {images.classes[label]} has one image only",
                 "needed two, one for training and one for testing",
             )
         count = min(max(round(test_fraction * len(members)), 1), len(members) - 1)
         held_out[random.permutation(members)[:count]] = True
-    return images.subset(np.flatnonzero(~held_out)), images.subset(np.flatnonzero(held_out))
+    parts: Any = (whole.subset(np.flatnonzero(~held_out)), whole.subset(np.flatnonzero(held_out)))
+    train, test = parts  # of the same type as the whole, which a union's method doesn't say
+    return train, test
 
 
 def _read_digits() -> Found:
-    """Of scikit-learn, from Alpaydin and Kaynak 1998: how many pixels of each 4x4 block were black, 0 to 16."""
-    found = importlib.util.find_spec("sklearn")  # importing it would take longer than reading them
-    if found is None or found.origin is None:
-        raise DataError("digits", "scikit-learn, which has them, isn't installed", remedy="pip install scikit-learn")
-    file = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
-    with gzip.open(file, "rt") as lines:
-        rows = np.loadtxt(lines, delimiter=",", dtype=np.int64)
-    pixels = np.rint(rows[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
-    classes = tuple(map(str, np.unique(rows[:, -1]).tolist()))
-    return Found({"": ImageSet(torch.from_numpy(pixels), torch.from_numpy(rows[:, -1].copy()), classes)})
+    pixels, labels = read_digits()
+    classes = tuple(map(str, np.unique(labels).tolist()))
+    return Found({"": ImageSet(torch.from_numpy(pixels), torch.from_numpy(labels), classes)})
 
 
-def _read_folder(path: Path) -> Found:
-    listed = list_class_folder(path)
+def _read_folder(path: str) -> Found:
+    listed = list_class_folder(expanded(path))
     return Found(listed.parts, listed.skipped, listed.notes)
 
 
@@ -270,13 +301,13 @@ SOURCES: dict[str, Source] = {
         usage="idx:FOLDER",
         example="idx:data/mnist",
         description="MNIST and its relatives: IDX files, plain or gzipped",
-        find=lambda path: _parted(*read_idx_folder(path)),
+        find=lambda path: _parted(*read_idx_folder(expanded(path))),
     ),
     "cifar": Source(
         usage="cifar:FOLDER",
         example="cifar:data/cifar-10-batches-py",
         description="CIFAR-10 and CIFAR-100 as published, the binary or the Python version",
-        find=lambda path: _parted(*read_cifar_folder(path)),
+        find=lambda path: _parted(*read_cifar_folder(expanded(path))),
     ),
     "folder": Source(
         usage="folder:PATH",
@@ -289,6 +320,48 @@ SOURCES: dict[str, Source] = {
         example="hf:data/pets.parquet",
         description="Hugging Face data sets: parquet files, or OWNER/NAME on the Hub; a split after a colon",
         find=lambda path: Found(read_hub(path)),
+    ),
+    "coco": Source(
+        usage="coco:FILE[,IMAGES]",
+        example="coco:data/instances_train2017.json,data/train2017",
+        description="boxes and outlines in COCO's JSON; a folder of them with train and val",
+        find=lambda path: Found(read_coco(path)),
+        holds=frozenset(PARTS),
+    ),
+    "voc": Source(
+        usage="voc:FOLDER[,LISTS]",
+        example="voc:data/VOC2012,Segmentation",
+        description="Pascal VOC: a file of boxes for each picture; with the lists Segmentation masks and class maps",
+        find=read_voc,
+        holds=frozenset(PARTS),
+    ),
+    "yolo": Source(
+        usage="yolo:FOLDER",
+        example="yolo:data/pets",
+        description="text files of boxes or polygons beside images/, names in data.yaml",
+        find=read_yolo,
+        holds=frozenset(PARTS),
+    ),
+    "labelme": Source(
+        usage="labelme:FOLDER",
+        example="labelme:data/cells",
+        description="a JSON file for each picture, as the program labelme writes it",
+        find=read_labelme,
+        holds=frozenset(PARTS),
+    ),
+    "masks": Source(
+        usage="masks:FOLDER",
+        example="masks:data/roads",
+        description="class maps: a PNG of class numbers for each picture, names in classes.txt",
+        find=read_masks,
+        holds=frozenset({"map"}),
+    ),
+    "scenes": Source(
+        usage=SCENES,
+        example="scenes:128,2000,300",
+        description="digits on photographs with boxes, masks and class maps, drawn at any number and size",
+        find=read_scenes,
+        holds=frozenset(PARTS),
     ),
 }
 

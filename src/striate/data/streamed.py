@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import torch
@@ -66,6 +66,9 @@ class StreamedSet:
     classes: tuple[str, ...]
     reading: Reading
     known: tuple[Identity, ...]
+
+    #: What all sets of a split have in common.
+    SAME: ClassVar = ImageSet.SAME
 
     def __post_init__(self) -> None:
         if self.reading.fit is None or self.reading.channels is None:
@@ -234,7 +237,7 @@ def _look(stored: Stored, reading: Reading, *, keep: bool) -> list[_Looked]:
     def look(place: int) -> _Looked:
         try:
             encoded = stored.encoded[place]
-            content, opened = _content(encoded)
+            content, opened = content_of(encoded)
             picture = reading(opened)
             opened.seek(0)
             channels = reading.channels or (1 if stores_grey(opened, reading.max_pixels) else 3)
@@ -270,7 +273,7 @@ def opened(content: bytes, name: str) -> io.BytesIO:
     return _Named(content, name)
 
 
-def _content(encoded: Encoded) -> tuple[bytes, io.BytesIO]:
+def content_of(encoded: Encoded) -> tuple[bytes, io.BytesIO]:
     """The bytes of an encoded image, and the same as an open file."""
     if isinstance(encoded, str | Path):
         if Path(encoded).exists() and not Path(encoded).is_file():

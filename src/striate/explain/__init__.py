@@ -1,5 +1,6 @@
 """Why a network says what it says: maps of evidence on images, from any network."""
 
+from striate.drawing import Pictured
 from striate.explain.activations import (
     ActivationMaps,
     Hierarchy,
@@ -36,7 +37,7 @@ from striate.explain.inversion import Inversion, Inverted, invert
 from striate.explain.methods import METHODS
 from striate.explain.perturbation import occlusion, rise
 from striate.explain.probe import Probe, probing
-from striate.explain.result import Explanation, Pictured
+from striate.explain.result import Explanation
 from striate.explain.sanity import (
     Check,
     Likeness,

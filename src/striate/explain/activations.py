@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from striate.analysis import FieldRow, ReceptiveFields, receptive_field
+from striate.drawing import Pictured, drawer
 from striate.errors import ExplainError
 from striate.explain.arguments import checked
 from striate.explain.inputs import Call, Input, call_of
 from striate.explain.places import Grid
 from striate.explain.probe import grid_at, grids_in, layer_named, probing
-from striate.explain.result import Pictured, picture_of
+from striate.explain.result import picture_of
 from striate.explain.subject import in_batches
 
 if TYPE_CHECKING:
@@ -55,9 +56,7 @@ class ActivationMaps(Pictured):
             alike: one scale of colours for all maps; else each its own, which shows weak ones as strong.
             most: how many maps, the strongest, at most.
         """
-        from striate.report import activations as report
-
-        return report.grid(self, alike=alike, most=most)
+        return drawer().draw(self, alike=alike, most=most)
 
     def to_dict(self) -> dict[str, Any]:
         """The maps, for JSON."""
@@ -118,12 +117,6 @@ class Patches(Pictured):
         """What an image is called: its name, or ``"image 3"``."""
         return self.names[image] if self.names else f"image {image}"
 
-    def figure(self) -> Figure:
-        """The patches, each under its activation."""
-        from striate.report import activations as report
-
-        return report.patches(self)
-
     def to_dict(self) -> dict[str, Any]:
         """Where the patches lie, for JSON."""
         return {
@@ -166,12 +159,6 @@ class Hierarchy(Pictured):
 
     picture: Tensor
     stages: tuple[Stage, ...]
-
-    def figure(self) -> Figure:
-        """A column a stage: the maps of its strongest channels, and the patches that excite these."""
-        from striate.report import activations as report
-
-        return report.hierarchy(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Layers, fields, channels and patches, for JSON."""

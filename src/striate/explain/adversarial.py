@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
 
 from striate.analysis.adversarial import pgd
 from striate.analysis.probing import Prepare
+from striate.drawing import Pictured
 from striate.errors import ExplainError
 from striate.explain.arguments import checked
 from striate.explain.gradients import saliency
 from striate.explain.inputs import arguments_of, home_of
 from striate.explain.pictures import check_picture, prepared
 from striate.explain.probe import Probe, probing
-from striate.explain.result import Explanation, Method, Pictured, made_by
+from striate.explain.result import Explanation, Method, made_by
 from striate.explain.targets import logits_of
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 #: How far beyond the linearised boundary a step goes, as in the paper.
 _OVERSHOOT: Final = 0.02
@@ -57,12 +55,6 @@ class Perturbation(Pictured):
     def classes(self) -> tuple[int, int]:
         """The class before and after."""
         return self.before.predictions[0][0].category, self.after.predictions[0][0].category
-
-    def figure(self) -> Figure:
-        """The picture, the change magnified, and the changed picture, with the evidence in either."""
-        from striate.report import synthesis as report
-
-        return report.perturbation(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The figures, for JSON."""

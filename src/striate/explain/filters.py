@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -14,15 +14,12 @@ from scipy.spatial.distance import squareform
 from torch import Tensor, nn
 
 from striate.analysis import GaborFit, fit_gabor
+from striate.drawing import Pictured
 from striate.errors import ExplainError
 from striate.explain.arguments import checked
 from striate.explain.inputs import home_of
 from striate.explain.probe import layer_named
 from striate.explain.progress import watched
-from striate.explain.result import Pictured
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 #: Frequencies a response has along an axis; steps of 1/64 cycles a pixel.
 _FREQUENCIES: Final = 64
@@ -90,12 +87,6 @@ class Filters(Pictured):
 
     def __len__(self) -> int:
         return len(self.filters)
-
-    def figure(self) -> Figure:
-        """Kernels, responses and Gabor functions, each kind in its own panel and all in the same order."""
-        from striate.report import filters as report
-
-        return report.figure(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the responses, for JSON."""

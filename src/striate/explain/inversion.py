@@ -5,21 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+from striate.drawing import Pictured
 from striate.errors import ExplainError
 from striate.explain.arguments import checked, kind_of
 from striate.explain.inputs import Input, call_of
 from striate.explain.probe import Probe, layer_named, probing
 from striate.explain.progress import watched
-from striate.explain.result import Pictured
 from striate.explain.synthesis import falling, total_variation
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 #: Steps between two looks at whether it still goes down.
 _AT_ONCE: Final = 10
@@ -59,12 +56,6 @@ class Inversion(Pictured):
     rows: tuple[Inverted, ...]
     alpha_weight: float
     variation_weight: float
-
-    def figure(self) -> Figure:
-        """The original and its reconstructions in a strip, with their errors."""
-        from striate.report import synthesis as report
-
-        return report.inversion(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The errors by layer, for JSON."""

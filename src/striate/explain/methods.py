@@ -6,10 +6,11 @@ import inspect
 from collections.abc import Callable
 from typing import Final
 
+from striate.drawing import Pictured
 from striate.errors import ExplainError, did_you_mean
 from striate.explain import cams, gradients, perturbation
 from striate.explain.names import find
-from striate.explain.result import Explanation, Pictured
+from striate.explain.result import Explanation
 from striate.explain.views import VIEWS
 
 METHODS: Final[dict[str, Callable[..., Explanation]]] = {

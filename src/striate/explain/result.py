@@ -5,48 +5,21 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from striate.drawing import Pictured
 from striate.errors import ExplainError
 from striate.explain.arguments import array, kind_of, texts
 from striate.explain.targets import Guess
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
 #: A method of this package: (model, image, target, ...) to an explanation.
 Method: TypeAlias = Callable[..., "Explanation"]
-
-
-class Pictured(ABC):
-    """A result that can be drawn and saved."""
-
-    @abstractmethod
-    def figure(self) -> Figure:
-        """It as a matplotlib figure."""
-
-    @abstractmethod
-    def to_dict(self) -> dict[str, Any]:
-        """Its numbers, for JSON."""
-
-    def save(self, path: str | Path) -> Path:
-        """Writes the figure as PNG, whole or not at all, and gives back where it lies.
-
-        Raises:
-            OSError: no room, no permission, no such folder.
-        """
-        from striate.report import explanations
-
-        return explanations.save(self.figure(), Path(path))
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,12 +108,6 @@ class Explanation(Pictured):
     def target_of(self, image: int) -> str:
         """What an image is explained for, in words."""
         return self.target if self.classes is None else self.name_of(self.classes[image])
-
-    def figure(self) -> Figure:
-        """Each image beside its map, with titles and a colour bar."""
-        from striate.report import explanations
-
-        return explanations.maps(self)
 
     def to_dict(self) -> dict[str, Any]:
         """All but the picture, for JSON."""

@@ -5,24 +5,22 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from striate.drawing import Pictured
 from striate.errors import ExplainError
 from striate.explain.arguments import checked
 from striate.explain.faithful import Curves, deletion_insertion, faithfulness
 from striate.explain.inputs import Input, call_of
 from striate.explain.probe import survey
-from striate.explain.result import Explanation, Method, Pictured, made_by
+from striate.explain.result import Explanation, Method, made_by
 from striate.explain.subject import in_batches
 from striate.explain.targets import Target
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _SIGMA: Final = 1.5
 _REACH: Final = 5
@@ -77,12 +75,6 @@ class Check(Pictured):
     chance: Curves
     faithfulness: float
     randomisation: Randomisation
-
-    def figure(self) -> Figure:
-        """The curves and the likeness by depth."""
-        from striate.report import explanations
-
-        return explanations.check_curves(self)
 
     def to_dict(self) -> dict[str, Any]:
         """All but the map, for JSON."""

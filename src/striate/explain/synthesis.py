@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from striate.analysis.probing import Prepare
+from striate.drawing import Pictured
 from striate.errors import ExplainError
 from striate.explain.arguments import checked, kind_of, single, whole
 from striate.explain.inputs import home_of
@@ -21,11 +22,7 @@ from striate.explain.pictures import check_picture, prepared
 from striate.explain.places import Grid
 from striate.explain.probe import Probe, grid_at, input_of, layer_named, probing
 from striate.explain.progress import watched
-from striate.explain.result import Pictured
 from striate.explain.targets import Target, settle
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 #: Square root of the covariance of colours in photographs, up to scale (Olah et al. 2017, in their code).
 _COLOURS: Final = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
@@ -56,12 +53,6 @@ class Synthesis(Pictured):
     history: Tensor
     largest: float | None
 
-    def figure(self) -> Figure:
-        """The pictures in a row, each with what it reached."""
-        from striate.report import synthesis as report
-
-        return report.maximal(self)
-
     def to_dict(self) -> dict[str, Any]:
         """The figures, for JSON."""
         return {
@@ -90,12 +81,6 @@ class Dream(Pictured):
     after: Tensor
     energies: tuple[float, float]
     sizes: tuple[tuple[int, int], ...]
-
-    def figure(self) -> Figure:
-        """Before and after, side by side."""
-        from striate.report import synthesis as report
-
-        return report.dream(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The figures, for JSON."""

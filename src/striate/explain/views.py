@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from striate.analysis.probing import Prepare
+from striate.drawing import Pictured
 from striate.errors import ExplainError
 from striate.explain.activations import activation_maps, hierarchy, top_patches
 from striate.explain.adversarial import smallest_perturbation
@@ -19,7 +20,6 @@ from striate.explain.filters import filters
 from striate.explain.inversion import invert
 from striate.explain.pictures import prepared
 from striate.explain.probe import probing
-from striate.explain.result import Pictured
 from striate.explain.synthesis import deep_dream, maximize
 from striate.explain.targets import settle
 

@@ -14,8 +14,8 @@ import torch
 from striate.errors import ExportError, did_you_mean
 from striate.export.formats import FORMATS
 from striate.export.subject import Subject
+from striate.files import write_whole
 from striate.training import Run
-from striate.training.files import write_whole
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,8 @@ class OneStageDetector(torch.nn.Module):
 
     #: The names of the parts in the order in which they compute.
     stages: tuple[str, ...]
+    #: The parts that are convolutions alone, which an engine can compute.
+    dense = ("backbone", "head")
     #: What holds the classes, and is new where these are others.
     head_keys: tuple[str, ...]
     #: Pixels between the positions of each level.

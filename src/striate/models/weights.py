@@ -51,6 +51,7 @@ def load_weights(model: torch.nn.Module, source: str | os.PathLike[str], *, new_
     where = os.fspath(source)
     own = model.state_dict()
     found = translated(renewed(read_weights(source)), own)
+    found, missing = _with_spare_parts(model, found)
     # A counter of batches that training alone reads: older files don't have it, and frozen layers don't want it.
     needed = {name for name in own.keys() | found.keys() if not name.endswith("num_batches_tracked")}
     wrong = [
@@ -69,6 +70,25 @@ def load_weights(model: torch.nn.Module, source: str | os.PathLike[str], *, new_
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise ModelError(where, f"weights of another model: {listed}{more}", remedy=_other_channels(own, found))
     model.load_state_dict({name: tensor for name, tensor in found.items() if name not in wrong}, strict=False)
+    for part in missing:
+        warnings.warn(f"{where}: {part} isn't in it, and stays random", WeightsWarning, stacklevel=3)
+
+
+def _with_spare_parts(model: torch.nn.Module, found: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """``found`` without the spare parts that the model hasn't, and with its own random ones where the file lacks them.
+
+    A part that the model names in ``spare_parts`` only helps it to learn. The names of those that lack come second.
+    """
+    own = model.state_dict()
+    complete, missing = dict(found), []
+    for part in getattr(model, "spare_parts", ()):
+        mine, theirs = ({name for name in names if name.startswith(f"{part}.")} for names in (own, found))
+        if not mine:
+            complete = {name: tensor for name, tensor in complete.items() if name not in theirs}
+        elif not theirs:
+            complete |= {name: own[name] for name in mine}
+            missing.append(part)
+    return complete, missing
 
 
 @dataclass(frozen=True)
@@ -229,15 +249,14 @@ def _downloaded(source: str, names: Sequence[str]) -> str:
 def _head(model: torch.nn.Module, wrong: list[str], found: Mapping[str, Tensor]) -> str:
     """What differs of the model's head, if all else fits and the number of classes explains it; else nothing."""
     own = model.state_dict()
-    keys = _head_keys(model)
-    head = [name for name in own if name.startswith(tuple(f"{key}." for key in keys))]
-    if not head or set(wrong) != set(head) or any(name not in found for name in head):
+    keys = [key for key in _head_keys(model) if any(name.startswith(f"{key}.") for name in wrong)]
+    if any(not name.startswith(tuple(f"{key}." for key in keys)) or name not in found for name in wrong):
         return ""
-    if any(own[name].shape[1:] != found[name].shape[1:] for name in head):
+    if any(own[name].shape[1:] != found[name].shape[1:] for name in wrong):
         return ""
-    classes = int(getattr(model, "num_classes", len(own[head[0]])))
+    classes = int(getattr(model, "num_classes", len(own[wrong[0]])))
     # Some tensors have several rows for each class, all as many as in the file.
-    theirs = {len(found[name]) * classes / len(own[name]) for name in head}
+    theirs = {len(found[name]) * classes / len(own[name]) for name in wrong}
     if len(theirs) > 1:
         return ""
     return f"{' and '.join(keys)} is for {theirs.pop():g} classes, this network's for {classes}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from ctypes import c_float
 from dataclasses import dataclass
 from typing import Final
 
@@ -123,7 +124,8 @@ class DetectionInput(torch.nn.Module):
             least = self.min_size[int(torch.empty(1).uniform_(0, len(self.min_size)).item())]
         if self.fixed_size is not None:
             return self.fixed_size
-        scale = min(least / min(height, width), self.max_size / max(height, width))
+        # In float32, as torchvision has it: a side of 97 scaled to 192 is 191 long.
+        scale = c_float(min(least / min(height, width), self.max_size / max(height, width))).value
         return max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
 
     def _normalised(self, image: Tensor) -> Tensor:
@@ -153,7 +155,8 @@ def _moved(target: Target, image: Tensor, size: tuple[int, int]) -> Target:
     boxes = resize_boxes(target["boxes"].to(image), (image.shape[-2], image.shape[-1]), size)
     moved = {name: tensor.to(image.device) for name, tensor in target.items()} | {"boxes": boxes}
     if "masks" in target:
-        moved["masks"] = ops.interpolate(moved["masks"][:, None].to(image.dtype), size=size)[:, 0].to(torch.uint8)
+        # Which pixel is nearest hangs on the precision: it is one for networks of all precisions.
+        moved["masks"] = ops.interpolate(moved["masks"][:, None].float(), size=size)[:, 0].to(torch.uint8)
     return moved
 
 
@@ -164,7 +167,9 @@ def resize_boxes(boxes: Tensor, size: tuple[int, int], new_size: tuple[int, int]
     [[3.0, 2.0, 6.0, 8.0]]
     """
     down, right = new_size[0] / size[0], new_size[1] / size[1]
-    return boxes * boxes.new_tensor((right, down, right, down))
+    # Rounded to float32 in networks of float64 too, as torchvision does: a mask is resampled with another number of
+    # samples where a box is larger than a whole number of them, by however little.
+    return boxes * torch.tensor((right, down, right, down), dtype=torch.float32, device=boxes.device).to(boxes.dtype)
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:

@@ -23,7 +23,7 @@ _MOSTLY: Final = 0.3
 _NAME: Final = 16
 
 
-def grid(found: ActivationMaps, *, alike: bool, most: int) -> Figure:
+def grid(found: ActivationMaps, *, alike: bool = True, most: int = 63) -> Figure:
     """The image and the strongest maps, in the order of the channels, scaled alike or each by itself."""
     shown = sorted(found.strongest[:most])
     columns = min(max(4, math.ceil(math.sqrt(len(shown) + 1))), 8)

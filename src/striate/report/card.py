@@ -13,10 +13,10 @@ from urllib.parse import quote
 
 from striate.report.markdown import code, escaped, folded, nameless, table, without_folders
 from striate.report.tables import percent
-from striate.training.calibration import Calibration
-from striate.training.intervals import Interval, Measure
-from striate.training.results import Evaluation
-from striate.training.scores import ClassMeasures, Measures
+from striate.tasks.calibration import Calibration
+from striate.tasks.evaluation import Evaluation
+from striate.tasks.intervals import Interval, Measure
+from striate.tasks.scores import ClassMeasures, Measures
 
 #: Fewer training images than these are few.
 _FEW: Final = 50

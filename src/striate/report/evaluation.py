@@ -19,15 +19,16 @@ from numpy.typing import NDArray
 
 from striate.report.tables import counted
 from striate.report.text import middle, short
-from striate.training.calibration import Calibration
+from striate.tasks.calibration import Calibration
+from striate.tasks.evaluation import Example
+from striate.tasks.intervals import wilson
+from striate.tasks.rankings import Ranking
+from striate.tasks.scores import Measures, Scores
 from striate.training.finder import RateSearch
-from striate.training.intervals import wilson
-from striate.training.rankings import Ranking
-from striate.training.results import Example
-from striate.training.scores import Measures, Scores
 
 _PLAIN, _MAIN, _WRONG, _DARK = "#8a94a6", "#1f5fbf", "#c8321e", "#2b2f36"
-_CURVES: Final = (
+#: Colours of lines on white, as many as there are in one picture.
+CURVES: Final = (
     _MAIN, _WRONG, "#2f8f5b", "#8a5fbf", "#c98a1b", "#17a2b8", "#b0468f", "#7a5230", "#9acd32", "#5b6472",
 )  # fmt: skip
 _COLUMNS: Final = 6
@@ -168,7 +169,7 @@ def rankings(scores: Scores) -> Figure:
     figure.suptitle(title, fontsize=11)
     for kind, axes in zip(kinds, figure.subplots(1, 2), strict=True):
         drawn: list[tuple[Any, str]] = []
-        for index, colour in zip(shown, _CURVES, strict=False):
+        for index, colour in zip(shown, CURVES, strict=False):
             if index in areas[kind.unit]:
                 x, y = kind.points(scores.ranking(index))
                 (line,) = axes.plot(x, y, drawstyle=kind.drawstyle, color=colour, linewidth=1.3)
@@ -184,13 +185,13 @@ def rankings(scores: Scores) -> Figure:
         if kind is _ROC:
             axes.plot([0, 1], [0, 1], color=_PLAIN, linestyle="--", linewidth=1)
         if drawn:
-            _legend(axes, drawn)
+            legend_below(axes, drawn)
         else:
             axes.text(0.65, 0.25, "all images are of one class", ha="center", va="center", color=_DARK)
     return figure
 
 
-def _legend(axes: Axes, drawn: Sequence[tuple[Any, str]]) -> None:
+def legend_below(axes: Axes, drawn: Sequence[tuple[Any, str]]) -> None:
     """Below the axes, whatever the labels are: matplotlib leaves out what begins with _, and takes $ for a formula."""
     place: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12)}
     legend = axes.legend([line for line, _ in drawn], ["x"] * len(drawn), frameon=False, fontsize=8, **place)
@@ -203,7 +204,7 @@ def errors(examples: Sequence[Example], names: Sequence[str]) -> Figure:
     """Images that are wrong, with the predicted class, its probability, the true class and the image's name.
 
     Args:
-        examples: the images, as of :meth:`~striate.training.scores.Scores.worst_errors`.
+        examples: the images, as of :meth:`~striate.tasks.scores.Scores.worst_errors`.
         names: of the images, as many.
     """
     count = len(examples)

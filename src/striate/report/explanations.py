@@ -19,10 +19,8 @@ from rich.text import Text
 
 from striate.explain.result import Explanation
 from striate.explain.sanity import Check
-from striate.report import figures
 from striate.report.tables import plain_table
 from striate.report.text import file_names, middle, printable, short
-from striate.training.files import write_whole
 
 #: Beyond this share of a map's numbers colours saturate: a few pixels with extreme gradients would hide all others.
 _SHOWN: Final = 0.995
@@ -34,16 +32,6 @@ _NAME: Final = 40
 #: Up to so many images stand beneath each other, each with its map beside it.
 _ONE_COLUMN: Final = 3
 _TAKEN, _GIVEN = "#c8321e", "#1f5fbf"
-
-
-def save(figure: Figure, path: Path) -> Path:
-    """Writes a figure as PNG, whole or not at all.
-
-    Raises:
-        OSError: no room, no permission, no such folder.
-    """
-    write_whole(path, figures.png(figure))
-    return path
 
 
 def maps(found: Explanation) -> Figure:

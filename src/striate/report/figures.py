@@ -9,25 +9,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 from rich.cells import cell_len
 
+from striate.files import write_whole
+from striate.report.counts import counts_figure
 from striate.report.fonts import literal
 from striate.report.text import short
-from striate.training.files import write_whole
-from striate.training.results import Epoch, Evaluation, Example
+from striate.tasks.evaluation import Evaluation, Example
+from striate.training.results import Epoch
 
 _TRAIN, _TEST, _WRONG = "#8a94a6", "#1f5fbf", "#c8321e"
 _COLUMNS: Final = 6
-#: Up to this many classes, each cell of a confusion matrix shows its count.
-_COUNTED: Final = 25
 #: Columns that a class's name may take.
 _NAME: Final = 22
-#: Of a letter: its width to its height, about, in fonts without serifs.
-_ASPECT: Final = 0.6
 #: A loss whose largest value is so many times its smallest is drawn over powers of ten.
 _DECADES: Final = 5
 
@@ -54,11 +50,11 @@ def curves(history: Sequence[Epoch], *, smoothing: float = 0.0, changed: bool = 
         everything: list[float] = []
         for part, colour in (("train", _TRAIN), ("held out", _TEST)):
             if part == "train":
-                values = [row.train_loss if kind == "loss" else row.train_accuracy for row in history]
+                values = [row.train[kind] for row in history]
             else:
-                values = [row.held_out[1] if kind == "loss" else row.held_out[2] for row in history]
+                values = [row.held_out[kind] for row in history]
             everything += values
-            said = ["training" if part == "train" else _PARTS[history[-1].held_out[0]]]
+            said = ["training" if part == "train" else _PARTS[history[-1].part]]
             said += ["images changed"] if part == "train" and changed else []
             said += [f"labels smoothed by {smoothing:g}"] if part == "train" and kind == "loss" and smoothing else []
             last = f"{values[-1]:.2%}" if kind == "accuracy" else f"{values[-1]:.3g}"
@@ -86,37 +82,8 @@ def curves(history: Sequence[Epoch], *, smoothing: float = 0.0, changed: bool = 
 
 def confusion(evaluation: Evaluation, images: str = "Held-out images") -> Figure:
     """The confusion matrix: counts, coloured by their share of the true class."""
-    counts = np.array(evaluation.confusion)
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    size = len(evaluation.classes)
-    side = min(max(4.5, 0.55 * size), 14)
-    every = math.ceil(size / 100)
-    told = f", one name in {every}" if every > 1 else ""
-    font = min(10.0, max(4.0, 72 * side / size * every * 0.55))
-    names = short(evaluation.classes, _NAME)
-    longest = max(map(cell_len, names))
-    room = longest * font * _ASPECT / 72  # inches that the names take
-    upright = size * longest <= 10 * side  # letters that fit side by side
-    figure = Figure(figsize=(side + room + 2.3, side + 1.1 + (0 if upright else room)), layout="constrained")
-    axes = figure.subplots()
-    # The root lifts a single mistake among hundreds out of the white.
-    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
-    axes.set_xticks(range(0, size, every), names[::every], rotation=0 if upright else 90, fontsize=font)
-    axes.set_yticks(range(0, size, every), names[::every], fontsize=font)
-    if size <= _COUNTED:
-        for row, column in zip(*counts.nonzero(), strict=True):
-            colour = "white" if shares[row, column] > 0.4 else "black"
-            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=9)
-    axes.set(
-        title=f"{images}: {evaluation.accuracy:.2%} of {evaluation.n:,} right",
-        xlabel="predicted class" + told,
-        ylabel="true class" + told,
-    )
-    bar = figure.colorbar(
-        image, ax=axes, label="share of the true class", shrink=0.8, ticks=[0, 0.01, 0.1, 0.25, 0.5, 1]
-    )
-    bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    return figure
+    title = f"{images}: {evaluation.accuracy:.2%} of {evaluation.n:,} right"
+    return counts_figure(evaluation.confusion, evaluation.classes, evaluation.classes, title)
 
 
 def predictions(shown: Sequence[Example], classes: Sequence[str] = ()) -> Figure:

@@ -15,9 +15,9 @@ from striate.report.text import PlainTable
 if TYPE_CHECKING:  # each costs seconds, and a command needs one of them at most
     from striate.engine.timing import Timing
     from striate.export import Exported
-    from striate.training.intervals import Measure
-    from striate.training.results import Evaluation, Example
-    from striate.training.scores import Measures
+    from striate.tasks.evaluation import Evaluation, Example
+    from striate.tasks.intervals import Measure
+    from striate.tasks.scores import Measures
 
 #: Up to this many classes are all listed; of more, the WEAKEST.
 _ALL: Final = 30

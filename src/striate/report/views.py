@@ -9,11 +9,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from striate.drawing import Pictured
 from striate.explain.activations import ActivationMaps, Hierarchy, Patches
 from striate.explain.adversarial import Perturbation
 from striate.explain.filters import Filters
 from striate.explain.inversion import Inversion
-from striate.explain.result import Pictured
 from striate.explain.synthesis import Dream, Synthesis
 from striate.report import filters, synthesis
 from striate.report.tables import described, plain_table

@@ -17,25 +17,26 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from striate.tasks.evaluation import Evaluation, Example
     from striate.training.assess import evaluate
     from striate.training.fitting import fit
     from striate.training.loop import Interrupted
     from striate.training.recipe import Recipe
-    from striate.training.results import Epoch, Evaluation, Example
+    from striate.training.results import Epoch
     from striate.training.run import Run, Settings, recipe_for
 
 # Names are fetched when asked for: the command line reads the recipe's defaults for its help without loading PyTorch.
 _HOMES = {
-    "Epoch": "results",
-    "Evaluation": "results",
-    "Example": "results",
-    "Interrupted": "loop",
-    "Recipe": "recipe",
-    "Run": "run",
-    "Settings": "run",
-    "evaluate": "assess",
-    "fit": "fitting",
-    "recipe_for": "run",
+    "Epoch": "training.results",
+    "Evaluation": "tasks.evaluation",
+    "Example": "tasks.evaluation",
+    "Interrupted": "training.loop",
+    "Recipe": "training.recipe",
+    "Run": "training.run",
+    "Settings": "training.run",
+    "evaluate": "training.assess",
+    "fit": "training.fitting",
+    "recipe_for": "training.run",
 }
 
 __all__ = [
@@ -55,4 +56,4 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"striate.{_HOMES[name]}"), name)

@@ -20,11 +20,15 @@ from safetensors.torch import save
 from torch import Tensor
 
 from striate.errors import RunError
-from striate.training.files import write_whole
+from striate.files import write_whole
 from striate.training.recipe import Recipe
 from striate.training.results import Epoch
 
 FORMAT: Final = "striate checkpoint 3"
+
+#: What two measures are called in the file, from when there was one task.
+_STORED: Final = {"loss": "losses", "accuracy": "correct"}
+_NAMES: Final = {stored: name for name, stored in _STORED.items()}
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,7 @@ class Checkpoint:
         history: the finished epochs.
         seconds: spent on the epoch that has begun.
         done: its batches that are done.
-        losses: float32 (batches,), a loss for each batch of the epoch that has begun.
-        correct: int64 (batches,), right predictions in each.
+        measured: what each batch of the epoch that has begun came to, tensors (batches,) by name.
         model: the model's state.
         average: the state of the moving average; empty without one.
         optimizer: the optimizer's state, for each parameter's index.
@@ -51,8 +54,7 @@ class Checkpoint:
     history: tuple[Epoch, ...]
     seconds: float
     done: int
-    losses: Tensor
-    correct: Tensor
+    measured: dict[str, Tensor]
     model: dict[str, Tensor]
     average: dict[str, Tensor]
     optimizer: dict[int, dict[str, Tensor]]
@@ -65,7 +67,7 @@ class Checkpoint:
         Raises:
             OSError: no room, no permission; the file that was there still is.
         """
-        tensors = {"epoch/losses": self.losses, "epoch/correct": self.correct}
+        tensors = {f"epoch/{_STORED.get(name, name)}": tensor for name, tensor in self.measured.items()}
         tensors |= {f"model/{name}": tensor for name, tensor in self.model.items()}
         tensors |= {f"average/{name}": tensor for name, tensor in self.average.items()}
         tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
@@ -113,8 +115,7 @@ class Checkpoint:
             tuple(map(Epoch.from_dict, facts["history"])),
             facts["seconds"],
             facts["done"],
-            groups["epoch"]["losses"],
-            groups["epoch"]["correct"],
+            {_NAMES.get(name, name): tensor for name, tensor in groups["epoch"].items()},
             groups["model"],
             groups["average"],
             optimizer,

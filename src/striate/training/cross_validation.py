@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from striate.training.files import write_json
+from striate.files import write_json
+from striate.tasks.intervals import FoldSummary
+from striate.tasks.predictions import PREDICTIONS, PredictionWriter, read_predictions
 from striate.training.fitting import fit
-from striate.training.folder import FOLDS, PREDICTIONS, fresh_folder
-from striate.training.intervals import FoldSummary
-from striate.training.predictions import PredictionWriter, read_predictions
+from striate.training.folder import FOLDS, fresh_folder
 from striate.training.recipe import Recipe
 from striate.training.run import Run
 

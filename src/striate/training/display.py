@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Final
 
@@ -56,28 +57,37 @@ class Display:
         """A line for the person who watches."""
         self._console.print(text, soft_wrap=True)
 
-    def step(self, epoch: int, step: int, loss: float, accuracy: float, images_per_second: float) -> None:
-        """Where the run is: ``epoch`` has begun, ``step`` of its steps are done; means over these."""
+    def step(self, epoch: int, step: int, measures: Mapping[str, float], images_per_second: float) -> None:
+        """Where the run is: ``epoch`` has begun, ``step`` of its steps are done; means over these, by name."""
         speed = f"  {images_per_second:,.0f} images/s" if self._console.width >= _NARROW else ""
         self._progress.update(
             self._task,
             completed=epoch * self._steps + step,
             description=f"epoch {epoch + 1}/{self._epochs} step {step}/{self._steps}",
-            status=f"loss {loss:.4f}  {accuracy:.2%}{speed}",
+            status="  ".join(f"{name} {_shown(name, value).lstrip()}" for name, value in measures.items()) + speed,
         )
 
     def epoch(self, epoch: Epoch) -> None:
         """An epoch is done: a line, or on a terminal that is too narrow for it a shorter one."""
         number = f"epoch {epoch.epoch:>{len(str(self._epochs))}}/{self._epochs}"
         speed = f"{epoch.seconds:.1f} s, {epoch.images_per_second:,.0f} images/s"
-        measured = (("train", epoch.train_loss, epoch.train_accuracy), epoch.held_out)
-        long = [f"{part} loss {loss:.4f} accuracy {accuracy:7.2%}" for part, loss, accuracy in measured]
-        short = [f"{part} {loss:.4f} {accuracy:7.2%}" for part, loss, accuracy in measured]
+        measured = (("train", epoch.train), (epoch.part, epoch.held_out))
+        long = [f"{part} {_list(each, named=True)}" for part, each in measured]
+        short = [f"{part} {_list(each, named=False)}" for part, each in measured]
         lines = ["  ".join([number, *parts, speed]) for parts in (long, short)]
         if not self._terminal or len(lines[0]) <= self._console.width:
             self.note(lines[0])
         else:
             self._console.print(lines[1])  # which goes on in the next line at a space, if it must
+
+
+def _list(measures: Mapping[str, float], *, named: bool) -> str:
+    return " ".join((f"{name} " if named else "") + _shown(name, value) for name, value in measures.items())
+
+
+def _shown(name: str, value: float) -> str:
+    """A loss as it is, any other measure as a share in per cent."""
+    return f"{value:.4f}" if name.startswith("loss") else f"{value:7.2%}"
 
 
 #: From so many columns on there is room for a bar beside the numbers.

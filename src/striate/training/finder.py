@@ -15,14 +15,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import torch
-from torch import Tensor
 
-from striate import data
 from striate.data.progress import progress
+from striate.tasks.task import Batches, Loading
 from striate.training.distributed import Team
 from striate.training.environment import enough_memory, reproducible, seed_step
 from striate.training.fitting import prepare
-from striate.training.images import augmentation, whole, workers
+from striate.training.images import workers
 from striate.training.recipe import Recipe
 from striate.training.update import Updates
 
@@ -84,7 +83,6 @@ def find_learning_rate(
     prepared = prepare(recipe, quiet=quiet)
     settings, split = prepared.settings, prepared.split
     device = torch.device(settings.device)
-    changed = augmentation(recipe, settings.augment)
     rates: list[float] = []
     losses: list[float] = []
     with (
@@ -93,21 +91,14 @@ def find_learning_rate(
         progress("trying learning rates", steps) as advance,
     ):
         model = settings.new_model(recipe.weights).to(device)
-        updates = Updates(model, recipe, len(settings.classes), Team(), highest)
+        updates = Updates(model, recipe, settings.task, split.train, Team(), highest)
         updates.train()
-        batches = data.Batches(
-            whole(split.train, changed),
-            recipe.batch_size,
-            settings.normalization,
-            shuffle_seed=recipe.seed,
-            device=device,
-            augmentation=changed,
-            workers=workers(recipe),
-        )
+        loading = Loading(recipe.batch_size, settings.preprocessing, device, workers=workers(recipe), seed=recipe.seed)
+        batches = settings.task.batches(split.train, loading, style=settings.augment)
         for step, (images, labels) in enumerate(itertools.islice(_endless(batches), steps)):
             seed_step(recipe.seed, 0, step, 0)
             rate = lowest * (highest / lowest) ** (step / max(1, steps - 1))
-            loss, _ = updates.step(images, labels, rate=rate, number=step, whole=len(images))
+            loss = updates.step(images, labels, rate=rate, number=step, whole=len(images))["loss"]
             advance()
             if not math.isfinite(loss.item()):
                 break
@@ -119,7 +110,7 @@ def find_learning_rate(
     return RateSearch.of(rates, losses)
 
 
-def _endless(batches: data.Batches) -> Iterator[tuple[Tensor, Tensor]]:
+def _endless(batches: Batches) -> Iterator[tuple[Any, Any]]:
     for epoch in itertools.count():
         yield from batches.epoch(epoch)
 

@@ -15,18 +15,18 @@ import torch
 from striate import data, models
 from striate.data import Fit
 from striate.errors import DataError, RunError, WeightsWarning, is_out_of_memory
-from striate.training.assess import loss_of
+from striate.files import read_json, write_json
+from striate.tasks.task import Task
 from striate.training.display import Display
 from striate.training.distributed import Team, team
 from striate.training.environment import Stop, enough_memory, find_device, reproducible
 from striate.training.events import check_tensorboard
-from striate.training.files import read_json, write_json
 from striate.training.folder import SETTINGS, fresh_folder, is_finished, locked, refuse_occupied
-from striate.training.images import absolute, collect, divided, style, weights_preprocessing, workers
+from striate.training.images import absolute, admitted, collect, divided, weights_preprocessing, workers
 from striate.training.loop import Training
 from striate.training.recipe import Recipe
 from striate.training.record import Record
-from striate.training.run import Run, Settings, build, versions
+from striate.training.run import Run, Settings, build, task_of, versions
 from striate.training.telling import told
 from striate.training.transfer import Learning
 from striate.training.update import peak
@@ -149,15 +149,17 @@ def _begun(path: Path, recipe: Recipe, *, resume: bool) -> Settings | None:
 
 def _prepare(recipe: Recipe, begun: Settings | None, team: Team, display: Display) -> Prepared:
     """Finds the device, loads the data, and sees that the network takes them and can learn as the recipe says."""
+    task = task_of(recipe)
     threads = recipe.threads or (begun.threads if begun else torch.get_num_threads())
     device = team.device(find_device(recipe.device))
     with torch.device("meta"):
-        made_for = cast(tuple[int, int], models.create(recipe.model).input_size)
+        network = models.create(recipe.model)
+    made_for = cast(tuple[int, int], network.input_size)
     weights = recipe.weights if begun is None else None  # a checkpoint has what they became
     theirs = begun.preprocessing if begun is not None else weights_preprocessing(recipe)
-    fit = theirs.how if theirs is not None else Fit(recipe.image_size or made_for, recipe.fit or "frame")
+    fit = theirs.how if theirs is not None else Fit(recipe.image_size or made_for, recipe.fit or task.fit(network))
     channels = theirs.channels if theirs is not None else recipe.channels
-    split, record = _images(recipe, begun, fit, channels, display)
+    split, record = _images(recipe, task, begun, fit, channels, display)
     if recipe.selects and split.val is None:
         raise RunError(
             "early_stopping, keep",
@@ -166,51 +168,47 @@ def _prepare(recipe: Recipe, begun: Settings | None, team: Team, display: Displa
             "give val_fraction, --val-fraction, or a folder val/",
         )
     train = split.train
-    small = models.has_small_form(recipe.model, train.image_size)
-    classes, shape = len(train.classes), (train.channels, *train.image_size)
+    names, size = task.names(train), fit.image_size
+    small = models.has_small_form(recipe.model, size)
+    classes, shape = len(names), (train.channels, *size)
     # Weights that are only looked at; the caller's random numbers go on undisturbed.
     with torch.random.fork_rng([]), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", WeightsWarning)
-        model = build(recipe.model, classes, shape, weights, small).eval()
+        model = build(recipe.model, task.outputs(classes), shape, weights, small).eval()
     new_head = any(issubclass(each.category, WeightsWarning) for each in caught)  # told in other words
     if weights is not None and not new_head:  # as many classes, but others
         theirs_are = models.describe_weights(recipe.model, weights).classes
-        new_head = bool(theirs_are) and theirs_are != train.classes
+        new_head = bool(theirs_are) and theirs_are != names
     for each in caught:
         if not issubclass(each.category, WeightsWarning):
             warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
-    loss_of(
-        model,
-        recipe.label_smoothing,
-        mixed=recipe.mixup > 0 or recipe.cutmix > 0,
-        weights=None if recipe.class_weights == "none" else torch.ones(classes),
-    )
-    Learning.of(model, recipe, classes)
+    Learning.of(model, recipe, task, classes)
     try:
-        with torch.inference_mode():
-            model(torch.zeros(1, *shape))
+        task.check(model, classes, shape)
+    except RunError:
+        raise
     except (RuntimeError, ValueError) as error:
         if is_out_of_memory(error):
             raise
-        size, needed = ("x".join(map(str, sides)) for sides in (train.image_size, made_for))
+        given, needed = ("x".join(map(str, sides)) for sides in (size, made_for))
         raise RunError(
             recipe.model,
-            f"can't take images of {size} ({str(error).partition(chr(10))[0]})",
+            f"can't take images of {given} ({str(error).partition(chr(10))[0]})",
             f"needed {needed}, as it was made for",
             "" if recipe.image_size is None else "leave image_size out",
         ) from error
     if theirs is None:
-        normalization = data.Normalization.of(train, workers(recipe))
+        normalization = task.normalization(train, workers(recipe))
         theirs = data.Preprocessing(None, fit.image_size, normalization, fit.interpolation, fit.mode)
     settings = Settings(
         recipe=recipe,
         versions=versions(),
         device=str(device),
         threads=threads,
-        classes=train.classes,
+        classes=names,
         preprocessing=theirs,
         source=absolute(recipe.data),
-        augment=style(recipe, theirs),
+        augment=task.style(theirs, trained=recipe.weights is not None),
         learning_rate=peak(model, recipe),
         new_head=begun.new_head if begun is not None else new_head,
         small_input=small,
@@ -246,12 +244,13 @@ def prepare(recipe: Recipe, *, quiet: bool = False) -> Prepared:
 
 
 def _images(
-    recipe: Recipe, begun: Settings | None, fit: Fit, channels: int | None, display: Display
+    recipe: Recipe, task: Task, begun: Settings | None, fit: Fit, channels: int | None, display: Display
 ) -> tuple[data.Split, Record]:
     """The run's images: divided by the recipe, or found again by the record of what the run began with."""
     record = None if begun is None or recipe.out is None else Record.load(Path(recipe.out))
     try:
         collection = collect(recipe, recipe.data, fit, channels, skip_broken=recipe.skip_broken or record is not None)
+        collection = admitted(collection, task)
         if record is None:
             split = divided(recipe, collection)
             return split, Record.of(split, _learnt_before(recipe))

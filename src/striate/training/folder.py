@@ -12,7 +12,8 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from striate.errors import RunError
-from striate.training.files import PARTIAL, write_whole
+from striate.files import PARTIAL, write_whole
+from striate.tasks.predictions import PREDICTIONS, VALIDATION
 from striate.training.recipe import Recipe
 from striate.training.results import Epoch
 
@@ -21,15 +22,10 @@ SETTINGS: Final = "settings.json"
 CHECKPOINT: Final = "checkpoint.safetensors"
 METRICS: Final = "metrics.jsonl"
 WEIGHTS: Final = "weights.safetensors"
-SAMPLES: Final = "samples"
 #: In the folder of a cross-validation: what all folds came to.
 FOLDS: Final = "folds.json"
 #: Which images are for training and which for testing.
 RECORD: Final = "images.csv"
-#: What the network says of each held-out image, for people and programs.
-PREDICTIONS: Final = "predictions.csv"
-#: The same of the validation images.
-VALIDATION: Final = "validation.csv"
 AUGMENTED: Final = "augmented.png"
 EVENTS: Final = "tensorboard"
 #: The last file of a run; with it in place, the checkpoint goes.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from striate import data, models
 from striate.data import Fit, Preprocessing
@@ -12,14 +12,13 @@ from striate.data.decoding import MAX_PIXELS, Reading
 from striate.data.folds import folds
 from striate.data.images import expanded
 from striate.data.sources import Collection, divide, gather
-from striate.data.streamed import LabelledImages, Wanted, joined
+from striate.data.streamed import Wanted, joined
 from striate.errors import RunError
+from striate.tasks.task import Task
 from striate.training.recipe import Recipe
 
 #: Classes of ImageNet's challenge.
 _IMAGENET: Final = 1000
-#: A picture that is kept for random crops has this many times the pixels a side of what the network gets.
-_SPARE: Final = 2
 
 
 def collect(recipe: Recipe, source: str, fit: Fit | None, channels: int | None, *, skip_broken: bool) -> Collection:
@@ -30,6 +29,15 @@ def collect(recipe: Recipe, source: str, fit: Fit | None, channels: int | None, 
     """
     reading = Reading(fit, channels, recipe.max_pixels or MAX_PIXELS)
     return gather(source, Wanted(reading, None if recipe.workers is None else True, skip_broken))
+
+
+def admitted(collection: Collection[Any], task: Task) -> Collection[Any]:
+    """All images of a source with what a task needs of them.
+
+    Raises:
+        DataError: they haven't got it.
+    """
+    return replace(collection, parts={part: task.admit(images) for part, images in collection.parts.items()})
 
 
 def divided(recipe: Recipe, collection: Collection) -> data.Split:
@@ -84,28 +92,6 @@ def _is_imagenet(weights: str) -> bool:
     """Whether weights have as many outputs as ImageNet has classes."""
     tensors = list(models.read_weights(weights).values())
     return bool(tensors) and tensors[-1].dim() > 0 and len(tensors[-1]) == _IMAGENET
-
-
-def style(recipe: Recipe, preprocessing: Preprocessing) -> str:
-    """The style of augmentation: the recipe's, or what suits weights that expect crops of pictures."""
-    if recipe.augment is not None:
-        return recipe.augment
-    return "resized-crop" if recipe.weights is not None and preprocessing.mode == "crop" else "none"
-
-
-def augmentation(recipe: Recipe, style: str) -> data.Augmentation | None:
-    """How training images are changed; None for not at all."""
-    if style == "none" and not recipe.erase and not recipe.mixup and not recipe.cutmix:
-        return None
-    return data.Augmentation(style, recipe.erase, recipe.mixup, recipe.cutmix, recipe.seed)
-
-
-def whole(images: LabelledImages, changed: data.Augmentation | None) -> LabelledImages:
-    """Training images, where random parts of them are wanted at their own proportions instead of at one size."""
-    if changed is None or not changed.crops:
-        return images
-    pictures = images.origin if isinstance(images, data.ImageSet) else images
-    return images if pictures is None else pictures.in_memory(_SPARE * max(images.image_size))
 
 
 def workers(recipe: Recipe) -> int:

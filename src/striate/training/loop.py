@@ -6,13 +6,13 @@ and k, the learning rate on the step; and a checkpoint has all the rest.
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import json
 import math
 import time
 import warnings
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from safetensors.torch import save
@@ -20,40 +20,31 @@ from torch import Tensor
 
 from striate import data
 from striate.errors import RunError, WeightsWarning
-from striate.training import samples
-from striate.training.assess import Assessment, assess
-from striate.training.balance import balanced_order, class_weights
+from striate.files import sync_folder, write_json, write_whole
+from striate.tasks.task import Assessment, Batches, Loading, Outcome
 from striate.training.checkpoint import Checkpoint, own_copies
 from striate.training.display import Display
 from striate.training.distributed import Team
 from striate.training.environment import Stop, seed_step
 from striate.training.events import write_events
-from striate.training.files import sync_folder, write_json, write_whole
 from striate.training.folder import (
     AUGMENTED,
     CHECKPOINT,
     EVALUATION,
     EVENTS,
-    PREDICTIONS,
-    SAMPLES,
-    VALIDATION,
     WEIGHTS,
     append_metrics,
     go_on,
     write_metrics,
 )
-from striate.training.images import augmentation, whole, workers
-from striate.training.predictions import write_predictions
-from striate.training.probe import can_probe, fit_head, linear_head
-from striate.training.results import Epoch, Evaluation, best_epoch
-from striate.training.run import Outcome, Settings, versions
+from striate.training.images import workers
+from striate.training.results import Epoch, best_epoch
+from striate.training.run import Settings, versions
 from striate.training.schedule import learning_rate
-from striate.training.scores import Measures
 from striate.training.update import Updates
 
 _GLANCE: Final = 0.1  # seconds between looks at the losses, which wait for a GPU
 _TOGETHER: Final = 16  # steps between two that several processes may look after, since they look together
-_EVEN, _MISTAKES = 16, 8  # held-out images that a run keeps: some over the whole set, and the worst mistakes
 _DELETE: Final = "restore the run's own file, or delete the folder and train anew"
 
 
@@ -86,65 +77,30 @@ class Training:
         self.path, self.settings, self.recipe = path, settings, recipe
         self.display, self.stop, self.team = display, stop, team
         self.device = torch.device(settings.device)
+        self.task = settings.task
         begun = (path / CHECKPOINT).exists()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", WeightsWarning)  # that the head is new has been told
             self.model = settings.new_model(None if begun else recipe.weights).to(self.device)
-        if not begun and settings.new_head:
-            self._renew_head(split.train)
-        weights = None
-        if recipe.class_weights != "none":
-            weights = class_weights(split.train.labels, len(settings.classes), recipe.class_weights)
-        self.updates = Updates(self.model, recipe, len(settings.classes), team, settings.learning_rate, weights)
-        batches = functools.partial(
-            data.Batches,
-            batch_size=recipe.batch_size,
-            normalization=settings.normalization,
-            device=self.device,
-            part=(team.number, team.size),
-            workers=workers(recipe),
+        loading = Loading(
+            recipe.batch_size, settings.preprocessing, self.device, workers=workers(recipe), seed=recipe.seed
         )
-        changed = augmentation(recipe, settings.augment)
-        labels, classes = split.train.labels, len(settings.classes)
-        self.batches = batches(
-            whole(split.train, changed),
-            shuffle_seed=recipe.seed,
-            augmentation=changed,
-            order=(lambda epoch: balanced_order(labels, classes, recipe.seed, epoch))
-            if recipe.balanced_sampling
-            else None,
-        )
-        self.test_batches = batches(split.test)
-        self.val_batches = None if split.val is None else batches(split.val)
+        if not begun and settings.new_head and (line := self.task.begin_head(self.model, split.train, loading)):
+            self.display.note(line)
+        self.updates = Updates(self.model, recipe, self.task, split.train, team, settings.learning_rate)
+        loading = dataclasses.replace(loading, part=(team.number, team.size))
+        self.batches = self.task.batches(split.train, loading, style=settings.augment)
+        self.test_batches = self.task.batches(split.test, loading)
+        self.val_batches = None if split.val is None else self.task.batches(split.val, loading)
         self.history: tuple[Epoch, ...] = ()
         #: The tested network's state after the epoch with the least validation loss, where that is to be kept.
         self.best: dict[str, Tensor] = {}
         self._begin_epoch()
 
-    def _renew_head(self, images: data.LabelledImages) -> None:
-        """Begins a new head anew, also one that the weights have for other classes, as many; fitted to the features of
-        the weights, where its kind allows and nothing else is asked for."""
-        classes = len(self.settings.classes)
-        head = linear_head(self.model, classes)
-        if head is not None:
-            head.reset_parameters()
-        if self.recipe.head != "random" and can_probe(self.model, classes):
-            batches = data.Batches(
-                images,
-                self.recipe.batch_size,
-                self.settings.normalization,
-                device=self.device,
-                workers=workers(self.recipe),
-            )
-            fit_head(self.model, batches, classes)
-            self.display.note("the new last layer begins fitted to the weights' features")
-        elif self.recipe.head == "probe":
-            raise RunError("head", f"{self.recipe.model} has none to be fitted", "needed random, or to leave it out")
-
     def _begin_epoch(self) -> None:
-        # One cell a batch, on the device: nothing is read back while the epoch runs, and sums don't depend on when.
-        self.losses = torch.zeros(len(self.batches), device=self.device)
-        self.correct = torch.zeros(len(self.batches), dtype=torch.int64, device=self.device)
+        #: What each batch came to, by name. One cell a batch, on the device: nothing is read back while the epoch runs,
+        #: and sums don't depend on when.
+        self.measured: dict[str, Tensor] = {}
         self.done, self.seconds = 0, 0.0
 
     def run(self) -> Outcome | None:
@@ -155,13 +111,13 @@ class Training:
             self._save()
         if self.team.leads:
             write_metrics(self.path, self.history)
-            if self.batches.augmentation is not None and self.recipe.keep_images != "none":
-                samples.write_augmented(self.path / AUGMENTED, self.batches)
+            if self.recipe.keep_images != "none":
+                self.task.show_augmented(self.path / AUGMENTED, self.batches)
         while len(self.history) < self.recipe.epochs and not self._stopped_early():
             self._train()
             tested = self._test(self.test_batches if self.val_batches is None else self.val_batches)
-            self.history += (self._measured(tested.evaluation),)
-            if self.recipe.keep == "best" and best_epoch(self.history) == len(self.history):
+            self.history += (self._measured(tested),)
+            if self.recipe.keep == "best" and self._best() == len(self.history):
                 self.best = own_copies(self.updates.tested.state_dict())
             self._begin_epoch()
             self._save()
@@ -173,9 +129,13 @@ class Training:
         return self._finish()
 
     def _stopped_early(self) -> bool:
-        """Whether the validation loss hasn't fallen for as many epochs as the recipe has patience for."""
+        """Whether the last so many epochs, the recipe's patience, were none of them the best."""
         patience = self.recipe.early_stopping
-        return patience is not None and len(self.history) - best_epoch(self.history) >= patience
+        return patience is not None and len(self.history) - self._best() >= patience
+
+    def _best(self) -> int:
+        """The number of the best epoch so far."""
+        return best_epoch(self.history, self.task.goal)
 
     def _train(self) -> None:
         """Goes through the rest of the epoch."""
@@ -203,16 +163,20 @@ class Training:
             return wish
         return self.done % _TOGETHER == 0 and self.team.any(wish, self.device)
 
-    def _step(self, images: Tensor, labels: Tensor) -> None:
+    def _step(self, images: Any, targets: Any) -> None:
         epoch, step = len(self.history), self.done
         seed_step(self.recipe.seed, epoch, step, self.team.number)
-        self.losses[step], self.correct[step] = self.updates.step(
+        measured = self.updates.step(
             images,
-            labels,
+            targets,
             rate=self._rate(step),
             number=epoch * len(self.batches) + step,
             whole=min(self.recipe.batch_size, len(self.batches.images) - step * self.recipe.batch_size),
         )
+        for name, value in measured.items():
+            if name not in self.measured:
+                self.measured[name] = value.new_zeros(len(self.batches))
+            self.measured[name][step] = value
         self.done += 1
 
     def _rate(self, batch: int) -> float:
@@ -225,50 +189,52 @@ class Training:
             warmup=recipe.warmup,
         )
 
-    def _test(self, batches: data.Batches) -> Assessment:
+    def _test(self, batches: Batches) -> Assessment:
         if not self.team.alone:
             # Buffers, such as running means, are the leader's when a step begins, but each process's own at its end.
             self.team.share(self.updates.tested.buffers())
-        return assess(self.updates.tested, batches, self._halt_if_asked, self.team)
+        return self.task.assess(self.updates.tested, batches, self._halt_if_asked, self.team.total)
 
-    def _measured(self, tested: Evaluation) -> Epoch:
-        if not math.isfinite(tested.loss):
-            raise self._diverged(f"the loss on held-out images is {tested.loss}")
-        loss, accuracy = self._means()
-        images = len(self.batches.images)
-        validated = self.val_batches is not None
+    def _measured(self, tested: Assessment) -> Epoch:
+        for name, value in tested.measures.items():
+            if not math.isfinite(value):
+                raise self._diverged(f"the {name} on held-out images is {value}")
         return Epoch(
             epoch=len(self.history) + 1,
-            train_loss=loss,
-            train_accuracy=accuracy,
-            test_loss=None if validated else tested.loss,
-            test_accuracy=None if validated else tested.accuracy,
+            train=self._means(),
+            held_out=dict(tested.measures),
+            part="test" if self.val_batches is None else "val",
             learning_rate=self._rate(len(self.batches) - 1),
             seconds=self.seconds,
-            images_per_second=images / self.seconds,
-            val_loss=tested.loss if validated else None,
-            val_accuracy=tested.accuracy if validated else None,
+            images_per_second=len(self.batches.images) / self.seconds,
         )
 
-    def _means(self) -> tuple[float, float]:
-        """Loss and accuracy of an image, over the batches that are done."""
+    def _means(self) -> dict[str, float]:
+        """What an image came to, over the batches that are done: means, and of counts the share of the images."""
         size, images = self.recipe.batch_size, len(self.batches.images)
         seen = min(self.done * size, images)
-        losses = self.team.total(self.losses)[: self.done].tolist()
-        total = math.fsum(loss * min(size, images - n * size) for n, loss in enumerate(losses))
-        return total / seen, int(self.team.total(self.correct).sum()) / seen
+        means = {}
+        for name, cells in self._totals().items():
+            values = cells[: self.done].tolist()
+            each = [min(size, images - n * size) for n in range(self.done)] if cells.is_floating_point() else None
+            total = sum(values) if each is None else math.fsum(a * b for a, b in zip(values, each, strict=True))
+            means[name] = total / seen
+        return means
+
+    def _totals(self) -> dict[str, Tensor]:
+        """What each batch came to, over all processes."""
+        return {name: self.team.total(cells) for name, cells in self.measured.items()}
 
     def _show(self) -> None:
         self._check()
-        loss, accuracy = self._means()
         speed = self.done * self.recipe.batch_size / self.seconds
-        self.display.step(len(self.history), self.done, loss, accuracy, speed)
+        self.display.step(len(self.history), self.done, self._means(), speed)
 
     # ---------------------------------------------------------------- stopping and going on
 
     def _check(self) -> None:
         """Refuses to go on from a loss that isn't finite."""
-        losses = self.team.total(self.losses)[: self.done].cpu()
+        losses = self.team.total(self.measured["loss"])[: self.done].cpu()
         if (bad := (~losses.isfinite()).nonzero()).numel():
             step = int(bad[0])
             raise self._diverged(f"the loss of step {step + 1} is {float(losses[step])}")
@@ -298,7 +264,7 @@ class Training:
         for name, tensor in state.items():
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise self._diverged(f"step {self.done} made {name} infinite")
-        losses, correct = self.team.total(self.losses), self.team.total(self.correct)
+        measured = self._totals()
         if not self.team.leads:
             return
         made = Checkpoint(
@@ -307,8 +273,7 @@ class Training:
             history=self.history,
             seconds=self.seconds,
             done=self.done,
-            losses=losses,
-            correct=correct,
+            measured=measured,
             model=state,
             best=self.best,
             **self.updates.state(),
@@ -337,15 +302,19 @@ class Training:
         self.updates.restore(checkpoint.optimizer, checkpoint.average, checkpoint.scaler)
         self.history, self.best = checkpoint.history, checkpoint.best
         self.done, self.seconds = checkpoint.done, checkpoint.seconds
-        if self.team.leads:  # of the others they are added up
-            self.losses, self.correct = checkpoint.losses.to(self.device), checkpoint.correct.to(self.device)
+        # The leader has the sums over all processes, to which the others add what they do from here on.
+        self.measured = {
+            name: cells.to(self.device) if self.team.leads else torch.zeros_like(cells, device=self.device)
+            for name, cells in checkpoint.measured.items()
+        }
         self.display.note(f"goes on {self._where()}")
 
     def _finish(self) -> Outcome | None:
         """Writes what a finished run consists of; the evaluation comes last, and then the checkpoint goes."""
         if self.best:
             self.updates.tested.load_state_dict(self.best)
-            self.display.note(f"keeps the weights of epoch {best_epoch(self.history)}, with the least validation loss")
+            text = str(self.task.goal).replace(" ", " validation ", 1)
+            self.display.note(f"keeps the weights of epoch {self._best()}, with {text}")
         validated = None if self.val_batches is None else self._test(self.val_batches)
         tested = self._test(self.test_batches)
         if not self.team.leads:
@@ -362,19 +331,9 @@ class Training:
             )
         }
         write_whole(self.path / WEIGHTS, save(own_copies(self.updates.tested.state_dict()), about))
-        write_predictions(self.path / PREDICTIONS, tested.scores)
-        if validated is not None:
-            write_predictions(self.path / VALIDATION, validated.scores)
-        chosen = samples.choose(
-            self.test_batches.images, tested.predicted, tested.probability, even=_EVEN, mistakes=_MISTAKES
-        )
         kept = self.recipe.keep_images or ("figures" if self.settings.is_users else "copies")
-        samples.write(self.path / SAMPLES, chosen, copies=kept == "copies")
-        measures = Measures.of(tested.scores, None if validated is None else validated.scores)
-        write_json(self.path / EVALUATION, tested.evaluation.to_dict() | {"measures": measures.to_dict()})
+        outcome = self.task.finish(self.path, self.test_batches.images, tested, validated, kept)
+        write_json(self.path / EVALUATION, outcome.record)
         (self.path / CHECKPOINT).unlink()
         sync_folder(self.path)
-        if kept == "none":
-            return Outcome((), (), tested.scores, measures)
-        errors = samples.worst(self.test_batches.images, tested.scores)
-        return Outcome(tuple(chosen), tuple(errors), tested.scores, measures)
+        return outcome

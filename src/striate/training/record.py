@@ -10,18 +10,17 @@ from __future__ import annotations
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from striate.data import LabelledImages, Split
+from striate.data import AnnotatedSet, LabelledImages, Split, annotated, streamed
 from striate.data.sources import Collection
-from striate.data.streamed import joined
 from striate.errors import DataError, RunError
-from striate.training.files import write_whole
+from striate.files import write_whole
+from striate.tasks.predictions import as_was, inert
 from striate.training.folder import RECORD
-from striate.training.predictions import as_was, inert
 
 PARTS: Final = ("train", "val", "test")
 _HEADER: Final = ("part", "class", "image", "digest")
@@ -93,9 +92,9 @@ class Record:
     @classmethod
     def of(cls, split: Split, earlier: frozenset[str] = frozenset()) -> Record:
         entries = [
-            Entry(part, images.classes[label], each.name, each.digest)
+            Entry(part, category, each.name, each.digest)
             for part, images in split.parts.items()
-            for each, label in zip(images.identities(), images.labels.tolist(), strict=True)
+            for each, category in zip(images.identities(), categories(images), strict=True)
         ]
         return cls(tuple(entries), split.skipped, earlier)
 
@@ -161,18 +160,18 @@ class Record:
         learnt = self.learnt
         return sum(each.part == "test" and each.digest in learnt for each in self.entries)
 
-    def find(self, collection: Collection) -> tuple[dict[str, LabelledImages], Changes]:
+    def find(self, collection: Collection[Any]) -> tuple[dict[str, Any], Changes]:
         """The recorded images among those of a source, by part and in the record's order; and what has changed.
 
         An image is the recorded one if it has its content and its class; of several, the one with its path.
         """
         pool = joined(list(collection.parts.values()))
-        labels, classes = pool.labels.tolist(), pool.classes
+        of_each = categories(pool)
         places: dict[tuple[str, str], list[int]] = defaultdict(list)
         named: dict[str, int] = {}
         identities = pool.identities()
         for place, each in enumerate(identities):
-            places[each.digest, classes[labels[place]]].append(place)
+            places[each.digest, of_each[place]].append(place)
             named[each.name] = place
         found: dict[str, list[int]] = {part: [] for part in self.parts}
         gone: dict[str, list[str]] = defaultdict(list)
@@ -202,7 +201,7 @@ class Record:
         )
         return {part: pool.subset(chosen) for part, chosen in found.items() if chosen}, changes
 
-    def restored(self, collection: Collection) -> tuple[Split, Changes]:
+    def restored(self, collection: Collection[Any]) -> tuple[Split[Any], Changes]:
         """The split that was recorded, of a source that must hold all of it.
 
         Raises:
@@ -218,6 +217,18 @@ class Record:
         return Split(
             found["train"], found["test"], collection.source, found.get("val"), self.left_out, collection.notes
         ), changes
+
+
+def categories(images: LabelledImages | AnnotatedSet) -> list[str]:
+    """Each image's class; of annotated pictures, whose digests are of their annotations too, nothing."""
+    if isinstance(images, AnnotatedSet):
+        return [""] * len(images)
+    return [images.classes[label] for label in images.labels.tolist()]
+
+
+def joined(sets: Sequence[Any]) -> Any:
+    """Sets of one kind as one, in their order."""
+    return annotated.joined(sets) if isinstance(sets[0], AnnotatedSet) else streamed.joined(sets)
 
 
 def _are(names: tuple[str, ...], what: str) -> str:

@@ -1,174 +1,92 @@
-"""What training and testing measure, as plain frozen values that go to JSON and come back.
-
-They know nothing of how they were measured, and whoever measures may make them.
-"""
+"""What training measures epoch by epoch, as plain frozen values that go to JSON and come back."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import Any, Final
 
 from striate.errors import RunError
+from striate.tasks.task import Goal
+
+#: What every epoch has; the names of its measures begin with the part of the data that they belong to.
+_COUNTED: Final = ("epoch", "learning_rate", "seconds", "images_per_second")
+_PARTS: Final = ("train", "test", "val")
 
 
 @dataclass(frozen=True)
 class Epoch:
     """One pass over the training images: a line of ``metrics.jsonl``.
 
-    ``train_loss`` and ``train_accuracy`` are means over the epoch as the weights changed, with the recipe's label
-    smoothing; ``test_loss`` and ``test_accuracy`` belong to the weights at its end. Where there is a validation set it
-    is asked instead, as ``val_loss`` and ``val_accuracy``, and the test set only once, at the end of the run.
-    ``learning_rate`` is the last step's. ``seconds`` and ``images_per_second`` count training alone, without testing
-    and checkpoints.
+    Args:
+        epoch: its number, from 1.
+        train: measures of the training images, ``{"loss": 0.3, "accuracy": 0.9}``: means over the epoch as the weights
+            changed, with all that only training does (label smoothing, augmentation).
+        held_out: measures of held-out images, by the weights at the epoch's end; which measures there are is the
+            task's.
+        part: the held-out images that these are: ``"val"`` where there is a validation set (the test set is then asked
+            only once, at the end of the run), else ``"test"``.
+        learning_rate: the last step's.
+        seconds: of training alone, without testing and checkpoints.
+        images_per_second: the same.
+
+    Each measure is an attribute as well, ``train_loss`` or ``test_accuracy``; None for those of the held-out part that
+    wasn't asked.
     """
 
     epoch: int
-    train_loss: float
-    train_accuracy: float
-    test_loss: float | None
-    test_accuracy: float | None
+    train: Mapping[str, float]
+    held_out: Mapping[str, float]
+    part: str
     learning_rate: float
     seconds: float
     images_per_second: float
-    val_loss: float | None = None
-    val_accuracy: float | None = None
 
-    @property
-    def held_out(self) -> tuple[str, float, float]:
-        """Which held-out images the epoch was measured on, ``"test"`` or ``"val"``, with their loss and accuracy."""
-        if self.val_loss is not None and self.val_accuracy is not None:
-            return "val", self.val_loss, self.val_accuracy
-        assert self.test_loss is not None
-        assert self.test_accuracy is not None
-        return "test", self.test_loss, self.test_accuracy
+    def __getattr__(self, name: str) -> float | None:
+        part, _, measure = name.partition("_")
+        if part == "train" and measure in self.train:
+            return self.train[measure]
+        if part in ("test", "val") and measure in self.held_out:
+            return self.held_out[measure] if part == self.part else None
+        raise AttributeError(f"an epoch of this task has no {name!r}")
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """All of it under flat names, ``train_loss``, ``test_accuracy``, for JSON."""
+        held_out = {
+            part: {f"{part}_{name}": value if part == self.part else None for name, value in self.held_out.items()}
+            for part in ("test", "val")
+        }
+        return {
+            "epoch": self.epoch,
+            **{f"train_{name}": value for name, value in self.train.items()},
+            **held_out["test"],
+            "learning_rate": self.learning_rate,
+            "seconds": self.seconds,
+            "images_per_second": self.images_per_second,
+            **held_out["val"],
+        }
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Epoch:
-        try:
-            return cls(**fields)
-        except TypeError as error:
-            raise RunError("epoch", f"fields don't fit ({error})", "needed those of this striate") from error
-
-
-def best_epoch(history: Sequence[Epoch]) -> int:
-    """The number, from 1, of the epoch with the least loss on held-out images; of several the first; 0 of none."""
-    losses = [epoch.held_out[1] for epoch in history]
-    return losses.index(min(losses)) + 1 if losses else 0
-
-
-@dataclass(frozen=True)
-class Example:
-    """A held-out image and what the trained network says of it; ``image`` is uint8 (C, H, W), as the network got it.
-
-    ``name`` is its path in the data set, ``digest`` that of its content.
-    """
-
-    image: Tensor
-    actual: str
-    predicted: str
-    probability: float
-    name: str = ""
-    digest: str = ""
-
-    @property
-    def right(self) -> bool:
-        return self.predicted == self.actual
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How well predictions agree with the truth.
-
-    Args:
-        classes: the K names.
-        confusion: K x K counts; row = true class, column = predicted class.
-        loss: the mean loss of an image, without label smoothing.
-
-    Everything else follows from the counts. A quotient of nothing by nothing (the precision of a class that was never
-    predicted) is 0, as in scikit-learn.
-
-    >>> result = Evaluation.of(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), ("cat", "dog"), loss=0.5)
-    >>> result.confusion, result.precision, result.recall
-    (((1, 1), (0, 1)), (1.0, 0.5), (0.5, 1.0))
-    """
-
-    classes: tuple[str, ...]
-    confusion: tuple[tuple[int, ...], ...]
-    loss: float
-
-    @classmethod
-    def of(cls, labels: Tensor, predicted: Tensor, classes: tuple[str, ...], loss: float) -> Evaluation:
-        """Counts int64 labels (N,) against predictions (N,), both in 0 ... K - 1."""
-        assert labels.shape == predicted.shape
-        assert labels.dim() == 1
-        size = len(classes)
-        counts = torch.bincount(labels * size + predicted, minlength=size * size).reshape(size, size)
-        return cls(classes, tuple(tuple(row) for row in counts.tolist()), loss)
-
-    @property
-    def n(self) -> int:
-        """Images."""
-        return sum(self.support)
-
-    @property
-    def accuracy(self) -> float:
-        """Share of the images whose class was predicted."""
-        return _ratio(sum(self._hits), self.n)
-
-    @property
-    def support(self) -> tuple[int, ...]:
-        """Images of each class."""
-        return tuple(map(sum, self.confusion))
-
-    @property
-    def precision(self) -> tuple[float, ...]:
-        """For each class: of the images predicted to be of it, the share that is."""
-        return tuple(map(_ratio, self._hits, map(sum, zip(*self.confusion, strict=True))))
-
-    @property
-    def recall(self) -> tuple[float, ...]:
-        """For each class: of its images, the share that was predicted to be of it."""
-        return tuple(map(_ratio, self._hits, self.support))
-
-    @property
-    def f1(self) -> tuple[float, ...]:
-        """For each class: the harmonic mean of precision and recall."""
-        return tuple(_ratio(2 * p * r, p + r) for p, r in zip(self.precision, self.recall, strict=True))
-
-    @property
-    def _hits(self) -> tuple[int, ...]:
-        return tuple(row[index] for index, row in enumerate(self.confusion))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, derived numbers too, for JSON."""
-        names = ("accuracy", "loss", "n", "classes", "support", "precision", "recall", "f1", "confusion")
-        return {name: getattr(self, name) for name in names}
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Evaluation:
-        """The evaluation that :meth:`to_dict` gave.
+        """The epoch that :meth:`to_dict` gave.
 
         Raises:
-            RunError: classes and counts that don't fit each other, or aren't there.
+            RunError: fields that are missing or unknown.
         """
-        try:
-            classes = tuple(fields["classes"])
-            confusion = tuple(tuple(int(count) for count in row) for row in fields["confusion"])
-            loss = float(fields["loss"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError("evaluation", f"no counts to read ({error!r})", "needed classes, confusion, loss") from error
-        if {len(classes)} != {len(confusion), *map(len, confusion)}:
-            raise RunError("evaluation", f"{len(classes)} classes", "needed as many rows and columns of counts")
-        return cls(classes, confusion, loss)
+        measures: dict[str, dict[str, float]] = {part: {} for part in _PARTS}
+        odd = [name for name in fields if name not in _COUNTED and name.partition("_")[0] not in _PARTS]
+        if odd or not fields.keys() >= set(_COUNTED):
+            wrong = ", ".join(odd or sorted(set(_COUNTED) - fields.keys()))
+            raise RunError("epoch", f"missing or unknown: {wrong}", "needed the fields of this striate")
+        for name, value in fields.items():
+            part, _, measure = name.partition("_")
+            if part in _PARTS and value is not None:
+                measures[part][measure] = value
+        part = "val" if measures["val"] else "test"
+        counted = {name: fields[name] for name in _COUNTED}
+        return cls(train=measures["train"], held_out=measures[part], part=part, **counted)
 
 
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0
+def best_epoch(history: Sequence[Epoch], goal: Goal) -> int:
+    """The number, from 1, of the epoch that is best by a task's goal; of several the first; 0 of none."""
+    return goal.best([epoch.held_out[goal.measure] for epoch in history])

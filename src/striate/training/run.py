@@ -18,13 +18,13 @@ import striate
 from striate import models
 from striate.data import Normalization, Preprocessing
 from striate.errors import RunError
-from striate.training import samples
-from striate.training.files import read_json
-from striate.training.folder import EVALUATION, FOLDS, SAMPLES, SETTINGS, WEIGHTS, go_on, read_metrics
+from striate.files import read_json
+from striate.tasks import task_class, task_settings
+from striate.tasks.task import SAMPLES, Outcome, Task
+from striate.training.folder import EVALUATION, FOLDS, SETTINGS, WEIGHTS, go_on, read_metrics
 from striate.training.recipe import Recipe
 from striate.training.record import Record
-from striate.training.results import Epoch, Evaluation, Example
-from striate.training.scores import Measures, Scores
+from striate.training.results import Epoch
 
 _CHUNK: Final = 1024  # images predicted at a time
 
@@ -85,9 +85,14 @@ class Settings:
         return self.preprocessing.channels
 
     @property
+    def task(self) -> Task:
+        """What the network is trained for."""
+        return task_of(self.recipe)
+
+    @property
     def is_users(self) -> bool:
         """Whether the images are somebody's own, rather than such as come with striate."""
-        return ":" in self.source
+        return self.source.partition(":")[0] not in ("digits", "scenes")
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, for JSON."""
@@ -124,7 +129,7 @@ class Settings:
     def new_model(self, weights: str | None = None) -> torch.nn.Module:
         """The network with random weights or given ones, on the CPU."""
         shape = (self.channels, *self.image_size)
-        return build(self.recipe.model, len(self.classes), shape, weights, self.small_input)
+        return build(self.recipe.model, self.task.outputs(len(self.classes)), shape, weights, self.small_input)
 
 
 #: Settings that differences don't tell of: the recipe's are told one by one, and the others change no numbers.
@@ -177,26 +182,26 @@ def recipe_for(given: Mapping[str, Any], *, resume: bool) -> Recipe:
     return Recipe(**{**begun, **given})
 
 
+def task_of(recipe: Recipe) -> Task:
+    """The task of a recipe's network, with the recipe's settings.
+
+    Raises:
+        RunError: a setting that is another task's.
+    """
+    found = task_class(recipe.model)
+    own = {field.name for field in dataclasses.fields(found)}
+    for name in sorted(task_settings() - own):
+        default = Recipe.__dataclass_fields__[name].default
+        if (value := getattr(recipe, name)) != default:
+            raise RunError(
+                name, f"got {value!r}", f"needed none: {recipe.model} is for {found.name}, which has no such"
+            )
+    return found.of(vars(recipe))
+
+
 def versions() -> dict[str, str]:
     """Of what the numbers depend on."""
     return {"python": platform.python_version(), "torch": str(torch.__version__), "striate": striate.__version__}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a training has at its end.
-
-    Args:
-        examples: held-out images that are worth a look.
-        errors: the wrong ones that the network is surest of.
-        scores: what the network says of all held-out images.
-        measures: of these scores.
-    """
-
-    examples: tuple[Example, ...]
-    errors: tuple[Example, ...]
-    scores: Scores
-    measures: Measures
 
 
 @dataclass(frozen=True)
@@ -214,7 +219,7 @@ class Run:
     path: Path
     settings: Settings
     history: tuple[Epoch, ...]
-    evaluation: Evaluation
+    evaluation: Any
     outcome: Outcome | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -243,12 +248,17 @@ class Run:
             raise RunError(
                 str(path / WEIGHTS), f"no whole weights ({error})", remedy="restore the file, or train anew"
             ) from error
-        return cls(path, settings, read_metrics(path), Evaluation.from_dict(read_json(path / EVALUATION)))
+        return cls(path, settings, read_metrics(path), settings.task.evaluation(read_json(path / EVALUATION)))
 
     @property
     def recipe(self) -> Recipe:
         """What was trained and how."""
         return self.settings.recipe
+
+    @property
+    def task(self) -> Task:
+        """What the network was trained for."""
+        return self.settings.task
 
     def model(self) -> torch.nn.Module:
         """The trained network, in evaluation mode, on the CPU.
@@ -293,9 +303,9 @@ class Run:
         """Which images the run learnt from and was tested on; None of a run of version 0.1.0, which wrote none."""
         return Record.load(self.path)
 
-    def examples(self) -> list[Example]:
+    def examples(self) -> list[Any]:
         """Held-out images and what the network says of them: those that the run keeps, or else those of the data that
         are still where they were, with the same content."""
         if self.outcome is not None:
             return list(self.outcome.examples)
-        return samples.read(self.path / SAMPLES, self.preprocessing, self.settings.source)
+        return list(self.task.examples(self.path / SAMPLES, self.preprocessing, self.settings.source))

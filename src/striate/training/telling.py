@@ -5,12 +5,12 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import torch
 from rich.cells import cell_len
 
-from striate.data import Split
+from striate.data import AnnotatedSet, Split
 from striate.models.registry import SMALL
 from striate.training.record import Record
 from striate.training.run import Settings, build
@@ -21,9 +21,10 @@ _LISTED: Final = 20
 _FILES: Final = 10
 
 
-def told(settings: Settings, split: Split, record: Record) -> list[str]:
+def told(settings: Settings, split: Split[Any], record: Record) -> list[str]:
     """Lines on a run's images and what is done to them, fit for 80 columns but for names."""
-    lines = counted(settings.recipe.data, split)
+    annotated = isinstance(split.train, AnnotatedSet)
+    lines = counted_pictures(settings.recipe.data, split) if annotated else counted(settings.recipe.data, split)
     lines += [f"  {note}" for note in split.notes]
     lines += [f"  {line}" for line in overlapping(record)]
     lines += left_out(split.skipped)
@@ -64,6 +65,16 @@ def overlapping(record: Record) -> list[str]:
     before = ", or of images that the weights had learnt from before," if record.earlier else ""
     have = "has the same content as an image" if count == 1 else "have the same content as images"
     return [f"{count:,} of test {have} to learn from{before} and will look easier"]
+
+
+def counted_pictures(source: str, split: Split[AnnotatedSet]) -> list[str]:
+    """How many pictures of each part, and what is known of them."""
+    images = split.train
+    shares = ", ".join(f"{len(images):,} {part}" for part, images in split.parts.items())
+    whole = sum(len(images) for images in split.parts.values())
+    names = images.map_classes if images.holds == {"map"} else images.classes
+    held = " and ".join({"map": "class maps"}.get(part, part) for part in sorted(images.holds))
+    return [f"{source}: {whole:,} pictures with {held} of {len(names):,} classes ({shares})"]
 
 
 def counted(source: str, split: Split) -> list[str]:

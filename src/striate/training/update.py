@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from striate.acceleration import accelerate
+from striate.tasks.task import Criterion, Task, pieces
 from striate.training.activations import recompute
-from striate.training.assess import loss_of
 from striate.training.distributed import Team
 from striate.training.ema import Average
 from striate.training.recipe import Recipe
@@ -31,38 +30,37 @@ class Updates:
     Args:
         model: on its device; what is frozen is frozen here.
         recipe: the settings.
-        num_classes: K.
+        task: what the network is trained for.
+        images: the set that it learns from.
         team: the processes that make each step together.
         learning_rate: the highest one; None for what suits optimizer and network.
-        class_weights: of the loss, float32 (K,); None for none.
     """
 
     def __init__(
         self,
         model: torch.nn.Module,
         recipe: Recipe,
-        num_classes: int,
+        task: Task,
+        images: Any,
         team: Team,
         learning_rate: float | None = None,
-        class_weights: Tensor | None = None,
     ) -> None:
-        self.recipe, self.team = recipe, team
+        self.recipe, self.team, self.task = recipe, team, task
         self.device = next(model.parameters()).device
-        learning = Learning.of(model, recipe, num_classes)
+        learning = Learning.of(model, recipe, task, len(images.classes))
         self.still = learning.still
         self.peak = peak(model, recipe) if learning_rate is None else learning_rate
         self.optimizer = _optimizer(learning, recipe, self.peak)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
-        mixed = recipe.mixup > 0 or recipe.cutmix > 0
-        self.loss = loss_of(model, recipe.label_smoothing, mixed=mixed, weights=class_weights)
+        self.criterion: Criterion = task.criterion(model, images)
         by_engine = self.device.type == "cpu" and recipe.engine != "aten"
         if by_engine:
-            accelerate(model, quiet=True)
+            task.accelerated(model)
             if _is_wide(model):
                 model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = None if recipe.ema is None else Average(model, recipe.ema)
         if by_engine and self.average is not None:
-            accelerate(self.average.model, quiet=True)
+            task.accelerated(self.average.model)
         if recipe.checkpoint_activations:
             recompute(model)
         self.model, self.network = model, team.wrap(model)
@@ -78,55 +76,57 @@ class Updates:
         for layer in self.still:
             layer.eval()
 
-    def step(self, images: Tensor, targets: Tensor, *, rate: float, number: int, whole: int) -> tuple[Tensor, Tensor]:
+    def step(self, images: Any, targets: Any, *, rate: float, number: int, whole: int) -> dict[str, Tensor]:
         """A step with one batch.
 
         Args:
-            images: float32 (B, C, H, W), this process's part of the batch, which may be empty.
-            targets: labels, int64 (B,), or probabilities, float32 (B, K).
+            images: this process's part of the batch, as the task's batches give it; it may be empty.
+            targets: the truth about them.
             rate: the learning rate.
             number: of the step in the run, from 0.
             whole: images in the batch, of all processes together.
 
         Returns:
-            This part's share of the batch's mean loss, and how many of its images are recognised, both scalars.
+            Scalars by name, as the task's criterion gives them: of means this part's share in the mean over the batch,
+            of counts its own.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         self.optimizer.zero_grad()
-        loss, correct = self._gradients(images, targets, whole)
-        if self.recipe.clip_norm is not None:
+        measured = self._gradients(images, targets, whole)
+        clip_norm = self.task.clip_norm if self.recipe.clip_norm is None else self.recipe.clip_norm
+        if clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
             self.average.follow(self.model, number)
-        return loss, correct
+        return measured
 
-    def _gradients(self, images: Tensor, targets: Tensor, whole: int) -> tuple[Tensor, Tensor]:
+    def _gradients(self, images: Any, targets: Any, whole: int) -> dict[str, Tensor]:
         counted = len(images)
         if not counted:  # the others wait for gradients all the same: those of an image that doesn't count
-            images = images.new_zeros(1, *images.shape[1:])
-            targets = targets.new_zeros(1, *targets.shape[1:])
-        losses, correct = [], []
+            images, targets = self.task.nothing(images, targets)
+        measured: dict[str, list[Tensor]] = {}
         parts = min(self.recipe.accumulate, len(images))
         for left, image, target in zip(
-            reversed(range(parts)), images.tensor_split(parts), targets.tensor_split(parts), strict=True
+            reversed(range(parts)), pieces(images, parts), pieces(targets, parts), strict=True
         ):
             alone = self.network.no_sync() if left and isinstance(self.network, DistributedDataParallel) else None
             with alone or contextlib.nullcontext(), self.team.waiting():
                 with torch.autocast(
                     self.device.type, _DTYPES[self.recipe.precision], enabled=self.recipe.precision != "float32"
                 ):
-                    output = self.network(image)
-                loss = self.loss(output.float(), target) * (len(image) / whole if counted else 0.0)
+                    found = self.criterion(self.network, image, target)
+                share = len(image) / whole if counted else 0.0
+                loss = found["loss"] * share
                 # DistributedDataParallel takes the mean over the processes, and what is wanted is the sum.
                 self.scaler.scale(loss * self.team.size).backward()
-            losses.append(loss.detach())
-            labels = target if target.ndim == 1 else target.argmax(1)
-            correct.append((output.detach().argmax(1) == labels).sum() * (counted > 0))
-        return torch.stack(losses).sum(), torch.stack(correct).sum()
+            for name, value in found.items():
+                scale = share if value.is_floating_point() else counted > 0
+                measured.setdefault(name, []).append(value.detach() * scale)
+        return {name: torch.stack(values).sum() for name, values in measured.items()}
 
     def state(self) -> dict[str, Any]:
         """All that a step depends on and changes, besides the network itself, for a checkpoint."""

@@ -1,0 +1,202 @@
+"""Objects as points: heat maps with a peak at the centre of each object, a box at each place, and the way back.
+
+Sources: Zhou, Wang & Krähenbühl, "Objects as points" (2019), sections 3 and 4, for heat maps, their loss and peaks
+instead of non-maximum suppression; Liu, Zheng, Xu, Yang, Wei & Xu, "Training-time-friendly network for real-time object
+detection" (2020), sections 3.2 to 3.4, for Gaussians as wide and high as the object, and for boxes that are learnt at
+all places under the Gaussian, weighted by it, through their generalised IoU: more to learn from in each step.
+
+A map of (h, w) places lies over a picture of (h, w) * stride pixels; place (i, j) is the square of that side whose
+middle is ((j + 0.5) * stride, (i + 0.5) * stride). An object belongs to the place that its centre lies in. A box is
+coded at a place by four numbers: how far its centre is from the place's middle, and the logarithms of its width and
+height, all in strides. So a box of any size can be said, also one that is smaller than a place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from striate import ops
+
+#: Of width and height of a box, the share that is six deviations of its Gaussian (Liu et al., table 3).
+_SHARE: Final = 0.54
+#: Places under a Gaussian that is lower don't belong to the object.
+_LOWEST: Final = 0.05
+#: Logarithms of sizes beyond this, of which a network that is not trained yet may think, are cut off.
+_LARGEST: Final = 10.0
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The objects of all pictures of a batch, one after the other.
+
+    Args:
+        boxes: float (M, 4), xyxy, pixels.
+        classes: int64 (M,), from 0.
+        pictures: int64 (M,), which picture of the batch each is in.
+        counted: bool (M,); nothing is learnt from the others, nor from what lies inside their boxes.
+    """
+
+    boxes: Tensor
+    classes: Tensor
+    pictures: Tensor
+    counted: Tensor
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @property
+    def centers(self) -> Tensor:
+        """Of the boxes, (M, 2), xy."""
+        return (self.boxes[:, :2] + self.boxes[:, 2:]) / 2
+
+    @property
+    def sizes(self) -> Tensor:
+        """Width and height of the boxes, (M, 2)."""
+        return self.boxes[:, 2:] - self.boxes[:, :2]
+
+    def places(self, shape: tuple[int, int], stride: int) -> Tensor:
+        """The place of each object on a map of ``shape`` (h, w), int64 (M, 2), column and row."""
+        last = torch.tensor([shape[1] - 1, shape[0] - 1], device=self.boxes.device)
+        return (self.centers / stride).floor().long().clamp_min(0).minimum(last)
+
+    def select(self, chosen: Tensor) -> Objects:
+        """Some of them, by a bool mask (M,) or indices."""
+        return Objects(self.boxes[chosen], self.classes[chosen], self.pictures[chosen], self.counted[chosen])
+
+
+def gaussians(objects: Objects, shape: tuple[int, int], stride: int) -> Tensor:
+    """A Gaussian for each object, (M, h, w): 1 at its place, deviations of 0.09 of its width and height."""
+    deviations = objects.sizes * (_SHARE / 6 / stride)
+    at = objects.places(shape, stride)
+    along = []
+    for axis, places in enumerate((shape[1], shape[0])):
+        steps = torch.arange(places, device=at.device) - at[:, axis, None]
+        # A deviation of 0, of a box that lies within one place, leaves that place alone.
+        along.append(torch.exp(-0.5 * (steps / deviations[:, axis, None].clamp_min(1e-3)) ** 2))
+    return along[1][:, :, None] * along[0][:, None, :]
+
+
+def heat_maps(objects: Objects, gaussian: Tensor, pictures: int, classes: int) -> Tensor:
+    """For each picture and class the highest Gaussian of its objects at each place, (N, K, h, w) of 0 to 1.
+
+    Args:
+        objects: M of them.
+        gaussian: (M, h, w), of :func:`gaussians`.
+        pictures: N.
+        classes: K.
+    """
+    heat = gaussian.new_zeros(pictures * classes, *gaussian.shape[1:])
+    at = objects.pictures * classes + objects.classes
+    heat.scatter_reduce_(0, at[:, None, None].expand_as(gaussian), gaussian, "amax")
+    return heat.view(pictures, classes, *gaussian.shape[1:])
+
+
+def left_out(objects: Objects, pictures: int, shape: tuple[int, int], stride: int) -> Tensor:
+    """Where nothing is learnt: places whose middles lie in boxes of objects that don't count, bool (N, 1, h, w)."""
+    ignored = objects.select(~objects.counted)
+    rows, columns = ((torch.arange(n, device=ignored.boxes.device) + 0.5) * stride for n in shape)
+    x0, y0, x1, y1 = ignored.boxes[:, :, None].unbind(1)
+    inside = ((rows >= y0) & (rows < y1))[:, :, None] & ((columns >= x0) & (columns < x1))[:, None, :]
+    found = torch.zeros(pictures, *shape, dtype=torch.uint8, device=inside.device)
+    found.scatter_reduce_(0, ignored.pictures[:, None, None].expand_as(inside), inside.to(torch.uint8), "amax")
+    return found.bool()[:, None]
+
+
+def focal_loss(logits: Tensor, heat: Tensor, ignored: Tensor | None = None) -> Tensor:
+    """The penalty-reduced focal loss, summed over all places; divide it by the number of objects.
+
+    Where the heat is 1 it is ``-(1 - p)^2 log p``, elsewhere ``-(1 - heat)^4 p^2 log(1 - p)``.
+
+    Args:
+        logits: (N, K, h, w), p before the sigmoid.
+        heat: (N, K, h, w), of :func:`heat_maps`.
+        ignored: bool (N, 1, h, w), of :func:`left_out`.
+
+    Source: Zhou et al. (2019), equation 1.
+    """
+    probability = logits.sigmoid()
+    peak = heat == 1
+    hit = (1 - probability) ** 2 * F.softplus(-logits)
+    miss = (1 - heat) ** 4 * probability**2 * F.softplus(logits)
+    loss = torch.where(peak, hit, miss)
+    return (loss if ignored is None else loss.masked_fill(ignored & ~peak, 0)).sum()
+
+
+def boxes_of(codes: Tensor, places: Tensor, stride: int) -> Tensor:
+    """Boxes (..., 4), xyxy, from their codes (..., 4) at places (..., 2), column and row."""
+    centers = (places + 0.5 + codes[..., :2]) * stride
+    halves = codes[..., 2:].clamp(-_LARGEST, _LARGEST).exp() * (stride / 2)
+    return torch.cat([centers - halves, centers + halves], -1)
+
+
+def codes_of(boxes: Tensor, places: Tensor, stride: int) -> Tensor:
+    """What :func:`boxes_of` makes these boxes of, (..., 4)."""
+    centers, sizes = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
+    return torch.cat([centers / stride - places - 0.5, (sizes / stride).log()], -1)
+
+
+def box_loss(codes: Tensor, objects: Objects, gaussian: Tensor, stride: int) -> Tensor:
+    """One minus the generalised IoU, a weighted mean over the places of each object, summed over the objects.
+
+    A place under several Gaussians learns the box of the highest.
+
+    Args:
+        codes: float (N, 4, h, w).
+        objects: M of them, all of which count.
+        gaussian: (M, h, w), of :func:`gaussians`.
+        stride: of the map.
+
+    Source: Liu et al. (2020), section 3.3, equations 5 to 7, but with the same weight for objects of all sizes.
+    """
+    highest = gaussian.new_zeros(len(codes), *gaussian.shape[1:])
+    highest.scatter_reduce_(0, objects.pictures[:, None, None].expand_as(gaussian), gaussian, "amax")
+    index, row, column = ((gaussian == highest[objects.pictures]) & (gaussian > _LOWEST)).nonzero(as_tuple=True)
+    weights = gaussian[index, row, column]
+    weights = weights / gaussian.new_zeros(len(objects)).index_add_(0, index, weights)[index]
+    told = boxes_of(codes[objects.pictures[index], :, row, column], torch.stack([column, row], 1), stride)
+    return (weights * ops.generalized_box_iou_loss(told, objects.boxes[index])).sum()
+
+
+def peaks(logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The highest places of a map that are no lower than their eight neighbours of the same class.
+
+    Args:
+        logits: (N, K, h, w).
+        count: D, how many at most.
+
+    Returns:
+        Logits (N, D), classes (N, D) and places (N, D, 2), column and row; highest first. Where there are fewer peaks
+        logits are -inf.
+
+    Source: Zhou et al. (2019), section 4.1, "From points to bounding boxes".
+    """
+    _, classes, height, width = logits.shape
+    # Logits, since different ones may have the same probability in float32, and would both be peaks.
+    top = logits.masked_fill(ops.max_pool2d(logits, 3, 1, 1) != logits, float("-inf"))
+    scores, at = top.flatten(1).topk(min(count, classes * height * width))
+    within = at % (height * width)
+    return scores, at // (height * width), torch.stack([within % width, within // width], -1)
+
+
+def at_places(maps: Tensor, places: Tensor) -> Tensor:
+    """What maps (N, C, h, w) hold at places (N, D, 2), column and row: (N, D, C)."""
+    at = places[..., 1] * maps.shape[3] + places[..., 0]
+    return maps.flatten(2).gather(2, at[:, None, :].expand(-1, maps.shape[1], -1)).transpose(1, 2)
+
+
+def likeliest(logits: Tensor, objects: Objects, stride: int) -> Tensor:
+    """For each object that of its place and the eight around it where the heat of its class is highest, (M, 2).
+
+    This is where it will be found once the network is trained, and so what learns there besides is used there.
+    """
+    height, width = logits.shape[2:]
+    steps = torch.tensor([(x, y) for y in (0, -1, 1) for x in (0, -1, 1)], device=logits.device)
+    around = objects.places((height, width), stride)[:, None] + steps
+    around = around.clamp_min(0).minimum(torch.tensor([width - 1, height - 1], device=logits.device))
+    heat = logits[objects.pictures[:, None], objects.classes[:, None], around[..., 1], around[..., 0]]
+    return around[torch.arange(len(objects), device=logits.device), heat.argmax(1)]

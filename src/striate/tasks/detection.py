@@ -1,0 +1,216 @@
+"""Boxes with classes: losses that the network brings, COCO's average precision, detections as lines of JSON.
+
+A network of this task takes and gives what torchvision's detectors do: pictures as a list, in training with targets and
+for a dict of losses, in evaluation for a dict of boxes, labels and scores each. Its label 0 is the background, which
+is unknown everywhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import torch
+from torch import Tensor
+
+from striate import nn
+from striate.acceleration import accelerate
+from striate.data import AnnotatedBatches, AnnotatedSet, Annotation, Detections, Identity, Normalization
+from striate.data.annotated_augmentation import AnnotatedAugmentation
+from striate.errors import RunError
+from striate.tasks.framing import Framed, TestBatches, holding
+from striate.tasks.heads import Parts
+from striate.tasks.objects import ObjectMeasures, ObjectRecorder
+from striate.tasks.pictures import Shown, evenly, write_pictures
+from striate.tasks.task import SAMPLES, Batches, Criterion, Goal, Loading, Outcome, Task
+from striate.tasks.writing import ObjectWriter
+
+#: In a run's folder: what the network finds on each held-out picture.
+DETECTIONS: Final = "detections.jsonl"
+#: Held-out pictures that a run keeps: some over the whole set, and those with the most mistakes.
+_EVEN: Final = 9
+_WORST: Final = 9
+
+
+@dataclass(frozen=True)
+class ObjectAssessment:
+    """What a network finds on a set of pictures, and how good that is."""
+
+    evaluation: ObjectMeasures
+    found: tuple[Detections, ...]
+    known: tuple[Identity, ...]
+
+    @property
+    def measures(self) -> dict[str, float]:
+        """What an epoch keeps; of a set without objects 0."""
+        main = self.evaluation.main
+        return {"AP": main.ap or 0.0, "AP50": main.ap50 or 0.0}
+
+
+@dataclass(frozen=True)
+class Detection(Task):
+    """Boxes with classes; the settings are those of :class:`striate.training.Recipe`."""
+
+    augment: str | None = None
+
+    name: ClassVar[str] = "detection"
+    holds: ClassVar[str] = "boxes"
+    goal: ClassVar[Goal] = Goal("AP", rising=True)
+    #: Gradients of a larger 2-norm are scaled down: a step on a batch of rare objects would undo many others.
+    clip_norm: ClassVar[float | None] = 10.0
+
+    def admit(self, images: Any) -> AnnotatedSet:
+        return holding(images, self.holds, self.name)
+
+    def outputs(self, classes: int) -> int:
+        return classes + 1
+
+    def normalization(self, images: AnnotatedSet, workers: int) -> Normalization:
+        """Values from 0 to 1: these networks normalise pixels themselves."""
+        return Normalization((0.0,) * images.channels, (1.0,) * images.channels)
+
+    def check(self, model: torch.nn.Module, classes: int, shape: tuple[int, int, int]) -> None:
+        with torch.inference_mode():
+            model.eval()([torch.zeros(shape)])
+
+    def fit(self, network: torch.nn.Module) -> str:
+        scales = any(isinstance(layer, nn.DetectionInput) for layer in network.modules())
+        return "own" if scales else "frame"
+
+    def parts(self, model: torch.nn.Module, classes: int) -> Parts:
+        backbone = getattr(model, "backbone", None)
+        if not isinstance(backbone, torch.nn.Module):
+            raise RunError("freeze, backbone_lr_factor", f"{type(model).__name__} has no backbone", "needed one")
+        own = {id(layer) for layer in backbone.modules()}
+        layers = [layer for layer in model.modules() if next(layer.parameters(recurse=False), None) is not None]
+        inside = tuple(layer for layer in layers if id(layer) in own)
+        return Parts(inside, tuple(layer for layer in layers if id(layer) not in own))
+
+    def accelerated(self, model: torch.nn.Module) -> None:
+        """The engine computes the convolutions. Losses and the choice of boxes depend on how many objects there are,
+        which differs from picture to picture; captured, they would be compiled again and again."""
+        for name in getattr(model, "dense", ("backbone",)):
+            accelerate(model.get_submodule(name), quiet=True)
+
+    def check_style(self, style: str) -> None:
+        AnnotatedAugmentation(style)
+
+    # ------------------------------------------------------------------ pictures and losses
+
+    def batches(self, images: AnnotatedSet, loading: Loading, *, style: str | None = None) -> Batches:
+        fit = None if loading.preprocessing.mode == "own" else loading.preprocessing.how
+        if style is None:
+            return TestBatches(images, loading.batch_size, fit, loading.device)
+        return AnnotatedBatches(
+            images,
+            loading.batch_size,
+            fit,
+            shuffle_seed=loading.seed,
+            device=loading.device,
+            augmentation=AnnotatedAugmentation(style, loading.seed),
+            part=loading.part,
+            workers=loading.workers,
+        )
+
+    def criterion(self, model: torch.nn.Module, images: AnnotatedSet) -> Criterion:
+        def criterion(network: torch.nn.Module, inputs: Any, targets: list[Annotation]) -> dict[str, Tensor]:
+            pictures: list[Tensor] = list(inputs)
+            losses: dict[str, Tensor] = network(pictures, [self.target(each, pictures[0].device) for each in targets])
+            total = torch.stack([loss.float() for loss in losses.values()]).sum()
+            each = {f"loss_{name.removeprefix('loss_')}": loss.detach().float() for name, loss in losses.items()}
+            return {"loss": total, **each}
+
+        return criterion
+
+    def target(self, truth: Annotation, device: torch.device) -> dict[str, Tensor]:
+        """An annotation as networks take it. Nothing is learnt from crowds."""
+        assert truth.crowd is not None
+        single = truth.select(~truth.crowd)
+        return {"boxes": single.boxes.to(device), "labels": (single.labels + 1).to(device)}
+
+    def nothing(self, inputs: Any, targets: Any) -> tuple[list[Tensor], list[Annotation]]:
+        size = (_BLANK, _BLANK)
+        channels = inputs.shape[1] if isinstance(inputs, Tensor) else 3
+        return [torch.zeros(channels, *size)], [Annotation(size, masks=torch.zeros(0, *size, dtype=torch.bool))]
+
+    def assess(
+        self,
+        model: torch.nn.Module,
+        batches: Batches,
+        each_batch: Callable[[], None] = lambda: None,
+        total: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    ) -> ObjectAssessment:
+        recorder = ObjectRecorder(batches.images.classes)
+        known = batches.images.identities()
+        kept: list[Detections] = []
+        training = model.training
+        model.eval()
+        with torch.inference_mode():
+            for inputs, framed in batches.epoch(0):
+                for each, found in zip(framed, self.detect(model, inputs, framed), strict=True):
+                    recorder.add(each.truth, found, known[len(kept)].name)
+                    kept.append(found)
+                each_batch()
+        model.train(training)
+        return ObjectAssessment(recorder.measures(), tuple(kept), known)
+
+    def detect(self, model: torch.nn.Module, inputs: Iterable[Tensor], framed: Sequence[Framed]) -> list[Detections]:
+        """What a network in evaluation mode finds, at the pictures' own sizes."""
+        pictures = list(inputs)
+        results: list[dict[str, Tensor]] = model(pictures)
+        return [
+            found if each.placement is None else each.placement.back(found)
+            for each, found in (
+                (each, self.detections(result, (picture.shape[-2], picture.shape[-1])))
+                for each, picture, result in zip(framed, pictures, results, strict=True)
+            )
+        ]
+
+    def detections(self, result: Mapping[str, Tensor], size: tuple[int, int]) -> Detections:
+        """A network's result for one picture of (H, W)."""
+        return Detections(
+            size,
+            result["boxes"].detach().float().cpu(),
+            result["labels"].cpu() - 1,
+            result["scores"].detach().float().cpu(),
+        )
+
+    # ------------------------------------------------------------------ what a run leaves
+
+    def finish(
+        self,
+        folder: Path,
+        images: AnnotatedSet,
+        tested: ObjectAssessment,
+        validated: ObjectAssessment | None,
+        keep: str,
+    ) -> Outcome:
+        names = [each.name for each in tested.known]
+        with ObjectWriter(folder / DETECTIONS, images.classes) as writer:
+            for name, found in zip(names, tested.found, strict=True):
+                writer.write(name, found)
+        measures = tested.evaluation
+        if keep == "none":
+            return Outcome(tested, measures, measures.to_dict())
+        even, worst = evenly(len(images), _EVEN), measures.worst(_WORST)
+        shown = {
+            index: Shown(*images.sample(index), tested.found[index], images.classes, names[index])
+            for index in {*even, *worst}
+        }
+        write_pictures(folder / SAMPLES, [shown[index] for index in even], copies=keep == "copies")
+        return Outcome(
+            tested,
+            measures,
+            measures.to_dict(),
+            tuple(shown[index] for index in even),
+            tuple(shown[index] for index in worst),
+        )
+
+    def evaluation(self, fields: Mapping[str, Any]) -> ObjectMeasures:
+        return ObjectMeasures.from_dict(fields)
+
+
+#: Pixels a side of a picture that doesn't count.
+_BLANK: Final = 64

@@ -1,0 +1,65 @@
+"""Annotated pictures of a run that are worth a look: which, and as files."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from PIL import Image
+from torch import Tensor
+
+from striate.data import Annotation, Detections
+from striate.files import write_json, write_whole
+
+INDEX: Final = "index.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A picture, what is known of it, and what a network says.
+
+    Args:
+        image: uint8 (C, H, W).
+        truth: what is known.
+        found: detections, or a class map, uint8 (H, W).
+        classes: their names.
+        name: of the picture.
+    """
+
+    image: Tensor
+    truth: Annotation
+    found: Detections | Tensor
+    classes: tuple[str, ...]
+    name: str
+
+
+def evenly(count: int, wanted: int) -> list[int]:
+    """At most so many numbers from 0 to ``count`` - 1, spread over all.
+
+    >>> evenly(10, 3), evenly(2, 3)
+    ([0, 3, 6], [0, 1])
+    """
+    chosen = min(count, wanted)
+    return [number * count // chosen for number in range(chosen)]
+
+
+def write_pictures(folder: Path, shown: list[Shown], *, copies: bool) -> None:
+    """Writes which pictures these are, and with ``copies`` each picture as PNG, as it is."""
+    folder.mkdir(exist_ok=True)
+    index = {}
+    for number, each in enumerate(shown, start=1):
+        file = f"{number:02}.png"
+        if copies:
+            write_whole(folder / file, png(each.image))
+        index[file if copies else each.name] = {"name": each.name, "copy": copies}
+    write_json(folder / INDEX, index)
+
+
+def png(image: Tensor) -> bytes:
+    """A picture, uint8 (C, H, W), as a PNG file."""
+    pixels = image.permute(1, 2, 0).contiguous().numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(buffer, format="PNG")
+    return buffer.getvalue()

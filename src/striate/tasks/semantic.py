@@ -1,0 +1,207 @@
+"""A class for each pixel: cross entropy, intersection over union, class maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from striate.data import IGNORED, AnnotatedBatches, AnnotatedSet, Annotation, Normalization
+from striate.data.annotated_augmentation import AnnotatedAugmentation
+from striate.tasks.framing import Framed, TestBatches, holding, normalization_of
+from striate.tasks.maps import MapMeasures, MapRecorder
+from striate.tasks.pictures import Shown, evenly, write_pictures
+from striate.tasks.task import SAMPLES, Batches, Criterion, Goal, Loading, Outcome, Task
+
+#: What an auxiliary head's loss counts (Zhao et al., "Pyramid scene parsing network", 2017, section 3.3, has 0.4;
+#: torchvision's segmentation networks are trained with 0.5).
+_AUXILIARY: Final = 0.5
+#: Held-out pictures that a run keeps: some over the whole set, and the worst.
+_EVEN: Final = 9
+_WORST: Final = 9
+
+
+@dataclass(frozen=True)
+class MapAssessment:
+    """What class each pixel of a set of pictures is taken for, and how good that is.
+
+    Args:
+        evaluation: the measures.
+        maps: of the pictures that are worth a look, by their place in the set, uint8 (H, W).
+    """
+
+    evaluation: MapMeasures
+    maps: Mapping[int, Tensor]
+
+    @property
+    def measures(self) -> dict[str, float]:
+        """What an epoch keeps; of a set without known pixels 0."""
+        return {"mIoU": self.evaluation.mean_iou or 0.0, "accuracy": self.evaluation.accuracy or 0.0}
+
+
+@dataclass(frozen=True)
+class Semantic(Task):
+    """A class for each pixel; the settings are those of :class:`striate.training.Recipe`."""
+
+    augment: str | None = None
+
+    name: ClassVar[str] = "semantic"
+    holds: ClassVar[str] = "map"
+    goal: ClassVar[Goal] = Goal("mIoU", rising=True)
+
+    def admit(self, images: Any) -> AnnotatedSet:
+        return holding(images, self.holds, self.name)
+
+    def normalization(self, images: AnnotatedSet, workers: int) -> Normalization:
+        return normalization_of(images)
+
+    def names(self, images: AnnotatedSet) -> tuple[str, ...]:
+        return images.map_classes
+
+    def outputs(self, classes: int) -> int:
+        return classes
+
+    def check(self, model: torch.nn.Module, classes: int, shape: tuple[int, int, int]) -> None:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, *shape))
+
+    def check_style(self, style: str) -> None:
+        AnnotatedAugmentation(style)
+
+    # ------------------------------------------------------------------ pictures and loss
+
+    def batches(self, images: AnnotatedSet, loading: Loading, *, style: str | None = None) -> Batches:
+        preprocessing = loading.preprocessing
+        if style is None:
+            return TestBatches(
+                images, loading.batch_size, preprocessing.how, loading.device, preprocessing.normalization
+            )
+        return AnnotatedBatches(
+            images,
+            loading.batch_size,
+            preprocessing.how,
+            shuffle_seed=loading.seed,
+            device=loading.device,
+            augmentation=AnnotatedAugmentation(style, loading.seed),
+            part=loading.part,
+            workers=loading.workers,
+            normalization=preprocessing.normalization,
+        )
+
+    def criterion(self, model: torch.nn.Module, images: AnnotatedSet) -> Criterion:
+        def criterion(network: torch.nn.Module, inputs: Tensor, targets: list[Annotation]) -> dict[str, Tensor]:
+            truth = _maps(targets).to(inputs.device)
+            outputs: Mapping[str, Tensor] = network(inputs)
+            with torch.autocast(inputs.device.type, enabled=False):
+                loss = map_loss(outputs["out"].float(), truth)
+                if "aux" in outputs:
+                    loss = loss + _AUXILIARY * map_loss(outputs["aux"].float(), truth)
+            right = (outputs["out"].detach().argmax(1) == truth).flatten(1).sum(1)
+            share = right / (truth != IGNORED).flatten(1).sum(1).clamp(min=1)
+            return {"loss": loss, "accuracy": share.float().mean()}
+
+        return criterion
+
+    def nothing(self, inputs: Any, targets: Any) -> tuple[Tensor, list[Annotation]]:
+        channels = inputs.shape[1] if isinstance(inputs, Tensor) else 3
+        empty = torch.full((_BLANK, _BLANK), IGNORED, dtype=torch.uint8)
+        return torch.zeros(1, channels, _BLANK, _BLANK), [Annotation((_BLANK, _BLANK), class_map=empty)]
+
+    def assess(
+        self,
+        model: torch.nn.Module,
+        batches: Batches,
+        each_batch: Callable[[], None] = lambda: None,
+        total: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    ) -> MapAssessment:
+        recorder = MapRecorder(batches.images.map_classes)
+        names = [each.name for each in batches.images.identities()]
+        kept: dict[int, Tensor] = {}
+        even = set(evenly(len(names), _EVEN))
+        training = model.training
+        model.eval()
+        with torch.inference_mode():
+            for inputs, framed in batches.epoch(0):
+                for each, found in zip(framed, self.maps(model, inputs, framed), strict=True):
+                    assert each.truth.class_map is not None
+                    place = len(recorder)
+                    recorder.add(each.truth.class_map, found, names[place])
+                    kept[place] = found
+                    _forget(kept, even, recorder)
+                each_batch()
+        model.train(training)
+        return MapAssessment(recorder.measures(), kept)
+
+    def maps(self, model: torch.nn.Module, inputs: Tensor, framed: Sequence[Framed]) -> list[Tensor]:
+        """The class of each pixel, uint8 (H, W) at the pictures' own sizes, by a network in evaluation mode."""
+        scores: Tensor = model(inputs)["out"].float().softmax(1).cpu()
+        return [
+            (part if each.placement is None else each.placement.back_maps(part)).argmax(0).to(torch.uint8)
+            for part, each in zip(scores, framed, strict=True)
+        ]
+
+    # ------------------------------------------------------------------ what a run leaves
+
+    def finish(
+        self, folder: Path, images: AnnotatedSet, tested: MapAssessment, validated: MapAssessment | None, keep: str
+    ) -> Outcome:
+        measures = tested.evaluation
+        if keep == "none":
+            return Outcome(tested, measures, measures.to_dict())
+        even = evenly(len(images), _EVEN)
+        worst = [index for index in measures.worst(_WORST) if index in tested.maps]
+        names = [each.name for each in images.identities()]
+        shown = {
+            index: Shown(*images.sample(index), tested.maps[index], images.map_classes, names[index])
+            for index in {*even, *worst}
+        }
+        write_pictures(folder / SAMPLES, [shown[index] for index in even], copies=keep == "copies")
+        return Outcome(
+            tested,
+            measures,
+            measures.to_dict(),
+            tuple(shown[index] for index in even),
+            tuple(shown[index] for index in worst),
+        )
+
+    def evaluation(self, fields: Mapping[str, Any]) -> MapMeasures:
+        return MapMeasures.from_dict(fields)
+
+
+def map_loss(scores: Tensor, truth: Tensor) -> Tensor:
+    """Cross entropy of class maps, the mean over the pictures of the mean over each one's known pixels.
+
+    Not the mean over all pixels of the batch: a picture's share would depend on how much of the others is known, and
+    on which process has which.
+
+    Args:
+        scores: float (N, K, H, W), logits.
+        truth: int64 (N, H, W), 255 where nothing is known; a picture of which nothing is known counts 0.
+    """
+    each = F.cross_entropy(scores, truth, ignore_index=IGNORED, reduction="none").flatten(1).sum(1)
+    return (each / (truth != IGNORED).flatten(1).sum(1).clamp(min=1)).mean()
+
+
+def _maps(targets: Sequence[Annotation]) -> Tensor:
+    maps = []
+    for each in targets:
+        assert each.class_map is not None
+        maps.append(each.class_map)
+    return torch.stack(maps).long()
+
+
+def _forget(kept: dict[int, Tensor], even: set[int], recorder: MapRecorder) -> None:
+    """Drops the best of the maps that aren't kept anyway, so that memory doesn't grow with the set."""
+    rest = [place for place in kept if place not in even]
+    if len(rest) > _WORST:
+        best = max(rest, key=lambda place: recorder.pictures[place].iou or 0.0)
+        del kept[best]
+
+
+#: Pixels a side of a picture that doesn't count.
+_BLANK: Final = 64
