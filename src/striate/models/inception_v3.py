@@ -178,8 +178,8 @@ class Auxiliary(torch.nn.Module):
 class InceptionV3(WithAuxiliary):
     """Five convolutions, eleven blocks of branches, the mean over all places and a linear layer.
 
-    Takes images of 75x75 pixels or more. Gives scores (N, K) in training and evaluation alike; :meth:`loss` adds those
-    of the auxiliary head.
+    Takes images of 75x75 pixels or more; in training with the auxiliary head, of 299x299 or more. Gives scores (N, K)
+    in training and evaluation alike; :meth:`loss` adds those of the auxiliary head.
 
     Args:
         num_classes: K.

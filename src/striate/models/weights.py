@@ -225,17 +225,27 @@ def _downloaded(source: str, names: Sequence[str]) -> str:
 
 
 def _head(model: torch.nn.Module, wrong: list[str], found: Mapping[str, Tensor]) -> tuple[str, int] | None:
-    """The name of the model's last linear layer and the classes that the file has there, if nothing else is wrong."""
-    linear = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)]
-    if not linear:
+    """The name of the model's last layer and the classes that the file has there, if nothing else is wrong.
+
+    Auxiliary heads, whose last layers have as many outputs, may differ with it.
+    """
+    layers = {name: layer for name, layer in model.named_modules() if _mixes_channels(layer)}
+    heads = {name.rpartition(".")[0] for name in wrong}
+    if not layers or not heads <= layers.keys() or (last := list(layers)[-1]) not in heads:
         return None
-    name, layer = linear[-1]
-    parts = {f"{name}.{part}": tensor for part, tensor in layer.named_parameters()}
+    parts = {f"{head}.{part}": tensor for head in heads for part, tensor in layers[head].named_parameters()}
     if set(wrong) != parts.keys() or not parts.keys() <= found.keys():
         return None
     if any(tensor.shape[1:] != found[part].shape[1:] for part, tensor in parts.items()):
         return None
-    return name, len(found[wrong[0]])
+    if any(len({len(tensors[part]) for part in parts}) != 1 for tensors in (parts, found)):
+        return None
+    return last, len(found[wrong[0]])
+
+
+def _mixes_channels(layer: torch.nn.Module) -> bool:
+    """Whether a layer may be a head: a linear one, or a 1x1 convolution."""
+    return isinstance(layer, torch.nn.Linear) or (isinstance(layer, torch.nn.Conv2d) and layer.kernel_size == (1, 1))
 
 
 def _other_channels(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
