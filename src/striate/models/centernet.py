@@ -139,8 +139,6 @@ class CenterNet(torch.nn.Module):
     learning_rate = 0.02
     dense = ("maps",)  #: what :func:`striate.accelerate` computes
     has_masks = False  #: whether it draws outlines
-    #: The parts that are convolutions alone, which an engine can compute.
-    dense = ("maps",)
     maps: torch.nn.Module
     mean: Tensor
     deviation: Tensor
