@@ -251,17 +251,30 @@ def network_of(model: str, size: str | None, max_pixels: int | None = None) -> N
     if model in known.names() or not Path(model).exists():
         shape = given or known.input_shape(model)
         network = known.create(model, in_channels=shape[0], small_input=known.has_small_form(model, shape[1:]))
+        network = _dense(network, model)
         if given is not None:
             check_size(network, model, given, known.input_shape(model)[1:])
         read = Reading(Fit(shape[1:]), shape[0], max_pixels or MAX_PIXELS)
         return Named(network, model, shape, read, lambda pixels: pixels / 255)
     run = Run.open(model)
-    settings, network, how = run.settings, run.model(), run.preprocessing
+    settings, how = run.settings, run.preprocessing
+    network = _dense(run.model(), settings.recipe.model)
     if given is not None:
         check_size(network, settings.recipe.model, given, settings.image_size)
         how = how.at(given[1:])
     shape = (how.channels, *how.image_size)
     return Named(network, settings.recipe.model, shape, how.reading(max_pixels or MAX_PIXELS), how.normalization)
+
+
+def _dense(network: torch.nn.Module, name: str) -> torch.nn.Module:
+    """A network, or of a detector the part that can be analysed, which is told."""
+    from striate.models.dense import dense_part
+
+    part = dense_part(network)
+    if part is None:
+        return network
+    say(f"{name}: of the layers that compute maps; what follows depends on what is on the picture")
+    return part
 
 
 def _channels_first(text: str) -> tuple[int, int, int]:

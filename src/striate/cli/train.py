@@ -287,6 +287,8 @@ def _next(run: Run) -> list[str]:
     folder = shlex.quote(str(run.path))
     copies = sorted((run.path / SAMPLES).glob("*.png"))
     image = shlex.quote(str(copies[0])) if copies else "PHOTO.jpg"
+    if run.task.name != "classification":
+        return [f"  {program()} predict {image} --model {folder} --out found"]
     return [f"  {program()} {what} {image} --model {folder}" for what in ("predict", "explain")]
 
 

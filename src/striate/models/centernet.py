@@ -178,6 +178,11 @@ class CenterNet(torch.nn.Module):
         heads["heat"][-1].bias.fill_(-math.log(1 / _PRIOR - 1))
         heads["box"][-1].bias[2:].fill_(math.log(4))
 
+    def dense_maps(self, batch: Tensor) -> dict[str, Tensor]:
+        """All maps of a batch (N, C, H, W), H and W multiples of the smallest map's stride."""
+        maps: dict[str, Tensor] = self.maps(batch)
+        return maps
+
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:

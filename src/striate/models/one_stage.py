@@ -78,6 +78,10 @@ class OneStageDetector(torch.nn.Module):
         #: (H, W) of a nominal image.
         self.input_size = transform.fixed_size or (transform.min_size[-1], transform.max_size)
 
+    def dense_maps(self, batch: Tensor) -> object:
+        """What the head says of all positions, of a batch (N, C, H, W) as it is."""
+        return self.head(list(self.backbone(batch).values()))
+
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[nn.Target] | None = None
     ) -> dict[str, Tensor] | list[nn.Target]:

@@ -174,6 +174,8 @@ class TwoStageDetector(torch.nn.Module):
     """
 
     stages = ("backbone.body", "backbone.fpn", "rpn", "roi_heads")
+    #: What :func:`striate.accelerate` computes: what follows depends on how many objects there are.
+    dense = ("backbone", "rpn.head")
     head_keys: tuple[str, ...] = ("roi_heads.box_predictor",)
 
     def __init__(
@@ -199,6 +201,11 @@ class TwoStageDetector(torch.nn.Module):
     def has_masks(self) -> bool:
         """Whether an object is found with its outline, and learnt with it."""
         return False
+
+    def dense_maps(self, batch: Tensor) -> object:
+        """What the proposals' head says of all positions, of a batch (N, C, H, W) as it is. What is done with each
+        proposal costs in proportion to how many there are, and isn't in it."""
+        return [self.rpn.head(level) for level in self.backbone(batch).values()]
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[nn.Target] | None = None

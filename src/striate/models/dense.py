@@ -1,0 +1,29 @@
+"""The part of a detector that depends on shapes alone.
+
+What a detector does after its convolutions depends on the picture: how many boxes pass, which overlap. Costs, receptive
+fields and equivariance are properties of what comes before, and are analysed there.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+
+def dense_part(model: torch.nn.Module) -> torch.nn.Module | None:
+    """The same layers under the same names, called with a batch (N, C, H, W), up to where results depend on values.
+
+    Args:
+        model: any network; detectors have a method ``dense_maps``, from a batch to maps.
+
+    Returns:
+        A network that shares the model's layers; None for a model that is all of that kind.
+    """
+    maps = getattr(type(model), "dense_maps", None)
+    if maps is None:
+        return None
+    part = copy.copy(model)
+    vars(part)["_whole"] = (model,)  # hooks of a copy look for the module that they were made for
+    part.__class__ = type(type(model).__name__, (type(model),), {"forward": maps})
+    return part
