@@ -1,7 +1,7 @@
 """``python -m benchmarks`` times the operations, ``steps`` whole networks, ``until`` whole processes to an accuracy,
 ``capture`` first calls, ``overhead`` the training loop, ``explanations`` class activation maps of a batch, ``norms``
 batch normalisation; ``mnist`` trains with several seeds, ``fine-tuning`` compares it with logistic regression on
-features.
+features; ``peers`` compares detectors and segmenters with torchvision's.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import typer
 
 from benchmarks import capture, explanations, fine_tuning, mnist, norms, operations, steps, training_overhead, until
+from benchmarks.agreement import command as peers
 
 app = typer.Typer(add_completion=False, help=__doc__)
 app.command("operations")(operations.main)
@@ -20,6 +21,7 @@ app.command("capture")(capture.main)
 app.command("until")(until.main)
 app.command("overhead")(training_overhead.main)
 app.command("fine-tuning")(fine_tuning.main)
+app.command("peers")(peers.main)
 
 
 @app.callback(invoke_without_command=True)

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import io
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from striate.data import IGNORED, Annotation, Detections, Fit, fit_annotated, place
+from striate.data import IGNORED, Annotation, Detections, Fit, fit_annotated, load_image, place
 from striate.data.annotated import object_map
 from striate.data.fitting import MODES
-from striate.data.moving import LEAST_SEEN, LEAST_SIDE, Placement, boxes_of, turned
+from striate.data.moving import LEAST_SEEN, LEAST_SIDE, Placement, boxes_of, upright
 
 
 def rectangles(size: tuple[int, int], count: int, seed: int) -> Annotation:
@@ -139,15 +141,26 @@ def test_a_cut_object_has_the_box_of_what_is_left_of_its_mask() -> None:
     assert move.annotation(without).boxes.tolist() == [[0, 0, 10, 5]]
 
 
-def test_turned_twice_is_the_same() -> None:
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_annotations_are_set_upright_as_pictures_are(orientation: int) -> None:
+    from PIL import Image
+
     truth = rectangles((6, 9), 3, 1)
-    picture, once = turned(picture_of(truth), truth)
-    assert once.masks is not None
-    assert once.size == (9, 6)
-    assert torch.equal(boxes_of(once.masks), once.boxes)
-    again, twice = turned(picture, once)
-    assert torch.equal(again, picture_of(truth))
-    assert torch.equal(twice.boxes, truth.boxes)
+    assert truth.class_map is not None
+    image = Image.fromarray(truth.class_map.numpy())
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    stored = io.BytesIO()
+    image.save(stored, "PNG", exif=exif)
+    stored.seek(0)
+    picture = load_image(stored)
+    turned = upright(truth, orientation)
+    assert turned.masks is not None
+    assert turned.class_map is not None
+    assert turned.size == tuple(picture.shape[1:])
+    assert torch.equal(turned.class_map, picture[0])
+    assert torch.equal(boxes_of(turned.masks), turned.boxes)
+    assert torch.equal(object_map(turned), picture[0])
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -51,20 +51,20 @@ def test_results_are_as_told(name: str, sizes: list[tuple[int, int]], channels: 
     for result, (height, width) in zip(found, sizes, strict=True):
         boxes, labels, scores = result["boxes"], result["labels"], result["scores"]
         count = len(boxes)
-        assert 0 < count <= model.detections
+        assert count <= model.detections
+        assert count or min(height, width) < 4
         assert boxes.shape == (count, 4)
         assert labels.shape == scores.shape == (count,)
         assert ((boxes[:, :2] >= 0) & (boxes[:, :2] < boxes[:, 2:])).all()
         assert (boxes[:, 2:] <= torch.tensor([width, height])).all()
         assert labels.dtype == torch.int64
-        assert 1 <= labels.min() <= labels.max() < num_classes
+        assert ((labels >= 1) & (labels < num_classes)).all()
         assert (scores.diff() <= 0).all()
-        assert scores.min() >= model.score_threshold
+        assert (scores >= model.score_threshold).all()
         assert ("masks" in result) == (name == "condinst_small")
         if "masks" in result:
             assert result["masks"].shape == (count, 1, height, width)
-            assert result["masks"].min() >= 0
-            assert result["masks"].max() <= 1
+            assert ((result["masks"] >= 0) & (result["masks"] <= 1)).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -107,12 +107,15 @@ def test_crowds_teach_nothing(name: str) -> None:
     maps = model.maps(model.batch([image]))
     maps = {part: tensor.detach().requires_grad_() for part, tensor in maps.items()}
     losses = model.losses(maps, model.objects([target]), [target])
-    sum(losses.values()).backward()  # type: ignore[union-attr]
+    sum(losses.values()).backward()
     for part in ("heat", "box"):
-        assert maps[part].grad[0, :, 9:15, 5:15].abs().sum() == 0, part  # type: ignore[index]
-        assert maps[part].grad[0, :, 3:6, 3:6].abs().sum() > 0, part  # type: ignore[index]
-    alone = model.losses(maps, model.objects([{n: t[:1] for n, t in target.items()}]), [target])
-    assert losses["box"] == alone["box"]
+        assert maps[part].grad[0, :, 9:15, 5:15].abs().sum() == 0, part
+        assert maps[part].grad[0, :, 3:6, 3:6].abs().sum() > 0, part
+    first = {part: tensor[:1] for part, tensor in target.items()}
+    alone = model.losses(maps, model.objects([first]), [first])
+    assert {part: loss.item() for part, loss in losses.items() if part != "heat"} == {
+        part: loss.item() for part, loss in alone.items() if part != "heat"
+    }
 
 
 WRONG = {
@@ -144,6 +147,7 @@ def test_what_is_missing_is_named() -> None:
         models.create("centernet_small", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_acceleration_changes_nothing(name: str) -> None:
     image, target = picture(64, 64, [[4, 4, 30, 30], [20, 36, 60, 60]])
@@ -164,8 +168,8 @@ def test_learns_four_pictures_by_heart(name: str) -> None:
     cases = [
         picture(64, 64, [[4, 4, 30, 24], [12, 36, 60, 60]]),
         picture(64, 64, [[20, 10, 40, 50], [36, 20, 60, 44]]),
-        picture(50, 60, [[1, 2, 13, 12]]),
-        picture(64, 40, []),
+        picture(64, 64, [[1, 2, 13, 12]]),
+        picture(64, 64, []),
     ]
     model: Any = models.create(name, 3)
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
@@ -174,15 +178,17 @@ def test_learns_four_pictures_by_heart(name: str) -> None:
         sum(model([image for image, _ in cases], [target for _, target in cases]).values()).backward()
         optimizer.step()
     model.eval()
-    for layer in model.modules():  # statistics of pictures that are half padding are not those of one
+    for layer in model.modules():  # the statistics of these four, as in training
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.track_running_stats = False
     with torch.no_grad():
-        found = model([image for image, _ in cases[:2]])
-    for result, (_, target) in zip(found, cases, strict=False):
+        found = model([image for image, _ in cases])
+    for result, (_, target) in zip(found, cases, strict=True):
         kept = result["scores"] > 0.3
         order = result["labels"][kept].argsort()
         assert result["labels"][kept][order].tolist() == target["labels"].tolist()
+        if not len(order):
+            continue
         assert (result["boxes"][kept][order] - target["boxes"]).abs().max() < 2
         if "masks" in result:
             mine, truth = result["masks"][kept][order][:, 0] > 0.5, target["masks"] > 0

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from striate.cli import pictures
 from striate.cli.app import Json, MaxPixels, SkipBroken, app, print_json, say, show
 from striate.errors import readable
-
-if TYPE_CHECKING:
-    from striate.training import Evaluation
 
 
 @app.command()
@@ -58,22 +55,22 @@ def evaluate(
     )
     for note in tested.notes:
         say(note)
-    measures = Measures.of(tested.scores)
+    outcome = opened.task.outcome(tested.images, tested.assessment)
     if out is not None:
-        pictures.report(out, tested, measures)
+        pictures.report(out, opened, tested, outcome)
     if as_json:
         notes = {"notes": list(tested.notes)} if tested.notes else {}
-        print_json({"path": run, **tested.evaluation.to_dict(), "measures": measures.to_dict(), **notes})
+        print_json({"path": run, **outcome.record, **notes})
         return
     print_evaluation(tested.evaluation, "images" if tested.changes is None else "held-out images")
-    show(tables.measured(measures))
+    if isinstance(outcome.measures, Measures):
+        show(tables.measured(outcome.measures))
     if out is not None:
         show(f"all of it is in {readable(out)}")
 
 
-def print_evaluation(evaluation: Evaluation, images: str = "held-out images") -> None:
-    """Accuracy and loss, and a row for each class."""
-    from striate.report import tables
+def print_evaluation(evaluation: Any, images: str = "held-out images") -> None:
+    """What was measured, of any task: a summary, and a row for each class."""
+    from striate.report import presenting
 
-    show(f"accuracy {evaluation.accuracy:.2%} on {evaluation.n:,} {images}, loss {evaluation.loss:.4f}")
-    show(tables.classes(evaluation))
+    show(*presenting.told(evaluation, images))

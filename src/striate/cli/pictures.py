@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from striate.tasks.scores import Measures, Scores
     from striate.tasks.task import Outcome
     from striate.training import Run
     from striate.training.assess import Tested
@@ -23,46 +23,52 @@ def save(run: Run) -> None:
 
     Of a run that has just ended all is at hand; of one whose pictures were never made its images are tested again.
     """
-    from striate.cli.cards import facts_of
     from striate.files import write_whole
-    from striate.report import card, evaluation, figures
+    from striate.report import figures, presenting
 
     outcome = run.outcome
     if outcome is None:
         if (run.path / CARD).exists():
             return
         outcome = _tested_again(run)
-    makers: dict[str, Callable[[], Figure]] = {
-        "curves": lambda: figures.curves(run.history, **_circumstances(run)),
-        "confusion": lambda: figures.confusion(run.evaluation),
-    }
+    makers = {"curves": lambda: _curves(run)}
     if outcome is not None:
-        if outcome.examples:
-            makers["predictions"] = lambda: figures.predictions(outcome.examples, run.classes)
-        if outcome.errors:
-            makers["errors"] = lambda: evaluation.errors(outcome.errors, [error.name for error in outcome.errors])
-        makers |= _judged(outcome.measures, outcome.tested.scores)
+        makers |= presenting.pictures(outcome, run.classes)
+    elif run.task.name == "classification":
+        makers["confusion"] = lambda: figures.confusion(run.evaluation)
     figures.save_each(run.path, makers)
     if outcome is not None:
-        write_whole(run.path / CARD, card.card(facts_of(run, outcome.measures)).encode())
+        write_whole(run.path / CARD, _card(run, outcome).encode())
 
 
 def _tested_again(run: Run) -> Outcome | None:
     """What a training has at its end, of a run that was opened; None if its images aren't there any more."""
     from striate.errors import DataError
-    from striate.tasks.samples import worst
-    from striate.tasks.scores import Measures
-    from striate.tasks.task import Outcome
     from striate.training.assess import assess_run
 
     try:
         tested = assess_run(run)
     except DataError:
         return None
-    shown = run.recipe.keep_images != "none"
-    errors = tuple(worst(tested.images, tested.scores)) if shown else ()
-    examples = tuple(run.examples()) if shown else ()
-    return Outcome(tested.assessment, Measures.of(tested.scores), {}, examples, errors)
+    outcome = run.task.outcome(tested.images, tested.assessment)
+    return outcome if run.recipe.keep_images != "none" else dataclasses.replace(outcome, examples=(), errors=())
+
+
+def _card(run: Run, outcome: Outcome) -> str:
+    from striate.cli.cards import facts_of
+    from striate.report import card, short_card
+
+    if run.task.name == "classification":
+        return card.card(facts_of(run, outcome.measures))
+    return short_card.short_card(run)
+
+
+def _curves(run: Run) -> Figure:
+    from striate.report import curves, figures
+
+    if run.task.name == "classification":
+        return figures.curves(run.history, **_circumstances(run))
+    return curves.measure_curves(run.history)
 
 
 def _circumstances(run: Run) -> dict[str, Any]:
@@ -81,33 +87,18 @@ def _circumstances(run: Run) -> dict[str, Any]:
     return {"smoothing": smoothing, "changed": changed}
 
 
-def report(folder: Path, tested: Tested, measures: Measures) -> None:
+def report(folder: Path, run: Run, tested: Tested, outcome: Outcome) -> None:
     """Writes predictions, measures and pictures of an evaluation into a folder, which is made."""
     from striate.files import write_json
-    from striate.report import evaluation, figures
-    from striate.tasks.predictions import PREDICTIONS, write_predictions
-    from striate.tasks.samples import worst
+    from striate.report import figures, presenting
     from striate.training.folder import EVALUATION
 
     folder.mkdir(parents=True, exist_ok=True)
-    write_predictions(folder / PREDICTIONS, tested.scores)
-    write_json(folder / EVALUATION, tested.evaluation.to_dict() | {"measures": measures.to_dict()})
-    errors = worst(tested.images, tested.scores)
+    run.task.write(folder, tested.images, tested.assessment)
+    write_json(folder / EVALUATION, outcome.record)
     called = "Images" if tested.changes is None else "Held-out images"
-    makers = {"confusion": lambda: figures.confusion(tested.evaluation, called)} | _judged(measures, tested.scores)
-    if errors:
-        makers["errors"] = lambda: evaluation.errors(errors, [error.name for error in errors])
-    figures.save_each(folder, makers)
-
-
-def _judged(measures: Measures, scores: Scores) -> dict[str, Callable[[], Figure]]:
-    from striate.report import evaluation
-
-    return {
-        "reliability": lambda: evaluation.reliability(measures.calibration, measures.scaled, measures.temperature),
-        "recall": lambda: evaluation.recalls(measures),
-        "rankings": lambda: evaluation.rankings(scores),
-    }
+    shown = dataclasses.replace(outcome, examples=())
+    figures.save_each(folder, presenting.pictures(shown, run.classes, called))
 
 
 __all__: Sequence[str] = ["report", "save"]

@@ -35,10 +35,21 @@ def predict(
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many classes to name for each image.")] = 3,
     threshold: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Name no class that is less likely than this.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Name nothing that is less sure than this [default: all; of objects, where F1 was best].",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the predictions to a .csv or .jsonl file.")
+        Path | None,
+        typer.Option(
+            metavar="FILE|FOLDER",
+            help="Write predictions to a .csv or .jsonl file; of objects and class maps, to a .jsonl file or as "
+            "pictures to a folder.",
+        ),
     ] = None,
     tta: Annotated[bool, typer.Option("--tta", help="Look at each image and at its mirror image.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
@@ -56,19 +67,25 @@ def predict(
       striate predict runs/first runs/first/samples/*.png
       striate predict photo.jpg --model runs/first --top 5 --json
       striate predict photos --model efficientnet_lite0 --out predictions.csv
+      striate predict photos --model runs/detector --out found
     """
     from striate import models
+    from striate.cli.finding import found_on
     from striate.data import MAX_PIXELS, image_files
+    from striate.training import Run
     from striate.training.environment import find_device
 
     source, given = (model, paths) if model is not None else _model_first(paths)
     if model is not None and _is_run(paths[0]):
         raise RunError("predict", f"got two networks, {readable(model)} and {readable(paths[0])}", "needed one")
-    network, preprocessing, classes = _network(source, weights)
     files, skipped = image_files(given)
     if out is not None:
         refuse_loss(out, files)
     where = find_device(device)
+    if _is_run(source) and (run := Run.open(source)).task.name != "classification":
+        found_on(run, files, where, threshold=threshold, out=out, max_pixels=max_pixels, as_json=as_json)
+        return
+    network, preprocessing, classes = _network(source, weights)
     found = models.rank(
         network.to(where).eval(),
         preprocessing,
@@ -80,7 +97,9 @@ def predict(
         batch_size=batch_size,
         max_pixels=max_pixels or MAX_PIXELS,
     )
-    failed = _tell(found, files, source, top=min(top, len(classes)), threshold=threshold, out=out, as_json=as_json)
+    failed = _tell(
+        found, files, source, top=min(top, len(classes)), threshold=threshold or 0.0, out=out, as_json=as_json
+    )
     if skipped:
         kinds = sorted({reason for _, reason in skipped})
         say(f"left out {len(skipped):,} file{'s' * (len(skipped) > 1)} of the folders: {', '.join(kinds[:5])}")

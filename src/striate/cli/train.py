@@ -14,7 +14,7 @@ from striate.cli import pictures
 from striate.cli.app import Json, app, draw, hush, print_json, program, show
 from striate.cli.evaluate import print_evaluation
 from striate.errors import readable
-from striate.training.recipe import AUGMENTS, OPTIMIZERS, PRECISIONS, SCHEDULES, WEIGHTINGS, Recipe
+from striate.training.recipe import AUGMENTS, CHANGES, OPTIMIZERS, PRECISIONS, SCHEDULES, WEIGHTINGS, Recipe
 
 if TYPE_CHECKING:
     from striate.training import Run
@@ -40,7 +40,12 @@ def train(
     context: typer.Context,
     model: Annotated[str | None, typer.Argument(help="One of `striate models`; with --resume, the run knows.")] = None,
     data: Annotated[
-        str | None, _option("data", "digits, idx:FOLDER (MNIST), cifar:FOLDER, folder:PATH or hf:PATH (parquet, Hub).")
+        str | None,
+        _option(
+            "data",
+            "Labelled images: digits, idx:FOLDER (MNIST), cifar:FOLDER, folder:PATH, hf:PATH (parquet, Hub). "
+            "Annotated ones: scenes, coco:FILE, voc:FOLDER, yolo:FOLDER, masks:FOLDER, labelme:FOLDER.",
+        ),
     ] = None,
     epochs: Annotated[int | None, _option("epochs", "Passes over the training images.")] = None,
     out: Annotated[str | None, _option("out", "The run's folder [default: runs/MODEL-DATA-N, a new one].")] = None,
@@ -138,7 +143,10 @@ def train(
         str | None,
         _option(
             "augment",
-            ", ".join(AUGMENTS) + " [default: none; resized-crop for weights that expect crops].",
+            ", ".join(AUGMENTS)
+            + "; of annotated pictures some of "
+            + ", ".join(CHANGES)
+            + " joined by + [default: none; resized-crop for weights that expect crops].",
             _AUGMENTING,
         ),
     ] = None,
@@ -202,6 +210,7 @@ def train(
       striate train lenet5 --data digits --epochs 20 --out runs/first
       striate train --resume --out runs/first
       striate train lenet5 --data idx:mnist --augment digits --epochs 15
+      striate train centernet_small --data scenes --augment flip+scale
       torchrun --nproc-per-node 2 -m striate train lenet5 --data idx:mnist --out runs/two
     """
     from striate.training import fit as train_by
@@ -232,8 +241,7 @@ def train(
     from striate.report import tables
 
     print_evaluation(run.evaluation)
-    examples = run.examples()
-    if examples:
+    if run.task.name == "classification" and (examples := run.examples()):
         show(tables.examples(examples[:_EXAMPLES]))
     there = {name: words for name, words in _FILES.items() if (run.path / name).exists()}
     show(Text(f"all of it is in {readable(run.path)}"), tables.described(there))
@@ -263,6 +271,10 @@ _FILES: Final = {
     "recall.png": "of each class's images the share that is recognised",
     "samples": "which images these are, and copies of them where they are kept",
     "augmented.png": "training images, each row followed by how they were changed",
+    "detections.jsonl": "what it finds on each held-out picture, a line each",
+    "maps": "class maps of some held-out pictures",
+    "curves-precision.png": "precision over recall",
+    "classes.png": "how well each class is found",
     "tensorboard": "the metrics, for `tensorboard --logdir`",
 }
 _EXAMPLES: Final = 6

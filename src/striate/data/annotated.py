@@ -46,8 +46,13 @@ class Fault:
     what: str
     thing: str = ""
 
+    @property
+    def told(self) -> str:
+        """The fault without the file."""
+        return f"{self.thing} {self.what}" if self.thing else self.what
+
     def __str__(self) -> str:
-        return f"{self.file}: {self.thing + ' ' if self.thing else ''}{self.what}"
+        return f"{self.file}: {self.told}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -149,6 +154,46 @@ def joined(sets: Sequence[AnnotatedSet]) -> AnnotatedSet:
         holds=frozenset.intersection(*(each.holds for each in sets)),
         faults=tuple(fault for each in sets for fault in each.faults),
     )
+
+
+def relabelled(images: AnnotatedSet, classes: tuple[str, ...]) -> AnnotatedSet:
+    """The same pictures with labels, or where there are only class maps their values, that index ``classes``.
+
+    Raises:
+        DataError: a class that isn't among them.
+    """
+    maps = images.holds == {"map"}
+    names = images.map_classes if maps else images.classes
+    if names == classes:
+        return images
+    if unknown := [name for name in names if name not in classes]:
+        raise DataError("classes", f"got {', '.join(unknown[:5])}", f"needed those of {', '.join(classes[:5])}, ...")
+    table = torch.tensor([classes.index(name) for name in names])
+    samples = _Relabelled(images.samples, table, maps)
+    if maps:
+        return replace(images, samples=samples, map_classes=classes)
+    return replace(images, samples=samples, classes=classes)
+
+
+@dataclass(frozen=True)
+class _Relabelled:
+    """Samples whose labels, or the values of their maps, are other numbers."""
+
+    whole: Samples
+    table: Tensor
+    maps: bool
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def sample(self, index: int, holds: frozenset[str]) -> Sample:
+        picture, truth = self.whole.sample(index, holds)
+        if not self.maps:
+            return picture, replace(truth, labels=self.table[truth.labels], class_map=None)
+        assert truth.class_map is not None
+        values = torch.full((IGNORED + 1,), IGNORED, dtype=torch.uint8)
+        values[: len(self.table)] = self.table.to(torch.uint8)
+        return picture, replace(truth, class_map=values[truth.class_map.long()])
 
 
 @dataclass(frozen=True)

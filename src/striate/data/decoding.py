@@ -145,19 +145,69 @@ def load_image(
     return Reading(None if image_size is None else Fit(image_size), channels, max_pixels)(path)
 
 
-def stores_grey(path: Encoded, max_pixels: int = MAX_PIXELS) -> bool:
-    """Whether an image file stores grey; only its header is read.
+@dataclass(frozen=True)
+class Header:
+    """What a picture's header tells.
+
+    Args:
+        size: (H, W) as it is stored, before it is set upright.
+        orientation: of EXIF, 1 to 8.
+        grey: whether it stores grey.
+    """
+
+    size: tuple[int, int]
+    orientation: int
+    grey: bool
+
+
+def header(path: Encoded, max_pixels: int = MAX_PIXELS) -> Header:
+    """What an image file's header tells; of pixels, what they are.
 
     Raises:
         DataError: as :func:`load_image`, for what the header tells.
     """
     if isinstance(path, torch.Tensor):
-        return len(path) == 1
+        return Header((path.shape[1], path.shape[2]), 1, len(path) == 1)
     try:
         with _open(path, max_pixels) as image:
-            return image.mode.startswith("I") or image.mode in _GREY
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            grey = image.mode.startswith("I") or image.mode in _GREY
+            return Header((image.height, image.width), orientation if orientation in _UPRIGHT else 1, grey)
     except _BROKEN as error:
         raise _unreadable(path, error) from error
+
+
+def stores_grey(path: Encoded, max_pixels: int = MAX_PIXELS) -> bool:
+    """Whether an image file stores grey; only its header is read.
+
+    Raises:
+        DataError: as :func:`header`.
+    """
+    return header(path, max_pixels).grey
+
+
+def indices(path: Path) -> NDArray[np.uint8]:
+    """The numbers in an image of class or object indices, uint8 (H, W): those of a palette, or grey values.
+
+    Raises:
+        DataError: a file that is missing or broken, of a format that changes values, in colour, with values over 255.
+    """
+    try:
+        with _open(path, MAX_PIXELS) as image:
+            if image.format in ("JPEG", "WEBP", "AVIF"):
+                raise DataError(readable(path), f"is a {image.format}, which changes values", "needed a PNG of indices")
+            if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
+                raise DataError(
+                    readable(path),
+                    f"is in colour ({image.mode})",
+                    "needed one number a pixel: a palette, or grey values",
+                )
+            values = np.asarray(image)
+    except _BROKEN as error:
+        raise _unreadable(path, error) from error
+    if values.dtype != np.uint8 and values.size and (values.min() < 0 or values.max() > 255):
+        raise DataError(readable(path), f"has the value {values.max()}", "needed 0 to 255")
+    return values.astype(np.uint8)
 
 
 def is_image(path: Path) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from striate.data.annotated import AnnotatedSet
 from striate.data.images import ImageSet
+from striate.data.recorded import Recorded
 from striate.data.streamed import Stored
 
 
@@ -21,6 +22,6 @@ class Found:
         notes: what was taken for what.
     """
 
-    parts: Mapping[str, ImageSet | Stored] | Mapping[str, AnnotatedSet]
+    parts: Mapping[str, ImageSet | Stored] | Mapping[str, AnnotatedSet] | Mapping[str, Recorded]
     skipped: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()

@@ -20,6 +20,9 @@ LEAST_SEEN: Final = 0.3
 #: A box that is narrower or lower than this in the frame, in pixels, is left out.
 LEAST_SIDE: Final = 1.0
 
+#: EXIF orientations of pictures whose rows are upright columns.
+_ON_ITS_SIDE: Final = (5, 6, 7, 8)
+
 #: Top, left, height, width, in pixels.
 Rectangle = tuple[int, int, int, int]
 
@@ -101,6 +104,8 @@ class Placement:
 
     def __call__(self, picture: Tensor, truth: Annotation) -> tuple[Tensor, Annotation]:
         """A picture and its annotation in the frame."""
+        if self == Placement(self.size, (0, 0, *self.size), (0, 0, *self.size), self.size):
+            return picture, truth
         return self.picture(picture), self.annotation(truth)
 
     def back(self, found: Detections) -> Detections:
@@ -191,16 +196,22 @@ def boxes_of(masks: Tensor) -> Tensor:
     return boxes
 
 
-def turned(picture: Tensor, truth: Annotation) -> tuple[Tensor, Annotation]:
+def upright(truth: Annotation, orientation: int) -> Annotation:
+    """The annotation of a picture as it is stored, for the picture set upright by its EXIF orientation, 1 to 8."""
+    mirrored, upended = orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8)
+    if orientation in _ON_ITS_SIDE:
+        truth = transposed(truth)
+    whole = (0, 0, *truth.size)
+    return Placement(truth.size, whole, whole, truth.size, mirrored, upended).annotation(truth, least_seen=0.0)
+
+
+def transposed(truth: Annotation) -> Annotation:
     """Rows and columns exchanged: a mirror about the diagonal."""
     x0, y0, x1, y1 = truth.boxes.unbind(1)
     masks = None if truth.masks is None else truth.masks.transpose(1, 2).contiguous()
     class_map = None if truth.class_map is None else truth.class_map.T.contiguous()
     size = (truth.size[1], truth.size[0])
-    boxes = torch.stack([y0, x0, y1, x1], 1)
-    return picture.transpose(1, 2).contiguous(), replace(
-        truth, size=size, boxes=boxes, masks=masks, class_map=class_map
-    )
+    return replace(truth, size=size, boxes=torch.stack([y0, x0, y1, x1], 1), masks=masks, class_map=class_map)
 
 
 def _cut(pixels: Tensor, rectangle: Rectangle) -> Tensor:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +28,7 @@ from striate.data.annotation import IGNORED, Annotation
 from striate.data.digits import read_digits
 from striate.data.found import Found
 from striate.data.images import Identity, digest
+from striate.data.moving import boxes_of
 from striate.errors import DataError
 
 #: Of the drawing: scenes of another version are other pictures.
@@ -35,6 +36,8 @@ VERSION: Final = 1
 #: Scenes of each part, unless others are asked for. An epoch of them takes a small network half a minute on two cores;
 #: 300 of them have some 1,300 digits, which puts the standard error of a share of digits at about a point.
 TRAIN, TEST = 2000, 300
+#: Bytes of scenes that stay in memory once they are drawn: 10,000 of 128x128.
+KEPT: Final = 1 << 30
 USAGE: Final = "scenes[:SIZE[,TRAIN[,TEST]][,crowd][,ignore][,seed=N]]"
 #: Sides of a digit's square, pixels, in a scene of 128x128; they grow with the root of the scene's area.
 _SIDES: Final = (18, 48)
@@ -92,20 +95,70 @@ class Scenes:
         look: what they look like.
         part: ``"train"`` or ``"test"``: which digits and which parts of the photographs.
         count: how many scenes.
+        drawn: those that have been drawn already, as long as they take no more than :data:`KEPT` bytes.
     """
 
     look: Look
     part: str
     count: int
+    drawn: dict[int, Drawn] = field(default_factory=dict, compare=False, repr=False)
 
     def __len__(self) -> int:
         return self.count
 
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "drawn": {}}  # another process draws its own sooner than it is sent them
+
     def sample(self, index: int, holds: frozenset[str] = frozenset(PARTS)) -> Sample:
-        random = np.random.default_rng(
-            np.random.SeedSequence(self.look.seed, spawn_key=(VERSION, int(self.part == "test"), index))
+        drawn = self.drawn.get(index)
+        if drawn is None:
+            key = (VERSION, int(self.part == "test"), index)
+            random = np.random.default_rng(np.random.SeedSequence(self.look.seed, spawn_key=key))
+            drawn = _Drawing(self.look, self.part, random).finished()
+            if (len(self.drawn) + 1) * drawn.bytes <= KEPT:
+                self.drawn[index] = drawn
+        return drawn.sample(holds)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A scene, kept small.
+
+    Args:
+        picture: uint8 (H, W, 3).
+        owner: int16 (H, W), the number of the object that is seen at a pixel; -1 for the ground, -2 where nothing is
+            known.
+        labels: of the objects.
+        crowd: whether they are crowds.
+    """
+
+    picture: _Pixels
+    owner: NDArray[np.int16]
+    labels: tuple[int, ...]
+    crowd: tuple[bool, ...]
+
+    @property
+    def bytes(self) -> int:
+        return self.picture.nbytes + self.owner.nbytes
+
+    def sample(self, holds: frozenset[str]) -> Sample:
+        owner = torch.from_numpy(self.owner)
+        masks = owner == torch.arange(len(self.labels))[:, None, None]
+        values = [IGNORED if crowd else label + 1 for label, crowd in zip(self.labels, self.crowd, strict=True)]
+        class_map = torch.tensor([*values, IGNORED, 0], dtype=torch.uint8)[owner.long()] if "map" in holds else None
+        truth = Annotation(
+            self.size,
+            boxes_of(masks),
+            torch.tensor(self.labels, dtype=torch.int64),
+            torch.tensor(self.crowd, dtype=torch.bool),
+            masks if "masks" in holds else None,
+            class_map,
         )
-        return _Drawing(self.look, self.part, random).finished()
+        return torch.from_numpy(self.picture).permute(2, 0, 1).contiguous(), truth
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.owner.shape[0], self.owner.shape[1]
 
 
 def scenes(look: Look, part: str, count: int) -> AnnotatedSet:
@@ -165,7 +218,7 @@ class _Drawing:
         self.unknown = np.zeros(look.size, dtype=bool)
         self.scale = math.sqrt(math.prod(look.size)) / 128
 
-    def finished(self) -> Sample:
+    def finished(self) -> Drawn:
         low, high = self.look.objects
         if self.random.random() < self.look.ignored:
             self._draw_unknown()
@@ -173,20 +226,9 @@ class _Drawing:
             self._draw_crowd()
         for _ in range(int(self.random.integers(low, high + 1))):
             self._draw_digit()
-        masks = self.owner[None] == np.arange(len(self.labels))[:, None, None]
-        values = [IGNORED if crowd else label + 1 for label, crowd in zip(self.labels, self.crowd, strict=True)]
-        class_map = np.array([*values, 0], dtype=np.uint8)[self.owner]  # the last one is that of owner -1, the ground
-        class_map[self.unknown & (self.owner < 0)] = IGNORED
-        truth = Annotation(
-            self.look.size,
-            _boxes(masks),
-            torch.tensor(self.labels, dtype=torch.int64),
-            torch.tensor(self.crowd, dtype=torch.bool),
-            torch.from_numpy(masks),
-            torch.from_numpy(class_map),
-        )
+        self.owner[self.unknown & (self.owner < 0)] = -2
         picture = self.picture.round().clip(0, 255).astype(np.uint8)
-        return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))), truth
+        return Drawn(picture, self.owner.astype(np.int16), tuple(self.labels), tuple(self.crowd))
 
     def _ground(self) -> _Floats:
         """Part of a photograph, mirrored or not, lighter or darker; or one colour with a little noise."""
@@ -326,14 +368,6 @@ class _Drawing:
         seen = cover >= 0.5
         self.owner[place][seen] = number
         self.whole[number] = int(seen.sum())
-
-
-def _boxes(masks: NDArray[np.bool_]) -> torch.Tensor:
-    boxes = torch.zeros(len(masks), 4)
-    for number, mask in enumerate(masks):
-        rows, columns = (np.nonzero(mask.any(axis=axis))[0] for axis in (1, 0))
-        boxes[number] = torch.tensor([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-    return boxes
 
 
 def _sampled(glyph: _Floats, y: _Floats, x: _Floats) -> _Floats:

@@ -12,6 +12,7 @@ import torch
 
 from striate.data.annotated import PARTS, AnnotatedSet
 from striate.data.cifar import read_cifar_folder
+from striate.data.coco import read_coco
 from striate.data.decoding import MAX_PIXELS, Reading
 from striate.data.digits import read_digits
 from striate.data.fitting import Fit, Size, as_channels
@@ -20,9 +21,14 @@ from striate.data.found import Found
 from striate.data.hub import read_hub
 from striate.data.idx import read_idx_folder
 from striate.data.images import Identity, ImageSet, SetT, Split, expanded
+from striate.data.labelme import read_labelme
+from striate.data.masks import read_masks
+from striate.data.recorded import Recorded, look_through, summary
 from striate.data.scenes import USAGE as SCENES
 from striate.data.scenes import read_scenes
 from striate.data.streamed import Joined, LabelledImages, Stored, Wanted, decoded, fitting
+from striate.data.voc import read_voc
+from striate.data.yolo import read_yolo
 from striate.errors import DataError
 
 
@@ -72,6 +78,7 @@ class Collection(Generic[SetT]):
     def tested(self) -> tuple[SetT, tuple[str, ...]]:
         """What to test a network on, if it never learnt from this source: all images, but where the source has a test
         set of its own that one (or else its validation set); and what to tell of that."""
+        refuse_faults(self)
         if "" in self.parts:
             return self.parts[""], self.notes
         part = next(name for name in ("test", "val", "train") if name in self.parts)
@@ -150,7 +157,7 @@ def gather(source: str, wanted: Wanted) -> Collection[Any]:
     """
     found = kind_of(source).find(source.partition(":")[2])
     parts: Mapping[str, LabelledImages | AnnotatedSet]
-    parts, skipped = _decoded(found.parts, wanted)
+    parts, skipped = _decoded(found.parts, wanted, source)
     return Collection(source, parts, found.skipped + skipped, found.notes)
 
 
@@ -171,6 +178,7 @@ def divide(
     Raises:
         DataError: a source without images to learn from; as :func:`split`.
     """
+    refuse_faults(collection)
     parts, notes = dict(collection.parts), list(collection.notes)
     if not 0 <= val_fraction < 1:
         raise DataError("validation fraction", f"got {val_fraction}", "needed 0 or more, and less than 1")
@@ -194,12 +202,20 @@ def divide(
     return Split(train, test, collection.source, val, collection.skipped, tuple(notes))
 
 
+def refuse_faults(collection: Collection[Any]) -> None:
+    """Raises a DataError that sums up the faults of annotations, if there are some."""
+    if found := [fault for each in collection.parts.values() for fault in getattr(each, "faults", ())]:
+        raise summary(found, collection.source)
+
+
 def _decoded(
-    parts: Mapping[str, ImageSet | Stored | AnnotatedSet], wanted: Wanted
+    parts: Mapping[str, ImageSet | Stored | AnnotatedSet | Recorded], wanted: Wanted, source: str
 ) -> tuple[Mapping[str, LabelledImages | AnnotatedSet], tuple[tuple[str, str], ...]]:
     """All parts as sets of one number of channels and, where images have one label each, one size."""
     if annotated := {part: each for part, each in parts.items() if isinstance(each, AnnotatedSet)}:
         return annotated, ()
+    if recorded := {part: each for part, each in parts.items() if isinstance(each, Recorded)}:
+        return look_through(recorded, wanted, source)
     stored = {part: each for part, each in parts.items() if isinstance(each, Stored)}
     if not stored:
         kept = {part: each for part, each in parts.items() if isinstance(each, ImageSet)}
@@ -304,6 +320,41 @@ SOURCES: dict[str, Source] = {
         example="hf:data/pets.parquet",
         description="Hugging Face data sets: parquet files, or OWNER/NAME on the Hub; a split after a colon",
         find=lambda path: Found(read_hub(path)),
+    ),
+    "coco": Source(
+        usage="coco:FILE[,IMAGES]",
+        example="coco:data/instances_train2017.json,data/train2017",
+        description="boxes and outlines in COCO's JSON; a folder of them with train and val",
+        find=lambda path: Found(read_coco(path)),
+        holds=frozenset(PARTS),
+    ),
+    "voc": Source(
+        usage="voc:FOLDER[,LISTS]",
+        example="voc:data/VOC2012,Segmentation",
+        description="Pascal VOC: a file of boxes for each picture; with the lists Segmentation masks and class maps",
+        find=read_voc,
+        holds=frozenset(PARTS),
+    ),
+    "yolo": Source(
+        usage="yolo:FOLDER",
+        example="yolo:data/pets",
+        description="text files of boxes or polygons beside images/, names in data.yaml",
+        find=read_yolo,
+        holds=frozenset(PARTS),
+    ),
+    "labelme": Source(
+        usage="labelme:FOLDER",
+        example="labelme:data/cells",
+        description="a JSON file for each picture, as the program labelme writes it",
+        find=read_labelme,
+        holds=frozenset(PARTS),
+    ),
+    "masks": Source(
+        usage="masks:FOLDER",
+        example="masks:data/roads",
+        description="class maps: a PNG of class numbers for each picture, names in classes.txt",
+        find=read_masks,
+        holds=frozenset({"map"}),
     ),
     "scenes": Source(
         usage=SCENES,

@@ -237,7 +237,7 @@ def _look(stored: Stored, reading: Reading, *, keep: bool) -> list[_Looked]:
     def look(place: int) -> _Looked:
         try:
             encoded = stored.encoded[place]
-            content, opened = _content(encoded)
+            content, opened = content_of(encoded)
             picture = reading(opened)
             opened.seek(0)
             channels = reading.channels or (1 if stores_grey(opened, reading.max_pixels) else 3)
@@ -273,7 +273,7 @@ def opened(content: bytes, name: str) -> io.BytesIO:
     return _Named(content, name)
 
 
-def _content(encoded: Encoded) -> tuple[bytes, io.BytesIO]:
+def content_of(encoded: Encoded) -> tuple[bytes, io.BytesIO]:
     """The bytes of an encoded image, and the same as an open file."""
     if isinstance(encoded, str | Path):
         if Path(encoded).exists() and not Path(encoded).is_file():

@@ -36,17 +36,9 @@ FAMILIES: Final = (
         "AlexNet: the network of 2012 on two GPUs, and its form in one tower of 2014.",
         {
             "alexnet": "AlexNet in one tower (2014); 61,100,840 parameters, 224x224 images.",
-            "alexnet_2012": "AlexNet as in 2012: two groups, local response normalisation; "
-            "60,965,224 parameters, 224x224 images.",
+            "alexnet_2012": "AlexNet as in 2012: two groups, local response normalisation; 60,965,224 "
+            "parameters, 224x224 images.",
         },
-    ),
-    Family(
-        "centernet",
-        "CenterNet in small: objects as peaks of heat maps, for small pictures and computers without a GPU.",
-        {
-            "centernet_small": "CenterNet in small, boxes without NMS; 2,404,350 parameters, 128x128 images.",
-        },
-        "detection",
     ),
     Family(
         "coatnet",
@@ -54,14 +46,6 @@ FAMILIES: Final = (
         {
             "coatnet_0": "CoAtNet-0; 24,446,228 parameters, 224x224 images.",
         },
-    ),
-    Family(
-        "condinst",
-        "CondInst in small: masks by filters that each object's own place gives, on CenterNet's trunk.",
-        {
-            "condinst_small": "CondInst in small, masks without NMS; 2,473,607 parameters, 128x128 images.",
-        },
-        "instance",
     ),
     Family(
         "convnext",
@@ -99,38 +83,37 @@ FAMILIES: Final = (
         },
     ),
     Family(
-        "faster_rcnn",
-        "Faster R-CNN on feature pyramids: boxes with classes, from proposals that the same network makes.",
+        "efficientnet_v2",
+        "EfficientNetV2: EfficientNet whose first stages are ordinary convolutions, which train faster.",
         {
-            "fasterrcnn_resnet50_fpn": "Faster R-CNN on ResNet-50; 41,755,286 parameters, 800x1333 images.",
-            "fasterrcnn_resnet50_fpn_v2": "Faster R-CNN on ResNet-50, deeper heads; "
-            "43,712,278 parameters, 800x1333 images.",
-            "fasterrcnn_mobilenet_v3_large_fpn": "Faster R-CNN on MobileNetV3-Large; "
-            "19,386,354 parameters, 800x1333 images.",
-            "fasterrcnn_mobilenet_v3_large_320_fpn": "Faster R-CNN on MobileNetV3-Large; "
-            "19,386,354 parameters, 320x640 images.",
+            "efficientnet_v2_s": "EfficientNetV2-S; 21,458,488 parameters, 384x384 images.",
+            "efficientnet_v2_m": "EfficientNetV2-M; 54,139,356 parameters, 480x480 images.",
+            "efficientnet_v2_l": "EfficientNetV2-L; 118,515,272 parameters, 480x480 images.",
         },
-        "detection",
+    ),
+    Family(
+        "googlenet",
+        "GoogLeNet: blocks of convolutions of several sizes side by side, with auxiliary classifiers in training.",
+        {
+            "googlenet": "GoogLeNet, with its auxiliary heads; 13,004,888 parameters, 224x224 images.",
+        },
+    ),
+    Family(
+        "inception_v3",
+        "Inception v3: large windows factorised into small and into one-dimensional ones.",
+        {
+            "inception_v3": "Inception v3, with its auxiliary head; 27,161,264 parameters, 299x299 images.",
+        },
     ),
     Family(
         "lenet",
         "LeNet-5, as usually written today and as it was in 1998.",
         {
-            "lenet5": "LeNet-5 as usually written: full C3, max pooling, ReLU, a linear output; "
-            "61,706 parameters, 28x28 images.",
-            "lenet5_1998": "LeNet-5 as in 1998: connection table, trainable subsampling, RBF output; "
-            "60,000 parameters, 32x32 images.",
+            "lenet5": "LeNet-5 as usually written: full C3, max pooling, ReLU, a linear output; 61,706 "
+            "parameters, 28x28 images.",
+            "lenet5_1998": "LeNet-5 as in 1998: connection table, trainable subsampling, RBF output; 60,000 "
+            "parameters, 32x32 images.",
         },
-    ),
-    Family(
-        "mask_rcnn",
-        "Mask R-CNN on feature pyramids: Faster R-CNN that also draws the mask of each object.",
-        {
-            "maskrcnn_resnet50_fpn": "Mask R-CNN on ResNet-50; 44,401,393 parameters, 800x1333 images.",
-            "maskrcnn_resnet50_fpn_v2": "Mask R-CNN on ResNet-50, deeper heads; "
-            "46,359,409 parameters, 800x1333 images.",
-        },
-        "instance",
     ),
     Family(
         "mobilenet_v1",
@@ -229,8 +212,8 @@ FAMILIES: Final = (
         "simple_cnn",
         "The two-convolution network of the classical MNIST exercise.",
         {
-            "simple_cnn": "Two 3x3 convolutions with ReLU and 2x2 max pooling, 32 and 64 channels; "
-            "50,186 parameters, 28x28 images.",
+            "simple_cnn": "Two 3x3 convolutions with ReLU and 2x2 max pooling, 32 and 64 channels; 50,186 "
+            "parameters, 28x28 images.",
         },
     ),
     Family(
@@ -239,6 +222,15 @@ FAMILIES: Final = (
         {
             "squeezenet1_0": "SqueezeNet 1.0; 1,248,424 parameters, 224x224 images.",
             "squeezenet1_1": "SqueezeNet 1.1; 1,235,496 parameters, 224x224 images.",
+        },
+    ),
+    Family(
+        "swin",
+        "Swin: a transformer with a pyramid of maps, and attention within windows that shift from block to block.",
+        {
+            "swin_t": "Swin-T; 28,288,354 parameters, 224x224 images.",
+            "swin_s": "Swin-S; 49,606,258 parameters, 224x224 images.",
+            "swin_b": "Swin-B; 87,768,224 parameters, 224x224 images.",
         },
     ),
     Family(
@@ -266,6 +258,116 @@ FAMILIES: Final = (
             "vit_s_32": "ViT-S/32; 22,878,952 parameters, 224x224 images.",
             "vit_b_32": "ViT-B/32; 88,224,232 parameters, 224x224 images.",
         },
+    ),
+    Family(
+        "centernet",
+        "CenterNet in small: objects as peaks of heat maps, for small pictures and computers without a GPU.",
+        {
+            "centernet_small": "CenterNet in small, boxes without NMS; 2,404,350 parameters, 128x128 images.",
+        },
+        task="detection",
+    ),
+    Family(
+        "faster_rcnn",
+        "Faster R-CNN on feature pyramids: boxes with classes, from proposals that the same network makes.",
+        {
+            "fasterrcnn_resnet50_fpn": "Faster R-CNN on ResNet-50; 41,755,286 parameters, 800x1333 images.",
+            "fasterrcnn_resnet50_fpn_v2": "Faster R-CNN on ResNet-50, deeper heads; 43,712,278 parameters, "
+            "800x1333 images.",
+            "fasterrcnn_mobilenet_v3_large_fpn": "Faster R-CNN on MobileNetV3-Large; 19,386,354 parameters, "
+            "800x1333 images.",
+            "fasterrcnn_mobilenet_v3_large_320_fpn": "Faster R-CNN on MobileNetV3-Large; 19,386,354 "
+            "parameters, 320x640 images.",
+        },
+        task="detection",
+    ),
+    Family(
+        "fcos",
+        "FCOS: no anchors. Each position says how far it is from the four sides of the object that it lies in.",
+        {
+            "fcos_resnet50_fpn": "FCOS on ResNet-50; 32,269,600 parameters, 800x1333 images.",
+        },
+        task="detection",
+    ),
+    Family(
+        "retinanet",
+        "RetinaNet: anchors on all levels of a feature pyramid, and a loss that doesn't drown in easy background.",
+        {
+            "retinanet_resnet50_fpn": "RetinaNet on ResNet-50; 34,014,999 parameters, 800x1333 images.",
+            "retinanet_resnet50_fpn_v2": "RetinaNet on ResNet-50, normalised heads; 38,198,935 parameters, "
+            "800x1333 images.",
+        },
+        task="detection",
+    ),
+    Family(
+        "ssd",
+        "SSD: boxes and classes from feature maps of several sizes, in one pass over a picture of fixed size.",
+        {
+            "ssd300_vgg16": "SSD on VGG-16; 35,641,826 parameters, 300x300 images.",
+        },
+        task="detection",
+    ),
+    Family(
+        "ssdlite",
+        "SSDlite: SSD whose predictors and extra layers are depthwise separable, over MobileNetV3.",
+        {
+            "ssdlite320_mobilenet_v3_large": "SSDlite on MobileNetV3-Large; 3,440,060 parameters, 320x320 images.",
+        },
+        task="detection",
+    ),
+    Family(
+        "condinst",
+        "CondInst in small: masks by filters that each object's own place gives, on CenterNet's trunk.",
+        {
+            "condinst_small": "CondInst in small, masks without NMS; 2,473,607 parameters, 128x128 images.",
+        },
+        task="instance",
+    ),
+    Family(
+        "mask_rcnn",
+        "Mask R-CNN on feature pyramids: Faster R-CNN that also draws the mask of each object.",
+        {
+            "maskrcnn_resnet50_fpn": "Mask R-CNN on ResNet-50; 44,401,393 parameters, 800x1333 images.",
+            "maskrcnn_resnet50_fpn_v2": "Mask R-CNN on ResNet-50, deeper heads; 46,359,409 parameters, "
+            "800x1333 images.",
+        },
+        task="instance",
+    ),
+    Family(
+        "deeplab",
+        "DeepLabv3: what surrounds a position, at several scales, by parallel dilated convolutions.",
+        {
+            "deeplabv3_resnet50": "DeepLabv3 on ResNet-50, stride 8; 42,004,074 parameters, 520x520 images.",
+            "deeplabv3_resnet101": "DeepLabv3 on ResNet-101, stride 8; 60,996,202 parameters, 520x520 images.",
+            "deeplabv3_mobilenet_v3_large": "DeepLabv3 on MobileNetV3, stride 16; 11,029,328 parameters, "
+            "520x520 images.",
+        },
+        task="semantic",
+    ),
+    Family(
+        "fcn",
+        "Fully convolutional networks: a classifier's maps, scored at every position and grown to the image.",
+        {
+            "fcn_resnet50": "FCN on ResNet-50, stride 8; 35,322,218 parameters, 520x520 images.",
+            "fcn_resnet101": "FCN on ResNet-101, stride 8; 54,314,346 parameters, 520x520 images.",
+        },
+        task="semantic",
+    ),
+    Family(
+        "lraspp",
+        "LR-ASPP: a light head; the mean over the image gates its channels, and fine maps add their scores.",
+        {
+            "lraspp_mobilenet_v3_large": "LR-ASPP on MobileNetV3, stride 16; 3,221,538 parameters, 520x520 images.",
+        },
+        task="semantic",
+    ),
+    Family(
+        "unet",
+        "U-Net: a path that contracts for what is there, one that expands for where, and shortcuts between.",
+        {
+            "unet": "U-Net, 32 channels, 4 levels; 7,241,461 parameters, 128x128 images.",
+        },
+        task="semantic",
     ),
 )
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from striate import nn
+from striate import nn, ops
 from striate.errors import ModelError
 from striate.models import centers
 from striate.models.initialisation import kaiming_fan_out
@@ -138,6 +138,8 @@ class CenterNet(torch.nn.Module):
     #: For SGD, and for AdamW.
     learning_rate = 0.02
     has_masks = False  #: whether it draws outlines
+    #: The parts that are convolutions alone, which an engine can compute.
+    dense = ("maps",)
     maps: torch.nn.Module
     mean: Tensor
     deviation: Tensor
@@ -170,7 +172,8 @@ class CenterNet(torch.nn.Module):
     @torch.no_grad()
     def _start(self) -> None:
         """Small last layers, a low heat everywhere, boxes of four places a side."""
-        heads: Any = self.maps.heads.heads
+        maps: Any = self.maps
+        heads = maps.heads.heads
         for head in heads.values():
             head[-1].weight.normal_(0, 0.01)
         heads["heat"][-1].bias.fill_(-math.log(1 / _PRIOR - 1))
@@ -224,21 +227,30 @@ class CenterNet(torch.nn.Module):
             "box": _BOX_WEIGHT * centers.box_loss(maps["box"], counted, gaussian, STRIDE) / count,
         }
 
+    def candidates(self, maps: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The D objects of each picture that are surest, however unsure: shapes follow from those of the maps alone.
+
+        Returns:
+            Boxes (N, D, 4), xyxy, pixels, not cut to the picture; labels (N, D), from 1; scores (N, D); the places on
+            the maps that say so (N, D, 2), column and row.
+        """
+        logits, classes, places = centers.peaks(maps["heat"], self.detections)
+        boxes = centers.boxes_of(centers.at_places(maps["box"], places), places, STRIDE)
+        return boxes, classes + 1, logits.sigmoid(), places
+
     def detect(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         """What is found in each picture. Those whose padded sizes are the same go through the network together."""
         found: dict[int, dict[str, Tensor]] = {}
         for indices in _alike(images):
             maps = self.maps(self.batch([images[index] for index in indices]))
-            logits, classes, places = centers.peaks(maps["heat"], self.detections)
-            scores = logits.sigmoid()
-            boxes = centers.boxes_of(centers.at_places(maps["box"], places), places, STRIDE)
+            boxes, labels, scores, places = self.candidates(maps)
             for row, index in enumerate(indices):
                 height, width = images[index].shape[1:]
-                within = boxes[row].clamp_min(0).minimum(boxes.new_tensor([width, height, width, height]))
+                within = ops.clip_boxes(boxes[row], (height, width))
                 kept = (scores[row] >= self.score_threshold) & (within[:, :2] < within[:, 2:]).all(1)
                 found[index] = {
                     "boxes": within[kept],
-                    "labels": classes[row, kept] + 1,
+                    "labels": labels[row, kept],
                     "scores": scores[row, kept],
                     **self.outlines(maps, row, places[row, kept], boxes[row, kept], (height, width)),
                 }

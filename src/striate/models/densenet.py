@@ -106,9 +106,9 @@ class DenseNet(torch.nn.Module):
         super().__init__()
         self.input_size = (32, 32) if small_input else (224, 224)
         channels = variant.stem
-        kernel = {"kernel_size": 3, "padding": 1} if small_input else {"kernel_size": 7, "stride": 2, "padding": 3}
+        size, stride = (3, 1) if small_input else (7, 2)
         self.features = torch.nn.Sequential()
-        self.features.add_module("conv0", nn.Conv2d(in_channels, channels, **kernel, bias=False))
+        self.features.add_module("conv0", nn.Conv2d(in_channels, channels, size, stride, size // 2, bias=False))
         self.features.add_module("norm0", torch.nn.BatchNorm2d(channels))
         self.features.add_module("relu0", torch.nn.ReLU())
         if not small_input:

@@ -24,9 +24,9 @@ from striate.models.mobilenet_v3 import MobileNetV3
 from striate.models.registry import register
 from striate.models.resnet import ResNet
 from striate.models.two_stage import RoIHeads, TwoStageDetector
+from striate.nn.pyramid import PyramidBackbone
 
-#: Channels of all levels of the pyramid; features of a region; positions along its sides.
-LEVEL_CHANNELS: Final = 256
+#: Features of a region; positions along its sides.
 FEATURES: Final = 1024
 REGION: Final = 7
 #: One size a level (Lin et al., section 4.1).
@@ -36,35 +36,6 @@ MOBILE_ANCHOR_SIZES: Final = (tuple(size for (size,) in ANCHOR_SIZES),) * 3
 #: Three channels have ImageNet's mean and deviation; others have the means of these.
 GREY_MEAN: Final = sum(nn.IMAGENET_MEAN) / 3
 GREY_STD: Final = sum(nn.IMAGENET_STD) / 3
-
-
-class PyramidBackbone(torch.nn.Module):
-    """A network's maps, put into a feature pyramid with one more level, (N, C, H, W) to maps by name.
-
-    Args:
-        body: gives the network's maps by name, the finest first.
-        channels: of these maps.
-        strides: of these maps.
-        norm: in the pyramid; None for none.
-    """
-
-    def __init__(
-        self,
-        body: torch.nn.Module,
-        channels: tuple[int, ...],
-        strides: tuple[int, ...],
-        norm: type[torch.nn.BatchNorm2d] | None = None,
-    ) -> None:
-        super().__init__()
-        self.body = body
-        self.fpn = nn.FeaturePyramidNetwork(channels, LEVEL_CHANNELS, nn.LastLevelMaxPool(), norm)
-        self.out_channels = LEVEL_CHANNELS
-        self.body_strides = {str(index): stride for index, stride in enumerate(strides)}
-        self.strides = (*strides, 2 * strides[-1])
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        levels: dict[str, Tensor] = self.fpn(self.body(images))
-        return levels
 
 
 def resnet50_pyramid(in_channels: int, *, frozen: bool) -> PyramidBackbone:

@@ -1,8 +1,9 @@
 """FCOS: no anchors. Each position says how far it is from the four sides of the object that it lies in.
 
-Sources: Tian, Shen, Chen & He, "FCOS: Fully convolutional one-stage object detection" (2019), section 3; "FCOS: A simple
-and strong anchor-free object detector" (2020), section 2, for positions near the centre only, centre-ness beside the
-boxes and the generalised IoU. Names of parameters, initial weights, losses and results are torchvision's.
+Sources: Tian, Shen, Chen & He, "FCOS: Fully convolutional one-stage object detection" (2019), section 3; the same,
+"FCOS: A simple and strong anchor-free object detector" (2020), section 2, for positions near the centre only,
+centre-ness beside the boxes and the generalised IoU. Names of parameters, initial weights, losses and results are
+torchvision's.
 """
 
 from __future__ import annotations
@@ -15,20 +16,30 @@ from torch import Tensor
 
 from striate import nn, ops
 from striate.models.initialisation import normal_convolutions
-from striate.models.one_stage import Candidates, OneStageDetector, Outputs, best_of_levels, per_box
+from striate.models.one_stage import (
+    LEVEL_CHANNELS,
+    LEVEL_STRIDES,
+    Candidates,
+    OneStageDetector,
+    Outputs,
+    best_of_levels,
+    for_channels,
+    per_box,
+    resnet50_pyramid,
+)
 from striate.models.registry import register
-from striate.models.retinanet import CHANNELS, DEPTH, prior_bias
-from striate.nn.anchors import AnchorGenerator
-from striate.nn.detection_input import DetectionInput
-from striate.nn.detection_targets import Target
-from striate.nn.matching import BACKGROUND
+from striate.models.retinanet import DEPTH, prior_bias
 
 
 def tower() -> torch.nn.Sequential:
     """Four 3x3 convolutions, each with group normalisation and ReLU, (N, 256, H, W) to the same."""
     layers: list[torch.nn.Module] = []
     for _ in range(DEPTH):
-        layers += [nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1), torch.nn.GroupNorm(32, CHANNELS), torch.nn.ReLU()]
+        layers += [
+            nn.Conv2d(LEVEL_CHANNELS, LEVEL_CHANNELS, 3, padding=1),
+            torch.nn.GroupNorm(32, LEVEL_CHANNELS),
+            torch.nn.ReLU(),
+        ]
     return torch.nn.Sequential(*layers)
 
 
@@ -39,7 +50,7 @@ class ClassificationHead(torch.nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.conv = tower()
-        self.cls_logits = nn.Conv2d(CHANNELS, num_classes, 3, padding=1)
+        self.cls_logits = nn.Conv2d(LEVEL_CHANNELS, num_classes, 3, padding=1)
         normal_convolutions(self, 0.01)
         prior_bias(self.cls_logits)
 
@@ -53,8 +64,8 @@ class RegressionHead(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = tower()
-        self.bbox_reg = nn.Conv2d(CHANNELS, 4, 3, padding=1)
-        self.bbox_ctrness = nn.Conv2d(CHANNELS, 1, 3, padding=1)
+        self.bbox_reg = nn.Conv2d(LEVEL_CHANNELS, 4, 3, padding=1)
+        self.bbox_ctrness = nn.Conv2d(LEVEL_CHANNELS, 1, 3, padding=1)
         normal_convolutions(self, 0.01)
 
     def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -128,7 +139,7 @@ def match(objects: Tensor, levels: Sequence[Tensor], radius: float) -> Tensor:
     """
     squares = torch.cat(list(levels))
     if not len(objects):
-        return torch.full((len(squares),), BACKGROUND, device=squares.device)
+        return torch.full((len(squares),), nn.BACKGROUND, device=squares.device)
     middle, stride = centres(squares)[:, None], (squares[:, 2] - squares[:, 0])[:, None]
     near = (middle - centres(objects)).abs().amax(-1) < radius * stride
     sides = torch.cat([middle - objects[:, :2], objects[:, 2:] - middle], dim=-1)
@@ -139,7 +150,7 @@ def match(objects: Tensor, levels: Sequence[Tensor], radius: float) -> Tensor:
     fits = near & (sides.amin(-1) > 0) & (farthest > least) & (farthest < most)
     areas = torch.where(fits, ops.box_area(objects), torch.inf)
     smallest = areas.min(dim=1)
-    return torch.where(smallest.values.isfinite(), smallest.indices, BACKGROUND)
+    return torch.where(smallest.values.isfinite(), smallest.indices, nn.BACKGROUND)
 
 
 class FCOS(OneStageDetector):
@@ -154,13 +165,16 @@ class FCOS(OneStageDetector):
         center_sampling_radius: how far from an object's centre positions stand for it, strides.
     """
 
-    strides = (8, 16, 32, 64, 128)
+    stages = ("backbone.body", "backbone.fpn", "head")
+    head_keys = ("head.classification_head.cls_logits",)
+    strides = LEVEL_STRIDES
 
     def __init__(
         self,
         num_classes: int = 91,
         in_channels: int = 3,
-        min_size: int = 800,
+        *,
+        min_size: int | Sequence[int] = 800,
         max_size: int = 1333,
         score_thresh: float = 0.2,
         nms_thresh: float = 0.6,
@@ -168,10 +182,11 @@ class FCOS(OneStageDetector):
         topk_candidates: int = 1000,
         center_sampling_radius: float = 1.5,
     ) -> None:
+        mean, std = (for_channels(each, in_channels) for each in (nn.IMAGENET_MEAN, nn.IMAGENET_STD))
         super().__init__(
-            DetectionInput(min_size, max_size),
-            backbone,
-            AnchorGenerator(tuple((stride,) for stride in self.strides), (1.0,)),
+            nn.DetectionInput(min_size, max_size, mean, std),
+            resnet50_pyramid(in_channels, frozen=True, p6_of_level=True),
+            nn.AnchorGenerator(tuple((stride,) for stride in self.strides), (1.0,)),
             Head(num_classes),
             num_classes,
             score_thresh,
@@ -179,16 +194,15 @@ class FCOS(OneStageDetector):
             detections_per_img,
             topk_candidates,
         )
-        self.input_size = (min_size, max_size)
         self.center_sampling_radius = center_sampling_radius
 
-    def losses(self, outputs: Outputs, levels: list[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
+    def losses(self, outputs: Outputs, levels: list[Tensor], targets: Sequence[nn.Target]) -> dict[str, Tensor]:
         logits = outputs["cls_logits"]
         matches = torch.stack([match(target["boxes"], levels, self.center_sampling_radius) for target in targets])
-        image, position = (matches != BACKGROUND).nonzero(as_tuple=True)
+        image, position = (matches != nn.BACKGROUND).nonzero(as_tuple=True)
         count = max(1, len(position))
-        wanted = torch.cat([t["boxes"][m[m != BACKGROUND]] for t, m in zip(targets, matches, strict=True)])
-        labels = torch.cat([t["labels"][m[m != BACKGROUND]] for t, m in zip(targets, matches, strict=True)])
+        wanted = torch.cat([t["boxes"][m[m != nn.BACKGROUND]] for t, m in zip(targets, matches, strict=True)])
+        labels = torch.cat([t["labels"][m[m != nn.BACKGROUND]] for t, m in zip(targets, matches, strict=True)])
         truth = torch.zeros_like(logits)
         truth[image, position, labels] = 1
         squares = torch.cat(levels)[position]
@@ -212,6 +226,6 @@ class FCOS(OneStageDetector):
 register(
     FCOS,
     "fcos_resnet50_fpn",
-    "FCOS over ResNet-50 with a feature pyramid; 32,269,600 parameters, 800x1333 images.",
-    "detection",
+    "FCOS on ResNet-50; 32,269,600 parameters, 800x1333 images.",
+    task="detection",
 )

@@ -6,13 +6,19 @@ The order of computation is torchvision's, so that the same weights give the sam
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from striate import ops
-from striate.nn.detection_input import DetectionInput
-from striate.nn.detection_targets import Target, check_images, check_targets
+from striate import nn, ops
+from striate.models.older_weights import renew_on_loading
+from striate.models.resnet import ResNet
+
+#: Channels of the levels of a pyramid, and the pixels between their positions (Lin et al., "Focal loss for dense object
+#: detection" (2017), section 4, "Feature Pyramid Network Backbone").
+LEVEL_CHANNELS: Final = 256
+LEVEL_STRIDES: Final = (8, 16, 32, 64, 128)
 
 #: What a head predicts at every reference box: from names to (N, A, numbers).
 Outputs = dict[str, Tensor]
@@ -37,14 +43,18 @@ class OneStageDetector(torch.nn.Module):
         topk_candidates: boxes of a level or a class at the most, before any are left out for their overlap.
     """
 
-    #: (H, W) of the images that the network was made for.
-    input_size: tuple[int, int]
-    #: Pixels between the positions of each level's map.
+    #: The names of the parts in the order in which they compute.
+    stages: tuple[str, ...]
+    #: The parts that are convolutions alone, which an engine can compute.
+    dense = ("backbone", "head")
+    #: What holds the classes, and is new where these are others.
+    head_keys: tuple[str, ...]
+    #: Pixels between the positions of each level.
     strides: tuple[int, ...]
 
     def __init__(
         self,
-        transform: DetectionInput,
+        transform: nn.DetectionInput,
         backbone: torch.nn.Module,
         anchor_generator: References,
         head: torch.nn.Module,
@@ -64,10 +74,13 @@ class OneStageDetector(torch.nn.Module):
         self.nms_thresh = nms_thresh
         self.detections_per_img = detections_per_img
         self.topk_candidates = topk_candidates
+        renew_on_loading(self)
+        #: (H, W) of a nominal image.
+        self.input_size = transform.fixed_size or (transform.min_size[-1], transform.max_size)
 
     def forward(
-        self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
-    ) -> dict[str, Tensor] | list[Target]:
+        self, images: Sequence[Tensor], targets: Sequence[nn.Target] | None = None
+    ) -> dict[str, Tensor] | list[nn.Target]:
         """Losses in training; in evaluation the objects that were found.
 
         Args:
@@ -84,8 +97,8 @@ class OneStageDetector(torch.nn.Module):
                 labels out of range.
         """
         if self.training:
-            check_images(images, len(self.transform.image_mean))
-            check_targets(targets, images, self.num_classes)
+            nn.check_images(images, len(self.transform.image_mean))
+            nn.check_targets(targets, images, self.num_classes)
         batch, moved = self.transform(images, targets if self.training else None)
         maps = list(self.backbone(batch.tensors).values())
         outputs: Outputs = self.head(maps)
@@ -97,10 +110,10 @@ class OneStageDetector(torch.nn.Module):
             for index, size in enumerate(batch.image_sizes)
         ]
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-        results: list[Target] = self.transform.results(found, batch, sizes)
+        results: list[nn.Target] = self.transform.results(found, batch, sizes)
         return results
 
-    def losses(self, outputs: Outputs, levels: list[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
+    def losses(self, outputs: Outputs, levels: list[Tensor], targets: Sequence[nn.Target]) -> dict[str, Tensor]:
         """The losses by name.
 
         Args:
@@ -119,11 +132,38 @@ class OneStageDetector(torch.nn.Module):
         """
         raise NotImplementedError
 
-    def _best(self, boxes: Tensor, scores: Tensor, labels: Tensor, size: tuple[int, int]) -> Target:
+    def _best(self, boxes: Tensor, scores: Tensor, labels: Tensor, size: tuple[int, int]) -> nn.Target:
         """Of candidates on an image of ``size`` (H, W) those that overlap no better one of their class too much."""
         boxes = ops.clip_boxes(boxes, size)
         kept = ops.batched_nms(boxes, scores, labels, self.nms_thresh)[: self.detections_per_img]
         return {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept]}
+
+
+def resnet50_pyramid(in_channels: int, *, frozen: bool, p6_of_level: bool) -> nn.PyramidBackbone:
+    """ResNet-50's last three stages in a pyramid of five levels, P3 to P7.
+
+    Args:
+        in_channels: of the images.
+        frozen: whether batch normalisation is left as it is in training.
+        p6_of_level: whether P6 is made of the level P5; else of the last stage's map.
+    """
+    network = ResNet(nn.Bottleneck, (3, 4, 6, 3), in_channels=in_channels)
+    if frozen:
+        nn.freeze_batch_norm(network)
+    body = nn.FeatureMaps(network, {f"layer{stage}": str(index) for index, stage in enumerate((2, 3, 4))})
+    extra = nn.LastLevelP6P7(LEVEL_CHANNELS if p6_of_level else 2048, LEVEL_CHANNELS)
+    return nn.PyramidBackbone(
+        body, (512, 1024, 2048), LEVEL_STRIDES[:3], out_channels=LEVEL_CHANNELS, extra_blocks=extra
+    )
+
+
+def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Means or deviations of red, green and blue pixels for images of so many channels; other than 3 get their mean.
+
+    >>> for_channels((0.25, 0.5, 0.75), 1)
+    (0.5,)
+    """
+    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
 def per_box(maps: Tensor, numbers: int) -> Tensor:
@@ -136,7 +176,8 @@ def per_box(maps: Tensor, numbers: int) -> Tensor:
     >>> per_box(torch.zeros(2, 9 * 4, 5, 7), 4).shape
     torch.Size([2, 315, 4])
     """
-    return maps.unflatten(1, (-1, numbers)).permute(0, 3, 4, 1, 2).flatten(1, 3)
+    rows: Tensor = maps.unflatten(1, (-1, numbers)).permute(0, 3, 4, 1, 2).flatten(1, 3)
+    return rows
 
 
 def best_of_levels(

@@ -1,15 +1,16 @@
 """RetinaNet: anchors on all levels of a feature pyramid, and a loss that doesn't drown in easy background.
 
-Source: Lin, Goyal, Girshick, He & Dollár, "Focal loss for dense object detection" (2017), sections 3 to 5. Version 2 is
-torchvision's recipe of 2022: group normalisation in the heads, the generalised IoU as the boxes' loss, level P6 from C5.
-Names of parameters, initial weights, losses and results are torchvision's.
+Source: Lin, Goyal, Girshick, He & Dollár, "Focal loss for dense object detection" (2017), sections 3 and 4. The
+second version is torchvision's: group normalisation in the heads, the generalised IoU as the boxes' loss, level P6 of
+ResNet's last map, batch normalisation that isn't frozen. Names of parameters, initial weights, losses and results
+are torchvision's.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import torch
@@ -18,19 +19,26 @@ from torch import Tensor
 
 from striate import nn, ops
 from striate.models.initialisation import normal_convolutions
-from striate.models.one_stage import Candidates, OneStageDetector, Outputs, best_of_levels, per_box
-from striate.nn.anchors import AnchorGenerator
-from striate.nn.detection_input import DetectionInput
-from striate.nn.detection_targets import Target
-from striate.nn.matching import BETWEEN, BoxCoder, Matcher
+from striate.models.one_stage import (
+    LEVEL_CHANNELS,
+    LEVEL_STRIDES,
+    Candidates,
+    OneStageDetector,
+    Outputs,
+    best_of_levels,
+    for_channels,
+    per_box,
+    resnet50_pyramid,
+)
+from striate.models.registry import register
 
 #: From a number of channels to a normalisation.
 Norm = Callable[[int], torch.nn.Module]
 
 #: The probability that a new network gives each class at each anchor (section 4.1, "Initialization").
 PRIOR: Final = 0.01
-#: Channels of the pyramid and convolutions of each head (section 4, "Classification Subnet").
-CHANNELS, DEPTH = 256, 4
+#: Convolutions of a head before its last one (section 4, "Classification Subnet").
+DEPTH: Final = 4
 
 
 def prior_bias(layer: torch.nn.Conv2d) -> torch.nn.Conv2d:
@@ -42,7 +50,9 @@ def prior_bias(layer: torch.nn.Conv2d) -> torch.nn.Conv2d:
 
 def tower(norm: Norm | None) -> torch.nn.Sequential:
     """Convolutions of 3x3 before a head's last one, each with an activation, (N, 256, H, W) to the same."""
-    return torch.nn.Sequential(*[nn.ConvNormActivation(CHANNELS, CHANNELS, norm=norm) for _ in range(DEPTH)])
+    return torch.nn.Sequential(
+        *[nn.ConvNormActivation(LEVEL_CHANNELS, LEVEL_CHANNELS, norm=norm) for _ in range(DEPTH)]
+    )
 
 
 class ClassificationHead(torch.nn.Module):
@@ -52,7 +62,7 @@ class ClassificationHead(torch.nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.conv = tower(norm)
-        self.cls_logits = nn.Conv2d(CHANNELS, anchors * num_classes, 3, padding=1)
+        self.cls_logits = nn.Conv2d(LEVEL_CHANNELS, anchors * num_classes, 3, padding=1)
         normal_convolutions(self, 0.01)
         prior_bias(self.cls_logits)
 
@@ -66,7 +76,7 @@ class RegressionHead(torch.nn.Module):
     def __init__(self, anchors: int, norm: Norm | None) -> None:
         super().__init__()
         self.conv = tower(norm)
-        self.bbox_reg = nn.Conv2d(CHANNELS, anchors * 4, 3, padding=1)
+        self.bbox_reg = nn.Conv2d(LEVEL_CHANNELS, anchors * 4, 3, padding=1)
         normal_convolutions(self, 0.01)
 
     def forward(self, levels: list[Tensor]) -> Tensor:
@@ -85,47 +95,37 @@ class Head(torch.nn.Module):
         return {"cls_logits": self.classification_head(levels), "bbox_regression": self.regression_head(levels)}
 
 
-def anchors() -> AnchorGenerator:
+def anchors() -> nn.AnchorGenerator:
     """Three sizes and three shapes at each position, from 32 pixels on P3 to 813 on P7 (section 4, "Anchors")."""
     sizes = tuple(tuple(int(side * 2 ** (third / 3)) for third in range(3)) for side in (32, 64, 128, 256, 512))
-    return AnchorGenerator(sizes, (0.5, 1.0, 2.0))
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A version: what its name says, the normalisation in its heads, whether boxes learn by generalised IoU."""
-
-    name: str
-    words: str
-    norm: Norm
-    head_norm: Norm | None
-    p6_channels: int
-    giou: bool
-    parameters: int
+    return nn.AnchorGenerator(sizes, (0.5, 1.0, 2.0))
 
 
 class RetinaNet(OneStageDetector):
     """Anchors on five levels of a pyramid over ResNet-50, each with a score for every class and four offsets.
 
     Args:
-        variant: a row of the table below.
         num_classes: K, with the background, which has a score too, though nothing teaches it.
         in_channels: of the images.
-        min_size, max_size: of images on their way in, as in :class:`DetectionInput`.
+        second: the second version.
+        min_size, max_size: of images on their way in, as in :class:`striate.nn.DetectionInput`.
         score_thresh, nms_thresh, detections_per_img, topk_candidates: as in :class:`OneStageDetector`; candidates are
             counted for each level.
-        fg_iou_thresh, bg_iou_thresh: the overlap from which on an anchor stands for an object, and below which for
-            none.
+        fg_iou_thresh, bg_iou_thresh: the overlap from which on an anchor stands for an object, and below which it
+            stands for none.
     """
 
-    strides = (8, 16, 32, 64, 128)
+    stages = ("backbone.body", "backbone.fpn", "head")
+    head_keys = ("head.classification_head.cls_logits",)
+    strides = LEVEL_STRIDES
 
     def __init__(
         self,
-        variant: Variant,
         num_classes: int = 91,
         in_channels: int = 3,
-        min_size: int = 800,
+        *,
+        second: bool = False,
+        min_size: int | Sequence[int] = 800,
         max_size: int = 1333,
         score_thresh: float = 0.05,
         nms_thresh: float = 0.5,
@@ -134,46 +134,46 @@ class RetinaNet(OneStageDetector):
         fg_iou_thresh: float = 0.5,
         bg_iou_thresh: float = 0.4,
     ) -> None:
+        mean, std = (for_channels(each, in_channels) for each in (nn.IMAGENET_MEAN, nn.IMAGENET_STD))
         generator = anchors()
-        backbone = pyramid(variant.norm, variant.p6_channels, in_channels)
+        norm = partial(torch.nn.GroupNorm, 32) if second else None
         super().__init__(
-            DetectionInput(min_size, max_size),
-            backbone,
+            nn.DetectionInput(min_size, max_size, mean, std),
+            resnet50_pyramid(in_channels, frozen=not second, p6_of_level=not second),
             generator,
-            Head(generator.per_position[0], num_classes, variant.head_norm),
+            Head(generator.per_position[0], num_classes, norm),
             num_classes,
             score_thresh,
             nms_thresh,
             detections_per_img,
             topk_candidates,
         )
-        self.input_size = (min_size, max_size)
-        self.box_coder = BoxCoder()
-        self.proposal_matcher = Matcher(fg_iou_thresh, bg_iou_thresh, low_quality=True)
-        self.giou = variant.giou
+        self.box_coder = nn.BoxCoder()
+        self.proposal_matcher = nn.Matcher(fg_iou_thresh, bg_iou_thresh, low_quality=True)
+        self.second = second
 
-    def losses(self, outputs: Outputs, levels: list[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
+    def losses(self, outputs: Outputs, levels: list[Tensor], targets: Sequence[nn.Target]) -> dict[str, Tensor]:
         boxes = torch.cat(levels)
         matches = [self.proposal_matcher(ops.box_iou(target["boxes"], boxes)) for target in targets]
-        scores = [self._score_loss(*each) for each in zip(outputs["cls_logits"], matches, targets, strict=True)]
+        known = list(zip(matches, targets, strict=True))
+        scores = [self._score_loss(logits, *each) for logits, each in zip(outputs["cls_logits"], known, strict=True)]
         offsets = [
-            self._box_loss(codes, boxes, *each)
-            for codes, *each in zip(outputs["bbox_regression"], matches, targets, strict=True)
+            self._box_loss(codes, boxes, *each) for codes, each in zip(outputs["bbox_regression"], known, strict=True)
         ]
         return {"classification": torch.stack(scores).mean(), "bbox_regression": torch.stack(offsets).mean()}
 
-    def _score_loss(self, logits: Tensor, matches: Tensor, target: Target) -> Tensor:
+    def _score_loss(self, logits: Tensor, matches: Tensor, target: nn.Target) -> Tensor:
         """The focal loss of one image, for each anchor that stands for an object."""
         positive = (matches >= 0).nonzero().flatten()
         truth = torch.zeros_like(logits)
         truth[positive, target["labels"][matches[positive]]] = 1
-        learnt = matches != BETWEEN
+        learnt = matches != nn.BETWEEN
         return ops.sigmoid_focal_loss(logits[learnt], truth[learnt], reduction="sum") / max(1, len(positive))
 
-    def _box_loss(self, codes: Tensor, boxes: Tensor, matches: Tensor, target: Target) -> Tensor:
+    def _box_loss(self, codes: Tensor, boxes: Tensor, matches: Tensor, target: nn.Target) -> Tensor:
         positive = (matches >= 0).nonzero().flatten()
         wanted, codes, boxes = target["boxes"][matches[positive]], codes[positive], boxes[positive]
-        if self.giou:
+        if self.second:
             loss = ops.generalized_box_iou_loss(self.box_coder.decode(codes, boxes), wanted, reduction="sum")
         else:
             loss = F.l1_loss(codes, self.box_coder.encode(wanted, boxes), reduction="sum")
@@ -182,3 +182,15 @@ class RetinaNet(OneStageDetector):
     def candidates(self, outputs: Outputs, levels: list[Tensor]) -> Candidates:
         scores, limits = outputs["cls_logits"].sigmoid(), (self.score_thresh, self.topk_candidates)
         return best_of_levels(scores, outputs["bbox_regression"], levels, self.box_coder.decode, *limits)
+
+
+for _second, _name, _words, _parameters in (
+    (False, "retinanet_resnet50_fpn", "RetinaNet on ResNet-50", 34_014_999),
+    (True, "retinanet_resnet50_fpn_v2", "RetinaNet on ResNet-50, normalised heads", 38_198_935),
+):
+    register(
+        partial(RetinaNet, second=_second),
+        _name,
+        f"{_words}; {_parameters:,} parameters, 800x1333 images.",
+        task="detection",
+    )

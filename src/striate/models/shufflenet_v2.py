@@ -45,7 +45,8 @@ def shuffled(input: Tensor) -> Tensor:
     >>> shuffled(torch.arange(6.0).reshape(1, 6, 1, 1)).flatten().tolist()
     [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]
     """
-    return input.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+    pairs: Tensor = input.unflatten(1, (2, -1))
+    return pairs.transpose(1, 2).flatten(1, 2)
 
 
 def _depthwise(channels: int, stride: int) -> tuple[torch.nn.Module, ...]:

@@ -17,12 +17,8 @@ from torch import Tensor
 from striate import nn, ops
 from striate.models import vgg
 from striate.models.initialisation import kaiming_fan_out, xavier_convolutions
-from striate.models.one_stage import Candidates, OneStageDetector, Outputs, per_box
+from striate.models.one_stage import Candidates, OneStageDetector, Outputs, for_channels, per_box
 from striate.models.registry import register
-from striate.nn.default_boxes import DefaultBoxes
-from striate.nn.detection_input import DetectionInput
-from striate.nn.detection_targets import Target
-from striate.nn.matching import BoxCoder, Matcher, matched
 
 VGG16: Final = next(variant for variant in vgg.VARIANTS if variant.name == "vgg16")
 
@@ -38,7 +34,7 @@ EXTRA: Final = ((256, 512, 2, 1), (128, 256, 2, 1), (128, 256, 1, 0), (128, 256,
 
 
 class VGGFeatures(torch.nn.Module):
-    """VGG-16 up to its fifth stage and smaller maps after it, (N, C, 300, 300) to maps of 38, 19, 10, 5, 3 and 1 a side.
+    """VGG-16 and smaller maps after it, (N, C, 300, 300) to maps of 38, 19, 10, 5, 3 and 1 positions a side.
 
     The fully connected layers fc6 and fc7 are convolutions here, fc6 of 3x3 with dilation 6. Each position of the first
     map has its channels scaled to length 1, and then each channel by a number that is learnt and begins at 20.
@@ -79,7 +75,7 @@ class VGGFeatures(torch.nn.Module):
         self.extra = torch.nn.ModuleList(smaller)
         xavier_convolutions(self.extra)
         xavier_convolutions(perceptron)
-        self.extra.insert(0, torch.nn.Sequential(*layers[pools[3] : pools[4]], perceptron))
+        self.extra.insert(0, torch.nn.Sequential(*list(layers)[pools[3] : pools[4]], perceptron))
 
     def forward(self, input: Tensor) -> dict[str, Tensor]:
         maps = self.features(input)
@@ -168,35 +164,37 @@ class SSD(OneStageDetector):
         positive_fraction: the share of boxes that stand for an object among those that scores are learnt from.
     """
 
+    stages = ("backbone", "head")
+    head_keys = ("head.classification_head",)
+
     def __init__(
         self,
         size: tuple[int, int],
         mean: Sequence[float],
         std: Sequence[float],
         backbone: torch.nn.Module,
-        default_boxes: DefaultBoxes,
+        default_boxes: nn.DefaultBoxes,
         head: torch.nn.Module,
         num_classes: int,
-        score_thresh: float = 0.01,
-        nms_thresh: float = 0.45,
-        detections_per_img: int = 200,
-        topk_candidates: int = 400,
+        score_thresh: float,
+        nms_thresh: float,
+        detections_per_img: int,
+        topk_candidates: int,
         iou_thresh: float = 0.5,
         positive_fraction: float = 0.25,
     ) -> None:
-        transform = DetectionInput(min(size), max(size), mean, std, size_divisible=1, fixed_size=size)
+        transform = nn.DetectionInput(min(size), max(size), mean, std, size_divisible=1, fixed_size=size)
         limits = (score_thresh, nms_thresh, detections_per_img, topk_candidates)
         super().__init__(transform, backbone, default_boxes, head, num_classes, *limits)
-        self.input_size = size
-        self.box_coder = BoxCoder(BOX_WEIGHTS)
-        self.proposal_matcher = Matcher(iou_thresh, iou_thresh)
+        self.box_coder = nn.BoxCoder(BOX_WEIGHTS)
+        self.proposal_matcher = nn.Matcher(iou_thresh, iou_thresh)
         self.neg_to_pos_ratio = (1 - positive_fraction) / positive_fraction
 
-    def losses(self, outputs: Outputs, levels: list[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
+    def losses(self, outputs: Outputs, levels: list[Tensor], targets: Sequence[nn.Target]) -> dict[str, Tensor]:
         boxes, offsets, logits = torch.cat(levels), outputs["bbox_regression"], outputs["cls_logits"]
         matches = [self.match(target["boxes"], boxes) for target in targets]
-        classes = torch.stack([matched(t["labels"], m) for t, m in zip(targets, matches, strict=True)])
-        wanted = torch.stack([matched(t["boxes"], m) for t, m in zip(targets, matches, strict=True)])
+        classes = torch.stack([nn.matched(t["labels"], m) for t, m in zip(targets, matches, strict=True)])
+        wanted = torch.stack([nn.matched(t["boxes"], m) for t, m in zip(targets, matches, strict=True)])
         positive = classes > 0
         count = positive.sum().clamp(min=1)
         codes = self.box_coder.encode(wanted[positive], boxes.expand_as(wanted)[positive])
@@ -234,25 +232,38 @@ class SSD300(SSD):
     Args:
         num_classes: K, with the background.
         in_channels: of the pictures.
+        score_thresh, nms_thresh, detections_per_img, topk_candidates: as in :class:`SSD`.
     """
 
-    def __init__(self, num_classes: int = 91, in_channels: int = 3) -> None:
-        default_boxes = DefaultBoxes(
+    strides = (8, 16, 32, 64, 100, 300)
+
+    def __init__(
+        self,
+        num_classes: int = 91,
+        in_channels: int = 3,
+        *,
+        score_thresh: float = 0.01,
+        nms_thresh: float = 0.45,
+        detections_per_img: int = 200,
+        topk_candidates: int = 400,
+    ) -> None:
+        default_boxes = nn.DefaultBoxes(
             ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,)),
             (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05),
-            (8, 16, 32, 64, 100, 300),
+            self.strides,
         )
         backbone = VGGFeatures(in_channels)
         predictor = partial(nn.Conv2d, kernel_size=3, padding=1)
         head = SSDHead(backbone.channels, default_boxes.per_position, num_classes, predictor)
         xavier_convolutions(head)
-        super().__init__((300, 300), MEAN, STD, backbone, default_boxes, head, num_classes)
-        self.strides = (8, 16, 32, 64, 100, 300)
+        mean, std = (for_channels(each, in_channels) for each in (MEAN, STD))
+        limits = (score_thresh, nms_thresh, detections_per_img, topk_candidates)
+        super().__init__((300, 300), mean, std, backbone, default_boxes, head, num_classes, *limits)
 
 
 register(
     SSD300,
     "ssd300_vgg16",
-    "SSD over VGG-16; 35,641,826 parameters, 300x300 images.",
-    "detection",
+    "SSD on VGG-16; 35,641,826 parameters, 300x300 images.",
+    task="detection",
 )

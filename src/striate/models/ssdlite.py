@@ -1,8 +1,8 @@
 """SSDlite: SSD whose predictors and extra layers are depthwise separable, over MobileNetV3.
 
-Sources: Sandler et al., "MobileNetV2" (2018), section 6.2, for the predictors; Howard et al., "Searching for MobileNetV3"
-(2019), section 6.3 and table 6, for the two maps that are taken and the narrower tail; Liu et al., "SSD" (2016). Names of
-parameters, initial weights, losses and results are torchvision's.
+Sources: Sandler et al., "MobileNetV2" (2018), section 6.2, for the predictors; Howard et al., "Searching for
+MobileNetV3" (2019), section 6.3 and table 6, for the two maps that are taken and the narrower tail; Liu et al., "SSD"
+(2016). Names of parameters, initial weights, losses and results are torchvision's.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from torch import Tensor
 
 from striate import nn
 from striate.models.initialisation import normal_convolutions
-from striate.models.mobilenet_v3 import VARIANTS, MobileNetV3
+from striate.models.mobilenet_v3 import VARIANTS, Block, MobileNetV3
 from striate.models.registry import register
 from striate.models.ssd import SSD, SSDHead
-from striate.nn.default_boxes import DefaultBoxes, linear_scales
 
 LARGE: Final = next(variant for variant in VARIANTS if variant.name == "mobilenet_v3_large")
 
@@ -40,22 +39,22 @@ class MobileNetFeatures(torch.nn.Module):
     def __init__(self, in_channels: int = 3) -> None:
         super().__init__()
         network = MobileNetV3(LARGE, in_channels=in_channels, reduced_tail=True)
-        layers = network.features
-        normal_convolutions(layers, 0.03)
-        for layer in layers.modules():
+        normal_convolutions(network, 0.03)
+        for layer in network.modules():
             if isinstance(layer, torch.nn.BatchNorm2d):
                 layer.momentum = NORM.keywords["momentum"]
-        last_stage = network.stages[-2]
-        expanded, *rest = layers[last_stage].block.named_children()
-        after = torch.nn.Sequential()
-        for name, child in rest:  # under the names that they have in the block
-            after.add_module(name, child)
+        layers, begin = list(network.features), network.stages[-2]
+        block, last = layers[begin], layers[-1]
+        assert isinstance(block, Block)
+        expand = block.block[0]
+        assert isinstance(expand, nn.ConvNormActivation)
+        assert isinstance(last, nn.ConvNormActivation)
         self.features = torch.nn.Sequential(
-            torch.nn.Sequential(*layers[:last_stage], expanded[1]),
-            torch.nn.Sequential(after, *layers[last_stage + 1 :]),
+            torch.nn.Sequential(*layers[:begin], expand),
+            torch.nn.Sequential(block.block[1:], *layers[begin + 1 :]),
         )
-        channels = layers[-1].out_channels
-        self.channels = (expanded[1].out_channels, channels, *EXTRA)
+        channels = last.out_channels
+        self.channels = (expand.out_channels, channels, *EXTRA)
         blocks = []
         for wide in EXTRA:
             narrow = wide // 2
@@ -92,28 +91,31 @@ class SSDLite320(SSD):
         score_thresh, nms_thresh, detections_per_img, topk_candidates: as in :class:`SSD`.
     """
 
+    head_keys = tuple(f"head.classification_head.module_list.{level}.1" for level in range(6))
+    strides = (16, 32, 64, 107, 160, 320)
+
     def __init__(
         self,
         num_classes: int = 91,
         in_channels: int = 3,
+        *,
         score_thresh: float = 0.001,
         nms_thresh: float = 0.55,
         detections_per_img: int = 300,
         topk_candidates: int = 300,
     ) -> None:
-        default_boxes = DefaultBoxes(((2, 3),) * 6, linear_scales(6, 0.2, 0.95))
+        default_boxes = nn.DefaultBoxes(((2, 3),) * 6, nn.linear_scales(6, 0.2, 0.95))
         backbone = MobileNetFeatures(in_channels)
         head = SSDHead(backbone.channels, default_boxes.per_position, num_classes, predictor)
         normal_convolutions(head, 0.03)
         half = (0.5,) * in_channels
         limits = (score_thresh, nms_thresh, detections_per_img, topk_candidates)
         super().__init__((320, 320), half, half, backbone, default_boxes, head, num_classes, *limits)
-        self.strides = (16, 32, 64, 107, 160, 320)
 
 
 register(
     SSDLite320,
     "ssdlite320_mobilenet_v3_large",
-    "SSDlite over MobileNetV3-Large; 3,440,060 parameters, 320x320 images.",
-    "detection",
+    "SSDlite on MobileNetV3-Large; 3,440,060 parameters, 320x320 images.",
+    task="detection",
 )

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from striate import nn, ops
+from striate.models.older_weights import renew_on_loading
 from striate.nn.proposals import SMOOTH
 
 #: Detections with a smaller side are dropped, pixels of the batch.
@@ -191,6 +192,7 @@ class TwoStageDetector(torch.nn.Module):
         self.roi_heads = roi_heads
         self.num_classes = num_classes
         self.strides = strides
+        renew_on_loading(self)
         self.input_size = (transform.min_size[-1], transform.max_size)
 
     @property

@@ -19,6 +19,7 @@ from torch import Tensor
 from striate.data import Preprocessing
 from striate.errors import DataError, ModelError, WeightsWarning
 from striate.models.naming import translated
+from striate.models.older_weights import renewed
 
 HUB: Final = "hf-hub:"
 SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".bin")
@@ -33,13 +34,15 @@ _WITHIN: Final = ("state_dict", "model")
 def load_weights(model: torch.nn.Module, source: str | os.PathLike[str], *, new_head: bool = False) -> None:
     """Gives ``model`` the parameters that a file holds.
 
-    Names are the model's own (which are torchvision's where torchvision has the network), or timm's.
+    Names are the model's own (which are torchvision's where torchvision has the network), those that torchvision had
+    before version 0.13, or timm's.
 
     Args:
         model: any network.
         source: a .safetensors or a PyTorch file (.pth, .pt, .bin), a folder with one (a run's), or
             ``"hf-hub:OWNER/REPO"``, with ``@REVISION`` if it isn't to be the newest.
-        new_head: where all fits but the number of classes, leave the model's last linear layer as it is, and warn.
+        new_head: where all fits but the number of classes, leave the model's head as it is, and warn. The head is what
+            the model names in ``head_keys``, or its last linear layer.
 
     Raises:
         ModelError: weights that can't be had or read, names or shapes that are not the model's; the model is left as it
@@ -47,16 +50,16 @@ def load_weights(model: torch.nn.Module, source: str | os.PathLike[str], *, new_
     """
     where = os.fspath(source)
     own = model.state_dict()
-    found = translated(read_weights(source), own)
-    # A counter of batches that training alone reads; older files don't have it.
-    needed = {name for name in own if not name.endswith("num_batches_tracked")} | found.keys()
+    found = translated(renewed(read_weights(source)), own)
+    found, missing = _with_spare_parts(model, found)
+    # A counter of batches that training alone reads: older files don't have it, and frozen layers don't want it.
+    needed = {name for name in own.keys() | found.keys() if not name.endswith("num_batches_tracked")}
     wrong = [
         name for name in sorted(needed) if name not in own or name not in found or own[name].shape != found[name].shape
     ]
     if wrong and new_head and (replaced := _head(model, wrong, found)):
-        head, classes = replaced
         warnings.warn(
-            f"{where}: {head} is for {classes} classes, this network's for {len(own[wrong[0]])}, and stays random",
+            f"{where}: {replaced}, and stays random",
             WeightsWarning,
             stacklevel=3,
         )
@@ -67,6 +70,25 @@ def load_weights(model: torch.nn.Module, source: str | os.PathLike[str], *, new_
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise ModelError(where, f"weights of another model: {listed}{more}", remedy=_other_channels(own, found))
     model.load_state_dict({name: tensor for name, tensor in found.items() if name not in wrong}, strict=False)
+    for part in missing:
+        warnings.warn(f"{where}: {part} isn't in it, and stays random", WeightsWarning, stacklevel=3)
+
+
+def _with_spare_parts(model: torch.nn.Module, found: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """``found`` without the spare parts that the model hasn't, and with its own random ones where the file lacks them.
+
+    A part that the model names in ``spare_parts`` only helps it to learn. The names of those that lack come second.
+    """
+    own = model.state_dict()
+    complete, missing = dict(found), []
+    for part in getattr(model, "spare_parts", ()):
+        mine, theirs = ({name for name in names if name.startswith(f"{part}.")} for names in (own, found))
+        if not mine:
+            complete = {name: tensor for name, tensor in complete.items() if name not in theirs}
+        elif not theirs:
+            complete |= {name: own[name] for name in mine}
+            missing.append(part)
+    return complete, missing
 
 
 @dataclass(frozen=True)
@@ -224,18 +246,26 @@ def _downloaded(source: str, names: Sequence[str]) -> str:
     raise ModelError(source, "holds no weights", "needed " + " or ".join(names) + " in the repository")
 
 
-def _head(model: torch.nn.Module, wrong: list[str], found: Mapping[str, Tensor]) -> tuple[str, int] | None:
-    """The name of the model's last linear layer and the classes that the file has there, if nothing else is wrong."""
-    linear = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)]
-    if not linear:
-        return None
-    name, layer = linear[-1]
-    parts = {f"{name}.{part}": tensor for part, tensor in layer.named_parameters()}
-    if set(wrong) != parts.keys() or not parts.keys() <= found.keys():
-        return None
-    if any(tensor.shape[1:] != found[part].shape[1:] for part, tensor in parts.items()):
-        return None
-    return name, len(found[wrong[0]])
+def _head(model: torch.nn.Module, wrong: list[str], found: Mapping[str, Tensor]) -> str:
+    """What differs of the model's head, if all else fits and the number of classes explains it; else nothing."""
+    own = model.state_dict()
+    keys = [key for key in _head_keys(model) if any(name.startswith(f"{key}.") for name in wrong)]
+    if any(not name.startswith(tuple(f"{key}." for key in keys)) or name not in found for name in wrong):
+        return ""
+    if any(own[name].shape[1:] != found[name].shape[1:] for name in wrong):
+        return ""
+    classes = int(getattr(model, "num_classes", len(own[wrong[0]])))
+    # Some tensors have several rows for each class, all as many as in the file.
+    theirs = {len(found[name]) * classes / len(own[name]) for name in wrong}
+    if len(theirs) > 1:
+        return ""
+    return f"{' and '.join(keys)} is for {theirs.pop():g} classes, this network's for {classes}"
+
+
+def _head_keys(model: torch.nn.Module) -> tuple[str, ...]:
+    """The names of the layers that hold a row, or several, for each class."""
+    linear = [name for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)]
+    return tuple(getattr(model, "head_keys", linear[-1:]))
 
 
 def _other_channels(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:

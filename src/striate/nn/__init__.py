@@ -5,6 +5,7 @@ from striate.nn.antialiasing import BlurPool2d, PolyphaseSampling2d
 from striate.nn.attention import SelfAttention, SelfAttention2d
 from striate.nn.blocks import ConvNormActivation, SqueezeExcite, StochasticDepth
 from striate.nn.convolution import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
+from striate.nn.default_boxes import DefaultBoxes, linear_scales
 from striate.nn.detection_input import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -38,7 +39,7 @@ from striate.nn.pooling import (
     MaxPool3d,
 )
 from striate.nn.proposals import ProposalHead, RegionProposalNetwork
-from striate.nn.pyramid import FeaturePyramidNetwork, LastLevelMaxPool, LastLevelP6P7
+from striate.nn.pyramid import FeaturePyramidNetwork, LastLevelMaxPool, LastLevelP6P7, PyramidBackbone
 from striate.nn.regions import MultiScaleRoIAlign
 from striate.nn.residual import BasicBlock, Bottleneck, InvertedResidual
 from striate.nn.separable import DepthwiseSeparableConv2d
@@ -70,6 +71,7 @@ __all__ = [
     "ConvTranspose1d",
     "ConvTranspose2d",
     "ConvTranspose3d",
+    "DefaultBoxes",
     "DepthwiseSeparableConv2d",
     "DetectionInput",
     "FeatureMaps",
@@ -93,6 +95,7 @@ __all__ = [
     "MultiScaleRoIAlign",
     "PolyphaseSampling2d",
     "ProposalHead",
+    "PyramidBackbone",
     "RegionProposalNetwork",
     "SelfAttention",
     "SelfAttention2d",
@@ -103,6 +106,7 @@ __all__ = [
     "check_targets",
     "freeze_batch_norm",
     "grid_adjacency",
+    "linear_scales",
     "matched",
     "paste_masks",
     "resize_boxes",

@@ -153,7 +153,8 @@ def _moved(target: Target, image: Tensor, size: tuple[int, int]) -> Target:
     boxes = resize_boxes(target["boxes"].to(image), (image.shape[-2], image.shape[-1]), size)
     moved = {name: tensor.to(image.device) for name, tensor in target.items()} | {"boxes": boxes}
     if "masks" in target:
-        moved["masks"] = ops.interpolate(moved["masks"][:, None].to(image.dtype), size=size)[:, 0].to(torch.uint8)
+        # Which pixel is nearest hangs on the precision: it is one for networks of all precisions.
+        moved["masks"] = ops.interpolate(moved["masks"][:, None].float(), size=size)[:, 0].to(torch.uint8)
     return moved
 
 
@@ -164,7 +165,9 @@ def resize_boxes(boxes: Tensor, size: tuple[int, int], new_size: tuple[int, int]
     [[3.0, 2.0, 6.0, 8.0]]
     """
     down, right = new_size[0] / size[0], new_size[1] / size[1]
-    return boxes * boxes.new_tensor((right, down, right, down))
+    # Rounded to float32 in networks of float64 too, as torchvision does: a mask is resampled with another number of
+    # samples where a box is larger than a whole number of them, by however little.
+    return boxes * torch.tensor((right, down, right, down), dtype=torch.float32, device=boxes.device).to(boxes.dtype)
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:

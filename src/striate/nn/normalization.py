@@ -69,7 +69,8 @@ def freeze_batch_norm(module: torch.nn.Module, eps: float | None = None) -> torc
     """Puts :class:`FrozenBatchNorm2d` in place of every batch normalisation within ``module``, with its numbers.
 
     Args:
-        module: changed, and returned. One that is a batch normalisation itself is returned frozen.
+        module: changed, and returned; a frozen layer where it is a batch normalisation itself. Layers without running
+            statistics stay.
         eps: of the frozen layers; by default each one's own.
 
     >>> freeze_batch_norm(torch.nn.Sequential(torch.nn.BatchNorm2d(8)))
@@ -77,10 +78,11 @@ def freeze_batch_norm(module: torch.nn.Module, eps: float | None = None) -> torc
       (0): FrozenBatchNorm2d(8, eps=1e-05)
     )
     """
-    if isinstance(module, torch.nn.BatchNorm2d):
-        with torch.device(module.running_var.device if module.running_var is not None else "cpu"):
-            frozen = FrozenBatchNorm2d(module.num_features, module.eps if eps is None else eps)
-        frozen.load_state_dict(module.state_dict())
+    if isinstance(module, torch.nn.BatchNorm2d) and module.running_mean is not None:
+        frozen = FrozenBatchNorm2d(module.num_features, module.eps if eps is None else eps)
+        frozen.to(module.running_mean).load_state_dict(
+            FrozenBatchNorm2d(module.num_features).state_dict() | module.state_dict()
+        )
         return frozen.train(module.training)
     for name, child in module.named_children():
         setattr(module, name, freeze_batch_norm(child, eps))

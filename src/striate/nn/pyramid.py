@@ -6,6 +6,7 @@ Source: Lin et al., "Feature pyramid networks for object detection" (2017), sect
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -74,6 +75,8 @@ class LastLevelMaxPool(torch.nn.Module):
     Source: Lin et al. (2017), footnote 1, where P6 serves proposals only.
     """
 
+    levels: Final = 1
+
     def forward(self, levels: Mapping[str, Tensor], maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """From the pyramid's levels, and the maps that it was made of, to the levels beyond."""
         return {"pool": ops.max_pool2d(list(levels.values())[-1], 1, 2)}
@@ -91,6 +94,8 @@ class LastLevelP6P7(torch.nn.Module):
     "FCOS" (2019), section 3.2 makes it of the level.
     """
 
+    levels: Final = 2
+
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.p6 = Conv2d(in_channels, out_channels, 3, 2, 1)
@@ -102,6 +107,44 @@ class LastLevelP6P7(torch.nn.Module):
         """From the pyramid's levels, and the maps that it was made of, to the levels beyond."""
         p6 = self.p6(list((levels if self.of_level else maps).values())[-1])
         return {"p6": p6, "p7": self.p7(p6.relu())}
+
+
+class PyramidBackbone(torch.nn.Module):
+    """A network's maps, put into a feature pyramid with more levels, (N, C, H, W) to maps by name, the finest first.
+
+    Args:
+        body: gives the network's maps by name, the finest first.
+        channels: of these maps.
+        strides: of these maps, pixels.
+        norm: in the pyramid; None for none.
+        out_channels: of all levels of the pyramid.
+        extra_blocks: makes levels beyond the coarsest; None for :class:`LastLevelMaxPool`.
+
+    Attributes:
+        body_strides: of the levels that the network's maps have become, by name.
+        strides: of all levels.
+    """
+
+    def __init__(
+        self,
+        body: torch.nn.Module,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        norm: Callable[[int], torch.nn.Module] | None = None,
+        out_channels: int = 256,
+        extra_blocks: LastLevelMaxPool | LastLevelP6P7 | None = None,
+    ) -> None:
+        super().__init__()
+        extra = LastLevelMaxPool() if extra_blocks is None else extra_blocks
+        self.body = body
+        self.fpn = FeaturePyramidNetwork(channels, out_channels, extra, norm)
+        self.out_channels = out_channels
+        self.body_strides = {str(index): stride for index, stride in enumerate(strides)}
+        self.strides = (*strides, *(strides[-1] * 2**beyond for beyond in range(1, extra.levels + 1)))
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        levels: dict[str, Tensor] = self.fpn(self.body(images))
+        return levels
 
 
 def _initialise(module: torch.nn.Module) -> None:

@@ -5,7 +5,7 @@ asymmetric padding, dilated averages), these answer by the ONNX operators' defin
 derived here. :mod:`striate.ops.reference` holds the definitions as direct sums.
 """
 
-from striate.ops import norm, reference
+from striate.ops import graphs, norm, reference
 from striate.ops.boxes import (
     box_area,
     box_convert,
@@ -80,6 +80,7 @@ __all__ = [
     "generalized_box_iou_loss",
     "global_avg_pool",
     "global_max_pool",
+    "graphs",
     "interpolate",
     "lovasz_softmax",
     "lp_pool1d",

@@ -12,20 +12,23 @@ with u and v from the box alone. So the output is linear in the map; boxes get n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from striate.engine import traced
+from striate.engine import Pass, regions, traced
+from striate.engine.backends import has_memory
+from striate.engine.layout import is_channels_last
+from striate.engine.llvm import relayout
+from striate.engine.llvm import roi_align as kernels
+from striate.engine.regions import RegionShape
 from striate.errors import GeometryError, OperandError
 from striate.geometry import per_axis
-from striate.ops._calls import check_tensor
-from striate.ops.boxes import box_area
-
-#: Numbers that are gathered at a time.
-_CHUNK = 1 << 24
+from striate.ops._autograd import Differentiable
+from striate.ops._calls import check_tensor, fold, unfold
+from striate.ops.boxes import box_area, wide
 
 
 def roi_align(
@@ -61,9 +64,12 @@ def roi_align(
     tensor([[[[ 2.5000,  4.5000],
               [10.5000, 12.5000]]]])
     """
-    size, regions = _prepared("roi_align", input, boxes, output_size)
-    values = _wide(input)
-    return _aligned(values, regions.to(values), size, spatial_scale, sampling_ratio, aligned).to(input.dtype)
+    size, listed = _prepared("roi_align", input, boxes, output_size)
+    values = wide(input)
+    shape = RegionShape(
+        input.shape[0], (input.shape[2], input.shape[3]), size, float(spatial_scale), max(sampling_ratio, 0), aligned
+    )
+    return _aligned(values, listed.to(values), shape).to(input.dtype)
 
 
 def roi_pool(
@@ -90,10 +96,10 @@ def roi_pool(
     tensor([[[[ 5.,  7.],
               [13., 15.]]]])
     """
-    size, regions = _prepared("roi_pool", input, boxes, output_size)
-    values = _wide(input)
-    batch = regions[:, 0].long()
-    places, empty = _places(values.detach(), regions.to(values), batch, size, spatial_scale)
+    size, listed = _prepared("roi_pool", input, boxes, output_size)
+    values = wide(input)
+    batch = listed[:, 0].long()
+    places, empty = _places(values.detach(), listed.to(values), batch, size, spatial_scale)
     found = values.flatten(2)[batch].gather(2, places.flatten(2)).unflatten(2, size)
     return found.masked_fill(empty[:, None], 0).to(input.dtype)
 
@@ -129,10 +135,6 @@ def roi_levels(
     return level.nan_to_num(nan=lowest).clamp(lowest, highest).long() - lowest
 
 
-def _wide(input: Tensor) -> Tensor:
-    return input if input.dtype in (torch.float32, torch.float64) else input.float()
-
-
 def _prepared(
     call: str, input: Tensor, boxes: Tensor | Sequence[Tensor], output_size: Any
 ) -> tuple[tuple[int, int], Tensor]:
@@ -154,8 +156,8 @@ def _prepared(
         raise OperandError(call, f"got boxes on {regions.device} and an input on {input.device}", "needed one device")
     if regions.is_cpu and not traced(regions) and len(regions):
         first, last = regions[:, 0].aminmax()
-        if first < 0 or last >= input.shape[0]:
-            got = f"got boxes of image {int(first if first < 0 else last)}"
+        if not (first >= 0 and last < input.shape[0]):
+            got = f"got boxes of image {float(last if first >= 0 else first):g}"
             raise OperandError(call, got, f"needed images 0 to {input.shape[0] - 1}")
     return (height, width), regions.detach()
 
@@ -174,77 +176,64 @@ def _listed(call: str, input: Tensor, boxes: Sequence[Tensor]) -> Tensor:
 # -------------------------------------------------------------------- aligned pooling
 
 
-def _aligned(
-    input: Tensor, regions: Tensor, size: tuple[int, int], scale: float, samples: int, aligned: bool
-) -> Tensor:
-    channels, pixels = input.shape[1], input.shape[2:]
-    # Nothing to gather in an empty map, nor for no boxes.
-    if not traced(input, regions) and (regions.shape[0] == 0 or input.numel() == 0):
-        return input.sum() * 0 + input.new_zeros(regions.shape[0], channels, *size)
-    rows = input.movedim(1, 3).reshape(-1, channels)
-    if traced(input, regions):
-        places, weights = _taps(regions, pixels, size, scale, samples, aligned)
-        found = _weighted(rows, places, weights)
-    else:
-        found = torch.cat(
-            [
-                _weighted(rows, *_taps(some, pixels, size, scale, samples, aligned))
-                for some in regions.split(_at_once(regions, pixels, size, scale, samples))
-            ]
-        )
-    return found.unflatten(0, (-1, *size)).movedim(3, 1).contiguous()
+class Aligned(Differentiable):
+    """Aligned pooling or its transpose; each is linear in its operand, and the other's gradient."""
+
+    @staticmethod
+    def forward(operand: Tensor, boxes: Tensor, shape: RegionShape, open_: Pass, channels_last: bool) -> Tensor:
+        generated = has_memory(operand) and has_memory(boxes) and kernels.refusal(shape, operand) is None
+        made = (kernels if generated else regions).contract(shape, open_, operand, boxes)
+        return relayout.laid_out(made, channels_last)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, boxes, ctx.shape, ctx.open_, ctx.channels_last = inputs
+        ctx.save_for_backward(boxes)
+        ctx.save_for_forward(boxes)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        transposed = Pass.INPUT_GRAD if ctx.open_ is Pass.OUTPUT else Pass.OUTPUT
+        grad = Aligned.of(upstream, *ctx.saved_tensors, ctx.shape, transposed, ctx.channels_last)
+        return grad, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        return cast(Tensor, Aligned.of(tangents[0], *ctx.saved_tensors, ctx.shape, ctx.open_, ctx.channels_last))
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Any, operand: Tensor, boxes: Tensor, shape: RegionShape, open_: Pass, channels_last: bool
+    ) -> tuple[Tensor, int]:
+        count = info.batch_size
+        # Each sample's images are images of their own, and its boxes know them by a later number.
+        each = boxes.expand(count, *boxes.shape) if in_dims[1] is None else boxes.movedim(in_dims[1], 0)
+        first = torch.arange(count, device=boxes.device) * shape.batch
+        each = torch.cat([each[..., :1] + first.to(boxes)[:, None, None], each[..., 1:]], 2).flatten(0, 1)
+        many = replace(shape, batch=count * shape.batch)
+        return unfold(info, Aligned.of(fold(count, in_dims[0], operand), each, many, open_, channels_last)), 0
 
 
-def _at_once(regions: Tensor, pixels: torch.Size, size: tuple[int, int], scale: float, samples: int) -> int:
-    """Boxes whose taps are found together."""
-    taps = [samples if samples > 0 else n // bins + 1 for n, bins in zip(pixels, size, strict=True)]
-    return max(1, _CHUNK // (16 * size[0] * size[1] * taps[0] * taps[1]))
+def aligned(input: Tensor, boxes: Tensor, shape: RegionShape) -> Tensor:
+    """The output, of float32 or float64 and boxes (K, 5) of that dtype, by kernels unless somebody looks on."""
+    if traced(input, boxes):
+        return regions.contract(shape, Pass.OUTPUT, input, boxes)
+    if len(boxes) == 0 or input.numel() == 0:
+        return input.sum() * 0 + input.new_zeros(len(boxes), input.shape[1], *shape.bins)
+    return cast(Tensor, Aligned.of(input, boxes, shape, Pass.OUTPUT, is_channels_last(input)))
 
 
-def _weighted(rows: Tensor, places: Tensor, weights: Tensor) -> Tensor:
-    """The sum over T of weights (B, T) times the rows (R, C) at the places (B, T): (B, C)."""
-    return F.embedding_bag(places, rows, per_sample_weights=weights, mode="sum")
+#: Where a box says how many samples it has a compiler can't say how much memory that takes.
+_uncompiled = torch.compiler.disable(aligned)
 
 
-def _taps(
-    regions: Tensor, pixels: torch.Size, size: tuple[int, int], scale: float, samples: int, aligned: bool
-) -> tuple[Tensor, Tensor]:
-    """For each bin of each box the pixels that it sums, as rows of (N * H * W, C), and their weights: (K * P * Q, T)."""
-    offset = 0.5 if aligned else 0.0
-    start = regions[:, 1:3] * scale - offset
-    extent = regions[:, 3:5] * scale - offset - start
-    if not aligned:
-        extent = extent.clamp(min=1)
-    (x, u), (y, v) = (
-        _line(start[:, axis], extent[:, axis], size[1 - axis], pixels[1 - axis], samples) for axis in (0, 1)
-    )
-    image = regions[:, 0].long().reshape(-1, 1, 1, 1, 1)
-    row, column = y[:, :, None, :, None], x[:, None, :, None, :]
-    places = (image * pixels[0] + row) * pixels[1] + column
-    weights = v[:, :, None, :, None] * u[:, None, :, None, :]
-    return places.flatten(3).flatten(0, 2), weights.flatten(3).flatten(0, 2)
-
-
-def _line(start: Tensor, extent: Tensor, bins: int, pixels: int, samples: int) -> tuple[Tensor, Tensor]:
-    """Along one axis, for each bin: the pixels that it sums and their weights, (K, bins, T) each."""
-    width = extent / bins
-    if samples > 0:
-        count = torch.full_like(width, samples)
-        most = samples
-    else:
-        count = width.ceil().clamp(min=0)
-        most = max(1, int(count.amax()))
-    bin_, sample = (torch.arange(n, device=start.device, dtype=start.dtype) for n in (bins, most))
-    start, width, count = (each[:, None, None] for each in (start, width, count))
-    # In this order, since a sample at the very border counts or doesn't.
-    place = start + bin_[:, None] * width + (sample + 0.5) * width / count.clamp(min=1)
-    counted = (place >= -1) & (place <= pixels) & (sample < count)
-    place = place.where(counted, 0).clamp(min=0)
-    low = place.floor().clamp(max=pixels - 1)
-    fraction = (place - low).where(low < pixels - 1, 0)
-    weights = torch.stack([1 - fraction, fraction], -1) * (counted / count.clamp(min=1))[..., None]
-    places = torch.stack([low, (low + 1).clamp(max=pixels - 1)], -1).long()
-    return places.flatten(2), weights.flatten(2)
+def _aligned(input: Tensor, boxes: Tensor, shape: RegionShape) -> Tensor:
+    if not torch.compiler.is_compiling():
+        return aligned(input, boxes, shape)
+    if shape.samples == 0 and not torch.compiler.is_exporting():
+        return cast(Tensor, _uncompiled(input, boxes, shape))
+    how = (list(shape.bins), shape.scale, shape.samples, shape.aligned)
+    return cast(Tensor, torch.ops.striate.roi_align(input, boxes, *how))
 
 
 # -------------------------------------------------------------------- pooling

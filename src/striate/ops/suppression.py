@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from striate.engine import traced
+from striate.engine.llvm import nms as kernel
 from striate.errors import OperandError
 from striate.ops._calls import check_tensor
 from striate.ops.boxes import wide
@@ -77,15 +78,13 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
         got = f"got idxs of shape {tuple(idxs.shape)} for boxes of shape {tuple(boxes.shape)}"
         raise OperandError("batched_nms", got, "needed (N,)")
     boxes = wide(boxes)
-    if not traced(boxes, scores, idxs):
-        if len(boxes) == 0:
-            return idxs.new_zeros(0, dtype=torch.int64)
-        if len(boxes) > _MOVED.get(boxes.device.type, _MOVED_ELSEWHERE):
-            return _suppressed(boxes, scores, idxs, iou_threshold)
+    most = _MOVED.get(boxes.device.type, _MOVED_ELSEWHERE)
+    if not traced(boxes, scores, idxs) and len(boxes) > most:
+        return _suppressed(boxes, scores, idxs, iou_threshold)
     # torchvision moves the boxes of each class to a place of their own where there are few, which rounds their
     # coordinates. The same boxes stay here as there only if the same is done.
-    lowest = boxes.amin().clamp(max=0)
-    moved = boxes + (idxs.to(boxes) * (boxes.amax() - lowest + 1))[:, None]
+    corners = torch.cat([boxes.new_zeros(1, 4), boxes])
+    moved = boxes + (idxs.to(boxes) * (corners.max() - corners.min() + 1))[:, None]
     return _suppressed(moved, scores, None, iou_threshold)
 
 
@@ -107,16 +106,28 @@ def _suppressed(boxes: Tensor, scores: Tensor, classes: Tensor | None, threshold
     if traced(boxes, scores):
         found: Tensor = torch.ops.striate.nms(boxes, scores.detach(), float(threshold))
         return found
-    return _by_blocks(boxes, scores.detach(), classes, threshold)
+    return suppressed(boxes, scores.detach(), classes, threshold)
 
 
-def _by_blocks(boxes: Tensor, scores: Tensor, classes: Tensor | None, threshold: float) -> Tensor:
+def suppressed(boxes: Tensor, scores: Tensor, classes: Tensor | None, threshold: float) -> Tensor:
+    """:func:`batched_nms` of float32 or float64 boxes that somebody else has looked at, classes told apart if given."""
     order = scores.sort(stable=True, descending=True).indices
-    boxes = boxes[order]
-    classes = None if classes is None else classes[order]
     limit = _below(threshold, boxes.dtype)
+    if not kernel.takes(boxes):
+        return order[_by_blocks(boxes[order], None if classes is None else classes[order], limit)]
+    if classes is None:
+        return order[kernel.stays(boxes[order], torch.full_like(order, len(order)), limit)]
+    together = classes[order].sort(stable=True)
+    ends = torch.searchsorted(together.values, together.values, right=True)
+    stays = torch.empty_like(order, dtype=torch.bool)
+    stays[together.indices] = kernel.stays(boxes[order[together.indices]], ends, limit)
+    return order[stays]
+
+
+def _by_blocks(boxes: Tensor, classes: Tensor | None, limit: float) -> Tensor:
+    """Indices of the ordered boxes that stay."""
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    kept = order.new_zeros(0)
+    kept = torch.zeros(0, dtype=torch.int64, device=boxes.device)
     for begin in range(0, len(boxes), _BLOCK):
         block = torch.arange(begin, min(begin + _BLOCK, len(boxes)), device=boxes.device)
         for earlier in kept.split(_BLOCK):
@@ -129,7 +140,7 @@ def _by_blocks(boxes: Tensor, scores: Tensor, classes: Tensor | None, threshold:
                 break
             stays = again
         kept = torch.cat([kept, block[stays]])
-    return order[kept]
+    return kept
 
 
 def _suppress(
@@ -150,18 +161,3 @@ def _below(threshold: float, dtype: torch.dtype) -> float:
     if near.item() > threshold:
         near = torch.nextafter(near, torch.full_like(near, -torch.inf))
     return float(near)
-
-
-def _defined() -> None:
-    """The operator ``striate::nms``, which graphs hold: how many boxes it leaves is known when it runs."""
-
-    @torch.library.custom_op("striate::nms", mutates_args=())
-    def compute(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-        return _by_blocks(boxes, scores, None, iou_threshold)
-
-    @compute.register_fake
-    def _(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-        return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
-
-
-_defined()

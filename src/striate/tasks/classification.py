@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeAlias
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from striate import data
 from striate.data import STYLES, LabelledImages, Normalization, Preprocessing
+from striate.data.streamed import relabelled
 from striate.errors import DataError, RunError
 from striate.tasks import samples
 from striate.tasks.balance import balanced_order, class_weights
@@ -22,7 +23,7 @@ from striate.tasks.evaluation import Evaluation, Example
 from striate.tasks.predictions import PREDICTIONS, VALIDATION, write_predictions
 from striate.tasks.probe import can_probe, fit_head, linear_head
 from striate.tasks.scores import Measures, Scores
-from striate.tasks.task import SAMPLES, Batches, Criterion, Goal, Loading, Outcome, Task
+from striate.tasks.task import Batches, Criterion, Goal, Loading, Outcome, Task
 
 #: From outputs (N, K) and labels (N,) to a scalar, a mean over the images.
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -113,6 +114,9 @@ class Classification(Task):
         if not isinstance(images, data.ImageSet | data.StreamedSet):
             raise DataError("data", "have annotations of parts of pictures", "needed one label an image")
         return images
+
+    def relabelled(self, images: LabelledImages, classes: tuple[str, ...]) -> LabelledImages:
+        return relabelled(images, classes)
 
     def normalization(self, images: LabelledImages, workers: int) -> Normalization:
         return Normalization.of(images, workers)
@@ -231,19 +235,25 @@ class Classification(Task):
 
     # ------------------------------------------------------------------ what a run leaves
 
-    def finish(
-        self, folder: Path, images: LabelledImages, tested: Assessment, validated: Assessment | None, keep: str
-    ) -> Outcome:
+    def outcome(self, images: LabelledImages, tested: Assessment, validated: Assessment | None = None) -> Outcome:
+        measures = Measures.of(tested.scores, None if validated is None else validated.scores)
+        return Outcome(
+            tested,
+            measures,
+            tested.evaluation.to_dict() | {"measures": measures.to_dict()},
+            tuple(samples.choose(images, tested.predicted, tested.probability, even=_EVEN, mistakes=_MISTAKES)),
+            tuple(samples.worst(images, tested.scores)),
+        )
+
+    def write(
+        self, folder: Path, images: LabelledImages, tested: Assessment, validated: Assessment | None = None
+    ) -> None:
         write_predictions(folder / PREDICTIONS, tested.scores)
         if validated is not None:
             write_predictions(folder / VALIDATION, validated.scores)
-        chosen = samples.choose(images, tested.predicted, tested.probability, even=_EVEN, mistakes=_MISTAKES)
-        samples.write(folder / SAMPLES, chosen, copies=keep == "copies")
-        measures = Measures.of(tested.scores, None if validated is None else validated.scores)
-        record = tested.evaluation.to_dict() | {"measures": measures.to_dict()}
-        if keep == "none":
-            return Outcome(tested, measures, record)
-        return Outcome(tested, measures, record, tuple(chosen), tuple(samples.worst(images, tested.scores)))
+
+    def keep(self, folder: Path, examples: Sequence[Example], *, copies: bool) -> None:
+        samples.write(folder, list(examples), copies=copies)
 
     def evaluation(self, fields: Mapping[str, Any]) -> Evaluation:
         return Evaluation.from_dict(fields)

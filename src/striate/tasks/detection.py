@@ -16,14 +16,16 @@ import torch
 from torch import Tensor
 
 from striate import nn
+from striate.acceleration import accelerate
 from striate.data import AnnotatedBatches, AnnotatedSet, Annotation, Detections, Identity, Normalization
+from striate.data.annotated import relabelled
 from striate.data.annotated_augmentation import AnnotatedAugmentation
 from striate.errors import RunError
 from striate.tasks.framing import Framed, TestBatches, holding
 from striate.tasks.heads import Parts
 from striate.tasks.objects import ObjectMeasures, ObjectRecorder
 from striate.tasks.pictures import Shown, evenly, write_pictures
-from striate.tasks.task import SAMPLES, Batches, Criterion, Goal, Loading, Outcome, Task
+from striate.tasks.task import Batches, Criterion, Goal, Loading, Outcome, Task
 from striate.tasks.writing import ObjectWriter
 
 #: In a run's folder: what the network finds on each held-out picture.
@@ -66,6 +68,9 @@ class Detection(Task):
     def outputs(self, classes: int) -> int:
         return classes + 1
 
+    def relabelled(self, images: AnnotatedSet, classes: tuple[str, ...]) -> AnnotatedSet:
+        return relabelled(images, classes)
+
     def normalization(self, images: AnnotatedSet, workers: int) -> Normalization:
         """Values from 0 to 1: these networks normalise pixels themselves."""
         return Normalization((0.0,) * images.channels, (1.0,) * images.channels)
@@ -86,6 +91,12 @@ class Detection(Task):
         layers = [layer for layer in model.modules() if next(layer.parameters(recurse=False), None) is not None]
         inside = tuple(layer for layer in layers if id(layer) in own)
         return Parts(inside, tuple(layer for layer in layers if id(layer) not in own))
+
+    def accelerated(self, model: torch.nn.Module) -> None:
+        """The engine computes the convolutions. Losses and the choice of boxes depend on how many objects there are,
+        which differs from picture to picture; captured, they would be compiled again and again."""
+        for name in getattr(model, "dense", ("backbone",)):
+            accelerate(model.get_submodule(name), quiet=True)
 
     def check_style(self, style: str) -> None:
         AnnotatedAugmentation(style)
@@ -172,34 +183,31 @@ class Detection(Task):
 
     # ------------------------------------------------------------------ what a run leaves
 
-    def finish(
+    def outcome(
+        self, images: AnnotatedSet, tested: ObjectAssessment, validated: ObjectAssessment | None = None
+    ) -> Outcome:
+        measures = tested.evaluation
+        even, worst = evenly(len(images), _EVEN), measures.worst(_WORST)
+        shown = {
+            index: Shown(*images.sample(index), tested.found[index], images.classes, tested.known[index].name, index)
+            for index in {*even, *worst}
+        }
+        examples, errors = (tuple(shown[index] for index in each) for each in (even, worst))
+        return Outcome(tested, measures, measures.to_dict(), examples, errors)
+
+    def write(
         self,
         folder: Path,
         images: AnnotatedSet,
         tested: ObjectAssessment,
-        validated: ObjectAssessment | None,
-        keep: str,
-    ) -> Outcome:
-        names = [each.name for each in tested.known]
+        validated: ObjectAssessment | None = None,
+    ) -> None:
         with ObjectWriter(folder / DETECTIONS, images.classes) as writer:
-            for name, found in zip(names, tested.found, strict=True):
-                writer.write(name, found)
-        measures = tested.evaluation
-        if keep == "none":
-            return Outcome(tested, measures, measures.to_dict())
-        even, worst = evenly(len(images), _EVEN), measures.worst(_WORST)
-        shown = {
-            index: Shown(*images.sample(index), tested.found[index], images.classes, names[index])
-            for index in {*even, *worst}
-        }
-        write_pictures(folder / SAMPLES, [shown[index] for index in even], copies=keep == "copies")
-        return Outcome(
-            tested,
-            measures,
-            measures.to_dict(),
-            tuple(shown[index] for index in even),
-            tuple(shown[index] for index in worst),
-        )
+            for each, found in zip(tested.known, tested.found, strict=True):
+                writer.write(each.name, found)
+
+    def keep(self, folder: Path, examples: Sequence[Shown], *, copies: bool) -> None:
+        write_pictures(folder, examples, copies=copies)
 
     def evaluation(self, fields: Mapping[str, Any]) -> ObjectMeasures:
         return ObjectMeasures.from_dict(fields)

@@ -90,7 +90,7 @@ def normalization_of(images: AnnotatedSet) -> Normalization:
     every = max(1, len(images) // _COUNTED)
     pixels = squares = count = torch.zeros(images.channels, dtype=torch.float64)
     for index in range(0, len(images), every):
-        values = images.holding(()).sample(index)[0].flatten(1).double() / 255
+        values = images.sample(index)[0].flatten(1).double() / 255
         pixels, squares = pixels + values.sum(1), squares + values.square().sum(1)
         count = count + values.shape[1]
     mean = pixels / count

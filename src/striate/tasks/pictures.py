@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,6 +27,7 @@ class Shown:
         found: detections, or a class map, uint8 (H, W).
         classes: their names.
         name: of the picture.
+        place: in the set.
     """
 
     image: Tensor
@@ -33,6 +35,7 @@ class Shown:
     found: Detections | Tensor
     classes: tuple[str, ...]
     name: str
+    place: int
 
 
 def evenly(count: int, wanted: int) -> list[int]:
@@ -45,7 +48,7 @@ def evenly(count: int, wanted: int) -> list[int]:
     return [number * count // chosen for number in range(chosen)]
 
 
-def write_pictures(folder: Path, shown: list[Shown], *, copies: bool) -> None:
+def write_pictures(folder: Path, shown: Sequence[Shown], *, copies: bool) -> None:
     """Writes which pictures these are, and with ``copies`` each picture as PNG, as it is."""
     folder.mkdir(exist_ok=True)
     index = {}

@@ -12,15 +12,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from striate.data import IGNORED, AnnotatedBatches, AnnotatedSet, Annotation, Normalization
+from striate.data.annotated import relabelled
 from striate.data.annotated_augmentation import AnnotatedAugmentation
 from striate.tasks.framing import Framed, TestBatches, holding, normalization_of
 from striate.tasks.maps import MapMeasures, MapRecorder
 from striate.tasks.pictures import Shown, evenly, write_pictures
-from striate.tasks.task import SAMPLES, Batches, Criterion, Goal, Loading, Outcome, Task
+from striate.tasks.task import Batches, Criterion, Goal, Loading, Outcome, Task
+from striate.tasks.writing import write_class_map
 
 #: What an auxiliary head's loss counts (Zhao et al., "Pyramid scene parsing network", 2017, section 3.3, has 0.4;
 #: torchvision's segmentation networks are trained with 0.5).
 _AUXILIARY: Final = 0.5
+#: In a run's folder: class maps of some held-out pictures, by their place in the set.
+MAPS: Final = "maps"
 #: Held-out pictures that a run keeps: some over the whole set, and the worst.
 _EVEN: Final = 9
 _WORST: Final = 9
@@ -56,6 +60,9 @@ class Semantic(Task):
 
     def admit(self, images: Any) -> AnnotatedSet:
         return holding(images, self.holds, self.name)
+
+    def relabelled(self, images: AnnotatedSet, classes: tuple[str, ...]) -> AnnotatedSet:
+        return relabelled(images, classes)
 
     def normalization(self, images: AnnotatedSet, workers: int) -> Normalization:
         return normalization_of(images)
@@ -147,27 +154,29 @@ class Semantic(Task):
 
     # ------------------------------------------------------------------ what a run leaves
 
-    def finish(
-        self, folder: Path, images: AnnotatedSet, tested: MapAssessment, validated: MapAssessment | None, keep: str
-    ) -> Outcome:
+    def outcome(self, images: AnnotatedSet, tested: MapAssessment, validated: MapAssessment | None = None) -> Outcome:
         measures = tested.evaluation
-        if keep == "none":
-            return Outcome(tested, measures, measures.to_dict())
         even = evenly(len(images), _EVEN)
         worst = [index for index in measures.worst(_WORST) if index in tested.maps]
-        names = [each.name for each in images.identities()]
         shown = {
-            index: Shown(*images.sample(index), tested.maps[index], images.map_classes, names[index])
+            index: Shown(
+                *images.sample(index), tested.maps[index], images.map_classes, measures.pictures[index].name, index
+            )
             for index in {*even, *worst}
         }
-        write_pictures(folder / SAMPLES, [shown[index] for index in even], copies=keep == "copies")
-        return Outcome(
-            tested,
-            measures,
-            measures.to_dict(),
-            tuple(shown[index] for index in even),
-            tuple(shown[index] for index in worst),
-        )
+        examples, errors = (tuple(shown[index] for index in each) for each in (even, worst))
+        return Outcome(tested, measures, measures.to_dict(), examples, errors)
+
+    def write(
+        self, folder: Path, images: AnnotatedSet, tested: MapAssessment, validated: MapAssessment | None = None
+    ) -> None:
+        """Class maps of the pictures that are kept; all of them would be as large as the data."""
+        (folder / MAPS).mkdir(exist_ok=True)
+        for index in sorted(tested.maps):
+            write_class_map(folder / MAPS / f"{index:05}.png", tested.maps[index], images.map_classes)
+
+    def keep(self, folder: Path, examples: Sequence[Shown], *, copies: bool) -> None:
+        write_pictures(folder, examples, copies=copies)
 
     def evaluation(self, fields: Mapping[str, Any]) -> MapMeasures:
         return MapMeasures.from_dict(fields)

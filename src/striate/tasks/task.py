@@ -166,6 +166,14 @@ class Task(ABC):
     def normalization(self, images: Any, workers: int) -> Normalization:
         """The scale of pixels for a network without weights of its own."""
 
+    @abstractmethod
+    def relabelled(self, images: Any, classes: tuple[str, ...]) -> Any:
+        """Other images, with the labels of these classes.
+
+        Raises:
+            DataError: a class that isn't among them.
+        """
+
     def names(self, images: Any) -> tuple[str, ...]:
         """The names of the classes."""
         found: tuple[str, ...] = images.classes
@@ -268,16 +276,22 @@ class Task(ABC):
     # ------------------------------------------------------------------ what a run leaves
 
     @abstractmethod
-    def finish(self, folder: Path, images: Any, tested: Any, validated: Any | None, keep: str) -> Outcome:
-        """Writes what a finished run says of each image, and some images that are worth a look.
+    def outcome(self, images: Any, tested: Any, validated: Any | None = None) -> Outcome:
+        """All that follows from what a network says of a set of images, and images of it that are worth a look.
 
         Args:
-            folder: the run's.
-            images: the held-out set.
+            images: the set.
             tested: what the network says of it.
-            validated: what it says of the validation images; None without any.
-            keep: what of the images may be shown, one of a recipe's ``keep_images``.
+            validated: what it says of validation images; None without any.
         """
+
+    @abstractmethod
+    def write(self, folder: Path, images: Any, tested: Any, validated: Any | None = None) -> None:
+        """Writes what a network says of each image."""
+
+    @abstractmethod
+    def keep(self, folder: Path, examples: Sequence[Any], *, copies: bool) -> None:
+        """Writes into a folder, which is made, which images are worth a look, and with ``copies`` the images too."""
 
     @abstractmethod
     def evaluation(self, fields: Mapping[str, Any]) -> Record:

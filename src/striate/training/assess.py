@@ -6,13 +6,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from striate.data import LabelledImages
-from striate.data.streamed import relabelled
 from striate.errors import DataError
 from striate.tasks.scores import Scores
 from striate.tasks.task import Loading
 from striate.training.environment import enough_memory, find_device
-from striate.training.images import collect, divided
+from striate.training.images import admitted, collect, divided
 from striate.training.record import Changes
 from striate.training.run import Run
 from striate.training.telling import left_out, overlapping
@@ -48,7 +46,7 @@ class Tested:
 
 def images_to_test(
     run: Run, source: str | None = None, *, skip_broken: bool = False, max_pixels: int | None = None
-) -> tuple[LabelledImages, tuple[str, ...], Changes | None]:
+) -> tuple[Any, tuple[str, ...], Changes | None]:
     """What a run's network is tested on: the images that its record holds out, or those of other data.
 
     Args:
@@ -70,7 +68,7 @@ def images_to_test(
         collection = collect(recipe, source, how, channels, skip_broken=skip_broken)
         images, notes = collection.tested()
         notes += tuple(left_out(collection.skipped))
-        images = relabelled(images, settings.classes)
+        images = run.task.relabelled(run.task.admit(images), settings.classes)
         if record is None:
             return (
                 images,
@@ -90,8 +88,8 @@ def images_to_test(
         raise DataError(error.where, error.got, error.needed, error.remedy or remedy) from error
     if record is None:
         note = "the run has no record of its images, so the held-out ones are drawn anew; right if none were added"
-        return divided(recipe, collection).test, (note,), None
-    found, changes = record.find(collection)
+        return divided(recipe, admitted(collection, run.task)).test, (note,), None
+    found, changes = record.find(admitted(collection, run.task))
     if "test" not in found:
         raise DataError(
             settings.source,
@@ -100,7 +98,7 @@ def images_to_test(
             "or test on others: --data",
         )
     notes = (*changes.told(), *overlapping(record))
-    return relabelled(found["test"], settings.classes), notes, changes
+    return run.task.relabelled(found["test"], settings.classes), notes, changes
 
 
 def assess_run(

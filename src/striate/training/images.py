@@ -17,6 +17,8 @@ from striate.errors import RunError
 from striate.tasks.task import Task
 from striate.training.recipe import Recipe
 
+#: Sources that come with striate.
+WITHOUT_FILES: Final = ("digits", "scenes")
 #: Classes of ImageNet's challenge.
 _IMAGENET: Final = 1000
 
@@ -106,6 +108,8 @@ def absolute(source: str) -> str:
     'digits'
     """
     kind, colon, place = source.partition(":")
+    if kind in WITHOUT_FILES:
+        return source
     path, split, part = place, "", ""
     if kind == "hf":  # maybe a name on the Hub, maybe with a split
         before, split, part = place.rpartition(":")
@@ -113,4 +117,5 @@ def absolute(source: str) -> str:
         if not expanded(path).exists():
             return source
         split, part = (split, part) if path == before and split else ("", "")
-    return f"{kind}:{expanded(path).absolute()}{split}{part}" if colon else source
+    places = [path] if expanded(path).exists() else path.split(",")  # annotations and where their pictures lie
+    return f"{kind}:{','.join(str(expanded(each).absolute()) for each in places)}{split}{part}" if colon else source

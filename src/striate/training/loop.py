@@ -21,7 +21,7 @@ from torch import Tensor
 from striate import data
 from striate.errors import RunError, WeightsWarning
 from striate.files import sync_folder, write_json, write_whole
-from striate.tasks.task import Assessment, Batches, Loading, Outcome
+from striate.tasks.task import SAMPLES, Assessment, Batches, Loading, Outcome
 from striate.training.checkpoint import Checkpoint, own_copies
 from striate.training.display import Display
 from striate.training.distributed import Team
@@ -332,8 +332,11 @@ class Training:
         }
         write_whole(self.path / WEIGHTS, save(own_copies(self.updates.tested.state_dict()), about))
         kept = self.recipe.keep_images or ("figures" if self.settings.is_users else "copies")
-        outcome = self.task.finish(self.path, self.test_batches.images, tested, validated, kept)
+        images = self.test_batches.images
+        outcome = self.task.outcome(images, tested, validated)
+        self.task.write(self.path, images, tested, validated)
+        self.task.keep(self.path / SAMPLES, outcome.examples, copies=kept == "copies")
         write_json(self.path / EVALUATION, outcome.record)
         (self.path / CHECKPOINT).unlink()
         sync_folder(self.path)
-        return outcome
+        return dataclasses.replace(outcome, examples=(), errors=()) if kept == "none" else outcome

@@ -22,6 +22,8 @@ PRECISIONS: Final = ("float32", "bf16", "fp16")
 FREEZES: Final = ("none", "backbone", "all-but-head")
 #: As :data:`striate.data.STYLES`, which aren't imported here: reading a recipe's defaults takes no PyTorch.
 AUGMENTS: Final = ("none", "digits", "resized-crop", "flip-crop", "photo", "randaugment")
+#: As :data:`striate.data.annotated_augmentation.CHANGES`: what is done to pictures with annotations, joined by ``+``.
+CHANGES: Final = ("flip", "scale", "mosaic", "paste", "colour")
 FITS: Final = ("crop", "squash", "frame")
 PREPROCESSINGS: Final = ("weights", "imagenet", "data")
 KEEPS: Final = ("last", "best")
@@ -46,7 +48,7 @@ class Recipe:
     Args:
         model: a name from ``striate.models.names()``.
         data: a source as ``striate.data.load`` takes it: ``"digits"``, ``"idx:FOLDER"``, ``"cifar:FOLDER"``,
-            ``"folder:PATH"``, ``"hf:PATH"``.
+            ``"folder:PATH"``, ``"hf:PATH"``, or ``"scenes"``, ``"coco:FILE"`` and others with annotations.
         out: the run's folder; None for a fresh one, ``runs/<model>-<data>-<n>``.
         epochs: passes over the training images.
         batch_size: images a step, of all processes together; an epoch's last batch may be smaller.
@@ -83,7 +85,8 @@ class Recipe:
         device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
         augment: how training images are changed, one of ``striate.data.STYLES``: ``"none"``, ``"resized-crop"``,
             ``"digits"``, ``"flip-crop"``, ``"photo"``, ``"randaugment"``; None for ``"resized-crop"`` where weights
-            expect pictures that are cropped, else ``"none"``.
+            expect pictures that are cropped, else ``"none"``. For tasks with annotations some of :data:`CHANGES`
+            joined by ``+``, as ``"flip+scale"``.
         erase: probability with which a rectangle of a training image turns black.
         mixup: Beta distribution's parameter for means of two images; 0 for none.
         cutmix: the same for rectangles of one image in another; 0 for none.
@@ -257,6 +260,10 @@ def _or_none(rule: Rule) -> Rule:
     return (lambda value: value is None or rule[0](value)), rule[1] + ", or None"
 
 
+def _is_augment(value: Any) -> bool:
+    return isinstance(value, str) and (value in AUGMENTS or set(value.split("+")) <= set(CHANGES))
+
+
 def _is_size(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) == 2 and all(_whole(1)[0](side) for side in value)
 
@@ -295,7 +302,7 @@ _RULES: Final[dict[str, Rule]] = {
     "channels": _or_none((lambda value: value in (1, 3) and not isinstance(value, bool), "1 or 3")),
     "threads": _or_none(_whole(1)),
     "device": _text(),
-    "augment": _or_none(_text(*AUGMENTS)),
+    "augment": _or_none((_is_augment, f"one of {', '.join(AUGMENTS)}, or some of {', '.join(CHANGES)} joined by +")),
     "erase": _real(lambda value: 0 <= value <= 1, "from 0 to 1"),
     "mixup": _real(lambda value: value >= 0, "from 0"),
     "cutmix": _real(lambda value: value >= 0, "from 0"),

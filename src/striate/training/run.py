@@ -22,6 +22,7 @@ from striate.files import read_json
 from striate.tasks import task_class, task_settings
 from striate.tasks.task import SAMPLES, Outcome, Task
 from striate.training.folder import EVALUATION, FOLDS, SETTINGS, WEIGHTS, go_on, read_metrics
+from striate.training.images import WITHOUT_FILES
 from striate.training.recipe import Recipe
 from striate.training.record import Record
 from striate.training.results import Epoch
@@ -92,7 +93,7 @@ class Settings:
     @property
     def is_users(self) -> bool:
         """Whether the images are somebody's own, rather than such as come with striate."""
-        return ":" in self.source
+        return self.source.partition(":")[0] not in WITHOUT_FILES
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, for JSON."""

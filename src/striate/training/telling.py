@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import torch
 from rich.cells import cell_len
@@ -21,9 +21,10 @@ _LISTED: Final = 20
 _FILES: Final = 10
 
 
-def told(settings: Settings, split: Split, record: Record) -> list[str]:
+def told(settings: Settings, split: Split[Any], record: Record) -> list[str]:
     """Lines on a run's images and what is done to them, fit for 80 columns but for names."""
-    lines = counted(settings.recipe.data, split)
+    annotated = isinstance(split.train, AnnotatedSet)
+    lines = counted_pictures(settings.recipe.data, split) if annotated else counted(settings.recipe.data, split)
     lines += [f"  {note}" for note in split.notes]
     lines += [f"  {line}" for line in overlapping(record)]
     lines += left_out(split.skipped)
@@ -66,17 +67,23 @@ def overlapping(record: Record) -> list[str]:
     return [f"{count:,} of test {have} to learn from{before} and will look easier"]
 
 
+def counted_pictures(source: str, split: Split[AnnotatedSet]) -> list[str]:
+    """How many pictures of each part, and what is known of them."""
+    images = split.train
+    shares = ", ".join(f"{len(images):,} {part}" for part, images in split.parts.items())
+    whole = sum(len(images) for images in split.parts.values())
+    names = images.map_classes if images.holds == {"map"} else images.classes
+    held = " and ".join({"map": "class maps"}.get(part, part) for part in sorted(images.holds))
+    return [f"{source}: {whole:,} pictures with {held} of {len(names):,} classes ({shares})"]
+
+
 def counted(source: str, split: Split) -> list[str]:
     """How many images of each class and part."""
     parts = split.parts
     classes = split.train.classes
-    shares = ", ".join(f"{len(images):,} {part}" for part, images in parts.items())
-    if isinstance(split.train, AnnotatedSet):
-        whole = sum(len(images) for images in parts.values())
-        names = split.train.map_classes if split.train.holds == {"map"} else classes
-        return [f"{source}: {whole:,} pictures with {_held(split.train)} of {len(names):,} classes ({shares})"]
     counts = {part: images.labels.bincount(minlength=len(classes)).tolist() for part, images in parts.items()}
     total = sum(len(images) for images in parts.values())
+    shares = ", ".join(f"{len(images):,} {part}" for part, images in parts.items())
     lines = [f"{source}: {total:,} images of {len(classes):,} classes ({shares})"]
     if len(classes) > _LISTED:
         lines += [f"  {part}: {_spread(each, classes)}" for part, each in counts.items()]
@@ -101,10 +108,6 @@ def left_out(skipped: Sequence[tuple[str, str]]) -> list[str]:
         more = "; ".join(f"{count:,} {reason}" for reason, count in reasons)
         lines.append(f"  and {len(skipped) - _FILES:,} more: {more}")
     return lines
-
-
-def _held(images: AnnotatedSet) -> str:
-    return " and ".join({"map": "class maps"}.get(part, part) for part in sorted(images.holds))
 
 
 def _spread(counts: Sequence[int], classes: Sequence[str]) -> str:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from striate.acceleration import accelerate
 from striate.tasks.task import Criterion, Task, pieces
 from striate.training.activations import recompute
 from striate.training.distributed import Team
@@ -56,12 +55,12 @@ class Updates:
         self.criterion: Criterion = task.criterion(model, images)
         by_engine = self.device.type == "cpu" and recipe.engine != "aten"
         if by_engine:
-            accelerate(model, quiet=True)
+            task.accelerated(model)
             if _is_wide(model):
                 model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = None if recipe.ema is None else Average(model, recipe.ema)
         if by_engine and self.average is not None:
-            accelerate(self.average.model, quiet=True)
+            task.accelerated(self.average.model)
         if recipe.checkpoint_activations:
             recompute(model)
         self.model, self.network = model, team.wrap(model)

@@ -1,0 +1,101 @@
+"""What graphs hold of operations that PyTorch has no operator for, and how ONNX writes it.
+
+A graph that a compiler or exporter captures has ``striate::nms`` and ``striate::roi_align`` in it. ONNX has operators
+for both (:func:`translations`). Elsewhere ``roi_align`` is made of PyTorch's operators
+(``ExportedProgram.run_decompositions``), so that a program needs no striate, except where boxes say how many samples
+they have; nms loops until it is done, which a graph can't, so a program with it needs ``import striate.ops``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from striate.engine import Pass, regions, traced
+from striate.engine.regions import RegionShape
+from striate.ops.roi import aligned as by_regions
+from striate.ops.suppression import suppressed
+
+_library: Final = torch.library.Library("striate", "DEF")
+_library.define("nms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor")
+_library.define(
+    "roi_align(Tensor input, Tensor boxes, SymInt[] size, float scale, int samples, bool aligned) -> Tensor"
+)
+_library.define("roi_align_adaptive(Tensor input, Tensor boxes, SymInt[] size, float scale, bool aligned) -> Tensor")
+
+
+def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    return suppressed(boxes, scores, None, iou_threshold)
+
+
+def _some(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
+
+
+def _roi_align(input: Tensor, boxes: Tensor, size: list[int], scale: float, samples: int, aligned: bool) -> Tensor:
+    if samples == 0 and traced(input, boxes):
+        adaptive: Tensor = torch.ops.striate.roi_align_adaptive(input, boxes, size, scale, aligned)
+        return adaptive
+    return by_regions(input, boxes, _shape(input, size, scale, samples, aligned))
+
+
+def _roi_align_adaptive(input: Tensor, boxes: Tensor, size: list[int], scale: float, aligned: bool) -> Tensor:
+    return regions.contract(_shape(input, size, scale, 0, aligned), Pass.OUTPUT, input, boxes)
+
+
+def _bins(input: Tensor, boxes: Tensor, size: list[int], scale: float, aligned: bool) -> Tensor:
+    return input.new_empty(boxes.shape[0], input.shape[1], *size)
+
+
+def _shape(input: Tensor, size: list[int], scale: float, samples: int, aligned: bool) -> RegionShape:
+    return RegionShape(input.shape[0], (input.shape[2], input.shape[3]), (size[0], size[1]), scale, samples, aligned)
+
+
+_library.impl("nms", _nms, "CompositeExplicitAutograd")
+_library.impl("roi_align", _roi_align, "CompositeImplicitAutograd")
+_library.impl("roi_align_adaptive", _roi_align_adaptive, "CompositeExplicitAutograd")
+torch.library.register_fake("striate::nms", _some, lib=_library)
+torch.library.register_fake("striate::roi_align_adaptive", _bins, lib=_library)
+
+
+def translations() -> dict[Any, Callable[..., Any]]:
+    """How ONNX writes these operators: the table that :func:`torch.onnx.export` takes as ``custom_translation_table``.
+
+    Boxes that suppress each other are ONNX's ``NonMaxSuppression`` with one class and no limit, aligned pooling is its
+    ``RoiAlign`` (both from version 16 of its operators).
+    """
+    from onnxscript import opset18 as op
+
+    def nms(boxes: Any, scores: Any, iou_threshold: float) -> Any:
+        many = op.Reshape(op.Size(scores), op.Constant(value_ints=[1]))
+        threshold = op.Constant(value_floats=[iou_threshold])
+        found = op.NonMaxSuppression(
+            op.Unsqueeze(op.Cast(boxes, to=1), op.Constant(value_ints=[0])),
+            op.Unsqueeze(op.Cast(scores, to=1), op.Constant(value_ints=[0, 1])),
+            many,
+            threshold,
+        )
+        # A row for each box: image, class, box.
+        return op.Gather(found, op.Constant(value_int=2), axis=1)
+
+    def roi_align(input: Any, boxes: Any, size: Any, scale: float, samples: int, aligned: bool) -> Any:
+        images = op.Cast(op.Gather(boxes, op.Constant(value_int=0), axis=1), to=7)
+        corners = op.Slice(boxes, op.Constant(value_ints=[1]), op.Constant(value_ints=[5]), op.Constant(value_ints=[1]))
+        height, width = size
+        return op.RoiAlign(
+            input,
+            corners,
+            images,
+            coordinate_transformation_mode="half_pixel" if aligned else "output_half_pixel",
+            mode="avg",
+            output_height=height,
+            output_width=width,
+            sampling_ratio=samples,
+            spatial_scale=scale,
+        )
+
+    operators = torch.ops.striate
+    return {operators.nms.default: nms, operators.roi_align.default: roi_align}
