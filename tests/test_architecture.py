@@ -29,7 +29,16 @@ MAY_IMPORT = {
     "export": {"errors", "files", "data", "models", "tasks", "training"},
     "studies": {"errors", "geometry", "engine", "ops", "nn", "models", "data", "training", "analysis", "explain"},
     "report": {
-        *("errors", "files", "drawing", "engine", "data", "tasks", "training", "analysis", "explain", "export"),
+        "errors",
+        "drawing",
+        "files",
+        "engine",
+        "data",
+        "tasks",
+        "training",
+        "analysis",
+        "explain",
+        "export",
         "studies",
     },
 }

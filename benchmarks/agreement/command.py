@@ -23,7 +23,7 @@ PREFIXES = ("fasterrcnn_", "maskrcnn_", "retinanet_", "fcos_", "ssd", "fcn_", "d
 def main(
     networks: Annotated[list[str] | None, typer.Argument(help="Names; by default all that torchvision has.")] = None,
     python: Annotated[str, typer.Option(help="An interpreter that imports torchvision.")] = "/usr/bin/python3",
-    shorter: Annotated[int, typer.Option(help="Pixels to which detectors resize the shorter side.")] = 256,
+    shorter: Annotated[int, typer.Option(help="Pixels to which detectors resize the shorter side.")] = 192,
     size: Annotated[list[str] | None, typer.Option(help="HxW of an image; may be repeated.")] = None,
     save: Annotated[bool, typer.Option(help="Write results/peers.csv, where other networks stay.")] = False,
 ) -> None:
@@ -31,7 +31,7 @@ def main(
 
     Example: python -m benchmarks peers lraspp_mobilenet_v3_large
     """
-    sizes = size or ["200x300", "331x240", "97x128"]
+    sizes = size or ["120x160", "131x97"]
     known = [name for task in ("detection", "instance", "semantic") for name in models.names(task)]
     asked = networks or [name for name in known if name.startswith(PREFIXES)]
     console = Console(width=200)

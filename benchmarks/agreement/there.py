@@ -118,8 +118,10 @@ def _normalise(layer: Any, inputs: tuple[Tensor, ...]) -> None:
     input = inputs[0].transpose(0, 1).flatten(1)
     several = input.shape[1] > 1
     deviation = input.std(1) if several else torch.full_like(input[:, 0], SMALLER)
+    # What hardly varies isn't blown up, or rounding would decide what is found.
+    deviation = torch.maximum(deviation, deviation.median() / 2)
     layer.running_mean.copy_(input.mean(1) + 0.3 * deviation * torch.randn_like(deviation))
-    layer.running_var.copy_((deviation**2 * torch.empty_like(deviation).uniform_(0.7, 1.4)).clamp(min=1e-6))
+    layer.running_var.copy_((deviation**2 * torch.empty_like(deviation).uniform_(0.7, 1.4)).clamp(min=1e-8))
     layer.weight.uniform_(0.8, 1.2)
     layer.bias.uniform_(-0.2, 0.2)
 
@@ -172,6 +174,29 @@ def shrunk(model: Any, shorter: int, longer: int) -> Iterator[None]:
         transform.min_size, transform.max_size = kept
 
 
+def as_published(model: Any) -> dict[str, Tensor]:
+    """The weights under the names that the file of this network on torchvision's site has.
+
+    Detectors that were published before version 0.13 have older names there, and no ``eps`` beside their variances.
+    """
+    weights = dict(model.state_dict())
+    if not any(getattr(layer, "eps", None) == 0 for layer in model.modules()):
+        return weights
+    older = (
+        (r"(fpn\.(?:inner|layer)_blocks\.\d+)\.0\.(weight|bias)", lambda found: f"{found[1]}.{found[2]}"),
+        (r"(.*rpn\.head\.conv)\.0\.0\.(weight|bias)", lambda found: f"{found[1]}.{found[2]}"),
+        (r"(.*mask_fcn)(\d)\.0\.(weight|bias)", lambda found: f"{found[1]}{int(found[2]) + 1}.{found[3]}"),
+        (r"(.*mask_head)\.(\d)\.0\.(weight|bias)", lambda found: f"{found[1]}.mask_fcn{int(found[2]) + 1}.{found[3]}"),
+        (
+            r"(.*(?:classification|regression)_head\.conv)\.(\d)\.0\.(weight|bias)",
+            lambda found: f"{found[1]}.{2 * int(found[2])}.{found[3]}",
+        ),
+    )
+    for pattern, renamed in older:
+        weights = {re.sub(pattern, renamed, name): tensor for name, tensor in weights.items()}
+    return weights
+
+
 def main(name: str, folder: Path, shorter: int, sizes: list[tuple[int, int]]) -> None:
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
@@ -179,10 +204,10 @@ def main(name: str, folder: Path, shorter: int, sizes: list[tuple[int, int]]) ->
         model = torchvision.models.get_model(name, weights="DEFAULT")
     semantic = "segmentation" in type(model).__module__
     images = pictures(sizes, generator)
-    first = pictures([(128, 160)], generator)
-    with shrunk(model, 128, 192):
+    first = pictures([(160, 200)], generator)
+    with shrunk(model, 160, 200):
         settle(model, first[0][None] if semantic else first)
-    torch.save(model.state_dict(), folder / "weights.pth")
+    torch.save(as_published(model), folder / "weights.pth")
     results: dict[str, Any] = {
         "shorter": shorter,
         "images": images,

@@ -401,3 +401,29 @@ def test_what_somebody_else_compiled_or_accelerated_inside() -> None:
     plain = copy.deepcopy(model).eval()
     torch.testing.assert_close(model.eval()(x), plain(x))
     torch.testing.assert_close(torch.nn.Sequential(model, torch.nn.Tanh())(x), plain(x).tanh())
+
+
+class Lists(torch.nn.Module):
+    """Bookkeeping around a convolution: as many images as there are, of any sizes."""
+
+    dense = ("inner",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2))
+
+    def forward(self, images: list[Tensor]) -> list[Tensor]:
+        return [self.inner(image[None])[0] for image in images]
+
+
+def test_a_model_may_name_where_it_computes() -> None:
+    model, images = Lists(), [torch.randn(1, 8, 8), torch.randn(1, 9, 7)]
+    expected = model(images)
+    assert striate.accelerate(model, quiet=True) is model
+    assert model._compiled_call_impl is None
+    assert model.inner._compiled_call_impl is not None
+    for _ in range(2):
+        torch.testing.assert_close(model(images), expected)
+    assert blocks_of(model) == {"": "0 + 1 + 2"}
+    assert plan_of(model, images)
+    assert restore(model).inner._compiled_call_impl is None

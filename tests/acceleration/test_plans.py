@@ -1000,6 +1000,33 @@ STRANGE = {
 }
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_tensors_without_numbers_have_no_plan_and_go_on(training: bool) -> None:
+    """A detector that found nothing: boxes (0, 4), and no regions for its convolutions."""
+
+    class Regions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution, self.norm, self.linear = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4).eval(), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
+            maps = self.norm(self.convolution(x[: len(boxes)]))
+            sides = (boxes[:, 2:] - boxes[:, :2]) * 0.5 * boxes[:, ::2]
+            return (
+                maps.permute(0, 2, 3, 1).flatten(1).sigmoid(),
+                self.linear(boxes).relu(),
+                torch.cat([sides, boxes], 1),
+            )
+
+    model = Regions()
+    fast = striate.accelerate(model, quiet=True)
+    with torch.set_grad_enabled(training):
+        for count in (0, 0, 0, 3, 3, 3, 0):
+            inputs = torch.rand(4, 1, 8, 8), torch.rand(count, 4)
+            for found, expected in zip(fast(*inputs), model(*inputs), strict=True):
+                torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("reason", STRANGE)
 def test_what_has_no_plan(reason: str) -> None:
     model, x = Strange(STRANGE[reason]).eval(), torch.randn(1, 1, 6, 6)

@@ -13,7 +13,7 @@ Peer = Callable[..., torch.nn.Module]
 def told_apart(model: torch.nn.Module) -> torch.nn.Module:
     """``model`` with other numbers in each vector: ones and zeros would hide that two were exchanged."""
     for tensor in model.state_dict().values():
-        if tensor.dim() == 1:
+        if tensor.dim() == 1 and tensor.is_floating_point():
             tensor.uniform_(0.5, 1.5)
     return model
 

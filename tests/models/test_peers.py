@@ -12,11 +12,18 @@ from safetensors.torch import save_file
 from striate import models
 from striate.models.naming import translated
 
-SMALL = ("alexnet", "resnet18", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0")
+SMALL = (
+    "alexnet", "resnet18", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "squeezenet1_1",
+    "shufflenet_v2_x0_5", "regnet_y_400mf",
+)  # fmt: skip
 LARGE = (
     "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "resnet34", "resnet50",
     "resnet101", "resnet152", "mobilenet_v3_large", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3",
-    "efficientnet_b4", "efficientnet_b5", "efficientnet_b6", "efficientnet_b7",
+    "efficientnet_b4", "efficientnet_b5", "efficientnet_b6", "efficientnet_b7", "efficientnet_v2_s",
+    "efficientnet_v2_m", "efficientnet_v2_l", "densenet121", "densenet161", "densenet169", "densenet201",
+    "squeezenet1_0", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0", "regnet_y_800mf",
+    "regnet_y_1_6gf", "regnet_y_3_2gf", "regnet_y_8gf", "regnet_y_16gf", "regnet_y_32gf", "regnet_x_400mf",
+    "regnet_x_800mf", "regnet_x_1_6gf", "regnet_x_3_2gf", "regnet_x_8gf", "regnet_x_16gf", "regnet_x_32gf",
 )  # fmt: skip
 TORCHVISIONS = [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)]
 TIMMS = [
@@ -44,7 +51,8 @@ def test_names_initial_weights_and_outputs_are_torchvisions(name: str, peer: Pee
     for key, tensor in ours.state_dict().items():
         assert torch.equal(tensor, expected[key]), key
     for difference, size in differences(ours, theirs, torch.randn(2, 3, 64, 64)):
-        assert difference < 1e-9
+        # Untrained networks without normalisation at their end let numbers grow.
+        assert difference < 1e-9 * max(1, size)
         assert size > 0.01  # or a network that says nothing would pass
 
 

@@ -30,18 +30,42 @@ GMACS = {
     "resnet152": 11.514,
     "mobilenet_v1": 0.569,
     "mobilenet_v2": 0.301,
+    "mobilenet_v3_small": 0.057,
+    "mobilenet_v3_large": 0.217,
     "efficientnet_b0": 0.386,
+    "squeezenet1_0": 0.819,
+    "squeezenet1_1": 0.349,
+    "shufflenet_v2_x1_0": 0.145,
+    "regnet_y_400mf": 0.402,
+    "regnet_x_400mf": 0.414,
+    "densenet121": 2.834,
+    "googlenet": 1.498,
+    "inception_v3": 5.713,
+    "efficientnet_v2_s": 8.366,
+    "swin_t": 4.491,
 }
 
 
-@pytest.mark.parametrize("name", models.names("classification"))
+#: Networks of so many layers that to make them takes a while, without any weights.
+MANY_LAYERS = re.compile(
+    r"densenet(161|169|201)|efficientnet_(b[4-7]|v2_[ml])|\w*resnet(101|152)\w*|regnet_._\d+gf|swin_b"
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * bool(MANY_LAYERS.fullmatch(name)))
+        for name in models.names("classification")
+    ],
+)
 def test_parameters_are_what_the_description_says(name: str) -> None:
     with torch.device("meta"):
         model = models.create(name)
     told = re.search(r"([\d,]+) parameters, (\d+)x(\d+) images\.", models.describe(name))
     assert told is not None
     assert sum(parameter.numel() for parameter in model.parameters()) == int(told[1].replace(",", ""))
-    assert models.input_shape(name)[1:] == (int(told[2]), int(told[3]))
+    assert model.input_size == (int(told[2]), int(told[3]))
 
 
 def test_described_parameters_are_the_literatures() -> None:
@@ -60,7 +84,10 @@ def test_described_parameters_are_the_literatures() -> None:
         assert f"{parameters:,} parameters" in models.describe(name)
 
 
-DEEP = ("vgg13", "vgg19", "resnet34", "resnet101", "resnet152")
+DEEP = (
+    "vgg13", "vgg19", "resnet34", "resnet101", "resnet152", "mobilenet_v3_large", "squeezenet1_0", "shufflenet_v2_x1_0",
+    "regnet_y_400mf", "regnet_x_400mf", "densenet121", "googlenet", "inception_v3", "efficientnet_v2_s", "swin_t",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -16,16 +16,16 @@ from striate import ops
 OPERATORS = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool")
 
 
-def collect() -> dict[str, Any]:
+def collect(operators: tuple[str, ...]) -> dict[str, Any]:
     from onnx.backend.test.case.node import collect_testcases
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # other operators' cases divide by zero on purpose
         cases = collect_testcases(None)
-    return {case.name: case for case in cases if case.model.graph.node[0].op_type in OPERATORS}
+    return {case.name: case for case in cases if case.model.graph.node[0].op_type in operators}
 
 
-CASES = collect()
+CASES = collect(OPERATORS)
 
 
 def padding_of(attributes: dict[str, Any], dims: int) -> Any:

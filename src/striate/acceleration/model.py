@@ -78,6 +78,9 @@ def accelerate(model: Model, *, blocks: bool = True, plans: bool = True, quiet: 
     While a tracer, a mode, a transform or forward-mode differentiation looks on, the model runs as it is. Copies and
     pickles of it are plain models.
 
+    A model whose call is mostly bookkeeping around tensors, as a detector's is, which takes lists of pictures of any
+    sizes, may name the submodules in which it computes, in a tuple ``dense`` of its class; then it is their calls.
+
     Args:
         model: any module. Doing it twice does nothing more.
         blocks: puts neighbouring operations together (:func:`~striate.acceleration.blocks_of` tells which).
@@ -100,10 +103,12 @@ def accelerate(model: Model, *, blocks: bool = True, plans: bool = True, quiet: 
     if not scripted:
         keep_freed_memory()
         _keep_replicas_plain()
-        before, options = accelerated(model), {"blocks": blocks, "plans": plans}
-        if before is None or before.options != options:
-            # Past a model's own __setattr__, as PyTorch's compile() would also want it.
-            vars(model)["_compiled_call_impl"] = Accelerated(model, options)
+        options = {"blocks": blocks, "plans": plans}
+        for part in dense_parts(model):
+            before = accelerated(part)
+            if before is None or before.options != options:
+                # Past a model's own __setattr__, as PyTorch's compile() would also want it.
+                vars(part)["_compiled_call_impl"] = Accelerated(part, options)
     if not quiet:
         done, left = _counted(model)
         told = "nothing, since it is scripted" if scripted else _listed(done) or "no layers with kernels of its own"
@@ -123,6 +128,15 @@ def restore(model: Model) -> Model:
         if accelerated(module) is not None:
             del vars(module)["_compiled_call_impl"]
     return model
+
+
+def dense_parts(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """The modules whose calls are computed by the engine in a model's place: those that it names, or itself."""
+    # Of its class, since a model may well have a layer that it calls dense.
+    names = getattr(type(model), "dense", ())
+    if not isinstance(names, tuple):
+        return [model]
+    return [model.get_submodule(name) for name in names] or [model]
 
 
 def accelerated(module: torch.nn.Module) -> Accelerated | None:
@@ -409,7 +423,7 @@ def plan_of(model: torch.nn.Module, *inputs: Any, **named: Any) -> str:
     >>> print(plan_of(striate.accelerate(model, quiet=True), torch.randn(1, 1, 6, 6)).splitlines()[2])
       PyTorch: _softmax of 1x8x4x4
     """
-    if accelerated(model) is None:
+    if all(accelerated(part) is None for part in dense_parts(model)):
         raise OperandError("plan_of", "the model isn't accelerated", "needed what striate.accelerate gave back")
     calls: list[tuple[Compiled, tuple[Any, ...]]] = []
     _asked.calls = calls
@@ -437,9 +451,9 @@ def blocks_of(model: torch.nn.Module) -> dict[str, str]:
     >>> blocks_of(model)
     {'': '0 + 1 + 2'}
     """
-    call = accelerated(model)
+    calls = [call for call in map(accelerated, dense_parts(model)) if call is not None]
     told: dict[str, list[str]] = {}
-    for graph in [] if call is None else call.graphs:
+    for graph in (graph for call in calls for graph in call.graphs):
         for names in graph.told:
             paths = [name.split(".") for name in names]
             depth = 0

@@ -1,5 +1,6 @@
 """All commands; those of ``striate --help`` stand in the order of the imports."""
 
+from striate.cli import check  # isort: skip
 from striate.cli import train  # isort: skip
 from striate.cli import evaluate  # isort: skip
 from striate.cli import predict  # isort: skip
@@ -13,6 +14,7 @@ from striate.cli.app import app, main
 
 __all__ = [
     "app",
+    "check",
     "evaluate",
     "explain",
     "export",

@@ -3,8 +3,9 @@
 What is drawn for a picture depends on the seed, the epoch and its place in the set alone: a run that goes on later
 needs nothing kept, and batches, processes and workers may divide the work as they like.
 
-The changes are striate's own. All geometry of a picture is one interpolation, a mirror or a cut costs nothing but
-that, and objects are judged by what is left of their masks.
+The changes are striate's own: all geometry of a picture is one interpolation, and objects are judged by what is left of
+their masks. kornia 0.9 draws for a whole batch from the global generator, keeps boxes of objects that have left the
+picture, and took twice as long for a mirror, a crop and colours of a scene of 128x128 with its masks.
 """
 
 from __future__ import annotations

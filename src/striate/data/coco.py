@@ -44,7 +44,7 @@ def read_coco(argument: str) -> dict[str, Recorded]:
     if not path.is_dir():
         return {"": _read(path, expanded(images) if images else None)}
     files = _parts(path)
-    parts = {part: _read(file, expanded(images) if images else None) for part, file in files.items()}
+    parts = {part: _read(file, expanded(images) if images else None, part) for part, file in files.items()}
     first, *others = parts.items()
     for part, each in others:
         if each.classes != first[1].classes:
@@ -85,12 +85,12 @@ def _single(root: Path, files: list[Path]) -> Path:
     return files[0]
 
 
-def _read(path: Path, images: Path | None) -> Recorded:
+def _read(path: Path, images: Path | None, part: str = "") -> Recorded:
     data = read_json(path)
     if not isinstance(data, dict) or not all(isinstance(data.get(name), list) for name in _TABLES):
         held = ", ".join(sorted(map(str, data))[:5]) if isinstance(data, dict) else type(data).__name__
         raise DataError(readable(path), f"holds {held or 'nothing'}", f"needed lists of {', '.join(_TABLES)}")
-    return _Reader(path, images).read(*(data[name] for name in _TABLES))
+    return _Reader(path, images, part).read(*(data[name] for name in _TABLES))
 
 
 @dataclass
@@ -104,8 +104,9 @@ class _Pending:
 
 
 class _Reader:
-    def __init__(self, path: Path, images: Path | None) -> None:
+    def __init__(self, path: Path, images: Path | None, part: str) -> None:
         self.path = path
+        self.part = f"{part}/" if part else ""  # pictures of several parts may have one name
         self.file = readable(path.name)
         self.given = None if images is None else folder(images)
         self.faults: list[Fault] = []
@@ -189,7 +190,7 @@ class _Reader:
             names.add(name)
             size = (each.get("height"), each.get("width"))
             told = size if all(isinstance(side, int) and side > 0 for side in size) else None
-            found[each["id"]] = _Pending(readable(name), path, told)  # type: ignore[arg-type]
+            found[each["id"]] = _Pending(self.part + readable(name), path, told)  # type: ignore[arg-type]
         return found
 
     def _root(self, name: str) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,7 +65,7 @@ class Placement:
 
     def boxes(self, boxes: Tensor) -> Tensor:
         """Boxes float32 (N, 4) as they lie in the frame, what is outside of it included."""
-        scale, shift = self._line()
+        scale, shift = self._line(boxes.device)
         moved = boxes * scale.repeat(2) + shift.repeat(2)
         return torch.cat([torch.minimum(moved[:, :2], moved[:, 2:]), torch.maximum(moved[:, :2], moved[:, 2:])], 1)
 
@@ -83,9 +84,9 @@ class Placement:
         masks = None
         if truth.masks is not None:
             masks = self.masks(truth.masks)
-            had, has = truth.masks.flatten(1).sum(1), _cut(truth.masks, self.source).flatten(1).sum(1)
+            had, has = (torch.count_nonzero(each, (1, 2)) for each in (truth.masks, _cut(truth.masks, self.source)))
             seen = torch.where(had > 0, has / had.clamp(min=1), seen)
-            left_over = masks.flatten(1).any(1)
+            left_over = torch.count_nonzero(masks, (1, 2)) > 0
             seen = torch.where((had > 0) & ~left_over, 0.0, seen)
             around = cut & left_over
             clipped[around] = boxes_of(masks[around])
@@ -110,7 +111,7 @@ class Placement:
 
     def back(self, found: Detections) -> Detections:
         """What was found in the frame, on the picture: boxes clipped to it, those wholly outside left out."""
-        scale, shift = self._line()
+        scale, shift = self._line(found.boxes.device)
         boxes = (found.boxes - shift.repeat(2)) / scale.repeat(2)
         boxes = torch.cat([torch.minimum(boxes[:, :2], boxes[:, 2:]), torch.maximum(boxes[:, :2], boxes[:, 2:])], 1)
         height, width = self.size
@@ -139,7 +140,7 @@ class Placement:
     def _framed(self, pixels: Tensor, empty: int) -> Tensor:
         return _put(pixels, self.target, self.frame, empty)
 
-    def _line(self) -> tuple[Tensor, Tensor]:
+    def _line(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """(x, y) of scale and of shift: where a point of the picture lies in the frame is scale * point + shift."""
         scale, shift = [], []
         for axis, turned in ((1, self.mirrored), (0, self.upended)):
@@ -148,7 +149,7 @@ class Placement:
             factor = room / length
             scale.append(-factor if turned else factor)
             shift.append(place + room + factor * start if turned else place - factor * start)
-        return torch.tensor(scale), torch.tensor(shift)
+        return torch.tensor(scale, device=device), torch.tensor(shift, device=device)
 
 
 def place(size: Size, fit: Fit) -> Placement:
@@ -233,10 +234,10 @@ def _nearest(pixels: Tensor, size: Size) -> Tensor:
     if tuple(pixels.shape[-2:]) == tuple(size):
         return pixels
     rows, columns = (
-        ((torch.arange(new) * 2 + 1) * old).div(2 * new, rounding_mode="floor")
-        for new, old in zip(size, pixels.shape[-2:], strict=True)
+        (np.arange(new) * 2 + 1) * old // (2 * new) for new, old in zip(size, pixels.shape[-2:], strict=True)
     )
-    return pixels[..., rows[:, None], columns]
+    # NumPy gathers bytes about twice as fast as PyTorch's CPU does.
+    return torch.from_numpy(pixels.cpu().numpy()[..., rows, :][..., columns]).to(pixels.device)
 
 
 def _area(boxes: Tensor) -> Tensor:

@@ -41,7 +41,9 @@ def read_yolo(argument: str) -> Found:
     if not any(each.records for each in recorded.values()):
         raise DataError(readable(root), "no pictures", "needed image files in images/")
     count = sum(not _labels_of(file).is_file() for each in parts.values() for file in each)
-    return Found(recorded, notes=(f"{count:,} pictures have no label file, and so no objects",) if count else ())
+    return Found(
+        recorded, notes=(f"{count:,} of the pictures without a label file, and so without objects",) if count else ()
+    )
 
 
 def _described(root: Path) -> dict[str, Any]:

@@ -145,7 +145,8 @@ def _output(shape: RegionShape, operand: Tensor, boxes: Tensor) -> Tensor:
     made = []
     for some in _chunks(shape, boxes):
         places, weights = _entries(shape, some)
-        made.append(F.embedding_bag(places, table, per_sample_weights=weights, mode="sum"))
+        bins = F.embedding_bag(places, table, per_sample_weights=weights, mode="sum")
+        made.append(bins.masked_fill(~weights.any(1, keepdim=True), 0))
     return torch.cat(made).reshape(boxes.shape[0], *shape.bins, operand.shape[1]).movedim(3, 1)
 
 
@@ -153,13 +154,14 @@ def _input_grad(shape: RegionShape, operand: Tensor, boxes: Tensor) -> Tensor:
     pixels = shape.batch * shape.size[0] * shape.size[1]
     table = _table(operand)
     grad, start = table.new_zeros(pixels, table.shape[1]), 0
-    every = torch.arange(pixels, device=operand.device)
+    # One more than there are, for entries that aren't any: what is sent to it is nobody's.
+    every = torch.arange(pixels + 1, device=operand.device)
     for some in _chunks(shape, boxes):
         places, weights = _entries(shape, some)
-        ordered = places.flatten().sort(stable=True)
-        bins = start + ordered.indices // places.shape[1]
+        ordered = places.where(weights > 0, pixels).flatten().sort(stable=True)
+        bins, shares = start + ordered.indices // places.shape[1], weights.flatten()[ordered.indices]
         first = torch.searchsorted(ordered.values, every)
-        grad += F.embedding_bag(bins, table, first, per_sample_weights=weights.flatten()[ordered.indices], mode="sum")
+        grad += F.embedding_bag(bins, table, first, per_sample_weights=shares, mode="sum")[:-1]
         start += len(places)
     return grad.reshape(shape.batch, *shape.size, operand.shape[1]).movedim(3, 1)
 

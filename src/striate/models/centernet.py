@@ -137,9 +137,8 @@ class CenterNet(torch.nn.Module):
     input_size = (128, 128)
     #: For SGD, and for AdamW.
     learning_rate = 0.02
+    dense = ("maps",)  #: what :func:`striate.accelerate` computes
     has_masks = False  #: whether it draws outlines
-    #: The parts that are convolutions alone, which an engine can compute.
-    dense = ("maps",)
     maps: torch.nn.Module
     mean: Tensor
     deviation: Tensor
@@ -215,16 +214,19 @@ class CenterNet(torch.nn.Module):
     def losses(
         self, maps: Mapping[str, Tensor], objects: centers.Objects, targets: Sequence[Target]
     ) -> dict[str, Tensor]:
-        """What is minimised, by name: sums over objects, divided by how many there are."""
+        """What is minimised, by name: means over the pictures of means over each picture's objects.
+
+        So the losses of a batch are the mean of those of its parts, wherever these are computed.
+        """
         heat, shape = maps["heat"], (maps["heat"].shape[2], maps["heat"].shape[3])
         ignored = None if objects.counted.all() else centers.left_out(objects, len(heat), shape, STRIDE)
         counted = objects.select(objects.counted)
         gaussian = centers.gaussians(counted, shape, STRIDE)
         wanted = centers.heat_maps(counted, gaussian, len(heat), self.classes)
-        count = max(len(counted), 1)
+        box = centers.box_loss(maps["box"], counted, gaussian, STRIDE)
         return {
-            "heat": centers.focal_loss(heat, wanted, ignored) / count,
-            "box": _BOX_WEIGHT * centers.box_loss(maps["box"], counted, gaussian, STRIDE) / count,
+            "heat": (centers.focal_loss(heat, wanted, ignored) / counted.counts(len(heat))).mean(),
+            "box": _BOX_WEIGHT * counted.mean(box, len(heat)),
         }
 
     def candidates(self, maps: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

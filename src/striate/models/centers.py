@@ -64,6 +64,14 @@ class Objects:
         last = torch.tensor([shape[1] - 1, shape[0] - 1], device=self.boxes.device)
         return (self.centers / stride).floor().long().clamp_min(0).minimum(last)
 
+    def counts(self, pictures: int) -> Tensor:
+        """How many are in each of N pictures, (N,), but at least 1: what sums over objects are divided by."""
+        return self.pictures.bincount(minlength=pictures).clamp_min(1)
+
+    def mean(self, values: Tensor, pictures: int) -> Tensor:
+        """The mean over N pictures of the means of (M,) over each picture's objects; 0 of a picture without objects."""
+        return (values / self.counts(pictures)[self.pictures]).sum() / pictures
+
     def select(self, chosen: Tensor) -> Objects:
         """Some of them, by a bool mask (M,) or indices."""
         return Objects(self.boxes[chosen], self.classes[chosen], self.pictures[chosen], self.counted[chosen])
@@ -108,7 +116,7 @@ def left_out(objects: Objects, pictures: int, shape: tuple[int, int], stride: in
 
 
 def focal_loss(logits: Tensor, heat: Tensor, ignored: Tensor | None = None) -> Tensor:
-    """The penalty-reduced focal loss, summed over all places; divide it by the number of objects.
+    """The penalty-reduced focal loss of each picture, (N,), summed over its places; divide it by its number of objects.
 
     Where the heat is 1 it is ``-(1 - p)^2 log p``, elsewhere ``-(1 - heat)^4 p^2 log(1 - p)``.
 
@@ -124,7 +132,7 @@ def focal_loss(logits: Tensor, heat: Tensor, ignored: Tensor | None = None) -> T
     hit = (1 - probability) ** 2 * F.softplus(-logits)
     miss = (1 - heat) ** 4 * probability**2 * F.softplus(logits)
     loss = torch.where(peak, hit, miss)
-    return (loss if ignored is None else loss.masked_fill(ignored & ~peak, 0)).sum()
+    return (loss if ignored is None else loss.masked_fill(ignored & ~peak, 0)).sum((1, 2, 3))
 
 
 def boxes_of(codes: Tensor, places: Tensor, stride: int) -> Tensor:
@@ -141,7 +149,7 @@ def codes_of(boxes: Tensor, places: Tensor, stride: int) -> Tensor:
 
 
 def box_loss(codes: Tensor, objects: Objects, gaussian: Tensor, stride: int) -> Tensor:
-    """One minus the generalised IoU, a weighted mean over the places of each object, summed over the objects.
+    """One minus the generalised IoU of each object, (M,): a mean over its places, weighted by its Gaussian.
 
     A place under several Gaussians learns the box of the highest.
 
@@ -156,10 +164,10 @@ def box_loss(codes: Tensor, objects: Objects, gaussian: Tensor, stride: int) -> 
     highest = gaussian.new_zeros(len(codes), *gaussian.shape[1:])
     highest.scatter_reduce_(0, objects.pictures[:, None, None].expand_as(gaussian), gaussian, "amax")
     index, row, column = ((gaussian == highest[objects.pictures]) & (gaussian > _LOWEST)).nonzero(as_tuple=True)
-    weights = gaussian[index, row, column]
-    weights = weights / gaussian.new_zeros(len(objects)).index_add_(0, index, weights)[index]
+    weights, none = gaussian[index, row, column], gaussian.new_zeros(len(objects))
+    weights = weights / none.index_add(0, index, weights)[index]
     told = boxes_of(codes[objects.pictures[index], :, row, column], torch.stack([column, row], 1), stride)
-    return (weights * ops.generalized_box_iou_loss(told, objects.boxes[index])).sum()
+    return none.index_add(0, index, weights * ops.generalized_box_iou_loss(told, objects.boxes[index]))
 
 
 def peaks(logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -96,7 +96,8 @@ class CondInst(CenterNet):
         filters = maps["filters"][counted.pictures, :, places[:, 1], places[:, 0]]
         logits = drawn(maps["fine"], filters, counted.boxes, counted.pictures)
         every = torch.cat([wanted(target["masks"], target["boxes"]) for target in targets])
-        return losses | {"mask": mask_loss(logits, every[objects.counted].to(logits)) / max(len(counted), 1)}
+        loss = mask_loss(logits, every[objects.counted].to(logits))
+        return losses | {"mask": counted.mean(loss, len(targets))}
 
     def outlines(
         self, maps: Mapping[str, Tensor], row: int, places: Tensor, boxes: Tensor, size: tuple[int, int]
@@ -143,9 +144,9 @@ def wanted(masks: Tensor, boxes: Tensor) -> Tensor:
 
 
 def mask_loss(logits: Tensor, truth: Tensor) -> Tensor:
-    """Cross entropy and Dice loss of masks (D, 32, 32), each averaged over places and summed over objects."""
+    """Cross entropy, averaged over places, and Dice loss of each of the masks (D, 32, 32): (D,)."""
     entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean((1, 2))
-    return (entropy + ops.dice_loss(logits, truth, reduction="none")).sum()
+    return entropy + ops.dice_loss(logits, truth, reduction="none")
 
 
 def pasted(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:

@@ -55,8 +55,8 @@ def mobilenet_pyramid(in_channels: int) -> PyramidBackbone:
     nn.freeze_batch_norm(network, eps=1e-5)
     chosen = network.stages[-2:]
     body = nn.FeatureMaps(network.features, {str(layer): str(index) for index, layer in enumerate(chosen)})
-    channels = [network.features[layer].out_channels for layer in chosen]
-    return PyramidBackbone(body, tuple(map(int, channels)), (32, 32))
+    channels: list[Any] = [network.features[layer].out_channels for layer in chosen]
+    return PyramidBackbone(body, tuple(channels), (32, 32))
 
 
 class TwoMLPHead(torch.nn.Module):

@@ -109,6 +109,8 @@ class GoogLeNet(WithAuxiliary):
             gives what the weights are for.
     """
 
+    head_keys: Final = ("fc", "aux1.fc2", "aux2.fc2")
+
     def __init__(
         self, num_classes: int = 1000, in_channels: int = 3, aux_logits: bool = True, transform_input: bool = False
     ) -> None:

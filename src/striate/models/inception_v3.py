@@ -178,8 +178,8 @@ class Auxiliary(torch.nn.Module):
 class InceptionV3(WithAuxiliary):
     """Five convolutions, eleven blocks of branches, the mean over all places and a linear layer.
 
-    Takes images of 75x75 pixels or more. Gives scores (N, K) in training and evaluation alike; :meth:`loss` adds those
-    of the auxiliary head.
+    Takes images of 75x75 pixels or more; in training with the auxiliary head, of 299x299 or more. Gives scores (N, K)
+    in training and evaluation alike; :meth:`loss` adds those of the auxiliary head.
 
     Args:
         num_classes: K.
@@ -189,6 +189,7 @@ class InceptionV3(WithAuxiliary):
     """
 
     auxiliary_weight = 0.4
+    head_keys: Final = ("fc", "AuxLogits.fc")
 
     def __init__(
         self, num_classes: int = 1000, in_channels: int = 3, aux_logits: bool = True, transform_input: bool = False

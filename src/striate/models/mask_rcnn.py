@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from striate import nn, ops
-from striate.models.faster_rcnn import FasterRCNN, PyramidBackbone, box_parts, resnet50_pyramid
+from striate.models.faster_rcnn import FasterRCNN, box_parts, resnet50_pyramid
 from striate.models.initialisation import kaiming_fan_out
 from striate.models.registry import register
 from striate.models.two_stage import RoIHeads, Samples, zero_of
+from striate.nn.pyramid import PyramidBackbone
 
 #: Positions along the sides of a region; its mask has twice as many.
 REGION: Final = 14

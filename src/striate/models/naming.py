@@ -64,6 +64,21 @@ DIALECTS: Final = (
     ),
     Dialect("timm", (r"features\.(\d+)", r"pre_logits\.fc1", r"pre_logits\.fc2", r"head\.fc")),  # VGGs
     Dialect(
+        "torchvision",  # DenseNets: its files still have dots in the names of layers
+        (
+            r"features\.conv0", r"features\.norm0",
+            *(
+                pattern.format(block)
+                for block in range(1, 5)
+                for pattern in (
+                    r"features\.denseblock{}\.denselayer(\d+)\.(?P<part>.+)", r"features\.transition{}\.(?P<part>.+)",
+                )
+            ),
+            r"features\.norm5", "classifier",
+        ),
+        (("norm.1", "conv.1", "norm.2", "conv.2"), ("norm", "conv")),
+    ),
+    Dialect(
         "efficientnet_pytorch",
         ("_conv_stem", "_bn0", r"_blocks\.(\d+)\.(?P<part>.+)", "_conv_head", "_bn1", "_fc"),
         ((

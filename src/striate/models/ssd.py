@@ -165,7 +165,7 @@ class SSD(OneStageDetector):
     """
 
     stages = ("backbone", "head")
-    head_keys = ("head.classification_head",)
+    head_keys: tuple[str, ...] = ("head.classification_head",)
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from striate import nn
@@ -21,7 +22,20 @@ from striate.models.ssd import SSD, SSDHead
 
 LARGE: Final = next(variant for variant in VARIANTS if variant.name == "mobilenet_v3_large")
 
-NORM: Final = partial(torch.nn.BatchNorm2d, eps=1e-3, momentum=0.03)
+
+class SparseBatchNorm2d(torch.nn.BatchNorm2d):
+    """Batch normalisation, by the running statistics where a channel has a single value, which has no variance.
+
+    In training that is the last map, of one position, of a batch of one image.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and input.numel() == input.shape[1]:
+            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(input)
+
+
+NORM: Final = partial(SparseBatchNorm2d, eps=1e-3, momentum=0.03)
 
 #: A convolution with what follows it everywhere in SSDlite.
 LAYER: Final = partial(nn.ConvNormActivation, norm=NORM, activation=torch.nn.ReLU6)

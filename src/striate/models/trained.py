@@ -21,6 +21,11 @@ from striate.models.weights import About, about_weights, load_weights
 #: Mean and deviation of the pixels of ImageNet's training images.
 IMAGENET: Final = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
+#: Pixels from -1 to 1, as TensorFlow's weights take them.
+_SYMMETRIC: Final = Normalization(mean=(0.5,) * 3, std=(0.5,) * 3)
+#: Networks whose weights, torchvision's among them, come from TensorFlow.
+_FROM_TENSORFLOW: Final = ("efficientnet_v2_l", "googlenet", "inception_v3")
+
 
 @dataclass(frozen=True)
 class Pretrained:
@@ -90,9 +95,13 @@ def describe_weights(name: str, weights: str | os.PathLike[str]) -> About:
 
 def imagenet_preprocessing(name: str) -> Preprocessing:
     """What most weights share that were trained on ImageNet and don't say how: the shorter side to 8/7 of the network's
-    size, bilinear, and mean and deviation of ImageNet's pixels."""
+    size, bilinear, and mean and deviation of ImageNet's pixels, or of weights from TensorFlow pixels from -1 to 1.
+
+    >>> imagenet_preprocessing("googlenet").normalization.mean
+    (0.5, 0.5, 0.5)
+    """
     side = input_shape(name)[1]
-    return Preprocessing(side * 8 // 7, side, IMAGENET)
+    return Preprocessing(side * 8 // 7, side, _SYMMETRIC if name in _FROM_TENSORFLOW else IMAGENET)
 
 
 def imagenet_classes() -> tuple[str, ...]:

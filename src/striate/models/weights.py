@@ -264,8 +264,13 @@ def _head(model: torch.nn.Module, wrong: list[str], found: Mapping[str, Tensor])
 
 def _head_keys(model: torch.nn.Module) -> tuple[str, ...]:
     """The names of the layers that hold a row, or several, for each class."""
-    linear = [name for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)]
-    return tuple(getattr(model, "head_keys", linear[-1:]))
+    last = [name for name, layer in model.named_modules() if _mixes_channels(layer)][-1:]
+    return tuple(getattr(model, "head_keys", last))
+
+
+def _mixes_channels(layer: torch.nn.Module) -> bool:
+    """Whether a layer may be a head: a linear one, or a 1x1 convolution."""
+    return isinstance(layer, torch.nn.Linear) or (isinstance(layer, torch.nn.Conv2d) and layer.kernel_size == (1, 1))
 
 
 def _other_channels(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:

@@ -3,7 +3,7 @@
 A box is ``x1 y1 x2 y2`` in pixels with ``x1 <= x2`` and ``y1 <= y2``, unless a function says otherwise. Narrow numbers
 (float16, bfloat16) are computed in float32 and whole numbers in 64 bits, so that areas don't overflow.
 
-Overlaps of a box without area are 0, not 0 / 0, and no gradient here is ever NaN.
+Overlaps of a box without area are 0, not 0 / 0. Gradients of the losses are finite for every finite box.
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ def _pairs(call: str, boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
     return wide(boxes1)[..., :, None, :], wide(boxes2)[..., None, :, :]
 
 
-def _overlap(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Intersection over union, and the union, of boxes that broadcast."""
+def _overlap(one: Tensor, other: Tensor, soft: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Intersection over union, and the union, of boxes that broadcast; ``soft`` is added to what is divided by."""
     size = (torch.minimum(one[..., 2:], other[..., 2:]) - torch.maximum(one[..., :2], other[..., :2])).clamp(min=0)
     shared = size[..., 0] * size[..., 1]
     union = _float(box_area(one) + box_area(other) - shared)
-    return shared / union.clamp(min=_tiny(union)), union
+    return shared / (union + soft).clamp(min=_tiny(union)), union
 
 
 def _hull(one: Tensor, other: Tensor) -> Tensor:
@@ -82,23 +82,23 @@ def _hull(one: Tensor, other: Tensor) -> Tensor:
     return torch.maximum(one[..., 2:], other[..., 2:]) - torch.minimum(one[..., :2], other[..., :2])
 
 
-def _generalized(one: Tensor, other: Tensor, eps: float = 0.0) -> Tensor:
-    overlap, union = _overlap(one, other)
+def _generalized(one: Tensor, other: Tensor, soft: float = 0.0) -> Tensor:
+    overlap, union = _overlap(one, other, soft)
     size = _hull(one, other).clamp(min=0)
     hull = _float(size[..., 0] * size[..., 1])
-    return overlap - (hull - union) / (hull + eps).clamp(min=_tiny(hull))
+    return overlap - (hull - union) / (hull + soft).clamp(min=_tiny(hull))
 
 
-def _distance(one: Tensor, other: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def _distance(one: Tensor, other: Tensor, eps: float, soft: float = 0.0) -> tuple[Tensor, Tensor]:
     """Distance IoU, and the plain one."""
-    overlap, _ = _overlap(one, other)
+    overlap, _ = _overlap(one, other, soft)
     between = (_float(one[..., :2] + one[..., 2:]) - _float(other[..., :2] + other[..., 2:])) / 2
     diagonal = _float(_hull(one, other)).square().sum(-1)
     return overlap - between.square().sum(-1) / (diagonal + eps).clamp(min=_tiny(diagonal)), overlap
 
 
-def _complete(one: Tensor, other: Tensor, eps: float) -> Tensor:
-    distance, overlap = _distance(one, other, eps)
+def _complete(one: Tensor, other: Tensor, eps: float, soft: float = 0.0) -> Tensor:
+    distance, overlap = _distance(one, other, eps, soft)
     unlike = (4 / math.pi**2) * (_slope(one) - _slope(other)).square()
     with torch.no_grad():
         share = unlike / (1 - overlap + unlike + eps).clamp(min=_tiny(unlike))
@@ -108,8 +108,8 @@ def _complete(one: Tensor, other: Tensor, eps: float) -> Tensor:
 def _slope(boxes: Tensor) -> Tensor:
     """The angle whose tangent is width over height."""
     size = _float(boxes[..., 2:] - boxes[..., :2])
-    # The angle of a box without extent has no gradient; that of the smallest square has one, and hands on none.
-    size = torch.where((size > 0).any(-1, keepdim=True), size, 1)
+    # The gradient divides by the square of the larger side. A box whose square is 0 counts as one pixel, and gets none.
+    size = torch.where((size > math.sqrt(_tiny(size))).any(-1, keepdim=True), size, 1)
     return torch.atan2(size[..., 0], size[..., 1])
 
 
@@ -210,7 +210,7 @@ def distance_box_iou_loss(boxes1: Tensor, boxes2: Tensor, reduction: Reduction =
     Source: Zheng et al., "Distance-IoU loss" (2020), equation 7.
     """
     call = "distance_box_iou_loss"
-    return reduced(call, 1 - _distance(*_beside(call, boxes1, boxes2), eps)[0], reduction)
+    return reduced(call, 1 - _distance(*_beside(call, boxes1, boxes2), eps, eps)[0], reduction)
 
 
 def complete_box_iou_loss(boxes1: Tensor, boxes2: Tensor, reduction: Reduction = "none", eps: float = 1e-7) -> Tensor:
@@ -221,7 +221,7 @@ def complete_box_iou_loss(boxes1: Tensor, boxes2: Tensor, reduction: Reduction =
     Source: Zheng et al., "Distance-IoU loss" (2020), equation 10.
     """
     call = "complete_box_iou_loss"
-    return reduced(call, 1 - _complete(*_beside(call, boxes1, boxes2), eps), reduction)
+    return reduced(call, 1 - _complete(*_beside(call, boxes1, boxes2), eps, eps), reduction)
 
 
 def box_convert(boxes: Tensor, in_fmt: BoxFormat, out_fmt: BoxFormat) -> Tensor:

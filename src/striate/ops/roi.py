@@ -1,12 +1,17 @@
 """Regions of interest: the part of a map that a box covers, resampled or pooled to one size.
 
-A region is divided into bins of equal size. Aligned pooling averages samples that are spread evenly over each bin, and a
-sample is interpolated from the four pixels around it. Along each axis that is a weighted sum of pixels, and the two
+A region is divided into bins of equal size. Aligned pooling averages samples that are spread evenly over each bin, and
+a sample is interpolated from the four pixels around it. Along each axis that is a weighted sum of pixels, and the two
 axes know nothing of each other:
 
     y[k, c, p, q] = sum over i and j of  u[k, p, i] * v[k, q, j] * x[n(k), c, i, j]
 
-with u and v from the box alone. So the output is linear in the map; boxes get no gradient, as in the paper.
+with u and v from the box alone. As a map of x this is linear, so its gradient is its transpose,
+
+    dx[n, c, i, j] = sum over k with n(k) = n, p and q of  u[k, p, i] * v[k, q, j] * g[k, c, p, q]
+
+whose own gradient by g is the first map again: derivatives of every order are made of these two. Boxes get no gradient,
+as in the paper.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ import torch
 from torch import Tensor
 
 from striate.engine import Pass, regions, traced
-from striate.engine.backends import has_memory
+from striate.engine.backends import has_memory, watched
 from striate.engine.layout import is_channels_last
 from striate.engine.llvm import relayout
 from striate.engine.llvm import roi_align as kernels
@@ -216,7 +221,8 @@ class Aligned(Differentiable):
 
 def aligned(input: Tensor, boxes: Tensor, shape: RegionShape) -> Tensor:
     """The output, of float32 or float64 and boxes (K, 5) of that dtype, by kernels unless somebody looks on."""
-    if traced(input, boxes):
+    transformed = torch._C._are_functorch_transforms_active()
+    if watched() or (traced(input, boxes) and not transformed):
         return regions.contract(shape, Pass.OUTPUT, input, boxes)
     if len(boxes) == 0 or input.numel() == 0:
         return input.sum() * 0 + input.new_zeros(len(boxes), input.shape[1], *shape.bins)

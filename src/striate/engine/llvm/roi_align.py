@@ -9,8 +9,8 @@ Which pixels a bin sums, and with which weights, is two short lists for each bin
                 totals += weight * pixel
             write the totals
 
-Backward boxes overlap, so threads divide the channels and not the boxes. Each pixel then has one thread that adds to it,
-box after box, and sums are the same on every number of threads:
+Backward boxes overlap, so threads divide the channels and not the boxes. Each pixel then has one thread that adds to
+it, box after box, and sums are the same on every number of threads:
 
     for every item: a tile of vectors of channels
         for every box, for every bin
