@@ -45,9 +45,9 @@ def test_an_annotated_picture_is_drawn_beside_what_was_found() -> None:
     picture, class_map = torch.zeros(3, 20, 30, dtype=torch.uint8), torch.zeros(20, 30, dtype=torch.uint8)
     nothing = Detections((20, 30), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0))
     panels = {
-        2: Shown(picture, Annotation((20, 30)), nothing, ("cat",), "a.png"),
-        3: Shown(picture, Annotation((20, 30), class_map=class_map), class_map, ("background", "cat"), "a.png"),
-        1: Shown(picture, Annotation((20, 30)), class_map, ("background", "cat"), "a.png"),
+        2: Shown(picture, Annotation((20, 30)), nothing, ("cat",), "a.png", 0),
+        3: Shown(picture, Annotation((20, 30), class_map=class_map), class_map, ("background", "cat"), "a.png", 0),
+        1: Shown(picture, Annotation((20, 30)), class_map, ("background", "cat"), "a.png", 0),
     }
     for count, shown in panels.items():
         assert len(report.draw(shown).axes) == count
