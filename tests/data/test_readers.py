@@ -409,3 +409,4 @@ def test_a_folder_of_coco_has_parts(tmp_path: Path) -> None:
     (root / "annotations/captions_train2017.json").write_text("{}")
     loaded = load(f"coco:{root}")
     assert (len(loaded.train), len(loaded.test)) == (4, 4)
+    assert (loaded.train.known[0].name, loaded.test.known[0].name) == ("train/0.png", "val/0.png")
