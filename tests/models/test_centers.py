@@ -176,11 +176,13 @@ def test_boxes_of_wild_codes_are_finite() -> None:
 
 def test_peaks_are_maxima_of_their_class_and_come_in_order() -> None:
     logits = torch.full((1, 2, 5, 5), -9.0)
-    logits[0, 0, 0, 0], logits[0, 0, 1, 1], logits[0, 0, 4, 4], logits[0, 1, 1, 1] = 1.0, 2.0, 0.5, 1.5
-    scores, classes, places = centers.peaks(logits, 4)
-    assert scores[0, :3].tolist() == [2.0, 1.5, 0.5]
-    assert classes[0, :3].tolist() == [0, 1, 0]
-    assert places[0, :3].tolist() == [[1, 1], [1, 1], [4, 4]]
+    # of class 0: a neighbour of a higher one, that one, one two places beside it, one alone; and one of class 1
+    logits[0, 0, 0, 0], logits[0, 0, 1, 1], logits[0, 0, 1, 3], logits[0, 0, 4, 4] = 1.0, 2.0, 0.7, 0.5
+    logits[0, 1, 1, 1] = 1.5
+    scores, classes, places = centers.peaks(logits, 5)
+    torch.testing.assert_close(scores[0, :4], torch.tensor([2.0, 1.5, 0.7, 0.5]))
+    assert classes[0, :4].tolist() == [0, 1, 0, 0]
+    assert places[0, :4].tolist() == [[1, 1], [1, 1], [3, 1], [4, 4]]
 
 
 def test_the_likeliest_place_is_near_and_of_the_objects_class() -> None:
