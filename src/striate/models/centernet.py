@@ -138,8 +138,6 @@ class CenterNet(torch.nn.Module):
     #: For SGD, which has not been measured; with AdamW 0.002 has been.
     learning_rate = 0.02
     has_masks = False  #: whether it draws outlines
-    #: The parts that are convolutions alone, which an engine can compute.
-    dense = ("maps",)
     maps: torch.nn.Module
     mean: Tensor
     deviation: Tensor

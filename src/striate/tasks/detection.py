@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from striate import nn
-from striate.acceleration import accelerate
 from striate.data import AnnotatedBatches, AnnotatedSet, Annotation, Detections, Identity, Normalization
 from striate.data.annotated import relabelled
 from striate.data.annotated_augmentation import AnnotatedAugmentation
@@ -91,12 +90,6 @@ class Detection(Task):
         layers = [layer for layer in model.modules() if next(layer.parameters(recurse=False), None) is not None]
         inside = tuple(layer for layer in layers if id(layer) in own)
         return Parts(inside, tuple(layer for layer in layers if id(layer) not in own))
-
-    def accelerated(self, model: torch.nn.Module) -> None:
-        """The engine computes the convolutions. Losses and the choice of boxes depend on how many objects there are,
-        which differs from picture to picture; captured, they would be compiled again and again."""
-        for name in getattr(model, "dense", ("backbone",)):
-            accelerate(model.get_submodule(name), quiet=True)
 
     def check_style(self, style: str) -> None:
         AnnotatedAugmentation(style)
