@@ -91,7 +91,7 @@ def test_losses_stay_finite(name: str) -> None:
     for chosen in (cases, cases[:1], cases[1:2]):
         model.zero_grad()
         losses = model([image for image, _ in chosen], [target for _, target in chosen])
-        assert set(losses) == {"heat", "box"} | ({"mask"} if name == "condinst_small" else set())
+        assert set(losses) == {"heat", "class", "box"} | ({"mask"} if name == "condinst_small" else set())
         total = sum(losses.values())
         total.backward()
         assert total.isfinite()

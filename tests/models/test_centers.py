@@ -132,24 +132,38 @@ def test_what_does_not_count_is_left_out() -> None:
 def test_box_loss_is_a_mean_over_the_objects_own_places() -> None:
     made = objects((4.0, 4, 60, 60), (40.0, 4, 48, 12))
     gaussian = centers.gaussians(made, (16, 16), STRIDE)
+    places = centers.Places.of(made, gaussian, 1)
     rows, columns = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
     owner = gaussian.argmax(0)
     codes = centers.codes_of(made.boxes[owner], torch.stack([columns, rows], -1), STRIDE).permute(2, 0, 1)[None]
-    assert centers.box_loss(codes, made, gaussian, STRIDE).tolist() == pytest.approx([0, 0], abs=1e-5)
+    assert centers.box_loss(codes, made, places, STRIDE).tolist() == pytest.approx([0, 0], abs=1e-5)
     # boxes of twice the width have half the IoU, whichever place says so
     codes[:, 2] += math.log(2)
-    assert centers.box_loss(codes, made, gaussian, STRIDE).tolist() == pytest.approx([0.5, 0.5], abs=1e-5)
+    assert centers.box_loss(codes, made, places, STRIDE).tolist() == pytest.approx([0.5, 0.5], abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["focal", "box"])
+def test_class_loss_is_a_mean_over_the_objects_own_places() -> None:
+    made = objects((4.0, 4, 60, 60), (40.0, 4, 48, 12), classes=[0, 2])
+    gaussian = centers.gaussians(made, (16, 16), STRIDE)
+    places = centers.Places.of(made, gaussian, 1)
+    assert places.mean(torch.ones(len(places.weights))).tolist() == pytest.approx([1, 1])
+    logits = torch.zeros(1, 3, 16, 16)
+    assert centers.class_loss(logits, made, places).tolist() == pytest.approx([math.log(3)] * 2)
+    logits[0, 0] = math.log(2)
+    assert centers.class_loss(logits, made, places).tolist() == pytest.approx([math.log(2), math.log(4)])
+
+
+@pytest.mark.parametrize("name", ["focal", "class", "box"])
 def test_gradients(name: str) -> None:
     made = objects((0.5, 0, 9, 7.7), (6.0, 5, 15, 11), classes=[0, 1])
     made = centers.Objects(made.boxes.double(), made.classes, made.pictures, made.counted)
     gaussian = centers.gaussians(made, (3, 4), STRIDE)
     heat = centers.heat_maps(made, gaussian, 1, 2)
+    places = centers.Places.of(made, gaussian, 1)
     losses = {
+        "class": (lambda logits: centers.class_loss(logits, made, places), 2),
         "focal": (lambda logits: centers.focal_loss(logits, heat), 2),
-        "box": (lambda codes: centers.box_loss(codes, made, gaussian, STRIDE), 4),
+        "box": (lambda codes: centers.box_loss(codes, made, places, STRIDE), 4),
     }
     loss, channels = losses[name]
     assert torch.autograd.gradcheck(loss, torch.randn(1, channels, 3, 4, dtype=torch.float64, requires_grad=True))
@@ -162,11 +176,13 @@ def test_boxes_of_wild_codes_are_finite() -> None:
 
 def test_peaks_are_maxima_of_their_class_and_come_in_order() -> None:
     logits = torch.full((1, 2, 5, 5), -9.0)
-    logits[0, 0, 0, 0], logits[0, 0, 1, 1], logits[0, 0, 4, 4], logits[0, 1, 1, 1] = 1.0, 2.0, 0.5, 1.5
-    scores, classes, places = centers.peaks(logits, 4)
-    assert scores[0, :3].tolist() == [2.0, 1.5, 0.5]
-    assert classes[0, :3].tolist() == [0, 1, 0]
-    assert places[0, :3].tolist() == [[1, 1], [1, 1], [4, 4]]
+    # of class 0: a neighbour of a higher one, that one, one two places beside it, one alone; and one of class 1
+    logits[0, 0, 0, 0], logits[0, 0, 1, 1], logits[0, 0, 1, 3], logits[0, 0, 4, 4] = 1.0, 2.0, 0.7, 0.5
+    logits[0, 1, 1, 1] = 1.5
+    scores, classes, places = centers.peaks(logits, 5)
+    torch.testing.assert_close(scores[0, :4], torch.tensor([2.0, 1.5, 0.7, 0.5]))
+    assert classes[0, :4].tolist() == [0, 1, 0, 0]
+    assert places[0, :4].tolist() == [[1, 1], [1, 1], [3, 1], [4, 4]]
 
 
 def test_the_likeliest_place_is_near_and_of_the_objects_class() -> None:

@@ -148,26 +148,72 @@ def codes_of(boxes: Tensor, places: Tensor, stride: int) -> Tensor:
     return torch.cat([centers / stride - places - 0.5, (sizes / stride).log()], -1)
 
 
-def box_loss(codes: Tensor, objects: Objects, gaussian: Tensor, stride: int) -> Tensor:
-    """One minus the generalised IoU of each object, (M,): a mean over its places, weighted by its Gaussian.
+@dataclass(frozen=True)
+class Places:
+    """The places that learn from objects, P of them: each that is under an object's Gaussian and no higher one.
 
-    A place under several Gaussians learns the box of the highest.
+    Args:
+        objects: int64 (P,), which of M objects.
+        pictures: int64 (P,), which picture of the batch.
+        rows, columns: int64 (P,), on the map.
+        weights: (P,), of the Gaussian; those of each object sum to 1.
+        count: M.
+    """
+
+    objects: Tensor
+    pictures: Tensor
+    rows: Tensor
+    columns: Tensor
+    weights: Tensor
+    count: int
+
+    @classmethod
+    def of(cls, objects: Objects, gaussian: Tensor, pictures: int) -> Places:
+        """Those of objects in so many pictures with their Gaussians (M, h, w)."""
+        highest = gaussian.new_zeros(pictures, *gaussian.shape[1:])
+        highest.scatter_reduce_(0, objects.pictures[:, None, None].expand_as(gaussian), gaussian, "amax")
+        own = (gaussian == highest[objects.pictures]) & (gaussian > _LOWEST)
+        index, rows, columns = own.nonzero(as_tuple=True)
+        weights = gaussian[index, rows, columns]
+        sums = gaussian.new_zeros(len(objects)).index_add(0, index, weights)
+        return cls(index, objects.pictures[index], rows, columns, weights / sums[index], len(objects))
+
+    def look(self, maps: Tensor) -> Tensor:
+        """What maps (N, C, h, w) hold at these places, (P, C)."""
+        return maps[self.pictures, :, self.rows, self.columns]
+
+    def mean(self, values: Tensor) -> Tensor:
+        """From (P,) to (M,): for each object the mean over its places, weighted."""
+        return values.new_zeros(self.count).index_add(0, self.objects, self.weights * values)
+
+
+def box_loss(codes: Tensor, objects: Objects, places: Places, stride: int) -> Tensor:
+    """One minus the generalised IoU of each object, (M,), a mean over its places.
 
     Args:
         codes: float (N, 4, h, w).
         objects: M of them, all of which count.
-        gaussian: (M, h, w), of :func:`gaussians`.
+        places: theirs.
         stride: of the map.
 
     Source: Liu et al. (2020), section 3.3, equations 5 to 7, but with the same weight for objects of all sizes.
     """
-    highest = gaussian.new_zeros(len(codes), *gaussian.shape[1:])
-    highest.scatter_reduce_(0, objects.pictures[:, None, None].expand_as(gaussian), gaussian, "amax")
-    index, row, column = ((gaussian == highest[objects.pictures]) & (gaussian > _LOWEST)).nonzero(as_tuple=True)
-    weights, none = gaussian[index, row, column], gaussian.new_zeros(len(objects))
-    weights = weights / none.index_add(0, index, weights)[index]
-    told = boxes_of(codes[objects.pictures[index], :, row, column], torch.stack([column, row], 1), stride)
-    return none.index_add(0, index, weights * ops.generalized_box_iou_loss(told, objects.boxes[index]))
+    told = boxes_of(places.look(codes), torch.stack([places.columns, places.rows], 1), stride)
+    return places.mean(ops.generalized_box_iou_loss(told, objects.boxes[places.objects]))
+
+
+def class_loss(logits: Tensor, objects: Objects, places: Places) -> Tensor:
+    """The cross entropy of each object's class, (M,), a mean over its places.
+
+    The focal loss tells one place of an object that it belongs to its class. Which class it is rather than another can
+    be learnt at all of its places.
+
+    Args:
+        logits: float (N, K, h, w), of the heat.
+        objects: M of them, all of which count.
+        places: theirs.
+    """
+    return places.mean(F.cross_entropy(places.look(logits), objects.classes[places.objects], reduction="none"))
 
 
 def peaks(logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
