@@ -23,6 +23,7 @@ PREFIXES = ("fasterrcnn_", "maskrcnn_", "retinanet_", "fcos_", "ssd", "fcn_", "d
 def main(
     networks: Annotated[list[str] | None, typer.Argument(help="Names; by default all that torchvision has.")] = None,
     python: Annotated[str, typer.Option(help="An interpreter that imports torchvision.")] = "/usr/bin/python3",
+    single: Annotated[bool, typer.Option(help="Compute in float32: rounding decides whether some are found.")] = False,
     shorter: Annotated[int, typer.Option(help="Pixels to which detectors resize the shorter side.")] = 192,
     size: Annotated[list[str] | None, typer.Option(help="HxW of an image; may be repeated.")] = None,
     save: Annotated[bool, typer.Option(help="Write results/peers.csv, where other networks stay.")] = False,
@@ -31,7 +32,8 @@ def main(
 
     Example: python -m benchmarks peers lraspp_mobilenet_v3_large
     """
-    sizes = size or ["120x160", "131x97"]
+    dtype = "float32" if single else "float64"
+    sizes = size or ["120x160", "131x96"]
     known = [name for task in ("detection", "instance", "semantic") for name in models.names(task)]
     asked = networks or [name for name in known if name.startswith(PREFIXES)]
     console = Console(width=200)
@@ -40,10 +42,10 @@ def main(
     for name in asked:
         console.print(name, style="dim")
         with tempfile.TemporaryDirectory() as folder:
-            made.append(agreement(name, Path(folder), python, shorter, sizes))
+            made.append(agreement(name, Path(folder), python, dtype, shorter, sizes))
         table.add_row(*cells(made[-1]))
         if save:
-            record(made[-1], {"images": " ".join(sizes), "shorter side": shorter})
+            record(made[-1], {"images": " ".join(sizes), "shorter side": shorter, "dtype": dtype})
     console.print(table)
     if not all(each.agrees for each in made):
         raise typer.Exit(1)

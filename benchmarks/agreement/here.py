@@ -44,20 +44,22 @@ class Agreement:
         return self.found > 0 and self.unmatched == 0 and max(self.differences.values()) <= TOLERANCE
 
 
-def agreement(name: str, folder: Path, python: str, shorter: int, sizes: list[str]) -> Agreement:
+def agreement(name: str, folder: Path, python: str, dtype: str, shorter: int, sizes: list[str]) -> Agreement:
     """Runs the network of that name there and here.
 
     Args:
         name: of striate and torchvision.
         folder: for weights and results, which are large.
         python: an interpreter that imports torchvision.
+        dtype: what is computed in, ``float32`` or ``float64``.
         shorter: to how many pixels networks resize the shorter side of images.
         sizes: of the images, as ``HxW``.
     """
-    subprocess.run([python, str(THERE), name, str(folder), str(shorter), *sizes], check=True)
+    subprocess.run([python, str(THERE), name, str(folder), dtype, str(shorter), *sizes], check=True)
     written = torch.load(folder / "results.pth", weights_only=True)
     model: Any = models.create(name)
     models.load_weights(model, folder / "weights.pth")
+    model.to(getattr(torch, dtype))
     transform = getattr(model, "transform", None)
     if transform is not None:
         transform.min_size, transform.max_size = (shorter,), 2 * shorter

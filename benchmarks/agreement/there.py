@@ -1,10 +1,11 @@
 """What torchvision's network gives: run by a Python that has torchvision, which need not be the one that has striate.
 
-    python3 there.py NAME FOLDER SHORTER HxW [HxW ...]
+    python3 there.py NAME FOLDER DTYPE SHORTER HxW [HxW ...]
 
 makes the network of that name as one with weights is made, with random numbers, and writes ``weights.pth`` and
 ``results.pth`` into the folder: pictures, targets, outputs in evaluation, losses in training, versions. Networks that
-resize their images make the shorter side SHORTER pixels long.
+resize their images make the shorter side SHORTER pixels long. (torchvision computes the factor in float32, newer
+versions in float64, so a size that the two round to different pixels compares nothing.)
 
 Random numbers alone would compare little: all scores would be alike, nothing would be found, statistics of
 normalisation would be zeros and ones. So a pass through the network sets them, layer by layer, as the pictures need it:
@@ -72,7 +73,9 @@ def pictures(sizes: list[tuple[int, int]], generator: torch.Generator) -> list[T
     return made
 
 
-def objects(sizes: list[tuple[int, int]], classes: int, generator: torch.Generator) -> list[dict[str, Tensor]]:
+def objects(
+    sizes: list[tuple[int, int]], classes: int, dtype: torch.dtype, generator: torch.Generator
+) -> list[dict[str, Tensor]]:
     """Random objects of each picture, 1 to 6, no side below 8 pixels; masks are ellipses."""
     targets = []
     for height, width in sizes:
@@ -87,7 +90,7 @@ def objects(sizes: list[tuple[int, int]], classes: int, generator: torch.Generat
         x = (columns - centre[:, 0, None, None]) / half[:, 0, None, None]
         y = (rows - centre[:, 1, None, None]) / half[:, 1, None, None]
         labels = torch.randint(1, classes, (count,), generator=generator)
-        targets.append({"boxes": boxes, "labels": labels, "masks": (x**2 + y**2 <= 1).to(torch.uint8)})
+        targets.append({"boxes": boxes.to(dtype), "labels": labels, "masks": (x**2 + y**2 <= 1).to(torch.uint8)})
     return targets
 
 
@@ -197,13 +200,13 @@ def as_published(model: Any) -> dict[str, Tensor]:
     return weights
 
 
-def main(name: str, folder: Path, shorter: int, sizes: list[tuple[int, int]]) -> None:
+def main(name: str, folder: Path, dtype: torch.dtype, shorter: int, sizes: list[tuple[int, int]]) -> None:
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
     with as_if_loaded():
         model = torchvision.models.get_model(name, weights="DEFAULT")
     semantic = "segmentation" in type(model).__module__
-    images = pictures(sizes, generator)
+    images = [image.to(dtype) for image in pictures(sizes, generator)]
     first = pictures([(160, 200)], generator)
     with shrunk(model, 160, 200):
         settle(model, first[0][None] if semantic else first)
@@ -211,10 +214,11 @@ def main(name: str, folder: Path, shorter: int, sizes: list[tuple[int, int]]) ->
     results: dict[str, Any] = {
         "shorter": shorter,
         "images": images,
-        "targets": objects(sizes, 91, generator),
-        "pair": torch.stack(pictures([sizes[0]] * 2, generator)),
+        "targets": objects(sizes, 91, dtype, generator),
+        "pair": torch.stack(pictures([sizes[0]] * 2, generator)).to(dtype),
         "versions": {"torchvision": str(torchvision.__version__), "torch there": str(torch.__version__)},
     }
+    model.to(dtype)
     with torch.no_grad(), shrunk(model, shorter, 2 * shorter):
         # Semantic networks take batches of one size.
         results["found"] = [dict(model(image[None])) for image in images] if semantic else model(images)
@@ -224,5 +228,6 @@ def main(name: str, folder: Path, shorter: int, sizes: list[tuple[int, int]]) ->
 
 
 if __name__ == "__main__":
-    told = [tuple(int(side) for side in size.split("x")) for size in sys.argv[4:]]
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), told)  # type: ignore[arg-type]
+    told = [tuple(int(side) for side in size.split("x")) for size in sys.argv[5:]]
+    kind = {"float32": torch.float32, "float64": torch.float64}[sys.argv[3]]
+    main(sys.argv[1], Path(sys.argv[2]), kind, int(sys.argv[4]), told)  # type: ignore[arg-type]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from ctypes import c_float
 from dataclasses import dataclass
 from typing import Final
 
@@ -124,8 +123,7 @@ class DetectionInput(torch.nn.Module):
             least = self.min_size[int(torch.empty(1).uniform_(0, len(self.min_size)).item())]
         if self.fixed_size is not None:
             return self.fixed_size
-        # In float32, as torchvision has it: a side of 97 scaled to 192 is 191 long.
-        scale = c_float(min(least / min(height, width), self.max_size / max(height, width))).value
+        scale = min(least / min(height, width), self.max_size / max(height, width))
         return max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
 
     def _normalised(self, image: Tensor) -> Tensor:
