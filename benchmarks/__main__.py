@@ -1,6 +1,6 @@
 """``python -m benchmarks`` times the operations, ``steps`` whole networks, ``until`` whole processes to an accuracy,
 ``capture`` first calls, ``overhead`` the training loop, ``explanations`` class activation maps of a batch, ``norms``
-batch normalisation; ``mnist`` trains with several seeds, ``fine-tuning`` compares it with logistic regression on
+batch normalisation, ``detection`` suppression and pooling of boxes; ``mnist`` trains with several seeds, ``fine-tuning`` compares it with logistic regression on
 features.
 """
 
@@ -8,7 +8,18 @@ from __future__ import annotations
 
 import typer
 
-from benchmarks import capture, explanations, fine_tuning, mnist, norms, operations, steps, training_overhead, until
+from benchmarks import (
+    capture,
+    detection,
+    explanations,
+    fine_tuning,
+    mnist,
+    norms,
+    operations,
+    steps,
+    training_overhead,
+    until,
+)
 
 app = typer.Typer(add_completion=False, help=__doc__)
 app.command("operations")(operations.main)
@@ -16,6 +27,7 @@ app.command("steps")(steps.main)
 app.command("mnist")(mnist.main)
 app.command("explanations")(explanations.main)
 app.command("norms")(norms.main)
+app.command("detection")(detection.main)
 app.command("capture")(capture.main)
 app.command("until")(until.main)
 app.command("overhead")(training_overhead.main)

@@ -30,7 +30,9 @@ def lovasz(logits: Tensor, labels: Tensor, ignored: int, present: bool) -> float
             continue
         errors = {place: abs((place in truth) - p[class_, place].item()) for place in counted}
         order = sorted(counted, key=lambda place: -errors[place])
-        steps = [jaccard_loss(set(order[: n + 1]), truth) - jaccard_loss(set(order[:n]), truth) for n in range(len(order))]
+        steps = [
+            jaccard_loss(set(order[: n + 1]), truth) - jaccard_loss(set(order[:n]), truth) for n in range(len(order))
+        ]
         losses.append(sum(errors[place] * step for place, step in zip(order, steps, strict=True)))
     return sum(losses) / len(losses) if losses else 0.0
 
