@@ -1,14 +1,26 @@
 """``python -m benchmarks`` times the operations, ``steps`` whole networks, ``until`` whole processes to an accuracy,
 ``capture`` first calls, ``overhead`` the training loop, ``explanations`` class activation maps of a batch, ``norms``
-batch normalisation; ``mnist`` trains with several seeds, ``fine-tuning`` compares it with logistic regression on
-features; ``peers`` compares detectors and segmenters with torchvision's.
+batch normalisation, ``detection`` suppression and pooling of boxes; ``mnist`` trains with several seeds,
+``fine-tuning`` compares it with logistic regression on features; ``peers`` compares detectors and segmenters with
+torchvision's.
 """
 
 from __future__ import annotations
 
 import typer
 
-from benchmarks import capture, explanations, fine_tuning, mnist, norms, operations, steps, training_overhead, until
+from benchmarks import (
+    capture,
+    detection,
+    explanations,
+    fine_tuning,
+    mnist,
+    norms,
+    operations,
+    steps,
+    training_overhead,
+    until,
+)
 from benchmarks.agreement import command as peers
 
 app = typer.Typer(add_completion=False, help=__doc__)
@@ -17,6 +29,7 @@ app.command("steps")(steps.main)
 app.command("mnist")(mnist.main)
 app.command("explanations")(explanations.main)
 app.command("norms")(norms.main)
+app.command("detection")(detection.main)
 app.command("capture")(capture.main)
 app.command("until")(until.main)
 app.command("overhead")(training_overhead.main)

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from striate import models
 from striate.errors import ModelError
 from striate.models.unet import UNet
 

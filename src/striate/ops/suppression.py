@@ -13,7 +13,7 @@ together: first what earlier blocks kept suppresses, then rounds within the bloc
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, cast
 
 import torch
 from torch import Tensor
@@ -103,10 +103,11 @@ def _check(call: str, boxes: Tensor, scores: Tensor) -> None:
 def _suppressed(boxes: Tensor, scores: Tensor, classes: Tensor | None, threshold: float) -> Tensor:
     boxes = wide(boxes.detach())
     boxes = boxes if boxes.is_floating_point() else boxes.float()
-    if traced(boxes, scores):
-        found: Tensor = torch.ops.striate.nms(boxes, scores.detach(), float(threshold))
-        return found
-    return suppressed(boxes, scores.detach(), classes, threshold)
+    if not traced(boxes, scores):
+        return suppressed(boxes, scores.detach(), classes, threshold)
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        return cast(Tensor, _uncompiled(boxes, scores.detach(), classes, threshold))
+    return cast(Tensor, torch.ops.striate.nms(boxes, scores.detach(), float(threshold)))
 
 
 def suppressed(boxes: Tensor, scores: Tensor, classes: Tensor | None, threshold: float) -> Tensor:
@@ -122,6 +123,10 @@ def suppressed(boxes: Tensor, scores: Tensor, classes: Tensor | None, threshold:
     stays = torch.empty_like(order, dtype=torch.bool)
     stays[together.indices] = kernel.stays(boxes[order[together.indices]], ends, limit)
     return order[stays]
+
+
+#: How many boxes stay a compiler can't say, and kernels it can't read.
+_uncompiled: Final = torch.compiler.disable(suppressed)
 
 
 def _by_blocks(boxes: Tensor, classes: Tensor | None, limit: float) -> Tensor:
