@@ -10,6 +10,7 @@ Where others see it, as after ``y[:, :2] += 1``, PyTorch's functionalization wri
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -64,7 +65,8 @@ class Value:
             return ("constant", id(self.tensor))
         args = tree_map_only(Value, lambda value: value.key, (self.maker.args, self.maker.kwargs))
         which = next(at for at, result in enumerate(self.maker.results) if result is self)
-        return (str(self.maker.function), repr(args), which)
+        # A digest: each level of text within text would double the quotes of those below it.
+        return (str(self.maker.function), hashlib.sha256(repr(args).encode()).hexdigest(), which)
 
 
 @dataclass(eq=False)
