@@ -1,7 +1,7 @@
 """``python -m benchmarks`` times the operations, ``steps`` whole networks, ``until`` whole processes to an accuracy,
 ``capture`` first calls, ``overhead`` the training loop, ``explanations`` class activation maps of a batch, ``norms``
-batch normalisation, ``detection`` suppression and pooling of boxes; ``mnist`` trains with several seeds, ``fine-tuning`` compares it with logistic regression on
-features.
+batch normalisation, ``detection`` suppression and pooling of boxes; ``mnist`` trains with several seeds,
+``fine-tuning`` compares it with logistic regression on features.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "training": {"errors", "engine", "acceleration", "data", "models"},
     "analysis": {"errors", "geometry", "engine"},
     "explain": {"errors", "geometry", "ops", "analysis", "report"},  # results draw and save themselves
-    "export": {"errors", "data", "models", "training"},
+    "export": {"errors", "ops", "data", "models", "training"},
     "studies": {"errors", "geometry", "engine", "ops", "nn", "models", "data", "training", "analysis", "explain"},
     "report": {"errors", "engine", "training", "analysis", "explain", "export", "studies"},
 }
