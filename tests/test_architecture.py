@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "training": {"errors", "files", "engine", "acceleration", "data", "models", "tasks"},
     "analysis": {"errors", "geometry", "engine"},
     "explain": {"errors", "drawing", "geometry", "ops", "analysis"},
-    "export": {"errors", "files", "data", "models", "tasks", "training"},
+    "export": {"errors", "files", "ops", "data", "models", "tasks", "training"},
     "studies": {"errors", "geometry", "engine", "ops", "nn", "models", "data", "training", "analysis", "explain"},
     "report": {
         "errors",

@@ -104,7 +104,7 @@ def test_narrow_logits_are_computed_in_float32() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(OperandError, match="^sigmoid_focal_loss: got inputs"):
+    with pytest.raises(OperandError, match=r"^sigmoid_focal_loss: got inputs"):
         ops.sigmoid_focal_loss(torch.zeros(2, 3), torch.zeros(2))
     for loss in (ops.dice_loss, ops.lovasz_softmax):
         with pytest.raises(OperandError, match=r"needed \(N, K, \.\.\.\) and \(N, \.\.\.\)"):

@@ -33,20 +33,19 @@ def cases(random: Any) -> list[tuple[str, list[Any], dict[str, Any]]]:
             made.append(("batched_nms", [np.abs(some), scores, random.randint(0, 4, count), threshold], {}))
     # Overlaps of exactly a half, a third and a fifth, which are no numbers above them.
     steps = np.array([[0, 0, 3, 1], [1, 0, 4, 1], [0, 2, 2, 3], [1, 2, 3, 3], [0, 4, 3, 5], [2, 4, 5, 5]], np.float32)
-    for threshold in (0.5, 1 / 3, 0.2, 0.3333333432674408, 0.20000000298023224):
-        made.append(("nms", [steps, np.linspace(1, 0.5, 6).astype(np.float32), threshold], {}))
+    thresholds = (0.5, 1 / 3, 0.2, 0.3333333432674408, 0.20000000298023224)
+    made += [("nms", [steps, np.linspace(1, 0.5, 6).astype(np.float32), threshold], {}) for threshold in thresholds]
     image = random.standard_normal((2, 3, 12, 14)).astype(np.float32)
     regions = np.concatenate([random.randint(0, 2, (9, 1)), boxes(random, 9)], 1).astype(np.float32)
     regions[0, 1:], regions[1, 1:], regions[2, 1:] = [(5, 5, 5, 5), (-30, -30, 90, 90), (9, 9, 2, 2)]
-    for aligned in (False, True):
-        for samples in (-1, 2, 3):
-            made.append(("roi_align", [image, regions, [3, 5], 0.3], {"sampling_ratio": samples, "aligned": aligned}))
+    ways = [{"sampling_ratio": samples, "aligned": aligned} for aligned in (False, True) for samples in (-1, 2, 3)]
+    made += [("roi_align", [image, regions, [3, 5], 0.3], way) for way in ways]
     made.append(("roi_align", [image[0][None], [boxes(random, 3, 12.0)], 4], {}))
     made.append(("roi_pool", [image, regions, [3, 5], 0.3], {}))
     made.append(("roi_pool", [image, regions, 4, 1.0], {}))
     one, other = boxes(random, 7), boxes(random, 5)
-    for name in ("box_iou", "generalized_box_iou", "distance_box_iou", "complete_box_iou"):
-        made.append((name, [one, other], {}))
+    overlaps = ("box_iou", "generalized_box_iou", "distance_box_iou", "complete_box_iou")
+    made += [(name, [one, other], {}) for name in overlaps]
     for name in ("generalized_box_iou_loss", "distance_box_iou_loss", "complete_box_iou_loss"):
         made += [(name, [one[:5], other], {"reduction": how}) for how in ("none", "mean", "sum")]
     formats = ("xyxy", "xywh", "cxcywh")

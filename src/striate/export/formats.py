@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from striate.errors import ExportError, is_out_of_memory
+from striate.ops import graphs
 from striate.training.checkpoint import own_copies
 
 Compute: TypeAlias = Callable[[Tensor], Tensor]
@@ -78,6 +79,7 @@ def _onnx(model: torch.nn.Module, images: Tensor, metadata: Mapping[str, str], o
             input_names=["images"],
             output_names=["logits"],
             opset_version=opset,
+            custom_translation_table=graphs.translations(),
             verbose=False,
         )
     assert program is not None

@@ -67,7 +67,9 @@ def translations() -> dict[Any, Callable[..., Any]]:
     Boxes that suppress each other are ONNX's ``NonMaxSuppression`` with one class and no limit, aligned pooling is its
     ``RoiAlign`` (both from version 16 of its operators).
     """
-    from onnxscript import opset18 as op
+    import onnxscript
+
+    op: Any = onnxscript.opset18
 
     def nms(boxes: Any, scores: Any, iou_threshold: float) -> Any:
         many = op.Reshape(op.Size(scores), op.Constant(value_ints=[1]))

@@ -53,6 +53,7 @@ def interpolate(
         GeometryError: neither or both of size and factor, a mode that the input's axes haven't.
         OperandError: an input of another rank.
 
+    >>> import torch
     >>> interpolate(torch.tensor([[[1.0, 2.0]]]), scale_factor=2)
     tensor([[[1., 1., 2., 2.]]])
     """
@@ -69,7 +70,4 @@ def interpolate(
     for name, given in (("size", size), ("scale_factor", scale_factor)):
         if isinstance(given, Sequence) and len(given) != axes:
             raise GeometryError("interpolate", f"got {name} {tuple(given)}", f"needed {axes} numbers or one")
-    resized: Tensor = F.interpolate(  # type: ignore[no-untyped-call]
-        input, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias
-    )
-    return resized
+    return F.interpolate(input, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)

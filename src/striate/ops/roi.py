@@ -106,7 +106,7 @@ def roi_pool(
     batch = listed[:, 0].long()
     places, empty = _places(values.detach(), listed.to(values), batch, size, spatial_scale)
     found = values.flatten(2)[batch].gather(2, places.flatten(2)).unflatten(2, size)
-    return found.masked_fill(empty[:, None], 0).to(input.dtype)
+    return cast(Tensor, found.masked_fill(empty[:, None], 0).to(input.dtype))
 
 
 def roi_levels(

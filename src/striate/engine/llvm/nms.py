@@ -4,8 +4,8 @@
         for every vector of boxes after it, up to the end of its class
             suppressed |= shared / (area + areas - shared) > limit
 
-Each box is compared with later ones of its class only, and a box that is suppressed with none. The arithmetic is that of
-one pair after the other, to the last bit.
+Each box is compared with later ones of its class only, and a box that is suppressed with none. The arithmetic is that
+of one pair after the other, to the last bit.
 """
 
 from __future__ import annotations
@@ -43,14 +43,13 @@ def generate(isa: Isa) -> Function:
         # Of two boxes without area this is 0 / 0, which is above nothing.
         return f.compare("ogt", f.arithmetic("fdiv", shared, union), limit)
 
-    with f.loop(f.first, f.last), f.loop(0, count) as box:
-        with f.when(f.value(f"icmp eq i32 {f.scalar(gone + box)}, 0")):
-            own = [f.broadcast(line + box) for line in lines]
-            end = Int(f, f.scalar(ends + box))
-            with f.loop(box + 1, end, f.lanes) as other:
-                found = above(own, [f.load(line + other) for line in lines])
-                found = f.value(f"and {f.mask} {found}, {f.below(f.positions(other), end)}")
-                f.store(f.select(found, "splat (i32 1)", f.load_as(gone + other), "i32"), gone + other, kind="i32")
+    with f.loop(f.first, f.last), f.loop(0, count) as box, f.when(f.value(f"icmp eq i32 {f.scalar(gone + box)}, 0")):
+        own = [f.broadcast(line + box) for line in lines]
+        end = Int(f, f.scalar(ends + box))
+        with f.loop(box + 1, end, f.lanes) as other:
+            found = above(own, [f.load(line + other) for line in lines])
+            found = f.value(f"and {f.mask} {found}, {f.below(f.positions(other), end)}")
+            f.store(f.select(found, "splat (i32 1)", f.load_as(gone + other), "i32"), gone + other, kind="i32")
     return f
 
 
