@@ -104,8 +104,8 @@ def settle(model: torch.nn.Module, images: Any) -> None:
         if "BatchNorm" in type(layer).__name__:
             hooks.append(layer.register_forward_pre_hook(_normalise))
         elif "GroupNorm" in type(layer).__name__:
-            layer.weight.uniform_(0.8, 1.2)  # type: ignore[union-attr, operator]
-            layer.bias.uniform_(-0.2, 0.2)  # type: ignore[union-attr, operator]
+            layer.weight.uniform_(0.8, 1.2)
+            layer.bias.uniform_(-0.2, 0.2)
         for pattern, (mean, deviation) in HEADS.items():
             if re.fullmatch(pattern, name) and hasattr(layer, "weight"):
                 hooks.append(layer.register_forward_hook(_Saying(mean, deviation)))
