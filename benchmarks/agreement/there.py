@@ -54,7 +54,7 @@ def as_if_loaded() -> Iterator[None]:
 
     kept = WeightsEnum.get_state_dict, torch.nn.Module.load_state_dict
     WeightsEnum.get_state_dict = lambda self, *_, **__: {}
-    torch.nn.Module.load_state_dict = lambda self, *_, **__: None  # type: ignore[assignment, method-assign]
+    torch.nn.Module.load_state_dict = lambda self, *_, **__: None  # type: ignore[method-assign]
     try:
         yield
     finally:
