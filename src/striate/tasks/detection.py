@@ -20,7 +20,7 @@ from striate.data import AnnotatedBatches, AnnotatedSet, Annotation, Detections,
 from striate.data.annotated import relabelled
 from striate.data.annotated_augmentation import AnnotatedAugmentation
 from striate.errors import RunError
-from striate.tasks.framing import Framed, TestBatches, holding
+from striate.tasks.framing import Framed, FramedBatches, holding
 from striate.tasks.heads import Parts
 from striate.tasks.objects import ObjectMeasures, ObjectRecorder
 from striate.tasks.pictures import Shown, evenly, write_pictures
@@ -36,10 +36,17 @@ _WORST: Final = 9
 
 @dataclass(frozen=True)
 class ObjectAssessment:
-    """What a network finds on a set of pictures, and how good that is."""
+    """What a network finds on a set of pictures, and how good that is.
+
+    Args:
+        evaluation: the measures.
+        recorder: has the detections of each picture, masks as run lengths: as they are, those of a large set would
+            fill any memory.
+        known: the pictures' names.
+    """
 
     evaluation: ObjectMeasures
-    found: tuple[Detections, ...]
+    recorder: ObjectRecorder
     known: tuple[Identity, ...]
 
     @property
@@ -99,7 +106,7 @@ class Detection(Task):
     def batches(self, images: AnnotatedSet, loading: Loading, *, style: str | None = None) -> Batches:
         fit = None if loading.preprocessing.mode == "own" else loading.preprocessing.how
         if style is None:
-            return TestBatches(images, loading.batch_size, fit, loading.device)
+            return FramedBatches(images, loading.batch_size, fit, loading.device)
         return AnnotatedBatches(
             images,
             loading.batch_size,
@@ -141,17 +148,15 @@ class Detection(Task):
     ) -> ObjectAssessment:
         recorder = ObjectRecorder(batches.images.classes)
         known = batches.images.identities()
-        kept: list[Detections] = []
         training = model.training
         model.eval()
         with torch.inference_mode():
             for inputs, framed in batches.epoch(0):
                 for each, found in zip(framed, self.detect(model, inputs, framed), strict=True):
-                    recorder.add(each.truth, found, known[len(kept)].name)
-                    kept.append(found)
+                    recorder.add(each.truth, found, known[len(recorder)].name)
                 each_batch()
         model.train(training)
-        return ObjectAssessment(recorder.measures(), tuple(kept), known)
+        return ObjectAssessment(recorder.measures(), recorder, known)
 
     def detect(self, model: torch.nn.Module, inputs: Iterable[Tensor], framed: Sequence[Framed]) -> list[Detections]:
         """What a network in evaluation mode finds, at the pictures' own sizes."""
@@ -182,7 +187,9 @@ class Detection(Task):
         measures = tested.evaluation
         even, worst = evenly(len(images), _EVEN), measures.worst(_WORST)
         shown = {
-            index: Shown(*images.sample(index), tested.found[index], images.classes, tested.known[index].name, index)
+            index: Shown(
+                *images.sample(index), tested.recorder.found(index), images.classes, tested.known[index].name, index
+            )
             for index in {*even, *worst}
         }
         examples, errors = (tuple(shown[index] for index in each) for each in (even, worst))
@@ -196,8 +203,8 @@ class Detection(Task):
         validated: ObjectAssessment | None = None,
     ) -> None:
         with ObjectWriter(folder / DETECTIONS, images.classes) as writer:
-            for each, found in zip(tested.known, tested.found, strict=True):
-                writer.write(each.name, found)
+            for place, each in enumerate(tested.known):
+                writer.write(each.name, tested.recorder.found(place))
 
     def keep(self, folder: Path, examples: Sequence[Shown], *, copies: bool) -> None:
         write_pictures(folder, examples, copies=copies)

@@ -24,7 +24,7 @@ class Framed:
 
 
 @dataclass(frozen=True)
-class TestBatches:
+class FramedBatches:
     """Annotated pictures in their order, fitted to a network, each with its truth at the picture's own size.
 
     Boxes and masks are compared with the truth at the size at which somebody drew them, whatever size the network

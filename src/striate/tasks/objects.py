@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from striate.data import Annotation, Detections
@@ -194,6 +195,18 @@ class ObjectRecorder:
         objects = coco.regions(truth.boxes, truth.labels, truth.masks, crowd=truth.crowd)
         guesses = coco.regions(found.boxes, found.labels, found.masks, scores=found.scores)
         self._rows.append(_Row(where, truth.size, objects, guesses))
+
+    def found(self, place: int) -> Detections:
+        """The detections of the picture that was added as number ``place``, from 0."""
+        row = self._rows[place]
+        corners = np.concatenate([row.found.boxes[:, :2], row.found.boxes[:, :2] + row.found.boxes[:, 2:]], axis=1)
+        return Detections(
+            row.size,
+            torch.from_numpy(corners).float(),
+            torch.from_numpy(row.found.labels),
+            torch.from_numpy(row.found.scores).float(),
+            None if row.found.masks is None else coco.decode(row.found.masks, row.size),
+        )
 
     def extend(self, other: ObjectRecorder) -> None:
         """The pictures that another process has taken, after those here."""

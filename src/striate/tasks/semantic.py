@@ -14,7 +14,7 @@ from torch import Tensor
 from striate.data import IGNORED, AnnotatedBatches, AnnotatedSet, Annotation, Normalization
 from striate.data.annotated import relabelled
 from striate.data.annotated_augmentation import AnnotatedAugmentation
-from striate.tasks.framing import Framed, TestBatches, holding, normalization_of
+from striate.tasks.framing import Framed, FramedBatches, holding, normalization_of
 from striate.tasks.maps import MapMeasures, MapRecorder
 from striate.tasks.pictures import Shown, evenly, write_pictures
 from striate.tasks.task import Batches, Criterion, Goal, Loading, Outcome, Task
@@ -85,7 +85,7 @@ class Semantic(Task):
     def batches(self, images: AnnotatedSet, loading: Loading, *, style: str | None = None) -> Batches:
         preprocessing = loading.preprocessing
         if style is None:
-            return TestBatches(
+            return FramedBatches(
                 images, loading.batch_size, preprocessing.how, loading.device, preprocessing.normalization
             )
         return AnnotatedBatches(
