@@ -327,7 +327,7 @@ def _asked(model: str, weights: str | None, device: str, max_pixels: int | None)
         raise RunError("--weights", f"got {weights!r} for {model!r}", "needed a network: a run has its own weights")
     else:
         source = Run.open(model)
-        network = source.model()
+        network = source.task.explained(source.model())
     prepared = source.preprocessing
     read = prepared.reading(max_pixels or MAX_PIXELS)
     return network.to(place), lambda file: read(file)[None], prepared.normalization, source.classes

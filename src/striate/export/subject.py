@@ -57,14 +57,15 @@ class Subject:
         """
         settings = run.settings
         examples = run.examples()
+        model = run.task.exported(run.model())
         if examples:
-            pixels = torch.stack([example.image for example in examples])
+            pixels = torch.stack([settings.preprocessing.fit(example.image[None])[0] for example in examples])
         else:
             size = (_NOISE, settings.channels, *settings.image_size)
             pixels = torch.randint(256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         images = settings.normalization(pixels)
         how = _described(settings.preprocessing)
-        return cls(run.model(), settings.recipe.model, settings.classes, how, images, synthetic=not examples)
+        return cls(model, settings.recipe.model, settings.classes, how, images, synthetic=not examples)
 
     @classmethod
     def of_pretrained(cls, trained: Pretrained, name: str) -> Subject:

@@ -177,6 +177,11 @@ class CenterNet(torch.nn.Module):
         heads["heat"][-1].bias.fill_(-math.log(1 / _PRIOR - 1))
         heads["box"][-1].bias[2:].fill_(math.log(4))
 
+    def class_scores(self, images: Tensor) -> Tensor:
+        """The logit of each class at the place that is surest of it, (N, C, H, W) from 0 to 1 to (N, K)."""
+        heat: Tensor = self.maps(self.batch(list(images)))["heat"]
+        return heat.flatten(2).amax(2)
+
     def dense_maps(self, batch: Tensor) -> dict[str, Tensor]:
         """All maps of a batch (N, C, H, W), H and W multiples of the smallest map's stride."""
         maps: dict[str, Tensor] = self.maps(batch)

@@ -82,6 +82,12 @@ class OneStageDetector(torch.nn.Module):
         """What the head says of all positions, of a batch (N, C, H, W) as it is."""
         return self.head(list(self.backbone(batch).values()))
 
+    def class_scores(self, images: Tensor) -> Tensor:
+        """The logit of each class at the place that is surest of it, (N, C, H, W) from 0 to 1 to (N, K - 1)."""
+        batch, _ = self.transform(list(images))
+        logits: Tensor = self.head(list(self.backbone(batch.tensors).values()))["cls_logits"]
+        return logits.amax(1)[:, 1:]
+
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[nn.Target] | None = None
     ) -> dict[str, Tensor] | list[nn.Target]:

@@ -20,6 +20,7 @@ from striate.data import AnnotatedBatches, AnnotatedSet, Annotation, Detections,
 from striate.data.annotated import relabelled
 from striate.data.annotated_augmentation import AnnotatedAugmentation
 from striate.errors import RunError
+from striate.tasks.explained import object_scores
 from striate.tasks.framing import Framed, FramedBatches, holding
 from striate.tasks.heads import Parts
 from striate.tasks.objects import ObjectMeasures, ObjectRecorder
@@ -97,6 +98,13 @@ class Detection(Task):
         layers = [layer for layer in model.modules() if next(layer.parameters(recurse=False), None) is not None]
         inside = tuple(layer for layer in layers if id(layer) in own)
         return Parts(inside, tuple(layer for layer in layers if id(layer) not in own))
+
+    def exported(self, model: torch.nn.Module) -> torch.nn.Module:
+        got = f"got a network for {self.name}, whose results have as many rows as there are objects"
+        raise RunError("export", got, "needed one with a result of fixed size", "export its maps with torch.onnx")
+
+    def explained(self, model: torch.nn.Module) -> torch.nn.Module:
+        return object_scores(model)
 
     def check_style(self, style: str) -> None:
         AnnotatedAugmentation(style)

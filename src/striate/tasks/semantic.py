@@ -14,6 +14,7 @@ from torch import Tensor
 from striate.data import IGNORED, AnnotatedBatches, AnnotatedSet, Annotation, Normalization
 from striate.data.annotated import relabelled
 from striate.data.annotated_augmentation import AnnotatedAugmentation
+from striate.tasks.explained import map_scores, pixel_scores
 from striate.tasks.framing import Framed, FramedBatches, holding, normalization_of
 from striate.tasks.maps import MapMeasures, MapRecorder
 from striate.tasks.pictures import Shown, evenly, write_pictures
@@ -76,6 +77,13 @@ class Semantic(Task):
     def check(self, model: torch.nn.Module, classes: int, shape: tuple[int, int, int]) -> None:
         with torch.inference_mode():
             model.eval()(torch.zeros(1, *shape))
+
+    def exported(self, model: torch.nn.Module) -> torch.nn.Module:
+        """Scores (N, K, H, W)."""
+        return map_scores(model)
+
+    def explained(self, model: torch.nn.Module) -> torch.nn.Module:
+        return pixel_scores(model)
 
     def check_style(self, style: str) -> None:
         AnnotatedAugmentation(style)

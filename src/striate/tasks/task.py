@@ -208,6 +208,22 @@ class Task(ABC):
         """Has striate's engine compute a network on the CPU, in place."""
         accelerate(model, quiet=True)
 
+    def explained(self, model: torch.nn.Module) -> torch.nn.Module:
+        """A network with one score for each class, (N, C, H, W) to (N, K), which explanations can ask.
+
+        Raises:
+            RunError: there is no such score.
+        """
+        return model
+
+    def exported(self, model: torch.nn.Module) -> torch.nn.Module:
+        """A network from a batch (N, C, H, W) to one tensor, as files for other programs hold it.
+
+        Raises:
+            RunError: this task's networks can't be written like that.
+        """
+        return model
+
     def viewed(self, model: torch.nn.Module, views: int) -> torch.nn.Module:
         """A network that looks at each image so many times.
 
