@@ -229,8 +229,8 @@ def aligned(input: Tensor, boxes: Tensor, shape: RegionShape) -> Tensor:
     return cast(Tensor, Aligned.of(input, boxes, shape, Pass.OUTPUT, is_channels_last(input)))
 
 
-#: Where a box says how many samples it has a compiler can't say how much memory that takes.
-_uncompiled = torch.compiler.disable(aligned)
+#: Where a box says how many samples it has a compiler can't say how much memory that takes. (Importing PyTorch's compiler here would take a second.)
+_uncompiled = torch._disable_dynamo(aligned)
 
 
 def _aligned(input: Tensor, boxes: Tensor, shape: RegionShape) -> Tensor:

@@ -125,8 +125,8 @@ def suppressed(boxes: Tensor, scores: Tensor, classes: Tensor | None, threshold:
     return order[stays]
 
 
-#: How many boxes stay a compiler can't say, and kernels it can't read.
-_uncompiled: Final = torch.compiler.disable(suppressed)
+#: How many boxes stay a compiler can't say, and kernels it can't read. (Importing it here would take a second.)
+_uncompiled: Final = torch._disable_dynamo(suppressed)
 
 
 def _by_blocks(boxes: Tensor, classes: Tensor | None, limit: float) -> Tensor:
