@@ -22,6 +22,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from striate.engine import Pass, regions, traced
 from striate.engine.backends import has_memory, watched
@@ -229,15 +230,16 @@ def aligned(input: Tensor, boxes: Tensor, shape: RegionShape) -> Tensor:
     return cast(Tensor, Aligned.of(input, boxes, shape, Pass.OUTPUT, is_channels_last(input)))
 
 
-#: Where a box says how many samples it has a compiler can't say how much memory that takes. (Importing PyTorch's compiler here would take a second.)
-_uncompiled = torch._disable_dynamo(aligned)
+#: Where a box says how many samples it has a compiler can't say how much memory that takes.
+#: Importing PyTorch's compiler here would take a second.
+_uncompiled = _disable_dynamo(aligned)
 
 
 def _aligned(input: Tensor, boxes: Tensor, shape: RegionShape) -> Tensor:
     if not torch.compiler.is_compiling():
         return aligned(input, boxes, shape)
     if shape.samples == 0 and not torch.compiler.is_exporting():
-        return cast(Tensor, _uncompiled(input, boxes, shape))
+        return _uncompiled(input, boxes, shape)
     how = (list(shape.bins), shape.scale, shape.samples, shape.aligned)
     return cast(Tensor, torch.ops.striate.roi_align(input, boxes, *how))
 
