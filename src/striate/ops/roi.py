@@ -22,6 +22,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from striate.engine import Pass, regions, traced
 from striate.engine.backends import has_memory, watched
@@ -230,14 +231,15 @@ def aligned(input: Tensor, boxes: Tensor, shape: RegionShape) -> Tensor:
 
 
 #: Where a box says how many samples it has a compiler can't say how much memory that takes.
-_uncompiled = torch.compiler.disable(aligned)
+#: Importing PyTorch's compiler here would take a second.
+_uncompiled = _disable_dynamo(aligned)
 
 
 def _aligned(input: Tensor, boxes: Tensor, shape: RegionShape) -> Tensor:
     if not torch.compiler.is_compiling():
         return aligned(input, boxes, shape)
     if shape.samples == 0 and not torch.compiler.is_exporting():
-        return cast(Tensor, _uncompiled(input, boxes, shape))
+        return _uncompiled(input, boxes, shape)
     how = (list(shape.bins), shape.scale, shape.samples, shape.aligned)
     return cast(Tensor, torch.ops.striate.roi_align(input, boxes, *how))
 

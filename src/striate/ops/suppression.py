@@ -17,6 +17,7 @@ from typing import Final, cast
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from striate.engine import traced
 from striate.engine.llvm import nms as kernel
@@ -106,7 +107,7 @@ def _suppressed(boxes: Tensor, scores: Tensor, classes: Tensor | None, threshold
     if not traced(boxes, scores):
         return suppressed(boxes, scores.detach(), classes, threshold)
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
-        return cast(Tensor, _uncompiled(boxes, scores.detach(), classes, threshold))
+        return _uncompiled(boxes, scores.detach(), classes, threshold)
     return cast(Tensor, torch.ops.striate.nms(boxes, scores.detach(), float(threshold)))
 
 
@@ -125,8 +126,8 @@ def suppressed(boxes: Tensor, scores: Tensor, classes: Tensor | None, threshold:
     return order[stays]
 
 
-#: How many boxes stay a compiler can't say, and kernels it can't read.
-_uncompiled: Final = torch.compiler.disable(suppressed)
+#: How many boxes stay a compiler can't say, and kernels it can't read. (Importing it here would take a second.)
+_uncompiled: Final = _disable_dynamo(suppressed)
 
 
 def _by_blocks(boxes: Tensor, classes: Tensor | None, limit: float) -> Tensor:
