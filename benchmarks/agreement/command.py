@@ -24,7 +24,7 @@ def main(
     networks: Annotated[list[str] | None, typer.Argument(help="Names; by default all that torchvision has.")] = None,
     python: Annotated[str, typer.Option(help="An interpreter that imports torchvision.")] = "/usr/bin/python3",
     single: Annotated[bool, typer.Option(help="Compute in float32: rounding decides whether some are found.")] = False,
-    shorter: Annotated[int, typer.Option(help="Pixels to which detectors resize the shorter side.")] = 192,
+    shorter: Annotated[int, typer.Option(help="Pixels to which detectors resize the shorter side.")] = 96,
     size: Annotated[list[str] | None, typer.Option(help="HxW of an image; may be repeated.")] = None,
     save: Annotated[bool, typer.Option(help="Write results/peers.csv, where other networks stay.")] = False,
 ) -> None:
@@ -33,7 +33,7 @@ def main(
     Example: python -m benchmarks peers lraspp_mobilenet_v3_large
     """
     dtype = "float32" if single else "float64"
-    sizes = size or ["120x160", "131x96"]
+    sizes = size or ["60x80", "66x48"]
     known = [name for task in ("detection", "instance", "semantic") for name in models.names(task)]
     asked = networks or [name for name in known if name.startswith(PREFIXES)]
     console = Console(width=200)

@@ -207,8 +207,8 @@ def main(name: str, folder: Path, dtype: torch.dtype, shorter: int, sizes: list[
         model = torchvision.models.get_model(name, weights="DEFAULT")
     semantic = "segmentation" in type(model).__module__
     images = [image.to(dtype) for image in pictures(sizes, generator)]
-    first = pictures([(160, 200)], generator)
-    with shrunk(model, 160, 200):
+    first = pictures([(96, 120)], generator)
+    with shrunk(model, 96, 120):
         settle(model, first[0][None] if semantic else first)
     torch.save(as_published(model), folder / "weights.pth")
     results: dict[str, Any] = {
