@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+import pytest
+import torch
+
 from striate import models
 from striate.models import registry
 from striate.models.catalogue import FAMILIES, MODULES
@@ -37,3 +40,12 @@ def test_own_networks_join_the_catalogue() -> None:
     finally:
         registry._ENTRIES.clear()
         registry._ENTRIES.update(before)
+
+
+@pytest.mark.parametrize("name", [*models.names("detection"), *models.names("instance")])
+def test_detectors_say_which_of_their_parts_the_engine_computes(name: str) -> None:
+    with torch.device("meta"):
+        model = models.create(name)
+    assert type(model).dense
+    assert all(isinstance(model.get_submodule(part), torch.nn.Module) for part in type(model).dense)
+    assert callable(type(model).dense_maps)

@@ -138,6 +138,8 @@ class CenterNet(torch.nn.Module):
     #: For SGD, which has not been measured; with AdamW 0.002 has been.
     learning_rate = 0.02
     has_masks = False  #: whether it draws outlines
+    #: What :func:`striate.accelerate` computes: the rest depends on how many objects there are.
+    dense = ("maps",)
     maps: torch.nn.Module
     mean: Tensor
     deviation: Tensor
