@@ -25,6 +25,7 @@ import pytest
 import typer
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
+from tests.data import annotated_files
 
 import striate
 from striate.cli import main
@@ -120,14 +121,28 @@ def provide(words: list[str], finished: Path) -> None:
         kind, _, place = word.partition(":")
         if before == "--out" and "--resume" not in words:
             continue
-        if word.startswith("runs/") or word == "RUN":
+        if word in DETECTORS:
+            train_detector(word)
+        elif word.startswith("runs/") or word == "RUN":
             shutil.copytree(finished, Path(*Path(word).parts[:2]), dirs_exist_ok=True)
         elif kind == "idx":
             write_idx_files(Path(place))
+        elif kind in ("coco", "voc"):
+            getattr(annotated_files, kind)(Path(place).parent if kind == "coco" else Path(place))
         elif kind == "folder" or word == "photos" or (word.isalpha() and word.isupper()):
             write_photos(Path(place or word))
         elif Path(word).suffix in (".png", ".jpg"):
             photo().save(word) if word.endswith("jpg") else digit(3).save(word)
+
+
+#: Runs whose networks find objects.
+DETECTORS = ("runs/scenes", "runs/detector")
+
+
+def train_detector(path: str) -> None:
+    """A run of a detector, which has learnt next to nothing."""
+    words = ["train", "centernet_small", "--data", "scenes:32,4,2", "--epochs", "1", "--batch-size", "4"]
+    assert run_program([*words, "--engine", "aten", "--threads", "1", "--quiet", "--out", path]) == 0
 
 
 @functools.cache
