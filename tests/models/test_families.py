@@ -185,6 +185,8 @@ def test_inception_is_torchvisions(peer: Peer) -> None:
 class Tiny(WithAuxiliary):
     """The least that has an auxiliary head."""
 
+    head_keys = ("aux", "fc")
+
     def __init__(self, num_classes: int = 3) -> None:
         super().__init__()
         self.shared, self.aux = torch.nn.Linear(4, 4), torch.nn.Linear(4, num_classes)

@@ -21,7 +21,8 @@ PREFIX = "nn.functional."
 SAMPLED = {
     op.name.removeprefix(PREFIX): op
     for op in op_db
-    if op.name.startswith(PREFIX) and op.name.removeprefix(PREFIX) in ops.__all__
+    # Resampling is PyTorch's function itself, with other arguments.
+    if op.name.startswith(PREFIX) and op.name.removeprefix(PREFIX) in set(ops.__all__) - {"interpolate"}
 }
 
 

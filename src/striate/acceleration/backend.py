@@ -131,13 +131,21 @@ def _is_of_a_module(node: torch.fx.Node) -> bool:
     return told.rpartition("[")[0].endswith(("._parameters", "._buffers"))
 
 
+#: Operations that Dynamo looks into.
+_LOOKED_INTO: Final = tuple(f"striate.ops.{name}" for name in ("boxes", "suppression", "roi", "losses", "resize"))
+
+
 def _prepare() -> None:
-    """Has Dynamo take striate's operations as they are, instead of looking into them."""
+    """Has Dynamo take striate's operations as they are, instead of looking into them.
+
+    Not those of detection: how many boxes remain depends on values, so a graph can't hold them as they are, and they
+    say themselves where a graph has to end.
+    """
     from torch.compiler import allow_in_graph
 
     for name in ops.__all__:
         function = getattr(ops, name)
-        if callable(function) and not isinstance(function, type):
+        if callable(function) and not isinstance(function, type) and function.__module__ not in _LOOKED_INTO:
             allow_in_graph(function)
 
 
