@@ -71,6 +71,6 @@ def evaluate(
 
 def print_evaluation(evaluation: Any, images: str = "held-out images") -> None:
     """What was measured, of any task: a summary, and a row for each class."""
-    from striate.report import presenting
+    from striate.report import summing_up
 
-    show(*presenting.told(evaluation, images))
+    show(*summing_up.told(evaluation, images))

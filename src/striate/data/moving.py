@@ -156,13 +156,16 @@ def place(size: Size, fit: Fit) -> Placement:
     """How a picture of ``size`` (H, W) is brought to ``fit.image_size``.
 
     ``"frame"``: scaled, sides in proportion, until one of them fills the frame, in the middle of it (an odd row or
-    column of the rest at the bottom or right); ``"crop"`` and ``"squash"``: as :class:`~striate.data.Fit` does.
+    column of the rest at the bottom or right); ``"crop"``, ``"squash"`` and ``"own"``: as :class:`~striate.data.Fit`
+    does.
 
     >>> place((50, 100), Fit((64, 64))).target
     (16, 0, 32, 64)
     """
-    frame = fit.image_size
     whole = (0, 0, *size)
+    if fit.mode == "own":
+        return Placement(size, whole, whole, size, interpolation=fit.interpolation)
+    frame = fit.image_size
     if fit.mode == "squash":
         return Placement(size, whole, (0, 0, *frame), frame, interpolation=fit.interpolation)
     if fit.mode == "frame":

@@ -1,26 +1,19 @@
-"""How the results of each task are shown: the figures of a run or an evaluation, and the tables on a terminal."""
+"""The figures of a run or an evaluation of each task."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
 
 from matplotlib.figure import Figure
-from rich.console import RenderableType
-from rich.text import Text
 
-from striate.report import evaluation, figures, maps, object_figures, object_tables, objects, tables
+from striate.report import evaluation, figures, maps, object_figures, objects
 from striate.report.sheets import sheet
-from striate.tasks.evaluation import Evaluation
 from striate.tasks.maps import MapMeasures
 from striate.tasks.objects import ObjectMeasures
 from striate.tasks.task import Outcome
 
 #: Figures by the names of their files, each drawn when it is asked for.
 Makers = dict[str, Callable[[], Figure]]
-
-#: Pictures that are listed as those with the most mistakes.
-_WORST: Final = 5
 
 
 def pictures(outcome: Outcome, classes: tuple[str, ...], called: str = "Held-out images") -> Makers:
@@ -82,18 +75,3 @@ def _maps(outcome: Outcome, measures: MapMeasures) -> Makers:
             shown = [(each.image, each.truth.class_map, each.found) for each in chosen]
             makers[name] = lambda places=places, shown=shown: maps.worst_maps(measures, places, shown)  # type: ignore[misc]
     return makers
-
-
-def told(record: Any, called: str = "held-out images") -> list[RenderableType]:
-    """An evaluation, of any task, as tables and lines of text."""
-    if isinstance(record, ObjectMeasures):
-        worst = record.worst(_WORST)
-        more = [object_tables.worst_objects(record, worst)] if worst else []
-        return [object_tables.object_measures(record), object_tables.object_classes(record), *more]
-    if isinstance(record, MapMeasures):
-        worst = record.worst(_WORST)
-        more = [object_tables.worst_map_pictures(record, worst)] if worst else []
-        return [object_tables.map_measures(record), object_tables.map_classes(record), *more]
-    assert isinstance(record, Evaluation)
-    line = f"accuracy {record.accuracy:.2%} on {record.n:,} {called}, loss {record.loss:.4f}"
-    return [Text(line), tables.classes(record)]

@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Final, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from striate.acceleration import accelerate
 from striate.data import Normalization, Preprocessing
 from striate.errors import RunError
 from striate.tasks.heads import Parts
@@ -206,6 +205,8 @@ class Task(ABC):
 
     def accelerated(self, model: torch.nn.Module) -> None:
         """Has striate's engine compute a network on the CPU, in place."""
+        from striate.acceleration import accelerate  # PyTorch's compiler, which takes a second to import
+
         accelerate(model, quiet=True)
 
     def explained(self, model: torch.nn.Module) -> torch.nn.Module:
