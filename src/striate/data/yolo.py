@@ -25,9 +25,9 @@ from striate.errors import DataError, readable
 def read_yolo(argument: str) -> Found:
     """The pictures of a folder with ``images`` and ``labels``, or with both in a folder for each part.
 
-    The label file of ``images/val/a.jpg`` is ``labels/val/a.txt``, or ``a.txt`` beside it. The file data.yaml, or the
-    one file ``*.yaml``, has the classes as ``names`` and may have ``train``, ``val`` and ``test``, each a folder or a list
-    of pictures; else ``classes.txt`` has the classes and parts are lists or folders. A picture without a label file has
+    The label file of ``images/val/a.jpg`` is ``labels/val/a.txt``, or ``a.txt`` beside it. The one ``*.yaml`` file, or
+    of several the one called data, has the classes as ``names`` and may have ``train``, ``val`` and ``test``, each a
+    folder or a list of pictures; else ``classes.txt`` has the classes and parts are lists or folders. A picture without a label file has
     no objects.
 
     Raises:
