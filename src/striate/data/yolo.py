@@ -27,8 +27,8 @@ def read_yolo(argument: str) -> Found:
 
     The label file of ``images/val/a.jpg`` is ``labels/val/a.txt``, or ``a.txt`` beside it. The one ``*.yaml`` file, or
     of several the one called data, has the classes as ``names`` and may have ``train``, ``val`` and ``test``, each a
-    folder or a list of pictures; else ``classes.txt`` has the classes and parts are lists or folders. A picture without a label file has
-    no objects.
+    folder or a list of pictures; else ``classes.txt`` has the classes and parts are lists or folders. A picture
+    without a label file has no objects.
 
     Raises:
         DataError: no such folder, no classes, no pictures.
