@@ -94,3 +94,12 @@ def test_what_is_no_list_of_images_is_refused(what: str) -> None:
     given, message = WRONG[what]
     with pytest.raises(ModelError, match=message):
         nn.DetectionInput()(given)
+
+
+def test_another_size_is_taken_from_then_on() -> None:
+    transform = nn.DetectionInput(80, 133)
+    transform.resize((40, 60))
+    batch, _ = transform([torch.zeros(3, 20, 25)])
+    assert batch.image_sizes == [(40, 50)]
+    with pytest.raises(ModelError, match="got images of 40x60; needed 32x32"):
+        nn.DetectionInput(fixed_size=(32, 32)).resize((40, 60))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from striate import models, tasks
+from striate.data import load
 from striate.errors import DataError, RunError
 from striate.tasks.finding import find
 from striate.tasks.maps import MapMeasures
@@ -22,8 +24,10 @@ from striate.tasks.semantic import map_loss
 from striate.tasks.task import Goal, pieces
 from striate.training import Recipe, Run, fit
 from striate.training.assess import assess_run
+from striate.training.distributed import Team
 from striate.training.loop import Interrupted, Training
 from striate.training.run import task_of
+from striate.training.update import Updates
 
 #: Tasks, and a small network for each: what trains in seconds.
 NETWORKS = {"detection": "tiny_detector", "instance": "tiny_outliner", "semantic": "tiny_mapper"}
@@ -87,13 +91,13 @@ class Mapper(torch.nn.Module):
 
 @pytest.fixture(autouse=True)
 def _networks() -> Iterator[None]:
-    before = dict(models.registry._ENTRIES)
     builders = {"detection": Detector, "instance": Outliner, "semantic": Mapper}
     for task, name in NETWORKS.items():
         models.register(builders[task], name, "For tests.", task)
     yield
-    models.registry._ENTRIES.clear()
-    models.registry._ENTRIES.update(before)
+    # These names alone: networks that a test has imported stay registered.
+    for name in NETWORKS.values():
+        del models.registry._ENTRIES[name]
 
 
 def recipe(task: str, out: Path, **settings: Any) -> Recipe:
@@ -212,6 +216,20 @@ def test_a_pictures_share_in_the_loss_of_maps_is_its_own() -> None:
     torch.testing.assert_close(map_loss(scores, truth), torch.stack(alone).mean())
     expected = torch.nn.functional.cross_entropy(scores[1:2], truth[1:2])
     torch.testing.assert_close(alone[1], expected)
+
+
+@pytest.mark.parametrize("task", NETWORKS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_process_without_images_takes_part_in_a_step_and_changes_nothing(task: str, channels: int) -> None:
+    model = models.create(NETWORKS[task], in_channels=channels)
+    images = load("scenes:32,4,2").train
+    images = replace(images, channels=channels)
+    given = Recipe(NETWORKS[task], weight_decay=0.0, engine="aten")
+    updates = Updates(model, given, task_of(given), images, Team())
+    before = [parameter.clone() for parameter in model.parameters()]
+    measured = updates.step([], [], rate=0.1, number=0, whole=4)
+    assert all(float(value) == 0 for value in measured.values())
+    assert all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))
 
 
 def test_goals_and_pieces() -> None:

@@ -7,6 +7,8 @@ fields and equivariance are properties of what comes before, and are analysed th
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -21,9 +23,17 @@ def dense_part(model: torch.nn.Module) -> torch.nn.Module | None:
         A network that shares the model's layers; None for a model that is all of that kind.
     """
     maps = getattr(type(model), "dense_maps", None)
-    if maps is None:
-        return None
+    return None if maps is None else called_by(model, maps)
+
+
+def called_by(model: torch.nn.Module, forward: Callable[..., Any]) -> torch.nn.Module:
+    """A network that shares a model's layers and their names, and whose call is another function of them.
+
+    Args:
+        model: the network; it stays as it is.
+        forward: called with the new network and its inputs.
+    """
     part = copy.copy(model)
     vars(part)["_whole"] = (model,)  # hooks of a copy look for the module that they were made for
-    part.__class__ = type(type(model).__name__, (type(model),), {"forward": maps})
+    part.__class__ = type(type(model).__name__, (type(model),), {"forward": forward})
     return part

@@ -78,6 +78,11 @@ class OneStageDetector(torch.nn.Module):
         #: (H, W) of a nominal image.
         self.input_size = transform.fixed_size or (transform.min_size[-1], transform.max_size)
 
+    def resize(self, size: tuple[int, int]) -> None:
+        """Has pictures scaled to about (H, W), see :meth:`striate.nn.DetectionInput.resize`."""
+        self.transform.resize(size)
+        self.input_size = size
+
     def dense_maps(self, batch: Tensor) -> object:
         """What the head says of all positions, of a batch (N, C, H, W) as it is."""
         return self.head(list(self.backbone(batch).values()))

@@ -202,6 +202,11 @@ class TwoStageDetector(torch.nn.Module):
         """Whether an object is found with its outline, and learnt with it."""
         return False
 
+    def resize(self, size: tuple[int, int]) -> None:
+        """Has pictures scaled to about (H, W), see :meth:`striate.nn.DetectionInput.resize`."""
+        self.transform.resize(size)
+        self.input_size = size
+
     def dense_maps(self, batch: Tensor) -> object:
         """What the proposals' head says of all positions, of a batch (N, C, H, W) as it is. What is done with each
         proposal costs in proportion to how many there are, and isn't in it."""

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from striate import ops
+from striate.errors import ModelError
 from striate.nn.detection_targets import Target, check_images
 
 #: Mean and deviation of the pixels of ImageNet's training images, red, green and blue.
@@ -74,6 +75,18 @@ class DetectionInput(torch.nn.Module):
         self.image_mean, self.image_std = tuple(mean), tuple(std)
         self.size_divisible = size_divisible
         self.fixed_size = fixed_size
+
+    def resize(self, size: tuple[int, int]) -> None:
+        """Scales images from here on until their shorter side has the smaller number of pixels of (H, W), or their
+        longer side the larger one.
+
+        Raises:
+            ModelError: all images are stretched to one other size.
+        """
+        if self.fixed_size not in (None, size):
+            got = f"got images of {size[0]}x{size[1]}"
+            raise ModelError("DetectionInput", got, f"needed {self.fixed_size[0]}x{self.fixed_size[1]}")
+        self.min_size, self.max_size = (min(size),), max(size)
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Target] | None = None

@@ -201,7 +201,7 @@ class Classification(Task):
         if batches.augmentation is not None:
             samples.write_augmented(path, batches)
 
-    def nothing(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def nothing(self, inputs: Tensor, targets: Tensor, channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
         return inputs.new_zeros(1, *inputs.shape[1:]), targets.new_zeros(1, *targets.shape[1:])
 
     def assess(

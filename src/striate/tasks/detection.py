@@ -142,10 +142,13 @@ class Detection(Task):
         single = truth.select(~truth.crowd)
         return {"boxes": single.boxes.to(device), "labels": (single.labels + 1).to(device)}
 
-    def nothing(self, inputs: Any, targets: Any) -> tuple[list[Tensor], list[Annotation]]:
+    def nothing(
+        self, inputs: Any, targets: Any, channels: int, device: torch.device
+    ) -> tuple[list[Tensor], list[Annotation]]:
         size = (_BLANK, _BLANK)
-        channels = inputs.shape[1] if isinstance(inputs, Tensor) else 3
-        return [torch.zeros(channels, *size)], [Annotation(size, masks=torch.zeros(0, *size, dtype=torch.bool))]
+        return [torch.zeros(channels, *size, device=device)], [
+            Annotation(size, masks=torch.zeros(0, *size, dtype=torch.bool))
+        ]
 
     def assess(
         self,

@@ -6,14 +6,14 @@ surest of it; of a segmentation network it is the mean score over the pixels tha
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from striate.errors import RunError
+from striate.models.dense import called_by
 
 
 def object_scores(model: torch.nn.Module) -> torch.nn.Module:
@@ -31,7 +31,7 @@ def object_scores(model: torch.nn.Module) -> torch.nn.Module:
         raise RunError(
             "explain", got, "needed a detector that scores every place", "as centernet_small or ssd300_vgg16"
         )
-    return _calling(model, scores)
+    return called_by(model, scores)
 
 
 def pixel_scores(model: torch.nn.Module) -> torch.nn.Module:
@@ -50,7 +50,7 @@ def pixel_scores(model: torch.nn.Module) -> torch.nn.Module:
         mean = (scores * taken).sum(2) / count.clamp(min=1)
         return torch.where(count > 0, mean, scores.amax(2))
 
-    return _calling(model, forward)
+    return called_by(model, forward)
 
 
 def map_scores(model: torch.nn.Module) -> torch.nn.Module:
@@ -61,12 +61,4 @@ def map_scores(model: torch.nn.Module) -> torch.nn.Module:
         outputs: Mapping[str, Tensor] = whole(self, images)
         return outputs["out"]
 
-    return _calling(model, forward)
-
-
-def _calling(model: torch.nn.Module, forward: Callable[..., Tensor]) -> torch.nn.Module:
-    """A network that shares a model's layers and their names, and computes something else."""
-    part = copy.copy(model)
-    vars(part)["_whole"] = (model,)  # hooks of a copy look for the module that they were made for
-    part.__class__ = type(type(model).__name__, (type(model),), {"forward": forward})
-    return part
+    return called_by(model, forward)

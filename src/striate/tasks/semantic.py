@@ -122,10 +122,11 @@ class Semantic(Task):
 
         return criterion
 
-    def nothing(self, inputs: Any, targets: Any) -> tuple[Tensor, list[Annotation]]:
-        channels = inputs.shape[1] if isinstance(inputs, Tensor) else 3
+    def nothing(
+        self, inputs: Any, targets: Any, channels: int, device: torch.device
+    ) -> tuple[Tensor, list[Annotation]]:
         empty = torch.full((_BLANK, _BLANK), IGNORED, dtype=torch.uint8)
-        return torch.zeros(1, channels, _BLANK, _BLANK), [Annotation((_BLANK, _BLANK), class_map=empty)]
+        return torch.zeros(1, channels, _BLANK, _BLANK, device=device), [Annotation((_BLANK, _BLANK), class_map=empty)]
 
     def assess(
         self,

@@ -270,8 +270,14 @@ class Task(ABC):
         return
 
     @abstractmethod
-    def nothing(self, inputs: Any, targets: Any) -> tuple[Any, Any]:
-        """A batch of one image that is there only so that a process without images takes part in a step."""
+    def nothing(self, inputs: Any, targets: Any, channels: int, device: torch.device) -> tuple[Any, Any]:
+        """A batch of one image that is there only so that a process without images takes part in a step.
+
+        Args:
+            inputs, targets: the empty batch.
+            channels: of the images.
+            device: where the network is.
+        """
 
     @abstractmethod
     def assess(

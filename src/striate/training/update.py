@@ -46,6 +46,7 @@ class Updates:
         learning_rate: float | None = None,
     ) -> None:
         self.recipe, self.team, self.task = recipe, team, task
+        self.channels = int(images.channels)
         self.device = next(model.parameters()).device
         learning = Learning.of(model, recipe, task, len(images.classes))
         self.still = learning.still
@@ -107,7 +108,7 @@ class Updates:
     def _gradients(self, images: Any, targets: Any, whole: int) -> dict[str, Tensor]:
         counted = len(images)
         if not counted:  # the others wait for gradients all the same: those of an image that doesn't count
-            images, targets = self.task.nothing(images, targets)
+            images, targets = self.task.nothing(images, targets, self.channels, self.device)
         measured: dict[str, list[Tensor]] = {}
         parts = min(self.recipe.accumulate, len(images))
         for left, image, target in zip(
