@@ -195,7 +195,7 @@ def task_of(recipe: Recipe) -> Task:
         default = Recipe.__dataclass_fields__[name].default
         if (value := getattr(recipe, name)) != default:
             raise RunError(
-                name, f"got {value!r}", f"needed none: {recipe.model} is for {found.name}, which has no such"
+                name, f"got {value!r}", f"needed none: {recipe.model} is for {found.name}, without this setting"
             )
     return found.of(vars(recipe))
 
