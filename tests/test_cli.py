@@ -291,7 +291,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "unknown data": (["train", "lenet5", "--data", "digts"], "did you mean digits?"),
     "missing data": (["train", "lenet5", "--data", "folder:{tmp}/none"], "{tmp}/none"),
     "impossible value": (["train", "lenet5", "--epochs", "0"], "epochs: got 0"),
-    "unknown word": (["train", "lenet5", "--optimizer", "adam"], "needed one of sgd, adamw"),
+    "unknown word": (["train", "lenet5", "--optimizer", "adam"], "needed one of sgd, adamw, muon"),
     "no problem": (["bench", "conv2d 8x3"], "parse: got 'conv2d 8x3'; needed a line such as"),
     "no dtype": (["bench", "conv1d 1x1x4 1x1x3", "--dtype", "int4"], "--dtype: got 'int4'; needed float32 or"),
     "image size": (["train", "lenet5", "--image-size", "big"], "--image-size: got 'big'"),

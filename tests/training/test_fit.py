@@ -23,6 +23,7 @@ from striate.training import Interrupted, Recipe, Run, evaluate, fit
 from striate.training.checkpoint import Checkpoint
 from striate.training.folder import locked
 from striate.training.loop import Training
+from striate.training.recipe import OPTIMIZERS
 from striate.training.update import peak as peak_of
 
 FILES = {
@@ -88,7 +89,9 @@ def noisy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("noisy")
-@pytest.mark.parametrize("settings", [{}, {"momentum": 0.0}, {"optimizer": "adamw", "learning_rate": 1e-3}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"momentum": 0.0}, *({"optimizer": name, "learning_rate": 1e-3} for name in ("adamw", "muon"))]
+)
 def test_stopped_and_resumed_is_as_never_stopped(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,7 +226,7 @@ def after_step(monkeypatch: pytest.MonkeyPatch, number: int, then: Callable[[Tra
 
 
 @pytest.mark.usefixtures("watchful")
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_infinity_is_named_and_the_last_good_checkpoint_stays(optimizer: str, tmp_path: Path) -> None:
     plan = recipe(tmp_path, optimizer=optimizer, learning_rate=1e30, checkpoint_every=0.0, epochs=3)
     with pytest.raises(RunError, match=r"^epoch 1: .*step \d+.*lower learning rate.*stays: .*checkpoint") as caught:
@@ -347,6 +350,7 @@ def test_the_default_recipe_reads_digits(seed: int, tmp_path: Path) -> None:
     [
         ("lenet5", {}, 0.05),
         ("lenet5", {"optimizer": "adamw"}, 0.001),
+        ("lenet5_1998", {"optimizer": "muon"}, 0.001),
         ("lenet5_1998", {}, 0.001),
         ("lenet5_1998", {"learning_rate": 0.002}, 0.002),
     ],

@@ -98,18 +98,20 @@ def train(
     batch_size: Annotated[int | None, _option("batch_size", "Images a step.", _LEARNING)] = None,
     optimizer: Annotated[
         str | None,
-        _option("optimizer", " or ".join(OPTIMIZERS) + " [default: sgd; adamw for trained weights].", _LEARNING),
+        _option("optimizer", ", ".join(OPTIMIZERS) + " [default: sgd; adamw for trained weights].", _LEARNING),
     ] = None,
     learning_rate: Annotated[
         float | None,
         _option(
             "learning_rate",
-            "The schedule's peak [default: 0.05, adamw 0.001, or the model's; for trained weights 0.001, 0.0001].",
+            "The schedule's peak [default: sgd 0.05 or the model's, others 0.001; trained weights 0.001, 0.0001].",
             _LEARNING,
             "--lr",
         ),
     ] = None,
-    momentum: Annotated[float | None, _option("momentum", "Of sgd; adamw's first decay rate.", _LEARNING)] = None,
+    momentum: Annotated[
+        float | None, _option("momentum", "Of sgd and muon; adamw's first decay rate.", _LEARNING)
+    ] = None,
     weight_decay: Annotated[float | None, _option("weight_decay", "On weights, not on biases.", _LEARNING)] = None,
     schedule: Annotated[str | None, _option("schedule", ", ".join(SCHEDULES) + ".", _LEARNING)] = None,
     warmup: Annotated[float | None, _option("warmup", "Share of the steps in which the rate rises.", _LEARNING)] = None,

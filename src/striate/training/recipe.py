@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from striate.errors import RunError, did_you_mean
 
-OPTIMIZERS: Final = ("sgd", "adamw")
+OPTIMIZERS: Final = ("sgd", "adamw", "muon")
 SCHEDULES: Final = ("one-cycle", "cosine", "constant")
 
 ENGINES: Final = ("auto", "llvm", "aten")
@@ -52,11 +52,12 @@ class Recipe:
         out: the run's folder; None for a fresh one, ``runs/<model>-<data>-<n>``.
         epochs: passes over the training images.
         batch_size: images a step, of all processes together; an epoch's last batch may be smaller.
-        optimizer: ``"sgd"`` (with Nesterov's momentum) or ``"adamw"``; None for sgd, and with trained weights for
-            adamw, whose steps don't hang on how large a network's features and their gradients are.
-        learning_rate: the schedule's peak; None for 0.001 with AdamW, and with SGD for 0.05 or what the network
-            says suits its own loss. With trained weights, which are to be changed and not replaced, 0.0001 and 0.001.
-        momentum: of SGD; AdamW's first decay rate.
+        optimizer: ``"sgd"`` (with Nesterov's momentum), ``"adamw"`` or ``"muon"`` (:mod:`striate.training.muon`); None
+            for sgd, and with trained weights for adamw, whose steps don't depend on the scale of gradients.
+        learning_rate: the schedule's peak; None for 0.001 with AdamW and Muon, and with SGD for 0.05 or what the
+            network says suits its own loss. With trained weights, which are to be changed and not replaced, 0.0001 and
+            0.001.
+        momentum: of SGD and Muon; AdamW's first decay rate.
         weight_decay: on weights alone; biases and other 1-D parameters don't decay.
         schedule: see :mod:`striate.training.schedule`.
         warmup: share of all steps in which the learning rate rises to its peak.

@@ -13,6 +13,7 @@ from striate.tasks.task import Criterion, Task, pieces
 from striate.training.activations import recompute
 from striate.training.distributed import Team
 from striate.training.ema import Average
+from striate.training.muon import Muon
 from striate.training.recipe import Recipe
 from striate.training.transfer import Learning
 
@@ -20,7 +21,7 @@ from striate.training.transfer import Learning
 _MANY_CHANNELS: Final = 64
 #: Learning rates for trained weights: at larger ones they are distorted before they are better, which few images can't
 #: mend any more.
-_FINE_TUNING: Final = {"sgd": 1e-3, "adamw": 1e-4}
+_FINE_TUNING: Final = {"sgd": 1e-3, "adamw": 1e-4, "muon": 1e-4}
 _DTYPES: Final = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -51,7 +52,7 @@ class Updates:
         learning = Learning.of(model, recipe, task, len(images.classes))
         self.still = learning.still
         self.peak = peak(model, recipe) if learning_rate is None else learning_rate
-        self.optimizer = _optimizer(learning, recipe, self.peak)
+        self.optimizer = _optimizer(learning, recipe, self.peak, _matrices(model))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
         self.criterion: Criterion = task.criterion(model, images)
         by_engine = self.device.type == "cpu" and recipe.engine != "aten"
@@ -159,17 +160,31 @@ def peak(model: torch.nn.Module, recipe: Recipe) -> float:
         return recipe.learning_rate
     if recipe.weights is not None:
         return _FINE_TUNING[recipe.stepper]
-    return 1e-3 if recipe.stepper == "adamw" else float(getattr(model, "learning_rate", 0.05))
+    return float(getattr(model, "learning_rate", 0.05)) if recipe.stepper == "sgd" else 1e-3
 
 
-def _optimizer(learning: Learning, recipe: Recipe, peak: float) -> torch.optim.Optimizer:
-    """PyTorch's optimizer of the recipe's name. Biases and other 1-D parameters don't decay."""
+def _matrices(model: torch.nn.Module) -> set[int]:
+    """The ids of weights that are matrices from channels to channels: those of linear layers and convolutions, but not
+    of depthwise ones, which have a filter a channel and mix none."""
+    layers = (torch.nn.Linear, torch.nn.modules.conv._ConvNd)
+    weights = [layer.weight for layer in model.modules() if isinstance(layer, layers)]
+    return {id(weight) for weight in weights if weight.shape[1] > 1}
+
+
+def _optimizer(learning: Learning, recipe: Recipe, peak: float, matrices: set[int]) -> torch.optim.Optimizer:
+    """The optimizer of the recipe's name. Biases and other 1-D parameters don't decay."""
+
+    def kind(parameter: Tensor) -> tuple[bool, bool]:
+        return parameter.dim() > 1, recipe.stepper == "muon" and id(parameter) in matrices
+
     groups = [
-        {"params": chosen, "weight_decay": recipe.weight_decay * decays, "factor": factor}
+        {"params": chosen, "weight_decay": recipe.weight_decay * decays, "factor": factor, "matrices": matrix}
         for parameters, factor in learning.groups
-        for decays in (True, False)
-        if (chosen := [parameter for parameter in parameters if (parameter.dim() > 1) == decays])
+        for decays, matrix in ((True, True), (True, False), (False, False))
+        if (chosen := [parameter for parameter in parameters if kind(parameter) == (decays, matrix)])
     ]
+    if recipe.stepper == "muon":
+        return Muon(groups, lr=peak, momentum=recipe.momentum, betas=(recipe.momentum, 0.999))
     if recipe.stepper == "adamw":
         return torch.optim.AdamW(groups, lr=peak, betas=(recipe.momentum, 0.999))
     return torch.optim.SGD(groups, lr=peak, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
