@@ -1,4 +1,5 @@
-"""Claims from the textbooks as experiments: each measured on the bundled digits, with a verdict from the numbers.
+"""Claims from the textbooks as experiments, measured on the bundled digits or on scenes of them, with a verdict that
+follows from the numbers.
 
 A study is one file here and one line below; ``striate study`` lists them.
 """
@@ -7,6 +8,7 @@ from striate.studies import (  # noqa: F401
     augmentation,
     conv_vs_dense,
     depthwise,
+    dilated_trunk,
     equivariance,
     estimators,
     filter_match,
@@ -14,8 +16,10 @@ from striate.studies import (  # noqa: F401
     gabor_filters,
     handmade_features,
     information_plane,
+    object_augmentation,
     pooling_entropy,
     pooling_vs_stride,
+    pyramid_levels,
     two_3x3,
     vit_vs_cnn,
 )
