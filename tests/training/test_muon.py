@@ -32,6 +32,15 @@ def test_it_keeps_singular_vectors_and_evens_singular_values(rows: int, columns:
     assert ((middle.diag()[large] > 0.6) & (middle.diag()[large] < 1.3)).all()
 
 
+@pytest.mark.parametrize("shape", [(8, 200), (64, 576), (300, 30), (128, 128)])
+def test_single_precision_is_enough(shape: tuple[int, int]) -> None:
+    # Singular values over three powers of ten, as gradients have them.
+    left, _, right = torch.linalg.svd(matrix(*shape, 5), full_matrices=False)
+    made = left @ torch.logspace(0, -3, min(shape), dtype=torch.float64).diag() @ right
+    exact, single = orthogonal(made), orthogonal(made.float()).double()
+    assert (exact - single).abs().max() < 2e-3
+
+
 def test_zeros_stay_zeros() -> None:
     assert not orthogonal(torch.zeros(3, 5)).any()
 

@@ -97,13 +97,19 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
     Directions that are less than a thousandth of the matrix stay smaller. A matrix of zeros stays zero.
 
-    Source: Jordan et al., the Newton-Schulz iteration of fifth degree.
+    Source: Jordan et al., the Newton-Schulz iteration of fifth degree. Each iterate is a polynomial in the Gram matrix
+    times ``matrix``, so the polynomial is computed and multiplied once: with 2.5 times fewer multiplications for a matrix
+    of 256 by 2,304.
     """
     wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    a, b, c = _POLYNOMIAL
     wide = wide / (wide.norm() + 1e-7)
-    for _ in range(_ROUNDS):
-        square = wide @ wide.T
-        wide = a * wide + (b * square + c * square @ square) @ wide
-    found: Tensor = wide.T if matrix.shape[0] > matrix.shape[1] else wide
-    return found
+    a, b, c = _POLYNOMIAL
+    one = torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
+    gram, factor = wide @ wide.T, one
+    for number in range(_ROUNDS):
+        step = a * one + b * gram + c * gram @ gram
+        factor = step if number == 0 else step @ factor
+        if number < _ROUNDS - 1:
+            gram = step @ gram @ step
+    found: Tensor = factor @ wide
+    return found.T if matrix.shape[0] > matrix.shape[1] else found
