@@ -98,8 +98,8 @@ def orthogonal(matrix: Tensor) -> Tensor:
     Directions that are less than a thousandth of the matrix stay smaller. A matrix of zeros stays zero.
 
     Source: Jordan et al., the Newton-Schulz iteration of fifth degree. Each iterate is a polynomial in the Gram matrix
-    times ``matrix``, so the polynomial is computed and multiplied once: with 2.5 times fewer multiplications for a matrix
-    of 256 by 2,304.
+    times ``matrix``, so the polynomial is computed and multiplied once: with 2.5 times fewer multiplications for a
+    matrix of 256 by 2,304.
     """
     wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     wide = wide / (wide.norm() + 1e-7)
