@@ -100,6 +100,7 @@ def epochs(
         source="digits",
         augment=augment,
         learning_rate=1e-3,
+        optimizer="sgd",
         new_head=False,
         small_input=False,
         train_images=len(images),

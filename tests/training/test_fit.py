@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from striate import models
 from striate.errors import DataError, ModelError, RunError
-from striate.training import Interrupted, Recipe, Run, evaluate, fit
+from striate.training import Interrupted, Recipe, Run, Settings, evaluate, fit
 from striate.training.checkpoint import Checkpoint
 from striate.training.folder import locked
 from striate.training.loop import Training
@@ -357,6 +357,15 @@ def test_the_default_recipe_reads_digits(seed: int, tmp_path: Path) -> None:
 )
 def test_the_peak_rate_suits_optimizer_and_network(model: str, settings: dict[str, Any], peak: float) -> None:
     assert peak_of(models.create(model), Recipe(model, **settings)) == peak
+
+
+def test_settings_that_name_no_optimizer_are_read(tmp_path: Path) -> None:
+    fit(recipe(tmp_path, epochs=1), quiet=True)
+    for given, name in (({}, "sgd"), ({"weights": "w.safetensors"}, "adamw"), ({"optimizer": "adamw"}, "adamw")):
+        older = json.loads((tmp_path / "settings.json").read_text())
+        older.pop("optimizer", None)
+        older["recipe"] |= given
+        assert Settings.from_dict(older).optimizer == name
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

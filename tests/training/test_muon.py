@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from striate import models
 from striate.training import Recipe
 from striate.training.muon import Muon, orthogonal
-from striate.training.update import _matrices
+from striate.training.update import _matrices, peak, stepper
 
 
 def matrix(rows: int, columns: int, seed: int) -> Tensor:
@@ -126,5 +127,24 @@ def test_matrices_of_a_network_are_its_weights_that_mix_channels() -> None:
     assert not any(name.endswith("bias") for name in names)
 
 
-def test_it_is_an_optimizer_of_recipes() -> None:
-    assert Recipe("lenet5", optimizer="muon").stepper == "muon"
+class Own(torch.nn.Linear):
+    optimizer = "muon"
+    learning_rate = 0.006
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "name", "rate"),
+    [
+        (torch.nn.Linear(2, 2), {}, "sgd", 0.05),
+        (torch.nn.Linear(2, 2), {"optimizer": "muon"}, "muon", 0.001),
+        (Own(2, 2), {}, "muon", 0.006),
+        (Own(2, 2), {"learning_rate": 0.1}, "muon", 0.1),
+        (Own(2, 2), {"optimizer": "sgd"}, "sgd", 0.05),  # not the rate of its own optimizer
+        (Own(2, 2), {"weights": "some.safetensors"}, "adamw", 0.0001),
+    ],
+)
+def test_a_network_names_its_optimizer_and_rate(
+    model: torch.nn.Module, settings: dict[str, Any], name: str, rate: float
+) -> None:
+    recipe = Recipe("lenet5", **settings)
+    assert (stepper(model, recipe), peak(model, recipe)) == (name, rate)

@@ -43,7 +43,7 @@ def facts_of(run: Run, measures: Measures) -> CardFacts:
     settled = {
         "augment": settings.augment,
         "learning_rate": settings.learning_rate,
-        "optimizer": recipe.stepper,
+        "optimizer": settings.optimizer,
         "freeze_batch_norm": recipe.keeps_statistics,
     }
     left_to_us = [name for name in settled if getattr(recipe, name) is None]

@@ -98,7 +98,11 @@ def train(
     batch_size: Annotated[int | None, _option("batch_size", "Images a step.", _LEARNING)] = None,
     optimizer: Annotated[
         str | None,
-        _option("optimizer", ", ".join(OPTIMIZERS) + " [default: sgd; adamw for trained weights].", _LEARNING),
+        _option(
+            "optimizer",
+            ", ".join(OPTIMIZERS) + " [default: the model's, or sgd; adamw for trained weights].",
+            _LEARNING,
+        ),
     ] = None,
     learning_rate: Annotated[
         float | None,

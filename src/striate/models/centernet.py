@@ -135,8 +135,9 @@ class CenterNet(torch.nn.Module):
     """
 
     input_size = (128, 128)
-    #: For SGD, which has not been measured; with AdamW 0.002 has been.
-    learning_rate = 0.02
+    #: By which it is trained unless a recipe names another: on scenes it found much more than AdamW in the same time.
+    optimizer = "muon"
+    learning_rate = 0.006
     has_masks = False  #: whether it draws outlines
     #: What :func:`striate.accelerate` computes: the rest depends on how many objects there are.
     dense = ("maps",)

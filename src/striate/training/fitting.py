@@ -29,7 +29,7 @@ from striate.training.record import Record
 from striate.training.run import Run, Settings, build, task_of, versions
 from striate.training.telling import told
 from striate.training.transfer import Learning
-from striate.training.update import peak
+from striate.training.update import peak, stepper
 
 _AS_BEGUN: Final = "resume with the run's own settings, or take another folder"
 
@@ -210,6 +210,7 @@ def _prepare(recipe: Recipe, begun: Settings | None, team: Team, display: Displa
         source=absolute(recipe.data),
         augment=task.style(theirs, trained=recipe.weights is not None),
         learning_rate=peak(model, recipe),
+        optimizer=stepper(model, recipe),
         new_head=begun.new_head if begun is not None else new_head,
         small_input=small,
         train_images=len(train),

@@ -87,7 +87,9 @@ class Training:
         )
         if not begun and settings.new_head and (line := self.task.begin_head(self.model, split.train, loading)):
             self.display.note(line)
-        self.updates = Updates(self.model, recipe, self.task, split.train, team, settings.learning_rate)
+        self.updates = Updates(
+            self.model, recipe, self.task, split.train, team, settings.learning_rate, settings.optimizer
+        )
         loading = dataclasses.replace(loading, part=(team.number, team.size))
         self.batches = self.task.batches(split.train, loading, style=settings.augment)
         self.test_batches = self.task.batches(split.test, loading)

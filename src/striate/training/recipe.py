@@ -53,10 +53,11 @@ class Recipe:
         epochs: passes over the training images.
         batch_size: images a step, of all processes together; an epoch's last batch may be smaller.
         optimizer: ``"sgd"`` (with Nesterov's momentum), ``"adamw"`` or ``"muon"`` (:mod:`striate.training.muon`); None
-            for sgd, and with trained weights for adamw, whose steps don't depend on the scale of gradients.
-        learning_rate: the schedule's peak; None for 0.001 with AdamW and Muon, and with SGD for 0.05 or what the
-            network says suits its own loss. With trained weights, which are to be changed and not replaced, 0.0001 and
-            0.001.
+            for what the network names, else sgd, and with trained weights for adamw, whose steps don't depend on the
+            scale of gradients.
+        learning_rate: the schedule's peak; None for what the network says suits it and its optimizer, else for 0.05
+            with SGD and 0.001 with the others. With trained weights, which are to be changed and not replaced, 0.001
+            with SGD and 0.0001 with the others.
         momentum: of SGD and Muon; AdamW's first decay rate.
         weight_decay: on weights alone; biases and other 1-D parameters don't decay.
         schedule: see :mod:`striate.training.schedule`.
@@ -181,11 +182,6 @@ class Recipe:
             raise RunError("fold", f"got {self.fold} of {self.folds}", "needed 1 to the number of folds")
         if self.selects and not self.val_fraction and self.data.partition(":")[0] not in WITH_VALIDATION:
             raise RunError("early_stopping, keep", "got no validation images", "needed some", "give val_fraction")
-
-    @property
-    def stepper(self) -> str:
-        """The optimizer: the one that is asked for, or what suits random or trained weights."""
-        return self.optimizer or ("sgd" if self.weights is None else "adamw")
 
     @property
     def keeps_statistics(self) -> bool:

@@ -44,6 +44,7 @@ class Settings:
         source: where the images lay when the run began, with an absolute path.
         augment: how training images are changed.
         learning_rate: the schedule's peak.
+        optimizer: its name.
         new_head: whether the last layer is another than that of the weights which training begins with.
         small_input: whether it is the network's form for small images.
         train_images: how many.
@@ -62,6 +63,7 @@ class Settings:
     source: str
     augment: str
     learning_rate: float
+    optimizer: str
     new_head: bool
     small_input: bool
     train_images: int
@@ -109,6 +111,9 @@ class Settings:
         """
         if fields.keys() >= _OLD:
             fields = _renewed(fields)
+        if "optimizer" not in fields:  # settings that were written before networks named theirs
+            recipe = fields["recipe"]
+            fields = {**fields, "optimizer": recipe.get("optimizer") or ("adamw" if recipe.get("weights") else "sgd")}
         if odd := fields.keys() ^ {field.name for field in dataclasses.fields(cls)}:
             raise RunError("settings", f"missing or unknown: {', '.join(sorted(odd))}", "needed those of this striate")
         converted = {

@@ -22,6 +22,7 @@ _MANY_CHANNELS: Final = 64
 #: Learning rates for trained weights: at larger ones they are distorted before they are better, which few images can't
 #: mend any more.
 _FINE_TUNING: Final = {"sgd": 1e-3, "adamw": 1e-4, "muon": 1e-4}
+_RATES: Final = {"sgd": 0.05, "adamw": 1e-3, "muon": 1e-3}
 _DTYPES: Final = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -35,6 +36,7 @@ class Updates:
         images: the set that it learns from.
         team: the processes that make each step together.
         learning_rate: the highest one; None for what suits optimizer and network.
+        optimizer: its name; None for what suits the network.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Updates:
         images: Any,
         team: Team,
         learning_rate: float | None = None,
+        optimizer: str | None = None,
     ) -> None:
         self.recipe, self.team, self.task = recipe, team, task
         self.channels = int(images.channels)
@@ -52,7 +55,7 @@ class Updates:
         learning = Learning.of(model, recipe, task, len(images.classes))
         self.still = learning.still
         self.peak = peak(model, recipe) if learning_rate is None else learning_rate
-        self.optimizer = _optimizer(learning, recipe, self.peak, _matrices(model))
+        self.optimizer = _optimizer(learning, recipe, self.peak, optimizer or stepper(model, recipe), _matrices(model))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
         self.criterion: Criterion = task.criterion(model, images)
         by_engine = self.device.type == "cpu" and recipe.engine != "aten"
@@ -154,13 +157,23 @@ def _is_wide(model: torch.nn.Module) -> bool:
     return any(layer.in_channels >= _MANY_CHANNELS for layer in convolutions)
 
 
+def stepper(model: torch.nn.Module, recipe: Recipe) -> str:
+    """The optimizer's name: the recipe's, or the network's own, or what suits random or trained weights."""
+    return recipe.optimizer or ("adamw" if recipe.weights is not None else _own(model))
+
+
 def peak(model: torch.nn.Module, recipe: Recipe) -> float:
     """The highest learning rate: the recipe's, or what suits the optimizer and the network's loss."""
     if recipe.learning_rate is not None:
         return recipe.learning_rate
+    chosen = stepper(model, recipe)
     if recipe.weights is not None:
-        return _FINE_TUNING[recipe.stepper]
-    return float(getattr(model, "learning_rate", 0.05)) if recipe.stepper == "sgd" else 1e-3
+        return _FINE_TUNING[chosen]
+    return float(getattr(model, "learning_rate", _RATES[chosen])) if chosen == _own(model) else _RATES[chosen]
+
+
+def _own(model: torch.nn.Module) -> str:
+    return str(getattr(model, "optimizer", "sgd"))
 
 
 def _matrices(model: torch.nn.Module) -> set[int]:
@@ -171,11 +184,11 @@ def _matrices(model: torch.nn.Module) -> set[int]:
     return {id(weight) for weight in weights if weight.shape[1] > 1}
 
 
-def _optimizer(learning: Learning, recipe: Recipe, peak: float, matrices: set[int]) -> torch.optim.Optimizer:
-    """The optimizer of the recipe's name. Biases and other 1-D parameters don't decay."""
+def _optimizer(learning: Learning, recipe: Recipe, peak: float, name: str, matrices: set[int]) -> torch.optim.Optimizer:
+    """The optimizer of that name. Biases and other 1-D parameters don't decay."""
 
     def kind(parameter: Tensor) -> tuple[bool, bool]:
-        return parameter.dim() > 1, recipe.stepper == "muon" and id(parameter) in matrices
+        return parameter.dim() > 1, name == "muon" and id(parameter) in matrices
 
     groups = [
         {"params": chosen, "weight_decay": recipe.weight_decay * decays, "factor": factor, "matrices": matrix}
@@ -183,8 +196,8 @@ def _optimizer(learning: Learning, recipe: Recipe, peak: float, matrices: set[in
         for decays, matrix in ((True, True), (True, False), (False, False))
         if (chosen := [parameter for parameter in parameters if kind(parameter) == (decays, matrix)])
     ]
-    if recipe.stepper == "muon":
+    if name == "muon":
         return Muon(groups, lr=peak, momentum=recipe.momentum, betas=(recipe.momentum, 0.999))
-    if recipe.stepper == "adamw":
+    if name == "adamw":
         return torch.optim.AdamW(groups, lr=peak, betas=(recipe.momentum, 0.999))
     return torch.optim.SGD(groups, lr=peak, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
