@@ -4,12 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := runs/demo
+DETECTION := runs/demo-detection
 
-.PHONY: help install demo test test-all test-cuda check format bench clean
+.PHONY: help install demo demo-detection test test-all test-cuda check format bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      train LeNet-5 on real handwritten digits and show what it learnt (about a minute)"
+	@echo "make demo-detection   train a network to find and outline digits on photographs (a few minutes)"
 	@echo "make test      the test suite (minutes); make test-all adds the slow tests"
 	@echo "make test-cuda the tests that a GPU has to pass as well (minutes)"
 	@echo "make check     lint, format and types;  make format rewrites the files"
@@ -32,6 +34,13 @@ demo: install
 	@echo "  $(BIN)/striate predict $(RUN) $(RUN)/samples/*.png"
 	@echo "  $(BIN)/striate explain $$(ls $(RUN)/samples/*.png | head -n 1) --model $(RUN)"
 	@echo "  source $(BIN)/activate && striate --help"
+
+demo-detection: install
+	@rm -rf $(DETECTION)
+	$(BIN)/striate train condinst_small --data scenes:128,6000,60 --epochs 1 --batch-size 8 --out $(DETECTION)
+	@echo "What it found on held-out scenes: $(DETECTION)/predictions.png. Next:"
+	@echo "  $(BIN)/striate predict $(DETECTION) $(DETECTION)/samples --out $(DETECTION)/found"
+	@echo "  $(BIN)/striate evaluate $(DETECTION) --out $(DETECTION)/report"
 
 test: install
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -40,19 +42,29 @@ def test_it_says_where_the_program_is_before_it_calls_it() -> None:
     assert block.startswith("source .venv/bin/activate\n")
 
 
-def test_the_demo_ends_with_commands_as_they_can_be_typed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["demo", "demo-detection"])
+def test_a_demo_ends_with_commands_as_they_can_be_typed(target: str, tmp_path: Path) -> None:
     (tmp_path / ".venv").mkdir()
     for name in ("pyproject.toml", "constraints.txt", "Makefile"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / ".venv" / ".installed").touch()
     striate = tmp_path / ".venv" / "bin" / "striate"
     striate.parent.mkdir()
-    striate.write_text("#!/bin/sh\nmkdir -p runs/demo/samples && touch runs/demo/samples/01-7.png\n")
+    striate.write_text(f"#!/bin/sh\nmkdir -p runs/{target}/samples && touch runs/{target}/samples/01-7.png\n")
     striate.chmod(0o755)
-    done = subprocess.run(["make", "-s", "demo"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(["make", "-s", target], cwd=tmp_path, capture_output=True, text=True, check=True)
     commands = [line.strip() for line in done.stdout.partition("Next:\n")[2].splitlines()]
-    assert commands == [
-        ".venv/bin/striate predict runs/demo runs/demo/samples/*.png",
-        ".venv/bin/striate explain runs/demo/samples/01-7.png --model runs/demo",
-        "source .venv/bin/activate && striate --help",
-    ]
+    assert (
+        commands
+        == {
+            "demo": [
+                ".venv/bin/striate predict runs/demo runs/demo/samples/*.png",
+                ".venv/bin/striate explain runs/demo/samples/01-7.png --model runs/demo",
+                "source .venv/bin/activate && striate --help",
+            ],
+            "demo-detection": [
+                ".venv/bin/striate predict runs/demo-detection runs/demo-detection/samples --out runs/demo-detection/found",
+                ".venv/bin/striate evaluate runs/demo-detection --out runs/demo-detection/report",
+            ],
+        }[target]
+    )

@@ -216,7 +216,7 @@ def train(
       striate train lenet5 --data digits --epochs 20 --out runs/first
       striate train --resume --out runs/first
       striate train lenet5 --data idx:mnist --augment digits --epochs 15
-      striate train centernet_small --data scenes --optimizer adamw --lr 0.002
+      striate train centernet_small --data scenes
       torchrun --nproc-per-node 2 -m striate train lenet5 --data idx:mnist --out runs/two
     """
     from striate.training import fit as train_by
