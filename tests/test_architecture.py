@@ -41,6 +41,21 @@ MAY_IMPORT = {
         "export",
         "studies",
     },
+    # nothing but the command line imports it
+    "studio": {
+        "errors",
+        "files",
+        "geometry",
+        "engine",
+        "ops",
+        "nn",
+        "models",
+        "data",
+        "tasks",
+        "training",
+        "analysis",
+        "explain",
+    },
 }
 ANYTHING = {"cli", "__main__", "__init__"}
 

@@ -1,0 +1,50 @@
+// What all views share: the subject and its pictures. Views subscribe; whoever changes something calls set.
+
+import { useEffect, useState } from "/static/vendor/preact-htm.js";
+import { getJson } from "/static/lib/api.js";
+
+const state = { subject: null, pictures: [] };
+const listeners = new Set();
+
+export const store = {
+  get: () => state,
+  set(change) {
+    Object.assign(state, change);
+    for (const listener of [...listeners]) listener();
+  },
+  // Asks the server again which pictures there are, after one was added or removed.
+  async refresh() {
+    const subject = await getJson("subject");
+    store.set({ subject, pictures: subject.pictures });
+  },
+  // The picture that an address names, or the first.
+  picture(address) {
+    return state.pictures.find((each) => each.id === address.query.picture) ?? state.pictures[0] ?? null;
+  },
+};
+
+export function useStore() {
+  const [, again] = useState(0);
+  useEffect(() => {
+    const listener = () => again((count) => count + 1);
+    listeners.add(listener);
+    return () => listeners.delete(listener);
+  }, []);
+  return state;
+}
+
+// Loads something whenever `keys` change: {value, error, loading}. What was asked before is forgotten; the last value
+// stays until the new one is there.
+export function useLoaded(load, keys) {
+  const [found, setFound] = useState({ value: null, error: null, loading: true });
+  useEffect(() => {
+    const stop = new AbortController();
+    setFound((before) => ({ ...before, loading: true }));
+    load(stop.signal).then(
+      (value) => stop.signal.aborted || setFound({ value, error: null, loading: false }),
+      (error) => stop.signal.aborted || setFound({ value: null, error, loading: false }),
+    );
+    return () => stop.abort();
+  }, keys);
+  return found;
+}

@@ -1,0 +1,6 @@
+// The views in the order of the page's tabs: a view is one line here and one file beside this one. Its module exports
+// `title`, `help` (one or two plain sentences) and, as default, the component View({address, store}).
+// `hidden` views have no tab; others lead to them.
+
+export const views = [
+];
