@@ -18,7 +18,7 @@ _DIGITS = 30
 
 
 async def _geometry(request: Request) -> Response:
-    """Layers in a row: ``size``, ``channels``, ``dims`` and ``layers``, separated by semicolons, the first one first."""
+    """Layers in a row: ``size``, ``channels``, ``dims``, and ``layers``, separated by semicolons."""
     lines = text(request, "layers", "conv", most=200 * MOST_LAYERS).split(";")
     if len(lines) > MOST_LAYERS:
         raise RequestError("layers", f"got {len(lines)}", f"needed {MOST_LAYERS} or fewer")

@@ -3,4 +3,5 @@
 // `hidden` views have no tab; others lead to them.
 
 export const views = [
+  { name: "geometry", label: "Geometry", load: () => import("/static/views/geometry.js") },
 ];
