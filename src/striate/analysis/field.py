@@ -218,15 +218,7 @@ def fields_of(traced: Trace, name: str, input: str | int | None = None) -> Recep
     """The receptive fields of a network that is traced already."""
     shapes = {each: value.shape for each, value in traced.inputs.items()}
     looked_at = chosen(shapes, input)
-    source = traced.inputs[looked_at]
-    if len(source.shape) < 3:
-        shape = "x".join(map(str, source.shape)) or "a number"
-        raise AnalysisError(
-            name,
-            f"its input {looked_at}, {shape}, has no axes to look along",
-            "needed (N, C, L), (N, C, H, W) or (N, C, D, H, W)",
-            "name another input" if len(shapes) > 1 else "",
-        )
+    source = _looked_at(traced, name, input)
     notes = Notes()
     found = dependences(traced, source, notes)
     rows: list[FieldRow] = []
@@ -242,6 +234,39 @@ def fields_of(traced: Trace, name: str, input: str | int | None = None) -> Recep
         rows.append(_row(label, kind, level, value, dependence, source.shape[2:], nothing))
         kept[label] = dependence
     return ReceptiveFields(name, source.shape, tuple(rows), tuple(notes.misaligned), kept, looked_at, shapes)
+
+
+def _looked_at(traced: Trace, name: str, input: str | int | None) -> Value:
+    """The input that is meant, if it has axes to look along."""
+    shapes = {each: value.shape for each, value in traced.inputs.items()}
+    looked_at = chosen(shapes, input)
+    source = traced.inputs[looked_at]
+    if len(source.shape) < 3:
+        shape = "x".join(map(str, source.shape)) or "a number"
+        raise AnalysisError(
+            name,
+            f"its input {looked_at}, {shape}, has no axes to look along",
+            "needed (N, C, L), (N, C, H, W) or (N, C, D, H, W)",
+            "name another input" if len(shapes) > 1 else "",
+        )
+    return source
+
+
+def rows_by_value(traced: Trace, input: str | int | None = None) -> dict[Value, FieldRow]:
+    """The receptive field of every tensor that depends on an input, by the tensor itself; their names are empty.
+
+    Args:
+        traced: operators with shapes.
+        input: its name or number; by default the first that has axes to look along.
+
+    Raises:
+        AnalysisError: an input without axes.
+    """
+    shapes = {each: value.shape for each, value in traced.inputs.items()}
+    source = _looked_at(traced, "network", input)
+    found = dependences(traced, source, Notes())
+    nothing = "depends on no input" if len(shapes) == 1 else "doesn't depend on this input"
+    return {value: _row("", "", "tensor", value, each, source.shape[2:], nothing) for value, each in found.items()}
 
 
 def _entries(traced: Trace) -> list[tuple[str, str, str, Value]]:

@@ -29,6 +29,10 @@ T = TypeVar("T")
 KEPT: Final = 600 << 20
 #: Pictures that are kept; those that the studio was started with always are.
 MOST_PICTURES: Final = 64
+#: Moved pictures that are kept; any can be made again.
+MOST_MOVED: Final = 16
+#: What parts a picture's id from how it was moved.
+MARK: Final = "~"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +47,7 @@ class Picture:
         source: uint8 (C, H, W), the picture before it was brought to the network's size; None if it is no picture.
         label: number of its true class, if that is known.
         made: the changes that made it out of another picture, as data for the page.
+        code: Python that makes ``inputs``.
     """
 
     id: str
@@ -52,6 +57,7 @@ class Picture:
     source: Tensor | None = None
     label: int | None = None
     made: Any = None
+    code: str = "inputs = ...  # the picture as the network takes it"
 
     def to_dict(self) -> dict[str, Any]:
         """What the page lists; pixels are asked for by themselves."""
@@ -73,6 +79,7 @@ class Workspace:
         self.lock = threading.RLock()
         self._own = {picture.id: picture for picture in pictures}
         self._added: OrderedDict[str, Picture] = OrderedDict()
+        self._moved: OrderedDict[str, Picture] = OrderedDict()
         self._kept = kept
         self._recordings: OrderedDict[tuple[str, bool], Recording] = OrderedDict()
         self._guard = threading.Lock()
@@ -94,12 +101,29 @@ class Workspace:
         """
         if name is None:
             return next(iter(self._own.values()))
+        if MARK in name:
+            return self._moved_one(name)
         with self._guard:
             found = self._own.get(name) or self._added.get(name)
             if found is None:
                 raise StudioError("picture", f"got {name[:40]!r}", "needed one of the pictures that are listed")
             if name in self._added:
                 self._added.move_to_end(name)
+        return found
+
+    def _moved_one(self, name: str) -> Picture:
+        """What a picture becomes by the moves that an id names (:mod:`striate.studio.pictures`)."""
+        from striate.studio.pictures import Moves, moved
+
+        with self._guard:
+            found = self._moved.get(name)
+        if found is None:
+            of, _, moves = name.partition(MARK)
+            found = moved(self.picture(of), Moves.parse(moves), self.subject)
+            with self._guard:
+                self._moved[name] = found
+                while len(self._moved) > MOST_MOVED:
+                    self._moved.popitem(last=False)
         return found
 
     def add(self, picture: Picture) -> Picture:

@@ -3,5 +3,7 @@
 // `hidden` views have no tab; others lead to them.
 
 export const views = [
+  { name: "network", label: "Network", load: () => import("/static/views/network.js") },
+  { name: "numbers", label: "Numbers", load: () => import("/static/views/numbers.js") },
   { name: "geometry", label: "Geometry", load: () => import("/static/views/geometry.js") },
 ];
