@@ -22,7 +22,7 @@ _MOST: Final = 10
 _SIDE: Final = 1024
 
 
-def pictures_of(subject: Subject, images: Sequence[str | Path] = ()) -> list[Picture]:
+def pictures_of(subject: Subject, images: Sequence[str | Path] = (), *, max_pixels: int | None = None) -> list[Picture]:
     """The pictures of a studio: of image files if any are named, else such as suit the network.
 
     Raises:
@@ -32,7 +32,7 @@ def pictures_of(subject: Subject, images: Sequence[str | Path] = ()) -> list[Pic
     if images:
         files, _ = image_files([str(each) for each in images])
         return [
-            subject.picture(read_pixels(file, subject), str(Path(str(file)).name), id=f"p{number}")
+            subject.picture(read_pixels(file, subject, max_pixels or MAX_PIXELS), Path(str(file)).name, id=f"p{number}")
             for number, file in enumerate(files)
         ]
     if subject.examples is not None:

@@ -146,6 +146,7 @@ class Studio:
         """Serves in a thread, and returns once the server answers."""
         self._thread = threading.Thread(target=self._run, name="striate-studio", daemon=True)
         self._thread.start()
+        threading.Thread(target=self.workspace.warm, name="striate-studio-warm", daemon=True).start()
         while not self._server.started and self._thread.is_alive():
             time.sleep(0.005)
         return self

@@ -6,6 +6,7 @@ holds the lock, for a network's layers have one mode and one set of hooks; readi
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import threading
 from collections import OrderedDict
@@ -186,6 +187,11 @@ class Workspace:
                 found = record(self.subject.model, picture.inputs, training=training)
             self._keep(picture.id, training, found)
         return found
+
+    def warm(self) -> None:
+        """Runs the network on the first picture, so that the page finds its numbers there; a failure shows later."""
+        with contextlib.suppress(Exception):
+            self.recording(None)
 
     def _found(self, name: str, training: bool) -> Recording | None:
         with self._guard:
