@@ -30,7 +30,7 @@ T = TypeVar("T")
 KEPT: Final = 600 << 20
 #: Pictures that are kept; those that the studio was started with always are.
 MOST_PICTURES: Final = 64
-#: Moved pictures that are kept; any can be made again.
+#: Moved and replaced pictures that are kept, which aren't listed.
 MOST_MOVED: Final = 16
 #: What parts a picture's id from how it was moved.
 MARK: Final = "~"
@@ -105,7 +105,7 @@ class Workspace:
         if MARK in name:
             return self._moved_one(name)
         with self._guard:
-            found = self._own.get(name) or self._added.get(name)
+            found = self._own.get(name) or self._added.get(name) or self._moved.get(name)
             if found is None:
                 raise StudioError("picture", f"got {name[:40]!r}", "needed one of the pictures that are listed")
             if name in self._added:
@@ -136,10 +136,13 @@ class Workspace:
                 self._forget(gone)
         return picture
 
-    def remove(self, name: str) -> None:
-        """Forgets a picture that was added."""
+    def remove(self, name: str, *, replaced: bool = False) -> None:
+        """Forgets a picture that was added; one that another has ``replaced`` can still be asked for a while."""
         with self._guard:
-            if self._added.pop(name, None) is not None:
+            found = self._added.pop(name, None)
+            if found is not None and replaced:
+                self._moved[name] = found
+            elif found is not None:
                 self._forget(name)
 
     @staticmethod

@@ -53,7 +53,7 @@ function Pictures({ address }) {
   if (pictures.length < 2) return null;
   return html`<div class="strip" role="listbox" aria-label="picture">
     ${pictures.slice(0, 24).map((each) => html`<button key=${each.id} role="option" title=${each.name}
-        aria-label=${each.name} aria-selected=${each.id === chosen?.id}
+        aria-label=${each.name} aria-selected=${each.id === (chosen?.of ?? chosen?.id)}
         onClick=${() => go(format(address.view, address.parts, { ...address.query, picture: each.id }))}>
       ${each.size ? html`<${PixelPicture} id=${each.id} />` : each.name}
     </button>`)}

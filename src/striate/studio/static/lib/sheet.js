@@ -1,10 +1,11 @@
-// A view's own style sheet, loaded with the view.
+// A view's own style sheet, loaded with the view, after what several views share.
 
 export function sheet(name) {
-  const address = `/static/views/${name}.css`;
-  if (document.querySelector(`link[href="${address}"]`)) return;
-  const link = document.createElement("link");
-  link.rel = "stylesheet";
-  link.href = address;
-  document.head.append(link);
+  for (const address of ["/static/views/shared.css", `/static/views/${name}.css`]) {
+    if (document.querySelector(`link[href="${address}"]`)) continue;
+    const link = document.createElement("link");
+    link.rel = "stylesheet";
+    link.href = address;
+    document.head.append(link);
+  }
 }

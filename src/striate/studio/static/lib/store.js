@@ -17,9 +17,13 @@ export const store = {
     const subject = await getJson("subject");
     store.set({ subject, pictures: subject.pictures });
   },
-  // The picture that an address names, or the first.
+  // The picture that an address names, or the first. A moved one isn't listed: its id says what it was made of, p0~x2.
   picture(address) {
-    return state.pictures.find((each) => each.id === address.query.picture) ?? state.pictures[0] ?? null;
+    const id = address.query.picture ?? "";
+    const [of, moves] = id.split("~");
+    const found = state.pictures.find((each) => each.id === of);
+    if (found && moves) return { ...found, id, name: `${found.name}, moved`, of };
+    return found ?? state.pictures[0] ?? null;
   },
 };
 

@@ -5,5 +5,6 @@
 export const views = [
   { name: "network", label: "Network", load: () => import("/static/views/network.js") },
   { name: "numbers", label: "Numbers", load: () => import("/static/views/numbers.js") },
+  { name: "pictures", label: "Pictures", load: () => import("/static/views/pictures.js") },
   { name: "geometry", label: "Geometry", load: () => import("/static/views/geometry.js") },
 ];
