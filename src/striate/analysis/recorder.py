@@ -38,6 +38,10 @@ class Recorder(TorchDispatchMode):
         original: the network itself, of which closures may hold tensors.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # to skip it PyTorch would import its compiler, which takes longer than most runs
+
     def __init__(self, twin: torch.nn.Module, original: torch.nn.Module) -> None:
         super().__init__()
         self._twins = {id(tensor): other for tensor, other in zip(tensors_of(original), tensors_of(twin), strict=True)}
