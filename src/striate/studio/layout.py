@@ -21,8 +21,10 @@ ITEM_GAP: Final = 14.0
 ROW_GAP: Final = 34.0
 #: Height of a bend, so that links keep a distance from items and one another.
 _BEND: Final = 7.0
-#: Links that may be led around to the next row.
-_AROUND: Final = 2
+#: Tensors that may be led around to the next row, and in a row that is so many times too long.
+_AROUND: Final = 1
+_AROUND_LONG: Final = 3
+_LONG: Final = 2.2
 #: Bends that a layout may have; links that would take more are led along below.
 _MOST_BENDS: Final = 30_000
 #: Items and bends beyond which less is spent on order and heights.
@@ -196,7 +198,8 @@ def _entry(spot: _Spot, link: Link) -> float:
 
 
 def _columns(spots: Mapping[str, _Spot], chains: _Chains) -> list[list[_Spot]]:
-    every = [*spots.values(), *(bend for chain in chains.values() for bend in chain.values())]
+    # Bends first, so that what skips columns is led above them.
+    every = [*(bend for chain in chains.values() for bend in chain.values()), *spots.values()]
     columns: list[list[_Spot]] = [[] for _ in range(1 + max(spot.column for spot in every))]
     for spot in every:
         columns[spot.column].append(spot)
@@ -316,7 +319,8 @@ def _rows(columns: Sequence[Sequence[_Spot]], width: float) -> list[range]:
         filled += wide + (COLUMN_GAP if number > begin else 0.0)
         if filled <= width or number == begin:
             continue
-        breaks = [at for at in range(begin + max(1, (number - begin) // 3), number + 1) if passing[at - 1] <= _AROUND]
+        most = _AROUND if filled <= _LONG * width else _AROUND_LONG
+        breaks = [at for at in range(begin + max(1, (number - begin) // 3), number + 1) if passing[at - 1] <= most]
         # A column of bends alone, or of an edge of a box, begins no row.
         breaks = [at for at in breaks if widths[at] > 0 and sum(widths[begin:at]) > 0]
         if breaks:

@@ -19,6 +19,8 @@ from striate.studio.workspace import Picture
 
 #: Pixels from 0 to 1, of networks that nobody trained.
 _UNIT: Final = {channels: Normalization((0.0,) * channels, (1.0,) * channels) for channels in (1, 3)}
+#: Pixels along a side of pictures for detectors with random weights.
+_LARGE: Final = 320
 _USAGE: Final = "needed a network's name, the folder of a run, or FILE.py:factory"
 
 
@@ -166,7 +168,7 @@ def of_zoo(name: str, weights: str | None = None, size: tuple[int, int, int] | N
         weights = "pretrained"
     task = models.task_of(name)
     if weights in (None, "random"):
-        shape = size or models.input_shape(name)
+        shape = size or _smaller(models.input_shape(name), task)
         small = models.has_small_form(name, shape[1:])
         torch.manual_seed(0)
         model = models.create(name, in_channels=shape[0], small_input=small).eval()
@@ -190,6 +192,11 @@ def of_zoo(name: str, weights: str | None = None, size: tuple[int, int, int] | N
     how = about.preprocessing or models.imagenet_preprocessing(name)
     code = f"from striate import models\n\nmodel = models.create({name!r}, weights={weights!r}).eval()"
     return _dense(Subject(name, model.eval(), about.classes, how, code, f"weights: {weights}", task=task))
+
+
+def _smaller(shape: tuple[int, int, int], task: str) -> tuple[int, int, int]:
+    """For a network that finds objects in pictures of any size a smaller one: every tensor of a run is kept."""
+    return shape if task == "classification" or max(shape[1:]) <= _LARGE else (shape[0], _LARGE, _LARGE)
 
 
 def _is_installed(name: str) -> bool:

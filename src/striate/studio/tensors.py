@@ -57,7 +57,8 @@ def forms_of(shape: tuple[int, ...]) -> tuple[Form, ...]:
         rows, length = (shape[0], shape[1]) if len(shape) == 2 else (1, math.prod(shape))
         width = max(1, min(length, _ROW))
         vector = Form("vector", rows, 1, -(-length // width), width)
-        return (vector, Form("rows", 1, 1, rows, length)) if len(shape) == 2 else (vector,)
+        matrix = Form("rows", 1, 1, rows, length)
+        return (vector,) if len(shape) < 2 else (vector, matrix) if rows == 1 else (matrix, vector)
     rows_form = Form("rows", math.prod(shape[:-2]), 1, shape[-2], shape[-1])
     if len(shape) == 3:
         tokens = _tokens(shape)

@@ -25,6 +25,7 @@ CHANNELS: Final = 64
 async def tensor(request: Request) -> Response:
     """``GET /api/tensor/V?picture=P&sample=0&form=maps&channels=0-63&size=64``: maps (C, H, W) with their header.
 
+    ``size`` is the longest side that is wanted, ``single`` that of a map that is the only one.
     ``at=c,y,x,h,w`` cuts a window out of one channel instead, at its full size.
     """
     workspace = workspace_of(request)
@@ -37,6 +38,8 @@ async def tensor(request: Request) -> Response:
     sample = requests.whole(request, "sample", 0, high=max(form.samples - 1, 0))
     first, last = _range(request.query_params.get("channels"), form.channels)
     size = requests.whole(request, "size", 0, high=1 << 14)
+    if form.channels == 1:
+        size = max(size, requests.whole(request, "single", 0, high=1 << 14)) if size else 0
     cut = requests.wholes(request, "at", most=5)
     header, numbers = await workspace.read(_maps, recording, value, form, sample, first, last, size, cut)
     header["call"] = call(workspace.subject.code, picture, recording, value)

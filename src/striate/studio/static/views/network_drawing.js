@@ -127,7 +127,7 @@ function Node({ node, field, plain, chosen, onSelect, onToggle, onNumbers }) {
       <text class="strong" x="14" y="17">${cut(node.name, letters)}</text>
       ${end ? html`<text class="quiet" x="14" y="34">${sizes(node.shape)}</text>` : html`
       <text class="quiet" x="14" y="31">${cut(type || node.type, Math.floor((width - 20) / 6.1))}</text>
-      <text x="14" y="45">${sizes(node.shape)}${inside ? html`<tspan class="quiet">${cut(`  ${inside}`, 26 - sizes(node.shape).length)}</tspan>` : ""}</text>
+      <text x="14" y="45">${sizes(node.shape)}${inside ? html`<tspan class="quiet">${cut(`  ${inside}`, Math.max(3, Math.floor((width - 20) / 6.4) - sizes(node.shape).length))}</tspan>` : ""}</text>
       <text class="quiet" x="14" y="59">${figures(node)}</text>
       <text class="quiet" x="14" y="73">${seen}</text>`}`}
     ${node.opens && html`<g class="button" role="button" tabindex="0" aria-label=${`open ${node.name}`}

@@ -42,7 +42,7 @@ function Tensor({ value, address, shown, store }) {
   const zoom = query.zoom === undefined ? null : Number(query.zoom);
   const { value: found, error, loading } = useLoaded(
     (signal) => Promise.all(shown.map((picture) => getNumbers(`tensor/${encodeURIComponent(value)}`, {
-      picture, form: query.form, sample: query.sample, training: query.training, size, channels: `0-${PAGE * pages - 1}`,
+      picture, form: query.form, sample: query.sample, training: query.training, size, single: 560, channels: `0-${PAGE * pages - 1}`,
     }, { signal }))),
     [value, shown.join(), query.form, query.sample, query.training, size, pages],
   );
@@ -121,6 +121,7 @@ function Grid({ found, shown, query, size, value, set, address }) {
   const whole = useMemo(() => scaleOf(...both(found.map((each) => each.header.extent))), [found]);
   const [count, rows, columns] = header.shape;
   if (!count) return html`<p class="note">This tensor holds no numbers.</p>`;
+  const side = header.form.channels === 1 ? Math.max(size, 560) : size;
   const pick = (channel, place, y, x) => {
     if (header.factor > 1) return set({ zoom: channel, at: `${y * header.factor},${x * header.factor}` });
     const at = placeOf(header.form, header.full, header.sample, channel, y, x);
@@ -132,7 +133,7 @@ function Grid({ found, shown, query, size, value, set, address }) {
     const scale = query.shared ? whole : own;
     return html`<figure key=${channel}>
       <div class="row">${found.map((each, place) => html`<${MapView} key=${shown[place]} data=${each.data} height=${rows} width=${columns}
-        from=${channel * rows * columns} scale=${scale} size=${size} factor=${header.form.name === "vector" ? Math.max(4, Math.min(44, Math.floor(1100 / columns / found.length))) : undefined} label=${`channel ${channel}`} onPick=${(y, x) => pick(channel, place, y, x)} />`)}</div>
+        from=${channel * rows * columns} scale=${scale} size=${side} factor=${header.form.name === "vector" ? Math.max(4, Math.min(44, Math.floor(1100 / columns / found.length))) : undefined} label=${`channel ${channel}`} onPick=${(y, x) => pick(channel, place, y, x)} />`)}</div>
       <figcaption><button class="link" aria-label=${`zoom into channel ${channel}`} onClick=${() => go(changed(address, { zoom: channel }))}>${channel}</button>
         ${!query.shared && html` <span class="quiet">${short(own.low)} … ${short(own.high)}</span>`}</figcaption>
     </figure>`;
