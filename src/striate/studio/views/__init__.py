@@ -8,7 +8,7 @@ from typing import Final
 from starlette.routing import Route
 
 #: The views' names in the order of the page.
-VIEWS: Final[tuple[str, ...]] = ("network", "numbers", "pictures", "geometry")
+VIEWS: Final[tuple[str, ...]] = ("network", "numbers", "pictures", "why", "training", "geometry")
 
 
 def routes() -> list[Route]:

@@ -82,6 +82,7 @@ export async function postBytes(path, bytes, { params, signal } = {}) {
   return (await call(path, { ...options, params, signal })).json();
 }
 
-export async function remove(path, params) {
-  return (await call(path, { method: "DELETE", params })).json();
+// `options` may have `keepalive`, for what is sent while the page goes.
+export async function remove(path, params, options = {}) {
+  return (await call(path, { ...options, method: "DELETE", params })).json();
 }

@@ -6,5 +6,7 @@ export const views = [
   { name: "network", label: "Network", load: () => import("/static/views/network.js") },
   { name: "numbers", label: "Numbers", load: () => import("/static/views/numbers.js") },
   { name: "pictures", label: "Pictures", load: () => import("/static/views/pictures.js") },
+  { name: "why", label: "Why", load: () => import("/static/views/why.js") },
+  { name: "training", label: "Training", load: () => import("/static/views/training.js") },
   { name: "geometry", label: "Geometry", load: () => import("/static/views/geometry.js") },
 ];
