@@ -107,6 +107,7 @@ def place(items: Sequence[Item], links: Sequence[Link], width: float = 1400.0) -
     columns = _columns(spots, chains)
     _order(columns)
     _settle(columns)
+    _straighten(columns)
     rows = _rows(columns, width)
     return _Drawn(spots, columns, rows, links, chains, far).layout()
 
@@ -281,6 +282,19 @@ def _settle(columns: Sequence[Sequence[_Spot]]) -> None:
                 weights.append(weight or 0.01)
             for spot, y in zip(column, _apart(wanted, weights, [spot.height for spot in column]), strict=True):
                 spot.y = y
+
+
+def _straighten(columns: Sequence[Sequence[_Spot]]) -> None:
+    """Makes chains level: a spot that alone follows another one stands as that one does, where there is room."""
+    for column in columns:
+        wanted, weights = [], []
+        for spot in column:
+            other, own, theirs = spot.left[0] if spot.left else (spot, 0.0, 0.0)
+            chained = len(spot.left) == 1 and (len(other.right) == 1 or spot.item is None or other.item is None)
+            wanted.append(other.y + theirs - own if chained else spot.y)
+            weights.append(100.0 if chained else 1.0)
+        for spot, y in zip(column, _apart(wanted, weights, [spot.height for spot in column]), strict=True):
+            spot.y = y
 
 
 def _pull(spot: _Spot, other: _Spot) -> float:

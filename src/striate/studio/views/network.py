@@ -72,7 +72,7 @@ def _placed(recording: Recording, opened: frozenset[str] | None, width: int) -> 
     ]
     boxes = [
         {**dataclasses.asdict(box), "contents": len(box.contents), "box": placed.boxes[name]}
-        for name, box in view.boxes.items()
+        for name, box in reversed(view.boxes.items())  # the outer ones first, which are drawn below
         if name
     ]
     edges = [
