@@ -22,7 +22,7 @@ pytest.importorskip("uvicorn", reason="the studio's packages aren't installed: p
 from striate.studio import samples
 from striate.studio.guard import TOKEN
 from striate.studio.server import Studio
-from striate.studio.subject import Subject, of_module, of_zoo
+from striate.studio.subject import Subject, find, of_module
 from striate.studio.workspace import Workspace
 
 
@@ -72,7 +72,7 @@ def start() -> Iterator[Callable[..., Client]]:
 
     def begin(what: str | torch.nn.Module | Subject, inputs: Any = None, **settings: Any) -> Client:
         if isinstance(what, str):
-            what = of_zoo(what)
+            what = find(what)
         if isinstance(what, Subject):
             pictures = samples.pictures_of(what)
         else:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from striate.studio.recording import record
+from striate.studio.subject import find
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_what_there_isn_t_is_told_in_one_line(small: tuple[Any, Any], path: str,
 
 
 def test_the_call_that_is_shown_gives_the_numbers(start: Any) -> None:
-    client = start("lenet5")
+    client = start(find("lenet5"))
     header, numbers = client.numbers("/api/tensor/15", picture="p4", channels="0-15")
     space: dict[str, Any] = {}
     *lines, last = header["call"].splitlines()

@@ -10,7 +10,7 @@ from typing import Final
 
 from striate.engine import cache
 from striate.errors import RunError
-from striate.studio.subject import Subject, of_run
+from striate.studio.subject import Subject, find, of_run
 
 #: Where ``make demo`` leaves its run.
 DEMO: Final = Path("runs") / "demo"
@@ -28,12 +28,12 @@ def default_subject(say: Callable[[str], object] = lambda text: None) -> Subject
     from striate.training.folder import is_finished
 
     if is_finished(DEMO):
-        return of_run(DEMO)
+        return find(str(DEMO))
     home = cache.folder()
     kept = None if home is None else home / _KEPT
     if kept is not None and is_finished(kept):
         try:
-            return of_run(kept)
+            return find(str(kept))
         except RunError:
             shutil.rmtree(kept, ignore_errors=True)  # of another version of striate
     say("training LeNet-5 on the digits, once; this takes some seconds")
@@ -51,7 +51,7 @@ def _trained(kept: Path | None) -> Subject:
                 kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 shutil.copytree(run.path, kept.with_suffix(f".{folder.name}"))
                 kept.with_suffix(f".{folder.name}").rename(kept)
-                return of_run(kept)
+                return find(str(kept))
             except OSError:
                 pass  # a cache that can't be written, or another process was faster
         return of_run(run.path)

@@ -147,8 +147,8 @@ class Guard:
 def _split(host: str) -> tuple[str, str]:
     """Name and port of a Host header; an IPv6 address stands in brackets."""
     if host.startswith("["):
-        name, _, rest = host[1:].partition("]")
-        return name, rest.removeprefix(":")
+        name, end, rest = host[1:].partition("]")
+        return (name, rest.removeprefix(":")) if end else ("", "")
     name, _, port = host.partition(":")
     return name, port
 

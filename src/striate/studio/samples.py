@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -29,10 +30,22 @@ def pictures_of(subject: Subject, images: Sequence[str | Path] = (), *, max_pixe
         DataError: a file that can't be read as an image.
         StudioError: the network's input isn't one picture, and it came without an example of what it is.
     """
+    pictures = _pictures(subject, images, max_pixels or MAX_PIXELS)
+    if not subject.found:
+        return pictures
+    listed = f", {[str(each) for each in images]!r}" if images else ""
+    begin = "from striate.studio.samples import pictures_of\nfrom striate.studio.subject import find\n\n"
+    return [
+        replace(picture, code=f"{begin}inputs = pictures_of({subject.found}{listed})[{number}].inputs")
+        for number, picture in enumerate(pictures)
+    ]
+
+
+def _pictures(subject: Subject, images: Sequence[str | Path], max_pixels: int) -> list[Picture]:
     if images:
         files, _ = image_files([str(each) for each in images])
         return [
-            subject.picture(read_pixels(file, subject, max_pixels or MAX_PIXELS), Path(str(file)).name, id=f"p{number}")
+            subject.picture(read_pixels(file, subject, max_pixels), Path(str(file)).name, id=f"p{number}")
             for number, file in enumerate(files)
         ]
     if subject.examples is not None:

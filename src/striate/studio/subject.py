@@ -34,6 +34,7 @@ class Subject:
         classes: the names of its outputs; empty where they have none.
         preprocessing: from pictures to its input; None where its input isn't one picture.
         code: Python that makes ``model``.
+        found: the call of :func:`find` that gives this subject; empty where it was made otherwise.
         weights: where its weights come from, for people: ``"random"``, ``"trained: runs/demo"``.
         run: the folder of the run that it comes from.
         task: one of ``striate.models.TASKS``; empty where nobody says.
@@ -48,6 +49,7 @@ class Subject:
     preprocessing: Preprocessing | None = None
     code: str = ""
     weights: str = ""
+    found: str = ""
     run: Path | None = None
     task: str = ""
     data: str = ""
@@ -142,6 +144,11 @@ def find(what: str, *, weights: str | None = None, size: tuple[int, int, int] | 
     Raises:
         StriateError: there is no such thing, or it can't be read.
     """
+    options = [f"weights={weights!r}"] * (weights is not None) + [f"size={size}"] * (size is not None)
+    return replace(_found(what, weights, size), found=f"find({', '.join([repr(what), *options])})")
+
+
+def _found(what: str, weights: str | None, size: tuple[int, int, int] | None) -> Subject:
     from striate import models
 
     file, colon, factory = what.rpartition(":")

@@ -69,7 +69,7 @@ def forms_of(shape: tuple[int, ...]) -> tuple[Form, ...]:
     if len(shape) == 4:
         maps = Form("maps", shape[0], shape[1], shape[2], shape[3])
         last = Form("maps_last", shape[0], shape[3], shape[1], shape[2])
-        found = (last, maps) if shape[1] == shape[2] != shape[3] and shape[3] > 1 else (maps, last)
+        found = (last, maps) if 1 < shape[1] == shape[2] != shape[3] > 1 else (maps, last)
         return (*found, Form("filters", shape[1], shape[0], shape[2], shape[3]))
     if len(shape) == 5:
         return Form("volume", shape[0], shape[1] * shape[2], shape[3], shape[4]), rows_form
