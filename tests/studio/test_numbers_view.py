@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from typing import Any
 
 import numpy as np
@@ -130,8 +131,10 @@ def test_training_s_numbers_are_another_recording(start: Any) -> None:
 def test_recordings_are_kept_up_to_their_bytes(start: Any) -> None:
     client = start("lenet5", kept=200_000)
     workspace = client.studio.workspace
+    gone = weakref.ref(workspace.recording("p0"))
     for picture in workspace.pictures():
         client.json("/api/network", picture=picture.id)
     kept = workspace._recordings.values()
     assert 1 <= len(kept) < len(workspace.pictures())
     assert sum(each.bytes for each in kept) <= 200_000
+    assert gone() is None  # nothing else holds on to it

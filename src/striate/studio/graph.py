@@ -6,7 +6,6 @@ constant) is no node at all, and belongs to the operator that uses it.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -160,6 +159,8 @@ class Network:
         self._members = self._gathered()
         self._named = {member.name: number for number, member in self._members.items()}
         self._counts = self._counted()
+        #: What views have made of the graph, by what they were asked.
+        self.made: dict[Any, Any] = {}
 
     # ------------------------------------------------------------------ once for a recording
 
@@ -468,10 +469,20 @@ class Network:
         return chain[::-1]
 
 
-@functools.lru_cache(maxsize=4)
 def network_of(recording: Recording) -> Network:
-    """The graph of a recording, made once."""
-    return Network(recording)
+    """The graph of a recording, made once and kept with it, so that it goes where the recording goes."""
+    found: Network | None = vars(recording).get(_GRAPH)
+    if found is None:
+        found = vars(recording)[_GRAPH] = Network(recording)
+    return found
+
+
+def release(recording: Recording) -> None:
+    """Takes the graph from a recording, which else would wait for the garbage collector, for they know each other."""
+    vars(recording).pop(_GRAPH, None)
+
+
+_GRAPH: Final = "_graph"
 
 
 def output_names(recording: Recording) -> dict[int, str]:

@@ -18,6 +18,7 @@ import anyio.to_thread
 from torch import Tensor
 
 from striate.errors import StudioError
+from striate.studio.graph import release
 
 if TYPE_CHECKING:
     from striate.studio.recording import Recording
@@ -152,7 +153,7 @@ class Workspace:
 
     def _forget(self, name: str) -> None:
         for key in [key for key in self._recordings if key[0] == name]:
-            del self._recordings[key]
+            release(self._recordings.pop(key))
 
     # ------------------------------------------------------------------ computing
 
@@ -207,4 +208,4 @@ class Workspace:
         with self._guard:
             self._recordings[name, training] = made
             while len(self._recordings) > 1 and sum(each.bytes for each in self._recordings.values()) > self._kept:
-                self._recordings.popitem(last=False)
+                release(self._recordings.popitem(last=False)[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
+from collections.abc import Callable, Hashable
 from fractions import Fraction
 from typing import Any, Final
 
@@ -33,6 +33,8 @@ FEW: Final = 4
 _VECTOR: Final = 40
 #: Values that one call asks small maps of.
 _MOST: Final = 400
+#: Views of a graph that are kept.
+_KEPT: Final = 12
 #: Beyond so many nodes none has small maps.
 _MANY: Final = 400
 
@@ -58,9 +60,22 @@ def _call(code: str) -> str:
     )
 
 
-@functools.lru_cache(maxsize=16)
 def _placed(recording: Recording, opened: frozenset[str] | None, width: int) -> dict[str, Any]:
+    return _once(recording, ("placed", opened, width), lambda graph: _arranged(graph, opened, width))
+
+
+def _once(recording: Recording, asked: Hashable, make: Callable[[Network], dict[str, Any]]) -> dict[str, Any]:
+    """What was made before, or is made now; of what was asked lately."""
     graph = network_of(recording)
+    found: dict[str, Any] | None = graph.made.get(asked)
+    if found is None:
+        found = graph.made[asked] = make(graph)
+        for each in list(graph.made)[:-_KEPT]:
+            graph.made.pop(each, None)
+    return found
+
+
+def _arranged(graph: Network, opened: frozenset[str] | None, width: int) -> dict[str, Any]:
     open_ = graph.first() if opened is None else graph.known(opened)
     view = graph.view(open_)
     small = len(view.nodes) <= _MANY
@@ -124,8 +139,11 @@ async def fields(request: Request) -> Response:
     return answer(await workspace.read(_fields, recording))
 
 
-@functools.lru_cache(maxsize=8)
 def _fields(recording: Recording) -> dict[str, Any]:
+    return _once(recording, "fields", lambda graph: _seen(recording))
+
+
+def _seen(recording: Recording) -> dict[str, Any]:
     try:
         rows = rows_by_value(recording.trace)
     except AnalysisError as error:
