@@ -23,6 +23,7 @@ from striate.explain.result import Explanation
 from striate.explain.views import VIEWS, Question, view
 from striate.studio.following import likeliest
 from striate.studio.gallery import Gallery
+from striate.studio.recording import Recording
 from striate.studio.subject import Subject
 from striate.studio.workspace import Picture, Workspace
 
@@ -31,6 +32,7 @@ DRAWN: Final = ("filters", "top_patches", "maximize")
 #: Views that need more than a picture, a layer and a channel, or that other views of the studio show.
 _LEFT_OUT: Final = ("activation_maps",)
 _MOST_STEPS: Final = 1024
+_MOST_CLASSES: Final = 2000
 #: Kernels that are shown, those with the largest norms.
 _MOST_FILTERS: Final = 64
 
@@ -124,10 +126,12 @@ def _takes(name: str) -> list[str]:
     return [each for each in ("layer", "channel", "target") if each in given] + ["layer"] * ("layers" in given)
 
 
-def _outputs(recording: Any) -> int:
-    found = recording.outputs
-    shape = recording.numbers[found].shape if isinstance(found, int) else ()
-    return int(shape[1]) if len(shape) == 2 and shape[0] == 1 and shape[1] <= 2000 else 0
+def _outputs(recording: Recording) -> int:
+    """How many classes a recording's output has; 0 where it is something else."""
+    if not isinstance(recording.outputs, int):
+        return 0
+    shape = recording.numbers[recording.outputs].shape
+    return int(shape[1]) if len(shape) == 2 and shape[0] == 1 and shape[1] <= _MOST_CLASSES else 0
 
 
 # ---------------------------------------------------------------------------------------------------------- working

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
 from striate.errors import StriateError, StudioError, is_out_of_memory, readable
-from striate.explain.progress import reporting
 from striate.studio.requests import RequestError
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
@@ -184,6 +183,8 @@ class Jobs:
         state: State = "failed"
         result, error = None, ""
         try:
+            from striate.explain.progress import reporting  # which takes a second, and the server starts without it
+
             with reporting(report):
                 result, state = work(report), "done"
         except CancelledError:

@@ -221,6 +221,7 @@ class Follower:
         return self._confusions[snapshot.number]
 
     def _measured(self, snapshot: Snapshot) -> dict[str, Any]:
+        found: Any
         if snapshot.final and (self.path / EVALUATION).is_file():
             found = self.settings.task.evaluation(read_json(self.path / EVALUATION))
         else:

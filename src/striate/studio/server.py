@@ -42,6 +42,7 @@ def build(workspace: Workspace, token: str, host: str = "127.0.0.1") -> ASGIApp:
         exception_handlers={HTTPException: _refused, StriateError: _mended, Exception: _failed},
     )
     app.state.workspace = workspace
+    views.begin(workspace)
     return Guard(_Survivor(app), token, host)
 
 

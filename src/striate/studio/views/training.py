@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from starlette.requests import Request
@@ -12,14 +12,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 from torch import Tensor
 
-from striate.explain import activation_maps
-from striate.explain.probe import grids_in
-from striate.studio.explaining import Shown
 from striate.studio.jobs import Report
-from striate.studio.live import MOST_SHOWN, Follower, Snapshot
 from striate.studio.requests import RequestError, answer, packed, text, whole, workspace_of
 from striate.studio.views.why import jobs_of, tab_of
 from striate.studio.workspace import Picture, Workspace
+
+if TYPE_CHECKING:
+    from striate.studio.explaining import Shown
+    from striate.studio.live import Follower, Snapshot
 
 _guard = threading.Lock()
 _followers: weakref.WeakKeyDictionary[Workspace, Follower] = weakref.WeakKeyDictionary()
@@ -37,6 +37,9 @@ def follower_of(workspace: Workspace) -> Follower:
                 raise RequestError(
                     "training", "the studio shows no run", "needed one", "start it with a run's folder", status=404
                 )
+            # What training and explaining need takes a second to import; studios without a run don't.
+            from striate.studio.live import Follower
+
             _followers[workspace] = Follower(workspace.subject.run)
         return _followers[workspace].start()
 
@@ -98,6 +101,10 @@ async def _maps(request: Request) -> Response:
 
 
 def _maps_of(follower: Follower, snapshot: Snapshot, picture: Picture, layer: str) -> tuple[dict[str, Any], Tensor]:
+    from striate.explain import activation_maps
+    from striate.explain.probe import grids_in
+    from striate.studio.live import MOST_SHOWN
+
     model = follower.model(snapshot)
     layers = list(grids_in(model, picture.inputs))
     if not layers:
@@ -117,6 +124,8 @@ async def _confusion(request: Request) -> Response:
     follower, snapshot = _snapshot(request)
 
     def done(report: Report) -> Shown:
+        from striate.studio.explaining import Shown
+
         report("testing on the held-out images", 0, None)
         call = (
             "from striate.training import Run, evaluate\n\nevaluate(Run.open(path)).confusion  # once it is finished\n"

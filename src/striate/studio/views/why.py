@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from striate.studio.explaining import Ask, Shown, options, work
 from striate.studio.gallery import gallery_of
 from striate.studio.jobs import Jobs, Report
 from striate.studio.requests import RequestError, answer, json_of, packed, text, workspace_of
+
+if TYPE_CHECKING:
+    from striate.studio.explaining import Ask, Shown
 
 _MOST_NAME = 300
 _guard = threading.Lock()
@@ -37,13 +39,35 @@ def tab_of(request: Request) -> str:
 async def _options(request: Request) -> Response:
     workspace = workspace_of(request)
     picture = workspace.picture(request.query_params.get("picture"))
-    return answer(await workspace.compute(options, workspace, picture))
+
+    def told() -> dict[str, Any]:
+        # Explanations take a second to import; the server starts without them.
+        from striate.studio.explaining import options
+
+        return options(workspace, picture)
+
+    return answer(await workspace.compute(told))
 
 
 async def _begin(request: Request) -> Response:
     """Begins a job: ``method``, and ``picture``, ``layer``, ``channel``, ``target``, ``steps``, ``seed`` as wanted."""
     workspace, given = workspace_of(request), await json_of(request)
-    ask = Ask(
+    ask = await workspace.read(_asked, given)
+    workspace.picture(ask.picture)  # refuses what isn't there
+
+    def done(report: Report) -> Shown:
+        from striate.studio.explaining import work
+
+        report(ask.method, 0, None)
+        return work(workspace, ask, functools.partial(gallery_of, workspace.subject, workspace.pictures()))
+
+    return answer(jobs_of(request).begin(ask.method, tab_of(request), done).to_dict())
+
+
+def _asked(given: Any) -> Ask:
+    from striate.studio.explaining import Ask
+
+    return Ask(
         method=_word(given, "method") or "",
         picture=_word(given, "picture"),
         layer=_word(given, "layer"),
@@ -52,13 +76,6 @@ async def _begin(request: Request) -> Response:
         steps=_number(given, "steps") or 128,
         seed=_number(given, "seed") or 0,
     )
-    workspace.picture(ask.picture)  # refuses what isn't there
-
-    def done(report: Report) -> Shown:
-        report(ask.method, 0, None)
-        return work(workspace, ask, functools.partial(gallery_of, workspace.subject, workspace.pictures()))
-
-    return answer(jobs_of(request).begin(ask.method, tab_of(request), done).to_dict())
 
 
 def _word(given: Any, name: str) -> str | None:
@@ -108,8 +125,8 @@ async def _result(request: Request) -> Response:
 async def _figure(request: Request) -> Response:
     """A finished job's result as the library draws it, PNG."""
     found = _shown(request)
-    with_lock = workspace_of(request)
-    return Response(await with_lock.compute(found.figure), media_type="image/png")  # matplotlib isn't for two threads
+    # matplotlib isn't for two threads, so the network's lock is taken as well.
+    return Response(await workspace_of(request).compute(found.figure), media_type="image/png")
 
 
 def _shown(request: Request) -> Shown:

@@ -72,7 +72,7 @@ function EvidenceMap({ result }) {
       <figure><${Overlay} pixels=${pixels} map=${map} scale=${scale} strength=${strength} refer=${over} size=${size} /><figcaption>over the picture
         <input type="range" min="0" max="1" step="0.05" value=${strength} aria-label="strength of the map" onInput=${(event) => setStrength(Number(event.currentTarget.value))} /></figcaption></figure>
     </div>
-    <p><${Legend} scale=${scale} /> ${result.detail === "regions" ? "Neighbouring pixels share numbers: the layer's places are larger than pixels." : "Each pixel has its own number."}</p>
+    <p><${Legend} scale=${scale} /> ${result.detail === "regions" ? "Neighbouring pixels share numbers." : "Each pixel has its own number."}</p>
     <p class="quiet">score ${short(result.scores[0])}${guess.length ? ` · the network says ${guess.slice(0, 3).map((each) => `${each.name} ${(100 * each.probability).toFixed(1)} %`).join(", ")}` : ""}
       ${Object.entries(result.measures).map(([name, numbers]) => ` · ${name} ${short(numbers[0])}`)}</p>
     <${Notes} notes=${result.notes} />
@@ -198,7 +198,7 @@ function Maximised({ result }) {
     <p class="quiet">Gradient ascent from noise on the waves of a picture. It shows what the network answers to, which need not look like anything.</p>
     <div class="row" ref=${row}>${result.seeds.map((seed, place) => html`<figure key=${seed}><${Pixels} data=${data} from=${place * size} shape=${shape} size=${256} label=${`picture from seed ${seed}`} />
       <figcaption>seed ${seed}: from ${short(result.started[place])} to <b>${short(result.reached[place])}</b></figcaption></figure>`)}
-      <figure><svg class="climb" viewBox="-34 -8 340 124" width="340" height="124" role="img" aria-label="what is maximised, step by step">
+      <figure><svg class="climb" viewBox="-52 -8 358 124" width="358" height="124" role="img" aria-label="what is maximised, step by step">
         <text x="-4" y="8" text-anchor="end">${short(high)}</text><text x="-4" y="104" text-anchor="end">${short(low)}</text>
         <path d="M0,0V100H300" />${Array.from({ length: count }, (_, place) => html`<polyline key=${place} class=${`seed${place}`} points=${line(place)} />`)}</svg>
         <figcaption>step by step, ${result.history.length} steps</figcaption></figure></div>
