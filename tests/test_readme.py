@@ -54,5 +54,6 @@ def test_the_demo_ends_with_commands_as_they_can_be_typed(tmp_path: Path) -> Non
     assert commands == [
         ".venv/bin/striate predict runs/demo runs/demo/samples/*.png",
         ".venv/bin/striate explain runs/demo/samples/01-7.png --model runs/demo",
+        ".venv/bin/striate studio",
         "source .venv/bin/activate && striate --help",
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -33,7 +34,7 @@ def default_subject(say: Callable[[str], object] = lambda text: None) -> Subject
     kept = None if home is None else home / _KEPT
     if kept is not None and is_finished(kept):
         try:
-            return find(str(kept))
+            return _named(find(str(kept)))
         except RunError:
             shutil.rmtree(kept, ignore_errors=True)  # of another version of striate
     say("training LeNet-5 on the digits, once; this takes some seconds")
@@ -51,10 +52,14 @@ def _trained(kept: Path | None) -> Subject:
                 kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 shutil.copytree(run.path, kept.with_suffix(f".{folder.name}"))
                 kept.with_suffix(f".{folder.name}").rename(kept)
-                return find(str(kept))
+                return _named(find(str(kept)))
             except OSError:
                 pass  # a cache that can't be written, or another process was faster
-        return of_run(run.path)
+        return _named(of_run(run.path))
     finally:
         # The subject holds the weights; samples are read when pictures are made, from the data itself.
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _named(subject: Subject) -> Subject:
+    return replace(subject, weights="trained on the digits")

@@ -237,7 +237,7 @@ def of_run(path: Path) -> Subject:
         code = "model = ...  # the checkpoint of a run that isn't finished"
     else:
         run = Run.open(path)
-        settings, model, told = run.settings, run.model(), f"trained: {path}"
+        settings, model, told = run.settings, run.model(), f"trained: {path.name}"
         code = f"from striate.training import Run\n\nmodel = Run.open({str(path)!r}).model()"
     return _dense(
         Subject(

@@ -2,6 +2,7 @@
 
 import { html, render, useEffect, useState, useErrorBoundary } from "/static/vendor/preact-htm.js";
 import { format, go, parse } from "/static/lib/address.js";
+import { ApiError, GONE } from "/static/lib/api.js";
 import { store, useStore } from "/static/lib/store.js";
 import { Note, PixelPicture } from "/static/lib/parts.js";
 import { views } from "/static/views/index.js";
@@ -26,7 +27,11 @@ function useModule(view) {
     if (!loaded.has(view.name)) loaded.set(view.name, view.load());
     loaded.get(view.name).then(
       (module) => current && setFound({ name: view.name, module }),
-      (error) => current && setFound({ name: view.name, error }),
+      (error) => {
+        loaded.delete(view.name);
+        console.warn(error);
+        if (current) setFound({ name: view.name, error: new ApiError(GONE, 0) });
+      },
     );
     return () => { current = false; };
   }, [view?.name]);

@@ -16,6 +16,7 @@ function findToken() {
 const token = findToken();
 
 export const tab = TAB;
+export const GONE = "The studio's server doesn't answer; start it again, and open the address that it prints.";
 
 // What went wrong, as the line that the page shows.
 export class ApiError extends Error {
@@ -38,7 +39,7 @@ async function call(path, { params, signal, ...options } = {}) {
     response = await fetch(url(path, params), { ...options, headers, signal, cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError("The studio's server doesn't answer; start it again and reload this page.", 0);
+    throw new ApiError(GONE, 0);
   }
   if (!response.ok) {
     let line = `the server answered with ${response.status}`;

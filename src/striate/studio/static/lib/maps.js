@@ -35,6 +35,12 @@ export function many(value) {
   return String(value);
 }
 
+// Bytes: 480 B, 18.8 kB, 2.41 MB.
+export function bytes(value) {
+  const text = many(value);
+  return text.includes(" ") ? `${text}B` : `${text} B`;
+}
+
 // One map. `size` is the longer side in pixels of the page; with 24 pixels a number the numbers themselves are written.
 // `onPick` is called with (y, x) of a click; `marked` lists boxes [y, x, height, width] that are framed.
 export function MapView({ data, height, width, from = 0, scale, size = 96, label = "", marked = [], onPick, selected, factor }) {

@@ -3,7 +3,7 @@
 import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "/static/vendor/preact-htm.js";
 import { changed, format, go } from "/static/lib/address.js";
 import { getJson, getNumbers } from "/static/lib/api.js";
-import { many } from "/static/lib/maps.js";
+import { bytes, many } from "/static/lib/maps.js";
 import { Call, Exports, Note } from "/static/lib/parts.js";
 import { useLoaded } from "/static/lib/store.js";
 import { Drawing, drawMaps } from "/static/views/network_drawing.js";
@@ -100,7 +100,7 @@ export default function Network({ address }) {
 
 function Totals({ totals, note }) {
   return html`<span class="totals">${many(totals.parameters)} parameters · ${many(totals.macs)} MACs ·
-    ${" "}${many(totals.peak)}B of activations at once · ${totals.operators} operators${note ? html` · <span class="quiet">${note}</span>` : ""}</span>`;
+    ${" "}${bytes(totals.peak)} of activations at once · ${totals.operators} operators${note ? html` · <span class="quiet">${note}</span>` : ""}</span>`;
 }
 
 // Small maps of all nodes that have some: by value {data, start, shape, low, high}.

@@ -2,7 +2,7 @@
 
 import { html } from "/static/vendor/preact-htm.js";
 import { changed, format, go } from "/static/lib/address.js";
-import { many } from "/static/lib/maps.js";
+import { bytes } from "/static/lib/maps.js";
 import { sizes } from "/static/lib/svg.js";
 import { sees } from "/static/views/network_drawing.js";
 
@@ -33,7 +33,7 @@ export function Details({ node, data, field, address, onSelect, onToggle }) {
     ["parameters", node.parameters ? node.parameters.toLocaleString("en") : ""],
     ["MACs", node.macs ? node.macs.toLocaleString("en") : ""],
     ["FLOPs", node.flops ? node.flops.toLocaleString("en") : ""],
-    ["memory written", node.bytes ? `${many(node.bytes)}B` : ""],
+    ["memory written", node.bytes ? bytes(node.bytes) : ""],
     ["operators", node.operators > 1 ? node.operators : ""],
     ["receptive field", field ? [sees(field), field.stride.every((each) => each) ? `every ${field.stride.join("×")}` : ""].filter(Boolean).join(", ") : ""],
     ["", field?.note],

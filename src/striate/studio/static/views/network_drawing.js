@@ -2,7 +2,7 @@
 
 import { html, useEffect, useLayoutEffect, useRef, useState } from "/static/vendor/preact-htm.js";
 import { scaleOf } from "/static/lib/colours.js";
-import { many, picture } from "/static/lib/maps.js";
+import { bytes, many, picture } from "/static/lib/maps.js";
 import { cut, sizes } from "/static/lib/svg.js";
 
 const MARGIN = 10;
@@ -113,7 +113,7 @@ function Node({ node, field, plain, chosen, onSelect, onToggle, onNumbers }) {
   const end = node.kind === "input" || node.kind === "output";
   const letters = Math.floor((width - (node.opens ? 40 : 20)) / 7.3);
   const type = node.kind === "operator" || end ? node.about : [node.type, node.about].filter(Boolean).join(" ");
-  const seen = [sees(field), node.bytes ? `${many(node.bytes)}B` : ""].filter(Boolean).join(" · ");
+  const seen = [sees(field), node.bytes ? bytes(node.bytes) : ""].filter(Boolean).join(" · ");
   const label = `${node.name}, ${node.type}, ${sizes(node.shape)}, ${figures(node)} ${sees(field)}`;
   const inside = node.parts && node.operators > 1 ? node.parts : "";
   return html`<g class=${`node ${node.family}${chosen ? " chosen" : ""}${node.opens ? " stack" : ""}`} transform=${`translate(${x},${y})`}
