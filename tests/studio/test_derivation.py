@@ -342,7 +342,7 @@ def test_the_call_prints_the_number(name: str) -> None:
     model, picture = (models.create(name), torch.rand(1, 1, 28, 28)) if name == "lenet5" else STRANGE[name]
     draw = random.Random(name)
     recording = record(model, picture)
-    known: dict[str, Any] = {"model": model, "picture": picture}
+    known: dict[str, Any] = {"model": model, "inputs": picture}
     exec(preamble(False), known)
     for number, value in enumerate(recording.values):
         if not value.numel or (recording.operation_of(number) is not None and "empty" in recording.names[number]):

@@ -133,6 +133,9 @@ class _Numbers(Recorder):
         self._shared, self._gradients = shared, gradients
         self._flowing = {id(tensor) for tensor in (*twin.parameters(), *twin.buffers())}
         super().__init__(twin, original)
+        for name, parameter in twin.named_parameters(remove_duplicate=False) if gradients else ():
+            if parameter.requires_grad:
+                self.edges[self.parameters[name]] = get_gradient_edge(parameter)
 
     def input(self, tensor: Tensor) -> Value:
         """The value of one of the network's inputs."""
@@ -167,7 +170,8 @@ class _Numbers(Recorder):
 
     def met(self, value: Value, tensor: Tensor) -> None:
         # Autograd attaches its node after the operator has run, so the first use is the first time that it is there.
-        if self._gradients and value not in self.edges and tensor.requires_grad:
+        # Leaves have none; those of parameters are known already.
+        if self._gradients and value not in self.edges and tensor.grad_fn is not None:
             self.edges[value] = get_gradient_edge(tensor)
 
     def computed(self, result: Sequence[Tensor], constant: bool) -> None:

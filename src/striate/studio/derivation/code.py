@@ -10,8 +10,8 @@ import torch
 from striate.analysis.operators import Operation, Value
 from striate.studio.derivation.table import Question, plain_name
 
-#: The lines that come before: ``model`` and ``picture`` are the caller's.
-PREAMBLE = "from striate.studio.recording import record\n\nrecording = record(model, picture{training})\n"
+#: The lines that come before: ``model`` and ``inputs`` are the caller's.
+PREAMBLE = "from striate.studio.recording import record\n\nrecording = record(model, inputs{training})\n"
 
 
 def preamble(training: bool) -> str:

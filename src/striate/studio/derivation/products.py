@@ -155,7 +155,7 @@ def _told(operation: Operation, shape: ConvShape, transposed: bool, biased: bool
     channel = "k" if depthwise else "c"
     inner = "0" if depthwise else "c"
     over_what = taps if depthwise else f"c,{taps}"
-    return title, words, f"y[n,k,{over}] = {bias}Σ_{{{over_what}}} x[n,{channel},{positions}] · w[k,{inner},{taps}]"
+    return title, words, f"y[n,k,{over}] = {bias}Σ over {over_what} of x[n,{channel},{positions}] · w[k,{inner},{taps}]"
 
 
 _TAPS_SOURCES: Final = {1: ("p",), 2: ("p", "q"), 3: ("o", "p", "q")}

@@ -5,6 +5,8 @@
 export const views = [
   { name: "network", label: "Network", load: () => import("/static/views/network.js") },
   { name: "numbers", label: "Numbers", load: () => import("/static/views/numbers.js") },
+  { name: "value", label: "One value", hidden: true, load: () => import("/static/views/value.js") },
+  { name: "gradients", label: "Gradients", load: () => import("/static/views/gradients.js") },
   { name: "pictures", label: "Pictures", load: () => import("/static/views/pictures.js") },
   { name: "why", label: "Why", load: () => import("/static/views/why.js") },
   { name: "training", label: "Training", load: () => import("/static/views/training.js") },
