@@ -11,7 +11,11 @@ from pathlib import Path
 
 import pytest
 
+import striate
+
 pytest.importorskip("uvicorn", reason="the studio's packages aren't installed: pip install 'striate[studio]'")
+
+SOURCES = Path(striate.__file__).parent.parent
 
 
 def begin(*arguments: str, folder: Path) -> subprocess.Popen[str]:
@@ -21,7 +25,7 @@ def begin(*arguments: str, folder: Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         cwd=folder,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, "PYTHONPATH": str(SOURCES)},
     )
 
 

@@ -21,7 +21,7 @@ def test_the_picture_in_the_readme(start: Callable[..., Any], browser: Any, tmp_
 
     write = os.environ.get("STRIATE_WRITE_PICTURES") == "1"
     client = start(default_subject() if write else find("lenet5"))
-    browser.open(client, "#/network?picture=p3", size=(1360, 780))
+    browser.open(client, "#/network?picture=p3", size=(1460, 720))
     browser.run("localStorage.setItem('striate-theme', 'light')")
     browser.driver.refresh()
     browser.wait("document.querySelector('[data-node=c1]')?.textContent.includes('sees')")
