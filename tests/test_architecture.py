@@ -44,11 +44,10 @@ MAY_IMPORT = {
     # nothing but the command line imports it
     "studio": {
         "errors",
+        "drawing",
         "files",
         "geometry",
         "engine",
-        "ops",
-        "nn",
         "models",
         "data",
         "tasks",
