@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import importlib.util
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -100,18 +101,19 @@ def digits() -> Iterator[tuple[Tensor, str, int]]:
 
 
 def photos(channels: int = 3) -> Iterator[tuple[Tensor, str, None]]:
-    """scikit-learn's two photos, a flower and a temple; for other than three channels grey."""
-    from sklearn.datasets import load_sample_images
+    """scikit-learn's two photos, a flower and a temple; for other than three channels grey.
 
-    found = load_sample_images()
-    named: Iterable[tuple[str, Tensor]] = zip(
-        found.filenames, (torch.from_numpy(each.copy()) for each in found.images), strict=True
-    )
-    for file, image in sorted(named, reverse=True, key=lambda each: Path(each[0]).name):
-        pixels = image.permute(2, 0, 1).contiguous()
+    Raises:
+        StudioError: scikit-learn isn't installed.
+    """
+    found = importlib.util.find_spec("sklearn")  # importing it would take longer than reading them
+    if found is None or found.origin is None:
+        raise StudioError("photos", "scikit-learn, which has them, isn't installed", remedy="name pictures by --image")
+    for file, name in (("flower.jpg", "a flower"), ("china.jpg", "a temple")):
+        pixels = load_image(Path(found.origin).parent / "datasets" / "images" / file, channels=3)
         if channels != 3:
             pixels = pixels.float().mean(0, keepdim=True).round().to(torch.uint8).repeat(channels, 1, 1)
-        yield pixels, {"china": "a temple"}.get(Path(file).stem, "a flower"), None
+        yield pixels, name, None
 
 
 def _of_run(subject: Subject) -> Iterator[tuple[Tensor, str, int | None]]:

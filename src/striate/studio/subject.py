@@ -175,10 +175,10 @@ def of_zoo(name: str, weights: str | None = None, size: tuple[int, int, int] | N
         weights = "pretrained"
     task = models.task_of(name)
     if weights in (None, "random"):
-        shape = size or _smaller(models.input_shape(name), task)
-        small = models.has_small_form(name, shape[1:])
         torch.manual_seed(0)
-        model = models.create(name, in_channels=shape[0], small_input=small).eval()
+        model, shape, small = _random(name, size)
+        if size is None:
+            shape = _smaller(shape, task)
         how = Preprocessing(
             None, shape[1:], _UNIT.get(shape[0]) or _unit(shape[0]), mode="crop" if shape[0] == 3 else "frame"
         )
@@ -199,6 +199,22 @@ def of_zoo(name: str, weights: str | None = None, size: tuple[int, int, int] | N
     how = about.preprocessing or models.imagenet_preprocessing(name)
     code = f"from striate import models\n\nmodel = models.create({name!r}, weights={weights!r}).eval()"
     return _dense(Subject(name, model.eval(), about.classes, how, code, f"weights: {weights}", task=task))
+
+
+def _random(name: str, size: tuple[int, int, int] | None) -> tuple[torch.nn.Module, tuple[int, int, int], bool]:
+    """A network with random weights, the (C, H, W) of its pictures, and whether it is the form for small ones."""
+    from striate import models
+
+    if size is None:
+        # Its own size is known once it is made; models.input_shape would make it once more.
+        model = models.create(name).eval()
+        first = next((layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d)), None)
+        own = getattr(model, "input_size", None)
+        if first is not None and own is not None:
+            return model, (first.in_channels, int(own[0]), int(own[1])), False
+        return model, models.input_shape(name), False
+    small = models.has_small_form(name, size[1:])
+    return models.create(name, in_channels=size[0], small_input=small).eval(), size, small
 
 
 def _smaller(shape: tuple[int, int, int], task: str) -> tuple[int, int, int]:
