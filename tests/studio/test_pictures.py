@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from striate.data import Normalization, Preprocessing
 from striate.errors import DataError, StudioError
 from striate.studio.following import follow, likeliest, places
 from striate.studio.gallery import gallery_of
-from striate.studio.pictures import MOST_PIXELS, Moves, drawn, moved, uploaded
+from striate.studio.pictures import MOST_PIXELS, Moves, drawn, moved, pixels_code, preprocessing_code, uploaded
 from striate.studio.recording import record
-from striate.studio.subject import Subject, of_module
+from striate.studio.samples import pictures_of
+from striate.studio.subject import Subject, find, of_module
 from striate.studio.workspace import Workspace
 
 
@@ -261,3 +263,17 @@ def test_galleries_are_digits_a_runs_data_or_crops(subject: Subject) -> None:
         gallery_of(colour, [])
     with pytest.raises(StudioError, match="takes something else"):
         gallery_of(of_module(nn.Linear(2, 2)), [])
+
+
+def test_the_code_of_a_moved_picture_makes_its_inputs() -> None:
+    subject = find("lenet5")
+    picture = pictures_of(subject)[3]
+    made = moved(picture, Moves(across=2, turn=10), subject)
+    names: dict[str, Any] = {}
+    exec(made.code, names)
+    assert torch.equal(names["inputs"], made.inputs)
+    exec(pixels_code(picture), names)
+    assert torch.equal(names["pixels"], picture.pixels)
+    exec(preprocessing_code(subject), names)
+    assert torch.equal(names["preprocessing"].normalization(names["pixels"][None]), picture.inputs)
+    assert "..." in pixels_code(replace(picture, code="inputs = something"))

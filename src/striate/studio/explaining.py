@@ -23,6 +23,7 @@ from striate.explain.result import Explanation
 from striate.explain.views import VIEWS, Question, view
 from striate.studio.following import likeliest
 from striate.studio.gallery import Gallery
+from striate.studio.pictures import pixels_code, preprocessing_code
 from striate.studio.recording import Recording
 from striate.studio.subject import Subject
 from striate.studio.workspace import Picture, Workspace
@@ -217,7 +218,7 @@ def _filtered(model: nn.Module, ask: Ask, subject: Subject) -> Shown:
 def _patched(model: nn.Module, ask: Ask, subject: Subject, gallery: Gallery) -> Shown:
     layer = _named(ask.layer)
     assert subject.preprocessing is not None
-    images = subject._own(subject.preprocessing.normalization(gallery.images))
+    images = subject.as_own(subject.preprocessing.normalization(gallery.images))
     found: Patches = top_patches(model, images, layer, ask.channel or 0, count=12, batch_size=32)
     names = subject.classes
     told = []
@@ -238,7 +239,7 @@ def _patched(model: nn.Module, ask: Ask, subject: Subject, gallery: Gallery) -> 
             f"inputs = preprocessing.normalization(images)\n"
             f"top_patches(model, inputs, {layer!r}, {found.channel}, count=12)",
             "striate.explain.top_patches",
-            first=gallery.code,
+            first=f"{preprocessing_code(subject)}\n{gallery.code}",
         ),
     }
     return Shown(header, {"patches": _cut(gallery, found), "images": gallery.images[[p.image for p in found.patches]]})
@@ -279,7 +280,7 @@ def _maximized(model: nn.Module, ask: Ask, subject: Subject) -> Shown:
     found: Synthesis = maximize(
         model,
         shape,
-        prepare=lambda pixels: subject._own(normalization.of_bytes(255 * pixels)),
+        prepare=lambda pixels: subject.as_own(normalization.of_bytes(255 * pixels)),
         steps=ask.steps,
         seed=ask.seed,
         count=2,
@@ -294,7 +295,7 @@ def _maximized(model: nn.Module, ask: Ask, subject: Subject) -> Shown:
             "def prepare(pixels):\n    return preprocessing.normalization.of_bytes(255 * pixels)\n\n"
             f"maximize(model, {shape}, {given}, prepare=prepare, steps={ask.steps}, seed={ask.seed}, count=2).pictures",
             "striate.explain.maximize",
-            first="preprocessing = ...  # the network's",
+            first=preprocessing_code(subject),
         ),
     }
     return Shown(header, {"pictures": 255 * found.pictures}, found)
@@ -309,7 +310,8 @@ def _viewed(model: nn.Module, picture: Picture, ask: Ask, subject: Subject) -> S
     asked = {name: getattr(ask, name) if name in takes else None for name in ("layer", "channel", "target")}
     pixels = picture.pixels[None].float() / 255
     found = view(
-        ask.method, Question(model, pixels, lambda pixels: subject._own(normalization.of_bytes(255 * pixels)), **asked)
+        ask.method,
+        Question(model, pixels, lambda pixels: subject.as_own(normalization.of_bytes(255 * pixels)), **asked),
     )
     header = {
         "kind": "figure",
@@ -317,10 +319,11 @@ def _viewed(model: nn.Module, picture: Picture, ask: Ask, subject: Subject) -> S
         "data": found.to_dict(),
         "call": _call(
             subject,
+            "def prepare(pixels):\n    return preprocessing.normalization.of_bytes(255 * pixels)\n\n"
             f"view({ask.method!r}, Question(model, pixels[None] / 255, prepare{_given(**asked)}))",
             "striate.explain.views.Question",
             "striate.explain.views.view",
-            first="pixels = ...  # uint8 (C, H, W)\nprepare = ...  # pixels from 0 to 1 as the network's input",
+            first=f"{pixels_code(picture)}\n{preprocessing_code(subject)}",
         ),
     }
     return Shown(header, {}, found)

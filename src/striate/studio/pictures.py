@@ -220,4 +220,24 @@ def moved(picture: Picture, moves: Moves, subject: Subject) -> Picture:
     id = f"{picture.id}{MARK}{moves}"
     made = subject.fitted(moves(picture.pixels), f"{picture.name}, moved", id=id, label=picture.label)
     told = {field.name: getattr(moves, field.name) for field in fields(moves)} | {"of": picture.id}
-    return replace(made, made=told)
+    begin, _, last = picture.code.rpartition("inputs = ")
+    code = made.code
+    if last.endswith(".inputs") and subject.found:
+        moving = f"moved({last.removesuffix('.inputs')}, Moves.parse({str(moves)!r}), {subject.found})"
+        code = f"from striate.studio.pictures import Moves, moved\n{begin}inputs = {moving}.inputs"
+    return replace(made, made=told, code=code)
+
+
+def pixels_code(picture: Picture) -> str:
+    """Python that makes ``pixels``, uint8 (C, H, W), a picture as the network sees it."""
+    begin, _, last = picture.code.rpartition("inputs = ")
+    if last.endswith(".inputs"):
+        return f"{begin}pixels = {last.removesuffix('.inputs')}.pixels"
+    return "pixels = ...  # uint8 (C, H, W), the picture as the network sees it"
+
+
+def preprocessing_code(subject: Subject) -> str:
+    """Python that makes ``preprocessing``, from pictures to the network's input."""
+    if not subject.found:
+        return "preprocessing = ...  # the network's, a striate.data.Preprocessing"
+    return f"from striate.studio.subject import find\n\npreprocessing = {subject.found}.preprocessing"

@@ -79,15 +79,17 @@ class Subject:
             )
         pixels = self.preprocessing.fit(source[None])
         inputs = self.preprocessing.normalization(pixels)
-        return Picture(id, name, self._own(inputs), pixels[0], source, label, made)
+        return Picture(id, name, self.as_own(inputs), pixels[0], source, label, made)
 
     def fitted(self, pixels: Tensor, name: str, *, id: str, label: int | None = None, made: Any = None) -> Picture:
         """The same of pixels that have the network's size already, uint8 (C, H, W)."""
         if self.preprocessing is None or tuple(pixels.shape) != self.input_shape:
             raise StudioError(name, f"got pixels {tuple(pixels.shape)}", f"needed {self.input_shape}")
-        return Picture(id, name, self._own(self.preprocessing.normalization(pixels[None])), pixels, pixels, label, made)
+        return Picture(
+            id, name, self.as_own(self.preprocessing.normalization(pixels[None])), pixels, pixels, label, made
+        )
 
-    def _own(self, inputs: Tensor) -> Tensor:
+    def as_own(self, inputs: Tensor) -> Tensor:
         """In the network's number format, on its device."""
         like = next((each for each in self.model.parameters() if each.is_floating_point()), None)
         return inputs if like is None else inputs.to(like.device, like.dtype)

@@ -11,9 +11,9 @@ from starlette.routing import Route
 
 from striate.studio.following import MOST_MAPS, Place, follow, likeliest, place_of, places
 from striate.studio.gallery import gallery_of
-from striate.studio.pictures import MOST_BYTES, Moves, drawn, uploaded
+from striate.studio.pictures import MOST_BYTES, Moves, drawn, pixels_code, preprocessing_code, uploaded
 from striate.studio.requests import RequestError, answer, body, packed, text, whole, workspace_of
-from striate.studio.workspace import MARK, Workspace
+from striate.studio.workspace import MARK, Picture, Workspace
 
 #: Thumbnails of the data set that one answer holds.
 _PAGE = 40
@@ -103,7 +103,7 @@ async def _follow(request: Request) -> Response:
             "error": found.error,
             "shown": found.channels,
             "says": [likeliest(each, classes) for each in (before, after)],
-            "call": _call(workspace, place, moves, size),
+            "call": _call(workspace, workspace.picture(of), place, moves, size),
         }
         return header, torch.stack([found.before.float(), found.along.float(), found.after.float()])
 
@@ -111,7 +111,7 @@ async def _follow(request: Request) -> Response:
     return packed(header, maps)
 
 
-def _call(workspace: Workspace, place: Place, moves: Moves, size: tuple[int, int]) -> str:
+def _call(workspace: Workspace, picture: Picture, place: Place, moves: Moves, size: tuple[int, int]) -> str:
     """Python that measures how a layer follows the move."""
     shown = f"activation_maps(model, preprocessing.normalization(pixels[None])[0], {place.name!r}).maps"
     lines = [
@@ -119,8 +119,8 @@ def _call(workspace: Workspace, place: Place, moves: Moves, size: tuple[int, int
         "from striate.explain import activation_maps",
         workspace.subject.code,
         "",
-        "pixels = ...  # uint8 (C, H, W), the picture as the network sees it",
-        "preprocessing = ...  # the network's",
+        pixels_code(picture),
+        preprocessing_code(workspace.subject),
         f"before = {shown}",
         *moves.lines,
         f"after = {shown}",

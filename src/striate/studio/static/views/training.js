@@ -98,8 +98,12 @@ function Maps({ run, number, address, picture }) {
       <${Exports} name="maps" json=${() => ({ ...header, maps: Array.from(data) })} />`}</section>`;
 }
 
-function Mistakes({ snapshot, run }) {
-  const running = useJob(run.task === "classification" ? { path: "training/confusion", at: snapshot.number } : null);
+function Mistakes({ snapshot, run, live }) {
+  // While the run goes on, a measurement is finished before the next checkpoint is measured.
+  const [number, setNumber] = useState(snapshot.number);
+  const running = useJob(run.task === "classification" ? { path: "training/confusion", at: number } : null);
+  const busy = ["waiting", "running"].includes(running.job?.state);
+  useEffect(() => { if (!live || !busy) setNumber(snapshot.number); }, [snapshot.number, busy, live]);
   const drawing = useRef(null);
   if (run.task !== "classification") return null;
   const { result } = running;
@@ -133,6 +137,6 @@ export default function View({ address, store }) {
     ${snapshot ? html`<${Slider} run=${run} place=${place} onMove=${move} live=${live} />
       <div class="panels"><${Kernels} run=${run} number=${snapshot.number} address=${address} />
         ${picture.size && html`<${Maps} run=${run} number=${snapshot.number} address=${address} picture=${picture} />`}
-        <${Mistakes} snapshot=${snapshot} run=${run} /></div>` : html`<p class="quiet">No checkpoint yet.</p>`}
+        <${Mistakes} snapshot=${snapshot} run=${run} live=${live} /></div>` : html`<p class="quiet">No checkpoint yet.</p>`}
   </div>`;
 }
