@@ -265,15 +265,12 @@ def seen_by(name: str, shape: Sequence[int], found: Maybe, position: Sequence[in
     dims = max(len(shape) - len(arguments.items(position) or ()), 0)
     position = arguments.position(name, position, tuple(shape[dims:]))
     for box in found.boxes:
-        arrays = [
-            array[
-                (slice(None),) * dims
-                + tuple(
-                    slice(p, p + 1) if n > 1 else slice(1) for p, n in zip(position, array.shape[dims:], strict=True)
-                )
-            ]
-            for array in box
-        ]
+        arrays = []
+        for array in box:
+            places = zip(position, array.shape[dims:], strict=True)
+            cut = (slice(None),) * dims + tuple(slice(p, p + 1) if n > 1 else slice(1) for p, n in places)
+            # Of an array without axes, indexing gives the number in it.
+            arrays.append(np.asarray(array[cut], dtype=object))
         wide = torch.broadcast_shapes(*(array.shape for array in arrays))
         flat = [np.broadcast_to(array, wide).ravel() for array in arrays]
         for sets in set(zip(*flat, strict=True)):

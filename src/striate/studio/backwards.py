@@ -1,4 +1,4 @@
-"""The ways back of a workspace's recordings: the last few are kept, since each holds all of autograd's graph."""
+"""The ways back of a workspace's recordings: the last one is kept, since it holds all of autograd's graph."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from striate.studio.gradients import Backward
 from striate.studio.workspace import Workspace
 
 #: How many are kept.
-KEPT: Final = 2
+KEPT: Final = 1
 
 _GUARD: Final = threading.Lock()
 _KNOWN: Final[weakref.WeakKeyDictionary[Workspace, OrderedDict[tuple[str, bool], Backward]]] = (

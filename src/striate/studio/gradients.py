@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,6 +79,11 @@ class Gradients:
     number: float
     of: Mapping[int, Tensor]
 
+    @property
+    def bytes(self) -> int:
+        """Memory of all gradients."""
+        return sum(each.nbytes for each in self.of.values())
+
 
 class Backward:
     """A recording with the way back: autograd's graph of the same run.
@@ -116,8 +121,8 @@ class Backward:
             raise StudioError("gradients", "no output has a gradient", "needed one that depends on weights or input")
         return next((number for number in known if len(self.recording.values[number].shape) == 2), known[0])
 
-    def of(self, target: Target) -> Gradients:
-        """Gradients of a number by all values that it depends on.
+    def of(self, target: Target, wanted: Collection[int] | None = None) -> Gradients:
+        """Gradients of a number by all values that it depends on, or by those that are wanted.
 
         Raises:
             StudioError: no such number, or one without a gradient.
@@ -136,7 +141,7 @@ class Backward:
         with torch.enable_grad(), engine.use("aten"):
             number = target.of(leaf.requires_grad_())
             (first,) = torch.autograd.grad(number, leaf)
-            numbers = list(self._edges)
+            numbers = [each for each in self._edges if wanted is None or each in wanted]
             try:
                 found: Sequence[Tensor | None] = torch.autograd.grad(
                     [edge],

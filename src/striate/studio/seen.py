@@ -55,7 +55,8 @@ def strengths(backward: Backward, value: int, place: tuple[int, ...]) -> Tensor 
     recording = backward.recording
     if value not in backward.differentiable:
         return None
-    found = backward.of(Target(value, place)).of.get(recording.number_of(source_of(recording)))
+    source = recording.number_of(source_of(recording))
+    found = backward.of(Target(value, place), (source,)).of.get(source)
     if found is None:
         return None
     picture = place[0] if place and len(found) > 1 and recording.values[value].shape[0] == len(found) else 0

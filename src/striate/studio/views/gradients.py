@@ -22,8 +22,8 @@ from striate.studio.requests import RequestError, answer, packed, workspace_of
 from striate.studio.sharing import share_of, weight_gradient
 from striate.studio.workspace import Workspace
 
-#: Gradients of targets that are kept for each way back.
-_KEPT: Final = 4
+#: Bytes of gradients that are kept beside those that were asked for last.
+_KEPT: Final = 128 << 20
 #: Numbers of one answer.
 _MOST: Final = 1 << 20
 
@@ -66,7 +66,7 @@ def _target(request: Request, backward: Backward) -> Target:
 def _gradients(backward: Backward, target: Target) -> Gradients:
     kept = _KNOWN.setdefault(backward, OrderedDict())
     if target not in kept:
-        while len(kept) >= _KEPT:
+        while kept and sum(each.bytes for each in kept.values()) > _KEPT:
             kept.popitem(last=False)
         kept[target] = backward.of(target)
     kept.move_to_end(target)

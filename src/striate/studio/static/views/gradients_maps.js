@@ -38,6 +38,7 @@ export function Maps({ value, address, asked }) {
     <p class="facts">Gradient: norm <b class="number norm">${digits(header.norm)}</b>, root mean square ${digits(header.rms)}, largest ${digits(header.largest)}, ${(100 * header.zeros).toFixed(1)} % zeros.
       <${Legend} scale=${scale} /></p>
     <${Edges} header=${header} address=${address} value=${value} />
+    ${header.edges.some((each) => each.operator.includes("max_pool")) && html`<p class="facts">Max pooling sends each number of the gradient to the place that won its window, and nothing to the others.</p>`}
     <p class="facts">${parameter ? "Each filter's gradient; click one weight for the places that share it." : "Left the gradient, right the numbers themselves; click one to follow it back."}</p>
     ${header.form.samples > 1 && html`<p><label>${parameter ? "input channel" : "number"} <input type="number" min="0" max=${header.form.samples - 1} value=${sample} onChange=${(event) => go(changed(address, { sample: event.target.value || null }), { replace: true })} /> of ${header.form.samples}</label></p>`}
     <div class="windows grads">${Array.from({ length: count }, (_, channel) => html`<figure key=${channel}><div class="row">

@@ -65,7 +65,8 @@ export default function Value({ address, store }) {
         <${Check} check=${found.check} />
         <${Facts} facts=${found.facts} />
         <p class="bar"><${Exports} name=${`value-${found.value}-${found.place.join("-")}`} json=${() => found} svg=${() => document.querySelector(".value svg.drawing")} />
-          <a href=${format("numbers", [found.value], { picture: query.picture })}>the whole tensor</a></p>
+          <a href=${format("numbers", [found.value], { picture: query.picture })}>the whole tensor</a>
+          <a href=${format("gradients", [], { of: found.value, place: found.place.join(","), picture: query.picture, training: query.training })}>how it moves with everything before it</a></p>
         <${Call} code=${found.call} />
       </section>
       <section class="where">
