@@ -48,6 +48,7 @@ MAY_IMPORT = {
         "files",
         "geometry",
         "engine",
+        "ops",
         "models",
         "data",
         "tasks",
