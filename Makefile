@@ -33,6 +33,7 @@ demo: install
 	@echo "Next:"
 	@echo "  $(BIN)/striate predict $(RUN) $(RUN)/samples/*.png"
 	@echo "  $(BIN)/striate explain $$(ls $(RUN)/samples/*.png | head -n 1) --model $(RUN)"
+	@echo "  $(BIN)/striate studio"
 	@echo "  source $(BIN)/activate && striate --help"
 
 demo-detection: install

@@ -53,6 +53,21 @@ MAY_IMPORT = {
         "export",
         "studies",
     },
+    # nothing but the command line imports it
+    "studio": {
+        "errors",
+        "drawing",
+        "files",
+        "geometry",
+        "engine",
+        "ops",
+        "models",
+        "data",
+        "tasks",
+        "training",
+        "analysis",
+        "explain",
+    },
 }
 ANYTHING = {"cli", "__main__", "__init__"}
 

@@ -16,7 +16,8 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,22 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def leaving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The studio serves until Ctrl-C; here it ends once its page has answered."""
+    from striate.studio import default
+    from striate.studio.server import Studio
+
+    def serve(self: Studio, ready: Callable[[], object]) -> None:
+        with self:
+            ready()
+            with urllib.request.urlopen(self.address) as page:
+                assert b"<title>striate studio</title>" in page.read()
+
+    monkeypatch.setattr(Studio, "serve", serve)
+    monkeypatch.setattr(default, "_EPOCHS", 1)
+
+
 def run_program(arguments: list[str]) -> int:
     with pytest.raises(SystemExit) as left:
         main(arguments)
@@ -125,6 +142,8 @@ def provide(words: list[str], finished: Path) -> None:
             train_detector(word)
         elif word.startswith("runs/") or word == "RUN":
             shutil.copytree(finished, Path(*Path(word).parts[:2]), dirs_exist_ok=True)
+        elif kind.endswith(".py"):
+            Path(kind).write_text(f"import torch\n\ndef {place}():\n    return torch.nn.Conv2d(3, 4, 3)\n")
         elif kind == "idx":
             write_idx_files(Path(place))
         elif kind in ("coco", "voc"):
@@ -176,7 +195,7 @@ def write_idx_files(folder: Path) -> None:
 # ------------------------------------------------------------------------------- the tests
 
 
-@pytest.mark.usefixtures("here", "undrawn")
+@pytest.mark.usefixtures("here", "undrawn", "leaving")
 @pytest.mark.parametrize(
     "line", [pytest.param(line, marks=[pytest.mark.slow] if SLOW.search(line) else []) for line in EXAMPLES]
 )
@@ -222,6 +241,7 @@ def test_what_train_says_is_next_runs(
         assert run_program(shlex.split(line)[1:]) == 0, line
 
 
+@pytest.mark.usefixtures("leaving")
 def test_what_the_demo_says_is_next_runs(here: Path, finished: Path) -> None:
     program = here / ".venv" / "bin" / "striate"
     program.parent.mkdir(parents=True)
@@ -233,7 +253,7 @@ def test_what_the_demo_says_is_next_runs(here: Path, finished: Path) -> None:
         os.utime(here / name, (0, 0))  # older than what is installed
     done = subprocess.run(["make", "-s", "demo"], capture_output=True, text=True, check=True)
     lines = done.stdout.partition("Next:\n")[2].replace("source .venv/bin/activate && ", ".venv/bin/").splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 4
     for line in lines:
         called, *words = shlex.split(line)
         assert called == ".venv/bin/striate"

@@ -54,17 +54,16 @@ def test_a_demo_ends_with_commands_as_they_can_be_typed(target: str, tmp_path: P
     striate.chmod(0o755)
     done = subprocess.run(["make", "-s", target], cwd=tmp_path, capture_output=True, text=True, check=True)
     commands = [line.strip() for line in done.stdout.partition("Next:\n")[2].splitlines()]
-    assert (
-        commands
-        == {
-            "demo": [
-                ".venv/bin/striate predict runs/demo runs/demo/samples/*.png",
-                ".venv/bin/striate explain runs/demo/samples/01-7.png --model runs/demo",
-                "source .venv/bin/activate && striate --help",
-            ],
-            "demo-detection": [
-                ".venv/bin/striate predict runs/demo-detection runs/demo-detection/samples --out runs/demo-detection/found",
-                ".venv/bin/striate evaluate runs/demo-detection --out runs/demo-detection/report",
-            ],
-        }[target]
-    )
+    wanted = {
+        "demo": [
+            ".venv/bin/striate predict runs/demo runs/demo/samples/*.png",
+            ".venv/bin/striate explain runs/demo/samples/01-7.png --model runs/demo",
+            ".venv/bin/striate studio",
+            "source .venv/bin/activate && striate --help",
+        ],
+        "demo-detection": [
+            ".venv/bin/striate predict runs/demo-detection runs/demo-detection/samples --out runs/demo-detection/found",
+            ".venv/bin/striate evaluate runs/demo-detection --out runs/demo-detection/report",
+        ],
+    }
+    assert commands == wanted[target]

@@ -11,6 +11,7 @@ striate.explain  why a network says what it says, on real images
 striate.studies  claims of the textbooks, tested by experiments
 striate.training recipes, runs, evaluations
 striate.report   results as pictures: draw, save
+striate.studio   any network with its numbers, in the browser: show
 striate.export   trained networks as files for other programs
 striate.accelerate    any PyTorch model, computed by the engine; striate.acceleration tells what was made of it
 """
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         ops,
         report,
         studies,
+        studio,
         training,
     )
     from striate.acceleration import accelerate
@@ -60,6 +62,7 @@ __all__ = [
     "ops",
     "report",
     "studies",
+    "studio",
     "training",
 ]
 
@@ -76,6 +79,7 @@ _ROOMS = (
     "ops",
     "report",
     "studies",
+    "studio",
     "training",
 )
 

@@ -128,3 +128,7 @@ class WeightsWarning(UserWarning):
 
 class StudyError(StriateError, ValueError):
     """A study that can't be run: an unknown name, or too few seeds for a spread."""
+
+
+class StudioError(StriateError, ValueError):
+    """Something that the studio can't show: an unknown picture or value, a network that fails on a picture."""

@@ -132,36 +132,7 @@ class ReceptiveFields:
             AnalysisError: no such layer or position, or dependence that isn't known.
         """
         row, found = self.at(name), self._found[name]
-        size = self.input_shape[2:]
-        mask = torch.zeros(size, dtype=torch.bool)
-        if found is None:
-            return mask
-        if found.unknown or found.boxes is None:
-            why = found.unknown or f"its support takes more than {support.MOST} boxes"
-            raise AnalysisError(name, "the field isn't known", why)
-        dims = max(len(row.shape) - len(arguments.items(position) or ()), 0)
-        lengths = row.shape[dims:]
-        position = arguments.position(name, position, lengths)
-        for box in found.boxes:
-            arrays = [
-                array[
-                    (slice(None),) * dims
-                    + tuple(
-                        slice(p, p + 1) if n > 1 else slice(1)
-                        for p, n in zip(position, array.shape[dims:], strict=True)
-                    )
-                ]
-                for array in box
-            ]
-            shape = torch.broadcast_shapes(*(array.shape for array in arrays))
-            flat = [np.broadcast_to(array, shape).ravel() for array in arrays]
-            for sets in set(zip(*flat, strict=True)):
-                part = torch.ones((), dtype=torch.bool)
-                for bits_, length in zip(sets, size, strict=True):
-                    along = torch.tensor([bool(bits_ >> place & 1) for place in range(length)])
-                    part = part.unsqueeze(-1) & along
-                mask |= part
-        return mask
+        return seen_by(name, row.shape, found, position, self.input_shape[2:])
 
     def box(self, name: str, position: Sequence[int]) -> tuple[tuple[int, int], ...] | None:
         """First and last input position along each axis of :meth:`support`; None if it depends on nothing."""
@@ -218,15 +189,7 @@ def fields_of(traced: Trace, name: str, input: str | int | None = None) -> Recep
     """The receptive fields of a network that is traced already."""
     shapes = {each: value.shape for each, value in traced.inputs.items()}
     looked_at = chosen(shapes, input)
-    source = traced.inputs[looked_at]
-    if len(source.shape) < 3:
-        shape = "x".join(map(str, source.shape)) or "a number"
-        raise AnalysisError(
-            name,
-            f"its input {looked_at}, {shape}, has no axes to look along",
-            "needed (N, C, L), (N, C, H, W) or (N, C, D, H, W)",
-            "name another input" if len(shapes) > 1 else "",
-        )
+    source = _looked_at(traced, name, input)
     notes = Notes()
     found = dependences(traced, source, notes)
     rows: list[FieldRow] = []
@@ -242,6 +205,81 @@ def fields_of(traced: Trace, name: str, input: str | int | None = None) -> Recep
         rows.append(_row(label, kind, level, value, dependence, source.shape[2:], nothing))
         kept[label] = dependence
     return ReceptiveFields(name, source.shape, tuple(rows), tuple(notes.misaligned), kept, looked_at, shapes)
+
+
+def _looked_at(traced: Trace, name: str, input: str | int | None) -> Value:
+    """The input that is meant, if it has axes to look along."""
+    shapes = {each: value.shape for each, value in traced.inputs.items()}
+    looked_at = chosen(shapes, input)
+    source = traced.inputs[looked_at]
+    if len(source.shape) < 3:
+        shape = "x".join(map(str, source.shape)) or "a number"
+        raise AnalysisError(
+            name,
+            f"its input {looked_at}, {shape}, has no axes to look along",
+            "needed (N, C, L), (N, C, H, W) or (N, C, D, H, W)",
+            "name another input" if len(shapes) > 1 else "",
+        )
+    return source
+
+
+def rows_by_value(traced: Trace, input: str | int | None = None) -> dict[Value, FieldRow]:
+    """The receptive field of every tensor that depends on an input, by the tensor itself; their names are empty.
+
+    Args:
+        traced: operators with shapes.
+        input: its name or number; by default the first that has axes to look along.
+
+    Raises:
+        AnalysisError: an input without axes.
+    """
+    shapes = {each: value.shape for each, value in traced.inputs.items()}
+    source = _looked_at(traced, "network", input)
+    found = dependences(traced, source, Notes())
+    nothing = "depends on no input" if len(shapes) == 1 else "doesn't depend on this input"
+    return {value: _row("", "", "tensor", value, each, source.shape[2:], nothing) for value, each in found.items()}
+
+
+def seen_by(name: str, shape: Sequence[int], found: Maybe, position: Sequence[int], size: Sequence[int]) -> Tensor:
+    """Which input positions one position of a tensor depends on, exactly.
+
+    Args:
+        name: of the tensor, for errors.
+        shape: of the tensor.
+        found: what the tensor depends on, of :func:`~striate.analysis.following.dependences`.
+        position: along the tensor's last dimensions. Those left out are all looked at.
+        size: (H, W) of the input.
+
+    Returns:
+        A mask of the input's size.
+
+    Raises:
+        AnalysisError: no such position, or dependence that isn't known.
+    """
+    mask = torch.zeros(tuple(size), dtype=torch.bool)
+    if found is None:
+        return mask
+    if found.unknown or found.boxes is None:
+        why = found.unknown or f"its support takes more than {support.MOST} boxes"
+        raise AnalysisError(name, "the field isn't known", why)
+    dims = max(len(shape) - len(arguments.items(position) or ()), 0)
+    position = arguments.position(name, position, tuple(shape[dims:]))
+    for box in found.boxes:
+        arrays = []
+        for array in box:
+            places = zip(position, array.shape[dims:], strict=True)
+            cut = (slice(None),) * dims + tuple(slice(p, p + 1) if n > 1 else slice(1) for p, n in places)
+            # Of an array without axes, indexing gives the number in it.
+            arrays.append(np.asarray(array[cut], dtype=object))
+        wide = torch.broadcast_shapes(*(array.shape for array in arrays))
+        flat = [np.broadcast_to(array, wide).ravel() for array in arrays]
+        for sets in set(zip(*flat, strict=True)):
+            part = torch.ones((), dtype=torch.bool)
+            for bits_, length in zip(sets, size, strict=True):
+                along = torch.tensor([bool(bits_ >> place & 1) for place in range(length)])
+                part = part.unsqueeze(-1) & along
+            mask |= part
+    return mask
 
 
 def _entries(traced: Trace) -> list[tuple[str, str, str, Value]]:

@@ -10,6 +10,7 @@ from striate.cli import measure  # isort: skip
 from striate.cli import invariance  # isort: skip
 from striate.cli import explain  # isort: skip
 from striate.cli import study  # isort: skip
+from striate.cli import studio  # isort: skip
 from striate.cli.app import app, main
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "measure",
     "networks",
     "predict",
+    "studio",
     "study",
     "train",
 ]

@@ -15,7 +15,7 @@ from torch import Tensor
 from striate.errors import ExplainError
 from striate.explain.inputs import Input, call_of
 from striate.explain.probe import Probe, probing
-from striate.explain.progress import watched
+from striate.explain.progress import is_reported, watched
 from striate.explain.rectify import change_rectifiers
 from striate.explain.result import Explanation, picture_of
 from striate.explain.targets import Aim, ExplainWarning, Target, guesses, probabilities_of, settle
@@ -164,4 +164,5 @@ def in_batches(total: int, batch_size: int, what: str) -> Iterator[Tensor]:
     if batch_size < 1:
         raise ExplainError("batch_size", f"got {batch_size}", "needed 1 or more")
     parts = torch.arange(total).split(batch_size)
-    yield from parts if len(parts) < _FEW else watched(parts, what, len(parts))
+    few = len(parts) < _FEW and not is_reported()
+    yield from parts if few else watched(parts, what, len(parts))

@@ -1,0 +1,97 @@
+"""The studio: any network with its numbers, in the browser.
+
+``striate studio MODEL`` and :func:`show` start a server on this machine alone. The page shows the network's operators
+as a graph, the numbers of every tensor for a picture, and where each of them comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from striate.errors import StudioError
+
+if TYPE_CHECKING:
+    from striate.data import Preprocessing
+    from striate.studio.server import Studio
+
+__all__ = ["show"]
+
+
+def show(
+    model: torch.nn.Module,
+    images: Any = None,
+    *,
+    name: str | None = None,
+    classes: Sequence[str] = (),
+    preprocessing: Preprocessing | None = None,
+    port: int = 0,
+    open_browser: bool = False,
+) -> Studio:
+    """Shows a network with its numbers in the browser, from a thread of this process; in a notebook as a link.
+
+    Args:
+        model: any network; it is used as it is, in the mode that it has.
+        images: what it is shown. With ``preprocessing``: image files, or pictures uint8 (N, C, H, W). Without: its
+            input as it takes it, a float tensor (N, C, H, W), each of whose N images is a picture of its own, or
+            whatever else it takes (a list of positional inputs, a dictionary by name), which is one.
+        name: what the page calls it; its class by default.
+        classes: the names of its outputs.
+        preprocessing: from pictures to its input.
+        port: 0 for any that is free.
+        open_browser: open the page as well.
+
+    Returns:
+        The server: ``address`` is what to open, ``stop()`` ends it. It ends with the process too.
+
+    Raises:
+        StudioError: no inputs, or the packages of the studio aren't installed.
+
+    >>> studio = show(torch.nn.Conv2d(1, 2, 3), torch.rand(2, 1, 8, 8))
+    >>> len(studio.workspace.pictures()), studio.address.startswith("http://127.0.0.1:")
+    (2, True)
+    >>> studio.stop()
+    """
+    needs()
+    from striate.studio.samples import pictures_of
+    from striate.studio.server import Studio
+    from striate.studio.subject import of_module
+    from striate.studio.workspace import Workspace
+
+    subject = of_module(model, name=name, classes=tuple(classes), preprocessing=preprocessing)
+    if images is None and preprocessing is None:
+        raise StudioError(
+            "show", "got no images", "needed what the network takes", "show(model, torch.rand(1, 3, 64, 64))"
+        )
+    if preprocessing is None:
+        several = isinstance(images, Tensor) and images.dim() == 4
+        inputs = images.split(1) if several else [images]
+        pictures = [subject.given(each, f"input {place}", id=f"p{place}") for place, each in enumerate(inputs)]
+    elif isinstance(images, Tensor):
+        pictures = [subject.picture(each, f"picture {place}", id=f"p{place}") for place, each in enumerate(images)]
+    else:
+        files = [images] if isinstance(images, str | Path) else list(images or ())
+        pictures = pictures_of(subject, files)
+    studio = Studio(Workspace(subject, pictures), port=port).start()
+    if open_browser:
+        import webbrowser
+
+        webbrowser.open(studio.address)
+    return studio
+
+
+def needs() -> None:
+    """Sees that the studio's packages are there.
+
+    Raises:
+        StudioError: they aren't.
+    """
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise StudioError("studio", f"{error.name} isn't installed", remedy="pip install 'striate[studio]'") from error

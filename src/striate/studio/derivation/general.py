@@ -1,0 +1,90 @@
+"""What any operator can be asked: shapes, and by which numbers a result moves, found by its gradient."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from striate.analysis.operators import Value
+from striate.studio.derivation.result import Derivation, Hop
+from striate.studio.derivation.table import Question, wide
+
+#: Elements of operands beyond which no gradient is taken for one number.
+_MOST: Final = 1 << 24
+_HOPS: Final = 12
+
+
+def general(question: Question) -> Derivation:
+    """Operands with their shapes, and those elements by which the result moves most."""
+    operation = question.operation
+    name = question.name.strip("_").replace("_", " ")
+    shapes = [{"value": question.number(each), "shape": list(each.shape)} for each in operation.inputs]
+    found = dependence(question)
+    if found is None:
+        words = (
+            f"{name}: this page knows no formula for it, and it has no gradient; what the number depends on is unknown."
+        )
+        hops = tuple(_corner(question, each) for each in operation.inputs if 0 not in each.shape)
+        return Derivation("general", name, words, hops=hops, facts={"operands": shapes, "dependence": "unknown"})
+    hops_, counts = found
+    words = (
+        f"{name}: this page knows no formula for it. By its gradient the number depends on "
+        + (" and ".join(f"{count} numbers of operand {rank + 1}" for rank, count in counts.items()) or "no operand")
+        + "; those by which it moves most stand beside."
+    )
+    return Derivation("general", name, words, hops=hops_, facts={"operands": shapes, "dependence": "by gradient"})
+
+
+def _corner(question: Question, value: Value) -> Hop:
+    return question.hop(value, (0,) * len(value.shape), "operand")
+
+
+def dependence(question: Question) -> tuple[tuple[Hop, ...], dict[int, int]] | None:
+    """Elements of the operands by how much the number moves with them (gradient times number); None if unknown."""
+    operation = question.operation
+    if not question.value.dtype.is_floating_point:
+        return None
+    wanted = [each for each in dict.fromkeys(operation.inputs) if each.dtype.is_floating_point]
+    if not wanted or sum(each.numel for each in wanted) > _MOST:
+        return None
+    leaves: dict[Value, Tensor] = {}
+
+    def leaf(value: Value) -> Tensor:
+        tensor = question.tensor(value).detach().clone()
+        if value in wanted:
+            leaves.setdefault(value, tensor.requires_grad_())
+            tensor = leaves[value]
+            # What writes in place refuses a leaf.
+            return tensor.clone() if operation.written else tensor
+        return tensor
+
+    try:
+        with torch.enable_grad():
+            arguments: Any = tree_map_only(Value, leaf, operation.args)
+            named: Any = tree_map_only(Value, leaf, operation.kwargs)
+            result = operation.target(*arguments, **named)
+            picked = result[question.rank] if isinstance(result, tuple | list) else result
+            if not picked.requires_grad:
+                return None
+            gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
+                picked[question.place], list(leaves.values()), allow_unused=True
+            )
+    except (RuntimeError, NotImplementedError, IndexError):
+        return None
+    hops: list[Hop] = []
+    counts: dict[int, int] = {}
+    for rank, (value, gradient) in enumerate(zip(leaves, gradients, strict=True)):
+        if gradient is None:
+            continue
+        shares = wide(gradient) * wide(question.tensor(value))
+        counts[rank] = int((gradient != 0).sum())
+        order = wide(gradient).abs().reshape(-1).topk(min(_HOPS, value.numel, max(counts[rank], 0))).indices
+        for flat in order.tolist():
+            at = torch.unravel_index(torch.tensor(flat), value.shape) if value.shape else ()
+            place = tuple(int(each) for each in at)
+            hops.append(question.hop(value, place, f"operand {rank + 1}", float(shares[place])))
+    hops.sort(key=lambda hop: -abs(hop.contribution or 0.0))
+    return tuple(hops[:_HOPS]), counts

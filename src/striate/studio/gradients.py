@@ -1,0 +1,358 @@
+"""The graph backwards: how a loss, or one number of the network, moves with every value and every parameter.
+
+The network runs once more with autograd on, under the same recorder. Where each value's gradient passes in autograd's
+graph is written down as the values come about, so gradients are autograd's own: to the last bit those of the plain
+network, custom backward functions and writing in place included.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from striate import engine
+from striate.analysis.examples import InputSize
+from striate.analysis.operators import Operation, Value
+from striate.analysis.running import Run, run
+from striate.errors import StudioError, is_out_of_memory
+from striate.studio.recording import Recording, record
+
+#: Steps of gradient descent that are done at most.
+MOST_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is differentiated.
+
+    Args:
+        value: number of the value in the recording.
+        place: of the element in it; of logits (N, K) with a label only the row, by default row 0.
+        label: the class whose cross entropy is taken; None for the element itself.
+    """
+
+    value: int
+    place: tuple[int, ...] = ()
+    label: int | None = None
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The number, as a function of the value.
+
+        Raises:
+            StudioError: no such place or class, or a value without gradients.
+        """
+        shape = tuple(tensor.shape)
+        if not tensor.is_floating_point():
+            raise StudioError("target", f"value {self.value} is {tensor.dtype}", "needed floating-point numbers")
+        if self.label is None:
+            if len(self.place) != len(shape) or any(
+                not 0 <= at < length for at, length in zip(self.place, shape, strict=True)
+            ):
+                raise StudioError("target", f"got place {self.place}", f"needed one in {shape}")
+            return tensor[self.place]
+        row = self.place[0] if self.place else 0
+        if len(shape) != 2 or not 0 <= row < shape[0]:
+            raise StudioError("target", f"value {self.value} is {shape}", "needed logits, (N, classes), for a loss")
+        if not 0 <= self.label < shape[1]:
+            raise StudioError("label", f"got {self.label}", f"needed 0 to {shape[1] - 1}")
+        return F.cross_entropy(tensor[row : row + 1], torch.tensor([self.label], device=tensor.device))
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """Gradients of one number.
+
+    Args:
+        target: what was differentiated.
+        number: its value.
+        of: by a value's number the gradient, where there is one.
+    """
+
+    target: Target
+    number: float
+    of: Mapping[int, Tensor]
+
+    @property
+    def bytes(self) -> int:
+        """Memory of all gradients."""
+        return sum(each.nbytes for each in self.of.values())
+
+
+class Backward:
+    """A recording with the way back: autograd's graph of the same run.
+
+    Args:
+        model: the network of the recording.
+        inputs: what it was recorded on.
+        recording: the run whose values' numbers are used.
+
+    Raises:
+        AnalysisError: the network doesn't run with gradients on.
+    """
+
+    def __init__(self, model: torch.nn.Module, inputs: InputSize, recording: Recording) -> None:
+        self.recording = recording
+        done = run(model, inputs, training=recording.training, gradients=True, seed=recording.seed)
+        self._edges = {
+            number: done.edges[value] for number, value in aligned(recording, done).items() if value in done.edges
+        }
+
+    @property
+    def differentiable(self) -> frozenset[int]:
+        """The values that gradients can pass."""
+        return frozenset(self._edges)
+
+    def default(self) -> int:
+        """The value that is differentiated where nobody says which: the first output that gradients pass.
+
+        Raises:
+            StudioError: there is none.
+        """
+        outputs = [self.recording.number_of(value) for value in self.recording.trace.outputs]
+        known = [number for number in outputs if number in self._edges and self.recording.values[number].numel]
+        if not known:
+            raise StudioError("gradients", "no output has a gradient", "needed one that depends on weights or input")
+        return next((number for number in known if len(self.recording.values[number].shape) == 2), known[0])
+
+    def of(self, target: Target, wanted: Collection[int] | None = None) -> Gradients:
+        """Gradients of a number by all values that it depends on, or by those that are wanted.
+
+        Raises:
+            StudioError: no such number, or one without a gradient.
+        """
+        if not 0 <= target.value < len(self.recording.values):
+            raise StudioError("target", f"got {target.value}", f"needed 0 to {len(self.recording.values) - 1}")
+        leaf = self.recording.numbers[target.value].detach().clone()
+        edge = self._edges.get(target.value)
+        if edge is None:
+            raise StudioError(
+                "target",
+                f"{self.recording.names[target.value]} has no gradient",
+                "needed a value that depends on weights or input",
+            )
+        # By the same kernels as the run itself.
+        with torch.enable_grad(), engine.use("aten"):
+            number = target.of(leaf.requires_grad_())
+            (first,) = torch.autograd.grad(number, leaf)
+            numbers = [each for each in self._edges if wanted is None or each in wanted]
+            try:
+                found: Sequence[Tensor | None] = torch.autograd.grad(
+                    [edge],
+                    [self._edges[each] for each in numbers],
+                    [first],
+                    retain_graph=True,
+                    allow_unused=True,
+                )
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
+                line = str(error).strip().splitlines()[0]
+                raise StudioError("gradients", f"the network refuses them ({line})") from error
+        gradients = {each: tensor.detach() for each, tensor in zip(numbers, found, strict=True) if tensor is not None}
+        gradients[target.value] = first
+        return Gradients(target, float(number.detach()), gradients)
+
+
+def aligned(recording: Recording, done: Run) -> dict[int, Value]:
+    """The values of another run of the same network by the numbers that they have in a recording.
+
+    With gradients on, autograd makes views anew after their memory was written, which no recording lists. Operators
+    are matched in order, and values that don't hold the same numbers are left out.
+    """
+    found: dict[int, Value] = {}
+    for mine, theirs in (
+        (recording.trace.inputs, done.trace.inputs),
+        (recording.trace.parameters, done.trace.parameters),
+        (recording.trace.buffers, done.trace.buffers),
+    ):
+        for name, value in mine.items():
+            found[recording.number_of(value)] = theirs[name]
+    others: Iterator[Operation] = iter(done.trace.operations)
+    for operation in recording.trace.operations:
+        other = next((each for each in others if _same(operation, each)), None)
+        if other is None:
+            break
+        pairs = [
+            *zip(operation.inputs, other.inputs, strict=False),
+            *zip(operation.outputs, other.outputs, strict=False),
+            *zip((new for _, new in operation.written), (new for _, new in other.written), strict=False),
+        ]
+        for one, twin in pairs:
+            if one.shape == twin.shape and one.dtype == twin.dtype:
+                found.setdefault(recording.number_of(one), twin)
+    return {number: twin for number, twin in found.items() if _equal(recording.numbers[number], done.numbers[twin])}
+
+
+def _same(one: Operation, other: Operation) -> bool:
+    return (
+        one.target is other.target
+        and one.call == other.call
+        and [each.shape for each in one.outputs] == [each.shape for each in other.outputs]
+    )
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    if one.is_floating_point():
+        return torch.allclose(one, other, rtol=1e-4, atol=1e-5, equal_nan=True)
+    return torch.equal(one, other)
+
+
+# ---------------------------------------------------------------------- what a page says of them
+
+
+@dataclass(frozen=True)
+class Strength:
+    """How large a value and its gradient are.
+
+    Args:
+        value: number in the recording.
+        name: of the layer, parameter or input.
+        kind: the value's.
+        shape: the value's.
+        norm: Euclidean norm of the gradient; ``rms`` the same, divided by the root of the number of elements.
+        size: root mean square of the value itself.
+        largest: absolute value.
+        zeros: share of the gradient's elements that are exactly zero.
+    """
+
+    value: int
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    norm: float
+    rms: float
+    size: float
+    largest: float
+    zeros: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return vars(self) | {"shape": list(self.shape)}
+
+
+def strength(recording: Recording, number: int, gradient: Tensor) -> Strength:
+    """How large one value's gradient is."""
+    wide = gradient.detach().to("cpu", torch.float64)
+    value = recording.values[number]
+    count = max(wide.numel(), 1)
+    norm = float(wide.norm())
+    return Strength(
+        number,
+        recording.names[number],
+        value.kind,
+        value.shape,
+        norm,
+        norm / math.sqrt(count),
+        float(recording.numbers[number].detach().to("cpu", torch.float64).norm()) / math.sqrt(count),
+        float(wide.abs().max()) if wide.numel() else 0.0,
+        float((wide == 0).sum()) / count,
+    )
+
+
+def by_layer(recording: Recording, gradients: Gradients) -> list[Strength]:
+    """The input, and each layer's output in the order of the run: vanishing and exploding at a glance."""
+    wanted = [recording.number_of(value) for value in recording.trace.inputs.values()]
+    for call in sorted(recording.trace.calls, key=lambda each: each.last):
+        if call.leaf and call.path:
+            wanted += [recording.number_of(value) for value in call.outputs[:1]]
+    if len(wanted) < 4:  # functional code: its operators instead
+        wanted += [recording.number_of(each.outputs[0]) for each in recording.trace.operations if each.outputs]
+    known = [number for number in dict.fromkeys(wanted) if number in gradients.of]
+    return [strength(recording, number, gradients.of[number]) for number in known]
+
+
+def by_parameter(recording: Recording, gradients: Gradients) -> list[Strength]:
+    """Each parameter's gradient, in the network's order."""
+    numbers = dict.fromkeys(recording.number_of(value) for value in recording.trace.parameters.values())
+    return [strength(recording, each, gradients.of[each]) for each in numbers if each in gradients.of]
+
+
+# ---------------------------------------------------------------------- gradient descent by hand
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Some steps of gradient descent on a copy of the weights.
+
+    Args:
+        rate: learning rate.
+        numbers: the loss before the first step and after each.
+        expected: what the first step should change by its gradient alone: ``-rate * |gradient|²``.
+        scores: the values of the differentiated row before and after, of logits.
+        moved: by parameter name the root mean square of its change.
+    """
+
+    rate: float
+    numbers: tuple[float, ...]
+    expected: float
+    scores: tuple[tuple[float, ...], ...] = ()
+    moved: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return vars(self) | {"numbers": list(self.numbers), "scores": [list(each) for each in self.scores]}
+
+
+def descend(
+    model: torch.nn.Module,
+    inputs: InputSize,
+    target: Target,
+    *,
+    rate: float,
+    steps: int = 1,
+    training: bool = False,
+    seed: int = 0,
+) -> Descent:
+    """Does some steps of gradient descent on a copy of a network; the network itself stays as it is.
+
+    Args:
+        model: the network.
+        inputs: what the loss is taken on.
+        target: the loss, or a number that is made smaller.
+        rate: each parameter changes by ``-rate * gradient``.
+        steps: how many; 0 gives the loss as it is.
+    """
+    if not 0 <= steps <= MOST_STEPS:
+        raise StudioError("steps", f"got {steps}", f"needed 0 to {MOST_STEPS}")
+    twin = copy.deepcopy(model)
+    before = {name: parameter.detach().clone() for name, parameter in twin.named_parameters()}
+    numbers: list[float] = []
+    scores: list[tuple[float, ...]] = []
+    expected = 0.0
+    for step in range(steps + 1):
+        recording = record(twin, inputs, training=training, seed=seed)
+        tensor = recording.numbers[target.value].detach()
+        with torch.no_grad():
+            numbers.append(float(target.of(tensor)))
+        if target.label is not None:
+            scores.append(tuple(tensor[target.place[0] if target.place else 0].softmax(-1).tolist()))
+        if step == steps:
+            break
+        found = Backward(twin, inputs, recording).of(target)
+        with torch.no_grad():
+            for parameter, gradient in _parameters(twin, recording, found):
+                parameter.sub_(gradient, alpha=rate)
+                if step == 0:
+                    expected -= rate * float(gradient.double().square().sum())
+        del recording, found
+    moved = {
+        name: float((parameter.detach() - before[name]).double().square().mean().sqrt())
+        for name, parameter in twin.named_parameters()
+        if parameter.numel()
+    }
+    return Descent(rate, tuple(numbers), expected, tuple(scores), moved)
+
+
+def _parameters(
+    model: torch.nn.Module, recording: Recording, gradients: Gradients
+) -> Iterator[tuple[torch.nn.Parameter, Tensor]]:
+    """Each parameter once, with its gradient."""
+    for name, parameter in model.named_parameters():
+        gradient = gradients.of.get(recording.number_of(recording.trace.parameters[name]))
+        if gradient is not None and parameter.requires_grad:
+            yield parameter, gradient

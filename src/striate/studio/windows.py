@@ -1,0 +1,278 @@
+"""Windows in a row with the arithmetic of their formulas: sizes, fields, costs, and which position sees which.
+
+All numbers come from :mod:`striate.geometry`; what is written here is how they are put into words and lists that a page
+can draw.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, cast
+
+from striate.errors import GeometryError
+from striate.geometry import PADDING_WORDS, ConvShape, PoolShape, Window
+from striate.geometry.window import AxisPadding
+
+Kind = Literal["conv", "transposed", "max", "avg"]
+
+#: What a layer may be, in words.
+KINDS: Final[dict[str, str]] = {
+    "conv": "convolution",
+    "transposed": "transposed convolution",
+    "max": "max pooling",
+    "avg": "average pooling",
+}
+#: Bounds of what a page asks for. Lists of positions beyond the last one would take seconds to draw.
+MOST_SIZE: Final = 512
+MOST_KERNEL: Final = 256
+MOST_CHANNELS: Final = 65_536
+MOST_LAYERS: Final = 24
+MOST_PAIRS: Final = 150_000
+
+_NUMBERS: Final = ("kernel", "stride", "dilation", "out", "groups", "extra")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer, the same along every axis.
+
+    Args:
+        kind: one of :data:`KINDS`.
+        kernel, stride, padding, dilation: as :class:`striate.Window` takes them.
+        out: output channels of a convolution; pooling keeps its channels.
+        groups: of a convolution.
+        extra: ``output_padding`` of a transposed convolution.
+        ceil_mode: whether the output size of a pooling is rounded up.
+
+    Raises:
+        GeometryError: a number out of its bounds, an unknown kind.
+    """
+
+    kind: Kind = "conv"
+    kernel: int = 3
+    stride: int = 1
+    padding: AxisPadding = 0
+    dilation: int = 1
+    out: int = 1
+    groups: int = 1
+    extra: int = 0
+    ceil_mode: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise GeometryError("layer", f"kind is {self.kind!r}", "needed " + ", ".join(KINDS))
+        for name, most in (
+            ("kernel", MOST_KERNEL),
+            ("stride", MOST_KERNEL),
+            ("dilation", MOST_KERNEL),
+            ("out", MOST_CHANNELS),
+            ("groups", MOST_CHANNELS),
+        ):
+            _bounded(name, getattr(self, name), 1, most)
+        _bounded("extra", self.extra, 0, MOST_KERNEL)
+        for cells in () if isinstance(self.padding, str) else _pair(self.padding):
+            _bounded("padding", cells, 0, MOST_SIZE)
+        if not isinstance(self.padding, str) and len(set(sides := _pair(self.padding))) == 1:
+            object.__setattr__(self, "padding", sides[0])
+
+    @property
+    def pools(self) -> bool:
+        """Whether it is a pooling."""
+        return self.kind in ("max", "avg")
+
+    @property
+    def window(self) -> Window:
+        """Its window along an axis."""
+        return Window(self.kernel, self.stride, self.padding, self.dilation)
+
+    @classmethod
+    def parse(cls, text: str) -> Layer:
+        """A layer from a line such as ``conv kernel=3 stride=2 padding=same out=8``; what is left out has its default.
+
+        Raises:
+            GeometryError: a line of something else.
+
+        >>> Layer.parse("conv kernel=7 stride=2 padding=1:2 out=64").padding
+        (1, 2)
+        >>> Layer.parse(str(Layer("max", 2, 2))) == Layer("max", 2, 2)
+        True
+        """
+        kind, *words = text.split() or [""]
+        given: dict[str, Any] = {}
+        for word in words:
+            name, equals, value = word.partition("=")
+            if name == "padding" and equals:
+                given["padding"] = _padding(value)
+            elif name in _NUMBERS and equals:
+                given[name] = _number(name, value)
+            elif word == "ceil_mode":
+                given["ceil_mode"] = True
+            else:
+                needed = "needed " + ", ".join(f"{each}=" for each in (*_NUMBERS, "padding")) + " or ceil_mode"
+                raise GeometryError("layer", f"got {word[:40]!r}", needed)
+        return cls(cast(Kind, kind), **given)
+
+    def __str__(self) -> str:
+        padding = ":".join(map(str, self.padding)) if isinstance(self.padding, tuple) else str(self.padding)
+        words = [f"kernel={self.kernel}", f"stride={self.stride}", f"padding={padding}", f"dilation={self.dilation}"]
+        if not self.pools:
+            words += [f"out={self.out}", f"groups={self.groups}"]
+        if self.kind == "transposed":
+            words.append(f"extra={self.extra}")
+        if self.ceil_mode:
+            words.append("ceil_mode")
+        return " ".join([self.kind, *words])
+
+
+@dataclass(frozen=True)
+class Step:
+    """A layer on an input of a size: what :mod:`striate.geometry` says of it.
+
+    Args:
+        layer: the layer.
+        size: input positions along an axis.
+        channels: input channels.
+        outputs: output positions along an axis.
+        problem: the whole problem; of a transposed convolution the one whose input gradient it is.
+        window: along an axis, its padding in cells.
+    """
+
+    layer: Layer
+    size: int
+    channels: int
+    outputs: int
+    problem: ConvShape | PoolShape
+    window: Window
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the output."""
+        return self.channels if self.layer.pools else self.layer.out
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases."""
+        if isinstance(self.problem, PoolShape):
+            return 0
+        # The problem of a transposed convolution has input and output swapped; its biases are one an output.
+        return self.problem.parameters(bias=False) + self.layer.out
+
+    @property
+    def macs(self) -> int:
+        """Nominal multiply-accumulates of one picture; of a pooling the numbers that are looked at."""
+        if isinstance(self.problem, ConvShape):
+            return self.problem.macs
+        return math.prod(self.problem.output_shape) * math.prod(self.problem.kernel)
+
+    @property
+    def in_bounds(self) -> int:
+        """Those of :attr:`macs` that have an input to multiply rather than padding."""
+        if isinstance(self.problem, ConvShape):
+            return self.problem.in_bounds_macs
+        taps = self.window.in_bounds_taps(self.size, self.layer.ceil_mode)
+        return int(self.channels * taps**self.problem.dims)
+
+    def sees(self) -> list[list[tuple[int, int]]]:
+        """For each output its pairs (input position, tap); positions outside of the input are padding."""
+        if self.layer.kind == "transposed":
+            return _met(self.window, self.outputs, self.size)
+        window = self.window
+        return [[(window.position(output, tap), tap) for tap in range(window.kernel)] for output in range(self.outputs)]
+
+    def seen_by(self) -> list[list[tuple[int, int]]]:
+        """For each input its pairs (output, tap)."""
+        if self.layer.kind == "transposed":
+            window = self.window
+            return [[(window.position(o, t), t) for t in window.taps_inside(o, self.outputs)] for o in range(self.size)]
+        return _met(self.window, self.size, self.outputs)
+
+
+def _met(window: Window, size: int, outputs: int) -> list[list[tuple[int, int]]]:
+    """For each of ``size`` input positions of a window the pairs (output, tap) that meet there."""
+    met: list[list[tuple[int, int]]] = [[] for _ in range(size)]
+    for output in range(outputs):
+        for tap in window.taps_inside(output, size):
+            met[window.position(output, tap)].append((output, tap))
+    return met
+
+
+def steps(size: int, channels: int, layers: Sequence[Layer], dims: int = 2) -> list[Step]:
+    """Layers in a row on an input of ``channels`` and ``size`` positions along each of ``dims`` axes.
+
+    Raises:
+        GeometryError: a layer that doesn't fit, numbers out of their bounds. The message names the layer.
+
+    >>> [step.outputs for step in steps(32, 1, [Layer("conv", 5, out=6), Layer("max", 2, 2)])]
+    [28, 14]
+    """
+    _bounded("size", size, 1, MOST_SIZE)
+    _bounded("channels", channels, 1, MOST_CHANNELS)
+    _bounded("dims", dims, 1, 2)
+    _bounded("number of layers", len(layers), 1, MOST_LAYERS)
+    made: list[Step] = []
+    pairs = 0
+    for number, layer in enumerate(layers, 1):
+        try:
+            step = _step(layer, size, channels, dims)
+            _bounded("output size", step.outputs, 1, 2 * MOST_SIZE)
+            pairs += max(step.outputs, step.size) * layer.kernel
+            if pairs > MOST_PAIRS:
+                raise GeometryError("windows", f"{pairs:,} pairs of an output and a tap", f"needed {MOST_PAIRS:,}")
+        except GeometryError as error:
+            where = f"layer {number}, {error.where}" if len(layers) > 1 else error.where
+            raise GeometryError(where, error.got, error.needed, error.remedy) from None
+        made.append(step)
+        size, channels = step.outputs, step.out_channels
+    return made
+
+
+def _step(layer: Layer, size: int, channels: int, dims: int) -> Step:
+    padding = [layer.padding] * dims
+    taps, places = (layer.kernel,) * dims, (1, channels, *(size,) * dims)
+    stride, dilation, groups = layer.stride, layer.dilation, layer.groups
+    problem: ConvShape | PoolShape
+    if layer.kind == "max" or layer.kind == "avg":
+        problem = PoolShape.of(layer.kind, places, taps, stride, padding, dilation, layer.ceil_mode)
+    elif layer.kind == "conv":
+        _divides(groups, channels)
+        problem = ConvShape.of(places, (layer.out, channels // groups, *taps), stride, padding, dilation, groups)
+    else:
+        _divides(groups, layer.out)
+        weight = (channels, layer.out // groups, *taps)
+        problem = ConvShape.of_transposed(places, weight, stride, padding, layer.extra, groups, dilation)
+        made = problem.size[0]
+        return Step(layer, size, channels, made, problem, layer.window.resolve(made))
+    return Step(layer, size, channels, problem.output_size[0], problem, layer.window.resolve(size))
+
+
+def _divides(groups: int, channels: int) -> None:
+    if channels % groups:
+        raise GeometryError("layer", f"{groups} groups for {channels} channels", "needed a number that divides them")
+
+
+def _bounded(name: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise GeometryError("geometry", f"{name} is {value:,}", f"needed {least} to {most:,}")
+
+
+def _pair(padding: AxisPadding) -> tuple[int, int]:
+    assert not isinstance(padding, str)
+    return (padding, padding) if isinstance(padding, int) else (padding[0], padding[1])
+
+
+def _number(name: str, text: str) -> int:
+    # Stricter than int(), which takes 1_000, +1 and the digits of every script.
+    if not (text.isascii() and text.isdigit() and len(text) < 8):
+        raise GeometryError("layer", f"{name} is {text[:40]!r}", "needed a whole number")
+    return int(text)
+
+
+def _padding(text: str) -> AxisPadding:
+    if text in PADDING_WORDS:
+        return text
+    sides = [_number("padding", side) for side in text.split(":")]
+    if len(sides) > 2:
+        raise GeometryError("layer", f"padding is {text[:40]!r}", "needed a number, BEFORE:AFTER or a word")
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])

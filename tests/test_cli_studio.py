@@ -1,0 +1,96 @@
+"""``striate studio`` as it is typed: it prints an address that answers, and ends with Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+import striate
+
+pytest.importorskip("uvicorn", reason="the studio's packages aren't installed: pip install 'striate[studio]'")
+
+SOURCES = Path(striate.__file__).parent.parent
+
+
+def begin(*arguments: str, folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "striate", "studio", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(SOURCES)},
+    )
+
+
+def test_it_prints_an_address_and_ends_with_ctrl_c(tmp_path: Path) -> None:
+    process = begin("lenet5", folder=tmp_path)
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        assert address.startswith("http://127.0.0.1:")
+        assert b"<title>striate studio</title>" in urllib.request.urlopen(address).read()
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert "Traceback" not in told
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("lenet6",), "did you mean lenet5?"),
+        (("lenet5", "--size", "28"), "as 3x224x224"),
+        (("lenet5", "--image", "none.png"), "none.png"),
+        (("--weights", "random"), "got no network"),
+        (("lenet5", "--host", "no.such.address.invalid"), "can't be bound"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from striate.cli import main
+
+    with pytest.raises(SystemExit) as left:
+        main(["studio", *arguments])
+    assert left.value.code == 2
+    found = capsys.readouterr().err
+    assert told in found
+    assert found.count("\n") == 1
+
+
+def test_the_world_is_warned_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from striate.cli import main
+    from striate.studio.server import Studio
+
+    monkeypatch.setattr(Studio, "serve", lambda self, ready: self._socket.close())
+    with pytest.raises(SystemExit) as left:
+        main(["studio", "lenet5", "--host", "0.0.0.0"])
+    assert left.value.code == 0
+    assert "warning: 0.0.0.0 can be reached from other machines" in capsys.readouterr().err
+
+
+def test_the_browser_is_opened_when_asked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import webbrowser
+
+    from striate.cli import main
+    from striate.studio.server import Studio
+
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+
+    def serve(self: Studio, ready: object) -> None:
+        ready()  # type: ignore[operator]
+        self._socket.close()
+
+    monkeypatch.setattr(Studio, "serve", serve)
+    with pytest.raises(SystemExit):
+        main(["studio", "lenet5", "--open"])
+    assert opened == [capsys.readouterr().out.strip()]
