@@ -217,10 +217,12 @@ class FCOS(OneStageDetector):
         }
         return {name: loss / count for name, loss in losses.items()}
 
+    def decoded(self, outputs: Outputs, levels: list[Tensor]) -> Tensor:
+        return boxes_at(outputs["bbox_regression"], torch.cat(levels))
+
     def candidates(self, outputs: Outputs, levels: list[Tensor]) -> Candidates:
         scores = (outputs["cls_logits"].sigmoid() * outputs["bbox_ctrness"].sigmoid()).sqrt()
-        limits = (self.score_thresh, self.topk_candidates)
-        return best_of_levels(scores, outputs["bbox_regression"], levels, boxes_at, *limits)
+        return best_of_levels(scores, outputs["bbox_regression"], levels, boxes_at, self.topk_candidates)
 
 
 register(

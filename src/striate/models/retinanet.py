@@ -179,9 +179,12 @@ class RetinaNet(OneStageDetector):
             loss = F.l1_loss(codes, self.box_coder.encode(wanted, boxes), reduction="sum")
         return loss / max(1, len(positive))
 
+    def decoded(self, outputs: Outputs, levels: list[Tensor]) -> Tensor:
+        return self.box_coder.decode(outputs["bbox_regression"], torch.cat(levels))
+
     def candidates(self, outputs: Outputs, levels: list[Tensor]) -> Candidates:
-        scores, limits = outputs["cls_logits"].sigmoid(), (self.score_thresh, self.topk_candidates)
-        return best_of_levels(scores, outputs["bbox_regression"], levels, self.box_coder.decode, *limits)
+        scores = outputs["cls_logits"].sigmoid()
+        return best_of_levels(scores, outputs["bbox_regression"], levels, self.box_coder.decode, self.topk_candidates)
 
 
 for _second, _name, _words, _parameters in (

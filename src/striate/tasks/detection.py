@@ -20,7 +20,8 @@ from striate.data import AnnotatedBatches, AnnotatedSet, Annotation, Detections,
 from striate.data.annotated import relabelled
 from striate.data.annotated_augmentation import AnnotatedAugmentation
 from striate.errors import RunError
-from striate.tasks.explained import object_scores
+from striate.tasks.explained import Explained, object_number, object_scores, one_object
+from striate.tasks.exportable import Exportable, objects_of
 from striate.tasks.framing import Framed, FramedBatches, holding
 from striate.tasks.heads import Parts
 from striate.tasks.objects import ObjectMeasures, ObjectRecorder
@@ -99,12 +100,18 @@ class Detection(Task):
         inside = tuple(layer for layer in layers if id(layer) in own)
         return Parts(inside, tuple(layer for layer in layers if id(layer) not in own))
 
-    def exported(self, model: torch.nn.Module) -> torch.nn.Module:
-        got = f"got a network for {self.name}, whose results have as many rows as there are objects"
-        raise RunError("export", got, "needed one with a result of fixed size", "export its maps with torch.onnx")
+    def exported(self, model: torch.nn.Module, suppression: str | None = None) -> Exportable:
+        """Rows of all pictures, one after the other, see :class:`striate.tasks.exportable.ExportableObjects`."""
+        return objects_of(model, self.name, suppression)
 
     def explained(self, model: torch.nn.Module) -> torch.nn.Module:
         return object_scores(model)
+
+    def object_number(self, target: str, classes: Sequence[str]) -> int | None:
+        return object_number(target, classes)
+
+    def explained_object(self, model: torch.nn.Module, picture: Tensor, number: int) -> Explained:
+        return one_object(model, picture, number)
 
     def check_style(self, style: str) -> None:
         AnnotatedAugmentation(style)

@@ -15,6 +15,7 @@ from striate.data import IGNORED, AnnotatedBatches, AnnotatedSet, Annotation, No
 from striate.data.annotated import relabelled
 from striate.data.annotated_augmentation import AnnotatedAugmentation
 from striate.tasks.explained import map_scores, pixel_scores
+from striate.tasks.exportable import Exportable, without_suppression
 from striate.tasks.framing import Framed, FramedBatches, holding, normalization_of
 from striate.tasks.maps import MapMeasures, MapRecorder
 from striate.tasks.pictures import Shown, evenly, write_pictures
@@ -29,6 +30,11 @@ MAPS: Final = "maps"
 #: Held-out pictures that a run keeps: some over the whole set, and the worst.
 _EVEN: Final = 9
 _WORST: Final = 9
+
+
+#: Sides of pictures in exported files are multiples of this, and not less than that, pixels.
+_UNIT: Final = 32
+_LEAST: Final = 64
 
 
 @dataclass(frozen=True)
@@ -78,9 +84,10 @@ class Semantic(Task):
         with torch.inference_mode():
             model.eval()(torch.zeros(1, *shape))
 
-    def exported(self, model: torch.nn.Module) -> torch.nn.Module:
+    def exported(self, model: torch.nn.Module, suppression: str | None = None) -> Exportable:
         """Scores (N, K, H, W)."""
-        return map_scores(model)
+        without_suppression(f"a network for {self.name} segmentation finds no boxes", suppression)
+        return Exportable(map_scores(model), unit=_UNIT, least=_LEAST)
 
     def explained(self, model: torch.nn.Module) -> torch.nn.Module:
         return pixel_scores(model)
