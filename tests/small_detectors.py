@@ -90,6 +90,9 @@ class OneStage(OneStageDetector):
         super().__init__(plain, Levels(6), anchors, Head(), CLASSES, 0.4, 0.1, 20, 60)
         self.box_coder = nn.BoxCoder()
 
+    def decoded(self, outputs: Outputs, levels: list[Tensor]) -> Tensor:
+        return self.box_coder.decode(outputs["bbox_regression"], torch.cat(levels))
+
     def candidates(self, outputs: Outputs, levels: list[Tensor]) -> Candidates:
         scores = outputs["cls_logits"].sigmoid()
         return best_of_levels(scores, outputs["bbox_regression"], levels, self.box_coder.decode, self.topk_candidates)

@@ -51,7 +51,7 @@ def export(
       striate export runs/first --format onnx
       striate export runs/first --format torch-export --out digits.pt2 --json
       striate export efficientnet_lite0 --out lite0.onnx
-      striate export runs/detector --suppression outside
+      striate export runs/detector --out detector.onnx
     """
     from rich.console import Console
 
