@@ -72,10 +72,13 @@ class Levels(torch.nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.levels = torch.nn.ModuleList(Bright(stride, channels).see(slice(0, 3), 4.0) for stride in self.strides)
+        self.levels = torch.nn.ModuleList(
+            torch.nn.Sequential(Bright(stride, channels).see(slice(0, 3), 4.0), torch.nn.ReLU())
+            for stride in self.strides
+        )
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        return {str(index): level(images).relu() for index, level in enumerate(self.levels)}
+        return {str(index): level(images) for index, level in enumerate(self.levels)}
 
 
 class OneStage(OneStageDetector):

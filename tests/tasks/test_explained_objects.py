@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import small_detectors
 import torch
-from small_detectors import centers, pictures, two_stage
 
+import small_detectors
+from small_detectors import centers, pictures, two_stage
 from striate import explain
 from striate.errors import ExplainError, RunError
 from striate.tasks.classification import Classification
@@ -31,7 +31,7 @@ def made(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("method", ["saliency", "grad_cam"])
+@pytest.mark.parametrize("method", ["saliency", "layer_cam"])
 def test_evidence_lies_at_the_object(name: str, method: str) -> None:
     model, picture = made(name), pictures(SIZE, 4)
     with torch.no_grad():
@@ -43,11 +43,12 @@ def test_evidence_lies_at_the_object(name: str, method: str) -> None:
         assert asked.box is not None
         assert asked.box == tuple(found["boxes"][number - 1].tolist())
         assert asked.target == int(found["labels"][number - 1]) - 1
-        map_ = getattr(explain, method)(asked.network, picture, asked.target).map[0].clamp(min=0)
+        options = {"layer": asked.layer} if method == "layer_cam" else {}
+        map_ = getattr(explain, method)(asked.network, picture, asked.target, **options).map[0].clamp(min=0)
         peak = int(map_.argmax())
         y, x = divmod(peak, SIZE[1])
         x0, y0, x1, y1 = asked.box
-        margin = 8 if method == "grad_cam" else 6
+        margin = 8 if method == "layer_cam" else 6
         assert x0 - margin <= x <= x1 + margin, "the peak lies at the object"
         assert y0 - margin <= y <= y1 + margin
         seen.add((y // 16, x // 16))
@@ -82,6 +83,15 @@ def test_a_class_is_scored_where_it_is_surest(name: str) -> None:
     assert scores.shape == (1, small_detectors.CLASSES - 1)
     present = {int(label) - 1 for label in found["labels"]}
     assert int(scores.argmax()) in present
+
+
+def test_maps_of_two_stage_detectors_are_those_that_lie_on_the_picture() -> None:
+    model, picture = made("two_stage"), pictures(SIZE, 2)
+    asked = one_object(model, picture[0], 1)
+    assert asked.layer == "backbone.levels.0.1", "a small box is looked up on the finest level"
+    large = torch.tensor([0.0, 0.0, 1.0, 1.0])
+    assert model.layer_of(torch.zeros(3, 800, 800), large) == "backbone.levels.1.1"
+    assert one_object(made("centers"), picture[0], 1).layer is None
 
 
 def test_errors_are_one_line() -> None:

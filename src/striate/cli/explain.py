@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from striate.tasks.explained import Explained
 
 _LIST: Final = "list"
+#: The methods that are taken where none is named. Grad-CAM weighs whole channels, and so shows all objects of a class.
+_OF_CLASSES: Final = "grad_cam"
+_OF_OBJECTS: Final = "layer_cam"
 #: Images on one picture; of more there are several pictures.
 _SHEET: Final = 12
 #: Images that a view looks at together.
@@ -63,7 +66,10 @@ def explain(
     model: Annotated[
         str | None, typer.Option(metavar="MODEL|RUN", help="A network with ImageNet weights, or a run's folder.")
     ] = None,
-    method: Annotated[str, typer.Option(help="Its name; list tells all of them.")] = "grad_cam",
+    method: Annotated[
+        str | None,
+        typer.Option(help="Its name; list tells all of them [default: grad_cam; of one object layer_cam]."),
+    ] = None,
     layer: Annotated[
         str | None, typer.Option(help="Path of a layer [default: the last with places that the score hangs on].")
     ] = None,
@@ -102,7 +108,7 @@ def explain(
       striate explain photo.jpg --model efficientnet_lite0 --out why.png
       striate explain runs/first/samples --model runs/first
       striate explain digit.png --model runs/first --method integrated_gradients --target 3 --check
-      striate explain scene.png --model runs/detector --target object:2 --method grad_cam_plus_plus
+      striate explain scene.png --model runs/detector --target object:2
       striate explain photo.jpg --model efficientnet_lite0 --method hierarchy
       striate explain digit.png --model runs/first --method maximize --layer c3 --channel 5
       striate explain --method list
@@ -118,7 +124,7 @@ def explain(
         else:
             show(explanations.methods(described))
         return
-    chosen = known.method_named(method).__name__
+    chosen = known.method_named(method or _OF_CLASSES).__name__
     if not images:
         raise RunError("explain", "got no image", "needed one or more", "striate explain photo.jpg --model M")
     if model is None:
@@ -133,6 +139,8 @@ def explain(
     if not out.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(out))
     asked = _asked(model, weights, device, max_pixels, target)
+    if method is None and asked.number is not None:
+        chosen = _OF_OBJECTS
     read = _Reading(images, asked.read)
     for number in range(1, 2 + len(read) // _SHEET):
         refuse_loss(out if number == 1 else out.with_stem(f"{out.stem}-{number}"), read.found)
@@ -159,6 +167,7 @@ def _map(
 
     from striate.explain import METHODS, ExplainWarning
     from striate.explain import check as checking
+    from striate.explain.methods import takes_layer
     from striate.explain.result import joined
     from striate.explain.sanity import pooled
     from striate.report import explanations
@@ -177,15 +186,17 @@ def _map(
         sheet.clear()
 
     for file, picture in read:
-        options: dict[str, Any] = {} if layer is None else {"layer": layer}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExplainWarning)  # the notes say so, below
             inputs = asked.normalization(picture)
             why = asked.aim(inputs)
             given = (why.network, inputs, why.target)
+            suits = (layer or why.layer) if takes_layer(method) else None
+            options: dict[str, Any] = {} if suits is None else {"layer": suits}
             checked = checking(METHODS[method], *given, **options) if check else None
             found = checked.explanation if checked else METHODS[method](*given, **options)
-        layer = found.layer  # the same for all images
+        if why.layer is None:
+            layer = found.layer  # the same for all images
         found = found.on(picture if why.box is None else framed(picture, why.box), names=asked.classes, images=[file])
         if len(sheet) == _SHEET:
             draw()

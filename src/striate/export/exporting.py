@@ -113,8 +113,8 @@ def export(
         content, written = chosen.encode(form, several, subject.metadata(), opset)
         compute = chosen.decode(content, form)
         found = [_compared(form, compute, some, chosen.tolerance, format) for some in _asked(form, images, several)]
-    difference, tolerance = (max(row[place] for row in found) for place in (0, 1))
-    counts = [row[2] for row in found if row[2] is not None]
+    differences, tolerances, objects = zip(*found, strict=True)
+    counts = [each for each in objects if each is not None]
     write_whole(path, content)
     return Exported(
         path,
@@ -124,8 +124,8 @@ def export(
         written,
         len(images),
         subject.synthetic,
-        difference,
-        tolerance,
+        max(differences),
+        max(tolerances),
         max(counts, default=None),
         _sizes(form, images),
     )

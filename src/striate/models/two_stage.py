@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -279,6 +279,30 @@ class TwoStageDetector(torch.nn.Module):
         """What speaks for a box (4,) on an image (C, H, W): the box itself, in shares of the image, (4,)."""
         height, width = image.shape[1:]
         return box / box.new_tensor([width, height, width, height])
+
+    def layer_of(self, image: Tensor, place: Tensor) -> str | None:
+        """The path of the layer whose map on an image (C, H, W) is resampled within a box, given as :meth:`place_of`
+        gives it; None if that map is no layer's output. What is computed afterwards has no places on the image."""
+        batch, _ = self.transform([image])
+        made: list[tuple[str, object]] = []
+
+        def note(name: str, output: object) -> None:
+            made.append((name, output))
+
+        hooks = [
+            layer.register_forward_hook(lambda _, __, output, name=name: note(name, output))
+            for name, layer in self.backbone.named_modules(prefix="backbone")
+        ]
+        try:
+            features = self.backbone(batch.tensors)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        height, width = batch.image_sizes[0]
+        pool: Any = self.roi_heads.box_roi_pool
+        level = int(pool.levels(place[None] * place.new_tensor([width, height] * 2))[0])
+        wanted = features[list(pool.strides)[level]]
+        return next((name for name, output in reversed(made) if output is wanted), None)
 
     def scores_at(self, images: Tensor, place: Tensor) -> Tensor:
         """The logits of all classes for one box on all images, (N, C, H, W) from 0 to 1 to (N, K - 1)."""

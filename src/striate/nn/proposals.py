@@ -121,8 +121,8 @@ class RegionProposalNetwork(torch.nn.Module):
         boxes, scores, levels = self._likeliest(*self._said(batch, features))
         boxes = ops.clip_boxes(boxes, batch.image_sizes[0])
         images, places = self._chosen(boxes, scores).nonzero(as_tuple=True)
-        count, boxes, scores, levels = levels.amax() + 1, *(each[images, places] for each in (boxes, scores, levels))
-        kept = ops.batched_nms(boxes, scores, images * count + levels, self.nms_thresh)
+        boxes, scores, levels = (each[images, places] for each in (boxes, scores, levels))
+        kept = ops.batched_nms(boxes, scores, images * len(features) + levels, self.nms_thresh)
         images, rows = first_of_each(images[kept], batch.tensors.shape[0], self.post_nms_top_n[self.training])
         return torch.cat([images[:, None].to(boxes), boxes[kept[rows]]], 1)
 

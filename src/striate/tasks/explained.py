@@ -30,11 +30,13 @@ class Explained:
         network: from (N, C, H, W) to scores (N, K).
         target: the class; None for the one with the largest score.
         box: of the object that is asked about, xyxy, pixels of what the network sees; None for no object.
+        layer: whose maps suit class activation maps; None for the last one with places.
     """
 
     network: torch.nn.Module
     target: int | None
     box: tuple[float, float, float, float] | None = None
+    layer: str | None = None
 
 
 def object_number(text: str, classes: Sequence[str]) -> int | None:
@@ -62,7 +64,8 @@ def one_object(model: Any, picture: Tensor, number: int) -> Explained:
 
     Args:
         model: with the methods ``place_of``, from a picture, a box and a label to the place that speaks for them, and
-            ``scores_at``, from pictures and that place to the logits of all classes.
+            ``scores_at``, from pictures and that place to the logits of all classes. A method ``layer_of`` may tell
+            the layer whose maps lie on the picture, where later ones don't.
         picture: float (C, H, W), as the network sees it.
         number: of the object, from 1; the surest is the first.
 
@@ -88,7 +91,8 @@ def one_object(model: Any, picture: Tensor, number: int) -> Explained:
         return said
 
     x0, y0, x1, y1 = box.tolist()
-    return Explained(called_by(model, forward), label - 1, (x0, y0, x1, y1))
+    layer = model.layer_of(picture, place) if hasattr(model, "layer_of") else None
+    return Explained(called_by(model, forward), label - 1, (x0, y0, x1, y1), layer)
 
 
 def object_scores(model: torch.nn.Module) -> torch.nn.Module:
