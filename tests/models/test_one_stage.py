@@ -11,6 +11,7 @@ import pytest
 import torch
 from one_stage import CASES, CLASSES, Builder, levelled, targets
 
+from small_detectors import OneStage
 from striate import models
 from striate.errors import ModelError
 from striate.models.one_stage import best_pairs, per_box
@@ -170,13 +171,20 @@ def test_predictions_of_a_box_stand_side_by_side(rows: int, columns: int, boxes:
 def test_the_best_pairs_of_a_level() -> None:
     scores = torch.tensor([[0.9, 0.1], [0.3, 0.8], [0.5, 0.5]])
 
-    def pairs(threshold: float, most: int) -> set[tuple[int, int]]:
-        best, boxes, labels = best_pairs(scores, threshold, most)
+    def pairs(most: int) -> set[tuple[int, int]]:
+        best, boxes, labels = (each[1] for each in best_pairs(torch.stack([1 - scores, scores]), most))
         assert torch.equal(best, scores[boxes, labels])
         assert torch.equal(best, best.sort(descending=True).values)
         return set(zip(boxes.tolist(), labels.tolist(), strict=True))
 
-    assert pairs(0.5, 10) == {(0, 0), (1, 1)}
-    assert pairs(0.0, 1) == {(0, 0)}
-    assert len(pairs(0.0, 10)) == 6
-    assert pairs(1.0, 10) == set()
+    assert pairs(2) == {(0, 0), (1, 1)}
+    assert pairs(1) == {(0, 0)}
+    assert len(pairs(10)) == 6
+
+
+def test_only_what_scores_more_than_the_threshold_is_found() -> None:
+    detector = OneStage()
+    detector.score_thresh = 0.5
+    boxes = torch.tensor([[0.0, 0, 4, 4], [10, 10, 14, 14], [20, 20, 24, 24]])
+    found = detector._best(boxes, torch.tensor([0.5, 0.51, 0.4]), torch.tensor([1, 1, 2]), (64, 64))
+    assert found["boxes"].tolist() == [[10, 10, 14, 14]]

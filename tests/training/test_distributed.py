@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
+import tiny_networks
 from striate.training import Recipe, Run, fit
+from tiny_networks import NETWORKS
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks the processes that train together")
 
@@ -28,6 +30,9 @@ from striate.errors import StriateError
 from striate.training import Recipe, fit
 from striate.training.loop import Training
 
+sys.path.insert(0, sys.argv[2])
+import tiny_networks
+tiny_networks.register()
 settings, size, kill = json.loads(sys.argv[1])
 # They meet, as torchrun's processes do, at a port that is open already: one that is only found to be free may be taken
 # by another test before it is opened. They are forked before, when there are no threads.
@@ -63,7 +68,11 @@ def together(size: int, kill: int = 0, **settings: Any) -> tuple[list[int], str]
     arguments = json.dumps([settings, size, kill])
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(
-        [sys.executable, "-c", DRIVER, arguments], capture_output=True, text=True, timeout=120, env=environment
+        [sys.executable, "-c", DRIVER, arguments, str(Path(tiny_networks.__file__).parent)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), done.stderr
@@ -87,6 +96,27 @@ def test_the_loss_curve_of_one(size: int, tmp_path: Path) -> None:
         assert mine.train_loss == pytest.approx(theirs.train_loss, rel=1e-5)
         assert mine.test_loss == pytest.approx(theirs.test_loss, rel=1e-4)
         assert mine.train_accuracy == pytest.approx(theirs.train_accuracy, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    "task", [pytest.param(task, marks=[] if task == "detection" else [pytest.mark.slow]) for task in NETWORKS]
+)
+def test_the_loss_curve_of_one_of_each_task(task: str, tmp_path: Path) -> None:
+    """An odd last batch, so that one process has a picture more."""
+    more = {"model": NETWORKS[task], "data": "scenes:32,23,6", "batch_size": 8, "epochs": 2, "augment": "flip"}
+    codes, said = together(2, **settings(tmp_path / "many", **more))
+    assert (codes, said) == ([0, 0], "")
+    tiny_networks.register()
+    try:
+        many, one = Run.open(tmp_path / "many"), fit(Recipe(**settings(tmp_path / "one", **more)), quiet=True)
+    finally:
+        tiny_networks.forget()
+    assert many.settings.processes == 2
+    assert len(many.history) == 2
+    for mine, theirs in zip(many.history, one.history, strict=True):
+        assert mine.train == pytest.approx(theirs.train, rel=1e-4)
+        assert mine.held_out == pytest.approx(theirs.held_out, abs=1e-3)
+    assert many.evaluation == one.evaluation or task == "semantic"
 
 
 @pytest.mark.slow

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+import tiny_networks
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks the runs it kills")
 
@@ -22,12 +25,15 @@ import json, os, signal, stat, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[4])
+import tiny_networks
 from striate.training import Recipe, fit
 
-folder, kills = Path(sys.argv[1]), json.loads(sys.argv[2])
+tiny_networks.register()
+folder, kills, settings = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
 
 def run(out):
-    recipe = Recipe("lenet5", out=str(folder / out), epochs=3, batch_size=48, threads=1, checkpoint_every=0.0)
+    recipe = Recipe(out=str(folder / out), epochs=3, threads=1, checkpoint_every=0.0, **settings)
     return fit(recipe, resume=True, quiet=True)
 
 def die_at_sync(number):
@@ -56,18 +62,21 @@ def die_around(moment, name):
     os.replace = dying
 
 run("whole")
+began = time.monotonic()
+run("again")  # how long a run takes where all is loaded
+seconds = time.monotonic() - began
 outcomes = []
 for kind, value in kills:
     child = os.fork()
     if child == 0:
         if kind == "sync":
             die_at_sync(value)
-        elif kind != "time":
+        elif kind not in ("time", "share"):
             die_around(kind, value)
         run("killed")
         os._exit(0)
-    if kind == "time":
-        time.sleep(value)
+    if kind in ("time", "share"):
+        time.sleep(value * (seconds if kind == "share" else 1))
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     outcomes.append(os.WTERMSIG(status) if os.WIFSIGNALED(status) else "finished")
@@ -83,15 +92,32 @@ def numbers(path: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if "second" not in key} for row in rows]
 
 
-def survive(folder: Path, kills: list[tuple[str, float | str]]) -> list[int | str]:
-    """Kills a run again and again, lets it finish, and compares it with one that nobody touched."""
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(folder), json.dumps(kills)], capture_output=True, text=True, timeout=600
-    )
+#: A network and data for each task.
+RUNS: dict[str, dict[str, Any]] = {"classification": {"model": "lenet5", "batch_size": 48}} | {
+    task: {"model": name, "data": tiny_networks.SOURCE, "batch_size": 8, "augment": "flip"}
+    for task, name in tiny_networks.NETWORKS.items()
+}
+
+
+def survive(folder: Path, kills: list[tuple[str, float | str]], task: str = "classification") -> list[int | str]:
+    """Kills a run again and again, lets it finish, and compares it with one that nobody touched.
+
+    Args:
+        folder: where the runs lie.
+        kills: a kind and a value each: ``"time"`` after so many seconds; ``"share"`` after so much of the time that a
+            run takes; ``"sync"`` when so many files are about to be synced; ``"before"`` and ``"after"`` a file of that
+            name is put in its place.
+        task: which of :data:`RUNS`.
+    """
+    arguments = [str(folder), json.dumps(kills), json.dumps(RUNS[task]), str(Path(tiny_networks.__file__).parent)]
+    done = subprocess.run([sys.executable, "-c", DRIVER, *arguments], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     whole = folder / "whole"
+    results = [path.name for path in whole.iterdir() if path.suffix in (".safetensors", ".jsonl")]
+    results = sorted({*results, "evaluation.json"} - {"metrics.jsonl"})
+    assert "weights.safetensors" in results
     for killed in folder.glob("killed*"):
-        for name in ("weights.safetensors", "evaluation.json"):
+        for name in results:
             assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
         assert numbers(whole) == numbers(killed)
         assert [row["epoch"] for row in numbers(killed)] == [1, 2, 3]
@@ -107,10 +133,21 @@ def test_a_few_kills(tmp_path: Path) -> None:
     assert outcomes.count(9) >= 4
 
 
+@pytest.mark.parametrize("task", tiny_networks.NETWORKS)
+def test_each_task_survives_two_kills(task: str, tmp_path: Path) -> None:
+    assert survive(tmp_path, [("sync", 5), ("share", 0.4)], task).count(9) >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", tiny_networks.NETWORKS)
+def test_each_task_survives_many_kills(task: str, tmp_path: Path) -> None:
+    generator = random.Random(task)
+    kills: list[tuple[str, float | str]] = [("share", generator.uniform(0.0, 1.0)) for _ in range(20)]
+    assert survive(tmp_path, kills, task).count(9) >= 12
+
+
 @pytest.mark.slow
 def test_many_kills(tmp_path: Path) -> None:
-    import random
-
     generator = random.Random(0)
     kills: list[tuple[str, float | str]] = [("sync", number) for number in range(1, 13)]
     kills += [("time", generator.uniform(0.0, 0.5)) for _ in range(20)]

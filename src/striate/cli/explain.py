@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -23,15 +23,39 @@ if TYPE_CHECKING:
 
     from striate.data import Normalization
     from striate.explain import Check, Explanation, Pictured
+    from striate.tasks.explained import Explained
 
 _LIST: Final = "list"
+#: The methods that are taken where none is named. Grad-CAM weighs whole channels, and so shows all objects of a class.
+_OF_CLASSES: Final = "grad_cam"
+_OF_OBJECTS: Final = "layer_cam"
 #: Images on one picture; of more there are several pictures.
 _SHEET: Final = 12
 #: Images that a view looks at together.
 _TOGETHER: Final = 64
 
-#: The network, what reads an image file as it sees it (1, C, H, W), what makes its input of that, its classes' names.
-_Asked: TypeAlias = "tuple[torch.nn.Module, Callable[[str], Tensor], Normalization, tuple[str, ...]]"
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Asked:
+    """What is asked, and of whom.
+
+    Args:
+        network: with a score for each class.
+        read: an image file as the network sees it, uint8 (1, C, H, W).
+        normalization: what makes the network's input of that.
+        classes: their names.
+        wanted: the class that is asked about, if it is one.
+        number: of the object that is asked about, if it is one.
+        aim: from an image's input to what is asked about it.
+    """
+
+    network: torch.nn.Module
+    read: Callable[[str], Tensor]
+    normalization: Normalization
+    classes: tuple[str, ...]
+    wanted: int | None
+    number: int | None
+    aim: Callable[[Tensor], Explained]
 
 
 @app.command(cls=FileCommand)
@@ -42,13 +66,22 @@ def explain(
     model: Annotated[
         str | None, typer.Option(metavar="MODEL|RUN", help="A network with ImageNet weights, or a run's folder.")
     ] = None,
-    method: Annotated[str, typer.Option(help="Its name; list tells all of them.")] = "grad_cam",
+    method: Annotated[
+        str | None,
+        typer.Option(help="Its name; list tells all of them [default: grad_cam; of one object layer_cam]."),
+    ] = None,
     layer: Annotated[
         str | None, typer.Option(help="Path of a layer [default: the last with places that the score hangs on].")
     ] = None,
     channel: Annotated[int | None, typer.Option(help="Of the layer, for maximize, deep_dream, top_patches.")] = None,
     target: Annotated[
-        str | None, typer.Option(metavar="CLASS", help="Its name or number [default: the predicted class].")
+        str | None,
+        typer.Option(
+            metavar="CLASS|OBJECT",
+            help="A class's name or number; of a detector also an object's number, 1 for the surest "
+            "[default: the predicted class].",
+            show_default=False,
+        ),
     ] = None,
     weights: Annotated[
         str | None, typer.Option(metavar="FILE|hf-hub:...", help="Of a network [default: those that a package ships].")
@@ -66,11 +99,16 @@ def explain(
     Images that can't be read are told, the others explained; then the exit code is 1. Of more than twelve images there
     are several pictures: why.png, why-2.png, ...
 
+    Of a detector a class's score is that at the place which is surest of it, and an object's that at its own place; the
+    object is framed. Where classes are called by numbers, object:2 is the second object, 2 a class. Of a segmentation
+    network a class's score is the mean over the pixels that are taken for it.
+
     \b
     Example:
       striate explain photo.jpg --model efficientnet_lite0 --out why.png
       striate explain runs/first/samples --model runs/first
       striate explain digit.png --model runs/first --method integrated_gradients --target 3 --check
+      striate explain scene.png --model runs/detector --target object:2
       striate explain photo.jpg --model efficientnet_lite0 --method hierarchy
       striate explain digit.png --model runs/first --method maximize --layer c3 --channel 5
       striate explain --method list
@@ -86,7 +124,7 @@ def explain(
         else:
             show(explanations.methods(described))
         return
-    chosen = known.method_named(method).__name__
+    chosen = known.method_named(method or _OF_CLASSES).__name__
     if not images:
         raise RunError("explain", "got no image", "needed one or more", "striate explain photo.jpg --model M")
     if model is None:
@@ -100,15 +138,18 @@ def explain(
         raise RunError("--layer", f"{chosen} looks at the input only", "needed a method of a layer, as grad_cam")
     if not out.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(out))
-    asked = _asked(model, weights, device, max_pixels)
-    wanted = None if target is None else _class(target, asked[3])
-    read = _Reading(images, asked[1])
+    asked = _asked(model, weights, device, max_pixels, target)
+    if method is None and asked.number is not None:
+        chosen = _OF_OBJECTS
+    read = _Reading(images, asked.read)
     for number in range(1, 2 + len(read) // _SHEET):
         refuse_loss(out if number == 1 else out.with_stem(f"{out.stem}-{number}"), read.found)
     if chosen in VIEWS:
-        _look(chosen, asked, read, layer, channel, wanted, out, as_json)
+        if asked.number is not None:
+            raise RunError("--target", f"got object {asked.number} for {chosen}", "needed a class")
+        _look(chosen, asked, read, layer, channel, out, as_json)
     else:
-        _map(chosen, asked, read, layer, wanted, out, check, as_json)
+        _map(chosen, asked, read, layer, out, check, as_json)
     if read.errors:
         raise typer.Exit(1)
 
@@ -118,7 +159,6 @@ def _map(
     asked: _Asked,
     read: _Reading,
     layer: str | None,
-    target: int | None,
     out: Path,
     check: bool,
     as_json: bool,
@@ -127,11 +167,12 @@ def _map(
 
     from striate.explain import METHODS, ExplainWarning
     from striate.explain import check as checking
+    from striate.explain.methods import takes_layer
     from striate.explain.result import joined
     from striate.explain.sanity import pooled
     from striate.report import explanations
+    from striate.report.objects import framed
 
-    network, _, normalization, classes = asked
     sheet: list[Explanation] = []
     pictures: list[Path] = []
     rows: list[explanations.Row] = []
@@ -145,14 +186,18 @@ def _map(
         sheet.clear()
 
     for file, picture in read:
-        options: dict[str, Any] = {} if layer is None else {"layer": layer}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExplainWarning)  # the notes say so, below
-            inputs = normalization(picture)
-            checked = checking(METHODS[method], network, inputs, target, **options) if check else None
-            found = checked.explanation if checked else METHODS[method](network, inputs, target, **options)
-        layer = found.layer  # the same for all images
-        found = found.on(picture, names=classes, images=[file])
+            inputs = asked.normalization(picture)
+            why = asked.aim(inputs)
+            given = (why.network, inputs, why.target)
+            suits = (layer or why.layer) if takes_layer(method) else None
+            options: dict[str, Any] = {} if suits is None else {"layer": suits}
+            checked = checking(METHODS[method], *given, **options) if check else None
+            found = checked.explanation if checked else METHODS[method](*given, **options)
+        if why.layer is None:
+            layer = found.layer  # the same for all images
+        found = found.on(picture if why.box is None else framed(picture, why.box), names=asked.classes, images=[file])
         if len(sheet) == _SHEET:
             draw()
         sheet.append(found)
@@ -202,14 +247,13 @@ def _look(
     read: _Reading,
     layer: str | None,
     channel: int | None,
-    target: int | None,
     out: Path,
     as_json: bool,
 ) -> None:
     """Views: they show something else than a map of evidence."""
     from striate.report import views
 
-    found = _seen(method, asked, read, layer, channel, target)
+    found = _seen(method, asked, read, layer, channel)
     path = found.save(out)
     if as_json:
         files = {"images": read.files, "picture": str(path), "errors": read.errors}
@@ -218,17 +262,15 @@ def _look(
         show(views.told(found, path))
 
 
-def _seen(
-    method: str, asked: _Asked, read: _Reading, layer: str | None, channel: int | None, target: int | None
-) -> Pictured:
+def _seen(method: str, asked: _Asked, read: _Reading, layer: str | None, channel: int | None) -> Pictured:
     import torch
 
     from striate.explain import Patches, Perturbation, default_layer
     from striate.explain.activations import strongest_of
     from striate.explain.views import Question, takes_several, view
 
-    network, _, normalization, classes = asked
-    mean, std = (torch.tensor(each)[:, None, None] for each in (normalization.mean, normalization.std))
+    scale = asked.normalization
+    mean, std = (torch.tensor(each)[:, None, None] for each in (scale.mean, scale.std))
 
     def prepare(pixels: Tensor) -> Tensor:
         return (pixels - mean.to(pixels)) / std.to(pixels)
@@ -239,10 +281,10 @@ def _seen(
     parts: list[Patches] = []
     for files, pictures in _chunks(read, _TOGETHER if several else 1):
         if several and layer is None:
-            layer = default_layer(network, prepare(pictures[:1] / 255))  # the same for all images
-        found = view(method, Question(network, pictures / 255, prepare, layer, channel, target))
+            layer = default_layer(asked.network, prepare(pictures[:1] / 255))  # the same for all images
+        found = view(method, Question(asked.network, pictures / 255, prepare, layer, channel, asked.wanted))
         if isinstance(found, Perturbation):
-            before, after = (each.on(names=classes, images=files) for each in (found.before, found.after))
+            before, after = (each.on(names=asked.classes, images=files) for each in (found.before, found.after))
             return dataclasses.replace(found, before=before, after=after)
         if not isinstance(found, Patches):
             return found
@@ -312,25 +354,39 @@ def _expanded(given: Iterable[str]) -> Iterator[tuple[str, DataError | None]]:
             yield from ((str(file), None) for file in files)
 
 
-def _asked(model: str, weights: str | None, device: str, max_pixels: int | None) -> _Asked:
+def _asked(model: str, weights: str | None, device: str, max_pixels: int | None, target: str | None) -> _Asked:
     from striate import models
     from striate.data import MAX_PIXELS
+    from striate.tasks.classification import Classification
+    from striate.tasks.explained import Explained
+    from striate.tasks.task import Task
     from striate.training import Run
     from striate.training.environment import find_device
 
     place = find_device(device)
     source: models.Pretrained | Run
+    task: Task
     if is_network(model):
         source = models.pretrained(model, weights or "pretrained")
-        network = source.model
+        task, whole = Classification(), source.model
     elif weights is not None:
         raise RunError("--weights", f"got {weights!r} for {model!r}", "needed a network: a run has its own weights")
     else:
         source = Run.open(model)
-        network = source.task.explained(source.model())
+        task, whole = source.task, source.model()
+    whole = whole.to(place)
+    network, classes = task.explained(whole), source.classes
+    number = None if target is None else task.object_number(target, classes)
+    wanted = None if target is None or number is not None else _class(target, classes)
     prepared = source.preprocessing
     read = prepared.reading(max_pixels or MAX_PIXELS)
-    return network.to(place), lambda file: read(file)[None], prepared.normalization, source.classes
+
+    def aim(inputs: Tensor) -> Explained:
+        if number is None:
+            return Explained(network, wanted)
+        return task.explained_object(whole, inputs[0].to(place), number)
+
+    return _Asked(network, lambda file: read(file)[None], prepared.normalization, classes, wanted, number, aim)
 
 
 def _class(text: str, classes: Sequence[str]) -> int:

@@ -26,19 +26,32 @@ def export(
         str | None, typer.Option(metavar="FILE|hf-hub:...", help="Of MODEL [default: those that a package ships].")
     ] = None,
     opset: Annotated[int | None, typer.Option(help="ONNX's version of operators, 18 or newer.")] = None,
+    suppression: Annotated[
+        str | None,
+        typer.Option(
+            metavar="inside|outside",
+            help="Of a detector: where boxes that overlap better ones are left out, in the file or by its reader "
+            "[default: inside].",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a trained network to a file for other programs, once its results are those of the network.
 
-    The file takes batches of any size. Its metadata hold the names of the classes and how pixels become its input.
+    The file takes batches of any size, and of detectors and segmentation networks pictures of other sizes too, where
+    the network can. Its metadata hold the names of the classes, how pixels become its input, and what its outputs are.
     Held-out images of the run (or photographs) are computed by the file and by the network; if they differ, that is an
     error, and no file is written.
+
+    A detector's file gives rows of all pictures: image (whose row it is), boxes, labels, scores, masks.
 
     \b
     Example:
       striate export runs/first --format onnx
       striate export runs/first --format torch-export --out digits.pt2 --json
       striate export efficientnet_lite0 --out lite0.onnx
+      striate export runs/detector --out detector.onnx
     """
     from rich.console import Console
 
@@ -48,7 +61,7 @@ def export(
     if out is not None:
         refuse_loss(out)
     with Console(stderr=True).status(f"exporting {source}"):
-        done = write(_subject(source, weights), format, out, opset=opset)
+        done = write(_subject(source, weights), format, out, opset=opset, suppression=suppression)
     if as_json:
         print_json(done.to_dict())
     else:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from striate.errors import ExportError, did_you_mean
-from striate.export.formats import FORMATS
+from striate.export.formats import FORMATS, Compute, results
 from striate.export.subject import Subject
 from striate.files import write_whole
+from striate.tasks.exportable import Exportable, without_suppression
 from striate.training import Run
 
 
@@ -33,6 +36,8 @@ class Exported:
         max_difference: the largest absolute difference between an output of the file and the network's own.
         tolerance: what it may be at most: the format's share of the largest output, or, where the network's own
             results in float32 are further than that from those in float64, four times as far as these.
+        objects: how many were found on these images; None for networks that find none.
+        sizes: of images that the file takes, in words.
     """
 
     path: Path
@@ -44,6 +49,8 @@ class Exported:
     synthetic: bool
     max_difference: float
     tolerance: float
+    objects: int | None = None
+    sizes: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, for JSON."""
@@ -56,11 +63,14 @@ def export(
     out: str | os.PathLike[str] | None = None,
     *,
     opset: int | None = None,
+    suppression: str | None = None,
 ) -> Exported:
     """Writes a network to a file that other programs can use; the file's results are compared with the network's first.
 
-    The file takes images as the network gets them, float32 (N, C, H, W) with any N, and gives its outputs (N, K); its
-    metadata say by what preprocessing pixels become such images, and what the K classes are.
+    The file takes images as the network gets them, float32 (N, C, H, W) with any N, and, where the network can, any H
+    and W. It gives outputs (N, K), of segmentation (N, K, H, W), of objects rows as
+    :class:`striate.tasks.exportable.ExportableObjects` has them; its metadata say by what preprocessing pixels become
+    such images, and what the K classes are.
 
     Args:
         source: a run, its folder, or any other network as a :class:`Subject`.
@@ -68,6 +78,8 @@ def export(
         out: the file; None for ``model`` in the run's folder, or the network's name in the current one, with the
             format's suffix.
         opset: of ONNX; None for what PyTorch's exporter prefers.
+        suppression: of a run whose network leaves out boxes that overlap better ones: ``"inside"`` the file, the
+            default, or ``"outside"``, by the program that reads it.
 
     Raises:
         ExportError: an unknown format, no such folder, libraries that aren't installed, a network that the format can't
@@ -93,26 +105,29 @@ def export(
         raise ExportError(
             str(path), "is a folder" if path.is_dir() else "its folder isn't there", "needed a file's name"
         )
-    subject = Subject.of_run(source) if isinstance(source, Run) else source
-    model = copy.deepcopy(subject.model).cpu().eval()
+    subject = _subject(source, suppression)
+    form = replace(subject.form, network=copy.deepcopy(subject.form.network).cpu().eval())
     images = subject.images.cpu()
     several = images if len(images) > 1 else images.repeat(2, 1, 1, 1)
     with torch.no_grad():
-        content, written = chosen.encode(model, several, subject.metadata(), opset)
-        compute = chosen.decode(content, model)
-        wanted, got = (torch.cat([run(images[:1]), run(several)]) for run in (model, compute))
-    tolerance = chosen.tolerance * max(1.0, wanted.abs().max().item())
-    difference = (wanted - got).abs().max().item()
-    if difference > tolerance > 0:
-        tolerance = max(tolerance, _ROUNDINGS * _rounding(model, several))
-    if not difference <= tolerance:  # NaN too
-        raise ExportError(format, f"results differ by {difference:.3g}", f"needed {tolerance:.3g} or less", _NOTHING)
-    # Of pixels some are always about to be another class: there the differences say all.
-    if wanted.dim() == 2 and not torch.equal(wanted.argmax(1), got.argmax(1)):
-        raise ExportError(format, "an image is taken for another class", "needed the network's own", _NOTHING)
+        content, written = chosen.encode(form, several, subject.metadata(), opset)
+        compute = chosen.decode(content, form)
+        found = [_compared(form, compute, some, chosen.tolerance, format) for some in _asked(form, images, several)]
+    differences, tolerances, objects = zip(*found, strict=True)
+    counts = [each for each in objects if each is not None]
     write_whole(path, content)
     return Exported(
-        path, format, subject.name, len(content), written, len(images), subject.synthetic, difference, tolerance
+        path,
+        format,
+        subject.name,
+        len(content),
+        written,
+        len(images),
+        subject.synthetic,
+        max(differences),
+        max(tolerances),
+        max(counts, default=None),
+        _sizes(form, images),
     )
 
 
@@ -121,8 +136,59 @@ _NOTHING: Final = "nothing is written"
 _ROUNDINGS: Final = 4
 
 
-def _rounding(model: torch.nn.Module, images: torch.Tensor) -> float:
-    """How far results in float32 are from those in float64: deep networks that aren't trained blow rounding up."""
+def _subject(source: Run | Subject, suppression: str | None) -> Subject:
+    if isinstance(source, Run):
+        return Subject.of_run(source, suppression)
+    without_suppression("a subject's form says already where boxes are left out", suppression)
+    return source
+
+
+def _asked(form: Exportable, images: Tensor, several: Tensor) -> list[Tensor]:
+    """What a file is verified with: one image alone, all as a batch, and larger ones where it takes them."""
+    asked = [images[:1], several]
+    if form.takes((images.shape[2], images.shape[3])):
+        unit = form.unit or 1
+        asked.append(F.pad(images[:1], (0, 2 * unit, 0, unit)))
+    return asked
+
+
+def _sizes(form: Exportable, images: Tensor) -> str:
+    height, width = images.shape[2:]
+    if not form.takes((height, width)):
+        return f"{height}x{width}"
+    return f"sides of {form.least} pixels or more" + f", multiples of {form.unit}" * (form.unit != 1)
+
+
+def _compared(
+    form: Exportable, compute: Compute, images: Tensor, share: float, format: str
+) -> tuple[float, float, int | None]:
+    """The largest difference between the file's results and the network's, what it may be, and how many objects count.
+
+    Raises:
+        ExportError: it is more, or the results say something else.
+    """
+    wanted, got = results(form.network, images), compute(images)
+    tolerance = share * form.scale(wanted)
+    differences = form.differences(wanted, got, images)
+    if not bool((differences <= tolerance).all()) and tolerance > 0:
+        own = _rounding(form, images)
+        tolerance = max(tolerance, _ROUNDINGS * max([each for each in own.tolist() if each < torch.inf], default=0.0))
+        # An object that comes and goes by the network's own rounding says nothing of the file.
+        told = own < torch.inf
+        differences = differences[told] if bool(told.any()) else differences
+    difference = differences.max().item()
+    if not difference <= tolerance:  # NaN too
+        by = "by other objects" if difference == torch.inf else f"by {difference:.3g}"
+        raise ExportError(format, f"results differ {by}", f"needed {tolerance:.3g} or less", _NOTHING)
+    if not form.same(wanted, got):
+        raise ExportError(format, "an image is taken for another class", "needed the network's own", _NOTHING)
+    return difference, tolerance, form.counted(wanted)
+
+
+def _rounding(form: Exportable, images: Tensor) -> Tensor:
+    """How far results in float32 are from those in float64, for each image: deep networks that aren't trained blow
+    rounding up."""
     with torch.no_grad():
-        exact = copy.deepcopy(model).double()(images.double())
-        return float((model(images) - exact).abs().max())
+        exact = results(copy.deepcopy(form.network).double(), images.double())
+        single = tuple(each.double() if each.is_floating_point() else each for each in results(form.network, images))
+        return form.differences(single, exact, images)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -14,6 +14,7 @@ import striate
 from striate.data import Preprocessing
 from striate.errors import ExportError
 from striate.models import Pretrained
+from striate.tasks.exportable import Exportable
 from striate.training import Run
 
 #: Images of noise that a file is verified with where the run's own aren't at hand.
@@ -31,6 +32,7 @@ class Subject:
         preprocessing: how pixels become the network's input, as JSON can have it.
         images: float32 (N, C, H, W), images as the network gets them, to verify the file with. No file holds them.
         synthetic: whether they are noise, for want of real ones.
+        given: the network as the file holds it; None for one from (N, C, H, W) to (N, K).
 
     Raises:
         ExportError: images of another form.
@@ -42,30 +44,45 @@ class Subject:
     preprocessing: Mapping[str, Any]
     images: Tensor
     synthetic: bool = False
+    given: Exportable | None = None
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.float32 or self.images.dim() != 4 or not len(self.images):
             got = f"{str(self.images.dtype).removeprefix('torch.')} {tuple(self.images.shape)}"
             raise ExportError(self.name, f"got images of {got}", "needed float32 (N, C, H, W), N 1 or more")
 
+    @property
+    def form(self) -> Exportable:
+        """The network as the file holds it."""
+        return self.given or Exportable(self.model)
+
     @classmethod
-    def of_run(cls, run: Run) -> Subject:
+    def of_run(cls, run: Run, suppression: str | None = None) -> Subject:
         """The network of a finished run, with held-out images that are where they were, or else noise.
 
+        Args:
+            run: the run.
+            suppression: where boxes that overlap better ones are left out; see :func:`striate.export.export`.
+
         Raises:
-            ModelError, RunError, DataError: a folder with damaged weights or images.
+            ModelError, RunError, DataError: a folder with damaged weights or images; a choice that the network hasn't.
         """
         settings = run.settings
-        examples = run.examples()
-        model = run.task.exported(run.model())
+        form = run.task.exported(run.model(), suppression)
+        examples, size = run.examples(), settings.image_size
+        seen = settings.preprocessing
+        if seen.mode == "own":  # what the network itself would scale is scaled before the file gets it
+            unit, least = form.unit or 1, form.least
+            size = (max(least, -(-size[0] // unit) * unit), max(least, -(-size[1] // unit) * unit))
+            seen = replace(seen, resize=None, crop=size, mode="squash")
         if examples:
-            pixels = torch.stack([settings.preprocessing.fit(example.image[None])[0] for example in examples])
+            pixels = torch.stack([seen.fit(example.image[None])[0] for example in examples])
         else:
-            size = (_NOISE, settings.channels, *settings.image_size)
-            pixels = torch.randint(256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+            shape = (_NOISE, settings.channels, *size)
+            pixels = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         images = settings.normalization(pixels)
-        how = _described(settings.preprocessing)
-        return cls(model, settings.recipe.model, settings.classes, how, images, synthetic=not examples)
+        how = _described(settings.preprocessing, form)
+        return cls(form.network, settings.recipe.model, settings.classes, how, images, not examples, form)
 
     @classmethod
     def of_pretrained(cls, trained: Pretrained, name: str) -> Subject:
@@ -91,10 +108,11 @@ class Subject:
             "model": self.name,
             "classes": json.dumps(self.classes),
             "preprocessing": json.dumps(self.preprocessing, allow_nan=False),
+            **{name: json.dumps(value, allow_nan=False) for name, value in self.form.about.items()},
         }
 
 
-def _described(how: Preprocessing) -> dict[str, Any]:
+def _described(how: Preprocessing, form: Exportable | None = None) -> dict[str, Any]:
     """A preprocessing in words for people, and in ``"striate"`` as striate reads it back."""
     height, width = how.image_size
     if how.mode == "crop":
@@ -102,6 +120,17 @@ def _described(how: Preprocessing) -> dict[str, Any]:
         resize = f"the shorter side to {scaled}, {how.interpolation} and antialiased; its middle of image_size"
     elif how.mode == "squash":
         resize = f"each side by itself to {height}x{width}, {how.interpolation} and antialiased"
+    elif how.mode == "own":
+        least, most = min(height, width), max(height, width)
+        unit = 1 if form is None or form.unit is None else form.unit
+        resize = (
+            f"by one factor for both sides, so that the shorter has {least} pixels or the longer {most}, whichever is "
+            "less, bilinear and not antialiased"
+            if unit > 1
+            else "none: the network stretches images itself"
+        )
+        if unit > 1:
+            resize += f"; filled up with the mean colour, on the right and below, to multiples of {unit}"
     else:
         resize = (
             "larger images to image_size, bilinear and antialiased; smaller ones by the largest whole factor that fits "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,16 +29,19 @@ class WithAuxiliary(torch.nn.Module):
         super().__init__()
         self.auxiliary: tuple[Tensor, ...] = ()
 
-    def loss(self, output: Tensor, labels: Tensor) -> Tensor:
-        """Cross entropy of the scores and, after a call in training mode, of the auxiliary heads: a scalar.
+    def loss(
+        self, output: Tensor, labels: Tensor, each: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+    ) -> Tensor:
+        """The loss of the scores and, after a call in training mode, of the auxiliary heads: a scalar.
 
         Args:
             output: what ``forward`` gave, (N, K).
-            labels: int64 (N,).
+            labels: int64 (N,), or probabilities (N, K), as mixed images have them.
+            each: the loss of one head, from its scores and the labels to a scalar; cross entropy, maybe smoothed.
         """
-        loss = F.cross_entropy(output, labels)
+        loss = each(output, labels)
         for scores in self.auxiliary:
-            loss = loss + self.auxiliary_weight * F.cross_entropy(scores.to(output.dtype), labels)
+            loss = loss + self.auxiliary_weight * each(scores.to(output.dtype), labels)
         self.auxiliary = ()
         return loss
 

@@ -139,6 +139,8 @@ class CenterNet(torch.nn.Module):
     optimizer = "muon"
     learning_rate = 0.006
     has_masks = False  #: whether it draws outlines
+    #: Of the sides of pictures in exported files: what they are multiples of, and the least of them, pixels.
+    export_sizes = (MULTIPLE, 2 * MULTIPLE)
     #: What :func:`striate.accelerate` computes: the rest depends on how many objects there are.
     dense = ("maps",)
     maps: torch.nn.Module
@@ -184,6 +186,18 @@ class CenterNet(torch.nn.Module):
         """The logit of each class at the place that is surest of it, (N, C, H, W) from 0 to 1 to (N, K)."""
         heat: Tensor = self.maps(self.batch(list(images)))["heat"]
         return heat.flatten(2).amax(2)
+
+    def place_of(self, image: Tensor, box: Tensor, label: int) -> tuple[int, int]:
+        """Row and column of the place that speaks for a box (4,) of a class on a picture (C, H, W)."""
+        boxes, labels, scores, places = (each[0] for each in self.candidates(self.maps(self.batch([image]))))
+        likeness = ops.box_iou(box[None], boxes)[0] * scores * (labels == label)
+        column, row = places[likeness.argmax()].tolist()
+        return row, column
+
+    def scores_at(self, images: Tensor, place: tuple[int, int]) -> Tensor:
+        """The logits of all classes at one place, (N, C, H, W) from 0 to 1 to (N, K)."""
+        heat: Tensor = self.maps(self.batch(list(images)))["heat"]
+        return heat[:, :, place[0], place[1]]
 
     def dense_maps(self, batch: Tensor) -> dict[str, Tensor]:
         """All maps of a batch (N, C, H, W), H and W multiples of the smallest map's stride."""
@@ -263,19 +277,47 @@ class CenterNet(torch.nn.Module):
             for row, index in enumerate(indices):
                 height, width = images[index].shape[1:]
                 within = ops.clip_boxes(boxes[row], (height, width))
+                rows = torch.full_like(labels[row], row)
                 kept = (scores[row] >= self.score_threshold) & (within[:, :2] < within[:, 2:]).all(1)
                 found[index] = {
                     "boxes": within[kept],
                     "labels": labels[row, kept],
                     "scores": scores[row, kept],
-                    **self.outlines(maps, row, places[row, kept], boxes[row, kept], (height, width)),
+                    **self.outlines(maps, rows[kept], places[row, kept], boxes[row, kept], (height, width)),
                 }
         return [found[index] for index in range(len(images))]
 
+    def detect_batch(self, images: Tensor) -> dict[str, Tensor]:
+        """What :meth:`detect` finds in pictures of one size, (N, C, H, W), as rows: what files for other programs hold.
+
+        Returns:
+            As :meth:`forward`, the rows of all pictures one after the other, and ``image`` int64 (D,), from 0, which
+            picture a row belongs to.
+        """
+        height, width = images.shape[2:]
+        normalised = (images - self.mean[:, None, None]) / self.deviation[:, None, None]
+        if not (height % MULTIPLE == 0 and width % MULTIPLE == 0):
+            normalised = F.pad(normalised, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
+        maps = self.maps(normalised)
+        boxes, labels, scores, places = self.candidates(maps)
+        within = ops.clip_boxes(boxes, (height, width))
+        wide = (within[..., :2] < within[..., 2:]).all(2)
+        at = ((scores >= self.score_threshold) & wide).nonzero(as_tuple=True)
+        outlines = self.outlines(maps, at[0], places[at], boxes[at], (height, width))
+        return {"image": at[0], "boxes": within[at], "labels": labels[at], "scores": scores[at], **outlines}
+
     def outlines(
-        self, maps: Mapping[str, Tensor], row: int, places: Tensor, boxes: Tensor, size: tuple[int, int]
+        self, maps: Mapping[str, Tensor], pictures: Tensor, places: Tensor, boxes: Tensor, size: tuple[int, int]
     ) -> dict[str, Tensor]:
-        """What is given of objects besides boxes, labels and scores: nothing."""
+        """What is given of objects besides boxes, labels and scores: nothing.
+
+        Args:
+            maps: of a batch.
+            pictures: int64 (D,), which picture of the batch each object is in.
+            places: (D, 2), where the maps tell of it, column and row.
+            boxes: (D, 4).
+            size: (H, W) of the picture.
+        """
         return {}
 
 

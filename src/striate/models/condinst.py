@@ -100,10 +100,9 @@ class CondInst(CenterNet):
         return losses | {"mask": counted.mean(loss, len(targets))}
 
     def outlines(
-        self, maps: Mapping[str, Tensor], row: int, places: Tensor, boxes: Tensor, size: tuple[int, int]
+        self, maps: Mapping[str, Tensor], pictures: Tensor, places: Tensor, boxes: Tensor, size: tuple[int, int]
     ) -> dict[str, Tensor]:
-        filters = centers.at_places(maps["filters"][row : row + 1], places[None])[0]
-        pictures = torch.full((len(boxes),), row, device=boxes.device)
+        filters = maps["filters"][pictures, :, places[:, 1], places[:, 0]]
         return {"masks": pasted(drawn(maps["fine"], filters, boxes, pictures).sigmoid(), boxes, size)}
 
 
@@ -126,7 +125,7 @@ def drawn(fine: Tensor, filters: Tensor, boxes: Tensor, pictures: Tensor) -> Ten
     shared = ops.roi_align(fine, regions, SIDE, 1 / FINE, 1, aligned=True).flatten(2)
     steps = (torch.arange(SIDE, device=fine.device) + 0.5) * (2 / SIDE) - 1
     maps = torch.cat(
-        [shared, torch.stack(torch.meshgrid(steps, steps, indexing="xy")).flatten(1).expand(len(boxes), -1, -1)], 1
+        [shared, torch.stack(torch.meshgrid(steps, steps, indexing="xy")).flatten(1).expand(boxes.shape[0], -1, -1)], 1
     )
     begin = 0
     for before, after in itertools.pairwise(_LAYERS):
@@ -134,7 +133,7 @@ def drawn(fine: Tensor, filters: Tensor, boxes: Tensor, pictures: Tensor) -> Ten
         weight, bias = filters[:, begin:end].view(-1, after, before), filters[:, end : end + after, None]
         maps = torch.baddbmm(bias, weight, maps if begin == 0 else maps.relu())
         begin = end + after
-    return maps.view(len(boxes), SIDE, SIDE)
+    return maps.view(boxes.shape[0], SIDE, SIDE)  # not len(), which an exporter takes for a number
 
 
 def wanted(masks: Tensor, boxes: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ TensorFlow's, in which its weights were trained.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -81,7 +82,32 @@ def scaled(channels: int, width: float) -> int:
     return rounded + 8 if rounded < 0.9 * wanted else rounded
 
 
-class EfficientNet(torch.nn.Module):
+class PooledClassifier(torch.nn.Module):
+    """Features, their means over all places, dropout and a linear layer: both versions of EfficientNet.
+
+    Args:
+        features: what computes them, (N, C, H, W) to (N, channels, h, w).
+        channels: of the features.
+        num_classes: K of the output (N, K).
+        dropout: the probability of an input of the linear layer to be dropped in training.
+    """
+
+    def __init__(self, features: Sequence[torch.nn.Module], channels: int, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        self.features = torch.nn.Sequential(*features)
+        self.avgpool = nn.GlobalAvgPool()
+        self.classifier = torch.nn.Sequential(torch.nn.Dropout(dropout), torch.nn.Linear(channels, num_classes))
+        kaiming_fan_out(self)
+        bound = 1 / math.sqrt(num_classes)
+        torch.nn.init.uniform_(self.classifier[1].get_parameter("weight"), -bound, bound)
+        torch.nn.init.zeros_(self.classifier[1].get_parameter("bias"))
+
+    def forward(self, input: Tensor) -> Tensor:
+        scores: Tensor = self.classifier(self.avgpool(self.features(input)).flatten(1))
+        return scores
+
+
+class EfficientNet(PooledClassifier):
     """A 3x3 convolution, seven stages of inverted residuals, a 1x1 convolution and a linear layer.
 
     Small input: the first two strides are 1, so that the whole stride is 8 instead of 32.
@@ -90,8 +116,6 @@ class EfficientNet(torch.nn.Module):
     def __init__(
         self, variant: Variant, num_classes: int = 1000, in_channels: int = 3, small_input: bool = False
     ) -> None:
-        super().__init__()
-        self.input_size = (32, 32) if small_input else (variant.size, variant.size)
         activation: type[torch.nn.Module] = torch.nn.ReLU6 if variant.lite else torch.nn.SiLU
         padding = "same" if variant.lite else None
         outer = partial(nn.ConvNormActivation, norm=variant.norm, activation=activation)
@@ -120,17 +144,8 @@ class EfficientNet(torch.nn.Module):
             features.append(torch.nn.Sequential(*stage))
         head = HEAD if variant.lite else 4 * channels
         features.append(outer(channels, head, 1))
-        self.features = torch.nn.Sequential(*features)
-        self.avgpool = nn.GlobalAvgPool()
-        self.classifier = torch.nn.Sequential(torch.nn.Dropout(variant.dropout), torch.nn.Linear(head, num_classes))
-        kaiming_fan_out(self)
-        bound = 1 / math.sqrt(num_classes)
-        torch.nn.init.uniform_(self.classifier[1].get_parameter("weight"), -bound, bound)
-        torch.nn.init.zeros_(self.classifier[1].get_parameter("bias"))
-
-    def forward(self, input: Tensor) -> Tensor:
-        scores: Tensor = self.classifier(self.avgpool(self.features(input)).flatten(1))
-        return scores
+        super().__init__(features, head, num_classes, variant.dropout)
+        self.input_size = (32, 32) if small_input else (variant.size, variant.size)
 
 
 for _variant in VARIANTS:

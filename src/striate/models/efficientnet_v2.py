@@ -6,7 +6,6 @@ those of its authors' code. Names of parameters and initial weights are torchvis
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from striate import nn
-from striate.models.initialisation import kaiming_fan_out
+from striate.models.efficientnet import PooledClassifier
 from striate.models.registry import register
 
 HEAD: Final = 1280
@@ -139,7 +138,7 @@ def _inverted(in_channels: int, out_channels: int, expansion: int, stride: int, 
     )
 
 
-class EfficientNetV2(torch.nn.Module):
+class EfficientNetV2(PooledClassifier):
     """A 3x3 convolution, stages of fused and then of ordinary inverted residuals, a 1x1 convolution, a linear layer.
 
     Args:
@@ -152,8 +151,6 @@ class EfficientNetV2(torch.nn.Module):
     def __init__(
         self, variant: Variant, num_classes: int = 1000, in_channels: int = 3, small_input: bool = False
     ) -> None:
-        super().__init__()
-        self.input_size = (32, 32) if small_input else (variant.size, variant.size)
         outer = partial(nn.ConvNormActivation, norm=NORM, activation=torch.nn.SiLU)
         channels = variant.stages[0].width
         features: list[torch.nn.Module] = [outer(in_channels, channels, 3, 1 if small_input else 2)]
@@ -168,17 +165,8 @@ class EfficientNetV2(torch.nn.Module):
                 channels, done = stage.width, done + 1
             features.append(torch.nn.Sequential(*blocks))
         features.append(outer(channels, HEAD, 1))
-        self.features = torch.nn.Sequential(*features)
-        self.avgpool = nn.GlobalAvgPool()
-        self.classifier = torch.nn.Sequential(torch.nn.Dropout(variant.dropout), torch.nn.Linear(HEAD, num_classes))
-        kaiming_fan_out(self)
-        bound = 1 / math.sqrt(num_classes)
-        torch.nn.init.uniform_(self.classifier[1].get_parameter("weight"), -bound, bound)
-        torch.nn.init.zeros_(self.classifier[1].get_parameter("bias"))
-
-    def forward(self, input: Tensor) -> Tensor:
-        scores: Tensor = self.classifier(self.avgpool(self.features(input)).flatten(1))
-        return scores
+        super().__init__(features, HEAD, num_classes, variant.dropout)
+        self.input_size = (32, 32) if small_input else (variant.size, variant.size)
 
 
 for _variant in VARIANTS:

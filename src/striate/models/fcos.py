@@ -28,7 +28,7 @@ from striate.models.one_stage import (
     resnet50_pyramid,
 )
 from striate.models.registry import register
-from striate.models.retinanet import DEPTH, prior_bias
+from striate.models.retinanet import DEPTH, ClassificationHead
 
 
 def tower() -> torch.nn.Sequential:
@@ -41,21 +41,6 @@ def tower() -> torch.nn.Sequential:
             torch.nn.ReLU(),
         ]
     return torch.nn.Sequential(*layers)
-
-
-class ClassificationHead(torch.nn.Module):
-    """Scores of classes before the sigmoid, from levels (N, 256, H, W) to (N, A, K) at all positions."""
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.conv = tower()
-        self.cls_logits = nn.Conv2d(LEVEL_CHANNELS, num_classes, 3, padding=1)
-        normal_convolutions(self, 0.01)
-        prior_bias(self.cls_logits)
-
-    def forward(self, levels: list[Tensor]) -> Tensor:
-        return torch.cat([per_box(self.cls_logits(self.conv(maps)), self.num_classes) for maps in levels], dim=1)
 
 
 class RegressionHead(torch.nn.Module):
@@ -80,7 +65,7 @@ class Head(torch.nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.classification_head = ClassificationHead(num_classes)
+        self.classification_head = ClassificationHead(tower(), 1, num_classes)
         self.regression_head = RegressionHead()
 
     def forward(self, levels: list[Tensor]) -> Outputs:
@@ -217,10 +202,12 @@ class FCOS(OneStageDetector):
         }
         return {name: loss / count for name, loss in losses.items()}
 
+    def decoded(self, outputs: Outputs, levels: list[Tensor]) -> Tensor:
+        return boxes_at(outputs["bbox_regression"], torch.cat(levels))
+
     def candidates(self, outputs: Outputs, levels: list[Tensor]) -> Candidates:
         scores = (outputs["cls_logits"].sigmoid() * outputs["bbox_ctrness"].sigmoid()).sqrt()
-        limits = (self.score_thresh, self.topk_candidates)
-        return best_of_levels(scores, outputs["bbox_regression"], levels, boxes_at, *limits)
+        return best_of_levels(scores, outputs["bbox_regression"], levels, boxes_at, self.topk_candidates)
 
 
 register(

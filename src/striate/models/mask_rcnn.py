@@ -20,6 +20,7 @@ from striate.models.faster_rcnn import FasterRCNN, box_parts, resnet50_pyramid
 from striate.models.initialisation import kaiming_fan_out
 from striate.models.registry import register
 from striate.models.two_stage import RoIHeads, Samples, zero_of
+from striate.nn.detection_rows import paste_together
 from striate.nn.pyramid import PyramidBackbone
 
 #: Positions along the sides of a region; its mask has twice as many.
@@ -105,10 +106,24 @@ class MaskRoIHeads(RoIHeads):
         each = masks.split([len(result["labels"]) for result in found])
         return [result | {"masks": own} for result, own in zip(found, each, strict=True)]
 
+    def detect_rows(
+        self, features: Mapping[str, Tensor], regions: Tensor, size: tuple[int, int], count: int, *, suppress: bool
+    ) -> dict[str, Tensor]:
+        """What :class:`RoIHeads` finds, and the ``masks`` (D, 1, H, W) of those of which the surest are left."""
+        found = super().detect_rows(features, regions, size, count, suppress=suppress)
+        if not suppress:
+            return found
+        boxes = torch.cat([found["image"][:, None].to(found["boxes"]), found["boxes"]], 1)
+        masks = self._of_class(self.mask_roi_pool.regions(features, boxes), found["labels"])  # type: ignore[operator]
+        return found | {"masks": paste_together(masks.sigmoid()[:, None], found["boxes"], size)}
+
     def _drawn(self, features: Mapping[str, Tensor], boxes: Sequence[Tensor], labels: Tensor) -> Tensor:
         """The logits (R, h, w) of each box's mask, of the class that it has."""
-        masks = self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes)))
-        chosen: Tensor = masks[torch.arange(len(labels), device=labels.device), labels]
+        return self._of_class(self.mask_roi_pool(features, boxes), labels)
+
+    def _of_class(self, pooled: Tensor, labels: Tensor) -> Tensor:
+        masks = self.mask_predictor(self.mask_head(pooled))
+        chosen: Tensor = masks[torch.arange(labels.shape[0], device=labels.device), labels]
         return chosen
 
 

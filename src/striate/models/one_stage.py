@@ -14,6 +14,7 @@ from torch import Tensor
 from striate import nn, ops
 from striate.models.older_weights import renew_on_loading
 from striate.models.resnet import ResNet
+from striate.nn.detection_rows import first_of_each, stretched
 
 #: Channels of the levels of a pyramid, and the pixels between their positions (Lin et al., "Focal loss for dense object
 #: detection" (2017), section 4, "Feature Pyramid Network Backbone").
@@ -24,7 +25,7 @@ LEVEL_STRIDES: Final = (8, 16, 32, 64, 128)
 Outputs = dict[str, Tensor]
 #: From a batch's (H, W) and its maps to each level's reference boxes (A_l, 4), pixels of the batch.
 References = Callable[[tuple[int, int], Sequence[Tensor]], list[Tensor]]
-#: Boxes (M, 4), scores (M,) and labels (M,) of one image.
+#: Boxes (N, M, 4), scores (N, M) and labels (N, M), in no order.
 Candidates = tuple[Tensor, Tensor, Tensor]
 
 
@@ -47,6 +48,9 @@ class OneStageDetector(torch.nn.Module):
     stages: tuple[str, ...]
     #: The parts that are convolutions alone, which an engine can compute.
     dense = ("backbone", "head")
+    #: Of the sides of images in exported files: what they are multiples of, and the least of them, pixels. Maps of one
+    #: position are another matter to an exporter than larger ones.
+    export_sizes = (32, 2 * max(LEVEL_STRIDES))
     #: What holds the classes, and is new where these are others.
     head_keys: tuple[str, ...]
     #: Pixels between the positions of each level.
@@ -78,6 +82,15 @@ class OneStageDetector(torch.nn.Module):
         #: (H, W) of a nominal image.
         self.input_size = transform.fixed_size or (transform.min_size[-1], transform.max_size)
 
+    @property
+    def suppression(self) -> dict[str, float]:
+        """By which limits boxes that overlap a better one of their class are left out."""
+        return {
+            "score_threshold": self.score_thresh,
+            "iou_threshold": self.nms_thresh,
+            "detections": self.detections_per_img,
+        }
+
     def resize(self, size: tuple[int, int]) -> None:
         """Has pictures scaled to about (H, W), see :meth:`striate.nn.DetectionInput.resize`."""
         self.transform.resize(size)
@@ -92,6 +105,26 @@ class OneStageDetector(torch.nn.Module):
         batch, _ = self.transform(list(images))
         logits: Tensor = self.head(list(self.backbone(batch.tensors).values()))["cls_logits"]
         return logits.amax(1)[:, 1:]
+
+    def place_of(self, image: Tensor, box: Tensor, label: int) -> int:
+        """The reference box that speaks for a box (4,) of a class on an image (C, H, W)."""
+        batch, _ = self.transform([image])
+        maps = list(self.backbone(batch.tensors).values())
+        outputs: Outputs = self.head(maps)
+        boxes = self.decoded(outputs, self.anchor_generator(batch.size, maps))[0]
+        wanted = nn.resize_boxes(box[None], (image.shape[-2], image.shape[-1]), batch.image_sizes[0])
+        likeness = ops.box_iou(wanted, boxes)[0] * outputs["cls_logits"][0, :, label].sigmoid()
+        return int(likeness.argmax())
+
+    def scores_at(self, images: Tensor, place: int) -> Tensor:
+        """The logits of all classes at one reference box, (N, C, H, W) from 0 to 1 to (N, K - 1)."""
+        batch, _ = self.transform(list(images))
+        logits: Tensor = self.head(list(self.backbone(batch.tensors).values()))["cls_logits"]
+        return logits[:, place, 1:]
+
+    def decoded(self, outputs: Outputs, levels: list[Tensor]) -> Tensor:
+        """The boxes (N, A, 4) that the head says stand at the reference boxes."""
+        raise NotImplementedError
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[nn.Target] | None = None
@@ -120,10 +153,8 @@ class OneStageDetector(torch.nn.Module):
         levels = self.anchor_generator(batch.size, maps)
         if self.training:
             return self.losses(outputs, levels, moved)
-        found = [
-            self._best(*self.candidates({name: rows[index] for name, rows in outputs.items()}, levels), size)
-            for index, size in enumerate(batch.image_sizes)
-        ]
+        each = zip(*self.candidates(outputs, levels), batch.image_sizes, strict=True)
+        found = [self._best(*image) for image in each]
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         results: list[nn.Target] = self.transform.results(found, batch, sizes)
         return results
@@ -139,17 +170,49 @@ class OneStageDetector(torch.nn.Module):
         raise NotImplementedError
 
     def candidates(self, outputs: Outputs, levels: list[Tensor]) -> Candidates:
-        """The boxes of one image that score more than the threshold, :attr:`topk_candidates` of each group.
+        """The likeliest boxes of each image, :attr:`topk_candidates` of each group, however unlikely.
+
+        How many they are depends on shapes alone, so that files for other programs can hold the same.
 
         Args:
-            outputs: of the head for this image, (A, numbers) each.
+            outputs: of the head.
             levels: the reference boxes of each level.
         """
         raise NotImplementedError
 
+    def detect_batch(self, images: Tensor, *, suppress: bool = True) -> dict[str, Tensor]:
+        """What is found in images of one size, (N, C, H, W) from 0 to 1, which are not scaled by :attr:`transform`
+        unless all of its images have one size: what files for other programs hold.
+
+        Args:
+            images: of any size.
+            suppress: whether of boxes that overlap the best is left.
+
+        Returns:
+            As :meth:`forward`, the rows of all images one after the other, and ``image`` int64 (D,), from 0, which
+            image a row belongs to. Without ``suppress`` the :data:`Candidates` by name, those at or below
+            :attr:`score_thresh` among them.
+        """
+        size = (images.shape[2], images.shape[3])
+        batch = self.transform.unscaled(images)
+        maps = list(self.backbone(batch.tensors).values())
+        boxes, scores, labels = self.candidates(self.head(maps), self.anchor_generator(batch.size, maps))
+        boxes = ops.clip_boxes(boxes, batch.image_sizes[0])
+        if self.transform.fixed_size is not None:
+            boxes = stretched(boxes, self.transform.fixed_size, size)
+        if not suppress:
+            return {"boxes": boxes, "labels": labels, "scores": scores}
+        at = (scores > self.score_thresh).nonzero(as_tuple=True)
+        boxes, labels, scores = boxes[at], labels[at], scores[at]
+        kept = ops.batched_nms(boxes, scores, at[0] * self.num_classes + labels, self.nms_thresh)
+        pictures, rows = first_of_each(at[0][kept], images.shape[0], self.detections_per_img)
+        kept = kept[rows]
+        return {"image": pictures, "boxes": boxes[kept], "labels": labels[kept], "scores": scores[kept]}
+
     def _best(self, boxes: Tensor, scores: Tensor, labels: Tensor, size: tuple[int, int]) -> nn.Target:
         """Of candidates on an image of ``size`` (H, W) those that overlap no better one of their class too much."""
-        boxes = ops.clip_boxes(boxes, size)
+        likely = scores > self.score_thresh
+        boxes, scores, labels = ops.clip_boxes(boxes[likely], size), scores[likely], labels[likely]
         kept = ops.batched_nms(boxes, scores, labels, self.nms_thresh)[: self.detections_per_img]
         return {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept]}
 
@@ -196,46 +259,37 @@ def per_box(maps: Tensor, numbers: int) -> Tensor:
 
 
 def best_of_levels(
-    scores: Tensor,
-    codes: Tensor,
-    levels: Sequence[Tensor],
-    decode: Callable[[Tensor, Tensor], Tensor],
-    threshold: float,
-    most: int,
+    scores: Tensor, codes: Tensor, levels: Sequence[Tensor], decode: Callable[[Tensor, Tensor], Tensor], most: int
 ) -> Candidates:
     """The best pairs of a box and a class of each level.
 
     Args:
-        scores: (A, K) of all levels.
-        codes: (A, 4), how boxes differ from the reference boxes.
+        scores: (N, A, K) of all levels.
+        codes: (N, A, 4), how boxes differ from the reference boxes.
         levels: the reference boxes of each level.
         decode: from codes and reference boxes to boxes.
-        threshold: what a pair must score more than.
         most: pairs of a level at the most.
     """
-    sizes = [len(level) for level in levels]
+    sizes = [level.shape[0] for level in levels]  # not len(), which exporters take for a number
     found = []
-    for some, differences, boxes in zip(scores.split(sizes), codes.split(sizes), levels, strict=True):
-        best, where, labels = best_pairs(some, threshold, most)
-        found.append((decode(differences[where], boxes[where]), best, labels))
-    boxes, best, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+    for some, differences, boxes in zip(scores.split(sizes, 1), codes.split(sizes, 1), levels, strict=True):
+        best, where, labels = best_pairs(some, most)
+        chosen = differences.gather(1, where[..., None].expand(-1, -1, 4))
+        found.append((decode(chosen, boxes[where]), best, labels))
+    boxes, best, labels = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
     return boxes, best, labels
 
 
-def best_pairs(scores: Tensor, threshold: float, most: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The best pairs of a box and a class among (A, K) scores.
+def best_pairs(scores: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The best pairs of a box and a class among (N, A, K) scores.
 
     Args:
         scores: of A boxes for K classes.
-        threshold: what a pair must score more than.
         most: pairs that are kept at the most.
 
     Returns:
-        scores, indices of boxes and classes of the M pairs, each (M,), the best pair first.
+        scores, indices of boxes and classes of the M pairs, each (N, M), the best pair first.
     """
-    flat = scores.flatten()
-    # How many pairs are looked at depends on shapes alone, so that exported networks can do the same.
-    best, where = flat.topk(min(most, flat.numel()))
-    kept = best > threshold
-    best, where = best[kept], where[kept]
-    return best, torch.div(where, scores.shape[1], rounding_mode="floor"), where % scores.shape[1]
+    flat = scores.flatten(1)
+    best, where = flat.topk(min(most, flat.shape[1]), dim=1)
+    return best, torch.div(where, scores.shape[2], rounding_mode="floor"), where % scores.shape[2]

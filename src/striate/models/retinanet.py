@@ -56,12 +56,18 @@ def tower(norm: Norm | None) -> torch.nn.Sequential:
 
 
 class ClassificationHead(torch.nn.Module):
-    """Scores of classes before the sigmoid, from levels (N, 256, H, W) to (N, A, K) at all anchors."""
+    """Scores of classes before the sigmoid, from levels (N, 256, H, W) to (N, A, K) at all anchors.
 
-    def __init__(self, anchors: int, num_classes: int, norm: Norm | None) -> None:
+    Args:
+        conv: what comes before the last convolution.
+        anchors: at each position.
+        num_classes: K.
+    """
+
+    def __init__(self, conv: torch.nn.Module, anchors: int, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.conv = tower(norm)
+        self.conv = conv
         self.cls_logits = nn.Conv2d(LEVEL_CHANNELS, anchors * num_classes, 3, padding=1)
         normal_convolutions(self, 0.01)
         prior_bias(self.cls_logits)
@@ -88,7 +94,7 @@ class Head(torch.nn.Module):
 
     def __init__(self, anchors: int, num_classes: int, norm: Norm | None) -> None:
         super().__init__()
-        self.classification_head = ClassificationHead(anchors, num_classes, norm)
+        self.classification_head = ClassificationHead(tower(norm), anchors, num_classes)
         self.regression_head = RegressionHead(anchors, norm)
 
     def forward(self, levels: list[Tensor]) -> Outputs:
@@ -179,9 +185,12 @@ class RetinaNet(OneStageDetector):
             loss = F.l1_loss(codes, self.box_coder.encode(wanted, boxes), reduction="sum")
         return loss / max(1, len(positive))
 
+    def decoded(self, outputs: Outputs, levels: list[Tensor]) -> Tensor:
+        return self.box_coder.decode(outputs["bbox_regression"], torch.cat(levels))
+
     def candidates(self, outputs: Outputs, levels: list[Tensor]) -> Candidates:
-        scores, limits = outputs["cls_logits"].sigmoid(), (self.score_thresh, self.topk_candidates)
-        return best_of_levels(scores, outputs["bbox_regression"], levels, self.box_coder.decode, *limits)
+        scores = outputs["cls_logits"].sigmoid()
+        return best_of_levels(scores, outputs["bbox_regression"], levels, self.box_coder.decode, self.topk_candidates)
 
 
 for _second, _name, _words, _parameters in (

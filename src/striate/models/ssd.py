@@ -166,6 +166,7 @@ class SSD(OneStageDetector):
 
     stages = ("backbone", "head")
     head_keys: tuple[str, ...] = ("head.classification_head",)
+    export_sizes = (1, 32)  # which are stretched to the one size
 
     def __init__(
         self,
@@ -217,13 +218,16 @@ class SSD(OneStageDetector):
             matches[overlaps.max(dim=1).indices] = torch.arange(len(objects), device=matches.device)
         return matches
 
+    def decoded(self, outputs: Outputs, levels: list[Tensor]) -> Tensor:
+        return self.box_coder.decode(outputs["bbox_regression"], torch.cat(levels))
+
     def candidates(self, outputs: Outputs, levels: list[Tensor]) -> Candidates:
-        boxes = self.box_coder.decode(outputs["bbox_regression"], torch.cat(levels))
-        scores = outputs["cls_logits"].softmax(dim=1)[:, 1:].T
-        best, where = scores.topk(min(self.topk_candidates, scores.shape[1]), dim=1)
-        kept = best > self.score_thresh
+        boxes = self.decoded(outputs, levels)
+        scores = outputs["cls_logits"].softmax(dim=2)[..., 1:].mT
+        best, where = scores.topk(min(self.topk_candidates, scores.shape[2]), dim=2)
         labels = torch.arange(1, self.num_classes, device=boxes.device)[:, None].expand_as(where)
-        return boxes[where[kept]], best[kept], labels[kept]
+        chosen = boxes.gather(1, where.flatten(1)[..., None].expand(-1, -1, 4))
+        return chosen, best.flatten(1), labels.flatten(1)
 
 
 class SSD300(SSD):

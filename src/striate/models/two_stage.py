@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from striate import nn, ops
+from striate.errors import ModelError
 from striate.models.older_weights import renew_on_loading
+from striate.nn.detection_rows import first_of_each
 from striate.nn.proposals import SMOOTH
 
 #: Detections with a smaller side are dropped, pixels of the batch.
@@ -136,19 +138,53 @@ class RoIHeads(torch.nn.Module):
         each = zip(proposals, logits.softmax(1).split(counts), codes.split(counts), image_sizes, strict=True)
         return [self._detected(*image) for image in each]
 
+    def detect_rows(
+        self, features: Mapping[str, Tensor], regions: Tensor, size: tuple[int, int], count: int, *, suppress: bool
+    ) -> dict[str, Tensor]:
+        """What :meth:`detect` finds in images of one size, as rows of all of them.
+
+        Args:
+            features: maps by name.
+            regions: the proposals, image and box, (R, 5).
+            size: (H, W) of the images, without padding.
+            count: of images.
+            suppress: whether of detections that overlap the surest is left.
+
+        Returns:
+            As for one image, and ``image`` int64 (D,), from 0, which image a row belongs to.
+        """
+        logits, codes = self._said(self.box_roi_pool.regions(features, regions))  # type: ignore[operator]
+        places, boxes, labels, scores = self._likely(regions[:, 1:], logits.softmax(1), codes, size)
+        images = regions[places, 0].long()
+        if suppress:
+            kept = ops.batched_nms(boxes, scores, images * logits.shape[1] + labels, self.nms_thresh)
+            images, rows = first_of_each(images[kept], count, self.detections_per_img)
+            boxes, labels, scores = (each[kept[rows]] for each in (boxes, labels, scores))
+        return {"image": images, "boxes": boxes, "labels": labels, "scores": scores}
+
     def _predicted(self, features: Mapping[str, Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Class logits (R, K) and differences of boxes (R, K, 4) for the boxes of all images."""
-        logits, codes = self.box_predictor(self.box_head(self.box_roi_pool(features, boxes)))
+        return self._said(self.box_roi_pool(features, boxes))
+
+    def _said(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        logits, codes = self.box_predictor(self.box_head(pooled))
         return logits, codes.reshape(*logits.shape, 4)
 
     def _detected(self, proposals: Tensor, scores: Tensor, codes: Tensor, size: tuple[int, int]) -> nn.Target:
+        _, boxes, labels, scores = self._likely(proposals, scores, codes, size)
+        kept = ops.batched_nms(boxes, scores, labels, self.nms_thresh)[: self.detections_per_img]
+        return {"boxes": boxes[kept], "labels": labels[kept], "scores": scores[kept]}
+
+    def _likely(
+        self, proposals: Tensor, scores: Tensor, codes: Tensor, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Detections that are sure enough and not too narrow: their proposals, boxes, labels and scores."""
         places, labels = (scores[:, 1:] > self.score_thresh).nonzero(as_tuple=True)
         labels = labels + 1
         boxes = ops.clip_boxes(self.box_coder.decode(codes[places, labels], proposals[places]), size)
         wide = ops.remove_small_boxes(boxes, NARROWEST)
-        boxes, labels, scores = boxes[wide], labels[wide], scores[places, labels][wide]
-        kept = ops.batched_nms(boxes, scores, labels, self.nms_thresh)[: self.detections_per_img]
-        return {"boxes": boxes[kept], "labels": labels[kept], "scores": scores[kept]}
+        places, labels = places[wide], labels[wide]
+        return places, boxes[wide], labels, scores[places, labels]
 
 
 def zero_of(*modules: torch.nn.Module) -> Tensor:
@@ -177,6 +213,8 @@ class TwoStageDetector(torch.nn.Module):
     #: What :func:`striate.accelerate` computes: what follows depends on how many objects there are.
     dense = ("backbone", "rpn.head")
     head_keys: tuple[str, ...] = ("roi_heads.box_predictor",)
+    #: Of the sides of images in exported files: what they are multiples of, and the least of them, pixels.
+    export_sizes = (32, 128)
 
     def __init__(
         self,
@@ -202,6 +240,16 @@ class TwoStageDetector(torch.nn.Module):
         """Whether an object is found with its outline, and learnt with it."""
         return False
 
+    @property
+    def suppression(self) -> dict[str, float]:
+        """By which limits detections that overlap a surer one of their class are left out."""
+        heads = self.roi_heads
+        return {
+            "score_threshold": heads.score_thresh,
+            "iou_threshold": heads.nms_thresh,
+            "detections": heads.detections_per_img,
+        }
+
     def resize(self, size: tuple[int, int]) -> None:
         """Has pictures scaled to about (H, W), see :meth:`striate.nn.DetectionInput.resize`."""
         self.transform.resize(size)
@@ -211,6 +259,75 @@ class TwoStageDetector(torch.nn.Module):
         """What the proposals' head says of all positions, of a batch (N, C, H, W) as it is. What is done with each
         proposal costs in proportion to how many there are, and isn't in it."""
         return [self.rpn.head(level) for level in self.backbone(batch).values()]
+
+    def class_scores(self, images: Tensor) -> Tensor:
+        """The logit of each class for the proposal that is surest of it, (N, C, H, W) from 0 to 1 to (N, K - 1).
+
+        Raises:
+            ModelError: an image without proposals.
+        """
+        batch, _ = self.transform(list(images))
+        features = self.backbone(batch.tensors)
+        proposals, _ = self.rpn(batch, features)
+        if not all(len(each) for each in proposals):
+            raise ModelError(type(self).__name__, "proposes nothing on an image", "needed a proposal to score")
+        logits, _ = self.roi_heads._predicted(features, proposals)
+        each = logits.split([len(boxes) for boxes in proposals])
+        return torch.stack([rows.amax(0) for rows in each])[:, 1:]
+
+    def place_of(self, image: Tensor, box: Tensor, label: int) -> Tensor:
+        """What speaks for a box (4,) on an image (C, H, W): the box itself, in shares of the image, (4,)."""
+        height, width = image.shape[1:]
+        return box / box.new_tensor([width, height, width, height])
+
+    def layer_of(self, image: Tensor, place: Tensor) -> str | None:
+        """The path of the layer whose map on an image (C, H, W) is resampled within a box, given as :meth:`place_of`
+        gives it; None if that map is no layer's output. What is computed afterwards has no places on the image."""
+        batch, _ = self.transform([image])
+        made: list[tuple[str, object]] = []
+
+        def note(name: str, output: object) -> None:
+            made.append((name, output))
+
+        hooks = [
+            layer.register_forward_hook(lambda _, __, output, name=name: note(name, output))
+            for name, layer in self.backbone.named_modules(prefix="backbone")
+        ]
+        try:
+            features = self.backbone(batch.tensors)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        height, width = batch.image_sizes[0]
+        pool: Any = self.roi_heads.box_roi_pool
+        level = int(pool.levels(place[None] * place.new_tensor([width, height] * 2))[0])
+        wanted = features[list(pool.strides)[level]]
+        return next((name for name, output in reversed(made) if output is wanted), None)
+
+    def scores_at(self, images: Tensor, place: Tensor) -> Tensor:
+        """The logits of all classes for one box on all images, (N, C, H, W) from 0 to 1 to (N, K - 1)."""
+        batch, _ = self.transform(list(images))
+        boxes = [place[None] * place.new_tensor([width, height] * 2) for height, width in batch.image_sizes]
+        logits, _ = self.roi_heads._predicted(self.backbone(batch.tensors), boxes)
+        return logits[:, 1:]
+
+    def detect_batch(self, images: Tensor, *, suppress: bool = True) -> dict[str, Tensor]:
+        """What is found in images of one size, (N, C, H, W) from 0 to 1, which :attr:`transform` doesn't scale: what
+        files for other programs hold.
+
+        Args:
+            images: of any size.
+            suppress: whether of detections that overlap the surest is left. Of proposals it is left in any case.
+
+        Returns:
+            As :meth:`forward`, the rows of all images one after the other, and ``image`` int64 (D,), from 0, which
+            image a row belongs to.
+        """
+        size = (images.shape[2], images.shape[3])
+        batch = self.transform.unscaled(images)
+        features = self.backbone(batch.tensors)
+        regions = self.rpn.regions(batch, features)
+        return self.roi_heads.detect_rows(features, regions, size, images.shape[0], suppress=suppress)
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[nn.Target] | None = None

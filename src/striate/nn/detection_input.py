@@ -108,6 +108,21 @@ class DetectionInput(torch.nn.Module):
             moved = [_moved(target, image, size) for target, image, size in zip(targets, images, sizes, strict=True)]
         return ImageBatch(self._padded(resized), sizes), moved
 
+    def unscaled(self, images: Tensor) -> ImageBatch:
+        """Images of one size as a batch, normalised, padded, and scaled only where all images get a fixed size.
+
+        Args:
+            images: (N, C, H, W), floating point, from 0 to 1.
+        """
+        values, size = self._normalised(images), (images.shape[2], images.shape[3])
+        if self.fixed_size is not None:
+            size = self.fixed_size
+            values = ops.interpolate(values, size=size, mode="bilinear", align_corners=False)
+        unit = self.size_divisible
+        if not all(side % unit == 0 for side in size):
+            values = F.pad(values, (0, -size[1] % unit, 0, -size[0] % unit))
+        return ImageBatch(values, [size])
+
     def results(
         self,
         found: Sequence[Target],

@@ -18,6 +18,7 @@ from striate.nn.anchors import AnchorGenerator
 from striate.nn.blocks import ConvNormActivation
 from striate.nn.convolution import Conv2d
 from striate.nn.detection_input import ImageBatch
+from striate.nn.detection_rows import first_of_each
 from striate.nn.detection_targets import Target
 from striate.nn.matching import BETWEEN, SMALLEST_SIDE, BalancedSampler, BoxCoder, Matcher, matched
 
@@ -50,7 +51,7 @@ class ProposalHead(torch.nn.Module):
         inner = self.conv(maps)
         logits: Tensor = self.cls_logits(inner).permute(0, 2, 3, 1).flatten(1)
         codes: Tensor = self.bbox_pred(inner).permute(0, 2, 3, 1)
-        return logits, codes.reshape(len(maps), -1, 4)
+        return logits, codes.reshape(maps.shape[0], -1, 4)
 
 
 class RegionProposalNetwork(torch.nn.Module):
@@ -108,19 +109,37 @@ class RegionProposalNetwork(torch.nn.Module):
             features: one map (N, C, h, w) for each level, the finest first.
             targets: for each image ``boxes`` (M, 4) in pixels of the batch; needed in training.
         """
-        maps = list(features.values())
-        outputs = [self.head(level) for level in maps]
-        logits, codes = [level for level, _ in outputs], [level for _, level in outputs]
-        anchors = self.anchor_generator(batch.size, maps)
-        proposals = self._proposals(logits, codes, anchors, batch.image_sizes)
+        logits, codes, anchors = self._said(batch, features)
+        each = zip(*self._likeliest(logits, codes, anchors), batch.image_sizes, strict=True)
+        proposals = [self._kept(*image) for image in each]
         if not self.training or targets is None:
             return proposals, {}
         return proposals, self._losses(torch.cat(logits, 1), torch.cat(codes, 1), torch.cat(anchors), targets)
 
+    def regions(self, batch: ImageBatch, features: Mapping[str, Tensor]) -> Tensor:
+        """The proposals of all images, which are of one size, as rows of the image and its box, (R, 5)."""
+        boxes, scores, levels = self._likeliest(*self._said(batch, features))
+        boxes = ops.clip_boxes(boxes, batch.image_sizes[0])
+        images, places = self._chosen(boxes, scores).nonzero(as_tuple=True)
+        boxes, scores, levels = (each[images, places] for each in (boxes, scores, levels))
+        kept = ops.batched_nms(boxes, scores, images * len(features) + levels, self.nms_thresh)
+        images, rows = first_of_each(images[kept], batch.tensors.shape[0], self.post_nms_top_n[self.training])
+        return torch.cat([images[:, None].to(boxes), boxes[kept[rows]]], 1)
+
+    def _said(
+        self, batch: ImageBatch, features: Mapping[str, Tensor]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Logits (N, A) and differences (N, A, 4) of the anchors (A, 4) of each level."""
+        maps = list(features.values())
+        outputs = [self.head(level) for level in maps]
+        anchors = self.anchor_generator(batch.size, maps)
+        return [level for level, _ in outputs], [level for _, level in outputs], anchors
+
     @torch.no_grad()
-    def _proposals(
-        self, logits: list[Tensor], codes: list[Tensor], anchors: list[Tensor], sizes: list[tuple[int, int]]
-    ) -> list[Tensor]:
+    def _likeliest(
+        self, logits: list[Tensor], codes: list[Tensor], anchors: list[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes (N, M, 4), scores and levels (N, M) of each level's likeliest anchors."""
         boxes, likely, levels = [], [], []
         for level, (scores, differences, places) in enumerate(zip(logits, codes, anchors, strict=True)):
             top = scores.topk(min(self.pre_nms_top_n[self.training], scores.shape[1]), dim=1)
@@ -128,16 +147,20 @@ class RegionProposalNetwork(torch.nn.Module):
             boxes.append(self.box_coder.decode(chosen, places[top.indices]))
             likely.append(top.values.sigmoid())
             levels.append(torch.full_like(top.indices, level))
-        each = zip(torch.cat(boxes, 1), torch.cat(likely, 1), torch.cat(levels, 1), sizes, strict=True)
-        return [self._kept(*image) for image in each]
+        return torch.cat(boxes, 1), torch.cat(likely, 1), torch.cat(levels, 1)
 
+    @torch.no_grad()
     def _kept(self, boxes: Tensor, scores: Tensor, levels: Tensor, size: tuple[int, int]) -> Tensor:
         """The proposals of one image."""
         boxes = ops.clip_boxes(boxes, size)
-        wide = ((boxes[:, 2:] - boxes[:, :2]) >= SMALLEST_SIDE).all(1)
-        chosen = (wide & (scores >= self.score_thresh)).nonzero().flatten()
+        chosen = self._chosen(boxes, scores).nonzero().flatten()
         kept = ops.batched_nms(boxes[chosen], scores[chosen], levels[chosen], self.nms_thresh)
         return boxes[chosen[kept[: self.post_nms_top_n[self.training]]]]
+
+    def _chosen(self, boxes: Tensor, scores: Tensor) -> Tensor:
+        """Which boxes (..., 4) are wide and likely (...) enough."""
+        wide = ((boxes[..., 2:] - boxes[..., :2]) >= SMALLEST_SIDE).all(-1)
+        return wide & (scores >= self.score_thresh)
 
     def _losses(self, logits: Tensor, codes: Tensor, anchors: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Of (N, A) logits and (N, A, 4) differences from the anchors (A, 4)."""

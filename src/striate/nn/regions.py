@@ -50,7 +50,10 @@ class MultiScaleRoIAlign(torch.nn.Module):
             boxes: for each image (R_i, 4), in pixels of the batch.
         """
         images = torch.cat([each.new_full((len(each), 1), index) for index, each in enumerate(boxes)])
-        regions = torch.cat([images, torch.cat(list(boxes))], 1)
+        return self.regions(features, torch.cat([images, torch.cat(list(boxes))], 1))
+
+    def regions(self, features: Mapping[str, Tensor], regions: Tensor) -> Tensor:
+        """The same, of regions (R, 5): the image and its box."""
         levels = self.levels(regions[:, 1:])
         places = [(levels == level).nonzero().flatten() for level in range(len(self.strides))]
         pooled = [

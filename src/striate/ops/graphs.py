@@ -1,7 +1,7 @@
 """What graphs hold of operations that PyTorch has no operator for, and how ONNX writes it.
 
-A graph that a compiler or exporter captures has ``striate::nms`` and ``striate::roi_align`` in it. ONNX has operators
-for both (:func:`translations`). Elsewhere ``roi_align`` is made of PyTorch's operators
+A graph that a compiler or exporter captures has ``striate::nms``, ``batched_nms`` and ``roi_align`` in it. ONNX has
+operators for them (:func:`translations`). Elsewhere ``roi_align`` is made of PyTorch's operators
 (``ExportedProgram.run_decompositions``), so that a program needs no striate, except where boxes say how many samples
 they have; nms loops until it is done, which a graph can't, so a program with it needs ``import striate.ops``.
 """
@@ -21,6 +21,7 @@ from striate.ops.suppression import suppressed
 
 _library: Final = torch.library.Library("striate", "DEF")
 _library.define("nms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor")
+_library.define("batched_nms(Tensor boxes, Tensor scores, Tensor idxs, float iou_threshold) -> Tensor")
 _library.define(
     "roi_align(Tensor input, Tensor boxes, SymInt[] size, float scale, int samples, bool aligned) -> Tensor"
 )
@@ -31,7 +32,11 @@ def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     return suppressed(boxes, scores, None, iou_threshold)
 
 
-def _some(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+def _batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+    return suppressed(boxes, scores, idxs, iou_threshold)
+
+
+def _some(boxes: Tensor, *others: Any) -> Tensor:
     return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
 
 
@@ -55,17 +60,20 @@ def _shape(input: Tensor, size: list[int], scale: float, samples: int, aligned: 
 
 
 _library.impl("nms", _nms, "CompositeExplicitAutograd")
+_library.impl("batched_nms", _batched_nms, "CompositeExplicitAutograd")
 _library.impl("roi_align", _roi_align, "CompositeImplicitAutograd")
 _library.impl("roi_align_adaptive", _roi_align_adaptive, "CompositeExplicitAutograd")
 torch.library.register_fake("striate::nms", _some, lib=_library)
+torch.library.register_fake("striate::batched_nms", _some, lib=_library)
 torch.library.register_fake("striate::roi_align_adaptive", _bins, lib=_library)
 
 
 def translations() -> dict[Any, Callable[..., Any]]:
     """How ONNX writes these operators: the table that :func:`torch.onnx.export` takes as ``custom_translation_table``.
 
-    Boxes that suppress each other are ONNX's ``NonMaxSuppression`` with one class and no limit, aligned pooling is its
-    ``RoiAlign`` (both from version 16 of its operators).
+    Boxes that suppress each other are ONNX's ``NonMaxSuppression`` without a limit, aligned pooling is its ``RoiAlign``
+    (both from version 16 of its operators). The remainder of a division by a size of the input is in the table too,
+    since PyTorch's exporter writes it for numbers alone.
     """
     import onnxscript
 
@@ -82,6 +90,36 @@ def translations() -> dict[Any, Callable[..., Any]]:
         )
         # A row for each box: image, class, box.
         return op.Gather(found, op.Constant(value_int=2), axis=1)
+
+    def batched_nms(boxes: Any, scores: Any, idxs: Any, iou_threshold: float) -> Any:
+        # Of a class only its own boxes have a score that counts.
+        count = op.Add(
+            op.ReduceMax(op.Concat(idxs, op.Constant(value_ints=[0]), axis=0), keepdims=0), op.Constant(value_int=1)
+        )
+        classes = op.Range(op.Constant(value_int=0), count, op.Constant(value_int=1))
+        first, second = op.Constant(value_ints=[0]), op.Constant(value_ints=[1])
+        own = op.Equal(op.Unsqueeze(classes, second), op.Unsqueeze(idxs, first))
+        given = op.Cast(scores, to=1)
+        each = op.Where(own, op.Unsqueeze(given, first), op.Constant(value_float=float("-inf")))
+        found = op.NonMaxSuppression(
+            op.Unsqueeze(op.Cast(boxes, to=1), first),
+            op.Unsqueeze(each, first),
+            op.Reshape(op.Size(scores), second),
+            op.Constant(value_floats=[iou_threshold]),
+            op.Constant(value_floats=[torch.finfo(torch.float32).min]),
+        )
+        chosen = op.Gather(found, op.Constant(value_int=2), axis=1)
+        many = op.Reshape(op.Size(chosen), second)
+        # By index first: of equal scores the one that comes first is the first.
+        chosen, _ = op.TopK(chosen, many, axis=0, largest=0)
+        _, order = op.TopK(op.Gather(given, chosen, axis=0), many, axis=0)
+        return op.Gather(chosen, order, axis=0)
+
+    def remainder(input: Any, other: Any) -> Any:
+        other = op.CastLike(other, input)
+        if not input.dtype.is_floating_point():
+            return op.Mod(input, other)
+        return op.Sub(input, op.Mul(op.Floor(op.Div(input, other)), other))
 
     def roi_align(input: Any, boxes: Any, size: Any, scale: float, samples: int, aligned: bool) -> Any:
         images = op.Cast(op.Gather(boxes, op.Constant(value_int=0), axis=1), to=7)
@@ -100,4 +138,9 @@ def translations() -> dict[Any, Callable[..., Any]]:
         )
 
     operators = torch.ops.striate
-    return {operators.nms.default: nms, operators.roi_align.default: roi_align}
+    return {
+        operators.nms.default: nms,
+        operators.batched_nms.default: batched_nms,
+        operators.roi_align.default: roi_align,
+        torch.ops.aten.remainder.Scalar: remainder,
+    }

@@ -79,6 +79,10 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
         got = f"got idxs of shape {tuple(idxs.shape)} for boxes of shape {tuple(boxes.shape)}"
         raise OperandError("batched_nms", got, "needed (N,)")
     boxes = wide(boxes)
+    if torch.compiler.is_exporting():
+        # The file's boxes stay in their places: far from 0 there are fewer digits behind the point.
+        boxes = boxes.detach() if boxes.is_floating_point() else boxes.float()
+        return cast(Tensor, torch.ops.striate.batched_nms(boxes, scores.detach(), idxs, float(iou_threshold)))
     most = _MOVED.get(boxes.device.type, _MOVED_ELSEWHERE)
     if not traced(boxes, scores, idxs) and len(boxes) > most:
         return _suppressed(boxes, scores, idxs, iou_threshold)

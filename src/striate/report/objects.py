@@ -94,6 +94,20 @@ def draw_comparison(
     return sheet([[left, right]], width=_BESIDE)
 
 
+def framed(picture: Tensor, box: tuple[float, float, float, float]) -> Tensor:
+    """Pictures, uint8 (N, C, H, W), with a light frame with a dark edge around a box (x0, y0, x1, y1), pixels."""
+    height, width = picture.shape[2:]
+    thick = max(1, round(min(height, width) / 150))
+    left, top = (max(0, math.floor(side)) for side in box[:2])
+    right, bottom = min(width, math.ceil(box[2])), min(height, math.ceil(box[3]))
+    drawn = picture.clone()
+    for out, value in ((2 * thick, 20), (thick, 255)):
+        inner = drawn[..., top:bottom, left:right].clone()
+        drawn[..., max(0, top - out) : bottom + out, max(0, left - out) : right + out] = value
+        drawn[..., top:bottom, left:right] = inner
+    return drawn
+
+
 def _count(count: int) -> str:
     return f"{count:,} object{'s' * (count != 1)}"
 

@@ -93,12 +93,14 @@ def exported(done: Exported) -> PlainTable:
     noise = " of noise (the run's own aren't at hand)" if done.synthetic else ""
     several = f"{done.images} image{'s' * (done.images > 1)}{noise}, one alone and all as a batch"
     exact = "the same to the bit" if done.max_difference == 0 else f"largest difference {done.max_difference:.2g}"
+    same = "classes" if done.objects is None else f"{done.objects:,} object{'s' * (done.objects != 1)}"
     return described(
         {
             "file": f"{done.path} ({done.bytes:,} bytes)",
             "format": kind,
             "network": done.model,
-            "verified": f"{several}: {exact} ({done.tolerance:.2g} allowed), the same classes",
+            "images": f"any number at once; {done.sizes}",
+            "verified": f"{several}: {exact} ({done.tolerance:.2g} allowed), the same {same}",
         }
     )
 

@@ -17,6 +17,7 @@ from striate import data
 from striate.data import STYLES, LabelledImages, Normalization, Preprocessing
 from striate.data.streamed import relabelled
 from striate.errors import DataError, RunError
+from striate.models.auxiliary import WithAuxiliary
 from striate.tasks import samples
 from striate.tasks.balance import balanced_order, class_weights
 from striate.tasks.evaluation import Evaluation, Example
@@ -43,22 +44,18 @@ def loss_of(
 
     Args:
         model: the network.
-        label_smoothing: of the cross entropy; None for 0.1 if it is that.
+        label_smoothing: of the cross entropy; None for 0.1 if it is that alone, without auxiliary heads.
         mixed: whether labels are probabilities, as mixed images have them.
         weights: of the K classes, whose mean over the images is 1; None for none.
 
     Raises:
-        RunError: label smoothing, mixed images or class weights for a network that brings its own loss.
+        RunError: label smoothing, mixed images or class weights for a network that brings another loss of its own.
     """
     own: Loss | None = getattr(model, "loss", None)
     if own is None:
-        smoothing = _SMOOTHING if label_smoothing is None else label_smoothing
-        if weights is None:
-            return functools.partial(F.cross_entropy, label_smoothing=smoothing)
-        # Not PyTorch's weighted mean: it divides by the weights of the batch, so an image's share in the whole gradient
-        # would hang on which others its batch has, and on how many processes share it.
-        each = functools.partial(F.cross_entropy, label_smoothing=smoothing, reduction="none")
-        return lambda output, labels: each(output, labels, weight=weights.to(output)).mean()
+        return _cross_entropy(_SMOOTHING if label_smoothing is None else label_smoothing, weights)
+    if isinstance(model, WithAuxiliary):  # a sum of cross entropies, each of which can do all that one can
+        return functools.partial(model.loss, each=_cross_entropy(label_smoothing or 0.0, weights))
     if weights is not None:
         raise RunError("class_weights", "got some", "needed none: the model brings a loss of its own")
     if mixed:
@@ -68,6 +65,15 @@ def loss_of(
     if label_smoothing:
         raise RunError("label_smoothing", f"got {label_smoothing}", "needed none: the model brings a loss of its own")
     return own
+
+
+def _cross_entropy(smoothing: float, weights: Tensor | None) -> Loss:
+    if weights is None:
+        return functools.partial(F.cross_entropy, label_smoothing=smoothing)
+    # Not PyTorch's weighted mean: it divides by the weights of the batch, so an image's share in the whole gradient
+    # would hang on which others its batch has, and on how many processes share it.
+    each = functools.partial(F.cross_entropy, label_smoothing=smoothing, reduction="none")
+    return lambda output, labels: each(output, labels, weight=weights.to(output)).mean()
 
 
 @dataclass(frozen=True)

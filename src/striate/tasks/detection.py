@@ -16,23 +16,27 @@ import torch
 from torch import Tensor
 
 from striate import nn
-from striate.data import AnnotatedBatches, AnnotatedSet, Annotation, Detections, Identity, Normalization
-from striate.data.annotated import relabelled
-from striate.data.annotated_augmentation import AnnotatedAugmentation
+from striate.data import (
+    AnnotatedSet,
+    Annotation,
+    Detections,
+    Identity,
+    Normalization,
+    Preprocessing,
+)
+from striate.data.fitting import Fit
 from striate.errors import RunError
-from striate.tasks.explained import object_scores
-from striate.tasks.framing import Framed, FramedBatches, holding
+from striate.tasks.annotated import BLANK, WORST, AnnotatedTask
+from striate.tasks.explained import Explained, object_number, object_scores, one_object
+from striate.tasks.exportable import Exportable, objects_of
+from striate.tasks.framing import Framed
 from striate.tasks.heads import Parts
 from striate.tasks.objects import ObjectMeasures, ObjectRecorder
-from striate.tasks.pictures import Shown, evenly, write_pictures
-from striate.tasks.task import Batches, Criterion, Goal, Loading, Outcome, Task
+from striate.tasks.task import Batches, Criterion, Goal, Outcome
 from striate.tasks.writing import ObjectWriter
 
 #: In a run's folder: what the network finds on each held-out picture.
 DETECTIONS: Final = "detections.jsonl"
-#: Held-out pictures that a run keeps: some over the whole set, and those with the most mistakes.
-_EVEN: Final = 9
-_WORST: Final = 9
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,8 @@ class ObjectAssessment:
 
 
 @dataclass(frozen=True)
-class Detection(Task):
+class Detection(AnnotatedTask):
     """Boxes with classes; the settings are those of :class:`striate.training.Recipe`."""
-
-    augment: str | None = None
 
     name: ClassVar[str] = "detection"
     holds: ClassVar[str] = "boxes"
@@ -69,14 +71,8 @@ class Detection(Task):
     #: Gradients of a larger 2-norm are scaled down: a step on a batch of rare objects would undo many others.
     clip_norm: ClassVar[float | None] = 10.0
 
-    def admit(self, images: Any) -> AnnotatedSet:
-        return holding(images, self.holds, self.name)
-
     def outputs(self, classes: int) -> int:
         return classes + 1
-
-    def relabelled(self, images: AnnotatedSet, classes: tuple[str, ...]) -> AnnotatedSet:
-        return relabelled(images, classes)
 
     def normalization(self, images: AnnotatedSet, workers: int) -> Normalization:
         """Values from 0 to 1: these networks normalise pixels themselves."""
@@ -99,32 +95,23 @@ class Detection(Task):
         inside = tuple(layer for layer in layers if id(layer) in own)
         return Parts(inside, tuple(layer for layer in layers if id(layer) not in own))
 
-    def exported(self, model: torch.nn.Module) -> torch.nn.Module:
-        got = f"got a network for {self.name}, whose results have as many rows as there are objects"
-        raise RunError("export", got, "needed one with a result of fixed size", "export its maps with torch.onnx")
+    def exported(self, model: torch.nn.Module, suppression: str | None = None) -> Exportable:
+        """Rows of all pictures, one after the other, see :class:`striate.tasks.exportable.ExportableObjects`."""
+        return objects_of(model, self.name, suppression)
 
     def explained(self, model: torch.nn.Module) -> torch.nn.Module:
         return object_scores(model)
 
-    def check_style(self, style: str) -> None:
-        AnnotatedAugmentation(style)
+    def object_number(self, target: str, classes: Sequence[str]) -> int | None:
+        return object_number(target, classes)
+
+    def explained_object(self, model: torch.nn.Module, picture: Tensor, number: int) -> Explained:
+        return one_object(model, picture, number)
 
     # ------------------------------------------------------------------ pictures and losses
 
-    def batches(self, images: AnnotatedSet, loading: Loading, *, style: str | None = None) -> Batches:
-        fit = None if loading.preprocessing.mode == "own" else loading.preprocessing.how
-        if style is None:
-            return FramedBatches(images, loading.batch_size, fit, loading.device)
-        return AnnotatedBatches(
-            images,
-            loading.batch_size,
-            fit,
-            shuffle_seed=loading.seed,
-            device=loading.device,
-            augmentation=AnnotatedAugmentation(style, loading.seed),
-            part=loading.part,
-            workers=loading.workers,
-        )
+    def seen(self, preprocessing: Preprocessing) -> tuple[Fit | None, Normalization | None]:
+        return (None if preprocessing.mode == "own" else preprocessing.how), None
 
     def criterion(self, model: torch.nn.Module, images: AnnotatedSet) -> Criterion:
         def criterion(network: torch.nn.Module, inputs: Any, targets: list[Annotation]) -> dict[str, Tensor]:
@@ -145,7 +132,7 @@ class Detection(Task):
     def nothing(
         self, inputs: Any, targets: Any, channels: int, device: torch.device
     ) -> tuple[list[Tensor], list[Annotation]]:
-        size = (_BLANK, _BLANK)
+        size = (BLANK, BLANK)
         return [torch.zeros(channels, *size, device=device)], [
             Annotation(size, masks=torch.zeros(0, *size, dtype=torch.bool))
         ]
@@ -195,16 +182,7 @@ class Detection(Task):
     def outcome(
         self, images: AnnotatedSet, tested: ObjectAssessment, validated: ObjectAssessment | None = None
     ) -> Outcome:
-        measures = tested.evaluation
-        even, worst = evenly(len(images), _EVEN), measures.worst(_WORST)
-        shown = {
-            index: Shown(
-                *images.sample(index), tested.recorder.found(index), images.classes, tested.known[index].name, index
-            )
-            for index in {*even, *worst}
-        }
-        examples, errors = (tuple(shown[index] for index in each) for each in (even, worst))
-        return Outcome(tested, measures, measures.to_dict(), examples, errors)
+        return self.worth_a_look(images, tested, tested.evaluation.worst(WORST), tested.recorder.found)
 
     def write(
         self,
@@ -217,12 +195,5 @@ class Detection(Task):
             for place, each in enumerate(tested.known):
                 writer.write(each.name, tested.recorder.found(place))
 
-    def keep(self, folder: Path, examples: Sequence[Shown], *, copies: bool) -> None:
-        write_pictures(folder, examples, copies=copies)
-
     def evaluation(self, fields: Mapping[str, Any]) -> ObjectMeasures:
         return ObjectMeasures.from_dict(fields)
-
-
-#: Pixels a side of a picture that doesn't count.
-_BLANK: Final = 64

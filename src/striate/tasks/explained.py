@@ -1,19 +1,98 @@
 """Networks that find objects or classes of pixels, as networks with one score for each class: what explanations ask.
 
 An explanation answers why a score is as high as it is. Of a detector the score of a class is that of the place which is
-surest of it; of a segmentation network it is the mean score over the pixels that are taken for the class.
+surest of it, or of the proposal, which is held fixed; of one object that it found, the scores are those of its own
+place, or of its box, which is held fixed too. Of a segmentation network the score of a class is the mean over the
+pixels that are taken for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from striate.errors import RunError
+from striate.errors import ExplainError, RunError
 from striate.models.dense import called_by
+
+#: What stands before the number of an object, where a class might be called by that number.
+_OBJECT: Final = "object:"
+
+
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """A network with a score for each class, and which one is asked about.
+
+    Args:
+        network: from (N, C, H, W) to scores (N, K).
+        target: the class; None for the one with the largest score.
+        box: of the object that is asked about, xyxy, pixels of what the network sees; None for no object.
+        layer: whose maps suit class activation maps; None for the last one with places.
+    """
+
+    network: torch.nn.Module
+    target: int | None
+    box: tuple[float, float, float, float] | None = None
+    layer: str | None = None
+
+
+def object_number(text: str, classes: Sequence[str]) -> int | None:
+    """Which of the objects that a detector finds is meant, from 1, the surest; None if it is a class.
+
+    A number is that of an object where no class is called by it; ``object:3`` always is.
+
+    Raises:
+        ExplainError: no number after ``object:``.
+
+    >>> object_number("2", ["cat", "dog"]), object_number("2", ["1", "2"]), object_number("object:2", ["1", "2"])
+    (2, None, 2)
+    """
+    number = text.strip().removeprefix(_OBJECT)
+    if number == text.strip() and (number in classes or not number.isdecimal()):
+        return None
+    if not number.isdecimal() or int(number) < 1:
+        raise ExplainError("--target", f"got {text!r}", "needed the number of an object, from 1", f"{_OBJECT}1")
+    return int(number)
+
+
+@torch.no_grad()
+def one_object(model: Any, picture: Tensor, number: int) -> Explained:
+    """A detector's layers under the same names, from pictures to the scores of the classes for one object (N, K).
+
+    Args:
+        model: with the methods ``place_of``, from a picture, a box and a label to the place that speaks for them, and
+            ``scores_at``, from pictures and that place to the logits of all classes. A method ``layer_of`` may tell
+            the layer whose maps lie on the picture, where later ones don't.
+        picture: float (C, H, W), as the network sees it.
+        number: of the object, from 1; the surest is the first.
+
+    Raises:
+        ExplainError: nothing is found, or fewer objects are.
+        RunError: a detector without these methods.
+    """
+    kind = type(model).__name__
+    if not hasattr(model, "place_of"):
+        raise RunError("explain", f"{kind} has no method place_of", "needed it of a detector", "name a class instead")
+    (found,) = model([picture])
+    count = len(found["labels"])
+    if count < number:
+        got = "nothing is found on this picture" if count == 0 else f"got object {number} of {count}"
+        needed = "needed an object" if count == 0 else f"needed 1 to {count}"
+        raise ExplainError("--target", got, needed, "name a class instead, as that of the surest place")
+    row = int(found["scores"].sort(descending=True, stable=True).indices[number - 1])
+    box, label = found["boxes"][row], int(found["labels"][row])
+    place, scores = model.place_of(picture, box, label), type(model).scores_at
+
+    def forward(self: Any, images: Tensor) -> Tensor:
+        said: Tensor = scores(self, images, place)
+        return said
+
+    x0, y0, x1, y1 = box.tolist()
+    layer = model.layer_of(picture, place) if hasattr(model, "layer_of") else None
+    return Explained(called_by(model, forward), label - 1, (x0, y0, x1, y1), layer)
 
 
 def object_scores(model: torch.nn.Module) -> torch.nn.Module:
@@ -23,14 +102,11 @@ def object_scores(model: torch.nn.Module) -> torch.nn.Module:
         model: a detector with a method ``class_scores``, which gives the score of each class at its surest place.
 
     Raises:
-        RunError: a detector whose scores belong to proposals, which depend on the picture themselves.
+        RunError: a detector without that method.
     """
     scores = getattr(type(model), "class_scores", None)
     if scores is None:
-        got = f"{type(model).__name__} scores proposals, not places"
-        raise RunError(
-            "explain", got, "needed a detector that scores every place", "as centernet_small or ssd300_vgg16"
-        )
+        raise RunError("explain", f"{type(model).__name__} has no method class_scores", "needed it of a detector")
     return called_by(model, scores)
 
 

@@ -11,8 +11,10 @@ from typing import Final
 from PIL import Image
 from torch import Tensor
 
-from striate.data import Annotation, Detections
-from striate.files import write_json, write_whole
+from striate.data import Annotation, Detections, Preprocessing
+from striate.data.decoding import Reading
+from striate.errors import StriateError
+from striate.files import read_json, write_json, write_whole
 
 INDEX: Final = "index.json"
 
@@ -58,6 +60,31 @@ def write_pictures(folder: Path, shown: Sequence[Shown], *, copies: bool) -> Non
             write_whole(folder / file, png(each.image))
         index[file if copies else each.name] = {"name": each.name, "copy": copies}
     write_json(folder / INDEX, index)
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """A copy of a picture in a run's folder.
+
+    Args:
+        image: uint8 (C, H, W).
+        name: of the picture.
+    """
+
+    image: Tensor
+    name: str
+
+
+def read_pictures(folder: Path, preprocessing: Preprocessing) -> tuple[Kept, ...]:
+    """The copies that :func:`write_pictures` left; none where it left none, or nobody can read them any more."""
+    try:
+        index = read_json(folder / INDEX)
+        read = Reading(None, preprocessing.channels)
+        return tuple(
+            Kept(read(folder / file), str(entry["name"])) for file, entry in index.items() if entry.get("copy")
+        )
+    except (OSError, StriateError, AttributeError, KeyError, TypeError):
+        return ()  # they are there to look at: a run is whole without them
 
 
 def png(image: Tensor) -> bytes:

@@ -11,14 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from striate.data import IGNORED, AnnotatedBatches, AnnotatedSet, Annotation, Normalization
-from striate.data.annotated import relabelled
-from striate.data.annotated_augmentation import AnnotatedAugmentation
+from striate.data import IGNORED, AnnotatedSet, Annotation, Normalization, Preprocessing
+from striate.data.fitting import Fit
+from striate.tasks.annotated import BLANK, EVEN, WORST, AnnotatedTask
 from striate.tasks.explained import map_scores, pixel_scores
-from striate.tasks.framing import Framed, FramedBatches, holding, normalization_of
+from striate.tasks.exportable import Exportable, without_suppression
+from striate.tasks.framing import Framed, normalization_of
 from striate.tasks.maps import MapMeasures, MapRecorder
-from striate.tasks.pictures import Shown, evenly, write_pictures
-from striate.tasks.task import Batches, Criterion, Goal, Loading, Outcome, Task
+from striate.tasks.pictures import evenly
+from striate.tasks.task import Batches, Criterion, Goal, Outcome
 from striate.tasks.writing import write_class_map
 
 #: What an auxiliary head's loss counts (Zhao et al., "Pyramid scene parsing network", 2017, section 3.3, has 0.4;
@@ -26,9 +27,9 @@ from striate.tasks.writing import write_class_map
 _AUXILIARY: Final = 0.5
 #: In a run's folder: class maps of some held-out pictures, by their place in the set.
 MAPS: Final = "maps"
-#: Held-out pictures that a run keeps: some over the whole set, and the worst.
-_EVEN: Final = 9
-_WORST: Final = 9
+#: Sides of pictures in exported files are multiples of this, and not less than that, pixels.
+_UNIT: Final = 32
+_LEAST: Final = 64
 
 
 @dataclass(frozen=True)
@@ -50,20 +51,12 @@ class MapAssessment:
 
 
 @dataclass(frozen=True)
-class Semantic(Task):
+class Semantic(AnnotatedTask):
     """A class for each pixel; the settings are those of :class:`striate.training.Recipe`."""
-
-    augment: str | None = None
 
     name: ClassVar[str] = "semantic"
     holds: ClassVar[str] = "map"
     goal: ClassVar[Goal] = Goal("mIoU", rising=True)
-
-    def admit(self, images: Any) -> AnnotatedSet:
-        return holding(images, self.holds, self.name)
-
-    def relabelled(self, images: AnnotatedSet, classes: tuple[str, ...]) -> AnnotatedSet:
-        return relabelled(images, classes)
 
     def normalization(self, images: AnnotatedSet, workers: int) -> Normalization:
         return normalization_of(images)
@@ -78,35 +71,18 @@ class Semantic(Task):
         with torch.inference_mode():
             model.eval()(torch.zeros(1, *shape))
 
-    def exported(self, model: torch.nn.Module) -> torch.nn.Module:
+    def exported(self, model: torch.nn.Module, suppression: str | None = None) -> Exportable:
         """Scores (N, K, H, W)."""
-        return map_scores(model)
+        without_suppression(f"a network for {self.name} segmentation finds no boxes", suppression)
+        return Exportable(map_scores(model), unit=_UNIT, least=_LEAST)
 
     def explained(self, model: torch.nn.Module) -> torch.nn.Module:
         return pixel_scores(model)
 
-    def check_style(self, style: str) -> None:
-        AnnotatedAugmentation(style)
-
     # ------------------------------------------------------------------ pictures and loss
 
-    def batches(self, images: AnnotatedSet, loading: Loading, *, style: str | None = None) -> Batches:
-        preprocessing = loading.preprocessing
-        if style is None:
-            return FramedBatches(
-                images, loading.batch_size, preprocessing.how, loading.device, preprocessing.normalization
-            )
-        return AnnotatedBatches(
-            images,
-            loading.batch_size,
-            preprocessing.how,
-            shuffle_seed=loading.seed,
-            device=loading.device,
-            augmentation=AnnotatedAugmentation(style, loading.seed),
-            part=loading.part,
-            workers=loading.workers,
-            normalization=preprocessing.normalization,
-        )
+    def seen(self, preprocessing: Preprocessing) -> tuple[Fit | None, Normalization | None]:
+        return preprocessing.how, preprocessing.normalization
 
     def criterion(self, model: torch.nn.Module, images: AnnotatedSet) -> Criterion:
         def criterion(network: torch.nn.Module, inputs: Tensor, targets: list[Annotation]) -> dict[str, Tensor]:
@@ -125,8 +101,8 @@ class Semantic(Task):
     def nothing(
         self, inputs: Any, targets: Any, channels: int, device: torch.device
     ) -> tuple[Tensor, list[Annotation]]:
-        empty = torch.full((_BLANK, _BLANK), IGNORED, dtype=torch.uint8)
-        return torch.zeros(1, channels, _BLANK, _BLANK, device=device), [Annotation((_BLANK, _BLANK), class_map=empty)]
+        empty = torch.full((BLANK, BLANK), IGNORED, dtype=torch.uint8)
+        return torch.zeros(1, channels, BLANK, BLANK, device=device), [Annotation((BLANK, BLANK), class_map=empty)]
 
     def assess(
         self,
@@ -138,7 +114,7 @@ class Semantic(Task):
         recorder = MapRecorder(batches.images.map_classes)
         names = [each.name for each in batches.images.identities()]
         kept: dict[int, Tensor] = {}
-        even = set(evenly(len(names), _EVEN))
+        even = set(evenly(len(names), EVEN))
         training = model.training
         model.eval()
         with torch.inference_mode():
@@ -164,17 +140,8 @@ class Semantic(Task):
     # ------------------------------------------------------------------ what a run leaves
 
     def outcome(self, images: AnnotatedSet, tested: MapAssessment, validated: MapAssessment | None = None) -> Outcome:
-        measures = tested.evaluation
-        even = evenly(len(images), _EVEN)
-        worst = [index for index in measures.worst(_WORST) if index in tested.maps]
-        shown = {
-            index: Shown(
-                *images.sample(index), tested.maps[index], images.map_classes, measures.pictures[index].name, index
-            )
-            for index in {*even, *worst}
-        }
-        examples, errors = (tuple(shown[index] for index in each) for each in (even, worst))
-        return Outcome(tested, measures, measures.to_dict(), examples, errors)
+        worst = [index for index in tested.evaluation.worst(WORST) if index in tested.maps]
+        return self.worth_a_look(images, tested, worst, tested.maps.__getitem__)
 
     def write(
         self, folder: Path, images: AnnotatedSet, tested: MapAssessment, validated: MapAssessment | None = None
@@ -183,9 +150,6 @@ class Semantic(Task):
         (folder / MAPS).mkdir(exist_ok=True)
         for index in sorted(tested.maps):
             write_class_map(folder / MAPS / f"{index:05}.png", tested.maps[index], images.map_classes)
-
-    def keep(self, folder: Path, examples: Sequence[Shown], *, copies: bool) -> None:
-        write_pictures(folder, examples, copies=copies)
 
     def evaluation(self, fields: Mapping[str, Any]) -> MapMeasures:
         return MapMeasures.from_dict(fields)
@@ -216,10 +180,6 @@ def _maps(targets: Sequence[Annotation]) -> Tensor:
 def _forget(kept: dict[int, Tensor], even: set[int], recorder: MapRecorder) -> None:
     """Drops the best of the maps that aren't kept anyway, so that memory doesn't grow with the set."""
     rest = [place for place in kept if place not in even]
-    if len(rest) > _WORST:
+    if len(rest) > WORST:
         best = max(rest, key=lambda place: recorder.pictures[place].iou or 0.0)
         del kept[best]
-
-
-#: Pixels a side of a picture that doesn't count.
-_BLANK: Final = 64

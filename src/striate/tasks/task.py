@@ -20,6 +20,8 @@ from torch import Tensor
 
 from striate.data import Normalization, Preprocessing
 from striate.errors import RunError
+from striate.tasks.explained import Explained
+from striate.tasks.exportable import Exportable, without_suppression
 from striate.tasks.heads import Parts
 
 Kind = TypeVar("Kind", bound="Task")
@@ -217,13 +219,35 @@ class Task(ABC):
         """
         return model
 
-    def exported(self, model: torch.nn.Module) -> torch.nn.Module:
-        """A network from a batch (N, C, H, W) to one tensor, as files for other programs hold it.
+    def object_number(self, target: str, classes: Sequence[str]) -> int | None:
+        """Which of the objects that a network finds somebody means, from 1; None if it is a class.
 
         Raises:
-            RunError: this task's networks can't be written like that.
+            ExplainError: no such number.
         """
-        return model
+        return None
+
+    def explained_object(self, model: torch.nn.Module, picture: Tensor, number: int) -> Explained:
+        """A network with a score of each class for one object that it finds on a picture (C, H, W).
+
+        Raises:
+            ExplainError: there are fewer objects.
+            RunError: a network that finds none by its nature, or can't be asked about one.
+        """
+        raise RunError("explain", f"got object {number} of a network for {self.name}", "needed a detector")
+
+    def exported(self, model: torch.nn.Module, suppression: str | None = None) -> Exportable:
+        """A network as files for other programs hold it.
+
+        Args:
+            model: the network.
+            suppression: where boxes that overlap a better one are left out, ``"inside"`` or ``"outside"`` of the file.
+
+        Raises:
+            RunError: this network can't be written like that, or leaves no such choice.
+        """
+        without_suppression(f"a network for {self.name} finds no boxes", suppression)
+        return Exportable(model)
 
     def viewed(self, model: torch.nn.Module, views: int) -> torch.nn.Module:
         """A network that looks at each image so many times.

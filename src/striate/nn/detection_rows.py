@@ -1,0 +1,72 @@
+"""What is found in all images of a batch, as rows: the form that files for other programs hold.
+
+Detectors look at each image by itself, since what is found in one is of another length than what is found in the next.
+A graph that is to take any number of images has no loop over them; it has rows of all images, one after the other, and
+a column that says whose they are.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def first_of_each(images: Tensor, count: int, most: int) -> tuple[Tensor, Tensor]:
+    """The first rows of each image.
+
+    Args:
+        images: int64 (R,), which image a row belongs to.
+        count: of images.
+        most: rows of an image at the most.
+
+    Returns:
+        The image and the index of each row that is left, int64 (D,), image by image.
+
+    >>> first_of_each(torch.tensor([1, 0, 1, 1, 0]), 2, 2)
+    (tensor([0, 0, 1, 1]), tensor([1, 4, 0, 2]))
+    """
+    own = images == torch.arange(count, device=images.device)[:, None]
+    left = own & (own.long().cumsum(1) <= most)
+    image, row = left.nonzero(as_tuple=True)
+    return image, row
+
+
+def stretched(boxes: Tensor, size: tuple[int, int], new_size: tuple[int, int]) -> Tensor:
+    """Boxes (..., 4) on images of ``size`` (H, W) after these were brought to ``new_size``.
+
+    As :func:`striate.nn.resize_boxes`, for sizes that an exporter has no numbers for.
+    """
+    down, right = new_size[0] / size[0], new_size[1] / size[1]
+    sides = zip(boxes.unbind(-1), (right, down, right, down), strict=True)
+    return torch.stack([side * factor for side, factor in sides], -1)
+
+
+def paste_together(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """What :func:`striate.nn.paste_masks` gives, without a loop over the masks, (M, 1, h, w) to (M, 1, H, W).
+
+    To resample a mask bilinearly is a matrix product along each axis.
+
+    Args:
+        masks: probabilities.
+        boxes: (M, 4), pixels of the image.
+        size: (H, W) of the image.
+    """
+    framed = F.pad(masks, (1, 1, 1, 1))
+    half, centre = (boxes[:, 2:] - boxes[:, :2]) * 0.5, (boxes[:, 2:] + boxes[:, :2]) * 0.5
+    grown = half * masks.new_tensor((framed.shape[3] / masks.shape[3], framed.shape[2] / masks.shape[2]))
+    first, last = (centre - grown).trunc(), (centre + grown).trunc()
+    across, down = (
+        _resampling(first[:, axis], last[:, axis], framed.shape[3 - axis], size[1 - axis]) for axis in (0, 1)
+    )
+    return (down @ framed[:, 0] @ across.mT)[:, None]
+
+
+def _resampling(first: Tensor, last: Tensor, places: int, pixels: int) -> Tensor:
+    """What each pixel of an image takes of the places of a mask that lies from pixel ``first`` to ``last`` (M,), along
+    one axis: (M, pixels, places)."""
+    length = (last - first + 1).clamp(min=1)[:, None]
+    pixel = torch.arange(pixels, device=first.device).to(first) - first[:, None]
+    at = ((pixel + 0.5) * (places / length) - 0.5).clamp(0, places - 1)
+    weights = (1 - (at[..., None] - torch.arange(places, device=first.device).to(first)).abs()).clamp(min=0)
+    return weights * ((pixel >= 0) & (pixel < length))[..., None].to(weights)
