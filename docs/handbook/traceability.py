@@ -4,7 +4,8 @@ Nothing in the table is written by hand but the formulas themselves (``formulas.
 
     source    a line of the docstring,                    Formula: F36, W4.
     tests     a mark of the function,                     @pytest.mark.formula("F36", "W4")
-    pages     a role in chapters, exercises and guides,   {formula}`F36` in Markdown, :formula:`F36` in scripts
+    pages     a role in chapters, exercises and guides,   {formula}`F36` in Markdown, :formula:`F36` in scripts,
+              or the directive that sets the formula,     .. formula:: F36
 
 Sources and tests are parsed, never imported, so the table takes a second and needs no PyTorch.
 
@@ -30,7 +31,7 @@ TABLE = HERE.parent / "traceability.md"
 KINDS = {"formula": "Formulas", "worked": "Worked examples", "claim": "Claims", "exercise": "Exercises"}
 
 _FIELD = re.compile(r"^\s*Formula: (.+)\.$", re.MULTILINE)
-_ROLE = re.compile(r"\{formula\}`([\w.]+)`|:formula:`([\w.]+)`")
+_ROLE = re.compile(r"(?:\{formula\}`|:formula:`|formula:: )([\w.]+)")
 
 
 @dataclass(frozen=True)
@@ -171,9 +172,9 @@ def pages() -> dict[str, tuple[str, ...]]:
     docs = HERE.parent
     for path in sorted([*docs.rglob("*.md"), *docs.rglob("plot_*.py")]):
         name = path.relative_to(docs).as_posix()
-        if path == TABLE or name.split("/")[0] in ("_build", "gallery", "handbook"):
+        if path == TABLE or name.split("/")[0] in ("gallery", "handbook"):
             continue
-        for one in dict.fromkeys(a or b for a, b in _ROLE.findall(path.read_text("utf-8"))):
+        for one in dict.fromkeys(_ROLE.findall(path.read_text("utf-8"))):
             found[one].append(name)
     return {one: tuple(names) for one, names in found.items()}
 
@@ -222,8 +223,8 @@ def table() -> str:
         "# Formulas and claims, traced",
         "",
         "Every formula, worked example, claim and exercise of the five texts, with the function that computes it, the",
-        "tests that fail if it is wrong, and the page or study that shows it. A slow test plants errors in each function and",
-        "requires its tests to notice. Where a text is imprecise, a note says what holds.",
+        "tests that fail if it is wrong, and the page or study that shows it. A slow test plants errors in each",
+        "function and requires its tests to notice. Where a text is imprecise, a note says what holds.",
         "",
         "The texts:",
         "",
