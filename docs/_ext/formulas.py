@@ -131,6 +131,7 @@ def linked_table(app: Sphinx, docname: str, source: list[str]) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
+    app.setup_extension("sphinx.ext.autodoc")
     app.add_role("formula", FormulaRole())
     app.add_directive("formula", FormulaDirective)
     app.add_directive("verdict", VerdictDirective)

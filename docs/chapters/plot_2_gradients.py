@@ -50,9 +50,8 @@ assert torch.allclose(dx[0, 0], ops.convolve(g, w, "full"))
 
 twice = ops.convolve(g, w.flip(0, 1), "full")
 figure, axes = plt.subplots(1, 2, figsize=(6, 3))
-for axis, (title, found) in zip(
-    axes, {"one flip: the gradient": dx[0, 0], "two flips: wrong": twice}.items(), strict=True
-):
+shown = {"one flip: the gradient": dx[0, 0], "two flips: wrong": twice}
+for axis, (title, found) in zip(axes, shown.items(), strict=True):
     axis.imshow(found.numpy(), cmap="RdBu", vmin=-4, vmax=4)
     axis.set(title=title, xticks=[], yticks=[])
 plt.show()

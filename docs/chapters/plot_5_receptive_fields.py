@@ -26,8 +26,8 @@ assert (Window(3) @ Window(3) @ Window(3)).kernel == 7
 # .. verdict:: two-3x3
 
 # %%
-# **Seen isn't used.** The field is where an output *can* see. Its middle is reached by many paths, its edge by one: with
-# equal weights the influence falls off like a bell. Fields that grow with depth grow more slowly in effect.
+# **Seen isn't used.** The field is where an output *can* see. Its middle is reached by many paths, its edge by one:
+# with equal weights the influence falls off like a bell. Fields that grow with depth grow more slowly in effect.
 
 layers = torch.nn.Sequential(*(nn.Conv2d(1, 1, 3, padding=1, bias=False) for _ in range(6)))
 for layer in layers:

@@ -8,6 +8,7 @@ The kernel fits at 3 places along each axis, so the output is 3x3. At each place
 """
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 
 from striate import Window, ops
@@ -33,9 +34,7 @@ assert output.tolist() == [[8, 8, 8]] * 3
 figure, axes = plt.subplots(1, 3, figsize=(8, 2.8))
 for axis, matrix, title in zip(axes, (image, kernel, output), ("input", "kernel", "output"), strict=True):
     axis.imshow(matrix.numpy(), cmap="Blues", vmin=-12, vmax=36)
-    for (row, column), value in zip(
-        torch.cartesian_prod(*map(torch.arange, matrix.shape)), matrix.flatten(), strict=True
-    ):
+    for (row, column), value in np.ndenumerate(matrix.numpy()):
         axis.text(column, row, f"{value:g}", ha="center", va="center")
     axis.set(title=title, xticks=[], yticks=[])
 plt.show()

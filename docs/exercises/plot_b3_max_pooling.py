@@ -6,6 +6,7 @@ Program max pooling so that its gradient knows where each maximum stood. (:formu
 """
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 
 from striate import ops
@@ -33,9 +34,7 @@ assert torch.equal(ops.reference.max_pool2d_backward(upstream[None], image[None]
 figure, axes = plt.subplots(1, 3, figsize=(8, 2.8))
 for axis, matrix, title in zip(axes, (image, values[0], gradient), ("input", "maxima", "gradient"), strict=True):
     axis.imshow(matrix.clamp_max(10).numpy(), cmap="Blues", vmin=0, vmax=20)
-    for (row, column), value in zip(
-        torch.cartesian_prod(*map(torch.arange, matrix.shape)), matrix.flatten(), strict=True
-    ):
+    for (row, column), value in np.ndenumerate(matrix.numpy()):
         axis.text(column, row, f"{value:g}", ha="center", va="center")
     axis.set(title=title, xticks=[], yticks=[])
 plt.show()
