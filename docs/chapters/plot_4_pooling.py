@@ -34,8 +34,8 @@ assert (4 * mean).tolist() == [[[1, 3, 2], [4, 10, 6], [3, 7, 4]]]
 
 # %%
 # **Invariance.** Four texts say that pooling makes a network invariant to translation. It doesn't: moved by one
-# pixel, a map pooled at stride 2 changes. What it gives is steadiness: the mean of a window changes less than one of its
-# pixels does.
+# pixel, a map pooled at stride 2 changes. What it gives is steadiness: the mean of a window changes less than one of
+# its pixels does.
 
 torch.manual_seed(0)
 maps = ops.avg_pool2d(torch.randn(1, 8, 34, 34), 3, 1)  # smooth, as maps of images are
