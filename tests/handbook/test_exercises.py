@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
 
@@ -26,3 +27,15 @@ def test_it_runs(path: Path) -> None:
 
 def test_the_scripts_are_found() -> None:
     assert len([path for path in SCRIPTS if path.parent.name == "exercises"]) == 20
+
+
+@pytest.mark.parametrize("name", ["start", "designer", "engineer"])
+def test_python_in_guides_runs_and_prints_what_it_says(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (DOCS / f"{name}.md").read_text("utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(block, {})
+    printed = capsys.readouterr().out.replace(",", "")
+    for said in re.findall(r"^print\(.*?\)  # ([\d(].*)$", "\n".join(blocks), re.MULTILINE):
+        assert said.replace(",", "") in printed

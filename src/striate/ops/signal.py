@@ -142,4 +142,5 @@ def distribution_of_sum(joint: Tensor) -> Tensor:
         )
     # Rows that are padded to A + B cells, laid end to end and cut every A + B - 1 cells: row x starts x cells later.
     skewed = pad(joint, (0, first)).flatten(-2)[..., : first * (first + second - 1)]
-    return skewed.unflatten(-1, (first, first + second - 1)).sum(-2)
+    output: Tensor = skewed.unflatten(-1, (first, first + second - 1)).sum(-2)
+    return output
