@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 RUN := runs/demo
 DETECTION := runs/demo-detection
 
-.PHONY: help install demo demo-detection test test-all test-cuda check format bench clean
+.PHONY: help install docs traceability demo demo-detection test test-all test-cuda check format bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,8 @@ help:
 	@echo "make test      the test suite (minutes); make test-all adds the slow tests"
 	@echo "make test-cuda the tests that a GPU has to pass as well (minutes)"
 	@echo "make check     lint, format and types;  make format rewrites the files"
+	@echo "make docs      the handbook as pages in build/docs, every script in it run anew (minutes, no network)"
+	@echo "make traceability   write docs/traceability.md anew, from the marks in sources and tests"
 	@echo "make bench     time striate against PyTorch on this machine"
 	@echo "make clean     remove the environment, caches and demo runs"
 
@@ -60,6 +62,13 @@ check: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: install
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "Open build/docs/index.html"
+
+traceability: install
+	$(BIN)/python docs/handbook/traceability.py
 
 bench: install
 	$(BIN)/python -m benchmarks

@@ -39,6 +39,7 @@ def learned() -> tuple[nn.Module, Tensor, Tensor]:
     return model, images, labels
 
 
+@pytest.mark.formula("S6")
 def test_linear_classifiers_have_a_closed_form() -> None:
     # The margin w.x + b of two classes moves by at most epsilon |w|_1 (Goodfellow et al. 2015, section 5).
     model = linear()

@@ -28,6 +28,7 @@ def test_coverage_is_the_gradient_of_ones(kernel: int, stride: int, dilation: in
     assert coverage(window) == tuple(int(count) for count in x.grad[0, 0, middle : middle + stride])
 
 
+@pytest.mark.formula("S19")
 @given(st.integers(1, 8), st.integers(1, 5))
 def test_coverage_is_even_just_where_the_stride_divides_the_kernel(kernel: int, stride: int) -> None:
     rows = checkerboard(nn.ConvTranspose1d(1, 1, kernel, stride), (1, 9)).rows

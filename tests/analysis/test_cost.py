@@ -39,6 +39,7 @@ def test_published_figures(name: str) -> None:
     assert not [line for line in summary.not_counted if line.startswith("aten.")]
 
 
+@pytest.mark.formula("F28")
 def test_lenet5_row_by_row() -> None:
     rows = {row.name: row for row in summarize(models.create("lenet5"), (1, 28, 28))}
     assert {name: row.parameters for name, row in rows.items() if row.parameters} == {

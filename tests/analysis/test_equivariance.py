@@ -27,6 +27,7 @@ def convolutions(make: type) -> nn.Sequential:
     )
 
 
+@pytest.mark.formula("F42", "S3")
 @pytest.mark.parametrize("borders", ["circular", "zeros"])
 @pytest.mark.parametrize("make", [nn.Conv2d, snn.Conv2d])
 def test_convolution_is_equivariant_to_rounding(make: type, borders: str) -> None:
@@ -44,6 +45,7 @@ def test_valid_convolution_is_compared_where_the_image_reaches() -> None:
     assert found.at("1").error[2] is None
 
 
+@pytest.mark.formula("S3", "S4")
 def test_strided_pooling_is_not_equivariant_and_blurring_helps() -> None:
     torch.manual_seed(0)
     first = nn.Conv2d(2, 8, 3, padding=1)
@@ -91,6 +93,7 @@ def test_transposed_convolution_undoes_a_stride() -> None:
         assert max(error for row in found for error in row.error) < ROUNDING
 
 
+@pytest.mark.formula("F42")
 def test_errors_are_what_their_definition_says() -> None:
     torch.manual_seed(3)
     conv, x = nn.Conv2d(1, 2, 3, stride=2, padding=1), torch.randn(3, 1, 16, 16)

@@ -79,6 +79,7 @@ def graphs(seeds: range) -> list[int]:
     return fitting
 
 
+@pytest.mark.formula("S30")
 @pytest.mark.parametrize("first", range(0, 60, 20))
 def test_random_graphs(first: int) -> None:
     seeds = graphs(range(first, first + 20))

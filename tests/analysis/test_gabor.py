@@ -56,6 +56,7 @@ def test_a_made_one_is_found_again(gabor: Gabor) -> None:
     torch.testing.assert_close(found.gabor.sample((11, 11)), kernel, rtol=0, atol=2e-2 * gabor.amplitude)
 
 
+@pytest.mark.formula("S10")
 @pytest.mark.parametrize("orientation", [0.05, 0.3, 1.57, 2.2, 3.1])
 @pytest.mark.parametrize("phase", [-2.0, 0.0, 1.5])
 def test_parameters_are_found_again(orientation: float, phase: float) -> None:

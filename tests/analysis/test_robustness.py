@@ -94,6 +94,7 @@ def test_noise_has_the_deviation_that_it_should() -> None:
     assert float(disturbed(images, "noise", 0.05).std()) == pytest.approx(0.05, rel=0.02)
 
 
+@pytest.mark.formula("S26")
 def test_curves_of_a_network_that_is_known_by_heart() -> None:
     images, labels = spots()
     model = Brightest().train()

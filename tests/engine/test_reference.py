@@ -29,6 +29,7 @@ def places(output_size, kernel, stride, pads, dilation):
             yield o, t, i
 
 
+@pytest.mark.formula("F1", "F2", "F3", "F8", "F13", "F14", "F15")
 @pytest.mark.parametrize("line", [line for line in CONVOLUTIONS if not line.startswith("conv3d") and "7x7" not in line])
 def test_convolution_and_gradients_are_the_form_summed_number_by_number(line: str) -> None:
     shape = conv(line)
@@ -50,6 +51,7 @@ def test_convolution_and_gradients_are_the_form_summed_number_by_number(line: st
         np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.formula("F36", "F37", "F41")
 @pytest.mark.parametrize("line", POOLINGS)
 def test_pooling_number_by_number(line: str) -> None:
     shape = pool(line)
@@ -89,6 +91,7 @@ def test_the_named_functions_take_sizes_or_tensors_and_single_images() -> None:
     assert full[0].shape == x.shape
 
 
+@pytest.mark.formula("F38", "F39", "F40")
 def test_its_gradients_are_those_of_its_values() -> None:
     """Finite differences of the forward definitions, for what the tables above don't reach."""
     x = torch.randn(1, 2, 5, 6, dtype=torch.float64)

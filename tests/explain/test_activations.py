@@ -86,6 +86,7 @@ def test_where_everything_is_seen_the_patch_is_the_image() -> None:
     assert bool(patch.inside.all())
 
 
+@pytest.mark.formula("S11")
 def test_stages_grow() -> None:
     layers: list[nn.Module] = []
     for channels in (1, 4, 4, 4, 4):

@@ -23,6 +23,7 @@ PEERS = {
 ALL = (*PEERS, "grad_cam_plus_plus", "score_cam", "eigen_cam")
 
 
+@pytest.mark.formula("S27")
 @pytest.mark.usefixtures("peer")  # torchcam imports torchvision
 @pytest.mark.parametrize("name", PEERS)
 @pytest.mark.parametrize("target", [0, 3])

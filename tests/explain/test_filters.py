@@ -28,6 +28,7 @@ def layer_of(kernels: torch.Tensor) -> nn.Conv2d:
     return layer
 
 
+@pytest.mark.formula("S27")
 @pytest.mark.parametrize(("fy", "fx"), [(0, 8), (8, 0), (12, 20), (-4, 16), (3, 5)])
 def test_a_wave_is_found_at_its_frequency(fy: int, fx: int) -> None:
     # A cosine over whole periods of a 64-pixel kernel: its transform is zero everywhere else.

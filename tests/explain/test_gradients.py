@@ -44,6 +44,7 @@ def x() -> Tensor:
 TARGETS = [2, [0, 3, 1]]
 
 
+@pytest.mark.formula("S27")
 @pytest.mark.parametrize("target", TARGETS)
 def test_captum_agrees(model: Plain, x: Tensor, target: int | list[int]) -> None:
     pairs = [

@@ -32,6 +32,7 @@ def test_a_linear_class_reaches_its_maximum(shape: tuple[int, int, int], decay: 
     assert most * 0.97 < found.reached[0] <= most
 
 
+@pytest.mark.formula("F48")
 def test_the_first_step_climbs_along_the_weights() -> None:
     # Near grey a sigmoid is straight, and in pixels (decay 0) the slope is w. Adam's first step takes the sign of each
     # wave's slope, and normal numbers and their signs have a cosine of sqrt(2 / pi).

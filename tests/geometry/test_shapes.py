@@ -57,6 +57,7 @@ def test_other_lines_are_refused(line: str) -> None:
         parse(line)
 
 
+@pytest.mark.formula("F27", "W9", "W15")
 def test_costs_of_the_textbooks() -> None:
     # a 3x3 convolution from 64 to 128 channels on 32x32, with its bias
     shape = ConvShape.parse("conv2d 1x64x32x32 128x64x3x3 padding=1")

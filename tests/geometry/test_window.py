@@ -40,6 +40,7 @@ def test_taps_inside_are_those_counted_on_a_padded_line(drawn: tuple[int, Window
     assert window.in_bounds_taps(size) == len(expected)
 
 
+@pytest.mark.formula("F23", "F24", "F25")
 @given(one_axis)
 @settings(max_examples=500)
 def test_words_mean_what_they_say(drawn: tuple[int, Window]) -> None:
@@ -75,6 +76,7 @@ def test_the_transposed_window_undoes_the_output_size(drawn: tuple[int, Window])
             assert position - adjoint.before + flipped * adjoint.dilation == output * adjoint.expansion
 
 
+@pytest.mark.formula("F33")
 @given(st.lists(random_windows(1, words=False).map(lambda drawn: drawn[1][0]), min_size=2, max_size=4))
 @settings(max_examples=300)
 def test_windows_in_a_row_are_one_window(path: list[Window]) -> None:
@@ -94,6 +96,7 @@ def test_windows_in_a_row_are_one_window(path: list[Window]) -> None:
         assert whole.span(output) == (first, last)
 
 
+@pytest.mark.formula("F19", "F20", "W15", "W16")
 @pytest.mark.parametrize(
     ("window", "size", "outputs"),
     [
@@ -109,11 +112,13 @@ def test_sizes_of_the_textbooks(window: Window, size: int, outputs: int) -> None
     assert window.output_size(size) == outputs
 
 
+@pytest.mark.formula("F35", "W11")
 def test_three_3x3_layers_see_7x7_with_fewer_weights() -> None:
     assert (Window(3) @ Window(3) @ Window(3)).kernel == 7
     assert 3 * 3 * 3 < 7 * 7
 
 
+@pytest.mark.formula("F33", "F34")
 def test_receptive_field_of_vgg16_is_196_at_its_last_convolution() -> None:
     field = Window(1)
     for block in (2, 2, 3, 3, 3):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -69,6 +70,7 @@ def test_codes_are_pictures_of_digits() -> None:
     assert (seven[10:] == -1).all()
 
 
+@pytest.mark.formula("F50")
 def test_output_is_minus_the_squared_distance_and_the_loss_is_equation_nine() -> None:
     model = LeNet5_1998()
     exact = model.output(digit_codes()[3:4])

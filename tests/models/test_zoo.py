@@ -68,6 +68,7 @@ def test_parameters_are_what_the_description_says(name: str) -> None:
     assert model.input_size == (int(told[2]), int(told[3]))
 
 
+@pytest.mark.formula("W14")
 def test_described_parameters_are_the_literatures() -> None:
     for name, parameters in {
         "alexnet": 61_100_840,
@@ -99,6 +100,7 @@ def test_multiply_accumulates_are_the_literatures(name: str) -> None:
     assert round(summarize(model, models.input_shape(name)).macs / 1e9, 3) == GMACS[name]
 
 
+@pytest.mark.formula("S9")
 @pytest.mark.parametrize(
     ("name", "layer", "size", "stride"),
     [

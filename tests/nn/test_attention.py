@@ -13,6 +13,7 @@ from striate.errors import GeometryError
 from striate.nn import LayerNorm2d, SelfAttention, SelfAttention2d
 
 
+@pytest.mark.formula("F54")
 @given(st.integers(1, 3), st.integers(1, 7), st.integers(1, 3), st.integers(1, 4))
 def test_it_is_torchs_multihead_attention(images: int, length: int, heads: int, depth: int) -> None:
     theirs = torch.nn.MultiheadAttention(heads * depth, heads, batch_first=True).double()

@@ -26,6 +26,7 @@ def awake(module: torch.nn.Module) -> torch.nn.Module:
     return module
 
 
+@pytest.mark.formula("F53")
 def test_squeeze_and_excitation_is_equations_two_to_four() -> None:
     layer = awake(nn.SqueezeExcite(6, 2))
     x = torch.randn(3, 6, 4, 5, dtype=torch.float64)
@@ -58,6 +59,7 @@ def test_a_convolution_with_norm_keeps_the_size() -> None:
     assert len(nn.ConvNormActivation(2, 4, activation=None)) == 2
 
 
+@pytest.mark.formula("F43")
 @pytest.mark.parametrize("squeeze", [None, 2])
 @pytest.mark.parametrize(("in_channels", "stride"), [(4, 1), (6, 1), (4, 2)])
 def test_a_basic_block_is_two_convolutions_and_a_shortcut(in_channels: int, stride: int, squeeze: int | None) -> None:

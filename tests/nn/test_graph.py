@@ -23,6 +23,7 @@ def as_graph(weight: torch.Tensor, bias: torch.Tensor | None) -> GraphConv:
     return layer
 
 
+@pytest.mark.formula("F55")
 @pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
 @pytest.mark.parametrize(
     ("kernel", "padding", "dilation"),
@@ -68,6 +69,7 @@ def test_any_window_on_any_grid(axes: list[tuple[Window, int]]) -> None:
     torch.testing.assert_close(got, expected.flatten(2), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.formula("F55")
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5), st.integers(0, 2**32 - 1))
 def test_the_formula_edge_by_edge(relations: int, nodes: int, outputs: int, seed: int) -> None:
     torch.manual_seed(seed)

@@ -127,6 +127,7 @@ def test_output_size_picks_among_those_that_map_to_the_input() -> None:
         layer(x, (12, 12))
 
 
+@pytest.mark.formula("F30", "F31", "W17", "S16")
 def test_depthwise_separable_convolution_counts_and_computes() -> None:
     layer = nn.DepthwiseSeparableConv2d(64, 128, 3, padding=1)
     assert layer.parameter_count() == 576 + 64 + 8192 + 128

@@ -105,6 +105,7 @@ def test_gradients_of_both_orders_by_finite_differences(line: str) -> None:
     assert torch.autograd.gradgradcheck(call, (x, w, b), fast_mode=True)
 
 
+@pytest.mark.formula("F17")
 @given(random_convolutions())
 @settings(max_examples=EXAMPLES // 2)
 def test_input_gradient_is_the_full_convolution_with_the_flipped_kernel(shape: ConvShape) -> None:
@@ -126,6 +127,7 @@ def test_input_gradient_is_the_full_convolution_with_the_flipped_kernel(shape: C
     assert_same(full, reference.contract(shape, Pass.INPUT_GRAD, w, g), terms(shape, Pass.INPUT_GRAD))
 
 
+@pytest.mark.formula("F16")
 @given(random_convolutions())
 @settings(max_examples=EXAMPLES // 2)
 def test_weight_gradient_is_the_input_correlated_with_the_upstream_gradient(shape: ConvShape) -> None:
@@ -140,6 +142,7 @@ def test_weight_gradient_is_the_input_correlated_with_the_upstream_gradient(shap
     assert_same(swapped, reference.contract(shape, Pass.WEIGHT_GRAD, x, g), terms(shape, Pass.WEIGHT_GRAD))
 
 
+@pytest.mark.formula("S29")
 @given(random_convolutions())
 @settings(max_examples=EXAMPLES // 2)
 def test_transposed_convolution_is_the_definition(shape: ConvShape) -> None:

@@ -189,6 +189,7 @@ def test_adaptive_pooling_keeps_an_axis_on_none() -> None:
     assert ops.adaptive_avg_pool2d(torch.zeros(1, 2, 5, 6), (None, 3)).shape == (1, 2, 5, 3)
 
 
+@pytest.mark.formula("F38")
 @pytest.mark.parametrize("shape", [(2, 3, 5), (2, 3, 5, 4), (2, 3, 2, 3, 4)])
 def test_global_pooling(shape: tuple[int, ...]) -> None:
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)

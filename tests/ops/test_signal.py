@@ -13,6 +13,7 @@ from striate import ops
 from striate.errors import GeometryError, OperandError
 
 
+@pytest.mark.formula("F5", "F7")
 @pytest.mark.parametrize("mode", ["full", "same", "valid"])
 @pytest.mark.parametrize("name", ["convolve", "correlate"])
 @given(data=st.data())

@@ -20,6 +20,7 @@ def gradient_of(operation, *leaves: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return tuple(grad[0, 0] for grad in grads)
 
 
+@pytest.mark.formula("F14", "F15")
 def test_backward_of_a_2x2_kernel_on_3x3_written_out() -> None:
     (w00, w01), (w10, w11) = kernel = torch.tensor([[0.1, 0.02], [0.003, 0.0004]])
     dx, dw = gradient_of(ops.conv2d, X, kernel)
@@ -37,6 +38,7 @@ def test_backward_of_a_2x2_kernel_on_3x3_written_out() -> None:
     torch.testing.assert_close(dx, torch.tensor(expected))
 
 
+@pytest.mark.formula("F14", "F18", "W16")
 def test_the_shared_weights_gradient_is_a_sum_over_places_not_a_mean() -> None:
     w = torch.zeros(1, 1, 3, 3, requires_grad=True)
     for stride, places in ((1, 9), (2, 4)):
@@ -45,12 +47,14 @@ def test_the_shared_weights_gradient_is_a_sum_over_places_not_a_mean() -> None:
         assert torch.equal(dw, torch.full_like(dw, places))
 
 
+@pytest.mark.formula("F36", "F39")
 def test_max_pooling_hands_the_gradient_to_the_maxima() -> None:
     assert ops.max_pool2d(X[None], 2, 1).tolist() == [[[9, 5], [9, 3]]]
     (dx,) = gradient_of(lambda x: ops.max_pool2d(x, 2, 1), X)
     assert dx.tolist() == [[0, B, 0], [A + C, 0, 0], [0, D, 0]]
 
 
+@pytest.mark.formula("F37", "F40")
 def test_average_pooling_shares_the_gradient_out() -> None:
     assert ops.avg_pool2d(X[None], 2, 1).tolist() == [[[4.25, 3], [5, 2]]]
     (dx,) = gradient_of(lambda x: ops.avg_pool2d(x, 2, 1), X)
@@ -58,6 +62,7 @@ def test_average_pooling_shares_the_gradient_out() -> None:
     torch.testing.assert_close(dx * 4, torch.tensor(expected))
 
 
+@pytest.mark.formula("F19")
 def test_sizes_on_224() -> None:
     x = torch.zeros(1, 3, 224, 224)
     y = ops.conv2d(x, torch.zeros(64, 3, 7, 7), stride=2, padding=3)
@@ -66,6 +71,7 @@ def test_sizes_on_224() -> None:
     assert ops.max_pool2d(y, 3, 2, 1).shape == (1, 64, 56, 56)
 
 
+@pytest.mark.formula("W11", "S9")
 def test_three_3x3_layers_see_7x7() -> None:
     x = torch.zeros(1, 1, 15, 15, requires_grad=True)
     w = torch.ones(1, 1, 3, 3)
@@ -75,6 +81,7 @@ def test_three_3x3_layers_see_7x7() -> None:
     assert rows == columns == list(range(4, 11))
 
 
+@pytest.mark.formula("S3")
 def test_convolution_follows_a_shift_and_strided_pooling_does_not() -> None:
     x, w = torch.randn(1, 1, 12, 12), torch.randn(1, 1, 3, 3)
 
@@ -91,6 +98,7 @@ def test_convolution_follows_a_shift_and_strided_pooling_does_not() -> None:
     assert torch.equal(ops.max_pool2d(shift(x, 2), 2), shift(pooled, 1))
 
 
+@pytest.mark.formula("F1", "F5", "F7")
 def test_correlation_and_convolution_differ_by_a_flip() -> None:
     x, k = torch.tensor([0.0, 1, 2, 3]), torch.tensor([1.0, 10, 100])
     assert ops.correlate(x, k).tolist() == [210, 321]
@@ -100,6 +108,7 @@ def test_correlation_and_convolution_differ_by_a_flip() -> None:
     assert torch.equal(ops.correlate(x, k), ops.conv1d(x[None, None], k[None, None])[0, 0])
 
 
+@pytest.mark.formula("F9")
 @pytest.mark.parametrize("shapes", [((6,), (4,)), ((3, 4), (2, 5))])
 def test_convolution_of_two_distributions_is_the_distribution_of_the_sum(shapes) -> None:
     first, second = (torch.rand(shape, dtype=torch.float64) for shape in shapes)

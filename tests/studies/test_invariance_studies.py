@@ -19,6 +19,7 @@ def test_all_are_registered() -> None:
     assert set(NAMES) <= set(studies.studies())
 
 
+@pytest.mark.formula("F6", "S2")
 @pytest.mark.parametrize("size", [3, 5])
 def test_the_flipped_kernel_is_scipys_convolution(size: int) -> None:
     layer = _Convolution(1, 1, size, padding=size // 2).double()

@@ -97,6 +97,7 @@ def batch(images: object) -> tuple[list[Tensor], list[Annotation]]:
     return [picture.float() / 255 for picture, _ in samples], [truth for _, truth in samples]
 
 
+@pytest.mark.formula("S7")
 def test_dilation_keeps_weights_and_field_and_makes_the_map_finer() -> None:
     strided, dilated = (Segmenter(11, dilated=each).eval() for each in (False, True))
     assert {name: each.shape for name, each in strided.state_dict().items()} == {

@@ -44,6 +44,7 @@ def recipe(task: str, out: Path, **settings: Any) -> Recipe:
     return Recipe(NETWORKS[task], out=str(out), **given)
 
 
+@pytest.mark.formula("S25")
 @pytest.mark.parametrize("task", NETWORKS)
 def test_a_run_of_each_task_leaves_what_it_measured(task: str, tmp_path: Path) -> None:
     run = fit(recipe(task, tmp_path / "run", augment="flip"), quiet=True)

@@ -74,6 +74,8 @@ def fgsm(
     >>> (fgsm(line, image, torch.tensor([1]), 0.1) - image).abs()
     tensor([[[[0.1000, 0.1000],
               [0.1000, 0.1000]]]])
+
+    Formula: S6.
     """
     subject = Subject(model, images, input=input, prepare=prepare)
     pixels, size = pixels_of(subject), _checked(epsilon)
@@ -120,6 +122,8 @@ def pgd(
     >>> attacked = pgd(line, image, torch.tensor([1]), 0.1)
     >>> float((attacked - image).abs().max()) < 0.1 + 1e-6
     True
+
+    Formula: S6.
     """
     steps, restarts = arguments.whole("steps", steps, 1), arguments.whole("restarts", restarts, 1)
     subject = Subject(model, images, input=input, prepare=prepare)

@@ -92,6 +92,8 @@ def coverage(window: Window) -> tuple[int, ...]:
 
     >>> coverage(Window(3, stride=2)), coverage(Window(4, stride=2)), coverage(Window(1, stride=2))
     ((2, 1), (2, 2), (1, 0))
+
+    Formula: S19.
     """
     counts = [0] * window.stride
     for tap in range(window.kernel):
@@ -116,6 +118,8 @@ def checkerboard(model: torch.nn.Module, input_size: InputSize, *, name: str | N
     >>> up = torch.nn.Sequential(torch.nn.ConvTranspose2d(1, 1, 3, 2), torch.nn.ConvTranspose2d(1, 1, 4, 2))
     >>> [(row.coverage[0], round(row.unevenness, 3)) for row in checkerboard(up, (1, 8, 8))]
     [((2, 1), 0.436), ((2, 2), 0.0)]
+
+    Formula: S19.
     """
     name = name or type(model).__name__
     model, example = prepared(model, input_size)

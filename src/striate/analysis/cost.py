@@ -116,7 +116,10 @@ class Summary:
 
     @property
     def parameters(self) -> int:
-        """All parameters, shared ones once."""
+        """All parameters, shared ones once.
+
+        Formula: F51, W10, W14.
+        """
         return self._sum("parameters")
 
     @property
@@ -306,7 +309,10 @@ def _bytes(value: Value) -> int:
 
 
 def _geometry(operations: list[Operation]) -> dict[str, Any]:
-    """Kernel, stride and so on, of a layer with one convolution or pooling (or several calls of it)."""
+    """Kernel, stride and so on, of a layer with one convolution or pooling (or several calls of it).
+
+    Formula: F28, W9.
+    """
     found = [(operation, shape) for operation in operations if (shape := problem(operation)) is not None]
     if not found:
         return {"dense_parameters": 0}

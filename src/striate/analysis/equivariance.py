@@ -164,6 +164,8 @@ def equivariance(
     >>> found = equivariance(layers, (1, 16, 16), [1, 2])
     >>> [error < 1e-6 for error in found.at("0").error], [error < 1e-6 for error in found.at("1").error]
     ([True, True], [False, True])
+
+    Formula: F42, S3.
     """
     arguments.word("borders", borders, ("circular", "zeros"))
     subject = Subject(model, images, input=input, name=name, seed=seed)
@@ -332,7 +334,10 @@ class _Probe:
 
 
 def _errors(axes: Sequence[_Axis], before: Tensor, after: Tensor, move: tuple[float, float], circular: bool) -> _Errors:
-    """The relative error after the map moved as the stride says, and after the whole shift that fits best."""
+    """The relative error after the map moved as the stride says, and after the whole shift that fits best.
+
+    Formula: F42.
+    """
     circles = tuple(circular and axis.closes for axis in axes)
     by = [move[axis.number] / float(axis.stride) for axis in axes]
     kept = []

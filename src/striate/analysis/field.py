@@ -130,6 +130,8 @@ class ReceptiveFields:
 
         Raises:
             AnalysisError: no such layer or position, or dependence that isn't known.
+
+        Formula: S30.
         """
         row, found = self.at(name), self._found[name]
         return seen_by(name, row.shape, found, position, self.input_shape[2:])

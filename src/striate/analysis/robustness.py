@@ -114,6 +114,8 @@ def robustness(
     >>> found = robustness(flat, torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]), {"brightness": [0, 0.5]})
     >>> found.curves[0].agreement[0], found.curves[0].accuracy[0] == found.accuracy
     (1.0, True)
+
+    Formula: S26.
     """
     subject = Subject(model, images, input=input, prepare=prepare, name=name)
     pixels, levels = pixels_of(subject), _levels(disturbances)

@@ -85,6 +85,8 @@ def contract(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor) -> Te
 
     y[n, o, p] = sum over c, t of x[n, c, position(p, t)] * w[o, c, t], and the same terms summed over what is not in
     dx[n, c, position(p, t)] or dw[o, c, t].
+
+    Formula: F1, F2, F3, F8, F13, F14, F15, W1, W2, W3.
     """
     roles = dict(zip((role for role in FORM if role is not open_), (first, second), strict=True))
     final = {Pass.INPUT_GRAD: shape.input_shape, Pass.WEIGHT_GRAD: shape.weight_shape, Pass.OUTPUT: shape.output_shape}
@@ -123,7 +125,10 @@ def contract(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor) -> Te
 
 
 def maximum(shape: PoolShape, input: Tensor) -> tuple[Tensor, Tensor]:
-    """y[p] = max over t of x[position(p, t)], with the flat position of the first maximum; NaN wins over all."""
+    """y[p] = max over t of x[position(p, t)], with the flat position of the first maximum; NaN wins over all.
+
+    Formula: F36, F41, W4.
+    """
     x = input.detach().flatten(2)
     best = x.new_zeros(*shape.output_shape[:2], math.prod(shape.output_size))
     index = torch.full(best.shape, -1, dtype=torch.long, device=x.device)
@@ -135,7 +140,10 @@ def maximum(shape: PoolShape, input: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def maximum_grad(size: Sequence[int], indices: Tensor, grad_output: Tensor) -> Tensor:
-    """dx[i] = sum over all p whose maximum stands at i of g[p]."""
+    """dx[i] = sum over all p whose maximum stands at i of g[p].
+
+    Formula: F39, W5.
+    """
     grad = torch.zeros(*grad_output.shape[:2], math.prod(size), dtype=torch.float64, device=grad_output.device)
     flat, upstream = indices.flatten(2).long(), _exact(grad_output).flatten(2)
     for place in range(flat.shape[2]):
@@ -144,7 +152,10 @@ def maximum_grad(size: Sequence[int], indices: Tensor, grad_output: Tensor) -> T
 
 
 def average(shape: PoolShape, input: Tensor) -> Tensor:
-    """y[p] = 1 / cells(p) * sum over t of x[position(p, t)]."""
+    """y[p] = 1 / cells(p) * sum over t of x[position(p, t)].
+
+    Formula: F37, W6.
+    """
     x = _exact(input).flatten(2)
     total = x.new_zeros(*shape.output_shape[:2], math.prod(shape.output_size))
     for _, position, inside in _taps(shape.windows, shape.size, shape.output_size):
@@ -153,7 +164,10 @@ def average(shape: PoolShape, input: Tensor) -> Tensor:
 
 
 def average_grad(shape: PoolShape, grad_output: Tensor) -> Tensor:
-    """dx[i] = sum over all (p, t) with position(p, t) = i of g[p] / cells(p)."""
+    """dx[i] = sum over all (p, t) with position(p, t) = i of g[p] / cells(p).
+
+    Formula: F40, W7.
+    """
     share = (_exact(grad_output) / _cells(shape, grad_output.device)).flatten(2)
     grad = share.new_zeros(*shape.input_shape[:2], math.prod(shape.size))
     for _, position, inside in _taps(shape.windows, shape.size, shape.output_size):

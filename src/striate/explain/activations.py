@@ -191,6 +191,8 @@ def activation_maps(model: torch.nn.Module, image: Input, layer: str) -> Activat
 
     >>> activation_maps(torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3)), torch.rand(1, 8, 8), "0").maps.shape
     torch.Size([4, 6, 6])
+
+    Formula: S27.
     """
     call, layer = _single(call_of(model, image)), layer_named(model, layer)
     source = call.images
@@ -291,6 +293,8 @@ def hierarchy(model: torch.nn.Module, image: Input, *, channels: int = 4) -> Hie
     >>> layers = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Conv2d(4, 8, 9))
     >>> [(stage.name, stage.layer, stage.field) for stage in hierarchy(layers, torch.rand(1, 48, 48)).stages]
     [('edges', '0', (3, 3)), ('textures', '1', (11, 11))]
+
+    Formula: S11.
     """
     if channels < 1:
         raise ExplainError("channels", f"got {channels}", "needed 1 or more")

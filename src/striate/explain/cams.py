@@ -55,6 +55,8 @@ def grad_cam(model: torch.nn.Module, image: Input, target: Target = None, layer:
     >>> found = grad_cam(network, torch.rand(1, 8, 8))
     >>> found.layer, found.values.shape, found.map.shape
     ('1', torch.Size([1, 6, 6]), torch.Size([1, 8, 8]))
+
+    Formula: S27.
     """
 
     def weighed(maps: Tensor, gradient: Tensor) -> Tensor:

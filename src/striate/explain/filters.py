@@ -124,6 +124,8 @@ def filters(model: nn.Module, layer: str | None = None, *, fit: bool = True, mos
     >>> layer.weight.data[:] = torch.tensor([1.0, 0, -1, 0, 1])
     >>> filters(layer, fit=False).filters[0].frequency
     0.25
+
+    Formula: S27.
     """
     if most < 1:
         raise ExplainError("most", f"got {most}", "needed 1 or more")

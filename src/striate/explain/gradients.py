@@ -47,6 +47,8 @@ def saliency(model: torch.nn.Module, image: Input, target: Target = None) -> Exp
     >>> found = saliency(network, torch.rand(1, 2, 2), target=1)
     >>> torch.equal(found.map.flatten(), network[1].weight[1].abs())
     True
+
+    Formula: S27.
     """
     with asking(model, image, target) as subject:
         return _strength("saliency", subject, subject.gradient(subject.images))

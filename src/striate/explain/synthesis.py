@@ -138,6 +138,8 @@ def maximize(
     >>> found = maximize(network, (1, 4, 4), layer="0", channel=0, jitter=0)
     >>> found.started[0] < found.reached[0] <= float(network[0].weight.detach().clamp_min(0).sum())
     True
+
+    Formula: F48.
     """
     _check(steps=steps, count=count)
     if rate <= 0:

@@ -236,7 +236,10 @@ class ConvShape(_Sized):
         return (self.batch, self.out_channels, *self.output_size)
 
     def parameters(self, bias: bool = True) -> int:
-        """Numbers to learn: ``C_out * C_in / groups * taps``, and ``C_out`` biases."""
+        """Numbers to learn: ``C_out * C_in / groups * taps``, and ``C_out`` biases.
+
+        Formula: F27, W9, W11, W12, W15.
+        """
         return math.prod(self.weight_shape) + bias * self.out_channels
 
     @property

@@ -81,7 +81,10 @@ class Window:
         object.__setattr__(self, "padding", self._settled(self.padding))
 
     def _settled(self, padding: AxisPadding) -> AxisPadding:
-        """Padding as ``(before, after)`` where that doesn't depend on the input's size."""
+        """Padding as ``(before, after)`` where that doesn't depend on the input's size.
+
+        Formula: F23, F24, F25.
+        """
         reach = self.effective_kernel - 1
         if isinstance(padding, str):
             if padding not in PADDING_WORDS:
@@ -107,7 +110,10 @@ class Window:
 
     @property
     def effective_kernel(self) -> int:
-        """Input positions from the first tap to the last: ``dilation * (kernel - 1) + 1``."""
+        """Input positions from the first tap to the last: ``dilation * (kernel - 1) + 1``.
+
+        Formula: F26.
+        """
         return self.dilation * (self.kernel - 1) + 1
 
     def pads(self, size: int) -> tuple[int, int]:
@@ -136,6 +142,8 @@ class Window:
 
         Raises:
             GeometryError: the window is longer than the padded input (in ``ceil_mode`` by a stride or more).
+
+        Formula: F19, F20, F21, F22, F52, W8, W13, W15, W16.
         """
         if size < 0:
             raise GeometryError("window", f"the input has {size} positions", "needed 0 or more")
@@ -242,6 +250,8 @@ class Window:
 
         >>> Window(7, 2, 3).then(Window(3, 2, 1))
         Window(kernel=11, stride=4, padding=(5, 5), dilation=1)
+
+        Formula: F32, F33, F34, F35, W11, W12, S9.
         """
         before, after = self._pads_for("what it becomes in a row")
         next_before, next_after = following._pads_for("what it becomes in a row")

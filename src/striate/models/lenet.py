@@ -111,6 +111,8 @@ class RBFOutput(torch.nn.Module):
 
     The codes are fixed 7x12 pictures of the characters, drawn with -1 and +1 (figure 3): characters that look alike
     have codes that are close, and +-1 is where the scaled tanh bends most.
+
+    Formula: F50.
     """
 
     codes: Tensor
@@ -130,6 +132,8 @@ class LeNet5_1998(torch.nn.Module):  # noqa: N801 - registered under the paper's
     1,516 + 32 + 48,120 + 10,164.)
 
     Source: section II-B, table I, figures 2 and 3, appendix A.
+
+    Formula: W13.
     """
 
     input_size = (32, 32)

@@ -34,6 +34,8 @@ class SelfAttention(torch.nn.Module):
 
     >>> SelfAttention(8, heads=2)(torch.zeros(1, 5, 8)).shape
     torch.Size([1, 5, 8])
+
+    Formula: F54.
     """
 
     def __init__(

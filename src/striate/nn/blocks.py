@@ -65,6 +65,8 @@ class SqueezeExcite(torch.nn.Module):
 
     >>> sum(parameter.numel() for parameter in SqueezeExcite(64, 4).parameters())
     580
+
+    Formula: F53.
     """
 
     def __init__(

@@ -97,6 +97,8 @@ class Conv2d(_Convolution, torch.nn.Conv2d):
 
     >>> Conv2d(3, 64, 7, stride=2, padding="same")(torch.zeros(1, 3, 224, 224)).shape
     torch.Size([1, 64, 112, 112])
+
+    Formula: S28.
     """
 
     _function = staticmethod(ops.conv2d)

@@ -43,6 +43,8 @@ class GraphConv(torch.nn.Module):
     >>> _ = torch.nn.init.ones_(layer.weight)
     >>> layer(torch.tensor([[[1.0, 10, 100]]]), path).tolist()            # each hears the sum of its neighbours
     [[[10.0, 101.0, 10.0]]]
+
+    Formula: F55.
     """
 
     def __init__(
@@ -111,6 +113,8 @@ def grid_adjacency(size: tuple[int, ...], windows: tuple[Window, ...], circular:
     >>> grid_adjacency((3,), (Window(2),)).to_dense()
     tensor([[1., 0., 0., 0., 1., 0.],
             [0., 1., 0., 0., 0., 1.]])
+
+    Formula: F55.
     """
     if len(windows) != len(size):
         raise GeometryError("grid_adjacency", f"got {len(windows)} windows for {len(size)} axes", "needed one an axis")

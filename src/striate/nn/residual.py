@@ -16,7 +16,10 @@ Norm = Callable[[int], torch.nn.Module]
 
 
 class _Residual(torch.nn.Module):
-    """What both blocks of residual networks share: branch plus shortcut, rectified."""
+    """What both blocks of residual networks share: branch plus shortcut, rectified.
+
+    Formula: F43.
+    """
 
     out_channels: int
 

@@ -29,6 +29,8 @@ class DepthwiseSeparableConv2d(torch.nn.Module):
     >>> layer = DepthwiseSeparableConv2d(64, 128, 3)
     >>> layer.parameter_count(), layer.standard_parameter_count()
     (8960, 73856)
+
+    Formula: F31, S16.
     """
 
     def __init__(
@@ -55,10 +57,16 @@ class DepthwiseSeparableConv2d(torch.nn.Module):
         return output
 
     def parameter_count(self) -> int:
-        """Numbers to learn in both parts, biases included."""
+        """Numbers to learn in both parts, biases included.
+
+        Formula: F29, F30, W17.
+        """
         return sum(parameter.numel() for parameter in self.parameters())
 
     def standard_parameter_count(self) -> int:
-        """Numbers to learn in the ordinary convolution that this stands in for, bias included."""
+        """Numbers to learn in the ordinary convolution that this stands in for, bias included.
+
+        Formula: F29, W17.
+        """
         weights = self.pointwise.out_channels * self.depthwise.in_channels * math.prod(self.depthwise.kernel_size)
         return weights + (self.pointwise.out_channels if self.pointwise.bias is not None else 0)

@@ -35,7 +35,7 @@ from striate.ops.pooling import (
 )
 from striate.ops.resize import interpolate
 from striate.ops.roi import roi_align, roi_levels, roi_pool
-from striate.ops.signal import convolve, correlate
+from striate.ops.signal import convolve, correlate, distribution_of_sum
 from striate.ops.suppression import batched_nms, nms
 from striate.ops.whole import (
     adaptive_avg_pool1d,
@@ -76,6 +76,7 @@ __all__ = [
     "dice_loss",
     "distance_box_iou",
     "distance_box_iou_loss",
+    "distribution_of_sum",
     "generalized_box_iou",
     "generalized_box_iou_loss",
     "global_avg_pool",

@@ -282,6 +282,8 @@ def conv2d(
              [20.,  8.]]])
     >>> conv2d(image, torch.ones(1, 1, 3, 3), stride=2, padding="same").shape
     torch.Size([1, 2, 2])
+
+    Formula: F2, F3, F4, F13.
     """
     return convolve(2, input, weight, bias, stride, padding, dilation, groups)
 
@@ -302,6 +304,8 @@ def conv1d(
 
     >>> conv1d(torch.ones(1, 1, 4), torch.ones(1, 1, 3), padding=((2, 0),))
     tensor([[[1., 2., 3., 3.]]])
+
+    Formula: F1.
     """
     return convolve(1, input, weight, bias, stride, padding, dilation, groups)
 
@@ -356,6 +360,8 @@ def conv_transpose2d(
     tensor([[[1., 2., 1.],
              [2., 4., 2.],
              [1., 2., 1.]]])
+
+    Formula: F17, S29.
     """
     return convolve_transposed(2, input, weight, bias, stride, padding, output_padding, groups, dilation)
 

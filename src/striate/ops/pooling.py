@@ -216,6 +216,8 @@ def max_pool2d(
     >>> max_pool2d(image, 2, stride=1)
     tensor([[[9., 5.],
              [9., 3.]]])
+
+    Formula: F36, F41, W8, S20, S21.
     """
     return _max_pool(2, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
@@ -280,6 +282,8 @@ def avg_pool2d(
     >>> avg_pool2d(image, 2, stride=1)
     tensor([[[4.2500, 3.0000],
              [5.0000, 2.0000]]])
+
+    Formula: F37.
     """
     return _avg_pool(2, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, dilation)
 

@@ -69,7 +69,10 @@ def conv(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    """y[n, o, p] = b[o] + sum over c, t of x[n, c, position(p, t)] * w[o, c, t]."""
+    """y[n, o, p] = b[o] + sum over c, t of x[n, c, position(p, t)] * w[o, c, t].
+
+    Formula: F4.
+    """
     x, had_batch = _whole(weight.dim() - 2, input)
     shape = ConvShape.of(x.shape, weight.shape, stride, padding, dilation, groups)
     output = _biased(direct.contract(shape, Pass.OUTPUT, x, weight), bias)
@@ -85,7 +88,10 @@ def conv_input_grad(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    """dx[n, c, i] = sum over o and all (p, t) with position(p, t) = i of g[n, o, p] * w[o, c, t]."""
+    """dx[n, c, i] = sum over o and all (p, t) with position(p, t) = i of g[n, o, p] * w[o, c, t].
+
+    Formula: F17.
+    """
     g, had_batch = _whole(weight.dim() - 2, grad_output)
     size = _size(input_size) if had_batch else (1, *_size(input_size))
     shape = ConvShape.of(size, weight.shape, stride, padding, dilation, groups)
@@ -102,7 +108,10 @@ def conv_weight_grad(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    """dw[o, c, t] = sum over n, p of x[n, c, position(p, t)] * g[n, o, p]: a sum over places, not a mean."""
+    """dw[o, c, t] = sum over n, p of x[n, c, position(p, t)] * g[n, o, p]: a sum over places, not a mean.
+
+    Formula: F16, F18.
+    """
     dims = len(_size(weight_size)) - 2
     x = _whole(dims, input)[0]
     shape = ConvShape.of(x.shape, _size(weight_size), stride, padding, dilation, groups)
@@ -297,7 +306,10 @@ def lp_pool_backward(
 
 
 def global_avg_pool(input: Tensor) -> Tensor:
-    """y = 1 / positions * sum over i of x[i]."""
+    """y = 1 / positions * sum over i of x[i].
+
+    Formula: F38.
+    """
     axes = list(range(2, input.dim()))
     return input.detach().double().sum(axes, keepdim=True) / math.prod(input.shape[2:])
 
@@ -388,7 +400,10 @@ def _shifts(size: Sizes, kernel: Sizes) -> Iterator[tuple[Any, Any]]:
 
 
 def convolve(input: Tensor, weight: Tensor, mode: str = "full") -> Tensor:
-    """(x * w)[z] = sum over a of x[z - a] * w[a]."""
+    """(x * w)[z] = sum over a of x[z - a] * w[a].
+
+    Formula: F5, F9, F10.
+    """
     dims = weight.dim()
     x, size = input.detach().double(), input.shape[input.dim() - dims :]
     full = x.new_zeros(*x.shape[: x.dim() - dims], *(n + k - 1 for n, k in zip(size, weight.shape, strict=True)))
@@ -410,8 +425,23 @@ def convolve_backward(grad_output: Tensor, input: Tensor, weight: Tensor, mode: 
     return grad_input, grad_weight
 
 
+def distribution_of_sum(joint: Tensor) -> Tensor:
+    """P(z) = sum over x of joint[x, z - x].
+
+    Formula: F11, F12.
+    """
+    first, second = joint.shape[-2:]
+    output = joint.new_zeros(*joint.shape[:-2], first + second - 1, dtype=torch.float64)
+    for x, y in itertools.product(range(first), range(second)):
+        output[..., x + y] += joint.detach().double()[..., x, y]
+    return output
+
+
 def correlate(input: Tensor, weight: Tensor, mode: str = "valid") -> Tensor:
-    """sum over a of x[z + a] * w[a]: convolution with the kernel turned round."""
+    """sum over a of x[z + a] * w[a]: convolution with the kernel turned round.
+
+    Formula: F7.
+    """
     return convolve(input, weight.flip(list(range(weight.dim()))), mode)
 
 

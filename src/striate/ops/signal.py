@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Final, Literal
 
 from torch import Tensor
+from torch.nn.functional import pad
 
 from striate.engine import Pass
 from striate.errors import GeometryError, OperandError
@@ -81,6 +82,8 @@ def convolve(input: Tensor, weight: Tensor, mode: Mode = "full") -> Tensor:
     >>> 36 * convolve(die, die)               # of 36 throws of two dice, how many sum to 2, 3, ... 12
     tensor([1.0000, 2.0000, 3.0000, 4.0000, 5.0000, 6.0000, 5.0000, 4.0000, 3.0000,
             2.0000, 1.0000])
+
+    Formula: F5, F9, F10.
     """
     return _slide("convolve", input, weight, mode, flipped=True)
 
@@ -96,5 +99,48 @@ def correlate(input: Tensor, weight: Tensor, mode: Mode = "valid") -> Tensor:
     >>> import torch
     >>> correlate(torch.tensor([1.0, 5.0, 4.0]), torch.tensor([1.0, -1.0]))
     tensor([-4.,  1.])
+
+    Formula: F7.
     """
     return _slide("correlate", input, weight, mode, flipped=False)
+
+
+@overridable
+def distribution_of_sum(joint: Tensor) -> Tensor:
+    """The distribution of X + Y from the joint one, whether or not X and Y are independent.
+
+        P(X + Y = z) = sum over x of P(X = x, Y = z - x)
+
+    Of independent X and Y this is the convolution of their distributions (:func:`convolve`). A joint density on a grid
+    of cells h wide gives the density of the sum at the same distances, once it is multiplied by h.
+
+    Args:
+        joint: (..., A, B), entry (x, y) being P(X = x, Y = y).
+
+    Returns:
+        (..., A + B - 1).
+
+    Raises:
+        OperandError: less than two axes.
+        GeometryError: an empty axis.
+
+    >>> import torch
+    >>> distribution_of_sum(torch.tensor([[0.5, 0.0], [0.0, 0.5]]))       # Y is the same throw as X
+    tensor([0.5000, 0.0000, 0.5000])
+
+    Formula: F11, F12.
+    """
+    check_tensor("distribution_of_sum", "joint", joint)
+    if joint.dim() < 2:
+        raise OperandError(
+            "distribution_of_sum", f"got a tensor of shape {tuple(joint.shape)}", "needed two axes or more"
+        )
+    first, second = joint.shape[-2:]
+    if not first or not second:
+        raise GeometryError(
+            "distribution_of_sum", f"got a tensor of shape {tuple(joint.shape)}", "needed an entry on each axis"
+        )
+    # Rows that are padded to A + B cells, laid end to end and cut every A + B - 1 cells: row x starts x cells later.
+    skewed = pad(joint, (0, first)).flatten(-2)[..., : first * (first + second - 1)]
+    output: Tensor = skewed.unflatten(-1, (first, first + second - 1)).sum(-2)
+    return output

@@ -35,6 +35,8 @@ def global_avg_pool(input: Tensor) -> Tensor:
 
     >>> global_avg_pool(torch.arange(8.0).reshape(1, 2, 2, 2)).flatten()
     tensor([1.5000, 5.5000])
+
+    Formula: F38.
     """
     dims = _dims("global_avg_pool", input)
     if traced(input):

@@ -36,7 +36,10 @@ _BEYOND: Final = {"translation": (-4.0, 4.0), "rotation": (-60.0, 60.0), "scale"
     "it so in the range that they show, hardly beyond it, and without a loss on images as they are.",
 )
 def augmentation(seeds: Sequence[int], say: Say) -> Finding:
-    """Trains one network on digits of 16x16 as they are and one on changed ones, and tests both on both."""
+    """Trains one network on digits of 16x16 as they are and one on changed ones, and tests both on both.
+
+    Formula: S5.
+    """
     kinds = ("plain", "augmented")
     clean: dict[str, list[float]] = {kind: [] for kind in kinds}
     right: dict[str, dict[str, list[tuple[float, ...]]]] = {kind: {name: [] for name in _LEVELS} for kind in kinds}

@@ -20,7 +20,10 @@ _SIDES = (4, 8, 16, 32, 64, 128, 224)
     "number at every image size, and a network of them learns as well with fewer parameters.",
 )
 def conv_vs_dense(seeds: Sequence[int], say: Say) -> Finding:
-    """Counts both layers at several image sizes, then trains a small network of each kind on the digits."""
+    """Counts both layers at several image sizes, then trains a small network of each kind on the digits.
+
+    Formula: S1, S24.
+    """
     convolutions = [_parameters(nn.Conv2d(3, 16, 3, padding=1)) for _ in _SIDES]
     with torch.device("meta"):  # the largest has 121 thousand million weights, and none of them is needed
         dense = [_parameters(torch.nn.Linear(3 * side**2, 16 * side**2)) for side in _SIDES]

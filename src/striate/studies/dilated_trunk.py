@@ -48,7 +48,10 @@ class Segmenter(torch.nn.Module):
     "map finer: outlines are more exact, and it costs more operations.",
 )
 def dilated_trunk(seeds: Sequence[int], say: Say) -> Finding:
-    """Trains one network of strides up to 16 and one that stays at 4 by dilation, on 1,000 scenes of 64x64."""
+    """Trains one network of strides up to 16 and one that stays at 4 by dilation, on 1,000 scenes of 64x64.
+
+    Formula: S7.
+    """
     kinds = {"strided": False, "dilated": True}
     found = {kind: [] for kind in kinds}  # type: dict[str, list[tuple[float, float]]]
     for seed in seeds:

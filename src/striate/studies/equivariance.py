@@ -26,7 +26,10 @@ _IMAGES: Final = 60
     "the strongest phase makes a classifier's answer independent of circular shifts, before training and after.",
 )
 def layers_that_follow(seeds: Sequence[int], say: Say) -> Finding:
-    """Measures each way to halve a map, then trains the same small network around each, with circular borders."""
+    """Measures each way to halve a map, then trains the same small network around each, with circular borders.
+
+    Formula: S3.
+    """
     kinds: dict[str, Callable[[int], torch.nn.Module]] = {
         "maximum, stride 2": _strided,
         "blurred maximum": _blurred,

@@ -18,6 +18,8 @@ class _Convolution(nn.Conv2d):
     """True convolution, the kernel turned by 180 degrees, computed as the transpose of cross-correlation.
 
     So it takes another way through the arithmetic than turned weights would, and no bit is the same for nothing.
+
+    Formula: F6, S2.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -30,7 +32,10 @@ class _Convolution(nn.Conv2d):
     "learns the flipped weights and the same function.",
 )
 def flipped_kernels(seeds: Sequence[int], say: Say) -> Finding:
-    """Trains both from mirrored weights in double precision, and the convolution once more from weights of its own."""
+    """Trains both from mirrored weights in double precision, and the convolution once more from weights of its own.
+
+    Formula: S2.
+    """
     apart, weights, agreed = [], [], []
     right: dict[str, list[float]] = {"cross-correlation": [], "convolution": [], "convolution, other weights": []}
     for seed in seeds:

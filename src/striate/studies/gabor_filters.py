@@ -22,7 +22,10 @@ _FILTERS, _SIDE = 16, 7
     "The filters that a first convolution learns resemble Gabor functions, more than those it started from.",
 )
 def gabor_filters(seeds: Sequence[int], say: Say) -> Finding:
-    """Fits Gabor functions to 7x7 filters after training, before it, and to noise as smooth as images are."""
+    """Fits Gabor functions to 7x7 filters after training, before it, and to noise as smooth as images are.
+
+    Formula: S10.
+    """
     scores: dict[str, list[float]] = {"learned": [], "before training": [], "smoothed noise": []}
     shown: tuple[Tensor, list[float]] | None = None
     for seed in seeds:

@@ -25,7 +25,10 @@ _NETWORK = "convolutional network"
     "classifier do.",
 )
 def handmade_features(seeds: Sequence[int], say: Say) -> Finding:
-    """Logistic regression on pixels, Gabor energies and HOG, and a network of 3,706 parameters, on the same splits."""
+    """Logistic regression on pixels, Gabor energies and HOG, and a network of 3,706 parameters, on the same splits.
+
+    Formula: S23.
+    """
     right: dict[str, list[float]] = {kind: [] for kind in (*_FEATURES, _NETWORK)}
     for seed in seeds:
         data = digits(seed)

@@ -17,7 +17,10 @@ _KINDS = ("max", "avg")
 
 @study("pooling-entropy", "Pooling reduces entropy: a pooled value has less of it than its window, and than one value.")
 def pooling_entropy(seeds: Sequence[int], say: Say) -> Finding:
-    """Entropies before and after 2x2 pooling, in four bins, of digits and of a trained first layer's ReLU maps."""
+    """Entropies before and after 2x2 pooling, in four bins, of digits and of a trained first layer's ReLU maps.
+
+    Formula: S14.
+    """
     found: dict[tuple[str, str, str], list[float]] = {}
     for seed in seeds:
         data = digits(seed)

@@ -22,7 +22,10 @@ _SIZE = (16, 16)
     "pooling, which learns nothing, answers more steadily when the image moves by a pixel.",
 )
 def pooling_vs_stride(seeds: Sequence[int], say: Say) -> Finding:
-    """Trains the same network with maxima, averages and strided convolutions to halve its maps, on digits of 16x16."""
+    """Trains the same network with maxima, averages and strided convolutions to halve its maps, on digits of 16x16.
+
+    Formula: S4, S18.
+    """
     kinds: dict[str, Callable[[int], torch.nn.Module]] = {
         "maximum": lambda channels: nn.MaxPool2d(2),
         "average": lambda channels: nn.AvgPool2d(2),

@@ -22,7 +22,10 @@ _SIZE = (8, 8)
     "nonlinearity between them they learn at least as well.",
 )
 def two_3x3(seeds: Sequence[int], say: Say) -> Finding:
-    """Measures both as layers of 16 channels, then trains the same network around each."""
+    """Measures both as layers of 16 channels, then trains the same network around each.
+
+    Formula: S8.
+    """
     kinds = {"two 3x3": _two, "one 5x5": _one}
     seen, weights, macs = {}, {}, {}
     for kind, build in kinds.items():

@@ -45,7 +45,10 @@ class _Transformer(torch.nn.Module):
     "images are added.",
 )
 def vit_vs_cnn(seeds: Sequence[int], say: Say) -> Finding:
-    """Trains both on 50 to 1,400 digits, equally many steps each."""
+    """Trains both on 50 to 1,400 digits, equally many steps each.
+
+    Formula: S17.
+    """
     kinds = {"convolutional": _convolutional, "transformer": _Transformer}
     sizes = {kind: sum(parameter.numel() for parameter in build().parameters()) for kind, build in kinds.items()}
     right: dict[str, list[list[float]]] = {kind: [[] for _ in _NUMBERS] for kind in kinds}

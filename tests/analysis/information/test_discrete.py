@@ -17,6 +17,7 @@ from striate.errors import AnalysisError
 SYMBOLS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), min_size=1, max_size=60)
 
 
+@pytest.mark.formula("F44", "F45")
 @given(SYMBOLS)
 def test_plug_in_is_scikit_learns_and_scipys(pairs: list[tuple[int, int]]) -> None:
     x, y = np.array(pairs).T
@@ -25,6 +26,7 @@ def test_plug_in_is_scikit_learns_and_scipys(pairs: list[tuple[int, int]]) -> No
     assert entropy(x, unit="bits") == pytest.approx(stats.entropy(np.bincount(x), base=2), abs=1e-12)
 
 
+@pytest.mark.formula("F44", "F45")
 @given(SYMBOLS)
 def test_laws(pairs: list[tuple[int, int]]) -> None:
     x, y = np.array(pairs).T

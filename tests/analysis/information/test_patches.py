@@ -14,6 +14,7 @@ from striate.errors import AnalysisError
 TWO = Binning(2, atom=None)
 
 
+@pytest.mark.formula("F46", "S14")
 def test_fair_bits_by_hand() -> None:
     bits = (torch.rand(50, 1, 32, 32) > 0.5).double()
     found = pooling_entropy(bits, "max", binning=TWO, unit="bits")
@@ -24,6 +25,7 @@ def test_fair_bits_by_hand() -> None:
     assert average.pooled <= average.window
 
 
+@pytest.mark.formula("F46", "S14")
 def test_a_pooled_value_can_have_more_entropy_than_one_value() -> None:
     rare = (torch.rand(50, 1, 32, 32) > 0.9).double()  # its maximum is 1 in a third of the windows
     found = pooling_entropy(rare, "max", binning=TWO, unit="bits")
@@ -39,6 +41,7 @@ def test_windows_are_those_of_pooling() -> None:
     assert found.windows == 40 * 2 * 16 * 23
 
 
+@pytest.mark.formula("F47", "S15")
 def test_a_filter_tells_its_own_pattern() -> None:
     generator = torch.Generator().manual_seed(0)
     edges = torch.zeros(600, 1, 3, 3)

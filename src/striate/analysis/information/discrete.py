@@ -48,6 +48,8 @@ def entropy(symbols: ArrayLike, *, corrected: bool = False, unit: Unit = "nats")
 
     >>> entropy([0, 1, 2, 3], unit="bits")
     2.0
+
+    Formula: F44.
     """
     _, counts = np.unique(_rows(symbols, "entropy"), axis=0, return_counts=True)
     shares = counts / counts.sum()
@@ -69,6 +71,8 @@ def mutual_information(x: ArrayLike, y: ArrayLike, *, corrected: bool = False, u
 
     >>> mutual_information([0, 0, 1, 1], [0, 0, 1, 1], unit="bits")
     1.0
+
+    Formula: F45.
     """
     one, other = (codes(_rows(each, "mutual_information")) for each in (x, y))
     same_length(one, other, "mutual_information")

@@ -62,6 +62,8 @@ def pooling_entropy(
     >>> found = pooling_entropy(torch.rand(8, 1, 64, 64), "max", binning=Binning(2, atom=None), unit="bits")
     >>> found.pooled < found.value < found.window
     True
+
+    Formula: F46, S14.
     """
     size = arguments.whole("size", size, 1)
     arguments.word("kind", kind, ("max", "avg"))
@@ -137,6 +139,8 @@ def filter_match(
     >>> found = filter_match(torch.randn(3, 1, 3, 3), torch.rand(20, 1, 8, 8))
     >>> len(found.information), found.patches
     (3, 720)
+
+    Formula: F47, S15.
     """
     needed = "needed (F, C, kH, kW) and (N, C, H, W), larger"
     kernels, images = (arguments.tensor("filter_match", each, needed) for each in (kernels, images))
