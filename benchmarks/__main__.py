@@ -1,7 +1,7 @@
 """``python -m benchmarks`` times the operations, ``steps`` whole networks, ``until`` whole processes to an accuracy,
 ``capture`` first calls, ``overhead`` the training loop, ``explanations`` class activation maps of a batch, ``norms``
-batch normalisation, ``detection`` suppression and pooling of boxes; ``mnist`` trains with several seeds,
-``fine-tuning`` compares it with logistic regression on features; ``peers`` compares detectors and segmenters with
+batch normalisation, ``detection`` suppression and pooling of boxes; ``mnist`` and ``scenes`` train with several seeds,
+``fine-tuning`` compares training with logistic regression on features; ``peers`` compares detectors and segmenters with
 torchvision's.
 """
 
@@ -17,6 +17,7 @@ from benchmarks import (
     mnist,
     norms,
     operations,
+    scenes,
     steps,
     training_overhead,
     until,
@@ -27,6 +28,7 @@ app = typer.Typer(add_completion=False, help=__doc__)
 app.command("operations")(operations.main)
 app.command("steps")(steps.main)
 app.command("mnist")(mnist.main)
+app.command("scenes")(scenes.main)
 app.command("explanations")(explanations.main)
 app.command("norms")(norms.main)
 app.command("detection")(detection.main)
