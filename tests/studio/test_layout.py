@@ -125,5 +125,5 @@ def test_ten_thousand_items_take_seconds(count: int, skip: int) -> None:
         links.append(Link(str(at), str(at + chance.randrange(2, skip)), at))
     begin = time.process_time()
     layout = place(items, list(dict.fromkeys(links)))
-    assert time.process_time() - begin < count / 500
+    assert time.process_time() - begin < count / 200
     assert len(layout.places) == count
