@@ -151,7 +151,7 @@ function Cell({ kind, x, y, size, value, scale, target, place, walk }) {
     data-value=${target.value} data-place=${place.join(",")} data-number=${digits(value)} aria-label=${`${target.name} at ${place.join(", ")}: ${digits(value)}`}>
     <title>${target.name}[${place.join(", ")}] = ${digits(value)}</title>
     <rect x=${x} y=${y} width=${size} height=${size} fill=${`rgb(${Math.round(fill[0])},${Math.round(fill[1])},${Math.round(fill[2])})`} />
-    <text x=${x + size / 2} y=${y + size / 2} fill=${isBright(fill) ? "#000" : "#fff"} textLength=${text.length * 6.4 > size - 6 ? size - 6 : null} lengthAdjust="spacingAndGlyphs">${text}</text></g>`;
+    <text x=${x + size / 2} y=${y + size / 2} fill=${isBright(fill) ? "#000" : "#fff"} textLength=${text.length * 6.8 > size - 8 ? size - 8 : null} lengthAdjust="spacingAndGlyphs">${text}</text></g>`;
 }
 
 function span(numbers) {
