@@ -312,6 +312,17 @@ def test_sharing_and_sparse_connectivity_are_counted() -> None:
     assert derived.facts["dense"]["one"] == 3 * 4 * 4
 
 
+def test_the_true_convolution_has_the_flipped_kernel() -> None:
+    torch.manual_seed(2)
+    layer, x = nn.Conv2d(3, 4, (3, 2), padding=1).double(), torch.randn(1, 3, 6, 5, dtype=torch.float64)
+    recording = record(layer, x)
+    true = F.conv2d(x, layer.weight.flip(2, 3), layer.bias, padding=1)
+    for place in ((0, 1, 2, 3), (0, 3, 0, 0), (0, 0, 5, 4)):
+        flipped = derive(recording, recording.outputs, place).facts["flipped"]
+        assert flipped["number"] == pytest.approx(float(true[place].detach()))
+        assert sum(flipped["terms"]["products"]) + float(layer.bias[place[1]].detach()) == pytest.approx(flipped["number"])  # type: ignore[index]
+
+
 def test_attention_has_its_row_of_weights() -> None:
     model, inputs = STRANGE["Attending"]
     recording = record(model, inputs)

@@ -112,16 +112,18 @@ def test_places_of_least_squares() -> None:
     assert found[3] == pytest.approx(100.0)
 
 
-@pytest.mark.parametrize("skip", [0, 400])
-def test_ten_thousand_items_take_seconds(skip: int) -> None:
-    count = 10_000
+@pytest.mark.parametrize(
+    ("count", "skip"),
+    [(2000, 0), (2000, 400), *(pytest.param(10_000, skip, marks=pytest.mark.slow) for skip in (0, 400))],
+)
+def test_ten_thousand_items_take_seconds(count: int, skip: int) -> None:
     items = [Item(str(each), 180, 80) for each in range(count)]
     links = [Link(str(each), str(each + 1), each) for each in range(count - 1)]
     chance = random.Random(0)
-    for _ in range(2000 if skip else 0):
+    for _ in range(count // 5 if skip else 0):
         at = chance.randrange(count - skip)
         links.append(Link(str(at), str(at + chance.randrange(2, skip)), at))
     begin = time.process_time()
     layout = place(items, list(dict.fromkeys(links)))
-    assert time.process_time() - begin < 20
+    assert time.process_time() - begin < count / 200
     assert len(layout.places) == count

@@ -102,6 +102,20 @@ def test_every_edge_of_an_open_view_is_an_operand(resnet: Network) -> None:
             assert recording.values[edge.value] in operation.inputs
 
 
+def test_what_is_written_through_a_view_comes_from_the_writer() -> None:
+    class Written(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = x * 2
+            y[:, 0] = x[:, 1]
+            return y.relu()
+
+    view = Network(record(Written(), torch.rand(1, 2, 3, 3))).view(frozenset())
+    names = {node.id: node.name for node in view.nodes.values()}
+    into = {(names[edge.source], names[edge.target]) for edge in view.edges}
+    assert ("copy", "relu") in into
+    assert ("mul", "relu") not in into
+
+
 def test_search_finds_layers_and_operators_and_says_which_boxes_to_open(resnet: Network) -> None:
     found = {name: open_ for name, _, open_ in resnet.search("layer3.0.conv")}
     assert found["layer3.0.conv1"] == ["layer3", "layer3.0"]
@@ -179,6 +193,15 @@ def test_a_node_is_plain_data(resnet: Network) -> None:
     import json
 
     assert json.dumps([dataclasses.asdict(node) for node in resnet.view(frozenset()).nodes.values()])
+
+
+def test_the_call_that_is_shown_gives_the_figures(start: Any) -> None:
+    found = start("lenet5").json("/api/network", picture="p2")
+    space: dict[str, Any] = {}
+    exec(found["call"], space)
+    assert space["costs"].macs == found["totals"]["macs"]
+    assert space["costs"].inference_peak_bytes == found["totals"]["peak"]
+    assert space["fields"].at("s4").size == (16, 16)
 
 
 def test_fields_are_the_library_s(start: Any) -> None:

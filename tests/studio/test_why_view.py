@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -14,7 +15,8 @@ from striate import explain
 from striate.data import Normalization, Preprocessing
 from striate.explain.views import VIEWS
 from striate.studio.gallery import gallery_of
-from striate.studio.subject import of_module
+from striate.studio.subject import of_module, of_zoo
+from striate.tasks.explained import object_scores, pixel_scores
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +134,6 @@ def test_failures_are_a_line_and_the_server_goes_on(small: Any) -> None:
         ({"method": "maximize", "steps": 99999}, "steps: got 99999"),
         ({"method": "saliency", "layer": "x" * 400}, "layer: got"),
     ):
-        import json
-
         status, content = small.ask("/api/jobs", "POST", json.dumps(asked).encode())
         assert 400 <= status < 500
         assert line in content.decode()
@@ -172,3 +172,20 @@ def test_a_job_is_cancelled_on_the_page_and_another_one_follows(small: Any, brow
     browser.run("location.hash = '#/why?picture=p4&show=filters&layer=0'")
     browser.wait(f"{DONE} && document.querySelectorAll('.kernels figure').length === 6")
     assert browser.errors() == []
+
+
+@pytest.mark.parametrize(("name", "task"), [("unet", "semantic"), ("centernet_small", "detection")])
+def test_networks_of_pixels_and_of_objects_are_asked_for_a_class(start: Any, name: str, task: str) -> None:
+    subject = of_zoo(name, size=(3, 64, 64))
+    client = start(subject)
+    options = client.json("/api/why")
+    scores = {"semantic": pixel_scores, "detection": object_scores}[task](subject.whole)
+    inputs = client.studio.workspace.picture(None).inputs
+    with torch.no_grad():
+        assert len(options["classes"]) == scores(inputs).shape[1]
+    job = finished(client, method="saliency", target=1)
+    told = result(client, job)
+    found = explain.saliency(scores, inputs, 1)
+    _, numbers = client.numbers(f"/api/jobs/{job['id']}/result", part="map")
+    assert np.allclose(numbers, found.map.float().numpy(), rtol=1e-4, atol=1e-9)
+    assert told["scores"] == pytest.approx(list(found.scores))

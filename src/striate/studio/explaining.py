@@ -21,6 +21,7 @@ from striate.explain.methods import describe, takes_layer
 from striate.explain.probe import grids_in
 from striate.explain.result import Explanation
 from striate.explain.views import VIEWS, Question, view
+from striate.models.dense import dense_part
 from striate.studio.following import likeliest
 from striate.studio.gallery import Gallery
 from striate.studio.pictures import pixels_code, preprocessing_code
@@ -96,6 +97,9 @@ def options(workspace: Workspace, picture: Picture) -> dict[str, Any]:
     """What can be asked of a picture: methods, layers with maps, convolutions, classes."""
     subject = workspace.subject
     recording = workspace.recording(picture.id)
+    classes, says = _outputs(recording), likeliest(recording, subject.classes)
+    if not classes and subject.task:
+        classes, says = _scored(scoring(subject.whole, subject.task), picture), []
     try:
         grids = grids_in(subject.model, picture.inputs)
     except StriateError:
@@ -116,9 +120,9 @@ def options(workspace: Workspace, picture: Picture) -> dict[str, Any]:
         ],
         "classes": [
             {"number": number, "name": subject.classes[number] if number < len(subject.classes) else f"class {number}"}
-            for number in range(_outputs(recording))
+            for number in range(classes)
         ],
-        "says": likeliest(recording, subject.classes),
+        "says": says,
     }
 
 
@@ -135,6 +139,32 @@ def _outputs(recording: Recording) -> int:
     return int(shape[1]) if len(shape) == 2 and shape[0] == 1 and shape[1] <= _MOST_CLASSES else 0
 
 
+def _scored(network: nn.Module, picture: Picture) -> int:
+    """How many classes a network of objects or pixels scores; 0 where it can't be asked."""
+    try:
+        with torch.no_grad():
+            return int(network(picture.inputs).shape[1])
+    except (StriateError, AttributeError, IndexError, TypeError, RuntimeError):
+        return 0
+
+
+def scoring(whole: nn.Module, task: str) -> nn.Module:
+    """A network as one with a score for each class, (N, K), whether it is for pictures, objects or pixels.
+
+    A detector that can't be asked so stays as it is: the methods say what they need.
+    """
+    from striate.tasks.explained import object_scores, pixel_scores
+
+    try:
+        if task in ("detection", "instance"):
+            return object_scores(whole)
+        if task == "semantic":
+            return pixel_scores(whole)
+    except StriateError:
+        pass
+    return whole
+
+
 # ---------------------------------------------------------------------------------------------------------- working
 
 
@@ -146,24 +176,32 @@ def work(workspace: Workspace, ask: Ask, gallery: Callable[[], Gallery]) -> Show
     """
     subject, picture = workspace.subject, workspace.picture(ask.picture)
     with workspace.lock:
-        model = copy.deepcopy(subject.model).eval()
+        whole = copy.deepcopy(subject.whole).eval()
+    model = dense_part(whole) or whole
+    scores = scoring(whole, subject.task)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what they say stands in the result's notes
         if ask.method in METHODS:
-            return _explained(model, picture, ask, subject)
+            return _explained(scores, picture, ask, subject)
         if ask.method == "filters":
             return _filtered(model, ask, subject)
         if ask.method == "top_patches":
             return _patched(model, ask, subject, gallery())
         if ask.method == "maximize":
-            return _maximized(model, ask, subject)
-        return _viewed(model, picture, ask, subject)
+            return _maximized(scores if ask.layer is None else model, ask, subject)
+        return _viewed(scores, picture, ask, subject)
 
 
 def _call(subject: Subject, lines: str, *names: str, first: str = "") -> str:
     imports = "\n".join(f"from {each.rpartition('.')[0]} import {each.rpartition('.')[2]}" for each in names)
     parts = [subject.code, first, imports, lines]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _scoring_code(subject: Subject) -> str:
+    """Python that makes ``model`` a network with one score for each class, where it isn't one."""
+    name = {"detection": "object_scores", "instance": "object_scores", "semantic": "pixel_scores"}.get(subject.task)
+    return f"from striate.tasks.explained import {name}\n\nmodel = {name}(model)\n\n" if name else ""
 
 
 def _given(**options: Any) -> str:
@@ -187,7 +225,7 @@ def _explained(model: nn.Module, picture: Picture, ask: Ask, subject: Subject) -
         "high": float(values.max()),
         "call": _call(
             subject,
-            f"{ask.method}(model, inputs{_given(target=ask.target, **more)})",
+            f"{_scoring_code(subject)}{ask.method}(model, inputs{_given(target=ask.target, **more)})",
             f"striate.explain.{ask.method}",
             first=picture.code,
         ),

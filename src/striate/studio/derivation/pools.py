@@ -74,7 +74,7 @@ def _maximum(question: Question) -> Derivation:
     computed = float(number_of(question.tensor(question.value)[question.place])) if of_place else result
     return Derivation(
         "maximum", "max pooling", words, "y[n,c,i,j] = max over u,v of x[n,c,...]",
-        hops=(question.hop(x, place, "x", None if of_place else result),), window=seen, winner=winner, ties=ties,
+        hops=(question.hop(x, place, "x"),), window=seen, winner=winner, ties=ties,
         check=question.check(computed, 1, 0.0),
         facts={"kernel": [len(each) for each in axes], "dims": dims}
         | ({"geometry": str(pool_of(question, "max", x, dims))} if windowed else {}),

@@ -12,7 +12,7 @@ from torch import Tensor
 from striate.analysis.lines import sources
 from striate.analysis.operators import Operation, Value
 from striate.geometry import ConvShape, Window
-from striate.studio.derivation.result import MOST_PLACES, Derivation, Hop, Strand, Terms
+from striate.studio.derivation.result import MOST_PLACES, MOST_TERMS, Derivation, Hop, Terms
 from striate.studio.derivation.table import Question, as_value, derives, grid, strongest
 
 _AXES: Final = {1: ("i",), 2: ("i", "j"), 3: ("h", "i", "j")}
@@ -96,20 +96,22 @@ def _convolution(question: Question) -> Derivation:
             "kernel": [int(each) for each in w.shape[2:]],
             "dims": dims,
         }
-        | ({} if transposed else {"flipped": _flipped(question, strands, w, added)}),
+        | ({} if transposed else {"flipped": _flipped(question, terms, w, added)}),
     )  # fmt: skip
 
 
-def _flipped(question: Question, strands: tuple[Strand, Strand], w: Value, added: tuple[Hop, ...]) -> dict[str, Any]:
+def _flipped(question: Question, terms: Terms, w: Value, added: tuple[Hop, ...]) -> dict[str, Any]:
     """What a true convolution, whose kernel is flipped, would give with these weights, and how both are one."""
-    x, along = strands
+    x, along = terms.strands
     last = torch.tensor([length - 1 for length in w.shape[2:]])
     places = torch.cat([along.places[:, :2], last - along.places[:, 2:]], 1)
     turned = question.strand(w, "w", places)
-    number = math.fsum((x.numbers * turned.numbers).tolist()) + sum(float(hop.number) for hop in added)
+    flipped = Terms((x, turned), None, terms.groups, terms.grouped, terms.padded)
+    number = flipped.total + sum(float(hop.number) for hop in added)
+    sent = flipped.to_dict() if len(places) <= MOST_TERMS else None
     return {
         "number": number,
-        "weights": turned.places.tolist() if len(places) <= 4096 else None,
+        "terms": sent,
         "words": "A true convolution flips the kernel along every axis before it is laid on the window. With learnt "
         "weights it makes no difference which of the two is computed: training finds the flipped kernel instead.",
     }

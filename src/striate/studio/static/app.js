@@ -86,7 +86,7 @@ function App() {
   useEffect(() => {
     if (state.subject) document.title = `${module?.title ?? "studio"} · ${state.subject.name} · striate`;
   }, [state.subject, module]);
-  const tabs = known.filter((each) => !each.hidden || each.name === view?.name);
+  const tabs = known.filter((each) => each.name === view?.name || (!each.hidden && (!state.subject || (each.when?.(state.subject) ?? true))));
   const keep = address.query.picture ? { picture: address.query.picture } : {};
   return html`
     <header>

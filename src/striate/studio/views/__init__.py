@@ -11,7 +11,17 @@ if TYPE_CHECKING:
     from striate.studio.workspace import Workspace
 
 #: The views' names in the order of the page.
-VIEWS: Final[tuple[str, ...]] = ("network", "numbers", "value", "gradients", "pictures", "why", "training", "geometry")
+VIEWS: Final[tuple[str, ...]] = (
+    "network",
+    "numbers",
+    "value",
+    "gradients",
+    "pictures",
+    "why",
+    "objects",
+    "training",
+    "geometry",
+)
 
 
 def routes() -> list[Route]:

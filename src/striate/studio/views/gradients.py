@@ -130,7 +130,13 @@ async def _maps(request: Request) -> Response:
         if edge >= 0:
             share = share_of(recording, found, edge, recording.values[value])
             gradient = torch.zeros_like(gradient) if share is None else share
-        form = tensors.form_named(tuple(gradient.shape), request.query_params.get("form"))
+        named = request.query_params.get("form")
+        if named is None and recording.values[value].kind == "parameter":
+            # Filters one beside the other, for one input channel.
+            named = next(
+                (each.name for each in tensors.forms_of(tuple(gradient.shape)) if each.name == "filters"), None
+            )
+        form = tensors.form_named(tuple(gradient.shape), named)
         sample = requests.whole(request, "sample", 0, high=max(form.samples - 1, 0))
         first = requests.whole(request, "first", 0, high=max(form.channels - 1, 0))
         count = requests.whole(request, "count", 32, low=1, high=256)

@@ -49,15 +49,12 @@ async def network(request: Request) -> Response:
         raise RequestError("open", f"got {len(text)} characters", "needed at most 100000")
     opened = None if text is None else frozenset(text.split(","))
     found = await workspace.read(_placed, recording, opened, width)
-    return answer(found | {"call": _call(workspace.subject.code)})
-
-
-def _call(code: str) -> str:
-    return (
-        f"{code}\n\nfrom striate.analysis import receptive_field, summarize\n\n"
-        "inputs = ...  # the picture as the network takes it, or its size (C, H, W)\n"
-        "summarize(model, inputs).rows\nreceptive_field(model, inputs).rows"
+    picture = workspace.picture(request.query_params.get("picture"))
+    call = (
+        f"{workspace.subject.code}\n\n{picture.code}\n\nfrom striate.analysis import receptive_field, summarize\n\n"
+        "costs = summarize(model, inputs)\nfields = receptive_field(model, inputs)"
     )
+    return answer(found | {"call": call})
 
 
 def _placed(recording: Recording, opened: frozenset[str] | None, width: int) -> dict[str, Any]:

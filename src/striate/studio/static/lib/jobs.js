@@ -9,8 +9,8 @@ window.addEventListener("pagehide", () => { remove("jobs", {}, { keepalive: true
 
 const wait = (milliseconds) => new Promise((done) => { setTimeout(done, milliseconds); });
 
-// {job, result, error, cancel, again} for a question, which goes to the server as JSON (to `path`, for `at`, where it
-// has these); null asks nothing.
+// {job, result, error, cancel, again} for a question, which goes to the server as JSON (to `path` with
+// `query`, where it has these); null asks nothing.
 export function useJob(ask) {
   const [state, setState] = useState({ job: null, result: null, error: null });
   const [turn, setTurn] = useState(0);
@@ -21,8 +21,8 @@ export function useJob(ask) {
     let current = true;
     setState((before) => ({ ...before, error: null, job: { state: "waiting", what: "", done: 0, total: null } }));
     const follow = async () => {
-      const { path = "jobs", at, ...given } = JSON.parse(key);
-      let job = await postJson(path, given, { params: { at } });
+      const { path = "jobs", query, ...given } = JSON.parse(key);
+      let job = await postJson(path, given, { params: query });
       running.current = job.id;
       for (let pause = 60; current && ["waiting", "running"].includes(job.state); pause = Math.min(600, pause * 1.3)) {
         setState((before) => ({ ...before, job }));

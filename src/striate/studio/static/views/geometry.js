@@ -25,7 +25,8 @@ function read(line) {
   for (const word of words) {
     const [name, value] = word.split("=");
     if (name === "ceil_mode") layer.ceil_mode = true;
-    else layer[name] = name === "padding" ? value : Number(value);
+    else if (name === "padding") layer.padding = value ?? "0";
+    else if (name in DEFAULTS) layer[name] = whole(value, DEFAULTS[name]);
   }
   return layer;
 }
@@ -156,18 +157,21 @@ function Presets({ presets, onChoose, chosen }) {
     ${presets.map((each) => html`<option key=${each.name} value=${each.name}>${each.title}</option>`)}</select></label>`;
 }
 
+// A whole number of the address, or the default where somebody typed something else.
+const whole = (text, otherwise) => (/^\d{1,9}$/.test(text ?? "") ? Number(text) : otherwise);
+
 function settingOf(address) {
   const { query } = address;
   return {
-    size: Number(query.size ?? 9), channels: Number(query.channels ?? 1), dims: Number(query.dims ?? 2),
-    layers: (query.layers ?? "conv kernel=3").split(";").map(read),
+    size: whole(query.size, 9), channels: whole(query.channels, 1), dims: whole(query.dims, 2),
+    layers: (query.layers || "conv kernel=3").split(";").map(read),
   };
 }
 
 export default function View({ address }) {
   const { query } = address;
   const setting = settingOf(address);
-  const place = Math.min(Number(query.layer ?? 0), setting.layers.length - 1);
+  const place = Math.min(whole(query.layer, 0), setting.layers.length - 1);
   const [lit, setLit] = useState(null);
   const [playing, setPlaying] = useState(false);
   const drawing = useRef(null);

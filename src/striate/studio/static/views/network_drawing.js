@@ -179,8 +179,9 @@ function Maps({ nodes, maps, scale, stage, window: window_ }) {
     };
     paint();
     area.addEventListener("scroll", paint);
-    window.addEventListener("resize", paint);
-    return () => { area.removeEventListener("scroll", paint); window.removeEventListener("resize", paint); };
+    const watch = new ResizeObserver(paint);
+    watch.observe(area);
+    return () => { area.removeEventListener("scroll", paint); watch.disconnect(); };
   });
   return html`<canvas class="overlay" ref=${canvas} aria-hidden="true"></canvas>`;
 }

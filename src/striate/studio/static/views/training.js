@@ -101,7 +101,7 @@ function Maps({ run, number, address, picture }) {
 function Mistakes({ snapshot, run, live }) {
   // While the run goes on, a measurement is finished before the next checkpoint is measured.
   const [number, setNumber] = useState(snapshot.number);
-  const running = useJob(run.task === "classification" ? { path: "training/confusion", at: number } : null);
+  const running = useJob(run.task === "classification" ? { path: "training/confusion", query: { at: number } } : null);
   const busy = ["waiting", "running"].includes(running.job?.state);
   useEffect(() => { if (!live || !busy) setNumber(snapshot.number); }, [snapshot.number, busy, live]);
   const drawing = useRef(null);

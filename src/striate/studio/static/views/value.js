@@ -64,12 +64,14 @@ export default function Value({ address, store }) {
         <${Arithmetic} found=${found} address=${address} walkTo=${walkTo} />
         <${Check} check=${found.check} />
         <${Facts} facts=${found.facts} />
-        <p class="bar"><${Exports} name=${`value-${found.value}-${found.place.join("-")}`} json=${() => found} svg=${() => document.querySelector(".value svg.drawing")} />
+        <p class="bar"><${Exports} name=${`value-${found.value}-${found.place.join("-")}`} json=${() => found}
+            svg=${found.kind === "maximum" || found.terms?.partial.length ? () => document.querySelector(".value svg.drawing") : null} />
           <a href=${format("numbers", [found.value], { picture: query.picture })}>the whole tensor</a>
           <a href=${format("gradients", [], { of: found.value, place: found.place.join(","), picture: query.picture, training: query.training })}>how it moves with everything before it</a></p>
         <${Call} code=${found.call} />
       </section>
       <section class="where">
+        <${Attention} found=${found} walkTo=${walkTo} />
         <${Windows} found=${found} picture=${picture} query=${query} walkTo=${walkTo} />
         <${Own} found=${found} picture=${picture} query=${query} moveTo=${moveTo} />
         <${Seen} value=${found.value} at=${found.place.join(",")} picture=${picture} training=${query.training} key=${`${found.value}@${found.place}`} />
@@ -157,7 +159,7 @@ function Windows({ found, picture, query, walkTo }) {
   const [pages, setPages] = useState(1);
   const { value: got } = useLoaded(
     (signal) => operand === undefined ? Promise.resolve(null)
-      : getNumbers(`tensor/${operand}`, { picture, training: query.training, size: 96, single: 300, sample: sampleOf(found, operand, strand, hop), channels: `0-${24 * pages - 1}` }, { signal }),
+      : getNumbers(`tensor/${operand}`, { picture, training: query.training, size: 96, single: 300, form: found.operands[operand]?.shape.length === 3 ? "rows" : null, sample: sampleOf(found, operand, strand, hop), channels: `0-${24 * pages - 1}` }, { signal }),
     [operand, picture, query.training, found.place[0], pages],
   );
   if (!got || got.header.value !== operand || !got.header.shape[0]) return null;
@@ -180,7 +182,25 @@ function Windows({ found, picture, query, walkTo }) {
 
 function sampleOf(found, operand, strand, hop) {
   const first = strand?.axes?.[0]?.[0] ?? hop?.place?.[0] ?? 0;
-  return found.operands[operand]?.shape.length === 4 ? first : 0;
+  return [3, 4].includes(found.operands[operand]?.shape.length) ? first : 0;
+}
+
+// A row of attention on the picture's tokens; those before the grid (a class token) stand beside it.
+function Attention({ found, walkTo }) {
+  const told = found.facts.attention;
+  if (!told) return null;
+  const { row, grid, first } = told;
+  const [height, width] = grid;
+  const data = Float32Array.from(row.slice(first));
+  const places = found.kind === "softmax" ? found.window : found.terms.strands[0];
+  const pick = (y, x) => {
+    const place = places.places[first + y * width + x];
+    if (place && places.places.length === row.length) walkTo(places.value, place);
+  };
+  const most = row.indexOf(Math.max(...row));
+  return html`<h2>Attention <span class="quiet">how much this token attends to each of ${row.length}</span></h2>
+    <div class="own attention" data-tokens=${row.length}><${MapView} data=${data} height=${height} width=${width} size=${240} label="weight of each token, on the picture's grid" onPick=${pick} />
+    <p class="facts">Each cell is a token, where it lies on the picture; the weights add up to 1. The largest, ${digits(row[most])}, is token ${most}'s.${first ? ` ${first} token${first > 1 ? "s" : ""} before the grid: ${row.slice(0, first).map(digits).join(", ")}.` : ""}</p></div>`;
 }
 
 // The map that the number stands in: another place of it has the same weights and another window.

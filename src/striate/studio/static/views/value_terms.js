@@ -55,7 +55,9 @@ function grouped(terms) {
 }
 
 function Sum({ found, address, walkTo }) {
-  const { terms, facts } = found;
+  const { facts } = found;
+  const turned = Boolean(address.query.flip) && facts.flipped?.terms;
+  const terms = turned || found.terms;
   const [all, setAll] = useState(false);
   const flip = Boolean(address.query.flip);
   const kernel = facts.kernel ?? [];
@@ -69,12 +71,12 @@ function Sum({ found, address, walkTo }) {
   return html`
     ${facts.flipped && html`<p class="bar"><label><input type="checkbox" checked=${flip} onChange=${() => go(changed(address, { flip: flip ? null : 1 }), { replace: true })} /> the true convolution, with the flipped kernel</label></p>
       ${flip && html`<p class="facts">${facts.flipped.words} With these weights it would give <b class="number flipped">${digits(facts.flipped.number)}</b> here.</p>`}`}
-    ${drawn && html`<${Patches} found=${found} groups=${all ? listed : listed.slice(0, SHOWN)} kernel=${kernel} flip=${flip} walkTo=${walkTo} />`}
+    ${drawn && html`<${Patches} terms=${terms} taps=${found.terms.strands[1].places} groups=${all ? listed : listed.slice(0, SHOWN)} kernel=${kernel} flip=${flip} walkTo=${walkTo} />`}
     ${listed.length > SHOWN && !all && html`<p><button onClick=${() => setAll(true)}>all ${listed.length} channels</button></p>`}
     ${!complete && groups.length > 0 && html`<${Partial} groups=${ordered} grouped=${terms.grouped} address=${address} picked=${picked} />`}
     ${!drawn && html`<${Listed} found=${found} walkTo=${walkTo} scaled=${scaled} />`}
     <p class="total number">Σ of ${terms.count} products${terms.padded ? ` (${terms.padded} taps on padding, which add 0)` : ""}${found.added.map((each) => html` + <button class="hop" data-value=${each.value} data-place=${each.place.join(",")} onClick=${() => walkTo(each.value, each.place)}>${each.name} = ${digits(each.contribution ?? each.number)}</button>`)}
-      = <b>${digits(found.check?.computed)}</b></p>`;
+      = <b>${digits(turned ? facts.flipped.number : found.check?.computed)}</b></p>`;
 }
 
 function Partial({ groups, grouped: what, address, picked }) {
@@ -107,20 +109,16 @@ function tap(place) {
 }
 
 // For each channel the window, the weights on it, and the products, as an SVG that can be saved.
-function Patches({ found, groups, kernel, flip, walkTo }) {
-  const [x, w] = found.terms.strands;
+function Patches({ terms, taps, groups, kernel, flip, walkTo }) {
+  const [x, w] = terms.strands;
   const [rows, columns] = kernel.length === 2 ? kernel : [1, kernel[0]];
   const cell = Math.max(34, Math.min(CELL, Math.floor(215 / columns)));
   const wide = columns * cell;
   const gap = 28;
   const height = rows * cell + 26;
-  const scale = { x: scaleOf(...span(x.numbers)), w: scaleOf(...span(w.numbers)), p: scaleOf(...span(found.terms.products)) };
-  const where = (place) => {
-    const [row, column] = tap(place);
-    return flip ? [rows - 1 - row, columns - 1 - column] : [row, column];
-  };
+  const scale = { x: scaleOf(...span(x.numbers)), w: scaleOf(...span(w.numbers)), p: scaleOf(...span(terms.products)) };
   const block = (left, group, numbers, colours, kind) => group.rows.map((row) => {
-    const [down, right] = where(w.places[row]);
+    const [down, right] = tap(taps[row]);
     const target = kind === "w" ? w : x;
     const walk = () => walkTo(target.value, target.places[row]);
     return html`<${Cell} key=${`${kind}${row}`} kind=${kind} x=${left + right * cell} y=${20 + down * cell} size=${cell} value=${numbers[row]} scale=${colours}
@@ -132,13 +130,13 @@ function Patches({ found, groups, kernel, flip, walkTo }) {
   const full = 3 * wide + 2 * gap + 122;
   return html`<div class="patches"><svg class="drawing" role="group" aria-label="windows, weights and products by channel" width=${full} height=${groups.length * height + 4} viewBox=${`0 0 ${full} ${groups.length * height + 4}`}>
     ${groups.map((group, rank) => html`<g key=${group.group} transform=${`translate(0 ${rank * height})`}>
-      <text class="label" x="0" y="14">${found.terms.grouped} ${group.group}</text>
+      <text class="label" x="0" y="14">${terms.grouped} ${group.group}</text>
       ${rank === 0 && html`<text class="label" x=${second} y="14">${flip ? "weights, flipped" : "weights"}</text><text class="label" x=${third} y="14">products</text>`}
       ${pad(0)}${block(0, group, x.numbers, scale.x, "x")}
       <text class="sign" x=${wide + gap / 2} y=${20 + (rows * cell) / 2}>×</text>
       ${pad(second)}${block(second, group, w.numbers, scale.w, "w")}
       <text class="sign" x=${second + wide + gap / 2} y=${20 + (rows * cell) / 2}>=</text>
-      ${pad(third)}${block(third, group, found.terms.products, scale.p, "p")}
+      ${pad(third)}${block(third, group, terms.products, scale.p, "p")}
       <text class="sum" x=${third + wide + 12} y=${20 + (rows * cell) / 2}>Σ ${digits(group.sum)}</text></g>`)}
   </svg></div>`;
 }
@@ -151,7 +149,7 @@ function Cell({ kind, x, y, size, value, scale, target, place, walk }) {
     data-value=${target.value} data-place=${place.join(",")} data-number=${digits(value)} aria-label=${`${target.name} at ${place.join(", ")}: ${digits(value)}`}>
     <title>${target.name}[${place.join(", ")}] = ${digits(value)}</title>
     <rect x=${x} y=${y} width=${size} height=${size} fill=${`rgb(${Math.round(fill[0])},${Math.round(fill[1])},${Math.round(fill[2])})`} />
-    <text x=${x + size / 2} y=${y + size / 2} fill=${isBright(fill) ? "#000" : "#fff"} textLength=${text.length * 6.4 > size - 6 ? size - 6 : null} lengthAdjust="spacingAndGlyphs">${text}</text></g>`;
+    <text x=${x + size / 2} y=${y + size / 2} fill=${isBright(fill) ? "#000" : "#fff"} textLength=${text.length * 6.8 > size - 8 ? size - 8 : null} lengthAdjust="spacingAndGlyphs">${text}</text></g>`;
 }
 
 function span(numbers) {

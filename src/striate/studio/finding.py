@@ -1,0 +1,177 @@
+"""What a detector finds on a picture, what non-maximum suppression removes and why, and a segmentation's classes."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from striate import ops
+from striate.errors import StudioError
+from striate.studio.explaining import Shown
+from striate.studio.pictures import pixels_code
+from striate.studio.subject import Subject
+from striate.studio.workspace import Picture, Workspace
+
+#: Boxes that are shown, the surest; and masks, which are as large as the picture.
+MOST_BOXES: Final = 300
+_MOST_MASKS: Final = 24
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Boxes of one picture before any is suppressed, the surest first.
+
+    Args:
+        boxes: (N, 4) left, top, right, bottom, pixels.
+        scores, labels: (N,).
+        kept: bool (N,): whether suppression keeps it.
+        by: int64 (N,): the box that each removed one overlaps, the surest that is kept; -1 of those that are kept.
+        overlap: (N,): intersection over union with that.
+        masks: (M, H, W) of the first ones that are kept, or None.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    kept: Tensor
+    by: Tensor
+    overlap: Tensor
+    masks: Tensor | None = None
+
+
+def suppressed(boxes: Tensor, scores: Tensor, labels: Tensor, overlap: float) -> tuple[Tensor, Tensor, Tensor]:
+    """What suppression makes of candidates that are sorted by score, falling: ``kept``, ``by``, ``overlap``.
+
+    A box is removed by the surest kept one of its class that it overlaps by more than the threshold.
+
+    >>> boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [20, 20, 30, 30]])
+    >>> suppressed(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([1, 1, 1]), 0.5)[:2]
+    (tensor([ True, False,  True]), tensor([-1,  0, -1]))
+    """
+    kept = torch.zeros(len(boxes), dtype=torch.bool)
+    kept[ops.batched_nms(boxes, scores, labels, overlap)] = True
+    places = kept.nonzero()[:, 0]
+    by, share = torch.full((len(boxes),), -1), torch.zeros(len(boxes))
+    if len(places) and len(boxes):
+        ious = ops.box_iou(boxes, boxes[places]).float()
+        guilty = (ious > overlap) & (labels[:, None] == labels[places]) & (places < torch.arange(len(boxes))[:, None])
+        guilty &= ~kept[:, None]
+        some = guilty.any(1)
+        first = guilty.to(torch.uint8).argmax(1)  # the surest, since they are sorted
+        by[some] = places[first[some]]
+        share[some] = ious[some, first[some]]
+    return kept, by, share
+
+
+def candidates(model: nn.Module, pixels: Tensor, score: float | None, overlap: float | None) -> Candidates:
+    """What a detector finds on a picture.
+
+    Args:
+        model: called with pictures (C, H, W) from 0 to 1; its own copy, whose thresholds are changed.
+        pixels: uint8 (C, H, W).
+        score, overlap: thresholds; None for the network's own. Networks without suppression keep all.
+
+    Raises:
+        StudioError: results of another form.
+    """
+    own = getattr(model, "nms_thresh", None)
+    if own is not None:
+        overlap = float(own) if overlap is None else overlap
+        model.nms_thresh = 2.0  # nothing overlaps by more than 1, so nothing is removed
+        model.detections_per_img = MOST_BOXES
+    if score is not None and hasattr(model, "score_thresh"):
+        model.score_thresh = score
+    like = next(model.parameters(), torch.zeros(()))
+    with torch.no_grad():
+        found: Any = model([(pixels.float() / 255).to(like.device, like.dtype)])
+    if not (isinstance(found, list) and found and {"boxes", "scores", "labels"} <= set(found[0])):
+        raise StudioError(type(model).__name__, f"gives {type(found).__name__}", "needed boxes, scores and labels")
+    result = {name: each.detach().cpu() for name, each in found[0].items()}
+    order = result["scores"].argsort(descending=True, stable=True)
+    if score is not None:
+        order = order[result["scores"][order] > score]
+    order = order[:MOST_BOXES]
+    boxes, scores, labels = (result[name][order] for name in ("boxes", "scores", "labels"))
+    if own is None or overlap is None:
+        every = torch.ones(len(boxes), dtype=torch.bool)
+        kept, by, share = every, torch.full((len(boxes),), -1), torch.zeros(len(boxes))
+    else:
+        kept, by, share = suppressed(boxes, scores, labels, overlap)
+    masks = result.get("masks")
+    if masks is not None:
+        masks = masks[order][kept][:_MOST_MASKS].reshape(-1, *masks.shape[-2:]).float()
+    return Candidates(boxes, scores, labels, kept, by, share, masks)
+
+
+def objects(workspace: Workspace, picture: Picture, score: float | None, overlap: float | None) -> Shown:
+    """What the network of a studio finds on a picture, on a copy of it.
+
+    Raises:
+        StudioError: a network for something else.
+    """
+    subject = workspace.subject
+    if subject.task not in ("detection", "instance", "semantic") or picture.pixels is None:
+        raise StudioError(subject.name, "finds no objects and no classes of pixels", "needed a network that does")
+    with workspace.lock:
+        model = copy.deepcopy(subject.whole).eval()
+    if subject.task == "semantic":
+        return _classes(model, picture, subject)
+    usual = getattr(model, "nms_thresh", None)
+    least = getattr(model, "score_thresh", None)
+    found = candidates(model, picture.pixels, score, overlap)
+    rows = zip(
+        found.boxes.tolist(),
+        found.scores.tolist(),
+        found.labels.tolist(),
+        found.kept.tolist(),
+        found.by.tolist(),
+        found.overlap.tolist(),
+        strict=True,
+    )
+    listed = [
+        {"box": box, "score": sure, "name": name_of(subject, label), "kept": kept, "by": by, "overlap": share}
+        for box, sure, label, kept, by, share in rows
+    ]
+    header = {
+        "kind": "boxes",
+        "picture": picture.id,
+        "boxes": listed,
+        "suppresses": usual is not None,
+        "overlap": usual if overlap is None else overlap,
+        "score": least if score is None else score,
+        "masks": 0 if found.masks is None else len(found.masks),
+        "call": f"{subject.code.partition('from striate.models.dense')[0].rstrip()}\n\n{pixels_code(picture)}\n\n"
+        "model([pixels / 255])[0]  # boxes, scores and labels that are left\n",
+    }
+    return Shown(header, {} if found.masks is None else {"masks": found.masks})
+
+
+def _classes(model: nn.Module, picture: Picture, subject: Subject) -> Shown:
+    """The class of each pixel."""
+    with torch.no_grad():
+        output: Any = model(picture.inputs)
+    logits = output["out"] if isinstance(output, dict) else output
+    chosen = logits[0].argmax(0)
+    shares = torch.bincount(chosen.flatten(), minlength=logits.shape[1]).double() / chosen.numel()
+    listed = [
+        {"class": number, "name": name_of(subject, number, background=0), "share": share}
+        for number, share in enumerate(shares.tolist())
+        if share
+    ]
+    header = {
+        "kind": "classes",
+        "picture": picture.id,
+        "classes": sorted(listed, key=lambda each: -float(str(each["share"]))),
+        "call": f"{subject.code}\n\n{picture.code}\n\nmodel(inputs)['out'][0].argmax(0)\n",
+    }
+    return Shown(header, {"map": chosen[None].float()})
+
+
+def name_of(subject: Subject, label: int, *, background: int = 1) -> str:
+    """A label in words; detectors count from 1, since 0 is the background."""
+    number = label - background
+    return subject.classes[number] if 0 <= number < len(subject.classes) else f"class {number}"
