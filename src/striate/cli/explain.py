@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import json
 import os
 import warnings
@@ -189,7 +190,7 @@ def _map(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExplainWarning)  # the notes say so, below
             inputs = asked.normalization(picture)
-            if (why := read.unless_refused(file, lambda inputs=inputs: asked.aim(inputs))) is None:
+            if (why := read.unless_refused(file, functools.partial(asked.aim, inputs))) is None:
                 continue
             given = (why.network, inputs, why.target)
             suits = (layer or why.layer) if takes_layer(method) else None
