@@ -62,6 +62,7 @@ class Places(torch.nn.Module):
 def centers(masks: bool) -> CenterNet:
     model = (CondInst if masks else CenterNet)(CLASSES, mean=0.0, deviation=1.0, score_threshold=0.5, detections=40)
     model.maps = Places(masks)
+    model.map_layer = None  # type: ignore[assignment]
     return model.eval()
 
 

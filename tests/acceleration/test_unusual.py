@@ -382,7 +382,7 @@ def written_as_onnx(accelerate: Accelerate) -> list[Tensor | None]:
     with tempfile.TemporaryDirectory() as folder:
         subject = Subject(model, "mine", ("a", "b", "c"), {}, x)
         file = export(subject, "onnx", f"{folder}/model.onnx").path
-        return [FORMATS["onnx"].decode(file.read_bytes(), model)(x)]
+        return list(FORMATS["onnx"].decode(file.read_bytes(), subject.form)(x))
 
 
 def copies(accelerate: Accelerate) -> list[Tensor | None]:

@@ -71,7 +71,7 @@ def together(size: int, kill: int = 0, **settings: Any) -> tuple[list[int], str]
         [sys.executable, "-c", DRIVER, arguments, str(Path(tiny_networks.__file__).parent)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         env=environment,
     )
     assert done.returncode == 0, done.stderr

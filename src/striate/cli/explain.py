@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import json
 import os
 import warnings
@@ -189,7 +190,8 @@ def _map(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExplainWarning)  # the notes say so, below
             inputs = asked.normalization(picture)
-            why = asked.aim(inputs)
+            if (why := read.unless_refused(file, functools.partial(asked.aim, inputs))) is None:
+                continue
             given = (why.network, inputs, why.target)
             suits = (layer or why.layer) if takes_layer(method) else None
             options: dict[str, Any] = {} if suits is None else {"layer": suits}
@@ -207,6 +209,8 @@ def _map(
         if as_json:
             told.append(found.to_dict() | {"map": None})
             maps.append(found.map[0])
+    if not rows:
+        raise typer.Exit(2)
     draw()
     together = {"check": pooled(checks).to_dict()} if checks else {}
     if as_json:
@@ -340,6 +344,16 @@ class _Reading:
         if not self.files:
             raise typer.Exit(2)
 
+    def unless_refused(self, file: str, asked: Callable[[], Explained]) -> Explained | None:
+        """What is asked about an image; where nothing can be, as of an object that isn't on it, that is told."""
+        try:
+            return asked()
+        except ExplainError as error:
+            self.files.remove(file)
+            self.errors.append({"image": file, "error": str(error)})
+            say(f"error: {file}: {error}")
+            return None
+
 
 def _expanded(given: Iterable[str]) -> Iterator[tuple[str, DataError | None]]:
     """The files that arguments name, those in folders too; and why an argument names none."""
@@ -383,7 +397,7 @@ def _asked(model: str, weights: str | None, device: str, max_pixels: int | None,
 
     def aim(inputs: Tensor) -> Explained:
         if number is None:
-            return Explained(network, wanted)
+            return Explained(network, wanted, layer=getattr(whole, "map_layer", None))
         return task.explained_object(whole, inputs[0].to(place), number)
 
     return _Asked(network, lambda file: read(file)[None], prepared.normalization, classes, wanted, number, aim)

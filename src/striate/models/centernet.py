@@ -143,6 +143,8 @@ class CenterNet(torch.nn.Module):
     export_sizes = (MULTIPLE, 2 * MULTIPLE)
     #: What :func:`striate.accelerate` computes: the rest depends on how many objects there are.
     dense = ("maps",)
+    #: What class activation maps are made of: later layers have a map for each answer alone.
+    map_layer = "maps.trunk.out"
     maps: torch.nn.Module
     mean: Tensor
     deviation: Tensor

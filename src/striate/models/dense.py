@@ -37,3 +37,26 @@ def called_by(model: torch.nn.Module, forward: Callable[..., Any]) -> torch.nn.M
     vars(part)["_whole"] = (model,)  # hooks of a copy look for the module that they were made for
     part.__class__ = type(type(model).__name__, (type(model),), {"forward": forward})
     return part
+
+
+def layer_giving(module: torch.nn.Module, name: str, input: torch.Tensor, chosen: Callable[[Any], Any]) -> str | None:
+    """The path of the outermost layer whose output is a certain tensor; None if no layer's is.
+
+    Args:
+        module: what is called.
+        name: its own path.
+        input: with this.
+        chosen: picks the tensor from what the call gives.
+    """
+    made: list[tuple[str, Any]] = []
+
+    def noting(path: str) -> Callable[..., None]:
+        return lambda layer, inputs, output: made.append((path, output))
+
+    hooks = [layer.register_forward_hook(noting(path)) for path, layer in module.named_modules(prefix=name)]
+    try:
+        wanted = chosen(module(input))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return next((path for path, output in reversed(made) if output is wanted), None)

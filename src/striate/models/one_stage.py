@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from striate import nn, ops
+from striate.models.dense import layer_giving
 from striate.models.older_weights import renew_on_loading
 from striate.models.resnet import ResNet
 from striate.nn.detection_rows import first_of_each, stretched
@@ -115,6 +116,15 @@ class OneStageDetector(torch.nn.Module):
         wanted = nn.resize_boxes(box[None], (image.shape[-2], image.shape[-1]), batch.image_sizes[0])
         likeness = ops.box_iou(wanted, boxes)[0] * outputs["cls_logits"][0, :, label].sigmoid()
         return int(likeness.argmax())
+
+    def layer_of(self, image: Tensor, place: int) -> str | None:
+        """The path of the layer whose map on an image (C, H, W) the reference box belongs to; None if that map is no
+        layer's output."""
+        batch, _ = self.transform([image])
+        maps = list(self.backbone(batch.tensors).values())
+        ends = torch.tensor([len(level) for level in self.anchor_generator(batch.size, maps)]).cumsum(0)
+        level = int((place >= ends).sum())
+        return layer_giving(self.backbone, "backbone", batch.tensors, lambda maps: list(maps.values())[level])
 
     def scores_at(self, images: Tensor, place: int) -> Tensor:
         """The logits of all classes at one reference box, (N, C, H, W) from 0 to 1 to (N, K - 1)."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from striate import nn, ops
 from striate.errors import ModelError
+from striate.models.dense import layer_giving
 from striate.models.older_weights import renew_on_loading
 from striate.nn.detection_rows import first_of_each
 from striate.nn.proposals import SMOOTH
@@ -284,25 +285,10 @@ class TwoStageDetector(torch.nn.Module):
         """The path of the layer whose map on an image (C, H, W) is resampled within a box, given as :meth:`place_of`
         gives it; None if that map is no layer's output. What is computed afterwards has no places on the image."""
         batch, _ = self.transform([image])
-        made: list[tuple[str, object]] = []
-
-        def note(name: str, output: object) -> None:
-            made.append((name, output))
-
-        hooks = [
-            layer.register_forward_hook(lambda _, __, output, name=name: note(name, output))
-            for name, layer in self.backbone.named_modules(prefix="backbone")
-        ]
-        try:
-            features = self.backbone(batch.tensors)
-        finally:
-            for hook in hooks:
-                hook.remove()
         height, width = batch.image_sizes[0]
         pool: Any = self.roi_heads.box_roi_pool
         level = int(pool.levels(place[None] * place.new_tensor([width, height] * 2))[0])
-        wanted = features[list(pool.strides)[level]]
-        return next((name for name, output in reversed(made) if output is wanted), None)
+        return layer_giving(self.backbone, "backbone", batch.tensors, lambda maps: maps[list(pool.strides)[level]])
 
     def scores_at(self, images: Tensor, place: Tensor) -> Tensor:
         """The logits of all classes for one box on all images, (N, C, H, W) from 0 to 1 to (N, K - 1)."""

@@ -8,6 +8,7 @@ they have; nms loops until it is done, which a graph can't, so a program with it
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -72,8 +73,8 @@ def translations() -> dict[Any, Callable[..., Any]]:
     """How ONNX writes these operators: the table that :func:`torch.onnx.export` takes as ``custom_translation_table``.
 
     Boxes that suppress each other are ONNX's ``NonMaxSuppression`` without a limit, aligned pooling is its ``RoiAlign``
-    (both from version 16 of its operators). The remainder of a division by a size of the input is in the table too,
-    since PyTorch's exporter writes it for numbers alone.
+    (both from version 16 of its operators). The remainder of a division by a size of the input and bounds of sizes are
+    in the table too, since PyTorch's exporter can't write some of them.
     """
     import onnxscript
 
@@ -121,6 +122,12 @@ def translations() -> dict[Any, Callable[..., Any]]:
             return op.Mod(input, other)
         return op.Sub(input, op.Mul(op.Floor(op.Div(input, other)), other))
 
+    def at_most(number: Any, limit: Any) -> Any:
+        # A bound of a size that hangs on numbers may be too large to be written; it's always kept then.
+        if isinstance(limit, int) and limit > torch.iinfo(torch.int64).max:
+            return op.Cast(op.Constant(value_int=1), to=9)
+        return op.LessOrEqual(number, limit)
+
     def roi_align(input: Any, boxes: Any, size: Any, scale: float, samples: int, aligned: bool) -> Any:
         images = op.Cast(op.Gather(boxes, op.Constant(value_int=0), axis=1), to=7)
         corners = op.Slice(boxes, op.Constant(value_ints=[1]), op.Constant(value_ints=[5]), op.Constant(value_ints=[1]))
@@ -143,4 +150,5 @@ def translations() -> dict[Any, Callable[..., Any]]:
         operators.batched_nms.default: batched_nms,
         operators.roi_align.default: roi_align,
         torch.ops.aten.remainder.Scalar: remainder,
+        operator.le: at_most,
     }

@@ -64,8 +64,8 @@ def one_object(model: Any, picture: Tensor, number: int) -> Explained:
 
     Args:
         model: with the methods ``place_of``, from a picture, a box and a label to the place that speaks for them, and
-            ``scores_at``, from pictures and that place to the logits of all classes. A method ``layer_of`` may tell
-            the layer whose maps lie on the picture, where later ones don't.
+            ``scores_at``, from pictures and that place to the logits of all classes. A method ``layer_of``, or
+            ``map_layer``, may tell the layer whose maps suit class activation maps.
         picture: float (C, H, W), as the network sees it.
         number: of the object, from 1; the surest is the first.
 
@@ -91,7 +91,7 @@ def one_object(model: Any, picture: Tensor, number: int) -> Explained:
         return said
 
     x0, y0, x1, y1 = box.tolist()
-    layer = model.layer_of(picture, place) if hasattr(model, "layer_of") else None
+    layer = model.layer_of(picture, place) if hasattr(model, "layer_of") else getattr(model, "map_layer", None)
     return Explained(called_by(model, forward), label - 1, (x0, y0, x1, y1), layer)
 
 
