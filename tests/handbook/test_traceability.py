@@ -62,7 +62,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(traceability, "ROOT", tmp_path)
     monkeypatch.setattr(traceability, "HERE", handbook)
     cached = [traceability.entries, traceability.functions, traceability.tests, traceability.studies]
-    cached += [traceability.verdicts, traceability.pages]
+    cached += [traceability.verdicts, traceability.pages, traceability._exported]
     for each in cached:
         each.cache_clear()
     yield tmp_path
@@ -72,7 +72,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_row_names_function_and_test(project: Path) -> None:
     assert traceability.problems() == []
-    assert "`striate.twice.Number.twice` | `test_twice.py::test_twice` |" in traceability.table()
+    assert "`twice.py: Number.twice` | `test_twice.py::test_twice` |" in traceability.table()
 
 
 @pytest.mark.parametrize(
