@@ -91,6 +91,7 @@ def readable_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any
     own are escaped elsewhere.
     """
     made: list[str] = []
+    prose: list[str] = []
     literal = in_section = doctest = False
     for number, line in enumerate(lines):
         indent, blank = len(line) - len(line.lstrip()), not line.strip()
@@ -102,25 +103,29 @@ def readable_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any
             doctest = False
         starts = indent >= 4 and not in_section and number and not lines[number - 1].strip()
         if starts and not literal and not doctest:
-            made += ["::", ""]
-            literal = True
+            made += [*_escaped(prose), "::", ""]
+            prose, literal = [], True
         field = _FIELD.match(line)
-        if field and what != "module":
+        if not (literal or doctest or blank or field):
+            prose.append(line)
+            continue
+        if field:
             line = "*Formula:* " + ", ".join(f":formula:`{one}`" for one in re.split(r",\s*", field[1]))
-        elif not (literal or doctest or blank):
-            line = _escaped(line)
-        made.append(line)
-    lines[:] = made
+        made += [*_escaped(prose), line]
+        prose = []
+    lines[:] = [*made, *_escaped(prose)]
 
 
-def _escaped(line: str) -> str:
-    """The line with signs of markup escaped, outside of ``code`` and roles."""
-    parts = re.split(r"(``.+?``|:[\w:]+:`.+?`)", line)
+def _escaped(lines: list[str]) -> list[str]:
+    """The lines with signs of markup escaped, outside of ``code`` and roles, which may go on in the next line."""
+    if not lines:
+        return []
+    parts = re.split(r"(``.+?``|:[\w:]+:`.+?`)", "\n".join(lines), flags=re.DOTALL)
     for place in range(0, len(parts), 2):
         parts[place] = re.sub(
             r"([|`])|(?<=\w)_(?=\W|$)|\*(?=\S)|(?<=\S)\*", lambda found: "\\" + found[0], parts[place]
         )
-    return "".join(parts)
+    return "".join(parts).split("\n")
 
 
 def linked_table(app: Sphinx, docname: str, source: list[str]) -> None:

@@ -22,7 +22,7 @@ found = explain.maximize(network, (1, 9, 9), layer="0", channel=0, jitter=0, ste
 most = float(kernel.clamp_min(0).sum())
 print(f"the ascent reaches {found.reached[0]:.2f} of at most {most:.2f}")
 assert found.started[0] < 0.5 * most
-assert 0.9 * most < found.reached[0] <= most * 1.0001
+assert 0.85 * most < found.reached[0] <= most * 1.0001
 
 figure, axes = plt.subplots(1, 2, figsize=(5, 2.6))
 for axis, picture, title in zip(axes, (kernel, found.pictures[0, 0]), ("filter", "its best image"), strict=True):

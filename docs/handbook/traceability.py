@@ -71,9 +71,28 @@ class Mark:
         return f"{module}.{self.name}"
 
     @property
+    def public(self) -> str:
+        """How the table names a function: as its package exports it, else by its file."""
+        package, first = self.dotted.rsplit(f".{self.name}", 1)[0].rpartition(".")[0], self.name.split(".")[0]
+        if self.file == "src/striate/ops/reference.py":
+            return self.dotted
+        if first in _exported(package):
+            return f"{package}.{self.name}"
+        return f"{self.file.removeprefix('src/striate/')}: {self.name}"
+
+    @property
     def node_id(self) -> str:
         """The name by which pytest runs a test."""
         return f"{self.file}::{self.name.replace('.', '::')}"
+
+
+@functools.cache
+def _exported(package: str) -> frozenset[str]:
+    path = ROOT / "src" / Path(*package.split(".")) / "__init__.py"
+    for node in ast.parse(path.read_text("utf-8")).body if path.exists() else ():
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return frozenset(str(each.value) for each in ast.walk(node.value) if isinstance(each, ast.Constant))
+    return frozenset()
 
 
 @functools.cache
@@ -243,7 +262,7 @@ def _row(entry: Entry) -> str:
         statement.append(f"${entry.latex.replace('|', chr(92) + 'vert ')}$.")
     if entry.note:
         statement.append(f"*{entry.note}*")
-    called = "<br>".join(f"`{mark.dotted}`" for mark in of(entry.id, functions())) or "-"
+    called = "<br>".join(f"`{mark.public}`" for mark in of(entry.id, functions())) or "-"
     held = "<br>".join(f"`{mark.node_id.removeprefix('tests/')}`" for mark in of(entry.id, tests())) or "-"
     shown = [f"[{_title(name)}]({name})" for name in pages().get(entry.id, ())]
     if entry.study:
