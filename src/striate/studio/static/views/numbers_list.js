@@ -20,7 +20,7 @@ export function List({ address, picture, chosen }) {
   }, [chosen, Boolean(value)]);
   const needle = words.toLowerCase();
   const kinds = { activation: ["activation", "input"], parameter: ["parameter", "buffer"] }[kind];
-  const found = (value?.tensors ?? []).filter((each) => (String(each.value) === chosen || !kinds || kinds.includes(each.kind))
+  const found = (value?.tensors ?? []).filter((each) => (String(each.value) === chosen || !kinds || (kinds.includes(each.kind) && !each.shape.includes(0)))
     && (!needle || each.name.toLowerCase().includes(needle)));
   // Of very many those around the chosen one.
   const from = Math.max(0, Math.min(found.length - MOST, found.findIndex((each) => String(each.value) === chosen) - MOST / 2));
