@@ -320,7 +320,9 @@ def test_the_true_convolution_has_the_flipped_kernel() -> None:
     for place in ((0, 1, 2, 3), (0, 3, 0, 0), (0, 0, 5, 4)):
         flipped = derive(recording, recording.outputs, place).facts["flipped"]
         assert flipped["number"] == pytest.approx(float(true[place].detach()))
-        assert sum(flipped["terms"]["products"]) + float(layer.bias[place[1]].detach()) == pytest.approx(flipped["number"])  # type: ignore[index]
+        assert sum(flipped["terms"]["products"]) + float(layer.bias[place[1]].detach()) == pytest.approx(
+            flipped["number"]
+        )  # type: ignore[index]
 
 
 def test_attention_has_its_row_of_weights() -> None:

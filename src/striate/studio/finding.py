@@ -78,13 +78,14 @@ def candidates(model: nn.Module, pixels: Tensor, score: float | None, overlap: f
     Raises:
         StudioError: results of another form.
     """
-    own = getattr(model, "nms_thresh", None)
+    network: Any = model  # whose thresholds are plain attributes
+    own = getattr(network, "nms_thresh", None)
     if own is not None:
         overlap = float(own) if overlap is None else overlap
-        model.nms_thresh = 2.0  # nothing overlaps by more than 1, so nothing is removed
-        model.detections_per_img = MOST_BOXES
-    if score is not None and hasattr(model, "score_thresh"):
-        model.score_thresh = score
+        network.nms_thresh = 2.0  # nothing overlaps by more than 1, so nothing is removed
+        network.detections_per_img = MOST_BOXES
+    if score is not None and hasattr(network, "score_thresh"):
+        network.score_thresh = score
     like = next(model.parameters(), torch.zeros(()))
     with torch.no_grad():
         found: Any = model([(pixels.float() / 255).to(like.device, like.dtype)])

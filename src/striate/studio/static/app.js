@@ -109,4 +109,14 @@ function App() {
     </main>`;
 }
 
+// What a click on a node or a number leads to is fetched before it is needed.
+setTimeout(() => {
+  for (const view of views) {
+    if (!["numbers", "value"].includes(view.name) || loaded.has(view.name)) continue;
+    const module = view.load();
+    module.catch(() => loaded.delete(view.name)); // asked for again when it is needed
+    loaded.set(view.name, module);
+  }
+}, 1500);
+
 render(html`<${App} />`, document.getElementById("app"));

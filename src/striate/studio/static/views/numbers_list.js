@@ -20,14 +20,16 @@ export function List({ address, picture, chosen }) {
   }, [chosen, Boolean(value)]);
   const needle = words.toLowerCase();
   const kinds = { activation: ["activation", "input"], parameter: ["parameter", "buffer"] }[kind];
-  const found = (value?.tensors ?? []).filter((each) => (String(each.value) === chosen || !kinds || kinds.includes(each.kind))
+  const found = (value?.tensors ?? []).filter((each) => (String(each.value) === chosen || !kinds || (kinds.includes(each.kind) && !each.shape.includes(0)))
     && (!needle || each.name.toLowerCase().includes(needle)));
+  // Of very many those around the chosen one.
+  const from = Math.max(0, Math.min(found.length - MOST, found.findIndex((each) => String(each.value) === chosen) - MOST / 2));
   return html`<aside class="list" aria-label="tensors" ref=${element}>
     <input type="search" placeholder="filter" aria-label="filter tensors" value=${words} onInput=${(event) => setWords(event.target.value)} />
     <div class="group" role="group" aria-label="which tensors">${KINDS.map(([name, text]) => html`<button key=${name} aria-pressed=${kind === name}
       onClick=${() => setKind(name)}>${text}</button>`)}</div>
     ${error && html`<${Note} error=${error} />`}
-    <ol>${found.slice(0, MOST).map((each) => html`<li key=${each.value}>
+    <ol>${found.slice(from, from + MOST).map((each) => html`<li key=${each.value}>
       <a class=${each.kind} aria-current=${String(each.value) === chosen ? "true" : null}
         href=${format("numbers", [each.value], { picture: address.query.picture, with: address.query.with, shared: address.query.shared, size: address.query.size })}>
         ${each.name}<span class="quiet"> ${sizes(each.shape)}</span></a></li>`)}</ol>
