@@ -76,7 +76,7 @@ def test_the_transposed_window_undoes_the_output_size(drawn: tuple[int, Window])
             assert position - adjoint.before + flipped * adjoint.dilation == output * adjoint.expansion
 
 
-@pytest.mark.formula("F33")
+@pytest.mark.formula("F32", "F33", "F34", "F35")
 @given(st.lists(random_windows(1, words=False).map(lambda drawn: drawn[1][0]), min_size=2, max_size=4))
 @settings(max_examples=300)
 def test_windows_in_a_row_are_one_window(path: list[Window]) -> None:

@@ -32,7 +32,7 @@ def test_forward_of_a_2x2_kernel_on_3x3_written_out(conv2d) -> None:
     torch.testing.assert_close(conv2d(image(X), image(KERNEL))[0, 0], torch.tensor(expected, dtype=torch.float64))
 
 
-@pytest.mark.formula("W2", "F14")
+@pytest.mark.formula("W2", "F14", "F16")
 def test_weight_gradient_of_the_same_written_out() -> None:
     (x00, x01, x02), (x10, x11, x12), (x20, x21, x22) = X.tolist()
     expected = [
@@ -43,7 +43,7 @@ def test_weight_gradient_of_the_same_written_out() -> None:
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
 
 
-@pytest.mark.formula("W3", "F15")
+@pytest.mark.formula("W3", "F15", "F17")
 def test_input_gradient_of_the_same_written_out() -> None:
     (w00, w01), (w10, w11) = KERNEL.tolist()
     expected = [
@@ -262,6 +262,14 @@ def test_a_fully_connected_layer_on_an_image(size: tuple[int, ...], inputs: int)
     assert sum(weight.numel() for weight in layer.parameters()) == 1000 * inputs
     small = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 10, bias=False))
     assert analysis.summarize(small, (3, 8, 8)).parameters == 3 * 8 * 8 * 10
+
+
+@pytest.mark.formula("W14")
+def test_parameters_of_the_classics() -> None:
+    assert analysis.summarize(models.create("lenet5_1998"), (1, 32, 32)).parameters == 60_000
+    with torch.device("meta"):
+        for name, count in (("alexnet", 61_100_840), ("vgg16", 138_357_544)):
+            assert sum(weight.numel() for weight in models.create(name).parameters()) == count
 
 
 @pytest.mark.formula("F49", "W18")

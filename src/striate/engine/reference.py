@@ -86,7 +86,7 @@ def contract(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor) -> Te
     y[n, o, p] = sum over c, t of x[n, c, position(p, t)] * w[o, c, t], and the same terms summed over what is not in
     dx[n, c, position(p, t)] or dw[o, c, t].
 
-    Formula: F1, F2, F3, F8, F13, F14, F15, W1, W2, W3.
+    Formula: F1, F2, F3, F8, F13, F14, F15, F16, F17, W1, W2, W3.
     """
     roles = dict(zip((role for role in FORM if role is not open_), (first, second), strict=True))
     final = {Pass.INPUT_GRAD: shape.input_shape, Pass.WEIGHT_GRAD: shape.weight_shape, Pass.OUTPUT: shape.output_shape}

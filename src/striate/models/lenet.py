@@ -132,8 +132,6 @@ class LeNet5_1998(torch.nn.Module):  # noqa: N801 - registered under the paper's
     1,516 + 32 + 48,120 + 10,164.)
 
     Source: section II-B, table I, figures 2 and 3, appendix A.
-
-    Formula: W13.
     """
 
     input_size = (32, 32)

@@ -38,6 +38,7 @@ def test_laws(pairs: list[tuple[int, int]]) -> None:
     assert mutual_information(x // 2, y) <= mutual_information(x, y) + 1e-12
 
 
+@pytest.mark.formula("F44", "F45")
 def test_rows_are_symbols_and_the_correction_is_millers() -> None:
     rows = [[0, 1], [0, 1], [1, 0], [2, 2]]
     assert entropy(rows) == pytest.approx(entropy(["a", "a", "b", "c"]))
