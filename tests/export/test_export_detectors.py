@@ -10,11 +10,11 @@ from typing import Any
 import onnx
 import onnxruntime
 import pytest
-import small_detectors
 import torch
-from small_detectors import centers, pictures, two_stage
 from torch import Tensor
 
+import small_detectors
+from small_detectors import centers, pictures, two_stage
 from striate import models, ops
 from striate.errors import ExportError, RunError
 from striate.export import Exported, Subject, export
