@@ -76,8 +76,10 @@ RIGHT = "[...document.querySelectorAll('.confusion .right text')]"
 def test_the_page_follows_a_run_to_its_end(followed: tuple[Begun, Any], browser: Any) -> None:
     run, client = followed
     browser.open(client, "#/training?picture=p3")
-    browser.wait("document.querySelector('.training')?.dataset.epochs === '1'")
-    browser.wait("document.querySelector('.kernels-panel canvas') && document.querySelector('.maps-panel canvas')")
+    browser.wait("document.querySelector('.training')?.dataset.epochs === '1'", seconds=60)
+    # The first maps wait for explanations to be imported.
+    shown = "document.querySelector('.kernels-panel canvas') && document.querySelector('.maps-panel canvas')"
+    browser.wait(shown, seconds=120)
     run.epoch(1)
     browser.wait("document.querySelector('.training').dataset.epochs === '2'")
     browser.wait(

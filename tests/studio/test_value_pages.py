@@ -127,7 +127,7 @@ def test_the_page_of_a_value_walks_to_the_pixels(studio: Any, browser: Any) -> N
     value = conv_of(recording, 1)
     place = (0, 3, 2, 4)
     browser.open(studio, f"#/value/{value}/{','.join(map(str, place))}")
-    browser.wait("document.querySelector('.value .result') && document.querySelector('.seen canvas')")
+    browser.wait("document.querySelector('.value .result') && document.querySelector('.seen canvas')", 60.0)
     derived = derive(recording, value, place)
     assert derived.terms is not None
     assert derived.check is not None
