@@ -76,7 +76,8 @@ class Mark:
         package, first = self.dotted.rsplit(f".{self.name}", 1)[0].rpartition(".")[0], self.name.split(".")[0]
         if self.file == "src/striate/ops/reference.py":
             return self.dotted
-        if first in _exported(package):
+        # Packages within rooms have to be imported before they are attributes.
+        if package.count(".") == 1 and first in _exported(package):
             return f"{package}.{self.name}"
         return f"{self.file.removeprefix('src/striate/')}: {self.name}"
 
