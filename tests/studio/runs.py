@@ -27,7 +27,7 @@ class Begun:
         self.recipe = Recipe("lenet5", epochs=epochs, out=str(path))
         how = Preprocessing(None, (28, 28), Normalization((0.2,), (0.3,)), mode="frame")
         self.settings = Settings(
-            self.recipe, versions(), "cpu", 1, tuple("0123456789"), how, "digits", "none", 0.05, False, False,
+            self.recipe, versions(), "cpu", 1, tuple("0123456789"), how, "digits", "none", 0.05, "sgd", False, False,
             1438, 359, 61_706,
         )  # fmt: skip
         (path / SETTINGS).write_text(json.dumps(self.settings.to_dict()))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import inspect
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
@@ -36,11 +37,37 @@ def as_written(model: torch.nn.Module) -> Iterator[None]:
     nothing else. Compiled code has operations put together, and would be made anew for the hooks of every question.
     """
     compiled = any(module._compiled_call_impl is not None for module in model.modules())
-    if compiled or "torch._dynamo" in sys.modules:
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    else:
+    if not compiled and "torch._dynamo" not in sys.modules:
         yield  # nothing has been compiled, and the import takes longer than most questions
+        return
+    with _eager:
+        yield
+
+
+class _Eager:
+    """PyTorch's stance ``force_eager``, while any thread is inside.
+
+    The stance is the process's. Threads that set it and set it back in turn would leave the one that the other had
+    found, and nothing would be compiled any more; so the first one sets it and the last one sets it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._stance = threading.Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._stance.enter_context(torch.compiler.set_stance("force_eager"))
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._stance.close()
+
+
+_eager: Final = _Eager()
 
 
 @dataclass(frozen=True)

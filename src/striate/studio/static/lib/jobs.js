@@ -15,15 +15,21 @@ export function useJob(ask) {
   const [state, setState] = useState({ job: null, result: null, error: null });
   const [turn, setTurn] = useState(0);
   const running = useRef(null);
+  const cancelled = useRef(false);  // before the server said what the job is called
   const key = ask && JSON.stringify(ask);
   useEffect(() => {
     if (!key) { setState({ job: null, result: null, error: null }); return undefined; }
     let current = true;
+    cancelled.current = false;
     setState((before) => ({ ...before, error: null, job: { state: "waiting", what: "", done: 0, total: null } }));
     const follow = async () => {
       const { path = "jobs", query, ...given } = JSON.parse(key);
       let job = await postJson(path, given, { params: query });
       running.current = job.id;
+      if (current && cancelled.current) {
+        await remove(`jobs/${job.id}`).catch(() => {});
+        job = await getJson(`jobs/${job.id}`);
+      }
       for (let pause = 60; current && ["waiting", "running"].includes(job.state); pause = Math.min(600, pause * 1.3)) {
         setState((before) => ({ ...before, job }));
         await wait(pause);
@@ -43,6 +49,7 @@ export function useJob(ask) {
     };
   }, [key, turn]);
   const cancel = async () => {
+    cancelled.current = true;
     if (running.current) await remove(`jobs/${running.current}`).catch(() => {});
   };
   return { ...state, cancel, again: () => setTurn(turn + 1), key };
