@@ -11,7 +11,7 @@ from torch import Tensor
 from striate import nn
 from striate.analysis import summarize
 from striate.studies.panels import Bars
-from striate.studies.scenes import SIZE, field_of, fit, map_loss, mean_iou, scenes
+from striate.studies.scenes import SIZE, field_of, fit, map_loss, mean_iou, scenes, table
 from striate.studies.study import Check, Finding, Measured, Say, study
 
 _TRAIN, _TEST, _EPOCHS = 1000, 150, 8
@@ -63,13 +63,7 @@ def dilated_trunk(seeds: Sequence[int], say: Say) -> Finding:
             classes, ground = mean_iou(network, data.test)
             found[kind].append((classes, ground))
             say(f"seed {seed}: {kind}: mean IoU {classes:.1f} %, ground and digits {ground:.1f} %")
-    measured = {
-        kind: [
-            Measured.of(f"{kind}: {name}", values, "%")
-            for name, values in zip(("mean IoU", "mean IoU of ground and digits"), zip(*rows, strict=True), strict=True)
-        ]
-        for kind, rows in found.items()
-    }
+    measured = table(("mean IoU", "mean IoU of ground and digits"), found)
     networks = {kind: Segmenter(11, dilated=dilated).eval() for kind, dilated in kinds.items()}
     cost = {kind: summarize(network, (3, SIZE, SIZE)) for kind, network in networks.items()}
     field = {kind: field_of(network.trunk) for kind, network in networks.items()}

@@ -8,8 +8,8 @@ import torch
 
 from striate import models
 from striate.studies.panels import Bars
-from striate.studies.scenes import SMALL, detected, detection_loss, fit, scenes
-from striate.studies.study import Check, Finding, Measured, Say, study
+from striate.studies.scenes import SMALL, detected, detection_loss, fit, scenes, table
+from striate.studies.study import Check, Finding, Say, study
 
 _STYLES = ("none", "colour", "scale", "mosaic", "paste", "scale+mosaic+paste+colour")
 _TRAIN, _TEST, _EPOCHS = 400, 150, 20
@@ -32,14 +32,7 @@ def object_augmentation(seeds: Sequence[int], say: Say) -> Finding:
             of = detected(network, data.test)
             found[style].append((of.ap50, of.small, of.large))
             say(f"seed {seed}: {style}: AP50 {of.ap50:.1f} %, found {of.small:.1f} % small, {of.large:.1f} % large")
-    names = ("AP50", "small digits found", "large digits found")
-    measured = {
-        style: [
-            Measured.of(f"{style}: {name}", values, "%")
-            for name, values in zip(names, zip(*rows, strict=True), strict=True)
-        ]
-        for style, rows in found.items()
-    }
+    measured = table(("AP50", "small digits found", "large digits found"), found)
     plain, everything = measured["none"], measured[_STYLES[-1]]
     gains = [more.value - less.value for more, less in zip(everything, plain, strict=True)]
     single = {style: measured[style][0].value for style in _STYLES}

@@ -11,7 +11,7 @@ from torch import Tensor
 from striate.analysis import summarize
 from striate.models.centernet import CenterNet, Heads, Trunk
 from striate.studies.panels import Bars
-from striate.studies.scenes import SMALL, detected, detection_loss, field_of, fit, scenes
+from striate.studies.scenes import SMALL, detected, detection_loss, field_of, fit, scenes, table
 from striate.studies.study import Check, Finding, Measured, Say, study
 
 _TRAIN, _TEST, _EPOCHS = 1200, 150, 8
@@ -95,14 +95,7 @@ def pyramid_levels(seeds: Sequence[int], say: Say) -> Finding:
             of = detected(network, data.test)
             found[kind].append((of.ap50, of.small, of.large))
             say(f"seed {seed}: {kind}: AP50 {of.ap50:.1f} %, found {of.small:.1f} % small, {of.large:.1f} % large")
-    names = ("AP50", "small digits found", "large digits found")
-    measured = {
-        kind: [
-            Measured.of(f"{kind}: {name}", values, "%")
-            for name, values in zip(names, zip(*rows, strict=True), strict=True)
-        ]
-        for kind, rows in found.items()
-    }
+    measured = table(("AP50", "small digits found", "large digits found"), found)
     rows: list[Measured] = []
     for kind in _KINDS:
         maps = _Maps(_KINDS[kind](Trunk(3)), 10)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from striate import ops
 from striate.analysis import receptive_field
 from striate.data import AnnotatedAugmentation, AnnotatedSet, Annotation, Detections, load
+from striate.studies.study import Measured
 from striate.tasks.maps import MapRecorder
 from striate.tasks.objects import ObjectRecorder
 
@@ -111,8 +112,8 @@ class Found:
 
     Args:
         ap50: average precision at an overlap of 0.5, in percent.
-        small, large: the share of small and of large digits that were found, as the digits that they are, at a
-            precision of about 0.5 or better, in percent.
+        small, large: the share of small and of large digits that were found, as the digits that they are, by
+            detections with the least score that :func:`detected` was given, in percent.
     """
 
     ap50: float
@@ -140,6 +141,17 @@ def detected(network: torch.nn.Module, images: AnnotatedSet, score: float = 0.3)
             hits[small].append(hit)
     ap50 = recorder.measures().boxes.ap50
     return Found(100 * (ap50 or 0.0), *(100 * float(np.mean(hits[small] or [False])) for small in (True, False)))
+
+
+def table(names: Sequence[str], found: Mapping[str, Sequence[tuple[float, ...]]]) -> dict[str, list[Measured]]:
+    """For each kind its measurements in percent: of ``found``, a tuple a seed, as means over the seeds."""
+    return {
+        kind: [
+            Measured.of(f"{kind}: {name}", values, "%")
+            for name, values in zip(names, zip(*rows, strict=True), strict=True)
+        ]
+        for kind, rows in found.items()
+    }
 
 
 def _hits(truth: Annotation, found: Detections) -> list[tuple[bool, bool]]:
