@@ -1,8 +1,8 @@
-"""``python -m benchmarks`` times the operations, ``steps`` whole networks, ``until`` whole processes to an accuracy,
-``capture`` first calls, ``overhead`` the training loop, ``explanations`` class activation maps of a batch, ``norms``
-batch normalisation, ``detection`` suppression and pooling of boxes; ``mnist`` and ``scenes`` train with several seeds,
-``fine-tuning`` compares training with logistic regression on features; ``peers`` compares detectors and segmenters with
-torchvision's.
+"""``python -m benchmarks`` times the operations, ``steps`` and ``zoo`` whole networks, ``until`` whole processes to an
+accuracy, ``capture`` first calls, ``overhead`` the training loop, ``explanations`` class activation maps of a batch,
+``norms`` batch normalisation, ``detection`` suppression and pooling of boxes; ``mnist`` and ``scenes`` train with
+several seeds, ``fine-tuning`` compares training with logistic regression on features; ``peers`` compares detectors and
+segmenters with torchvision's.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from benchmarks import (
     steps,
     training_overhead,
     until,
+    zoo,
 )
 from benchmarks.agreement import command as peers
 
@@ -37,6 +38,7 @@ app.command("until")(until.main)
 app.command("overhead")(training_overhead.main)
 app.command("fine-tuning")(fine_tuning.main)
 app.command("peers")(peers.main)
+app.command("zoo")(zoo.main)
 
 
 @app.callback(invoke_without_command=True)

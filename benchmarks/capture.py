@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
-from unittest.mock import patch
 
 import typer
 
@@ -126,27 +125,13 @@ def measured(network: Network, task: str, contestant: str) -> dict[str, Any]:
 def _built(network: Network) -> nn.Module:
     """As its author would have written it without striate."""
     if network.library == "timm":
-        return _timm(network.name)
+        from benchmarks.libraries import of_timm
+
+        return of_timm(network.name)
     from benchmarks.steps import plain
     from striate import models
 
     return plain(models.create(network.name))
-
-
-def _timm(name: str) -> nn.Module:
-    import torch
-
-    register = torch.library.register_fake
-
-    def lenient(operator: Any, *arguments: Any, **named: Any) -> Any:
-        # Without its compiled part torchvision, which timm imports, has no operators to register a shape for.
-        if isinstance(operator, str) and operator.startswith("torchvision::"):
-            return lambda function: function
-        return register(operator, *arguments, **named)
-
-    with patch.object(torch.library, "register_fake", lenient):
-        made: nn.Module = importlib.import_module("timm").create_model(name)
-    return made
 
 
 def _call(model: Callable[..., Any], task: str) -> Callable[[Tensor], object]:

@@ -98,9 +98,9 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int | None]] = {
         lambda: nn.Sequential(
             conv(3, 8, 3), nn.ReLU(), conv(8, 16, 3, groups=4), nn.BatchNorm2d(16), nn.ReLU(), conv(16, 4, 1)
         ),
-        1,
+        0,
     ),
-    "padding before groups": (lambda: nn.Sequential(conv(3, 8, 3), nn.ZeroPad2d(1), conv(8, 16, 3, groups=4)), 2),
+    "padding before groups": (lambda: nn.Sequential(conv(3, 8, 3), nn.ZeroPad2d(1), conv(8, 16, 3, groups=4)), 0),
     "transposed convolution": (
         lambda: nn.Sequential(conv(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 6, 2, 2), nn.ReLU(), conv(6, 4, 3)),
         1,

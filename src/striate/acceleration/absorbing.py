@@ -89,14 +89,6 @@ class Followers:
             value = user.results[0]
         return value
 
-    def folds(self, made: Sum, value: Value) -> Value:
-        """Lets a sum take along what changes its weights; the last value that it makes."""
-        while (user := self._only_user(value)) is not None and (fold := self._fold(user, made)) is not None:
-            made.folded.append(fold)
-            self.done.add(user)
-            value = user.results[0]
-        return value
-
     def functions(self, value: Value, epilogue: Epilogue) -> tuple[Value, Epilogue]:
         """A function that follows and can be taken along, and the value after it."""
         user = self._only_user(value)

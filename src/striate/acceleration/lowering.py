@@ -137,9 +137,6 @@ class _Lowering(Calling):
             input, before_after = self.padded[input]
             sides = tuple((low + p, high + p) for (low, high), p in zip(before_after, padding, strict=True))
         problem = convolution.problem_of(input.shape, weight.shape, stride, sides, dilation, groups)
-        if groups > 1 and not groups == problem.in_channels == problem.out_channels:
-            self.in_groups(node)
-            return
         self.check(problem)
         x, shape = self.interleaved(input), problem.output_shape
         made = Sum(self.fresh_image(shape), lambda owned: owned(weight), weight.key, bias, shape[1], Epilogue())
@@ -160,17 +157,6 @@ class _Lowering(Calling):
             inner, size, outputs, batch = channels * math.prod(size), (1, batch), (1, batch), 1
             windows = (_ONE, _ONE)
         self.sum(last, made, x, (batch, groups, outer, inner, size, windows, outputs), groups, problem.macs)
-
-    def in_groups(self, node: Node) -> None:
-        """A convolution in groups of several channels: PyTorch's, with what follows in its weights."""
-        weight, bias = node.args[1:3]
-        shape = node.results[0].shape
-        made = Sum(self.fresh_image(shape), lambda owned: owned(weight), weight.key, bias, shape[1], Epilogue())
-        last = self.followers.folds(made, node.results[0])
-        if not made.folded:
-            raise Refusal("a convolution in groups of several channels")
-        numbers = [self.constant(("called", made.keys, at), partial(_number, made, at)) for at in range(2)]
-        self.call(node.name, node.function, (node.args[0], *numbers, *node.args[3:]), node.kwargs, [last])
 
     def lower_constant_pad_nd(self, node: Node) -> None:
         """Zeros around an image that convolutions put there themselves."""
@@ -210,9 +196,8 @@ class _Lowering(Calling):
 
     def sum(self, last: Value, made: Sum, x: Placed, sizes: tuple[Any, ...], groups: int, macs: int) -> None:
         what = interleaved_sum(self.isa, *sizes, self.shared(macs), made.epilogue)
-        packed = self.packed(
-            made, ("sum", groups, what.channels, True), partial(self.pack, groups, what.channels, True)
-        )
+        how = (groups, what.channels, True, what.together)
+        packed = self.packed(made, ("sum", *how), partial(self.pack, *how))
         scratch = Buffer(what.scratch)
         # Positions lie side by side in an interleaved image, so a row ends where the next one begins.
         row = sizes[4][1] * _width(sizes)
@@ -229,9 +214,16 @@ class _Lowering(Calling):
         return self.constant((made.keys, how), lambda owned, into: pack_(*made.numbers(owned), into))
 
     def pack(
-        self, groups: int, channels: int, innermost: bool, weight: Tensor, bias: Tensor | None, into: Tensor | None
+        self,
+        groups: int,
+        channels: int,
+        innermost: bool,
+        together: int,
+        weight: Tensor,
+        bias: Tensor | None,
+        into: Tensor | None,
     ) -> Tensor:
-        return pack(self.isa, Weights.of(weight.contiguous(), groups), bias, channels, innermost, into)
+        return pack(self.isa, Weights.of(weight.contiguous(), groups), bias, channels, innermost, into, together)
 
     def pooled(self, node: Node, made: Sum, x: Placed, problem: ConvShape) -> bool:
         """Max pooling of a convolution that is never written, where there are kernels for it."""
@@ -250,7 +242,8 @@ class _Lowering(Calling):
         height, width = problem.size
         strides, threads = (height * width, height * width, width), self.shared(problem.macs)
         what = pooled.Interleaved.of(self.isa, problem, pool, threads, strides, epilogue)
-        packed = self.packed(made, ("pooled", 1, what.together, False), partial(self.pack, 1, what.together, False))
+        how = (1, what.together, False, 1)
+        packed = self.packed(made, ("pooled", *how), partial(self.pack, *how))
         words = what.words(x.buffer, packed.data_ptr(), made.place.buffer, Buffer(what.threads * what.scratch))
         self.steps.append(Step(f"{problem}{epilogue}, {pool}", what.kernel, what.items, what.threads, words))
         self.places[last] = made.place
@@ -416,15 +409,6 @@ class _Lowering(Calling):
         refusal = table()["llvm"].refusal(problem, Pass.OUTPUT, torch.float32, "cpu")
         if refusal is not None:
             raise Refusal(f"a kernel {refusal}")
-
-
-def _number(made: Sum, at: int, owned: Owned, into: Tensor | None) -> Tensor:
-    """A sum's weight or bias as PyTorch takes it."""
-    number = made.numbers(owned)[at]
-    assert number is not None
-    if into is not None:
-        return into.copy_(number)
-    return number.clone(memory_format=torch.channels_last if number.dim() == 4 else torch.preserve_format)
 
 
 def _affine(value: Value | None, default: float, owned: Owned) -> Tensor:

@@ -365,7 +365,7 @@ FAMILIES: Final = (
         "unet",
         "U-Net: a path that contracts for what is there, one that expands for where, and shortcuts between.",
         {
-            "unet": "U-Net, 32 channels, 4 levels; 7,241,461 parameters, 128x128 images.",
+            "unet": "U-Net, 16 channels, 4 levels; 1,812,357 parameters, 128x128 images.",
         },
         task="semantic",
     ),

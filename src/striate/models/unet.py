@@ -9,7 +9,8 @@ What differs, and why:
 - Maps grow by bilinear interpolation. The 1x1 convolution before it halves the channels at a quarter of the positions;
   the two commute, so nothing is lost by that order. A transposed convolution (``up="transposed"``, the paper's) learns
   four phases of its own, which show as a checkerboard wherever they differ, and has four times the parameters.
-- 32 channels at the first level instead of 64: a quarter of the multiplications.
+- 16 channels at the first level instead of 64: a sixteenth of the multiplications, so that it learns from nothing on
+  two cores in minutes. ``width=64`` is the paper's.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class UNet(torch.nn.Module):
         self,
         num_classes: int = CLASSES,
         in_channels: int = 3,
-        width: int = 32,
+        width: int = 16,
         depth: int = 4,
         up: Up = "bilinear",
     ) -> None:

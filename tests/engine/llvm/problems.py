@@ -60,6 +60,22 @@ def interleaved(seed: int) -> ConvShape:
                 continue
 
 
+def grouped(seed: int) -> ConvShape:
+    """Two axes and groups of several channels: fewer than a vector, more, and as many, with and without a remainder."""
+    draw = random.Random(seed)
+    while True:
+        windows = _windows(draw)
+        outer = draw.choice([1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 24, 33])
+        inner = draw.choice([outer, outer, outer, draw.randint(1, 12)])
+        groups = draw.choice([2, 3, 4, 5, 7, 8, 17])
+        size = tuple(draw.choice(SIZES) for _ in windows)
+        if len(windows) == 2 and max(inner, outer) > 1:
+            try:
+                return ConvShape(draw.randint(1, 3), groups * inner, groups * outer, size, windows, groups)
+            except GeometryError:
+                continue
+
+
 def pointwise(seed: int) -> ConvShape:
     """Windows of one position, of any numbers of channels and positions."""
     draw = random.Random(seed)

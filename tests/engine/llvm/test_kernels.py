@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from problems import BACKEND, check_convolution, check_pooling, convolution, interleaved, pointwise, pooling
+from problems import BACKEND, check_convolution, check_pooling, convolution, grouped, interleaved, pointwise, pooling
 
 from cases import CONVOLUTIONS, POOLINGS, assert_same, conv, operands, pool
 from striate.engine import FORM, Pass, explain, reference
@@ -59,6 +59,12 @@ def test_random_convolutions_of_channels_last(start: int) -> None:
         shape = interleaved(seed)
         # Layout 1 is channels last, so this asks for it in all three operands.
         check_convolution(shape, 3 * seed + 1, layouts=(0, 0, 0))
+
+
+@batches(200)
+def test_random_convolutions_in_groups_of_channels_last(start: int) -> None:
+    for seed in range(start, start + BATCH):
+        check_convolution(grouped(seed), 3 * seed + 1, layouts=(0, 0, 0))
 
 
 @batches(20)

@@ -51,11 +51,16 @@ def ready(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, biased: 
         (rows, row_taps), (columns, column_taps) = (_phase(axis, 0) for axis in windows)
         weights = weights.taps(row_taps, column_taps)
         made = _sum(g, weights, biased, (rows, columns), size, shape.input_shape, channels_last)
-    elif weights.sizes[0] > 1 and interleaves(readable(plane(g), weights.sizes, size[1], windows[1]), weights.sizes):
+    elif _is_depthwise(weights) and interleaves(readable(plane(g), weights.sizes, size[1], windows[1]), weights.sizes):
         made = _sum(g, weights, biased, windows, size, shape.input_shape, channels_last, backwards=True)
     else:
         return lambda first, second, bias: laid_out(_input_grad(shape, first, second, bias), channels_last)
     return lambda first, second, bias: made(second, first, bias)
+
+
+def _is_depthwise(weights: Weights) -> bool:
+    groups, outer, inner = weights.sizes[:3]
+    return groups > 1 and outer == inner == 1
 
 
 def _sum(

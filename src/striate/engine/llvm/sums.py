@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from striate.engine import fresh
-from striate.engine.llvm import interleaved, interleaved_depthwise, launch, planar
+from striate.engine.llvm import interleaved, interleaved_depthwise, interleaved_grouped, launch, planar
 from striate.engine.llvm.emit import LINE
 from striate.engine.llvm.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.interleaved import ChannelTile
 from striate.engine.llvm.interleaved_depthwise import Columns
+from striate.engine.llvm.interleaved_grouped import GroupTile
 from striate.engine.llvm.isa import Isa, second_level_cache, the_isa
 from striate.engine.llvm.launch import Kernel, Start
 from striate.engine.llvm.packing import Axis
@@ -52,6 +53,11 @@ def _channel_kernel(isa: Isa, tile: ChannelTile, epilogue: Epilogue, direct: boo
 
 
 @cache
+def _grouped_kernel(isa: Isa, tile: GroupTile, epilogue: Epilogue, rests: tuple[int, ...]) -> Kernel:
+    return Kernel(interleaved_grouped.generate(isa, tile, epilogue, rests), isa)
+
+
+@cache
 def _depthwise_kernel(
     isa: Isa,
     rows: Axis,
@@ -66,15 +72,16 @@ def _depthwise_kernel(
 
 
 def interleaves(x: Tensor, sizes: Sequence[int]) -> bool:
-    """Whether channels lie side by side and are enough, or depthwise, to put lanes over them.
+    """Whether channels lie side by side and are enough, or in groups, to put lanes over them.
 
     ``sizes`` are those of :class:`Weights`.
     """
     groups, outer, inner = sizes[:3]
     channels = x.shape[1]
-    dense = groups == 1 and outer >= 4
-    depthwise = outer == inner == 1 and groups >= 4
-    return (dense or depthwise) and channels > 1 and x.stride(1) == 1 and x.stride(3) == channels
+    enough = True
+    if groups == 1 or outer == inner == 1:
+        enough = groups * outer >= 4
+    return enough and channels > 1 and x.stride(1) == 1 and x.stride(3) == channels
 
 
 def is_narrow(sizes: Sequence[int], width: int) -> bool:
@@ -116,6 +123,7 @@ class Sum:
     scratch: int
     before: list[int]  #: the kernel's words up to the operand's strides
     after: list[int]
+    together: int = 1  #: groups of several channels that share a block of packed weights
 
     def words(self, x: Any, weight: Any, y: Any, scratch: Any, strides: Sequence[int], added: Any = None) -> list[Any]:
         """The kernel's arguments, from addresses or from what will be addresses."""
@@ -175,7 +183,7 @@ def _prepared(
         made = _depthwise_sum(isa, batch, groups, (source[0], source[1]), *known, True)
     else:
         made = interleaved_sum(*each) if side_by_side else planar_sum(*each, across=across)
-    pack = packing(isa, *geometry, biased, made.channels, side_by_side, threads)
+    pack = packing(isa, *geometry, biased, made.channels, side_by_side, threads, made.together)
     strides = (x_strides[0], x_strides[2]) if side_by_side else x_strides[:3]
     shape = (batch, groups * outer, *size)
     layout = torch.empty(shape, device="meta", memory_format=_FORMATS[side_by_side]).stride()
@@ -269,10 +277,12 @@ def interleaved_sum(
     threads: int,
     epilogue: Epilogue = PLAIN,
 ) -> Sum:
-    """The sum with channels side by side, in the operand and in the result: dense (one group) or depthwise."""
+    """The sum with channels side by side, in the operand and in the result: dense (one group), depthwise or grouped."""
     rows, columns = windows
-    if groups > 1:
+    if groups > 1 and inner == outer == 1:
         return _depthwise_sum(isa, batch, groups, size, windows, outputs, threads, False, epilogue)
+    if groups > 1:
+        return _grouped_sum(isa, batch, groups, outer, inner, size, windows, outputs, threads, epilogue)
     isa = isa.fitting(outer)
     numbers = batch * size[0] * size[1] * inner, rows.kernel * columns.kernel * inner * outer
     share = outer
@@ -349,6 +359,44 @@ def interleaved_block(
     both = [(getattr(rows, name), getattr(columns, name)) for name in ("kernel", "stride", "before", "dilation")]
     before = [*itertools.chain(*both), inner, channels, *size, *outputs]
     return batch * blocks, before, [block, blocks, deep, row_size, deep * row_size]
+
+
+def _grouped_sum(
+    isa: Isa,
+    batch: int,
+    groups: int,
+    outer: int,
+    inner: int,
+    size: tuple[int, int],
+    windows: tuple[Axis, Axis],
+    outputs: tuple[int, int],
+    threads: int,
+    epilogue: Epilogue,
+) -> Sum:
+    """The sum of groups of several channels (see interleaved_grouped.py)."""
+    rows, columns = windows
+    isa = interleaved_grouped.fitting(isa, inner, outer)
+    tile = GroupTile.choose(isa, inner, outer, columns.stride, outputs[1])
+    chunks = -(-groups // tile.together)
+    pitch = columns.span(outputs[1])
+    row_size = rounded(pitch * tile.together * inner, isa.lanes) + 2 * isa.lanes
+    wanted = max(1, BLOCK // (row_size * rows.stride))
+    if batch * chunks < 4 * threads:
+        wanted = min(wanted, -(-outputs[0] * batch * chunks // (4 * threads)))
+    block = min(wanted, outputs[0])
+    blocks, deep = -(-outputs[0] // block), rows.span(block)
+    items = batch * chunks * blocks
+    threads = min(threads, items)
+    before = [rows.kernel, columns.kernel, rows.stride, rows.before, columns.before, rows.dilation, columns.dilation]
+    before += [groups, *size, *outputs]
+    after = [block, blocks, deep, pitch, row_size, deep * row_size]
+    if tile.together > 1:
+        rests = tuple(sorted({outer * tile.together, outer * (groups % tile.together)} - {0}))
+    else:
+        rests = (outer % isa.lanes,)
+    kernel = _grouped_kernel(isa, tile, epilogue, rests)
+    together = tile.vectors * isa.lanes
+    return Sum(kernel, together, items, threads, threads * deep * row_size, before, after, tile.together)
 
 
 @lru_cache(maxsize=4096)

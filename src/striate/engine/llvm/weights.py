@@ -113,6 +113,31 @@ def _kernel(isa: Isa) -> Kernel:
     return Kernel(f, isa)
 
 
+@cache
+def _grouped_kernel(isa: Isa) -> Kernel:
+    """For blocks that have the channels of ``together`` small groups side by side, each item a block."""
+    f = Function("pack_grouped_weights", isa)
+    weight, bias, packed, biased = f.pointer(), f.pointer(), f.pointer(), f.size()
+    groups, together, outer, lanes, group_stride, outer_stride = (f.size() for _ in range(6))
+    sizes, strides = [f.size() for _ in range(3)], [f.size() for _ in range(3)]
+    terms = sizes[0] * sizes[1] * sizes[2]
+    with f.loop(f.first, f.last) as item:
+        base = packed + item * (terms + 1) * lanes
+        with f.loop(0, (terms + 1) * lanes) as place:
+            f.put("0.0", base + place)
+        first = item * together
+        with f.loop(0, f.smaller(together, groups - first)) as at, f.loop(0, outer) as channel:
+            group, lane = first + at, at * outer + channel
+            with f.when(f.less(0, biased)):
+                f.put(f.scalar(bias + (group * outer + channel)), base + lane)
+            from_ = weight + (group * group_stride + channel * outer_stride)
+            with f.loop(0, sizes[0]) as a, f.loop(0, sizes[1]) as b, f.loop(0, sizes[2]) as c:
+                term = (a * sizes[1] + b) * sizes[2] + c + 1
+                number = f.scalar(from_ + (a * strides[0] + b * strides[1] + c * strides[2]))
+                f.put(number, base + (term * lanes + lane))
+    return Kernel(f, isa)
+
+
 @dataclass(frozen=True, slots=True)
 class Packing:
     """How weights of a geometry are packed, but for the addresses: looked up, it costs nothing again."""
@@ -146,6 +171,7 @@ def packing(
     lanes: int,
     channels_innermost: bool,
     threads: int,
+    together: int = 1,
 ) -> Packing:
     """See :func:`pack`."""
     groups, outer, inner, rows, columns = sizes
@@ -153,8 +179,12 @@ def packing(
     terms, steps = (inner, rows, columns), (inner_stride, row_stride, column_stride)
     if channels_innermost:
         terms, steps = (*terms[1:], terms[0]), (*steps[1:], steps[0])
-        if groups > 1:
+        if outer == inner == 1:
             groups, outer, outer_stride = 1, groups, group_stride
+    if together > 1:
+        shape = (-(-groups // together), inner * rows * columns + 1, lanes)
+        after = [int(biased), groups, together, outer, lanes, group_stride, outer_stride, *terms, *steps]
+        return Packing(_grouped_kernel(isa).start(after, 3, shape[0], 1), shape, 4 * offset)
     blocks = -(-outer // lanes)
     shape = (groups * blocks, inner * rows * columns + 1, lanes)
     after = [int(biased), blocks, outer, lanes, group_stride, outer_stride, *terms, *steps]
@@ -163,13 +193,20 @@ def packing(
 
 
 def pack(
-    isa: Isa, weights: Weights, bias: Tensor | None, lanes: int, channels_innermost: bool, into: Tensor | None = None
+    isa: Isa,
+    weights: Weights,
+    bias: Tensor | None,
+    lanes: int,
+    channels_innermost: bool,
+    into: Tensor | None = None,
+    together: int = 1,
 ) -> Tensor:
     """Blocks of ``lanes`` output channels, each with its biases and terms; ``into`` is where they were packed before.
 
     ``channels_innermost``: terms in the order kernel row, kernel column, input channel, and, where groups have one
     channel each, one block for many groups; else input channel, kernel row, kernel column, within each group.
+    ``together``: a block has all channels of so many groups, and zeros up to ``lanes``.
     """
     _, *geometry = weights
-    how = packing(isa, *geometry, bias is not None, lanes, channels_innermost, launch.threads())
+    how = packing(isa, *geometry, bias is not None, lanes, channels_innermost, launch.threads(), together)
     return how(weights.tensor, bias, into)

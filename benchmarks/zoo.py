@@ -1,0 +1,152 @@
+"""Networks that striate did not write, accelerated as their users would, against the other ways to run them."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Annotated, Any, Final
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import striate
+from benchmarks.libraries import TIMM, TORCHVISION, build
+from benchmarks.measure import RESULTS, circumstances, interleaved
+from benchmarks.steps import RUNTIMES, inference, lively, training
+
+#: Of those that training is timed of.
+TRAINED: Final = (
+    "alexnet",
+    "squeezenet1_1",
+    "resnet18",
+    "resnet50",
+    "googlenet",
+    "densenet121",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "shufflenet_v2_x1_0",
+    "efficientnet_b0",
+    "regnet_y_400mf",
+    "resnext50_32x4d",
+    "vit_b_32",
+    "ghostnet_100",
+    "dla34",
+)
+#: Images that a training step has.
+_BATCH, _SIZE = 8, 224
+_FILE: Final = RESULTS / "zoo.csv"
+
+
+def rows_of(name: str, task: str, images: int, turns: int, others: bool) -> dict[str, Any]:
+    """The medians of all ways to run a network, and how many times as long the others take as striate."""
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    size = _SIZE if task == "inference" else _SIZE // 2
+    if "_224" in name or name in ("vit_b_32", "swin_t"):
+        size = _SIZE
+    original = lively(build(name), torch.randn(4, 3, size, size)).eval()
+    shown = torch.randn(images, 3, size, size)
+    labels = torch.randint(1000, (images,))
+    work = inference if task == "inference" else training
+    with torch.no_grad():
+        expected = original(shown)
+    # The user's model and images as they come: whatever layout is better inside is striate's to find.
+    accelerated = striate.accelerate(copy.deepcopy(original), quiet=True)
+    made: dict[str, Callable[[], object]] = {"striate": work(accelerated, shown, labels)}
+    start = time.perf_counter()
+    made["striate"]()
+    first = time.perf_counter() - start
+    for _ in range(4):
+        made["striate"]()
+    made["PyTorch NCHW"] = work(copy.deepcopy(original), shown, labels)
+    last = copy.deepcopy(original).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    made["PyTorch channels_last"] = work(last, shown.contiguous(memory_format=torch.channels_last), labels)
+    if others:
+        compiled: Any = torch.compile(copy.deepcopy(last))
+        made["torch.compile"] = work(compiled, shown, labels)
+        if task == "inference":
+            for runtime, (package, make) in RUNTIMES.items():
+                if find_spec(package):
+                    made[runtime] = make(original, shown)
+    if task == "inference":
+        given = torch.as_tensor(made["striate"]())
+        assert torch.allclose(given, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item()), name
+    times = interleaved(made, turns, rest=0.05 if others else 0.0)
+    medians = {each: times.median(each) for each in times.seconds}
+    eager = min(("PyTorch NCHW", "PyTorch channels_last"), key=medians.__getitem__)
+    best = min((each for each in medians if each != "striate"), key=medians.__getitem__)
+    low, against_eager, high = times.ratio("striate", eager)
+    return {
+        "network": name,
+        "task": task,
+        "images": f"{images}x3x{size}x{size}",
+        **{f"{each} ms": round(seconds * 1e3, 3) for each, seconds in medians.items()},
+        "first call s": round(first, 2),
+        "against eager": round(against_eager, 3),
+        "low": round(low, 3),
+        "high": round(high, 3),
+        "against best": round(times.ratio("striate", best)[1], 3),
+        "best": best,
+    }
+
+
+def main(
+    turns: Annotated[int, typer.Option(help="How often each contestant runs.")] = 7,
+    only: Annotated[str, typer.Option(help="Only networks whose names contain one of these, divided by commas.")] = "",
+    task: Annotated[str, typer.Option(help="inference, training or both.")] = "both",
+    others: Annotated[
+        bool, typer.Option(help="torch.compile as well, and for inference ONNX Runtime and OpenVINO (hours).")
+    ] = False,
+    save: Annotated[bool, typer.Option(help="Write results/zoo.csv, network by network.")] = False,
+) -> None:
+    """Times networks of torchvision and timm: inference of 1 and of 8 images, and training steps of 8.
+
+    \b
+    Example:
+      python -m benchmarks zoo --only resnet,regnet --task inference --others
+    """
+    works = [(name, "inference", images) for name in (*TORCHVISION, *TIMM) for images in (1, 8)]
+    works += [(name, "training", _BATCH) for name in TRAINED]
+    wanted = [each for each in only.split(",") if each]
+    rows: list[dict[str, Any]] = []
+    console, told = Console(width=150), circumstances()
+    for name, kind, images in works:
+        if task not in (kind, "both") or (wanted and not any(each in name for each in wanted)):
+            continue
+        row = rows_of(name, kind, images, turns, others)
+        rows.append(row)
+        times = ", ".join(f"{each.removesuffix(' ms')} {value:.2f}" for each, value in row.items() if " ms" in each)
+        console.print(
+            f"{name}, {kind}, {images}: {row['against eager']:.2f} against eager, {row['against best']:.2f} against "
+            f"{row['best']}; ms: {times}; first call {row['first call s']:.1f} s"
+        )
+        if save:
+            _save(rows, told)
+        gc.collect()
+    table = Table(title=", ".join(told.values()), title_justify="left", box=None, header_style="dim")
+    for column in ("task", "images", "networks", "against eager", "least", "against best", "least"):
+        table.add_column(column, justify="right")
+    for kind, images in dict.fromkeys((each["task"], each["images"].partition("x")[0]) for each in rows):
+        alike = [each for each in rows if (each["task"], each["images"].partition("x")[0]) == (kind, images)]
+        figures = []
+        for column in ("against eager", "against best"):
+            ratios = [each[column] for each in alike]
+            figures += [f"{statistics.geometric_mean(ratios):.2f}", f"{min(ratios):.2f}"]
+        table.add_row(kind, images, str(len(alike)), *figures)
+    console.print(table)
+
+
+def _save(rows: list[dict[str, Any]], told: dict[str, str]) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    with _FILE.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*columns, *told], restval="")
+        writer.writeheader()
+        writer.writerows([row | told for row in rows])
