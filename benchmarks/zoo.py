@@ -39,16 +39,18 @@ TRAINED: Final = (
     "ghostnet_100",
     "dla34",
 )
-#: Images that a training step has.
-_BATCH, _SIZE = 8, 224
+#: Images that a training step has, and their size; and that of images for inference.
+_BATCH, _TRAINED_SIZE, _SIZE = 8, 128, 224
 _FILE: Final = RESULTS / "zoo.csv"
 
 
-def rows_of(name: str, task: str, images: int, turns: int, others: bool) -> dict[str, Any]:
+def row_of(
+    name: str, task: str, images: int, turns: int, with_compile: bool, runtimes: bool
+) -> dict[str, Any]:
     """The medians of all ways to run a network, and how many times as long the others take as striate."""
     torch.manual_seed(0)
     torch._dynamo.reset()
-    size = _SIZE if task == "inference" else _SIZE // 2
+    size = _SIZE if task == "inference" else _TRAINED_SIZE
     if "_224" in name or name in ("vit_b_32", "swin_t"):
         size = _SIZE
     original = lively(build(name), torch.randn(4, 3, size, size)).eval()
@@ -68,17 +70,17 @@ def rows_of(name: str, task: str, images: int, turns: int, others: bool) -> dict
     made["PyTorch NCHW"] = work(copy.deepcopy(original), shown, labels)
     last = copy.deepcopy(original).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     made["PyTorch channels_last"] = work(last, shown.contiguous(memory_format=torch.channels_last), labels)
-    if others:
+    if with_compile:
         compiled: Any = torch.compile(copy.deepcopy(last))
         made["torch.compile"] = work(compiled, shown, labels)
-        if task == "inference":
-            for runtime, (package, make) in RUNTIMES.items():
-                if find_spec(package):
-                    made[runtime] = make(original, shown)
+    if runtimes and task == "inference":
+        for runtime, (package, make) in RUNTIMES.items():
+            if find_spec(package):
+                made[runtime] = make(original, shown)
     if task == "inference":
         given = torch.as_tensor(made["striate"]())
         assert torch.allclose(given, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item()), name
-    times = interleaved(made, turns, rest=0.05 if others else 0.0)
+    times = interleaved(made, turns, rest=0.05 if with_compile or runtimes else 0.0)
     medians = {each: times.median(each) for each in times.seconds}
     eager = min(("PyTorch NCHW", "PyTorch channels_last"), key=medians.__getitem__)
     best = min((each for each in medians if each != "striate"), key=medians.__getitem__)
@@ -101,16 +103,15 @@ def main(
     turns: Annotated[int, typer.Option(help="How often each contestant runs.")] = 7,
     only: Annotated[str, typer.Option(help="Only networks whose names contain one of these, divided by commas.")] = "",
     task: Annotated[str, typer.Option(help="inference, training or both.")] = "both",
-    others: Annotated[
-        bool, typer.Option(help="torch.compile as well, and for inference ONNX Runtime and OpenVINO (hours).")
-    ] = False,
+    with_compile: Annotated[bool, typer.Option("--compile", help="torch.compile as well (hours).")] = False,
+    runtimes: Annotated[bool, typer.Option(help="ONNX Runtime and OpenVINO as well, for inference.")] = False,
     save: Annotated[bool, typer.Option(help="Write results/zoo.csv, network by network.")] = False,
 ) -> None:
     """Times networks of torchvision and timm: inference of 1 and of 8 images, and training steps of 8.
 
     \b
     Example:
-      python -m benchmarks zoo --only resnet,regnet --task inference --others
+      python -m benchmarks zoo --only resnet,regnet --task inference --runtimes
     """
     works = [(name, "inference", images) for name in (*TORCHVISION, *TIMM) for images in (1, 8)]
     works += [(name, "training", _BATCH) for name in TRAINED]
@@ -120,7 +121,7 @@ def main(
     for name, kind, images in works:
         if task not in (kind, "both") or (wanted and not any(each in name for each in wanted)):
             continue
-        row = rows_of(name, kind, images, turns, others)
+        row = row_of(name, kind, images, turns, with_compile, runtimes)
         rows.append(row)
         times = ", ".join(f"{each.removesuffix(' ms')} {value:.2f}" for each, value in row.items() if " ms" in each)
         console.print(

@@ -21,6 +21,7 @@ from striate.acceleration.fusion import Fusion
 from striate.acceleration.higher_order import with_calls
 from striate.acceleration.model import asked
 from striate.acceleration.plans import Plans
+from striate.acceleration.variants import Variants
 from striate.errors import OperandError
 
 _OPTIONS: Final = {"blocks": True, "plans": True}
@@ -66,6 +67,7 @@ class Compiled:
         self.told: list[list[str]] = []
         self.reason = _why_not(graph, examples)
         self.blocks: Callable[..., Any] = self.plain
+        self.variants: Variants | None = None
         self.plans: Plans | None = None
         if self.reason:
             return
@@ -73,9 +75,11 @@ class Compiled:
             rewritten = GraphModule(graph, copy.deepcopy(graph.graph))
             self.told = Fusion(rewritten.graph).fused
             rewritten.recompile()
-            self.blocks = rewritten.forward
+            self.variants = Variants(graph, rewritten, owned, self.training)
+            self.blocks = self.variants
         if plans and not self.training and not _changes_modes(graph):
-            self.plans = Plans(self.plain, self.blocks, owned)
+            settle = self.variants.settle if self.variants else None
+            self.plans = Plans(self.plain, self.blocks, owned, settle)
 
     def __call__(self, *arguments: Any) -> Any:
         calls = asked()

@@ -44,8 +44,9 @@ _ACTIVATIONS: Final[dict[Any, str]] = {
     F.hardswish: "hardswish",
 }
 _CLAMPS: Final = ("relu", "relu6")
-_INTO_FIRST: Final = (operator.iadd, Tensor.add_, "add_")
-_ADDITIONS: Final = (operator.add, torch.add, Tensor.add, "add", *_INTO_FIRST)
+#: Additions that write to their first operand.
+INTO_FIRST: Final = (operator.iadd, Tensor.add_, "add_")
+_ADDITIONS: Final = (operator.add, torch.add, Tensor.add, "add", *INTO_FIRST)
 _CONVOLVED: Final = {"input": None, "weight": None, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 _NORM: Final = {
     "input": None,
@@ -114,15 +115,15 @@ class Fusion:
         if bound is None:
             return
         members, residual, join = [norm], None, ""
-        addition = _only_user(norm)
+        addition = only_user(norm)
         if addition is not None and _is_addition(addition) and self._may_wait(norm, addition):
             first, second = addition.args
             other = second if first is norm else first
             # Adding into the other map changes it for others, unless it is new memory that nobody else sees.
-            if addition.target not in _INTO_FIRST or first is norm or _is_own(other):
+            if addition.target not in INTO_FIRST or first is norm or _is_own(other):
                 members.append(addition)
-                residual, join = other, "iadd" if addition.target in _INTO_FIRST and first is norm else "add"
-        activation = _only_user(members[-1])
+                residual, join = other, "iadd" if addition.target in INTO_FIRST and first is norm else "add"
+        activation = only_user(members[-1])
         name = _activation(activation)
         if activation is not None and name is not None:
             members.append(activation)
@@ -132,25 +133,25 @@ class Fusion:
         dims = _POOLINGS[pooling.target]
         members, names = [pooling], []
         below = _operand(pooling)
-        while (name := _activation(below)) in _CLAMPS and name is not None and _only_user(below) is members[0]:
+        while (name := _activation(below)) in _CLAMPS and name is not None and only_user(below) is members[0]:
             if _is_in_place(below) and not _is_own(_operand(below)):
                 break
             members.insert(0, below)
             names.append(name)
             below = _operand(below)
         convolution = None
-        if isinstance(below, Node) and _calls(below, _CONVOLUTIONS) and _only_user(below) is members[0]:
+        if isinstance(below, Node) and _calls(below, _CONVOLUTIONS) and only_user(below) is members[0]:
             convolution = _bound(below, _CONVOLVED) if _CONVOLUTIONS[below.target] == dims else None
         if convolution is not None:
             members.insert(0, below)
         window = _window(pooling)
         if window is None or (convolution is None and not names):
             return
-        above = _only_user(pooling)
+        above = only_user(pooling)
         while above is not None and (name := _activation(above)) in _CLAMPS and name is not None:
             members.append(above)
             names.append(name)
-            above = _only_user(above)
+            above = only_user(above)
         clamp = "" if not names else "relu6" if "relu6" in names else "relu"
         if convolution is not None:
             arguments: tuple[Any, ...] = (*convolution[:3], convolution[3:], clamp, window)
@@ -166,7 +167,7 @@ class Fusion:
             if members and (_map(node) is not members[-1] or _behind(members[-1]) is not node):
                 break
             members.append(node)
-            node = _only_user(node)
+            node = only_user(node)
         normed = [node for node in members if node.target is normalize]
         dims = {_CONVOLUTIONS.get(node.target) for node in members} - {None}
         if 0 < len(normed) < len(members) and len(dims) == 1:
@@ -211,7 +212,7 @@ def _written(node: Node) -> set[Node] | None:
             return None
         _, mean, variance, _, _, training, *_ = bound
         return {each for each in (mean, variance) if isinstance(each, Node)} if training else set()
-    if _counts_batches(node):
+    if counts_batches(node):
         return {node.args[0]} if isinstance(node.args[0], Node) else None
     quiet = node.op in ("call_function", "call_method") and node.target in _READERS
     return set() if quiet and not _is_in_place(node) and "out" not in node.kwargs else None
@@ -267,7 +268,7 @@ def _is_in_place(node: Node) -> bool:
         bound = _bound(node, {"input": None, "min_val": -1.0, "max_val": 1.0, "inplace": False})
         return bound is None or bool(bound[3])
     in_place = node.kwargs.get("inplace", len(node.args) > 1 and node.target in _ACTIVATIONS and node.args[1])
-    return name.endswith("_") or bool(in_place) or node.target in _INTO_FIRST
+    return name.endswith("_") or bool(in_place) or node.target in INTO_FIRST
 
 
 def _is_addition(node: Node) -> bool:
@@ -278,10 +279,10 @@ def _is_addition(node: Node) -> bool:
 def _is_own(value: Any) -> bool:
     """Whether a value is new memory, and used once: nobody else sees it."""
     made = isinstance(value, Node) and value.op == "call_function" and value.target in _MAKERS
-    return made and _only_user(value) is not None
+    return made and only_user(value) is not None
 
 
-def _only_user(node: Node) -> Node | None:
+def only_user(node: Node) -> Node | None:
     """The one node that uses a value, once."""
     users = list(node.users)
     return users[0] if len(users) == 1 and _uses(users[0], node) == 1 else None
@@ -303,12 +304,12 @@ def _uses(user: Node, node: Node) -> int:
 def _behind(node: Node) -> Node:
     """The next node that does anything but count batches, which no link sees."""
     node = node.next
-    while node.op == "get_attr" or _counts_batches(node):
+    while node.op == "get_attr" or counts_batches(node):
         node = node.next
     return node
 
 
-def _counts_batches(node: Node) -> bool:
+def counts_batches(node: Node) -> bool:
     if node.op != "call_method" or node.target != "add_" or node.kwargs or node.users:
         return False
     counter, *others = node.args

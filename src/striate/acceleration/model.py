@@ -464,3 +464,20 @@ def blocks_of(model: torch.nn.Module) -> dict[str, str]:
             if text not in held:
                 held.append(text)
     return {path: ", ".join(texts) for path, texts in told.items()}
+
+
+def choices_of(model: torch.nn.Module) -> list[str]:
+    """What was measured of an accelerated model's graphs so far: a line for each graph and kind of input.
+
+    A line has the inputs' shapes, the variant that was taken, and the times of all: the graph's operations put together
+    to blocks or left as PyTorch's functions, with images as they come or with their channels side by side. A graph is
+    measured when inputs of some sizes come for the third time.
+
+    >>> import striate
+    >>> model = striate.accelerate(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU()), quiet=True)
+    >>> choices_of(model)
+    []
+    """
+    calls = [call for call in map(accelerated, dense_parts(model)) if call is not None]
+    variants = [graph.variants for call in calls for graph in call.graphs if graph.variants is not None]
+    return [str(choice) for each in variants for choice in each.choices]

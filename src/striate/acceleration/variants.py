@@ -1,0 +1,405 @@
+"""The variants of a captured graph, of which the fastest is taken: PyTorch's functions or blocks, in either layout.
+
+Whether blocks pay, and whether images are better kept with their channels side by side (channels last), depends on the
+network, the sizes and the machine. So a graph that comes for the third time with inputs of some sizes is measured: all
+variants in turns, forward and, where gradients are on, backward. It is measured on copies: parameters without their
+hooks, buffers of their own, a random generator that is put back. A variant in channels last converts the inputs, and
+those results that would otherwise lie differently.
+
+That needs graphs of which each function is known: it computes, and writes only to memory that it has just made or to
+the statistics of a normalisation. In others, and where nothing may be measured, blocks are taken as they are.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import operator
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.nn import Parameter
+
+from striate import ops
+from striate.acceleration.fusion import INTO_FIRST, counts_batches
+from striate.engine import tuning
+from striate.engine.backends import fixed
+
+Run = Callable[..., Any]
+
+#: Calls with inputs of some sizes before they are measured, so that a script of a few calls doesn't pay for it.
+_BEFORE: Final = 2
+#: How much faster a variant has to be than the blocks as they are: medians of whole graphs are that steady.
+_MARGIN: Final = 1.03
+#: Seconds that each variant is measured for, where a run of it takes less.
+_BUDGET: Final = 0.1
+#: Sizes that are remembered, and how many times as many numbers inputs may have that go by what was found for others.
+_KEPT, _SIMILAR = 256, 2
+#: How far results in the other layout may be off, of the largest: these are other sums of the same numbers.
+_CLOSE: Final = 1e-2
+
+BLOCKS: Final = "blocks"
+_PLAIN, _LAST = "PyTorch's functions", "channels last"
+
+_words = str.split
+#: Names of functions and of methods.
+_OF_BOTH: Final = _words("""
+    conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d max_pool1d max_pool2d avg_pool1d
+    avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d batch_norm group_norm instance_norm
+    layer_norm rms_norm normalize linear bilinear relu relu6 relu_ silu gelu elu selu celu mish hardswish
+    hardsigmoid hardtanh leaky_relu prelu sigmoid tanh softplus softmax log_softmax interpolate upsample pad
+    pixel_shuffle pixel_unshuffle channel_shuffle glu logsigmoid add sub mul div neg matmul bmm cat stack
+    flatten mean sum amax var permute transpose reshape unsqueeze squeeze chunk split exp log sqrt rsqrt pow
+    clamp abs square erf where maximum minimum einsum concat movedim roll scaled_dot_product_attention
+    cross_entropy nll_loss mse_loss l1_loss smooth_l1_loss binary_cross_entropy_with_logits
+    binary_cross_entropy dropout alpha_dropout dropout1d dropout2d dropout3d feature_alpha_dropout empty zeros
+    ones full arange tensor
+    """)
+#: Functions that compute, and whose results don't depend on how their operands lie.
+_FUNCTIONS: Final = frozenset(
+    [getattr(room, name) for room in (F, torch, ops) for name in _OF_BOTH if hasattr(room, name)]
+    + [operator.add, operator.sub, operator.mul, operator.truediv, operator.neg, operator.pow, operator.matmul]
+    + [operator.iadd, operator.imul, operator.getitem, operator.floordiv, operator.mod, getattr]
+)
+_METHODS: Final = frozenset(
+    _OF_BOTH
+    + _words("""
+    add_ bernoulli_ contiguous dim div_ expand expand_as flip float mT max min mul_ narrow new_empty new_full
+    new_ones new_zeros numel repeat repeat_interleave size t type_as unbind unflatten view view_as
+    """)
+)
+#: Of these, whose results may be views of their operand: what is written to them is written to that.
+_VIEWS: Final = frozenset(
+    _words("""
+    channel_shuffle chunk contiguous dropout einsum expand expand_as dropout1d dropout2d dropout3d flatten float getattr
+    getitem interpolate mT movedim narrow pad permute pixel_shuffle reshape split squeeze t transpose type_as
+    unbind unflatten unsqueeze view view_as
+    """)
+)
+
+
+@dataclass(slots=True)
+class _Entry:
+    """What is known of inputs of some sizes."""
+
+    calls: int = 0
+    run: Run | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was measured for a graph: seconds of each variant, of which ``name`` was taken."""
+
+    inputs: tuple[tuple[int, ...], ...]
+    training: bool
+    name: str
+    seconds: dict[str, float] = field(compare=False)
+
+    def __str__(self) -> str:
+        inputs = ", ".join("x".join(map(str, shape)) for shape in self.inputs)
+        times = ", ".join(f"{name} {taken * 1e3:.3g} ms" for name, taken in self.seconds.items())
+        return f"{inputs}, {'forward and backward' if self.training else 'inference'}: {self.name} (measured: {times})"
+
+
+class Variants:
+    """Those of one captured graph; called in its place.
+
+    Args:
+        graph: the graph, of PyTorch's functions, as it was captured.
+        blocks: the same with operations put together, which computes it where no measurement says otherwise.
+        owned: which of its arguments are tensors of the model's own.
+        training: whether gradients were on when it was captured.
+    """
+
+    def __init__(self, graph: GraphModule, blocks: GraphModule, owned: Sequence[bool], training: bool) -> None:
+        self._graphs = {BLOCKS: blocks, _PLAIN: graph}
+        self.blocks, self._owned, self._training = blocks.forward, tuple(owned), training
+        self._given = [at for at, own in enumerate(owned) if not own]
+        self._known = computes_only(graph)
+        self._images = [at for at in self._given if _may_lie_otherwise(graph, at)] if self._known else []
+        #: By what inputs are but for the batch's size, then by this.
+        self._kinds: OrderedDict[tuple[Any, ...], dict[tuple[int, ...], _Entry]] = OrderedDict()
+        self._lock = threading.Lock()
+        #: What was measured, in that order.
+        self.choices: list[Choice] = []
+
+    def __call__(self, *arguments: Any) -> Any:
+        if not self._known or not tuning.measuring() or fixed() is not None:
+            return self.blocks(*arguments)
+        entry = self._entry(arguments)
+        if entry.run is None:
+            entry.calls += 1
+            if entry.calls > _BEFORE:
+                self.settle(arguments)
+        return (entry.run or self.blocks)(*arguments)
+
+    def settle(self, arguments: tuple[Any, ...]) -> None:
+        """Measures the variants for inputs of these sizes, unless that was done, may not be done, or is being done."""
+        if not self._known or not tuning.measuring() or fixed() is not None:
+            return
+        entry = self._entry(arguments)
+        if entry.run is None and self._lock.acquire(blocking=False):
+            try:
+                with torch.random.fork_rng(devices=[]):
+                    entry.run = self._fastest(arguments)
+            except Exception as error:
+                # The graph itself goes on: measuring is something to gain, and must not make a call fail.
+                entry.run = self.blocks
+                told = f"{type(error).__name__}: {error}"
+                warnings.warn(
+                    f"striate: no plan of a graph was measured, by a mistake of its own: {told}", stacklevel=2
+                )
+            finally:
+                self._lock.release()
+
+    def _entry(self, arguments: Sequence[Any]) -> _Entry:
+        kind: list[Any] = [torch.get_num_threads()]
+        sizes: list[int] = []
+        for at in self._given:
+            each = arguments[at]
+            if isinstance(each, Tensor) and each.dim():
+                shape = each.shape
+                sizes.append(shape[0])
+                kind.append((shape[1:], each.stride()[1:], each.requires_grad))
+            elif isinstance(each, int):
+                sizes.append(each)
+        known = self._kinds.setdefault(tuple(kind), {})
+        found = known.get(tuple(sizes))
+        if found is None:
+            if sum(map(len, self._kinds.values())) >= _KEPT:
+                self._kinds.popitem(last=False)
+                known = self._kinds.setdefault(tuple(kind), {})
+            found = known[tuple(sizes)] = _Entry(run=_alike(known, sizes))
+        return found
+
+    def _fastest(self, arguments: tuple[Any, ...]) -> Run:
+        given = tuple(_copied(each, own) for each, own in zip(arguments, self._owned, strict=True))
+        runs: dict[str, Run] = {name: graph.forward for name, graph in self._graphs.items()}
+        images = [at for at in self._images if _is_plane(arguments[at])]
+        if images:
+            state = torch.get_rng_state()
+            expected = self.blocks(*given)
+            for name, graph in self._graphs.items():
+                torch.set_rng_state(state)
+                run = _drawing_as_planes(graph)
+                made = None if run is None else _in_channels_last(run, images, given, expected)
+                if made is not None:
+                    runs[f"{name}, {_LAST}"] = made
+            del expected
+        times = tuning.interleaved({name: partial(self._step, run, given) for name, run in runs.items()}, _BUDGET)
+        best = min(times, key=times.__getitem__)
+        name = BLOCKS if times[BLOCKS] <= _MARGIN * times[best] else best
+        shapes = tuple(
+            tuple(each.shape) for each in map(arguments.__getitem__, self._given) if isinstance(each, Tensor)
+        )
+        self.choices.append(Choice(shapes, self._training, name, times))
+        return runs[name]
+
+    def _step(self, run: Run, given: Sequence[Any]) -> None:
+        results = run(*given)
+        if not self._training:
+            return
+        made = [each for each in results if isinstance(each, Tensor) and each.requires_grad]
+        wanted = [each for each in given if isinstance(each, Tensor) and each.requires_grad]
+        if made and wanted:
+            torch.autograd.grad(made, wanted, [torch.ones_like(each) for each in made], allow_unused=True)
+
+
+def _alike(known: dict[tuple[int, ...], _Entry], sizes: Sequence[int]) -> Run | None:
+    """What was found for another batch size, if that is like these."""
+    for others, entry in known.items():
+        near = (max(one, other) <= _SIMILAR * min(one, other) for one, other in zip(others, sizes, strict=True))
+        if entry.run is not None and all(near):
+            return entry.run
+    return None
+
+
+def _copied(argument: Any, own: bool) -> Any:
+    """An argument that may be computed with, without what is done to it being seen anywhere."""
+    if not isinstance(argument, Tensor):
+        return argument
+    # Statistics are written to; they may be attributes that aren't buffers.
+    if not isinstance(argument, Parameter) and (own or argument.dim() < 2):
+        return argument.detach().clone().requires_grad_(argument.requires_grad)
+    return argument.detach().requires_grad_(argument.requires_grad) if argument.is_floating_point() else argument
+
+
+def _is_plane(tensor: Any) -> bool:
+    """Whether a tensor is of images that lie as planes, and could lie otherwise."""
+    plain = isinstance(tensor, Tensor) and tensor.dim() == 4 and tensor.dtype is torch.float32 and tensor.is_cpu
+    return plain and tensor.is_contiguous() and not tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def _in_channels_last(run: Run, images: Sequence[int], given: Sequence[Any], expected: Sequence[Any]) -> Run | None:
+    """The same with these arguments in channels last and results that lie as they are expected to; None if it isn't."""
+
+    def turned(arguments: Sequence[Any]) -> list[Any]:
+        made = list(arguments)
+        for at in images:
+            made[at] = made[at].contiguous(memory_format=torch.channels_last)
+        return made
+
+    try:
+        results = run(*turned(given))
+    except RuntimeError:
+        # ``view`` asks for memory that lies as planes do.
+        return None
+    planes = []
+    memory = [each.untyped_storage().data_ptr() for each in expected if isinstance(each, Tensor)]
+    for at, (found, wanted) in enumerate(zip(results, expected, strict=True)):
+        if not isinstance(found, Tensor):
+            continue
+        if found.stride() != wanted.stride():
+            # A copy shares no memory with other results, and lies as planes do.
+            if not wanted.is_contiguous() or memory.count(wanted.untyped_storage().data_ptr()) > 1:
+                return None
+            planes.append(at)
+        if not _is_close(found, wanted):
+            return None
+
+    def call(*arguments: Any) -> Any:
+        results = run(*turned(arguments))
+        if not planes:
+            return results
+        made = list(results)
+        for at in planes:
+            made[at] = made[at].contiguous()
+        return tuple(made)
+
+    return call
+
+
+def _is_close(found: Tensor, wanted: Tensor) -> bool:
+    """Whether results are the same up to rounding, and the same where they are no finite numbers."""
+    if not wanted.is_floating_point() or not wanted.numel():
+        return found.shape == wanted.shape
+    finite = wanted.isfinite()
+    largest = wanted.where(finite, 0).abs().max()
+    near = torch.where(finite, (found - wanted).abs() <= _CLOSE * largest, found.isfinite().logical_not())
+    return bool(near.all())
+
+
+# ------------------------------------------------------------------------------------------ what may be measured
+
+
+def computes_only(graph: GraphModule) -> bool:
+    """Whether all that a graph does is to compute its results and to keep statistics of normalisations."""
+    nodes = list(graph.graph.nodes)
+    return all(_computes(node) for node in nodes if node.op not in ("placeholder", "get_attr", "output"))
+
+
+def _computes(node: Node) -> bool:
+    if node.op == "call_method":
+        known = node.target in _METHODS
+    else:
+        known = node.op == "call_function" and node.target in _FUNCTIONS
+    if not known or "out" in node.kwargs:
+        return False
+    return counts_batches(node) or not _writes(node) or _is_own_memory(node)
+
+
+def _is_own_memory(node: Node) -> bool:
+    """Whether a node writes to memory that the graph has made, and of which nobody holds a view."""
+    root: Any = node
+    while isinstance(root, Node) and root.op != "placeholder" and _writes(root):
+        root = root.args[0] if root.args else root.kwargs.get("input")
+    if not isinstance(root, Node) or root.op in ("placeholder", "get_attr") or _name(root) in _VIEWS:
+        return False
+    same = [root]
+    for each in same:  # grows meanwhile
+        if any(_name(user) in _VIEWS for user in each.users):
+            return False
+        same += [user for user in each.users if _writes(user) and user.args[:1] == (each,)]
+    return True
+
+
+def _writes(node: Node) -> bool:
+    """Whether a node writes to its first operand."""
+    if _name(node).endswith("_") or node.target in (*INTO_FIRST, operator.imul) or node.kwargs.get("inplace"):
+        return True
+    at = _place_of_inplace(node.target)
+    return at is not None and len(node.args) > at and bool(node.args[at])
+
+
+@cache
+def _place_of_inplace(function: Any) -> int | None:
+    """Where among a function's arguments it is told to work in place."""
+    try:
+        names = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return None
+    return names.index("inplace") if "inplace" in names else None
+
+
+def _name(node: Node) -> str:
+    return node.target if isinstance(node.target, str) else str(getattr(node.target, "__name__", node.target))
+
+
+def _may_lie_otherwise(graph: GraphModule, at: int) -> bool:
+    """Whether no result is a view of an argument: in another layout it would be one of a copy."""
+    nodes = list(graph.graph.nodes)
+    seen = [[node for node in nodes if node.op == "placeholder"][at]]
+    for each in seen:  # grows meanwhile
+        if any(user.op == "output" for user in each.users):
+            return False
+        seen += [user for user in each.users if _name(user) in _VIEWS and _holds_tensors(user)]
+    return True
+
+
+def _holds_tensors(node: Node) -> bool:
+    return isinstance(node.meta.get("example_value"), Tensor | tuple | list)
+
+
+def _drawing_as_planes(graph: GraphModule) -> Run | None:
+    """A graph that draws the same random numbers for the same places, however maps lie; None if that can't be done."""
+    draws = [node for node in graph.graph.nodes if _draws(node)]
+    if not draws:
+        return graph.forward
+    if not all(_draws_for_planes(node) for node in draws):
+        return None
+    made = GraphModule(graph, copy.deepcopy(graph.graph))
+    for node in made.graph.nodes:
+        if _draws(node):
+            node.target = _DRAWS[node.target]
+    made.recompile()
+    return made.forward
+
+
+def _draws(node: Node) -> bool:
+    """Whether a node draws random numbers for more than rows, in the order in which these lie."""
+    if node.op != "call_function" or node.target not in _DRAWS:
+        return False
+    value = node.meta.get("example_value")
+    training = node.args[2] if len(node.args) > 2 else node.kwargs.get("training", True)
+    return bool(training) and not (isinstance(value, Tensor) and value.dim() <= 2)
+
+
+def _draws_for_planes(node: Node) -> bool:
+    """Whether what it draws for lies as planes, which nobody reads that it is written over."""
+    operand = node.args[0] if node.args else None
+    value = node.meta.get("example_value")
+    if not isinstance(operand, Node) or not isinstance(value, Tensor) or value.dim() != 4 or not value.is_contiguous():
+        return False
+    return not _writes(node) or len(operand.users) == 1
+
+
+def _dropout(input: Tensor, *how: Any, **named: Any) -> Tensor:
+    """Dropout of a map in channels last, by the numbers that one of planes gets."""
+    return F.dropout(input.contiguous(), *how, **named).contiguous(memory_format=torch.channels_last)
+
+
+def _alpha_dropout(input: Tensor, *how: Any, **named: Any) -> Tensor:
+    return F.alpha_dropout(input.contiguous(), *how, **named).contiguous(memory_format=torch.channels_last)
+
+
+#: Functions that draw a number for each of their operand in the order in which these lie, and what is called instead.
+_DRAWS: Final[dict[Any, Run]] = {F.dropout: _dropout, F.alpha_dropout: _alpha_dropout}
