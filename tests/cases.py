@@ -5,6 +5,10 @@ A case is a problem; it prints as a line, and ``striate.geometry.parse(line)`` m
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
@@ -76,6 +80,16 @@ POOLINGS = [
     "avg_pool2d 1x2x6x6 kernel=2 stride=3 divisor=3",
     "avg_pool2d 0x2x5x5 kernel=2 stride=2",
 ]
+
+
+def slow_but(every: Iterable[Any], quick: Collection[Any]) -> list[Any]:
+    """Cases for ``parametrize``; all but the ``quick`` ones are slow."""
+    return [pytest.param(each, marks=[pytest.mark.slow] * (each not in quick)) for each in every]
+
+
+def quick_but(every: Iterable[Any], slow: Collection[Any]) -> list[Any]:
+    """Cases for ``parametrize``, of which some are ``slow``."""
+    return [pytest.param(each, marks=[pytest.mark.slow] * (each in slow)) for each in every]
 
 
 def conv(line: str) -> ConvShape:

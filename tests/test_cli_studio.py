@@ -29,6 +29,7 @@ def begin(*arguments: str, folder: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_it_prints_an_address_and_ends_with_ctrl_c(tmp_path: Path) -> None:
     process = begin("lenet5", folder=tmp_path)
     try:

@@ -59,6 +59,7 @@ def test_what_nobody_draws_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_explaining_loads_no_pictures() -> None:
     code = "import sys, striate; striate.explain.filters; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from sklearn.datasets import load_digits, load_sample_image
 from tests.data import annotated_files
 
 import striate
+from cases import slow_but
 from striate.cli import main
 from striate.cli.commands import app
 
@@ -38,9 +40,13 @@ PROGRAM: Any = typer.main.get_command(app)
 
 #: Options that make examples quick, of the commands that have them: of an option given twice the last one counts.
 QUICK = {"--epochs": "1", "--threads": "1", "--seeds": "2", "--images": "8"}
-#: What takes more than some five seconds all the same, and what is another example but for the number of epochs.
+#: What takes more than some two seconds all the same, and what is another example but for a few words.
 SLOW = re.compile(
     r"^torchrun |study \S|summary resnet18|train (?!lenet5|--)|export (?!runs/)|export runs/detector|--epochs 20"
+    r"|train lenet5 --data digits --out|(evaluate|predict) runs/scenes|evaluate runs/first --tta|^striate studio$"
+    r"|explain runs/|explain NEW|--method hierarchy|object:1|robustness runs/first --out|export runs/(photos|first)"
+    r"|predict photos|--method maximize"
+    r"|explain photo.jpg --model efficientnet_lite0 --out|evaluate runs/first --json|evaluate runs/photos"
 )
 RUN = ["train", "lenet5", "--epochs", "1", "--threads", "1", "--quiet"]
 
@@ -78,10 +84,13 @@ EXAMPLES = list(dict.fromkeys(shown()))
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, without_drawing: Callable[[], AbstractContextManager[None]]
+) -> Path:
     """The folder of a finished run."""
     path = tmp_path_factory.mktemp("finished") / "first"
-    assert run_program([*RUN, "--out", str(path)]) == 0
+    with without_drawing():
+        assert run_program([*RUN, "--out", str(path)]) == 0
     return path
 
 
@@ -213,7 +222,7 @@ def test_the_examples_are_found() -> None:
     assert called >= PROGRAM.commands.keys()
 
 
-@pytest.mark.parametrize("columns", [50, 80, 120])
+@pytest.mark.parametrize("columns", slow_but([50, 80, 120], [50]))
 def test_help_shows_examples_in_full(
     columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -229,7 +238,9 @@ def test_help_shows_examples_in_full(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--out", "runs/my first"], ["--data", "folder:PHOTOS"]], ids=["with copies", "without copies"]
+    "arguments",
+    [pytest.param(["--out", "runs/my first"], marks=pytest.mark.slow), ["--data", "folder:PHOTOS"]],
+    ids=["with copies", "without copies"],
 )
 def test_what_train_says_is_next_runs(
     arguments: list[str], here: Path, finished: Path, capsys: pytest.CaptureFixture[str]

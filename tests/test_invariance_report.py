@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +87,9 @@ def test_pictures_are_drawn_whatever_there_is_to_draw(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, without_drawing: Callable[[], AbstractContextManager[None]]) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "short"
-    with pytest.raises(SystemExit) as left:
+    with without_drawing(), pytest.raises(SystemExit) as left:
         cli.main(["train", "lenet5", "--data", "digits", "--out", str(folder), "--epochs", "1", "--device", "cpu"])
     assert left.value.code == 0
     return folder
@@ -109,6 +111,7 @@ def test_equivariance_of_a_named_network_is_the_same_every_time(capsys: pytest.C
     assert rows["c1"]["error"][0] < 1e-5 < 0.1 < rows["s2"]["error"][0]
 
 
+@pytest.mark.slow
 def test_commands_on_a_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     digit = tmp_path / "digit.png"
     Image.new("L", (28, 28), 100).save(digit)
@@ -167,6 +170,7 @@ def test_all_of_other_data_is_tested_by_the_names_of_its_classes(
     assert "classes: got three; needed those of 0, 1, 2, 3, 4" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_of_its_own_data_a_run_is_asked_what_it_has_not_seen(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert called("robustness", run, "--only", "blur", "--json", "--images", 400) == 0
     assert json.loads(capsys.readouterr().out)["robustness"]["images"] == 359  # a fifth of the digits

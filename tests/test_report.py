@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from sklearn import metrics
 
+from cases import slow_but
 from striate import analysis, models
 from striate.errors import RunError
 from striate.report import figures, fonts, measures, tables
@@ -259,7 +260,7 @@ def test_dollars_are_no_mathematics_but_powers_of_ten_are() -> None:
     assert all(label.get_parse_math() for label in axes.get_yticklabels())
 
 
-@pytest.mark.parametrize("classes", [2, 6, 30, 100, 1000])
+@pytest.mark.parametrize("classes", slow_but([2, 6, 30, 100, 1000], [2, 6]))
 def test_no_name_is_cut_off(classes: int) -> None:
     names = tuple(f"breed_number_{n:04}_of a rather long-haired terrier {n}" for n in range(classes))
     labels = torch.arange(classes).repeat(2)

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from cases import slow_but
 from striate.report.card import CardFacts, card, limits
 from striate.report.markdown import code, escaped, nameless, table, without_folders
 from striate.tasks.scores import Measures, Scores
@@ -177,7 +178,7 @@ def said(text: str) -> str:
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_but(NAMES, NAMES[:8]))
 def test_every_text_is_escaped(name: str) -> None:
     ours, plain = (re.findall(r"</?[a-z0-9]+", html(said(text))) for text in (name, "x"))
     assert ours == plain
@@ -245,10 +246,10 @@ def with_parts(**parts: tuple[int, ...]) -> dict[str, Any]:
         (with_parts(training=(200, 49, 12), test=(1, 1, 1)), "Fewer than 50 training images: duck (12), dog (49)."),
         (with_parts(training=(2000, 199, 500), test=(1, 1, 1)), "Classes have 199 to 2,000 training images"),
         (with_parts(training=(200, 200, 200), test=(1, 1, 1)), "There were no validation images"),
-        ({"chosen_on": "test"}, "Something was chosen by the test images"),
-        ({"overlap": None}, "Nobody looked whether images are in several parts"),
+        pytest.param({"chosen_on": "test"}, "Something was chosen by the test images", marks=pytest.mark.slow),
+        pytest.param({"overlap": None}, "Nobody looked whether images are in several parts", marks=pytest.mark.slow),
         ({"overlap": 1200}, "1,200 of the test images are training images"),
-        ({"unseen": ["grey images"]}, "Training saw no grey images"),
+        pytest.param({"unseen": ["grey images"]}, "Training saw no grey images", marks=pytest.mark.slow),
         ({}, "the answer is one of these 3 classes"),
     ],
 )

@@ -12,6 +12,7 @@ from matplotlib.text import Text
 from PIL import Image
 from rich.console import Console
 
+from cases import slow_but
 from striate.report import evaluation, figures, tables
 from striate.tasks.evaluation import Example
 from striate.tasks.scores import Measures, Scores
@@ -67,7 +68,9 @@ class TestReliability:
 
 
 class TestRankings:
-    @pytest.mark.parametrize(("classes", "curves"), [(2, 2), (3, 3), (10, 10), (11, 8), (60, 8)])
+    @pytest.mark.parametrize(
+        ("classes", "curves"), [(2, 2), (3, 3), pytest.param(10, 10, marks=pytest.mark.slow), (11, 8), (60, 8)]
+    )
     def test_a_curve_a_class_or_the_weakest(self, classes: int, curves: int) -> None:
         found = scores(1500, classes)
         measures = Measures.of(found)
@@ -104,7 +107,7 @@ class TestRankings:
 
 
 class TestErrors:
-    @pytest.mark.parametrize(("count", "channels"), [(1, 1), (7, 3), (24, 1)])
+    @pytest.mark.parametrize(("count", "channels"), [(1, 1), (7, 3), pytest.param(24, 1, marks=pytest.mark.slow)])
     def test_each_image_with_what_is_said_of_it(self, count: int, channels: int) -> None:
         image = torch.arange(channels * 48, dtype=torch.uint8).reshape(channels, 6, 8)
         shown = [Example(image, "cat", "dog", 0.5 + n / 100) for n in range(count)]
@@ -130,7 +133,7 @@ class TestErrors:
 
 
 class TestRecalls:
-    @pytest.mark.parametrize("classes", [2, 30, 31, 200])
+    @pytest.mark.parametrize("classes", slow_but([2, 30, 31, 200], [2, 30, 31]))
     def test_the_weakest_with_their_intervals(self, classes: int) -> None:
         measures = Measures.of(scores(4000, classes))
         axes = evaluation.recalls(measures).axes[0]
@@ -147,6 +150,7 @@ class TestRecalls:
         assert len(evaluation.recalls(measures).axes[0].get_yticklabels()) == 1
 
 
+@pytest.mark.slow
 def test_odd_names_are_drawn_as_they_are() -> None:
     found = scores(200, ODD)
     measures = Measures.of(found)

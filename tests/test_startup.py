@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from cases import slow_but
+
 #: What costs a tenth of a second or more to import.
 HEAVY = {"torch", "numpy", "scipy", "sklearn", "matplotlib", "pandas", "sympy", "PIL", "onnx", "torch._dynamo"}
 
@@ -30,26 +32,21 @@ def heavy(*arguments: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--help",), ("--version",), ("train", "--help"), ("predict", "--help"), ("models",), ("models", "--json")],
+    slow_but(
+        [("--help",), ("--version",), ("train", "--help"), ("predict", "--help"), ("models",), ("models", "--json")],
+        [("--help",), ("train", "--help"), ("models",)],
+    ),
     ids=" ".join,
 )
 def test_what_needs_no_pytorch_loads_none(arguments: tuple[str, ...]) -> None:
     assert heavy(*arguments) == set()
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from striate.training import Recipe, fit
-
-    path = tmp_path_factory.mktemp("runs") / "first"
-    fit(Recipe("simple_cnn", out=str(path), epochs=1, batch_size=128, threads=1), quiet=True)
-    return path
+def test_predict_loads_pytorch_and_little_else(cnn_run: Path) -> None:
+    image = next((cnn_run / "samples").glob("*.png"))
+    assert heavy("predict", str(cnn_run), str(image)) == {"torch", "numpy", "PIL"}
 
 
-def test_predict_loads_pytorch_and_little_else(run: Path) -> None:
-    image = next((run / "samples").glob("*.png"))
-    assert heavy("predict", str(run), str(image)) == {"torch", "numpy", "PIL"}
-
-
-def test_evaluate_loads_no_pictures(run: Path) -> None:
-    assert "matplotlib" not in heavy("evaluate", str(run))
+@pytest.mark.slow
+def test_evaluate_loads_no_pictures(cnn_run: Path) -> None:
+    assert "matplotlib" not in heavy("evaluate", str(cnn_run))

@@ -54,6 +54,7 @@ print(json.dumps([listed, "striate" in sys.modules, told]))
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_never_imports_striate(tmp_path: Path) -> None:
     # So that plans are made; and what is measured for them is nobody else's.
     environment = os.environ | {"STRIATE_TUNE": "1", "STRIATE_CACHE_DIR": str(tmp_path)}

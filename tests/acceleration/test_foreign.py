@@ -13,6 +13,7 @@ from test_plans import planned, uses_a_plan
 from torch import Tensor, nn
 
 import striate
+from cases import quick_but, slow_but
 from striate.acceleration import plan_of
 
 pytestmark = pytest.mark.usefixtures("planning")
@@ -192,7 +193,26 @@ def results(made: Any) -> tuple[Tensor, ...]:
     return made if isinstance(made, tuple) else (made,)
 
 
-@pytest.mark.parametrize("name", MODELS)
+#: What others have as well.
+SLOW = [
+    "U-Net",
+    "concatenation",
+    "concatenated images",
+    "concatenated rows",
+    "split",
+    "resizing",
+    "products of matrices",
+    "comparison",
+    "squeeze and excitation",
+    "slice",
+    "unbind",
+    "writes into parts",
+    "shuffled pixels",
+    "transposed convolution",
+]
+
+
+@pytest.mark.parametrize("name", quick_but(MODELS, SLOW))
 def test_plans_give_what_models_give(name: str) -> None:
     make, foreign = MODELS[name]
     model = make().eval()
@@ -258,7 +278,7 @@ def test_results_are_the_callers_own() -> None:
         assert torch.equal(each, before)
 
 
-@pytest.mark.parametrize("inference", [True, False])
+@pytest.mark.parametrize("inference", slow_but([True, False], [False]))
 def test_memory_that_was_made_in_inference_mode(inference: bool) -> None:
     model = Function(lambda m, x: m.b(m.a(x)[:, 2:8, 1:-1, ::2]), a=conv(3, 12, 3), b=conv(6, 4, 1)).eval()
     x = torch.randn(1, 3, 9, 9)

@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 import striate
+from cases import quick_but, slow_but
 from striate import models
 from striate.acceleration import blocks_of, fused, restore
 from striate.ops import chain, conv_pool
@@ -242,8 +243,25 @@ FUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
 }
 
 
-@pytest.mark.parametrize("train", [True, False])
-@pytest.mark.parametrize("name", FUSED)
+#: Of what is fused, one of each kind.
+QUICK = [
+    "layers",
+    "no activation",
+    "functions",
+    "methods",
+    "norm before pooling",
+    "norm without weights",
+    "changes its argument",
+    "shortcut",
+    "the same norm twice",
+    "norm that stopped its books",
+    "norms that assert",
+    "over lists of layers",
+]
+
+
+@pytest.mark.parametrize("train", slow_but([True, False], [True]))
+@pytest.mark.parametrize("name", slow_but(FUSED, QUICK))
 def test_what_is_fused_computes_the_same(name: str, train: bool) -> None:
     make, told = FUSED[name]
     model = make()
@@ -388,8 +406,8 @@ def test_what_a_layer_remembers_is_read_when_it_is_asked_for() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("train", [True, False])
-@pytest.mark.parametrize("name", MORE)
+@pytest.mark.parametrize("train", slow_but([True, False], [True]))
+@pytest.mark.parametrize("name", quick_but(MORE, ["assigns", "random numbers in a closure", "a list elsewhere"]))
 def test_what_is_more_than_operations_is_done_as_well(
     name: str, train: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -447,7 +465,7 @@ UNFUSED: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("train", slow_but([True, False], [True]))
 @pytest.mark.parametrize("name", UNFUSED)
 def test_neighbours_that_are_none_stay_apart(name: str, train: bool) -> None:
     model = UNFUSED[name]()
@@ -584,7 +602,7 @@ def test_graphs_go_on_into_children(train: bool) -> None:
 
 
 @pytest.mark.parametrize("early", [True, False])
-@pytest.mark.parametrize("name", ["0", "0.body", "0.body.0", "0.after", "1"])
+@pytest.mark.parametrize("name", slow_but(["0", "0.body", "0.body.0", "0.after", "1"], ["0.body", "1"]))
 def test_hooks_of_children_are_called(name: str, early: bool) -> None:
     model = nested()
     fast = accelerated(model)
@@ -667,6 +685,7 @@ class _Heard(nn.Module):
         return self.conv(x)
 
 
+@pytest.mark.slow
 def test_children_that_do_more() -> None:
     model = nn.Sequential(nested()[0], _Counting(), _Heard(), nested()[0])
     fast = accelerated(model)
@@ -686,6 +705,7 @@ class _Scheduled(nn.Module):
         return self.norm(self.conv(x)) * self.share
 
 
+@pytest.mark.slow
 def test_a_child_that_changes_all_the_time() -> None:
     model = nn.Sequential(nested()[0], nn.Sequential(_Scheduled()))
     fast = accelerated(model)
@@ -699,7 +719,7 @@ def test_a_child_that_changes_all_the_time() -> None:
 
 
 @pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward", "full_backward_pre"])
-@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize("at", slow_but([0, 1, 2], [0, 2]))
 def test_hooks_of_fused_layers_are_called(kind: str, at: int) -> None:
     model = nn.Sequential(conv(), nn.ReLU(), nn.MaxPool2d(2))
     fast = accelerated(model)
@@ -733,9 +753,9 @@ def test_global_hooks_are_called() -> None:
     "change",
     [
         nn.utils.parametrizations.weight_norm,
-        nn.utils.parametrizations.spectral_norm,
-        nn.utils.weight_norm,
-        nn.utils.spectral_norm,
+        pytest.param(nn.utils.parametrizations.spectral_norm, marks=pytest.mark.slow),
+        pytest.param(nn.utils.weight_norm, marks=pytest.mark.slow),
+        pytest.param(nn.utils.spectral_norm, marks=pytest.mark.slow),
         lambda layer: prune.random_unstructured(layer, "weight", 0.5),
     ],
     ids=["weight_norm", "spectral_norm", "old weight_norm", "old spectral_norm", "prune"],
@@ -798,6 +818,7 @@ def test_under_a_profiler() -> None:
     torch.testing.assert_close(mine, model(x))
 
 
+@pytest.mark.slow
 def test_arguments_that_are_no_float32_tensors(taken: list[str]) -> None:
     model = Small().eval()
     fast = accelerated(model)
@@ -828,6 +849,7 @@ class _Telling(torch.overrides.TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 def test_who_looks_on_sees_the_parts(taken: list[str]) -> None:
     model = Small().eval()
     fast = accelerated(model)
@@ -933,20 +955,16 @@ def test_a_choice_against_fusing_computes_the_same(monkeypatch: pytest.MonkeyPat
     assert taken == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size", "least"),
     [
         ("torchvision:resnet18", 64, 9),
-        *(
-            pytest.param(*each, marks=pytest.mark.slow)
-            for each in (
-                ("torchvision:mobilenet_v2", 64, 8),
-                ("torchvision:shufflenet_v2_x0_5", 64, 20),
-                ("torchvision:vgg11_bn", 32, 1),
-                ("timm:resnet18", 64, 8),
-                ("timm:mobilenetv3_small_050", 64, 1),
-            )
-        ),
+        ("torchvision:mobilenet_v2", 64, 8),
+        ("torchvision:shufflenet_v2_x0_5", 64, 20),
+        ("torchvision:vgg11_bn", 32, 1),
+        ("timm:resnet18", 64, 8),
+        ("timm:mobilenetv3_small_050", 64, 1),
     ],
 )
 def test_networks_of_other_libraries(name: str, size: int, least: int, peer: Callable[..., nn.Module]) -> None:
@@ -962,6 +980,7 @@ def test_networks_of_other_libraries(name: str, size: int, least: int, peer: Cal
     assert sum(graph.training * len(graph.told) for graph in fast._compiled_call_impl.graphs) >= least
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "small"), [("lenet5", False), ("resnet18", True)])
 def test_networks_of_striate(name: str, small: bool) -> None:
     model = models.create(name, num_classes=10, in_channels=1, small_input=small)
@@ -992,6 +1011,7 @@ LAYERS: list[Callable[[], nn.Module]] = [
 ]
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=20)
 @hypothesis.given(st.lists(st.sampled_from(LAYERS), min_size=1, max_size=8), st.booleans())
 def test_random_layers(makers: list[Callable[[], nn.Module]], train: bool) -> None:

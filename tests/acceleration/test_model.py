@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import striate
+from cases import slow_but
 from striate import engine, nn, ops
 from striate.acceleration import blocks_of, plan_of, restore
 from striate.acceleration.calls import FUNCTIONS
@@ -184,7 +185,7 @@ WIDER = {
 
 
 @pytest.mark.parametrize("backend", ["aten", "llvm"])
-@pytest.mark.parametrize("name", WIDER)
+@pytest.mark.parametrize("name", slow_but(WIDER, ["indices", "average by four", "average row"]))
 def test_what_is_left_to_pytorch_and_what_is_not_agree(
     name: str, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,6 +276,7 @@ def test_hooks_and_errors_go_through() -> None:
     assert torch.overrides._get_current_function_mode_stack() == []
 
 
+@pytest.mark.slow
 def test_compiling_and_exporting_go_on() -> None:
     model = striate.accelerate(Functional().eval())
     x = torch.randn(2, 1, 20, 20)

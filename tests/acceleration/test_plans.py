@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import striate
+from cases import slow_but
 from striate import engine, models
 from striate.acceleration import look_again, plan_of, plans, restore
 from striate.acceleration.capture import Refusal, Value, captured
@@ -123,8 +124,8 @@ def assert_alike(mine: Tensor, theirs: Tensor) -> None:
     torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4 * theirs.abs().max().item())
 
 
-@pytest.mark.parametrize("batch", [1, 3, 32])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("batch", slow_but([1, 3, 32], [1]))
+@pytest.mark.parametrize("layout", slow_but([torch.contiguous_format, torch.channels_last], [torch.contiguous_format]))
 def test_results_are_the_ordinary_ones(batch: int, layout: torch.memory_format) -> None:
     model = network()
     x = images(batch).contiguous(memory_format=layout)
@@ -137,6 +138,7 @@ def test_results_are_the_ordinary_ones(batch: int, layout: torch.memory_format) 
         assert_alike(first, model(x))
 
 
+@pytest.mark.slow
 def test_results_are_those_of_the_mode() -> None:
     model, x = network(), images()
     fast = planned(accelerated(model), x)
@@ -151,8 +153,8 @@ def test_results_are_those_of_the_mode() -> None:
 @pytest.mark.parametrize(
     "view",
     [
-        lambda x: x[:, :, ::2, 1::3],
-        lambda x: x.transpose(2, 3),
+        pytest.param(lambda x: x[:, :, ::2, 1::3], marks=pytest.mark.slow),
+        pytest.param(lambda x: x.transpose(2, 3), marks=pytest.mark.slow),
         lambda x: x[:, :1].expand(-1, 3, -1, -1),
         lambda x: x[1:, :, 3:],
     ],
@@ -166,15 +168,17 @@ def test_any_strides(view: Callable[[Tensor], Tensor]) -> None:
         torch.testing.assert_close(fast(x), theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
         "lenet5",
         "simple_cnn",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("mobilenet_v2", "mobilenet_v1", "resnet18", "se_resnet18", "efficientnet_lite0")
-        ),
+        "mobilenet_v2",
+        "mobilenet_v1",
+        "resnet18",
+        "se_resnet18",
+        "efficientnet_lite0",
     ],
 )
 def test_networks_of_the_zoo(name: str) -> None:
@@ -214,6 +218,7 @@ class TestChanges:
         model[5] = nn.Conv2d(12, 12, 1)  # one block will do
         return model, planned(accelerated(model), x), x
 
+    @pytest.mark.slow
     def test_a_step_of_an_optimizer(self) -> None:
         model, fast, x = self.both()
         for each in (model, fast):
@@ -246,11 +251,11 @@ class TestChanges:
     @pytest.mark.parametrize(
         "write",
         [
-            lambda tensor: tensor.data.mul_(0.5).add_(0.01),
-            lambda tensor: setattr(tensor, "data", tensor.data * 3),
+            pytest.param(lambda tensor: tensor.data.mul_(0.5).add_(0.01), marks=pytest.mark.slow),
+            pytest.param(lambda tensor: setattr(tensor, "data", tensor.data * 3), marks=pytest.mark.slow),
             lambda tensor: tensor.data.numpy().__setitem__(..., 0.3),
             lambda tensor: tensor.detach().untyped_storage().copy_(torch.ones_like(tensor).untyped_storage()),
-            lambda tensor: tensor.data.lerp_(torch.ones_like(tensor), 0.1),
+            pytest.param(lambda tensor: tensor.data.lerp_(torch.ones_like(tensor), 0.1), marks=pytest.mark.slow),
         ],
     )
     def test_writes_that_move_no_version(self, write: Callable[[Tensor], object]) -> None:
@@ -284,14 +289,20 @@ class TestChanges:
         [
             lambda model: setattr(model[0], "weight", nn.Parameter(model[0].weight.detach() * 2)),
             lambda model: model[4].register_parameter("scale", nn.Parameter(torch.full((12, 1, 1), 2.0))),
-            lambda model: model.__setitem__(2, nn.Identity()),
-            lambda model: setattr(model[4], "norm", nn.Identity()),
-            lambda model: setattr(model[3], "padding", 0) or setattr(model[3], "kernel_size", 1),
-            lambda model: setattr(model[1], "eps", 0.5),
-            lambda model: model.append(nn.Hardtanh(-0.1, 0.1)),
-            lambda model: setattr(model[8], "forward", torch.tanh),
-            lambda model: setattr(model[8], "__class__", nn.SiLU) or setattr(model[8], "inplace", False),
-            lambda model: model[4].norm.train() and None,
+            pytest.param(lambda model: model.__setitem__(2, nn.Identity()), marks=pytest.mark.slow),
+            pytest.param(lambda model: setattr(model[4], "norm", nn.Identity()), marks=pytest.mark.slow),
+            pytest.param(
+                lambda model: setattr(model[3], "padding", 0) or setattr(model[3], "kernel_size", 1),
+                marks=pytest.mark.slow,
+            ),
+            pytest.param(lambda model: setattr(model[1], "eps", 0.5), marks=pytest.mark.slow),
+            pytest.param(lambda model: model.append(nn.Hardtanh(-0.1, 0.1)), marks=pytest.mark.slow),
+            pytest.param(lambda model: setattr(model[8], "forward", torch.tanh), marks=pytest.mark.slow),
+            pytest.param(
+                lambda model: setattr(model[8], "__class__", nn.SiLU) or setattr(model[8], "inplace", False),
+                marks=pytest.mark.slow,
+            ),
+            pytest.param(lambda model: model[4].norm.train() and None, marks=pytest.mark.slow),
         ],
     )
     def test_other_parts(self, change: Callable[[nn.Module], None]) -> None:
@@ -304,6 +315,7 @@ class TestChanges:
             assert_alike(fast(x), model(x))
             assert_alike(fast(x), model(x))
 
+    @pytest.mark.slow
     def test_another_dtype(self) -> None:
         model, fast, x = self.both()
         with torch.no_grad():
@@ -343,6 +355,7 @@ class TestChanges:
         model(theirs).sum().backward()
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-3, atol=1e-4)
 
+    @pytest.mark.slow
     def test_copies_and_the_way_back(self) -> None:
         model, fast, x = self.both()
         for made in (copy.copy(fast), copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
@@ -448,7 +461,7 @@ def test_several_threads_at_once() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", slow_but([1, 2], [1]))
 def test_in_a_forked_process(threads: int) -> None:
     model = network()
     torch.set_num_threads(threads)
@@ -467,6 +480,7 @@ def test_in_a_forked_process(threads: int) -> None:
         torch.set_num_threads(1)
 
 
+@pytest.mark.slow
 def test_many_sizes_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """More than are timed; they share weights and memory, which is given back with the last of them."""
     monkeypatch.setattr(plans, "_TIMED", 2)
@@ -571,8 +585,8 @@ class Permuted(nn.Module):
         (nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 8), nn.BatchNorm1d(8)), (4, 5)),
         (nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 8)), (4, 1)),
         (nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 8, 3)), (2, 1, 6, 6)),
-        (nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 8, (3, 1))), (2, 1, 6, 1)),
-        (nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 8, 1)), (2, 3, 1, 1)),
+        pytest.param(nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 8, (3, 1))), (2, 1, 6, 1), marks=pytest.mark.slow),
+        pytest.param(nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 8, 1)), (2, 3, 1, 1), marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -602,6 +616,7 @@ def test_normalisations_are_captured_as_they_lie(normalise: Callable[[Tensor], T
     assert [each.shape for each in found.maker.results] == [each.shape for each in found.maker.function(*given)]
 
 
+@pytest.mark.slow
 def test_a_plan_that_cannot_be_made_fails_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise IndexError("of its own")
@@ -630,7 +645,7 @@ class Sliced(nn.Module):
         return self.together(F.relu(self.one(x)), self.other(x))
 
 
-@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("batch", slow_but([1, 2], [2]))
 @pytest.mark.parametrize(
     "together",
     [
@@ -701,7 +716,7 @@ def test_a_bias_of_one_number_for_all_columns() -> None:
             torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD])
+@pytest.mark.parametrize("kind", slow_but([torch.optim.Adam, torch.optim.SGD], [torch.optim.SGD]))
 def test_fused_optimisers_are_seen(kind: Any) -> None:
     """They change weights without their version, after the call that gave the gradients."""
     model, x = (
@@ -732,11 +747,11 @@ class Keeps(nn.Module):
 @pytest.mark.parametrize(
     "keep",
     [
-        lambda model, y: model.kept["deep"]["list"].append(y),
+        pytest.param(lambda model, y: model.kept["deep"]["list"].append(y), marks=pytest.mark.slow),
         lambda model, y: model.kept["deep"]["set"].add(2),
         lambda model, y: model.kept.setdefault("new", y),
         lambda model, y: model.last.append(y),
-        lambda model, y: setattr(model.told, "count", model.told.count + 1),
+        pytest.param(lambda model, y: setattr(model.told, "count", model.told.count + 1), marks=pytest.mark.slow),
         lambda model, y: model.told.seen.append(y),
     ],
 )
@@ -781,7 +796,7 @@ def test_changed_classes_are_seen() -> None:
         torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("channels", [1, 5, 8, 19, 32])
+@pytest.mark.parametrize("channels", slow_but([1, 5, 8, 19, 32], [5, 32]))
 def test_layer_normalisation(channels: int) -> None:
     """Of channels of images and of rows, with and without weights, at any number of them."""
 
@@ -884,12 +899,13 @@ POOLED = {
     "Winograd's": (nn.Conv2d(32, 64, 3, padding=1), nn.MaxPool2d(2), True),
     "Winograd's, windows that overlap": (nn.Conv2d(32, 64, 3), nn.MaxPool2d(3, 2), False),
 }
+QUICK = ["few filters of one channel", "windows that overlap"]
 
 
 @pytest.mark.parametrize(
     ("name", "threads"),
     [
-        pytest.param(name, threads, marks=[] if threads == 1 or both else pytest.mark.slow)
+        pytest.param(name, threads, marks=[] if name in QUICK and (threads == 1 or both) else pytest.mark.slow)
         for name, (*_, both) in POOLED.items()
         for threads in (1, 2)
     ],
@@ -928,8 +944,8 @@ def test_pooling_before_anything_is_written(name: str, threads: int) -> None:
         ([nn.Hardsigmoid()], True),
         ([nn.ReLU6()], True),
         ([nn.LeakyReLU(-0.5)], False),
-        ([nn.SiLU()], False),
-        ([nn.GELU()], False),
+        pytest.param([nn.SiLU()], False, marks=pytest.mark.slow),
+        pytest.param([nn.GELU()], False, marks=pytest.mark.slow),
         ([nn.ReLU(), nn.Tanh()], False),
     ],
     ids=lambda each: "" if isinstance(each, bool) else " ".join(map(repr, each)),
@@ -946,6 +962,7 @@ def test_only_functions_that_rise_change_places_with_a_maximum(
         torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("between", "both"), [(nn.Hardsigmoid(), True), (nn.LeakyReLU(-0.5), False)])
 def test_nor_do_others_in_winograds_convolution(between: nn.Module, both: bool) -> None:
     test_only_functions_that_rise_change_places_with_a_maximum([between], both, (32, 32))
@@ -970,7 +987,7 @@ class Turned(Twice):
         return F.max_pool2d(F.relu(self.conv(x).transpose(2, 3)), 2)
 
 
-@pytest.mark.parametrize("kind", [Twice, Turned])
+@pytest.mark.parametrize("kind", slow_but([Twice, Turned], [Turned]))
 def test_a_map_that_is_looked_at_otherwise_is_written(kind: type[nn.Module]) -> None:
     model, x = nn.Sequential(kind()).eval(), torch.randn(2, 1, 12, 14)
     fast = accelerated(model)
@@ -1001,7 +1018,7 @@ STRANGE = {
 }
 
 
-@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("training", slow_but([False, True], [True]))
 def test_tensors_without_numbers_have_no_plan_and_go_on(training: bool) -> None:
     """A detector that found nothing: boxes (0, 4), and no regions for its convolutions."""
 

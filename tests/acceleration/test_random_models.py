@@ -211,10 +211,12 @@ def check(seed: int) -> bool:
     return not plan_of(fast, x).startswith("no plan")
 
 
-@pytest.mark.parametrize("first", [20, pytest.param(0, marks=pytest.mark.slow)])
-def test_random_models(first: int) -> None:
-    plans = [check(seed) for seed in range(first, first + 20)]
-    assert sum(plans) > 5
+@pytest.mark.parametrize(
+    ("first", "count"), [(20, 8), *(pytest.param(first, 20, marks=pytest.mark.slow) for first in (0, 20))]
+)
+def test_random_models(first: int, count: int) -> None:
+    plans = [check(seed) for seed in range(first, first + count)]
+    assert sum(plans) > count / 4
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch._dynamo import source as sources
 
 import striate
+from cases import slow_but
 from striate.acceleration import objects, shortcuts
 from striate.acceleration.model import accelerated
 from striate.acceleration.unchanged import Read, Unchanged
@@ -217,7 +218,7 @@ CHANGES: dict[str, tuple[Callable[[], nn.Module], Callable[[Any], Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", slow_but(CHANGES, list(CHANGES)[::2]))
 def test_a_change_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Base, "kind", Base.kind)
     monkeypatch.setattr(Reading, "forward", Reading.forward)

@@ -127,7 +127,7 @@ def loss_of(result: Any) -> Tensor:
 
 
 @pytest.mark.usefixtures("planning")
-@modules(QUICK)
+@modules(QUICK[::3])
 def test_evaluation(name: str) -> None:
     """Calls of one size until plans are taken, then of another one; what is kept on the way is the same as well."""
     case = CASES[name]
@@ -141,7 +141,7 @@ def test_evaluation(name: str) -> None:
     alike([*fast.buffers()], [*model.buffers()], "buffers")
 
 
-@modules(QUICK[::3])
+@modules(QUICK[3::6])
 def test_derivatives_of_other_kinds(name: str) -> None:
     """Gradients in evaluation, of each sample, and of gradients."""
     case = CASES[name]
@@ -157,7 +157,7 @@ def test_derivatives_of_other_kinds(name: str) -> None:
     alike([*fast.buffers()], [*model.buffers()], "buffers")
 
 
-@modules(QUICK)
+@modules(QUICK[1::3])
 def test_training(name: str) -> None:
     """Gradients, by the inputs as well; then five steps."""
     case = CASES[name]
@@ -556,14 +556,15 @@ WAYS = [
     called_by_name,
     drawn_by_numpy,
 ]
+QUICK_WAYS = [kept_elsewhere, twins, copies, transformed, adapted_by_gradients, divided, called_by_name, drawn_by_numpy]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::UserWarning")
 @pytest.mark.parametrize(
     "way",
     [
-        # What these ask for others ask for as well, of less.
-        pytest.param(way, marks=[pytest.mark.slow] * (way in (averages, adversaries, written_as_onnx)))
+        # What most ask for these ask for as well, of less.
+        pytest.param(way, marks=[pytest.mark.slow] * (way not in QUICK_WAYS))
         for way in WAYS
     ],
     ids=lambda way: way.__name__,
@@ -583,6 +584,7 @@ def test_what_is_done_with_models(way: Callable[[Accelerate], list[Tensor | None
             torch.testing.assert_close(one, other, **rough, msg=lambda told, at=at: f"result {at}: {told}")
 
 
+@pytest.mark.slow
 def test_a_model_that_is_gone_leaves_nothing(planning: None) -> None:
     """Dynamo holds on to what it has captured; not to the model, nor to plans and the weights packed for them."""
 

@@ -33,6 +33,7 @@ def contested(model: nn.Module, images: Tensor) -> nn.Module:
     return model
 
 
+@pytest.mark.slow
 def test_polyphase_sampling_is_consistent_before_training_and_strides_are_not() -> None:
     torch.manual_seed(0)
     images = (torch.rand(12, 1, 16, 16) > 0.96).float()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable
 
 import pytest
@@ -14,6 +15,7 @@ from oracle import gradient_support, linear_twin, positive
 from torch import Tensor, nn
 
 import networks
+from cases import quick_but, slow_but
 from striate import models
 from striate import nn as snn
 from striate.analysis import receptive_field, support
@@ -44,7 +46,9 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+    "name", quick_but(PUBLISHED, [name for name in PUBLISHED if re.search("AlexNet|50,|101|152", name)])
+)
 def test_published_figures(name: str) -> None:
     build, layer, size, padding, pixels = PUBLISHED[name]
     row = receptive_field(build(), (3, pixels, pixels)).at(layer)
@@ -80,7 +84,7 @@ def graphs(seeds: range) -> list[int]:
 
 
 @pytest.mark.formula("S30")
-@pytest.mark.parametrize("first", range(0, 60, 20))
+@pytest.mark.parametrize("first", slow_but(range(0, 60, 20), [40]))
 def test_random_graphs(first: int) -> None:
     seeds = graphs(range(first, first + 20))
     assert len(seeds) > 15

@@ -47,6 +47,7 @@ def test_samples_are_the_formula(gabor: Gabor) -> None:
     torch.testing.assert_close(gabor.sample((7, 10)), restated(gabor, 7, 10))
 
 
+@pytest.mark.slow
 @given(GABORS)
 @settings(max_examples=25)
 def test_a_made_one_is_found_again(gabor: Gabor) -> None:

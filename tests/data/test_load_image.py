@@ -185,6 +185,7 @@ class TestPixels:
             assert all(pool.map(refused, range(200)))
         assert before == Image.MAX_IMAGE_PIXELS
 
+    @pytest.mark.slow
     def test_a_photograph_of_a_hundred_megapixels_is_read(self, tmp_path: Path) -> None:
         path = tmp_path / "large.png"
         Image.new("1", (11_648, 8_736)).save(path)  # a hundredth of the bytes of colour, and as many pixels

@@ -36,6 +36,11 @@ def test_no_page_is_faulted_in_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     # Ten times 48 MiB are 122,880 pages of 4 KiB, or 240 of 2 MiB. Up to 32 MiB the
     # C library keeps blocks by itself.
     assert faults < 20
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts the faults that Linux reports")
+def test_without_it_every_page_is(monkeypatch: pytest.MonkeyPatch) -> None:
     asked_not_to, before = _faults(monkeypatch, "0")
     assert asked_not_to == 0
     assert before >= 240

@@ -110,6 +110,7 @@ def test_a_slower_challenger_is_not(other: Other) -> None:
     assert chosen() == "aten"
 
 
+@pytest.mark.slow
 def test_each_pass_layout_dtype_and_number_of_threads_is_a_question_of_its_own(other: Other, tmp_path: Path) -> None:
     x, w = X.clone().requires_grad_(), W.clone().requires_grad_()
     ops.conv2d(x, w).sum().backward()

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import striate
+from cases import slow_but
 from striate import analysis, explain
 
 
@@ -47,7 +48,7 @@ QUESTIONS: dict[str, Callable[[nn.Module, torch.Tensor], Any]] = {
 }
 
 
-@pytest.mark.parametrize("called", [False, True])
+@pytest.mark.parametrize("called", slow_but([False, True], [True]))
 @pytest.mark.parametrize("how", [striate.accelerate, compiled])
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_answers_are_those_of_the_network(question: str, how: Callable[..., nn.Module], called: bool) -> None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from tangled import KINDS, Tangled, untouched
 from torch import Tensor, nn
 
+from cases import slow_but
 from striate.errors import ExplainError
 from striate.explain import activation_maps, hierarchy, top_patches
 
@@ -106,7 +107,7 @@ def test_stages_grow() -> None:
             assert 0 <= channel < 4
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but(KINDS, ["channels_last"]))
 def test_every_kind_of_network(kind: str, tmp_path: object) -> None:
     model, images = KINDS[kind]()
     with untouched(model):

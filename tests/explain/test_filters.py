@@ -98,11 +98,11 @@ def test_like_stands_beside_like() -> None:
     ("layer", "shape"),
     [
         (nn.Conv2d(4, 6, 3, groups=2), (6, 2, 3, 3)),
-        (nn.Conv2d(8, 8, 5, groups=8), (8, 1, 5, 5)),
+        pytest.param(nn.Conv2d(8, 8, 5, groups=8), (8, 1, 5, 5), marks=pytest.mark.slow),
         (nn.Conv1d(2, 5, 7), (5, 2, 1, 7)),
-        (nn.ConvTranspose2d(4, 6, 3), (4, 6, 3, 3)),
+        pytest.param(nn.ConvTranspose2d(4, 6, 3), (4, 6, 3, 3), marks=pytest.mark.slow),
         (nn.Conv2d(3, 4, 1), (4, 3, 1, 1)),
-        (nn.Conv2d(3, 4, 3).half(), (4, 3, 3, 3)),
+        pytest.param(nn.Conv2d(3, 4, 3).half(), (4, 3, 3, 3), marks=pytest.mark.slow),
         (nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), (4, 3, 3, 3)),
     ],
 )
@@ -126,6 +126,7 @@ def test_the_strongest_are_kept_and_dead_ones_are_zero() -> None:
     assert (dead.frequency, dead.orientation, dead.fit) == (0, None, None)
 
 
+@pytest.mark.slow
 def test_the_picture_is_written(tmp_path: object) -> None:
     path = filters(nn.Conv2d(3, 5, 5)).save(f"{tmp_path}/filters.png")
     with Image.open(path) as picture:

@@ -9,6 +9,7 @@ import torch
 from tangled import KINDS, Tangled, untouched
 from torch import Tensor, nn
 
+from cases import slow_but
 from striate.errors import ExplainError
 from striate.explain import grad_cam, smallest_perturbation
 
@@ -111,7 +112,7 @@ def test_evidence_is_by_the_method_asked_for() -> None:
     assert found.after.classes == (found.classes[1],)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but(KINDS, ["frozen", "half"]))
 def test_every_kind_of_network(kind: str, tmp_path: object) -> None:
     picture = torch.rand(1, 12, 12)
     model = undecided(KINDS[kind]()[0], picture)

@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from tangled import Tangled, untouched
 
+from cases import quick_but
 from striate.errors import ExplainError
 from striate.explain.methods import METHODS, describe, method_named
 from striate.explain.views import VIEWS, Question, view
@@ -24,7 +25,9 @@ def asked(**options: object) -> Question:
 NEEDED = {"top_patches": {"channel": 1}, "maximize": {"target": 2}}
 
 
-@pytest.mark.parametrize("name", sorted(set(VIEWS) - {"smallest_perturbation"}))
+@pytest.mark.parametrize(
+    "name", quick_but(sorted(set(VIEWS) - {"smallest_perturbation"}), ["filters", "hierarchy", "invert", "maximize"])
+)
 def test_every_view(name: str, tmp_path: Path) -> None:
     question = asked(**NEEDED.get(name, {}))
     with untouched(question.model):

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from sklearn.datasets import load_digits
 
 import striate
+from cases import quick_but, slow_but
 from striate import models
 from striate.data import as_channels, fit_image, load_image
 from striate.errors import ExportError, ModelError, RunError
@@ -25,7 +26,7 @@ from striate.files import PARTIAL
 from striate.tasks.exportable import Exportable
 from striate.training import Recipe, Run, fit
 
-LIGHT = ("lenet5", "lenet5_1998", "simple_cnn")
+LIGHT = ("simple_cnn",)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def metadata_of(path: Path, format: str) -> dict[str, str]:
         return file.metadata()  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", quick_but(FORMATS, ["onnx"]))
 def test_a_file_says_what_it_is(format: str, run: Run, tmp_path: Path) -> None:
     out = tmp_path / "digits.bin"
     done = export(run.path, format, out)
@@ -75,7 +76,7 @@ def test_a_file_says_what_it_is(format: str, run: Run, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", quick_but(FORMATS, ["onnx"]))
 def test_without_a_name_it_lies_in_the_runs_folder(format: str, run: Run) -> None:
     done = export(run, format)
     assert done.path == run.path / f"model{FORMATS[format].suffix}"
@@ -134,7 +135,7 @@ def test_without_a_name_a_network_lies_here(tmp_path: Path, monkeypatch: pytest.
     assert [path.name for path in tmp_path.iterdir()] == ["mine.safetensors"]
 
 
-@pytest.mark.parametrize("opset", [18, pytest.param(20, marks=pytest.mark.slow), None])
+@pytest.mark.parametrize("opset", slow_but([18, 20, None], [18]))
 def test_the_version_of_onnx_operators(opset: int | None, run: Run, tmp_path: Path) -> None:
     done = export(run, "onnx", tmp_path / "digits.onnx", opset=opset)
     written = {entry.domain: entry.version for entry in onnx.load(done.path).opset_import}
@@ -220,6 +221,7 @@ def test_what_is_not_the_network_is_not_written(
     assert capfd.readouterr() == ("", ""), "nothing but the error"
 
 
+@pytest.mark.slow
 def test_another_class_within_the_tolerance_is_an_error_too(tmp_path: Path) -> None:
     model = Elsewhere((0.0, 2e-5))
     torch.nn.init.zeros_(model.linear.weight)
@@ -237,6 +239,7 @@ def test_a_layer_that_onnx_has_not(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_network_stays_as_it_was(tmp_path: Path) -> None:
     model = torch.nn.Sequential(
         torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.Dropout(), torch.nn.Flatten()
@@ -278,6 +281,7 @@ def test_mistakes_are_one_line(run: Run, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_what_was_there(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "digits.onnx"
     out.write_text("the last one")
@@ -292,7 +296,7 @@ def test_a_full_disk_leaves_what_was_there(run: Run, tmp_path: Path, monkeypatch
     assert not list(tmp_path.glob(f"*{PARTIAL}"))
 
 
-@pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
+@pytest.mark.parametrize("missing", quick_but(["onnx", "onnxscript", "onnxruntime"], ["onnxruntime"]))
 def test_libraries_that_are_not_installed(
     missing: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import small_detectors
+from cases import slow_but
 from small_detectors import centers, pictures, two_stage
 from striate import models, ops
 from striate.errors import ExportError, RunError
@@ -77,7 +78,7 @@ def assert_alike(rows: dict[str, Tensor], wanted: Found) -> None:
             torch.testing.assert_close(rows["masks"][own], result["masks"][:, 0], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", slow_but(NETWORKS, ["centers"]))
 def test_onnx_runtime_finds_the_same(name: str, tmp_path: Path) -> None:
     model = made(NETWORKS[name])
     done = written(model, pictures((64, 64), 0, 1, 5), tmp_path / "network.onnx")
@@ -95,6 +96,7 @@ def test_onnx_runtime_finds_the_same(name: str, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_suppression_may_be_left_to_the_reader(tmp_path: Path) -> None:
     model = made(one_stage)
     done = written(model, pictures((64, 64), 1, 5), tmp_path / "network.onnx", suppression="outside")
@@ -115,6 +117,7 @@ def test_suppression_may_be_left_to_the_reader(tmp_path: Path) -> None:
         assert len(boxes) > len(kept) or not len(kept), "the file leaves out nothing"
 
 
+@pytest.mark.slow
 def test_a_detectors_file_says_what_its_outputs_are(tmp_path: Path) -> None:
     model = made(NETWORKS["centers"])
     written(model, pictures((64, 64), 1), tmp_path / "network.pt2", "torch-export")
@@ -183,6 +186,7 @@ def test_results_are_compared_object_by_object() -> None:
     assert form.counted(first) == 3
 
 
+@pytest.mark.slow
 def test_a_file_that_finds_other_objects_is_not_written(tmp_path: Path) -> None:
     model = made(NETWORKS["centers"])
     original = type(model).detect_batch

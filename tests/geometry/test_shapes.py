@@ -17,14 +17,25 @@ from striate.geometry import parse
 every_problem = st.one_of(random_convolutions(), random_poolings("max"), random_poolings("avg"))
 
 
-@given(every_problem)
-@settings(max_examples=1000)
-def test_a_problem_is_what_its_line_says(problem: ConvShape | PoolShape) -> None:
+def is_what_its_line_says(problem: ConvShape | PoolShape) -> None:
     line = str(problem)
     assert "\n" not in line
     assert parse(line) == problem
     assert str(parse(line)) == line
     assert pickle.loads(pickle.dumps(problem)) == problem
+
+
+@given(every_problem)
+@settings(max_examples=200)
+def test_a_problem_is_what_its_line_says(problem: ConvShape | PoolShape) -> None:
+    is_what_its_line_says(problem)
+
+
+@pytest.mark.slow
+@given(every_problem)
+@settings(max_examples=1000)
+def test_more_problems_are_what_their_lines_say(problem: ConvShape | PoolShape) -> None:
+    is_what_its_line_says(problem)
 
 
 @pytest.mark.parametrize("line", CONVOLUTIONS + POOLINGS)

@@ -26,10 +26,7 @@ def seen(window: Window, size: int) -> set[tuple[int, int]]:
     return pairs
 
 
-@given(one_axis)
-@settings(max_examples=1000)
-def test_taps_inside_are_those_counted_on_a_padded_line(drawn: tuple[int, Window]) -> None:
-    size, window = drawn
+def taps_are_counted(size: int, window: Window) -> None:
     resolved, outputs = window.resolve(size), window.output_size(size)
     expected = seen(window, size)
     assert {(o, t) for o in range(outputs) for t in resolved.taps_inside(o, size)} == expected
@@ -38,6 +35,19 @@ def test_taps_inside_are_those_counted_on_a_padded_line(drawn: tuple[int, Window
         (o, t) for o in range(outputs) for t in range(window.kernel) if 0 <= resolved.position(o, t) < size
     } == expected
     assert window.in_bounds_taps(size) == len(expected)
+
+
+@given(one_axis)
+@settings(max_examples=200)
+def test_taps_inside_are_those_counted_on_a_padded_line(drawn: tuple[int, Window]) -> None:
+    taps_are_counted(*drawn)
+
+
+@pytest.mark.slow
+@given(one_axis)
+@settings(max_examples=1000)
+def test_taps_inside_of_more_windows(drawn: tuple[int, Window]) -> None:
+    taps_are_counted(*drawn)
 
 
 @pytest.mark.formula("F23", "F24", "F25")

@@ -26,6 +26,7 @@ def noticed(*numbers: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_an_effective_kernel_that_is_wrong_is_noticed() -> None:
     assert noticed("F26") == "F26: 3 of 3 noticed\n"
 

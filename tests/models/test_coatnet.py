@@ -23,6 +23,7 @@ CHOICES = {
 }
 
 
+@pytest.mark.slow
 def test_cost_is_the_papers() -> None:
     model = models.create("coatnet_0")
     cost = summarize(model, (1, 3, 224, 224))
@@ -64,7 +65,7 @@ def test_stochastic_depth_rises_to_the_papers() -> None:
     assert (drops[0], drops[-1]) == (0, pytest.approx(0.2))
 
 
-@pytest.mark.parametrize("size", [(32, 32), (28, 28)])
+@pytest.mark.parametrize("size", [pytest.param((32, 32), marks=pytest.mark.slow), (28, 28)])
 def test_small_images_of_one_channel(size: tuple[int, int]) -> None:
     model = CoAtNet(NANO, num_classes=10, in_channels=1, small_input=True)
     assert model.input_size == (32, 32)
@@ -77,6 +78,7 @@ def test_small_images_of_one_channel(size: tuple[int, int]) -> None:
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_every_map_has_the_size_that_its_attention_was_made_for() -> None:
     model = CoAtNet(NANO, num_classes=10, in_channels=1, small_input=True)
     for size in ((32, 32), (29, 45), (1, 2)):
@@ -87,6 +89,7 @@ def test_every_map_has_the_size_that_its_attention_was_made_for() -> None:
         model.resize((0, 32))
 
 
+@pytest.mark.slow
 def test_compiles_and_exports() -> None:
     model = CoAtNet(NANO, num_classes=10, in_channels=1, small_input=True).eval()
     x = torch.randn(4, 1, 32, 32)

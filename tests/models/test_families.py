@@ -142,9 +142,10 @@ def test_a_small_network_computes_what_torchvisions_does(pair: Any, size: tuple[
         assert largest > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "side", "weight"),
-    [("googlenet", 64, 0.3), pytest.param("inception_v3", 299, 0.4, marks=pytest.mark.slow)],
+    [("googlenet", 64, 0.3), ("inception_v3", 299, 0.4)],
 )
 def test_auxiliary_heads_are_torchvisions(name: str, side: int, weight: float, peer: Peer) -> None:
     theirs, ours = theirs_of(name, peer), without_start(name)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from one_stage import CASES, CLASSES, Builder, levelled, targets
 
+from cases import slow_but
 from small_detectors import OneStage
 from striate import models
 from striate.errors import ModelError
@@ -75,10 +76,11 @@ HARD = (
 )
 
 
-@every
-def test_losses_and_gradients_are_finite(
-    name: str, builder: Builder, options: dict[str, Any], detectors: dict[str, Any]
-) -> None:
+@pytest.mark.parametrize(
+    "name",
+    slow_but([name for name, *_ in CASES], ["ssd300_vgg16", "ssdlite320_mobilenet_v3_large", "retinanet_resnet50_fpn"]),
+)
+def test_losses_and_gradients_are_finite(name: str, detectors: dict[str, Any]) -> None:
     model = detectors[name].train()
     image = one_stage.pictures()[0]
     for boxes in (HARD, HARD[:1]):  # in the second batch nothing is known at all

@@ -12,11 +12,9 @@ from safetensors.torch import save_file
 from striate import models
 from striate.models.naming import translated
 
-SMALL = (
-    "alexnet", "resnet18", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "squeezenet1_1",
-    "shufflenet_v2_x0_5", "regnet_y_400mf",
-)  # fmt: skip
+SMALL = ("resnet18", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "squeezenet1_1", "regnet_y_400mf")
 LARGE = (
+    "alexnet", "shufflenet_v2_x0_5",
     "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "resnet34", "resnet50",
     "resnet101", "resnet152", "mobilenet_v3_large", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3",
     "efficientnet_b4", "efficientnet_b5", "efficientnet_b6", "efficientnet_b7", "efficientnet_v2_s",
@@ -28,7 +26,7 @@ LARGE = (
 TORCHVISIONS = [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)]
 TIMMS = [
     pytest.param("resnet18", "resnet18", marks=pytest.mark.slow),
-    ("se_resnet50", "seresnet50"),
+    pytest.param("se_resnet50", "seresnet50", marks=pytest.mark.slow),
     ("mobilenet_v1", "mobilenetv1_100"),
     pytest.param("mobilenet_v2", "mobilenetv2_100", marks=pytest.mark.slow),
     ("efficientnet_b0", "efficientnet_b0"),

@@ -27,7 +27,7 @@ PARAMETERS = {
     "deeplabv3_mobilenet_v3_large": 11_029_328,
     "lraspp_mobilenet_v3_large": 3_221_538,
 }
-FAST = ("deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large", "fcn_resnet50")
+FAST = ("deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large")
 NAMES = [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in PARAMETERS]
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from cases import slow_but
 from striate import models, nn
 from striate.errors import ModelError, WeightsWarning
 from striate.models import faster_rcnn, mask_rcnn
@@ -39,7 +40,7 @@ def test_parameters_are_the_literatures_and_the_descriptions(name: str) -> None:
     assert models.task_of(name) == ("instance" if name.startswith("mask") else "detection")
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("name", slow_but(PARAMETERS, ["fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn"]))
 def test_what_later_work_reads_is_there(name: str) -> None:
     with torch.device("meta"):
         model = models.create(name, num_classes=7, in_channels=1)
@@ -76,7 +77,7 @@ def target(height: int, width: int, *boxes: tuple[float, ...]) -> nn.Target:
     return {"boxes": corners, "labels": torch.arange(len(boxes)) % 3 + 1, "masks": masks}
 
 
-@pytest.mark.parametrize("masks", [False, True])
+@pytest.mark.parametrize("masks", slow_but([False, True], [True]))
 def test_results_are_dicts_in_the_images_own_pixels(masks: bool) -> None:
     model = tiny(masks, box_score_thresh=0.0, box_detections_per_img=6).eval()
     with torch.no_grad():

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from cases import slow_but
 from striate.errors import ModelError
 from striate.models.unet import UNet
 
@@ -65,7 +66,7 @@ def discs(count: int, side: int, seed: int) -> tuple[Tensor, Tensor]:
     return images, truth
 
 
-@pytest.mark.parametrize("up", ["bilinear", "transposed"])
+@pytest.mark.parametrize("up", slow_but(["bilinear", "transposed"], ["transposed"]))
 def test_it_learns_in_seconds(up: str) -> None:
     model = UNet(3, 1, width=8, depth=2, up=up)  # type: ignore[arg-type]
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
@@ -100,6 +101,7 @@ def test_wrong_arguments_are_told() -> None:
         UNet(up="nearest")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_compilers_take_every_multiple_of_the_largest_window() -> None:
     model = UNet(3, 1, width=4, depth=2).eval()
     with torch.no_grad():

@@ -67,6 +67,7 @@ def test_names_shapes_and_logits_are_torchvisions(name: str, peer: Peer) -> None
         torch.testing.assert_close(ours(x), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_initial_values_are_spread_as_torchvisions(peer: Peer) -> None:
     theirs = peer("torchvision:vit_b_32")
     ours = models.create("vit_b_32", num_classes=1000, in_channels=3)
@@ -78,6 +79,7 @@ def test_initial_values_are_spread_as_torchvisions(peer: Peer) -> None:
             assert one.std().item() == pytest.approx(other.std().item(), rel=0.1, abs=1e-9), key
 
 
+@pytest.mark.slow
 def test_multiply_accumulates_are_the_literatures() -> None:
     with torch.device("meta"):
         model = models.create("vit_b_16", num_classes=1000, in_channels=3)
@@ -151,6 +153,7 @@ def test_dropout_is_off_in_evaluation() -> None:
     assert torch.equal(model(x), model(x))
 
 
+@pytest.mark.slow
 def test_compiles_and_exports() -> None:
     model = VisionTransformer(NANO, num_classes=10, in_channels=1, small_input=True).eval()
     x = torch.randn(4, 1, 32, 32)

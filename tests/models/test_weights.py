@@ -161,6 +161,7 @@ def in_the_cache(folder: Path, name: str) -> Path:
     return snapshot / name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 def test_the_hubs_cache_is_enough(name: str, tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub")

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cases import slow_but
 from striate import models
 from striate.analysis import receptive_field, summarize
 from striate.errors import GeometryError, ModelError
@@ -88,6 +89,7 @@ def test_described_parameters_are_the_literatures() -> None:
 DEEP = (
     "vgg13", "vgg19", "resnet34", "resnet101", "resnet152", "mobilenet_v3_large", "squeezenet1_0", "shufflenet_v2_x1_0",
     "regnet_y_400mf", "regnet_x_400mf", "densenet121", "googlenet", "inception_v3", "efficientnet_v2_s", "swin_t",
+    "efficientnet_b0", "mobilenet_v3_small", "mobilenet_v2", "resnet50",
 )  # fmt: skip
 
 
@@ -105,7 +107,7 @@ def test_multiply_accumulates_are_the_literatures(name: str) -> None:
     ("name", "layer", "size", "stride"),
     [
         ("alexnet", "features", 195, 32),
-        ("vgg16", "features", 212, 32),
+        pytest.param("vgg16", "features", 212, 32, marks=pytest.mark.slow),
         ("mobilenet_v1", "features", 315, 32),
         ("resnet18", "layer4", 435, 32),
         ("resnet50", "layer4", 427, 32),
@@ -138,7 +140,7 @@ def learns(name: str, model: torch.nn.Module, images: torch.Tensor) -> None:
     assert after < before, name
 
 
-@pytest.mark.parametrize("name", [name for name in SMALL_FORM if name in LIGHT])
+@pytest.mark.parametrize("name", slow_but([name for name in SMALL_FORM if name in LIGHT], ["se_resnet18"]))
 def test_small_images_train(name: str) -> None:
     model = models.create(name, 10, 1, small_input=True)
     assert model.input_size == (32, 32)
@@ -163,17 +165,12 @@ def test_native_size_trains(name: str) -> None:
     learns(name, model, torch.randn(2, channels, height, width))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
-        "resnet18_aps",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in (
-                "alexnet_2012", "vgg11", "vgg11_bn", "resnet18", "resnet50", "se_resnet18", "resnet18_blur",
-                "mobilenet_v1", "mobilenet_v2", "efficientnet_b0", "efficientnet_lite0",
-            )
-        ),
+        "resnet18_aps", "alexnet_2012", "vgg11", "vgg11_bn", "resnet18", "resnet50", "se_resnet18", "resnet18_blur",
+        "mobilenet_v1", "mobilenet_v2", "efficientnet_b0", "efficientnet_lite0",
     ],
 )  # fmt: skip
 def test_compilers_take_it(name: str) -> None:
@@ -216,6 +213,7 @@ def test_polyphase_networks_do_not_notice_circular_shifts(name: str) -> None:
         assert (plain(moved) - plain(images)).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_blurred_networks_notice_shifts_less() -> None:
     images = F.interpolate(torch.rand(4, 3, 8, 8, dtype=torch.float64), (32, 32), mode="bicubic")
     change = {}

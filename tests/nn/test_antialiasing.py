@@ -119,7 +119,13 @@ def test_branches_with_a_phase_each_fall_apart() -> None:
     assert any(not torch.allclose(each, moved[0], rtol=0.01) for each in moved[1:])
 
 
-@pytest.mark.parametrize("make", [lambda: nn.BlurPool2d(2, 3, padding_mode="circular"), lambda: Residual(2, 3)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda: nn.BlurPool2d(2, 3, padding_mode="circular"), marks=pytest.mark.slow),
+        lambda: Residual(2, 3),
+    ],
+)
 def test_gradients_compilers_and_exporters(make: Any) -> None:
     layer = make().double()
     x = torch.randn(2, 2, 4, 6, dtype=torch.float64, requires_grad=True)

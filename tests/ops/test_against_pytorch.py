@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.testing._internal.common_methods_invocations import op_db
 
 import striate
+from cases import quick_but, slow_but
 from striate import ops
 from striate.errors import GeometryError
 
@@ -63,17 +64,17 @@ def agree(mine: Any, theirs: Any, call: Any, dims: int, layouts: bool = True) ->
             torch.testing.assert_close(a, b, **tolerance)
 
 
-@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in (1, 2, 3))])
+@pytest.mark.parametrize("part", slow_but(range(8), [0]))
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("name", sorted(SAMPLED))
+@pytest.mark.parametrize("name", quick_but(sorted(SAMPLED), [name for name in SAMPLED if "3d" in name]))
 def test_samples(name: str, dtype: torch.dtype, part: int) -> None:
     op, mine, seen = SAMPLED[name], getattr(ops, name), 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's own, about padding that it copies
-        # Of maxima there are a hundred: a quarter of them is fast, in float32 another one than in float64.
+        # Of maxima there are a hundred: an eighth of them is fast, in float32 another one than in float64.
         samples = list(op.sample_inputs("cpu", dtype, requires_grad=True))
         if len(samples) > 50:
-            samples = samples[(part + (dtype is torch.float32)) % 4 :: 4]
+            samples = samples[(part + (dtype is torch.float32)) % 8 :: 8]
         elif part:
             pytest.skip("all are in the first part")
         for sample in samples:
@@ -127,7 +128,7 @@ def _in_odd_memory(tensor: Tensor) -> Iterator[Tensor]:
 
 
 @pytest.mark.parametrize("last", [False, True])
-@pytest.mark.parametrize("backend", ["llvm", "matmul", "winograd", "aten", "reference"])
+@pytest.mark.parametrize("backend", quick_but(["llvm", "matmul", "winograd", "aten", "reference"], ["winograd"]))
 def test_operands_in_odd_memory(backend: str, last: bool) -> None:
     layout = torch.channels_last if last else torch.contiguous_format
     channels = 32 if backend in ("matmul", "winograd") else 8

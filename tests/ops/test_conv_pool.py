@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cases import assert_same
+from cases import assert_same, slow_but
 from striate import engine
 from striate.engine import pooled, tuning, winograd
 from striate.errors import GeometryError, OperandError
@@ -71,9 +71,9 @@ def problem(seed: int) -> tuple:
         return (x, w, b, *how)
 
 
-@pytest.mark.parametrize("start", [0, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("start", slow_but(range(0, 20, 4), [0]))
 def test_random_problems(start: int) -> None:
-    for seed in range(start, start + 10):
+    for seed in range(start, start + 4):
         check(*problem(seed))
 
 
@@ -99,7 +99,9 @@ LAYERS = {
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    "name", slow_but(LAYERS, ["LeNet-5 C1", "LeNet-5 C3", "simple_cnn conv2", "many weights, through the whole map"])
+)
 def test_layers_as_networks_have_them(name: str, channels_last: bool, threads: int) -> None:
     input, weight, conv, pool = LAYERS[name]
     x, w, b = (torch.randint(-9, 10, size).float() for size in (input, weight, weight[:1]))
@@ -129,7 +131,7 @@ def test_ways_that_are_known_to_be_slower_are_not_made(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+@pytest.mark.parametrize("activation", slow_but(ACTIVATIONS, ["relu"]))
 def test_where_outputs_need_not_be_local_tiles_are_pooled_as_they_are_made(
     activation: str, channels_last: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +161,7 @@ def test_where_outputs_need_not_be_local_tiles_are_pooled_as_they_are_made(
         assert_same(one, other, 4 * y.numel() // 64)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("narrower")
 def test_every_instruction_set_computes_the_same() -> None:
     for seed in range(2):

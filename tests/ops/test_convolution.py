@@ -20,7 +20,7 @@ from striate.geometry import ConvShape
 CONV = {1: ops.conv1d, 2: ops.conv2d, 3: ops.conv3d}
 CONV_TRANSPOSE = {1: ops.conv_transpose1d, 2: ops.conv_transpose2d, 3: ops.conv_transpose3d}
 #: In `make test`, and in `make test-all`.
-EXAMPLES, MORE = 200, 4000
+EXAMPLES, MORE = 100, 4000
 
 
 def terms(shape: ConvShape, open_: Pass) -> int:

@@ -12,6 +12,7 @@ import torch
 from test_against_onnx import collect
 from torch import Tensor
 
+from cases import slow_but
 from striate import ops
 from striate.ops import graphs
 
@@ -123,7 +124,7 @@ def exported(head: Head) -> torch.export.ExportedProgram:
     return torch.export.export(head, inputs(9), dynamic_shapes=(None, {0: many}, {0: many}, {0: many}))
 
 
-@pytest.mark.parametrize(("samples", "aligned"), [(2, False), (0, True)])
+@pytest.mark.parametrize(("samples", "aligned"), [pytest.param(2, False, marks=pytest.mark.slow), (0, True)])
 def test_graphs_have_onnxs_operators_and_compute_the_same(samples: int, aligned: bool) -> None:
     runtime = pytest.importorskip("onnxruntime")
     head = Head(samples, aligned)
@@ -147,7 +148,7 @@ def test_graphs_have_onnxs_operators_and_compute_the_same(samples: int, aligned:
             torch.testing.assert_close(torch.from_numpy(theirs), mine, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("samples", [2, 0])
+@pytest.mark.parametrize("samples", slow_but([2, 0], [0]))
 def test_a_program_made_of_pytorchs_operators_computes_the_same(samples: int) -> None:
     head = Head(samples, False)
     program = exported(head).run_decompositions()
@@ -160,7 +161,7 @@ def test_a_program_made_of_pytorchs_operators_computes_the_same(samples: int) ->
             torch.testing.assert_close(theirs, mine)
 
 
-@pytest.mark.parametrize("samples", [2, 0])
+@pytest.mark.parametrize("samples", slow_but([2, 0], [0]))
 def test_compiled_calls_compute_the_same_and_have_gradients(samples: int) -> None:
     head = Head(samples, False)
     given = inputs(12)

@@ -19,6 +19,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from cases import slow_but
 from striate import engine
 from striate.acceleration import fused
 from striate.ops import chain
@@ -375,6 +376,7 @@ def test_normalisation(data: st.DataObject) -> None:
     assume(compare(case, data.draw(deeds(list(case.leaves)))))
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(data=st.data())
 def test_convolution_and_pooling(data: st.DataObject) -> None:
@@ -391,6 +393,7 @@ def test_pooling_before_a_clamp(data: st.DataObject) -> None:
     assume(compare(case, data.draw(deeds(list(case.leaves)))))
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(data=st.data())
 def test_rows(data: st.DataObject) -> None:
@@ -453,7 +456,7 @@ def close(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:
 
 
 @each_case
-@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("late", slow_but([False, True], [True]))
 def test_what_is_written_over(name: str, late: bool) -> None:
     """The result, every operand, and every leaf, before the first gradients or between them and the second."""
     case = CASES[name]()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -146,8 +147,7 @@ def test_values_and_gradients_are_the_definition_s(
         check(away_from_kinks(Problem(shape, residual, LAYOUTS[layout]), activation, training), activation, training)
 
 
-@settings(max_examples=80)
-@given(
+random_shapes = given(
     batch=st.integers(1, 5),
     channels=st.one_of(st.integers(1, 40), st.just(64)),
     size=st.lists(st.integers(1, 9), max_size=3),
@@ -155,7 +155,9 @@ def test_values_and_gradients_are_the_definition_s(
     layout=st.sampled_from(list(LAYOUTS)),
     seed=st.integers(0, 1000),
 )
-def test_random_shapes(
+
+
+def check_shape(
     batch: int, channels: int, size: list[int], form: tuple[str, bool, bool], layout: str, seed: int
 ) -> None:
     torch.manual_seed(seed)
@@ -167,6 +169,19 @@ def test_random_shapes(
     # Few numbers may have any deviation, and so any slope.
     p.x = LAYOUTS[layout](torch.linspace(-3, 3, p.x.numel())[torch.randperm(p.x.numel())].reshape(shape))
     check(away_from_kinks(p, activation, training), activation, training, ulps=400)
+
+
+@settings(max_examples=25)
+@random_shapes
+def test_random_shapes(**drawn: Any) -> None:
+    check_shape(**drawn)
+
+
+@pytest.mark.slow
+@settings(max_examples=80)
+@random_shapes
+def test_more_random_shapes(**drawn: Any) -> None:
+    check_shape(**drawn)
 
 
 @pytest.mark.parametrize("shape", [(5, 20, 37, 41), (70, 24, 12, 11), (600, 10), (1, 2, 1, 3000), (16, 40, 24, 24)])

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cases import POOLINGS, assert_same, image, pool, random_poolings
+from cases import POOLINGS, assert_same, image, pool, random_poolings, slow_but
 from striate import engine, ops
 from striate.engine import Pass, aten, reference
 from striate.errors import GeometryError, OperandError, StriateError
@@ -81,9 +81,7 @@ def test_more_random_poolings(largest: PoolShape, mean: PoolShape) -> None:
     check_average(mean)
 
 
-@given(random_poolings("avg"), st.sampled_from([1, 2, 3, 2.5, math.inf]))
-@settings(max_examples=250)
-def test_random_norms(shape: PoolShape, norm_type: float) -> None:
+def check_norm(shape: PoolShape, norm_type: float) -> None:
     how = (norm_type, shape.kernel, shape.stride, shape.ceil_mode)
     named = {"padding": [window.padding for window in shape.windows], "dilation": shape.dilation}
     x = image(shape).requires_grad_()
@@ -98,6 +96,22 @@ def test_random_norms(shape: PoolShape, norm_type: float) -> None:
     g = torch.randn_like(y)
     backward = getattr(ops.reference, f"lp_pool{shape.dims}d_backward")(g, x, *how, **named)
     assert_same(torch.autograd.grad(y, x, g)[0], backward, 1000)
+
+
+NORMS = st.sampled_from([1, 2, 3, 2.5, math.inf])
+
+
+@given(random_poolings("avg"), NORMS)
+@settings(max_examples=60)
+def test_random_norms(shape: PoolShape, norm_type: float) -> None:
+    check_norm(shape, norm_type)
+
+
+@pytest.mark.slow
+@given(random_poolings("avg"), NORMS)
+@settings(max_examples=250)
+def test_more_random_norms(shape: PoolShape, norm_type: float) -> None:
+    check_norm(shape, norm_type)
 
 
 def call(shape: PoolShape, x: torch.Tensor) -> torch.Tensor:
@@ -168,7 +182,7 @@ def test_memory_layouts(line: str, layout: torch.memory_format) -> None:
     assert_same(torch.autograd.grad(y, x, g)[0], backward, 64)
 
 
-@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("dims", slow_but([1, 2, 3], [1, 2]))
 @pytest.mark.parametrize("kind", ["avg", "max"])
 @given(data=st.data())
 @settings(max_examples=100)

@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cases import assert_same
+from cases import assert_same, slow_but
 from striate import ops
 from striate.errors import GeometryError, OperandError
 
 
 @pytest.mark.formula("F5", "F7")
-@pytest.mark.parametrize("mode", ["full", "same", "valid"])
+@pytest.mark.parametrize("mode", slow_but(["full", "same", "valid"], ["full", "valid"]))
 @pytest.mark.parametrize("name", ["convolve", "correlate"])
 @given(data=st.data())
 @settings(max_examples=200)

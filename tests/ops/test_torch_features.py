@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from cases import quick_but, slow_but
 from striate import ConvShape, engine, nn, ops
 from striate.engine import Pass
 from striate.engine.backends import forget
@@ -197,8 +198,8 @@ def calls(channels: int) -> dict[str, Callable[..., torch.Tensor]]:
     }
 
 
-@pytest.mark.parametrize("backend", ["auto", "llvm", "aten", "winograd"])
-@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("backend", quick_but(["auto", "llvm", "aten", "winograd"], ["llvm"]))
+@pytest.mark.parametrize("last", slow_but([False, True], [True]))
 def test_defaults_of_dtype_and_device_are_for_others(backend: str, last: bool) -> None:
     layout = torch.channels_last if last else torch.contiguous_format
     leaves = [torch.randn(2, 16, 9, 9).contiguous(memory_format=layout), torch.randn(16, 16, 3, 3), torch.randn(16)]
@@ -231,7 +232,7 @@ def test_defaults_of_dtype_and_device_are_for_others(backend: str, last: bool) -
         torch.set_default_device(None)
 
 
-@pytest.mark.parametrize("backend", ["auto", "llvm", "aten"])
+@pytest.mark.parametrize("backend", quick_but(["auto", "llvm", "aten"], ["llvm"]))
 @pytest.mark.parametrize("last", [False, True])
 def test_batches_of_gradients_in_one(backend: str, last: bool) -> None:
     layout = torch.channels_last if last else torch.contiguous_format

@@ -89,6 +89,7 @@ def test_a_long_name_and_a_label_without_name() -> None:
     assert len(said) <= 22
 
 
+@pytest.mark.slow
 def test_lines_and_letters_scale_with_the_picture() -> None:
     small = draw_annotation(picture(), annotation(), CLASSES)
     large = draw_annotation(picture(size=(1500, 2400)), annotation((1500, 2400)), CLASSES)

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console, RenderableType
 
+from cases import quick_but
 from striate.data import Annotation, Detections
 from striate.errors import DataError
 from striate.report import maps, object_figures, object_tables
@@ -54,7 +55,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", quick_but(KINDS, ["many classes"]))
 def test_every_figure_and_table_of_objects(kind: str) -> None:
     measures, samples = KINDS[kind]()
     worst = measures.worst(2)
@@ -121,7 +122,9 @@ def made_maps(classes: int, ignored: bool) -> tuple[MapMeasures, list[tuple[torc
     return measure_maps([each[1] for each in samples], [each[2] for each in samples], names), samples
 
 
-@pytest.mark.parametrize(("classes", "ignored"), [(1, True), (3, False), (32, True)])
+@pytest.mark.parametrize(
+    ("classes", "ignored"), [(1, True), (3, False), pytest.param(32, True, marks=pytest.mark.slow)]
+)
 def test_every_figure_and_table_of_maps(classes: int, ignored: bool) -> None:
     measures, samples = made_maps(classes, ignored)
     worst = measures.worst(2)

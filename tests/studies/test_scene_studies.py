@@ -73,6 +73,7 @@ def test_maps_of_other_digits_are_still_digits(test_scenes: object) -> None:
     assert classes < 30
 
 
+@pytest.mark.slow
 def test_a_detector_and_a_segmenter_learn_and_the_same_seed_repeats() -> None:
     data = scenes(0, 8, 4)
     weights = []
@@ -113,8 +114,8 @@ def test_dilation_keeps_weights_and_field_and_makes_the_map_finer() -> None:
 @pytest.mark.parametrize(
     ("module", "name"),
     [
-        (dilated_trunk, "dilated_trunk"),
-        (pyramid_levels, "pyramid_levels"),
+        pytest.param(dilated_trunk, "dilated_trunk", marks=pytest.mark.slow),
+        pytest.param(pyramid_levels, "pyramid_levels", marks=pytest.mark.slow),
         (object_augmentation, "object_augmentation"),
     ],
 )

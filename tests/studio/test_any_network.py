@@ -11,11 +11,11 @@ import torch
 from strange import strange
 from torch import nn
 
-LIGHT = [
-    "torchvision:squeezenet1_1", "torchvision:mobilenet_v3_small", "timm:resnet10t", "timm:vit_tiny_patch16_224",
-    "timm:lcnet_050",
-]  # fmt: skip
+from cases import slow_but
+
+LIGHT = ["torchvision:mobilenet_v3_small", "timm:resnet10t", "timm:lcnet_050"]
 OTHERS = [
+    "torchvision:squeezenet1_1", "timm:vit_tiny_patch16_224",
     "torchvision:shufflenet_v2_x0_5", "torchvision:mnasnet0_5", "torchvision:densenet121", "torchvision:googlenet",
     "torchvision:regnet_y_400mf", "torchvision:efficientnet_b0", "torchvision:swin_t", "timm:convnext_atto",
     "timm:ghostnet_100", "timm:mixer_s32_224", "timm:edgenext_xx_small", "timm:mobilevit_xxs", "timm:levit_128s",
@@ -100,7 +100,7 @@ class Recurrent(nn.Module):
     ("model", "inputs"),
     [
         (Unfolding(), torch.rand(1, 1, 4, 4)),
-        (Deep(), torch.rand(1, 1, 2, 2)),
+        pytest.param(Deep(), torch.rand(1, 1, 2, 2), marks=pytest.mark.slow),
         (Random(), torch.rand(1, 1, 2, 2)),
         (Recurrent(), torch.rand(1, 5, 4)),
         (nn.Identity(), torch.rand(1, 3, 4, 4)),
@@ -145,7 +145,7 @@ def test_ten_thousand_operators_can_be_looked_at(start: Callable[..., Any], brow
     assert browser.errors() == []
 
 
-@pytest.mark.parametrize("name", list(strange()))
+@pytest.mark.parametrize("name", slow_but(strange(), ["Empty", "Writing", "Steered"]))
 def test_strange_modules_show_without_an_error(name: str, start: Callable[..., Any], browser: Any) -> None:
     model, inputs = strange()[name]
     client = start(model, inputs)

@@ -13,6 +13,7 @@ from strange import Dropping, strange
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from cases import quick_but
 from striate import engine, models
 from striate.errors import StudioError
 from striate.studio.gradients import Backward, Gradients, Target, by_layer, by_parameter, descend
@@ -66,7 +67,7 @@ def small(name: str) -> tuple[nn.Module, Tensor]:
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", ["lenet5", "resnet18", "dropping", "mixed"])
+@pytest.mark.parametrize("name", quick_but(["lenet5", "resnet18", "dropping", "mixed"], ["resnet18"]))
 def test_gradients_are_autograds_to_the_last_bit(name: str, training: bool) -> None:
     """Of PyTorch's layers; striate's own add up a bias's gradient in an order that hangs on memory."""
     model, x = small(name)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from strange import strange
 from torch import Tensor, nn
 
+from cases import slow_but
 from striate import models
 from striate.errors import StudioError
 from striate.studio.derivation import derive
@@ -107,7 +108,7 @@ def assert_terms(recording: Recording, derived: Derivation) -> None:
     assert total == pytest.approx(derived.check.recorded, rel=1e-11, abs=1e-11)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", slow_but(range(40), [0, 1, 2, 5, 8, 14, 20, 26, 29, 32, 38]))
 def test_windows_of_random_convolutions_and_poolings(seed: int) -> None:
     """2,400 places in all, in float64."""
     draw = random.Random(seed)

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from cases import slow_but
+
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 
@@ -199,14 +201,24 @@ def test_a_wrong_token_is_a_line_in_the_page(browser: Any, studio: Any) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["#/nothing", "#/numbers/99999", "#/numbers/x", "#/network?open=none&node=none", "#/numbers/26?form=maps", "#/%"],
+    slow_but(
+        [
+            "#/nothing",
+            "#/numbers/99999",
+            "#/numbers/x",
+            "#/network?open=none&node=none",
+            "#/numbers/26?form=maps",
+            "#/%",
+        ],
+        ["#/nothing", "#/numbers/99999", "#/%"],
+    ),
 )
 def test_wrong_addresses_break_no_page(browser: Any, studio: Any, address: str) -> None:
     browser.open(studio, address)
     browser.wait("document.querySelector('[role=alert], [data-node]')")
 
 
-@pytest.mark.parametrize("width", [800, 1280, 2560])
+@pytest.mark.parametrize("width", slow_but([800, 1280, 2560], [800]))
 def test_pages_fit_their_window(page: Any, studio: Any, width: int) -> None:
     for address in ("#/network", "#/numbers/11"):
         page.open(studio, address, size=(width, 900))

@@ -141,6 +141,7 @@ def test_detectors_are_shown_up_to_where_values_decide() -> None:
     assert subject.whole.state_dict().keys() == subject.model.state_dict().keys()
 
 
+@pytest.mark.slow
 def test_the_default_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STRIATE_CACHE_DIR", str(tmp_path / "cache"))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from cases import quick_but
 from striate import explain
 from striate.data import Normalization, Preprocessing
 from striate.explain.views import VIEWS
@@ -92,7 +93,13 @@ def test_filters_patches_and_synthesis_are_the_librarys(small: Any) -> None:
     assert told["reached"] == list(made.reached)
 
 
-@pytest.mark.parametrize("name", [name for name in VIEWS if name not in ("activation_maps", "filters", "maximize")])
+@pytest.mark.parametrize(
+    "name",
+    quick_but(
+        [name for name in VIEWS if name not in ("activation_maps", "filters", "maximize")],
+        ["hierarchy", "smallest_perturbation"],
+    ),
+)
 def test_other_views_come_as_the_librarys_figures(small: Any, name: str) -> None:
     layer = "3" if name in ("top_patches", "deep_dream", "invert") else None
     if name == "invert":

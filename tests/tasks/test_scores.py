@@ -360,6 +360,7 @@ class TestIntervals:
         assert 0 <= low <= (part / whole if whole else 0.5) <= high <= 1
         assert wilson(whole - part, whole) == pytest.approx((1 - high, 1 - low))
 
+    @pytest.mark.slow
     def test_the_bootstrap_is_that_of_images(self) -> None:
         scores = drawn(150, 3, right=1.0)
         labels, predicted = scores.labels.numpy(), scores.predicted.numpy()
@@ -371,6 +372,7 @@ class TestIntervals:
         expected = bootstrap((labels, predicted), statistic, **options).confidence_interval
         assert bootstrap_macro_f1(scores.confusion) == pytest.approx(expected, abs=0.015)
 
+    @pytest.mark.slow
     def test_the_bootstrap_covers_the_truth_where_classes_are_small(self) -> None:
         # 40 classes of 10 images: plain percentiles hold the truth in fewer than 85 of 100.
         size, random = 40, np.random.default_rng(0)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import tiny_networks
+from cases import quick_but, slow_but
 from striate import models, tasks
 from striate.data import load
 from striate.errors import DataError, RunError
@@ -71,8 +72,14 @@ def test_a_run_of_each_task_leaves_what_it_measured(task: str, tmp_path: Path) -
     assert assess_run(opened).evaluation == run.evaluation
 
 
-@pytest.mark.parametrize("task", NETWORKS)
-@pytest.mark.parametrize("step", [1, 4])
+@pytest.mark.parametrize(
+    ("step", "task"),
+    [
+        pytest.param(step, task, marks=[pytest.mark.slow] * ((task, step) != ("detection", 1)))
+        for step in (1, 4)
+        for task in NETWORKS
+    ],
+)
 def test_a_stopped_run_ends_with_the_same_bits(
     task: str, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,7 +104,7 @@ def test_a_stopped_run_ends_with_the_same_bits(
     assert whole.evaluation == cut.evaluation
 
 
-@pytest.mark.parametrize("task", NETWORKS)
+@pytest.mark.parametrize("task", quick_but(NETWORKS, ["detection", "instance"]))
 def test_parts_of_a_batch_add_up_to_the_whole(task: str, tmp_path: Path) -> None:
     whole, parts = (
         fit(recipe(task, tmp_path / f"{count}", epochs=1, accumulate=count), quiet=True) for count in (1, 4)
@@ -108,7 +115,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(task: str, tmp_path: Path) -> None
         torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("task", NETWORKS)
+@pytest.mark.parametrize("task", slow_but(NETWORKS, ["instance", "detection"]))
 def test_files_are_looked_at_at_their_own_size(task: str, tmp_path: Path) -> None:
     run = fit(recipe(task, tmp_path / "run", epochs=1), quiet=True)
     picture = run.path / "samples" / "01.png"

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from cases import quick_but, slow_but
 from striate import models
 from striate.data import Augmentation, Batches, ImageSet, Normalization, Preprocessing, load
 from striate.data.decoding import Reading
@@ -96,7 +97,7 @@ class TestPreprocessing:
             assert share == pytest.approx(float(shares.max()), abs=0.01)
         assert evaluate(run).accuracy == right / len(held_out)
 
-    @pytest.mark.parametrize("format", ["onnx", "torch-export", "safetensors"])
+    @pytest.mark.parametrize("format", quick_but(["onnx", "torch-export", "safetensors"], ["onnx"]))
     def test_goes_into_every_export(self, format: str, tuned: tuple[Path, Run], tmp_path: Path) -> None:
         _, run = tuned
         done = export(run, format, tmp_path / "exported.safetensors")
@@ -106,7 +107,7 @@ class TestPreprocessing:
         about = models.about_weights(done.path)
         assert (about.preprocessing, about.classes) == (HOW, run.classes)
 
-    @pytest.mark.parametrize("kind", ["file", "folder", "export"])
+    @pytest.mark.parametrize("kind", slow_but(["file", "folder", "export"], ["file"]))
     def test_goes_on_to_the_next_training(self, kind: str, tuned: tuple[Path, Run], tmp_path: Path) -> None:
         root, run = tuned
         exported = export(run, "safetensors", tmp_path / "exported.safetensors").path
@@ -165,6 +166,7 @@ class TestPreprocessing:
         with pytest.raises(ModelError, match=r"a folder without weights; needed weights\.safetensors or"):
             models.about_weights(tmp_path)
 
+    @pytest.mark.slow
     def test_the_run_goes_on_without_the_file_that_it_began_with(self, tuned: tuple[Path, Run], tmp_path: Path) -> None:
         root, _ = tuned
         weights = written(tmp_path / "w.safetensors", HOW)
@@ -212,6 +214,7 @@ class TestProbe:
         assert np.abs(shares.numpy() - peer.predict_proba(features.numpy())).max() < 1e-4
         assert set(logits.argmax(1).tolist()) <= set(classes), "a class without images is never the likeliest"
 
+    @pytest.mark.slow
     def test_a_new_head_begins_well_and_a_random_one_does_not(self, tuned: tuple[Path, Run], tmp_path: Path) -> None:
         root, _ = tuned
         weights = written(tmp_path / "w.safetensors", HOW)
@@ -221,7 +224,7 @@ class TestProbe:
         )
         assert probe.history[0].train_accuracy > random.history[0].train_accuracy + 0.3
 
-    @pytest.mark.parametrize("head", ["probe", "random"])
+    @pytest.mark.parametrize("head", slow_but(["probe", "random"], ["probe"]))
     def test_a_head_for_other_classes_is_new_though_they_are_as_many(
         self, head: str, tuned: tuple[Path, Run], tmp_path: Path
     ) -> None:

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from cases import slow_but
 from striate import models
 from striate.errors import DataError, ModelError, RunError
 from striate.training import Interrupted, Recipe, Run, Settings, evaluate, fit
@@ -90,7 +91,10 @@ def noisy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("noisy")
 @pytest.mark.parametrize(
-    "settings", [{}, {"momentum": 0.0}, *({"optimizer": name, "learning_rate": 1e-3} for name in ("adamw", "muon"))]
+    "settings",
+    slow_but(
+        [{}, {"momentum": 0.0}, *({"optimizer": name, "learning_rate": 1e-3} for name in ("adamw", "muon"))], [{}]
+    ),
 )
 def test_stopped_and_resumed_is_as_never_stopped(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -107,6 +111,7 @@ def test_stopped_and_resumed_is_as_never_stopped(
     assert_same_run(whole, stopped)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("noisy")
 def test_ctrl_c_while_testing_keeps_the_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
@@ -128,7 +133,7 @@ def test_ctrl_c_while_testing_keeps_the_epoch(tmp_path: Path, monkeypatch: pytes
 def test_same_seed_same_numbers_and_another_seed_others(tmp_path: Path) -> None:
     random = torch.get_rng_state()
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        fit(recipe(tmp_path / name, seed=seed), quiet=True)
+        fit(recipe(tmp_path / name, seed=seed, test_fraction=0.8), quiet=True)
     assert torch.equal(torch.get_rng_state(), random), "the caller's random numbers go on undisturbed"
     assert_same_run(tmp_path / "a", tmp_path / "b")
     a, c = (load_file(tmp_path / name / "weights.safetensors") for name in "ac")
@@ -157,6 +162,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert before == {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit(recipe(tmp_path), quiet=True)
     assert capsys.readouterr().err == ""
@@ -203,7 +209,7 @@ def test_a_wrong_recipe_leaves_no_folder(tmp_path: Path) -> None:
 
 
 def test_a_model_with_its_own_loss_and_more_pixels(tmp_path: Path) -> None:
-    run = fit(recipe(tmp_path, model="lenet5_1998", channels=3), quiet=True)
+    run = fit(recipe(tmp_path, model="lenet5_1998", channels=3, test_fraction=0.8), quiet=True)
     assert run.settings.image_size == (32, 32)
     assert run.predict(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).shape == (2, 10)
 
@@ -323,10 +329,12 @@ def test_one_process_a_folder(tmp_path: Path) -> None:
 
 def test_fresh_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    paths = [fit(Recipe("lenet5", epochs=1, batch_size=512, threads=1), quiet=True).path for _ in range(2)]
+    settings = {"epochs": 1, "batch_size": 512, "threads": 1, "test_fraction": 0.8}
+    paths = [fit(Recipe("lenet5", **settings), quiet=True).path for _ in range(2)]
     assert [str(path) for path in paths] == ["runs/lenet5-digits-1", "runs/lenet5-digits-2"]
 
 
+@pytest.mark.slow
 def test_biases_do_not_decay(tmp_path: Path) -> None:
     """With gradients of nothing, weights shrink and the rest stays."""
     before = fit(recipe(tmp_path / "none", learning_rate=1e-12, weight_decay=0.0), quiet=True).model().state_dict()
@@ -360,7 +368,7 @@ def test_the_peak_rate_suits_optimizer_and_network(model: str, settings: dict[st
 
 
 def test_settings_that_name_no_optimizer_are_read(tmp_path: Path) -> None:
-    fit(recipe(tmp_path, epochs=1), quiet=True)
+    fit(recipe(tmp_path, epochs=1, test_fraction=0.8), quiet=True)
     for given, name in (({}, "sgd"), ({"weights": "w.safetensors"}, "adamw"), ({"optimizer": "adamw"}, "adamw")):
         older = json.loads((tmp_path / "settings.json").read_text())
         older.pop("optimizer", None)
@@ -368,6 +376,7 @@ def test_settings_that_name_no_optimizer_are_read(tmp_path: Path) -> None:
         assert Settings.from_dict(older).optimizer == name
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fit(recipe(tmp_path / "whole"), quiet=True).path
     path = tmp_path / "full"
@@ -393,6 +402,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypatch
     assert_same_run(whole, path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("noisy")
 def test_augmentation_averages_and_scales_go_on_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -410,10 +420,11 @@ def test_augmentation_averages_and_scales_go_on_with_the_same_bits(
 
 
 def test_the_average_is_what_is_tested_and_saved(tmp_path: Path) -> None:
-    plain, averaged = (fit(recipe(tmp_path / str(ema), ema=ema), quiet=True) for ema in (None, 0.99))
+    plain, averaged = (fit(recipe(tmp_path / str(ema), ema=ema, test_fraction=0.8), quiet=True) for ema in (None, 0.99))
     assert evaluate(averaged) == averaged.evaluation != plain.evaluation
 
 
+@pytest.mark.slow
 def test_a_picture_of_what_was_changed_and_events(tmp_path: Path) -> None:
     fit(recipe(tmp_path, augment="digits", tensorboard=True, epochs=2), quiet=True)
     with Image.open(tmp_path / "augmented.png") as picture:
@@ -431,6 +442,7 @@ def test_images_to_mix_need_a_loss_that_takes_them(tmp_path: Path) -> None:
         fit(recipe(tmp_path / "out", model="lenet5_1998", mixup=0.2), quiet=True)
 
 
+@pytest.mark.slow
 def test_another_recipe_than_the_begun_one_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         interrupt_after(patch, 3)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cases import quick_but
 from striate.data import load
 from striate.errors import DataError, RunError
 from striate.export import export
@@ -69,6 +70,7 @@ def copied(learnt: tuple[Path, Run], tmp_path: Path) -> tuple[Path, Run]:
 
 
 class TestHeldOut:
+    @pytest.mark.slow
     def test_images_that_were_added_are_neither_tested_nor_in_the_way(self, learnt, tmp_path: Path) -> None:
         root, run = copied(learnt, tmp_path)
         before = assess_run(run)
@@ -188,6 +190,7 @@ class TestLearntBefore:
         assert second is not None
         assert second.earlier >= record.digests("train"), "what the first weights knew, the third know too"
 
+    @pytest.mark.slow
     def test_the_same_image_in_both_parts_is_told_in_evaluation_too(self, tmp_path: Path) -> None:
         folder(tmp_path / "data" / "train", 6)
         folder(tmp_path / "data" / "test", 3)
@@ -220,6 +223,7 @@ class TestResume:
                 fit(recipe, quiet=True)
         return recipe
 
+    @pytest.mark.slow
     def test_from_another_place_with_the_data_elsewhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         recipe = self.begun(tmp_path, monkeypatch)
         whole = fit(dataclasses.replace(recipe, out=str(tmp_path / "whole")), quiet=True)
@@ -230,6 +234,7 @@ class TestResume:
         assert run.evaluation == whole.evaluation
         assert evaluate(Run.open(run.path)) == run.evaluation, "it knows where they lie now"
 
+    @pytest.mark.slow
     def test_with_images_added_it_ends_with_the_same_numbers(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -259,6 +264,7 @@ class TestResume:
         monkeypatch.chdir(tmp_path / "elsewhere")
         assert evaluate(Run.open(tmp_path / "run")) == run.evaluation
 
+    @pytest.mark.slow
     def test_a_finished_run_learns_where_its_images_lie_now(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -309,7 +315,7 @@ class TestPrivacy:
         image = load(f"folder:{place / 'data'}", image_size=(28, 28)).test.gather(torch.tensor([0]))
         assert any(needle in image.numpy().tobytes() for needle in self.needles(place))
 
-    @pytest.mark.parametrize("format", ["onnx", "torch-export", "safetensors"])
+    @pytest.mark.parametrize("format", quick_but(["onnx", "torch-export", "safetensors"], ["onnx"]))
     def test_an_export_has_none(self, format: str, bright: tuple[Path, Run], tmp_path: Path) -> None:
         place, run = bright
         done = export(run, format, tmp_path / "exported")
@@ -392,6 +398,7 @@ class TestChoosing:
         assert [run.evaluation for run in again.runs] == [run.evaluation for run in found.runs]
 
 
+@pytest.mark.slow
 def test_classes_of_different_sizes_can_count_alike(tmp_path: Path) -> None:
     root = folder(tmp_path / "data", 30, ("ant",))
     for number in range(6):

@@ -77,7 +77,7 @@ def weights(tmp_path: Path) -> str:
     [
         ({"freeze": "all-but-head"}, {"output"}),
         ({"freeze": "backbone"}, {"f6", "output"}),
-        ({"backbone_lr_factor": 0.0}, {"f6", "output"}),
+        pytest.param({"backbone_lr_factor": 0.0}, {"f6", "output"}, marks=pytest.mark.slow),
         ({}, {"c1", "c3", "c5", "f6", "output"}),
     ],
 )

@@ -37,10 +37,10 @@ def curve(steps: int = 15, **settings: Any) -> list[float]:
     [
         ({"engine": "aten"}, 1e-5),
         ({"engine": "llvm"}, 1e-5),
-        ({"accumulate": 5}, 1e-5),
+        pytest.param({"accumulate": 5}, 1e-5, marks=pytest.mark.slow),
         ({"checkpoint_activations": True}, 1e-6),
         ({"precision": "bf16"}, 2e-2),
-        ({"precision": "fp16"}, 2e-3),
+        pytest.param({"precision": "fp16"}, 2e-3, marks=pytest.mark.slow),
     ],
 )
 def test_the_loss_curve_stays(settings: dict[str, Any], tolerance: float) -> None:

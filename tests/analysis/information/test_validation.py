@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,18 +24,27 @@ from striate.analysis.information.validation import BIASED, STANDARD, Estimator
 from striate.errors import AnalysisError
 
 
+def table(rows: Iterable[tuple[str, Estimator, Case, float]]) -> list[Any]:
+    """Estimates by neighbours are slow for two dimensions, and for many neighbours."""
+    slow = ("2 dimensions", "k 300")
+    return [
+        pytest.param(*row, marks=[pytest.mark.slow] * any(word in f"{row[0]}, {row[2].name}" for word in slow))
+        for row in rows
+    ]
+
+
 def name(value: object) -> str | None:
     return value if isinstance(value, str) else value.name if isinstance(value, Case) else None
 
 
-@pytest.mark.parametrize(("label", "estimator", "case", "bound"), STANDARD, ids=name)
+@pytest.mark.parametrize(("label", "estimator", "case", "bound"), table(STANDARD), ids=name)
 def test_within_the_stated_bound(label: str, estimator: Estimator, case: Case, bound: float) -> None:
     found = validate(estimator, case, bound=bound)
     assert found.within, found
     assert found.spread < 0.06
 
 
-@pytest.mark.parametrize(("label", "estimator", "case", "bound"), BIASED, ids=name)
+@pytest.mark.parametrize(("label", "estimator", "case", "bound"), table(BIASED), ids=name)
 def test_a_biased_setting_does_not_pass(label: str, estimator: Estimator, case: Case, bound: float) -> None:
     found = validate(estimator, case, bound=bound)
     assert not found.within, found
@@ -47,7 +58,13 @@ def test_the_plug_ins_bias_is_millers() -> None:
 
 
 @pytest.mark.parametrize(
-    "case", [symmetric_channel(0.1), erasure_channel(0.3), symmetric_channel(0.5), erasure_channel(0.0)]
+    "case",
+    [
+        symmetric_channel(0.1),
+        pytest.param(erasure_channel(0.3), marks=pytest.mark.slow),
+        pytest.param(symmetric_channel(0.5), marks=pytest.mark.slow),
+        pytest.param(erasure_channel(0.0), marks=pytest.mark.slow),
+    ],
 )
 def test_channels_draw_what_they_claim(case: Case) -> None:
     assert mutual_information(*case.draw(np.random.default_rng(0), 200_000)) == pytest.approx(case.truth, abs=0.003)
@@ -64,6 +81,7 @@ def test_the_gaussians_closed_form_is_the_integral() -> None:
     assert dblquad(integrand, -8, 8, -8, 8)[0] == pytest.approx(gaussian(rho).truth, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_intervals_draw_what_they_claim() -> None:
     case = labelled_intervals(4, 0.25)
     x, labels = case.draw(np.random.default_rng(0), 200_000)

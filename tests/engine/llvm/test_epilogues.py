@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cases import POOLINGS, assert_same, conv, image, operands, pool
+from cases import POOLINGS, assert_same, conv, image, operands, pool, slow_but
 from striate.engine import Pass, reference
 from striate.engine.llvm import elementwise
 from striate.engine.llvm.epilogue import FUNCTIONS, Epilogue
@@ -80,7 +80,7 @@ SUMS = [
 
 
 @pytest.mark.parametrize("adds", [False, True])
-@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("threads", slow_but([1, 2, 5], [2]))
 @pytest.mark.parametrize("line", SUMS)
 def test_sums_with_an_epilogue(line: str, threads: int, adds: bool) -> None:
     shape = conv(line)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cases import slow_but
 from striate.engine.llvm import activations, interleaved_normalization, isa, launch, norms
 from striate.engine.llvm import compile as compiler
 from striate.engine.llvm import planar_normalization as planar
@@ -80,6 +81,7 @@ def test_every_form_on_every_kind_of_maps(shape: tuple[int, ...], side_by_side: 
     check(form, shape, side_by_side)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("narrower")
 def test_every_instruction_set_computes_the_same() -> None:
     for (shape, side_by_side), form in zip(MAPS, FORMS[-1::-2], strict=False):
@@ -91,7 +93,7 @@ def test_chunks_of_many_rows(shape: tuple[int, ...]) -> None:
     check(Form("relu", True, True), shape, True)
 
 
-@pytest.mark.parametrize("target", isa.ISAS, ids=lambda target: target.name)
+@pytest.mark.parametrize("target", slow_but(isa.ISAS, [isa.NEON, isa.X86_64]), ids=lambda target: target.name)
 def test_every_instruction_set_gets_code(target: isa.Isa) -> None:
     form = Form("relu", True, True)
     for function in (
