@@ -28,7 +28,12 @@ def checkpoint() -> Checkpoint:
         done=2,
         measured={"loss": torch.tensor([1.0, 2.0, 0.0]), "accuracy": torch.tensor([3, 4, 0])},
         model={"a.weight": shared, "tied.weight": shared, "a.steps": torch.tensor(7), "b": torch.randn(4, 5).T},
-        optimizer={0: {"momentum_buffer": torch.randn(3, 2)}, 10: {"step": torch.tensor(3.0)}},
+        # The second as of a bias for a single class: one number with a stride of 0.
+        optimizer={
+            0: {"momentum_buffer": torch.randn(3, 2)},
+            1: {"momentum_buffer": torch.ones(()).expand(1)},
+            10: {"step": torch.tensor(3.0)},
+        },
         average={"a.weight": torch.randn(3, 2)},
         scaler={"scale": 65536.0, "_growth_tracker": 3},
         best={"a.weight": torch.randn(3, 2)},

@@ -128,8 +128,12 @@ _REMEDY: Final = "restore the file, or delete the run's folder and train anew"
 
 
 def own_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU: safetensors refuses tensors that share memory, as tied weights do."""
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    """Copies on the CPU: safetensors refuses tensors that share memory, as tied weights do.
+
+    A tensor of one number may have a stride of 0 (the gradient of a bias for one class has), and counts as contiguous.
+    """
+    dense = torch.contiguous_format
+    return {name: tensor.detach().cpu().clone(memory_format=dense) for name, tensor in tensors.items()}
 
 
 def _digest(facts: str, tensors: Mapping[str, Tensor]) -> str:
