@@ -83,7 +83,9 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "concatenation": lambda: Function(
         lambda m, x: torch.cat([m.a(x), F.gelu(m.b(x))], 1), a=conv(3, 4), b=conv(3, 8)
     ),
-    "groups": lambda: nn.Sequential(conv(3, 8), nn.GroupNorm(2, 8), nn.SiLU(), conv(8, 8, groups=4), nn.Dropout2d(0.0)),
+    "groups": lambda: nn.Sequential(
+        conv(3, 8), nn.InstanceNorm2d(8), nn.SiLU(), conv(8, 8, groups=4), nn.Dropout2d(0.0)
+    ),
     "tokens": lambda: Function(
         lambda m, x: m.norm(m.a(x).flatten(2).transpose(1, 2)) @ m.a.weight.flatten(1)[:, :3],
         a=conv(3, 8),
@@ -188,6 +190,7 @@ class Doubled(torch.autograd.Function):
         (lambda m, x: F.dropout(m.a(x).flatten(2).transpose(1, 2), 0.5, True), NAMES[:2]),
         (lambda m, x: m.a(x[:, [2, 1, 0]] * 2 - x[:, :1]), NAMES),
         (lambda m, x: m.a(x).view(2, -1), NAMES[:2]),
+        (lambda m, x: F.group_norm(m.a(x), 2), NAMES[:2]),
         (lambda m, x: m.a(x).reshape(2, -1), NAMES),
     ],
 )  # fmt: skip

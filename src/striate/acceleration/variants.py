@@ -85,6 +85,9 @@ _VIEWS: Final = frozenset(
     unbind unflatten unsqueeze view view_as
     """)
 )
+#: Functions whose gradients PyTorch computes for planes alone: in channels last it writes to address 0 where not all
+#: of them are asked for (PyTorch 2.13, weights that are frozen or missing).
+_PLANES_ALONE: Final = ("group_norm",)
 
 
 @dataclass(slots=True)
@@ -125,7 +128,8 @@ class Variants:
         self.blocks, self._owned, self._training = blocks.forward, tuple(owned), training
         self._given = [at for at, own in enumerate(owned) if not own]
         self._known = computes_only(graph)
-        self._images = [at for at in self._given if _may_lie_otherwise(graph, at)] if self._known else []
+        lies = self._known and not (training and any(_name(node) in _PLANES_ALONE for node in graph.graph.nodes))
+        self._images = [at for at in self._given if _may_lie_otherwise(graph, at)] if lies else []
         #: By what inputs are but for the batch's size, then by this.
         self._kinds: OrderedDict[tuple[Any, ...], dict[tuple[int, ...], _Entry]] = OrderedDict()
         self._lock = threading.Lock()
