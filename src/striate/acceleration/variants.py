@@ -139,10 +139,13 @@ class Variants:
     def __call__(self, *arguments: Any) -> Any:
         if not self._known or not tuning.measuring() or fixed() is not None:
             return self.blocks(*arguments)
+        if tuning.put_off:
+            tuning.resume()
         entry = self._entry(arguments)
         if entry.run is None:
             entry.calls += 1
-            if entry.calls > _BEFORE:
+            # Blocks are worth measuring once their operations have been.
+            if entry.calls > _BEFORE and not tuning.put_off:
                 self.settle(arguments)
         return (entry.run or self.blocks)(*arguments)
 
