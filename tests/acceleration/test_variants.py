@@ -37,6 +37,7 @@ def prefer(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[list[str]]]:
             return {name: 1.0 if name == wanted else 2.0 for name in runs}
 
         monkeypatch.setattr(tuning, "_enabled", True)
+        monkeypatch.setattr(tuning, "_ALLOWANCE", float("inf"))
         monkeypatch.setattr(tuning, "interleaved", measured)
         return asked
 
@@ -253,6 +254,24 @@ def test_batches_of_like_sizes_are_measured_once(prefer: Callable[[str], list[li
     for _ in range(3):
         fast(torch.randn(40, 3, 12, 12)).sum().backward()
     assert len(asked) == 2
+
+
+@pytest.mark.usefixtures("measuring")
+def test_blocks_are_measured_when_their_operations_have_been(
+    prefer: Callable[[str], list[list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = prefer("blocks")
+    monkeypatch.setattr(tuning, "_ALLOWANCE", 0.0)
+    monkeypatch.setattr(tuning, "_SHARE", 0.0)
+    fast = striate.accelerate(MODELS["classifier"]().train(), quiet=True)
+    for _ in range(5):
+        fast(torch.randn(4, 3, 12, 12)).sum().backward()
+    assert tuning.put_off
+    assert asked == []
+    with tuning.at_once():
+        for _ in range(2):
+            fast(torch.randn(4, 3, 12, 12)).sum().backward()
+    assert asked == [NAMES]
 
 
 def test_where_nothing_may_be_measured_blocks_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,13 +194,14 @@ class Variants:
         images = [at for at in self._images if _is_plane(arguments[at])]
         if images:
             state = torch.get_rng_state()
-            expected = self.blocks(*given)
-            for name, graph in self._graphs.items():
-                torch.set_rng_state(state)
-                run = _drawing_as_planes(graph)
-                made = None if run is None else _in_channels_last(run, images, given, expected)
-                if made is not None:
-                    runs[f"{name}, {_LAST}"] = made
+            with torch.no_grad():  # the maps that gradients need would take the memory of several steps
+                expected = self.blocks(*given)
+                for name, graph in self._graphs.items():
+                    torch.set_rng_state(state)
+                    run = _drawing_as_planes(graph)
+                    made = None if run is None else _in_channels_last(run, images, given, expected)
+                    if made is not None:
+                        runs[f"{name}, {_LAST}"] = made
             del expected
         times = tuning.interleaved({name: partial(self._step, run, given) for name, run in runs.items()}, _BUDGET)
         best = min(times, key=times.__getitem__)
