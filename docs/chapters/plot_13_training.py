@@ -191,6 +191,6 @@ assert means["new network"] > means["features of 0 to 4"]
 #
 # 1. Which step of a cosine schedule has half of the peak, without a warm-up and with one of 20 %? Derive it, then ask
 #    ``learning_rate``.
-# 2. Put all ten digits on their heads. Which two classes stay what they are, and which pairs are exchanged?
+# 2. Put all ten digits on their heads. Which classes does ``taken_for`` leave as they are, and which two are exchanged?
 # 3. Let the first network's features learn on, too (``torch.nn.Sequential(learnt, head)``). Does transfer win now? How
 #    many seeds do you need to say so?
