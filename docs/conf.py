@@ -56,7 +56,7 @@ sphinx_gallery_conf = {
     "examples_dirs": ["chapters", "exercises"],
     "gallery_dirs": ["gallery/chapters", "gallery/exercises"],
     "filename_pattern": r"/plot_",
-    "within_subsection_order": "FileNameSortKey",
+    "within_subsection_order": "gallery_order.ByNumber",
     "abort_on_example_error": True,
     "download_all_examples": False,
     "show_memory": False,
