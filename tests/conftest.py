@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import math
 import os
 import sys
 import tempfile
@@ -157,6 +158,7 @@ def measuring(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     from striate.engine import tuning  # only now: the environment above must be set first
 
     monkeypatch.setattr(tuning, "_enabled", True)
+    monkeypatch.setattr(tuning, "_ALLOWANCE", math.inf)
     own = f"choices-{uuid.uuid4().hex}.jsonl"
     monkeypatch.setattr(tuning, "_name", lambda: own)
     tuning.forget()

@@ -7,7 +7,7 @@ from typing import Final
 #: Each with what it does; ``tests/test_variables.py`` holds this to the sources.
 VARIABLES: Final = {
     "STRIATE_CACHE_DIR": "Where machine code and measured choices are kept [default: striate in the user's cache].",
-    "STRIATE_TUNE": "0: don't measure which kernels are fastest here; each backend's own rule chooses.",
+    "STRIATE_TUNE": "0: don't measure which kernels are fastest, each backend's own rule chooses. 1: all at once.",
     "STRIATE_DETERMINISTIC": "1: the same, so that no clock decides in which order sums are made.",
     "STRIATE_ISA": "The instruction set of generated kernels: avx512, avx2, x86-64 or neon [default: the best].",
     "STRIATE_KEEP_MEMORY": "0: give freed memory back to the system at once.",

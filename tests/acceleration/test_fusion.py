@@ -188,6 +188,14 @@ FUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: nn.Sequential(conv(), nn.BatchNorm2d(3, track_running_stats=False), nn.SiLU()),
         "0 + 1 + 2",
     ),
+    "norm and GELU": (lambda: nn.Sequential(conv(), nn.BatchNorm2d(3), nn.GELU()), "0 + 1 + 2"),
+    "norm and GELU by tanh": (lambda: nn.Sequential(conv(), nn.BatchNorm2d(3), nn.GELU("tanh")), "0 + 1"),
+    "norm and leaky ReLU": (
+        lambda: nn.Sequential(conv(), nn.BatchNorm2d(3), nn.LeakyReLU(0.2, inplace=True)),
+        "0 + 1 + 2",
+    ),
+    "norm and ELU": (lambda: nn.Sequential(conv(), nn.BatchNorm2d(3), nn.ELU(0.5)), "0 + 1 + 2"),
+    "norm and tanh": (lambda: nn.Sequential(conv(), nn.BatchNorm2d(3), nn.Tanh(), nn.Sigmoid()), "0 + 1 + 2"),
     "norm without weights": (lambda: nn.Sequential(nn.BatchNorm2d(3, affine=False), nn.Hardswish()), "0 + 1"),
     "norm before pooling": (
         lambda: nn.Sequential(conv(), nn.BatchNorm2d(3), nn.ReLU(inplace=True), nn.MaxPool2d(2)),

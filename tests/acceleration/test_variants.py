@@ -37,6 +37,7 @@ def prefer(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[list[str]]]:
             return {name: 1.0 if name == wanted else 2.0 for name in runs}
 
         monkeypatch.setattr(tuning, "_enabled", True)
+        monkeypatch.setattr(tuning, "_ALLOWANCE", float("inf"))
         monkeypatch.setattr(tuning, "interleaved", measured)
         return asked
 
@@ -83,7 +84,9 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "concatenation": lambda: Function(
         lambda m, x: torch.cat([m.a(x), F.gelu(m.b(x))], 1), a=conv(3, 4), b=conv(3, 8)
     ),
-    "groups": lambda: nn.Sequential(conv(3, 8), nn.GroupNorm(2, 8), nn.SiLU(), conv(8, 8, groups=4), nn.Dropout2d(0.0)),
+    "groups": lambda: nn.Sequential(
+        conv(3, 8), nn.InstanceNorm2d(8), nn.SiLU(), conv(8, 8, groups=4), nn.Dropout2d(0.0)
+    ),
     "tokens": lambda: Function(
         lambda m, x: m.norm(m.a(x).flatten(2).transpose(1, 2)) @ m.a.weight.flatten(1)[:, :3],
         a=conv(3, 8),
@@ -188,6 +191,7 @@ class Doubled(torch.autograd.Function):
         (lambda m, x: F.dropout(m.a(x).flatten(2).transpose(1, 2), 0.5, True), NAMES[:2]),
         (lambda m, x: m.a(x[:, [2, 1, 0]] * 2 - x[:, :1]), NAMES),
         (lambda m, x: m.a(x).view(2, -1), NAMES[:2]),
+        (lambda m, x: F.group_norm(m.a(x), 2), NAMES[:2]),
         (lambda m, x: m.a(x).reshape(2, -1), NAMES),
     ],
 )  # fmt: skip
@@ -250,6 +254,24 @@ def test_batches_of_like_sizes_are_measured_once(prefer: Callable[[str], list[li
     for _ in range(3):
         fast(torch.randn(40, 3, 12, 12)).sum().backward()
     assert len(asked) == 2
+
+
+@pytest.mark.usefixtures("measuring")
+def test_blocks_are_measured_when_their_operations_have_been(
+    prefer: Callable[[str], list[list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = prefer("blocks")
+    monkeypatch.setattr(tuning, "_ALLOWANCE", 0.0)
+    monkeypatch.setattr(tuning, "_SHARE", 0.0)
+    fast = striate.accelerate(MODELS["classifier"]().train(), quiet=True)
+    for _ in range(5):
+        fast(torch.randn(4, 3, 12, 12)).sum().backward()
+    assert tuning.put_off
+    assert asked == []
+    with tuning.at_once():
+        for _ in range(2):
+            fast(torch.randn(4, 3, 12, 12)).sum().backward()
+    assert asked == [NAMES]
 
 
 def test_where_nothing_may_be_measured_blocks_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,6 +70,7 @@ def other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Other]:
     """A second competing backend, measuring on, and an empty folder."""
     monkeypatch.setenv("STRIATE_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(tuning, "_enabled", True)
+    monkeypatch.setattr(tuning, "_ALLOWANCE", float("inf"))
     known = {name: backend for name, backend in table._TABLE.items() if name != "llvm"}
     monkeypatch.setattr(table, "_TABLE", {"other": (made := Other()), **known})
     table.forget()
@@ -101,6 +102,45 @@ def test_the_fastest_is_taken_and_told(other: Other, monkeypatch: pytest.MonkeyP
     assert told.seconds[Pass.OUTPUT]["aten"] > 0.002 > told.seconds[Pass.OUTPUT]["other"]
     assert " us" in str(told)
     assert told.seconds[Pass.INPUT_GRAD] == {}
+
+
+def test_what_there_is_no_time_to_measure_is_pytorchs_until_there_is(
+    other: Other, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow_aten(monkeypatch)
+    other.recommended = True
+    monkeypatch.setattr(tuning, "_ALLOWANCE", 1e-9)
+    monkeypatch.setattr(tuning, "_begun", 0.0)
+    monkeypatch.setattr(tuning, "_spent", 0.0)
+    monkeypatch.setattr(tuning, "put_off", False)
+    ops.conv2d(X, W)  # the first problem is always affordable
+    assert tuning._spent > 0.002
+    asked = []
+    real = tuning.interleaved
+    monkeypatch.setattr(tuning, "interleaved", lambda *how: asked.append(how) or real(*how))
+    wide = torch.randn(1, 2, 9, 9)
+    ops.conv2d(wide, W)
+    assert tuning.put_off
+    assert asked == []
+    assert engine.explain("conv2d 1x2x9x9 3x2x3x3").seconds[Pass.OUTPUT] == {}
+    ops.conv2d(wide, W)
+    assert asked == []
+    CLOCK.sleep(10)
+    ops.conv2d(wide, W)
+    assert len(asked) == 1
+    assert not tuning.put_off
+    assert engine.explain("conv2d 1x2x9x9 3x2x3x3").chosen[Pass.OUTPUT] == "other"
+
+
+def test_all_at_once(other: Other, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "_ALLOWANCE", 0.0)
+    monkeypatch.setattr(tuning, "_SHARE", 0.0)
+    ops.conv2d(X, W)
+    assert engine.explain(PROBLEM).seconds[Pass.OUTPUT] == {}
+    with tuning.at_once():
+        ops.conv2d(X, W)
+    assert engine.explain(PROBLEM).seconds[Pass.OUTPUT].keys() == {"aten", "other"}
+    assert not tuning.put_off
 
 
 def test_a_slower_challenger_is_not(other: Other) -> None:

@@ -20,7 +20,12 @@ from striate.engine.llvm import norms
 from striate.ops import chain
 from striate.ops.chain import Convolution, Normalization
 
-ACTIVATIONS = {"": lambda z: z, "relu": F.relu, "relu6": F.relu6, "silu": F.silu, "hardswish": F.hardswish}
+ACTIVATIONS = {
+    **{name: getattr(F, name) for name in ("relu", "relu6", "silu", "hardswish", "gelu")},
+    "": lambda z: z,
+    "tanh": torch.tanh,
+    "leaky_relu:0.1": lambda z: F.leaky_relu(z, 0.1),
+}
 CONVOLVE = {1: F.conv1d, 2: F.conv2d}
 
 

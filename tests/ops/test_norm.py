@@ -20,8 +20,17 @@ from striate.errors import OperandError
 from striate.ops import norm
 from striate.ops.norm import batch_norm
 
-ACTIVATIONS = ["", "relu", "relu6", "silu", "hardswish"]
-THEIRS = {"": lambda z: z, "relu": F.relu, "relu6": F.relu6, "silu": F.silu, "hardswish": F.hardswish}
+THEIRS: dict[str, Callable[[Tensor], Tensor]] = {
+    **{name: getattr(F, name) for name in ("relu", "relu6", "silu", "hardswish", "gelu")},
+    "": lambda z: z,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "leaky_relu:0.1": lambda z: F.leaky_relu(z, 0.1),
+    "leaky_relu:-0.5": lambda z: F.leaky_relu(z, -0.5),
+    "elu:1.0": F.elu,
+    "elu:0.3": lambda z: F.elu(z, 0.3),
+}
+ACTIVATIONS = list(THEIRS)
 FORMS = list(itertools.product(ACTIVATIONS, [False, True], [True, False]))
 
 
@@ -123,7 +132,12 @@ def check(p: Problem, activation: str, training: bool, ulps: float = 50) -> None
     assert all(torch.equal(*pair) for pair in zip(p.operands, before, strict=True))
 
 
-KINKS = {"": (), "relu": (0.0,), "relu6": (0.0, 6.0), "silu": (), "hardswish": (-3.0, 3.0)}
+KINKS = {
+    **dict.fromkeys(("", "silu", "tanh", "sigmoid", "gelu"), ()),
+    **dict.fromkeys(("relu", "leaky_relu:0.1", "leaky_relu:-0.5", "elu:1.0", "elu:0.3"), (0.0,)),
+    "relu6": (0.0, 6.0),
+    "hardswish": (-3.0, 3.0),
+}
 
 
 def at_kinks(p: Problem, activation: str, training: bool) -> Tensor:
@@ -435,8 +449,9 @@ def test_weights_with_gaps_or_one_for_all(backend: str, training: bool) -> None:
 
 def test_errors() -> None:
     x, ones = torch.randn(2, 3, 4, 4), torch.ones(3)
-    with pytest.raises(OperandError, match="got activation 'gelu'"):
-        batch_norm(x, None, None, None, None, True, 0.1, 1e-5, activation="gelu")
+    for name in ("softplus", "elu", "elu:a", "elu:nan", "relu:1.0"):
+        with pytest.raises(OperandError, match=f"got activation '{name}'; needed one of '', 'relu', .*, 'elu:NUMBER'"):
+            batch_norm(x, None, None, None, None, True, 0.1, 1e-5, activation=name)
     for shape in [(1, 3), (1, 3, 1, 1)]:
         with pytest.raises(ValueError, match="more than 1 value per channel"):
             batch_norm(torch.randn(shape), None, None, None, None, True, 0.1, 1e-5)

@@ -11,7 +11,8 @@ from torch import nn
 
 from striate import models
 from striate.analysis import receptive_field, summarize
-from striate.studio.graph import Network, View, output_names
+from striate.studio.graph import Network, View
+from striate.studio.naming import output_names
 from striate.studio.nesting import arrange
 from striate.studio.recording import record
 

@@ -162,6 +162,11 @@ def test_a_pictures_share_in_the_loss_of_maps_is_its_own() -> None:
     assert float(alone[2]) == 0
     torch.testing.assert_close(map_loss(scores, truth), torch.stack(alone).mean())
     expected = torch.nn.functional.cross_entropy(scores[1:2], truth[1:2])
+    shares = scores[1].softmax(0)
+    for label in truth[1].unique():
+        there, share = truth[1] == label, shares[label]
+        overlap = (2 * share[there].sum() + 1) / (share.sum() + there.sum() + 1)
+        expected = expected + 3 * (1 - overlap) / len(truth[1].unique())
     torch.testing.assert_close(alone[1], expected)
 
 

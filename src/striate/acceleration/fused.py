@@ -13,7 +13,7 @@ from torch import Tensor
 from striate import ops
 from striate.acceleration.calls import FUNCTIONS
 from striate.ops import chain, conv_pool
-from striate.ops.norm import batch_norm
+from striate.ops.norm import activate, batch_norm
 
 
 def pays(input: Tensor, *others: Tensor | None) -> bool:
@@ -28,13 +28,6 @@ def pays(input: Tensor, *others: Tensor | None) -> bool:
     return True
 
 
-_ACTIVATE: Final[dict[str, Callable[[Tensor], Tensor]]] = {
-    "": lambda activated: activated,
-    "relu": F.relu,
-    "relu6": F.relu6,
-    "silu": F.silu,
-    "hardswish": F.hardswish,
-}
 _JOIN: Final[dict[str, Callable[[Any, Any], Any]]] = {"add": operator.add, "iadd": operator.iadd}
 _CONVOLVE: Final = {1: F.conv1d, 2: F.conv2d}
 _POOL: Final = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -74,7 +67,7 @@ def normalize(norm: tuple[Any, ...], residual: Any, join: str, activation: str) 
     if alike and pays(input, weight, bias, mean, variance, residual):
         return batch_norm(input, weight, bias, mean, variance, *how, residual=residual, activation=activation)
     normed = F.batch_norm(*norm)
-    return _ACTIVATE[activation](_JOIN[join](normed, residual) if join else normed)
+    return activate(activation, _JOIN[join](normed, residual) if join else normed)
 
 
 class Normed(NamedTuple):

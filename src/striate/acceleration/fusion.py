@@ -14,6 +14,7 @@ A pattern is a method of :class:`Fusion`, which finds its members, and a functio
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any, Final
@@ -42,6 +43,8 @@ _ACTIVATIONS: Final[dict[Any, str]] = {
     F.relu6: "relu6",
     F.silu: "silu",
     F.hardswish: "hardswish",
+    **dict.fromkeys((torch.tanh, torch.tanh_, F.tanh, Tensor.tanh, Tensor.tanh_, "tanh", "tanh_"), "tanh"),
+    **dict.fromkeys((torch.sigmoid, torch.sigmoid_, F.sigmoid, Tensor.sigmoid, "sigmoid", "sigmoid_"), "sigmoid"),
 }
 _CLAMPS: Final = ("relu", "relu6")
 #: Additions that write to their first operand.
@@ -251,22 +254,43 @@ def plain_path(source: str) -> str:
 
 
 def _activation(node: Any) -> str | None:
+    """An activation by the name that normalisation knows it by; None if a node is none."""
     if not isinstance(node, Node) or node.op not in ("call_function", "call_method"):
         return None
-    if node.target is F.hardtanh:
-        bound = _bound(node, {"input": None, "min_val": -1.0, "max_val": 1.0, "inplace": False})
-        return "relu6" if bound is not None and bound[1:3] == (0, 6) else None
+    if node.target in _SET:
+        bound = _bound(node, _SET[node.target])
+        return None if bound is None else _named(node.target, bound[1:])
     name = _ACTIVATIONS.get(node.target)
     if name is None or len(node.args) not in (1, 2) or not node.kwargs.keys() <= {"inplace"}:
         return None
     return name
 
 
+def _named(function: Any, settings: tuple[Any, ...]) -> str | None:
+    """The name of an activation with these settings."""
+    if function is F.gelu:
+        return "gelu" if settings == ("none",) else None
+    if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in settings):
+        return None
+    if function is F.hardtanh:
+        return "relu6" if settings[:2] == (0, 6) else None
+    return f"{function.__name__}:{float(settings[0])}"
+
+
+#: Activations with settings, and these.
+_SET: Final[dict[Any, dict[str, Any]]] = {
+    F.hardtanh: {"input": None, "min_val": -1.0, "max_val": 1.0, "inplace": False},
+    F.leaky_relu: {"input": None, "negative_slope": 0.01, "inplace": False},
+    F.elu: {"input": None, "alpha": 1.0, "inplace": False},
+    F.gelu: {"input": None, "approximate": "none"},
+}
+
+
 def _is_in_place(node: Node) -> bool:
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    if node.target is F.hardtanh:
-        bound = _bound(node, {"input": None, "min_val": -1.0, "max_val": 1.0, "inplace": False})
-        return bound is None or bool(bound[3])
+    if "inplace" in _SET.get(node.target, {}):
+        bound = _bound(node, _SET[node.target])
+        return bound is None or bool(bound[-1])
     in_place = node.kwargs.get("inplace", len(node.args) > 1 and node.target in _ACTIVATIONS and node.args[1])
     return name.endswith("_") or bool(in_place) or node.target in INTO_FIRST
 

@@ -85,6 +85,9 @@ _VIEWS: Final = frozenset(
     unbind unflatten unsqueeze view view_as
     """)
 )
+#: Functions whose gradients PyTorch computes for planes alone: in channels last it writes to address 0 where not all
+#: of them are asked for (PyTorch 2.13, weights that are frozen or missing).
+_PLANES_ALONE: Final = ("group_norm",)
 
 
 @dataclass(slots=True)
@@ -125,7 +128,8 @@ class Variants:
         self.blocks, self._owned, self._training = blocks.forward, tuple(owned), training
         self._given = [at for at, own in enumerate(owned) if not own]
         self._known = computes_only(graph)
-        self._images = [at for at in self._given if _may_lie_otherwise(graph, at)] if self._known else []
+        lies = self._known and not (training and any(_name(node) in _PLANES_ALONE for node in graph.graph.nodes))
+        self._images = [at for at in self._given if _may_lie_otherwise(graph, at)] if lies else []
         #: By what inputs are but for the batch's size, then by this.
         self._kinds: OrderedDict[tuple[Any, ...], dict[tuple[int, ...], _Entry]] = OrderedDict()
         self._lock = threading.Lock()
@@ -135,10 +139,13 @@ class Variants:
     def __call__(self, *arguments: Any) -> Any:
         if not self._known or not tuning.measuring() or fixed() is not None:
             return self.blocks(*arguments)
+        if tuning.put_off:
+            tuning.resume()
         entry = self._entry(arguments)
         if entry.run is None:
             entry.calls += 1
-            if entry.calls > _BEFORE:
+            # Blocks are worth measuring once their operations have been.
+            if entry.calls > _BEFORE and not tuning.put_off:
                 self.settle(arguments)
         return (entry.run or self.blocks)(*arguments)
 
@@ -187,13 +194,14 @@ class Variants:
         images = [at for at in self._images if _is_plane(arguments[at])]
         if images:
             state = torch.get_rng_state()
-            expected = self.blocks(*given)
-            for name, graph in self._graphs.items():
-                torch.set_rng_state(state)
-                run = _drawing_as_planes(graph)
-                made = None if run is None else _in_channels_last(run, images, given, expected)
-                if made is not None:
-                    runs[f"{name}, {_LAST}"] = made
+            with torch.no_grad():  # the maps that gradients need would take the memory of several steps
+                expected = self.blocks(*given)
+                for name, graph in self._graphs.items():
+                    torch.set_rng_state(state)
+                    run = _drawing_as_planes(graph)
+                    made = None if run is None else _in_channels_last(run, images, given, expected)
+                    if made is not None:
+                        runs[f"{name}, {_LAST}"] = made
             del expected
         times = tuning.interleaved({name: partial(self._step, run, given) for name, run in runs.items()}, _BUDGET)
         best = min(times, key=times.__getitem__)

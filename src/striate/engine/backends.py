@@ -279,6 +279,8 @@ def ready(
     local: bool,
 ) -> Ready:
     """The contraction by the backend that :func:`choose` finds, for operands like these; see :meth:`Backend.ready`."""
+    if tuning.put_off:
+        tuning.resume()
     operands = (first.shape, first.stride(), second.shape, second.stride(), first.dtype, second.dtype)
     how = (shape, open_, bias is None, channels_last, local, torch.get_num_threads(), tuning.generation)
     key = (how, operands, first.device, second.device)

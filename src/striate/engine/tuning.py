@@ -6,9 +6,13 @@ time it is met, every candidate computes it in turns on the very operands of the
 go into a file of lines in :func:`striate.engine.cache.folder`, one JSON object each, and later processes read them
 there. A file belongs to one processor, one PyTorch and one striate, which its name says.
 
+Measuring a deep network takes up to a minute, so a process spends a second on it, and then no more than a quarter of
+the time that goes by. What that leaves unmeasured PyTorch's kernels compute, until there is time (:func:`resume`).
+
 Read from the environment when striate is imported:
 
     STRIATE_TUNE=0             never measure: each backend's own rule chooses (``Backend.recommends``)
+    STRIATE_TUNE=1             measure each problem when it is met first, however long that takes
     STRIATE_DETERMINISTIC=1    the same, so that no clock decides how sums are ordered
 """
 
@@ -17,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import platform
 import statistics
@@ -42,6 +47,11 @@ RUNS = 3, 15
 MARGIN = 1.1
 #: Seconds that it also has to save: what its way through Python costs a model that could have been left to PyTorch.
 LEAST = 5e-6
+
+
+#: Seconds that a process measures for at once, and the share of the time after that.
+_ALLOWANCE: float = math.inf if os.environ.get("STRIATE_TUNE") == "1" else 1.0
+_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -119,16 +129,56 @@ def known(question: Question) -> dict[str, float] | None:
 
 
 def measure(question: Question, candidates: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Seconds a run of every candidate, measured now and kept."""
+    """Seconds a run of every candidate, measured now and kept.
+
+    Where there is no time to measure, infinity for all but PyTorch's kernels, or the first candidate if these are none.
+    """
+    global put_off, _spent, _begun
     # Two threads measuring would measure each other.
     with _lock:
         found = known(question)
         if found is not None and found.keys() >= candidates.keys():
             return found
+        start = time.perf_counter()
+        _begun = _begun or start
+        if not _affordable():
+            put_off = True
+            standing = "aten" if "aten" in candidates else next(iter(candidates))
+            return {name: 0.0 if name == standing else math.inf for name in candidates}
         times = interleaved(candidates)
+        _spent += time.perf_counter() - start
         _table()[question.line()] = times
         kept.append(_name(), json.dumps({"question": question.line(), "seconds": times}))
         return times
+
+
+#: Whether some problem was met that there was no time to measure; when measuring began, and seconds spent on it.
+put_off = False
+_begun, _spent = 0.0, 0.0
+
+
+def _affordable() -> bool:
+    return _spent < _ALLOWANCE + _SHARE * (time.perf_counter() - _begun)
+
+
+def resume() -> None:
+    """Has all choices made again if some were put off and there is time now; those that are known cost a look-up."""
+    global put_off, generation
+    if put_off and _affordable():
+        put_off = False
+        generation += 1
+
+
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+    """While entered every problem is measured when it is met, and those that were put off are met again."""
+    global _ALLOWANCE, _begun, _spent
+    allowance, _ALLOWANCE = _ALLOWANCE, math.inf
+    resume()
+    try:
+        yield
+    finally:
+        _ALLOWANCE, _begun, _spent = allowance, 0.0, 0.0
 
 
 def fastest(times: dict[str, float], candidates: list[str]) -> str:

@@ -64,6 +64,8 @@ class Left:
         """
         if watched():
             return None
+        if tuning.put_off:
+            tuning.resume()
         key: tuple[Any, ...] = (torch.is_grad_enabled(), torch.get_num_threads(), tuning.generation, local)
         for tensor in tensors:
             shape = tensor.shape if is_plain(tensor) else ()

@@ -204,7 +204,7 @@ class _Chain(torch.autograd.Function):
                 how = (part.weight, part.bias, (part.mean, part.variance), part.momentum, part.eps)
                 x, kept = stage.plan.forward(x, residual, *how)
             else:
-                x = norm.ACTIVATIONS[stage.name](x)
+                x = norm.activate(stage.name, x)
             maps.append(x)
             statistics.append(kept)
         ctx.known = known

@@ -22,7 +22,8 @@ and g twice and write grad_x once. The second read comes from the cache where it
     normalised alone, or with a residual   x                           x
     relu                                   x, y                        x
     relu with a residual                   x, y                        x, y
-    relu6, silu, hardswish                 x, z                        x
+    relu6, silu, hardswish, gelu, elu, ..  x, z                        x
+    tanh, sigmoid                          x, y                        x
     the same with a residual               x, z                        x, z
 
 Both also save the weight and some numbers a channel: PyTorch two, this five, from which z can be recomputed. In the
@@ -36,6 +37,7 @@ derivatives and transforms. Higher derivatives are those of the formulas above, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, TypeAlias, cast
@@ -49,6 +51,7 @@ from striate.engine import Pass, traced, tuning
 from striate.engine.backends import fixed
 from striate.engine.layout import is_channels_last
 from striate.engine.llvm import norms
+from striate.engine.llvm.activations import parsed
 from striate.engine.llvm.normalization import Form
 from striate.engine.llvm.norms import Plan
 from striate.errors import OperandError
@@ -62,22 +65,54 @@ def _nothing(z: Tensor) -> Tensor:
     return z
 
 
-ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
+#: By kind; some take a number as well, which stands in the name behind a colon: ``"leaky_relu:0.1"``.
+ACTIVATIONS: Final[dict[str, Callable[..., Tensor]]] = {
     "": _nothing,
     "relu": F.relu,
     "relu6": F.relu6,
     "silu": F.silu,
     "hardswish": F.hardswish,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "gelu": F.gelu,
+    "leaky_relu": F.leaky_relu,
+    "elu": F.elu,
 }
+#: Kinds that take a number.
+NUMBERED: Final = ("leaky_relu", "elu")
 #: Activations that are fused with a residual's addition if gradients are needed.
 AFTER_RESIDUALS: Final = ("", "relu")
 _aten: Final = torch.ops.aten
-_SENT_BACK: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
+_SENT_BACK: Final[dict[str, Callable[..., Tensor]]] = {
     "relu": lambda g, z: cast(Tensor, _aten.threshold_backward(g, z, 0)),
     "relu6": lambda g, z: cast(Tensor, _aten.hardtanh_backward(g, z, 0, 6)),
     "silu": _aten.silu_backward,
     "hardswish": _aten.hardswish_backward,
+    "tanh": lambda g, z: cast(Tensor, _aten.tanh_backward(g, z.tanh())),
+    "sigmoid": lambda g, z: cast(Tensor, _aten.sigmoid_backward(g, z.sigmoid())),
+    "gelu": _aten.gelu_backward,
+    "leaky_relu": lambda g, z, slope: cast(Tensor, _aten.leaky_relu_backward(g, z, slope, False)),
+    "elu": lambda g, z, alpha: cast(Tensor, _aten.elu_backward(g, alpha, 1, 1, False, z)),
 }
+
+
+def activate(name: str, z: Tensor) -> Tensor:
+    """An activation by its name, with its number if it has one."""
+    kind, number = parsed(name)
+    return ACTIVATIONS[kind](z, number) if kind in NUMBERED else ACTIVATIONS[kind](z)
+
+
+def is_activation(name: str) -> bool:
+    """Whether there is one by this name, with a number where its kind takes one.
+
+    >>> is_activation("elu:1.0"), is_activation("elu"), is_activation("relu:1.0")
+    (True, False, False)
+    """
+    kind, colon, number = name.partition(":")
+    try:
+        return kind in ACTIVATIONS and bool(colon) == (kind in NUMBERED) and math.isfinite(float(number or 0))
+    except ValueError:
+        return False
 
 
 class _BatchNorm(torch.autograd.Function):
@@ -181,9 +216,10 @@ def gradients(
 def sent_back(activation: str, upstream: Tensor, z: Tensor) -> Tensor:
     """The gradient of an activation's operand from that of its result; for relu ``z`` may be the result as well."""
     if not torch.is_grad_enabled():
-        return _SENT_BACK[activation](upstream, z)
+        kind, number = parsed(activation)
+        return _SENT_BACK[kind](upstream, z, number) if kind in NUMBERED else _SENT_BACK[kind](upstream, z)
     operand = z.view_as(z) if z.requires_grad else z.detach().requires_grad_()
-    y = ACTIVATIONS[activation](operand)
+    y = activate(activation, operand)
     return torch.autograd.grad(y, operand, upstream, create_graph=True)[0]
 
 
@@ -200,7 +236,7 @@ def _composed(
     # PyTorch 2.13's gradient in channels_last reads a weight with gaps as if it had none.
     weight = None if weight is None else weight.contiguous()
     z = F.batch_norm(input, *running, weight, bias, form.training, momentum, eps)
-    return ACTIVATIONS[form.activation](z if residual is None else z + residual)
+    return activate(form.activation, z if residual is None else z + residual)
 
 
 def _generated(input: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Tensor | None, *how: Any) -> Tensor:
@@ -292,7 +328,8 @@ def batch_norm(
         momentum: how far the running statistics are moved, from 0 to 1.
         eps: added to the variance; in training above 0.
         residual: added before the activation, of the input's shape.
-        activation: ``""`` (none), ``"relu"``, ``"relu6"``, ``"silu"`` or ``"hardswish"``.
+        activation: ``""`` (none), ``"relu"``, ``"relu6"``, ``"silu"``, ``"hardswish"``, ``"tanh"``, ``"sigmoid"``,
+            ``"gelu"``; or ``"leaky_relu:SLOPE"``, ``"elu:ALPHA"``, with a number.
 
     Returns:
         A tensor like the input.
@@ -311,15 +348,15 @@ def batch_norm(
     tensor([[0.],
             [4.]])
     """
-    if activation not in ACTIVATIONS:
-        names = ", ".join(repr(name) for name in ACTIVATIONS)
+    if not is_activation(activation):
+        names = ", ".join(repr(name + ":NUMBER" * (name in NUMBERED)) for name in ACTIVATIONS)
         raise OperandError("batch_norm", f"got activation {activation!r}", f"needed one of {names}")
     if residual is not None and _needs_gradient(input, residual, weight, bias):
         arguments = (input, weight, bias, running_mean, running_var, training, momentum, eps)
         if not _needs_gradient(input, weight, bias):
-            return ACTIVATIONS[activation](batch_norm(*arguments) + residual)
+            return activate(activation, batch_norm(*arguments) + residual)
         if activation not in AFTER_RESIDUALS:
-            return ACTIVATIONS[activation](batch_norm(*arguments, residual=residual))
+            return activate(activation, batch_norm(*arguments, residual=residual))
     form, tables = Form(activation, residual is not None, training), (weight, bias, running_mean, running_var)
     operands = (input, residual, weight, bias, (running_mean, running_var))
     if fit(input, residual, tables, training, momentum, eps) and not (training and aliased(*tables)):

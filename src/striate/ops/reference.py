@@ -29,10 +29,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from striate.engine import Pass, regions
+from striate.engine import Pass
 from striate.engine import reference as direct
 from striate.engine import reference_regions as direct_regions
 from striate.geometry import ConvShape, PoolShape, per_axis
+from striate.ops import reference_regions as of_regions
 
 Sizes = Sequence[int]
 
@@ -495,27 +496,5 @@ adaptive_max_pool3d = partial(adaptive_max_pool, 3)
 adaptive_max_pool1d_backward = partial(adaptive_max_pool_backward, 1)
 adaptive_max_pool2d_backward = partial(adaptive_max_pool_backward, 2)
 adaptive_max_pool3d_backward = partial(adaptive_max_pool_backward, 3)
-
-
-# -------------------------------------------------------------------- regions and boxes
-
-
-def roi_align(
-    input: Tensor, boxes: Tensor, output_size: Any, scale: float = 1.0, samples: int = -1, aligned: bool = False
-) -> Tensor:
-    return direct_regions.roi_align(_regions(input.shape, output_size, scale, samples, aligned), input, boxes)
-
-
-def roi_align_input_grad(
-    input: Tensor, grad_output: Tensor, boxes: Tensor, scale: float = 1.0, samples: int = -1, aligned: bool = False
-) -> Tensor:
-    shape = _regions(input.shape, grad_output.shape[2:], scale, samples, aligned)
-    return direct_regions.roi_align_input_grad(shape, grad_output, boxes)
-
-
-def _regions(size: Sizes, bins: Any, scale: float, samples: int, aligned: bool) -> regions.RegionShape:
-    height, width = per_axis(bins, 2, "output_size", "roi_align")
-    return regions.RegionShape(size[0], (size[2], size[3]), (height, width), scale, max(samples, 0), aligned)
-
-
 roi_pool, nms = direct_regions.roi_pool, direct_regions.nms
+roi_align, roi_align_input_grad = of_regions.roi_align, of_regions.roi_align_input_grad

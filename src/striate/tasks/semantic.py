@@ -1,4 +1,4 @@
-"""A class for each pixel: cross entropy, intersection over union, class maps."""
+"""A class for each pixel: cross entropy with Dice loss, intersection over union, class maps."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from striate.data import IGNORED, AnnotatedSet, Annotation, Normalization, Preprocessing
 from striate.data.fitting import Fit
+from striate.ops import dice_loss
 from striate.tasks.annotated import BLANK, EVEN, WORST, AnnotatedTask
 from striate.tasks.explained import map_scores, pixel_scores
 from striate.tasks.exportable import Exportable, without_suppression
@@ -25,6 +26,8 @@ from striate.tasks.writing import write_class_map
 #: What an auxiliary head's loss counts (Zhao et al., "Pyramid scene parsing network", 2017, section 3.3, has 0.4;
 #: torchvision's segmentation networks are trained with 0.5).
 _AUXILIARY: Final = 0.5
+#: What the Dice loss counts beside the cross entropy.
+_DICE: Final = 3.0
 #: In a run's folder: class maps of some held-out pictures, by their place in the set.
 MAPS: Final = "maps"
 #: Sides of pictures in exported files are multiples of this, and not less than that, pixels.
@@ -156,17 +159,23 @@ class Semantic(AnnotatedTask):
 
 
 def map_loss(scores: Tensor, truth: Tensor) -> Tensor:
-    """Cross entropy of class maps, the mean over the pictures of the mean over each one's known pixels.
+    """Cross entropy of class maps and three times their Dice loss, the mean over the pictures.
 
-    Not the mean over all pixels of the batch: a picture's share would depend on how much of the others is known, and
-    on which process has which.
+    Cross entropy is the mean over a picture's known pixels, most of which are background as a rule: alone it learns
+    small objects late. The Dice loss is the mean over the classes that a picture has, however many pixels each has
+    (Isensee et al., "nnU-Net", 2021, add both). All is taken for each picture: over the pixels of a batch a picture's
+    share would depend on how much of the others is known, and on which process has which.
 
     Args:
         scores: float (N, K, H, W), logits.
         truth: int64 (N, H, W), 255 where nothing is known; a picture of which nothing is known counts 0.
     """
-    each = F.cross_entropy(scores, truth, ignore_index=IGNORED, reduction="none").flatten(1).sum(1)
-    return (each / (truth != IGNORED).flatten(1).sum(1).clamp(min=1)).mean()
+    known = (truth != IGNORED).flatten(1)
+    entropy = F.cross_entropy(scores, truth, ignore_index=IGNORED, reduction="none").flatten(1).sum(1)
+    classes = torch.arange(scores.shape[1], device=truth.device)
+    present = (truth.flatten(1)[:, None] == classes[:, None]).any(2)
+    dice = (dice_loss(scores, truth, ignore_index=IGNORED, reduction="none") * present).sum(1)
+    return (entropy / known.sum(1).clamp(min=1) + _DICE * dice / present.sum(1).clamp(min=1)).mean()
 
 
 def _maps(targets: Sequence[Annotation]) -> Tensor:

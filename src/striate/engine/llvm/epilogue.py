@@ -5,9 +5,6 @@
 Sums pass through registers once, where a function costs a few instructions; over memory it would cost a pass of its
 own. Functions keep NaN, as PyTorch's do, and agree with float64 to a few units in the last place of the result or of 1,
 whichever is larger.
-
-Sources: tanh is the polynomial of Cephes (S. L. Moshier, single precision, tanhf.c); the normal distribution in GELU is
-formula 7.1.26 of Abramowitz & Stegun, Handbook of Mathematical Functions (1964).
 """
 
 from __future__ import annotations
@@ -18,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from striate.engine.llvm.activations import activated, exponential, sigmoid
+from striate.engine.llvm.activations import activated, gelu, leaky_relu, sigmoid, tanh
 from striate.engine.llvm.emit import Function, Number, Pointer
 
 
@@ -77,57 +74,10 @@ def clamp(f: Function, x: str, low: float, high: float) -> str:
     return f.at_most(x, f.constant(high)) if high < math.inf else x
 
 
-def leaky_relu(f: Function, x: str, slope: float) -> str:
-    negative = f.value(f"fcmp olt {f.vector} {x}, zeroinitializer")
-    return f.select(negative, f.arithmetic("fmul", x, f.constant(slope)), x)
-
-
 def hard_sigmoid(f: Function, x: str) -> str:
     """relu6(x + 3) / 6"""
     inner = clamp(f, f.arithmetic("fadd", x, f.constant(3)), 0, 6)
     return f.arithmetic("fdiv", inner, f.constant(6))
-
-
-def tanh(f: Function, x: str) -> str:
-    size = _magnitude(f, x)
-    square = f.arithmetic("fmul", x, x)
-    inner = _polynomial(
-        f, square, -5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1
-    )
-    small = f.fma(f.arithmetic("fmul", inner, square), x, x)
-    grown = exponential(f, f.arithmetic("fadd", size, size))
-    far = f.arithmetic("fdiv", f.constant(-2), f.arithmetic("fadd", grown, f.constant(1)))
-    large = f.call(
-        f.vector,
-        f"llvm.copysign.v{f.lanes}f32",
-        (f.vector, f.arithmetic("fadd", far, f.constant(1))),
-        (f.vector, x),
-    )
-    near = f.value(f"fcmp olt {f.vector} {size}, {f.constant(0.625)}")
-    return f.select(near, small, large)
-
-
-def gelu(f: Function, x: str) -> str:
-    """x times the normal distribution's share below x; the tail itself is approximated, so nothing cancels."""
-    size = f.arithmetic("fmul", _magnitude(f, x), f.constant(math.sqrt(0.5)))
-    t = f.arithmetic("fdiv", f.constant(1), f.fma(size, f.constant(0.3275911), f.constant(1)))
-    terms = _polynomial(f, t, 1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
-    fall = exponential(f, f.negative(f.arithmetic("fmul", size, size)))
-    tail = f.arithmetic("fmul", f.arithmetic("fmul", terms, t), f.arithmetic("fmul", fall, f.constant(0.5)))
-    below = f.value(f"fcmp olt {f.vector} {x}, zeroinitializer")
-    share = f.select(below, tail, f.value(f"fsub {f.vector} {f.constant(1)}, {tail}"))
-    return f.arithmetic("fmul", x, share)
-
-
-def _magnitude(f: Function, x: str) -> str:
-    return f.call(f.vector, f"llvm.fabs.v{f.lanes}f32", (f.vector, x))
-
-
-def _polynomial(f: Function, x: str, highest: float, *rest: float) -> str:
-    total = f.constant(highest)
-    for number in rest:
-        total = f.fma(total, x, f.constant(number))
-    return total
 
 
 def _named(name: str, f: Function, x: str) -> str:
