@@ -15,7 +15,9 @@ import pytest
 import striate
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
+DOCUMENTS = sorted(
+    page for folder in ("", "docs", "docs/guides", "benchmarks") for page in (ROOT / folder).glob("*.md")
+)
 ROOMS = sorted(path.name.removesuffix(".py") for path in (ROOT / "src" / "striate").iterdir() if path.name[0] != "_")
 #: A room's name, or striate's, and what comes after it; no file and no option. Roles and calls end where names do.
 NAME = re.compile(rf"(?<![\w./-])(?:striate|{'|'.join(ROOMS)})(?:\.[A-Za-z_]\w*)+(?![\w/-])")

@@ -1,5 +1,5 @@
-"""Every command that the help, the README and the program itself show runs as it is shown, and every docstring's
-example is one that doctest runs."""
+"""Every command that the help, the README, the documents and the program itself show runs as it is shown, as does the
+Python of the documents, and every docstring's example is one that doctest runs."""
 
 from __future__ import annotations
 
@@ -46,10 +46,20 @@ SLOW = re.compile(
     r"|train lenet5 --data digits --out|(evaluate|predict) runs/scenes|evaluate runs/first --tta|^striate studio$"
     r"|explain runs/|explain NEW|--method hierarchy|object:1|robustness runs/first --out|export runs/(photos|first)"
     r"|predict photos|--method maximize"
-    r"|explain photo.jpg --model efficientnet_lite0 --out|evaluate runs/first --json|evaluate runs/photos"
+    r"|explain photo.jpg --model efficientnet_lite0 --(out|check)|evaluate runs/first --json|evaluate runs/photos"
 )
 RUN = ["train", "lenet5", "--epochs", "1", "--threads", "1", "--quiet"]
 
+
+#: The documents. The README's Python is tested by ``test_readme.py``.
+PAGES = [
+    *ROOT.glob("*.md"),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "guides").glob("*.md")),
+    ROOT / "benchmarks" / "README.md",
+]
+PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
+SLOW_PAGES = ("ACCELERATE", "accelerate", "export", "extend")
 
 # ------------------------------------------------------------------------ the examples
 
@@ -72,7 +82,7 @@ def shown() -> Iterator[str]:
         yield from commands_in(text)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     yield from re.findall(r"`(striate (?:[a-z]+ )?--[^`.]+)`", readme)
-    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"):
+    for page in PAGES:
         for block in re.findall(r"```(?:sh|bash|shell|console)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
             yield from commands_in(block)
 
@@ -214,6 +224,27 @@ def write_idx_files(folder: Path) -> None:
 )
 def test_it_runs_as_shown(line: str, finished: Path) -> None:
     assert run_line(line, finished) == 0
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if page.stem in SLOW_PAGES else [])
+        for page in PAGES
+        if page.name != "README.md" and PYTHON.search(page.read_text(encoding="utf-8"))
+    ],
+)
+def test_the_python_of_a_page_runs(page: Path) -> None:
+    """All blocks of a page in a row."""
+    code = "\n".join(PYTHON.findall(page.read_text(encoding="utf-8")))
+    if "register(" not in code and "register\n" not in code:
+        exec(compile(code, page.name, "exec"), {})
+        return
+    # Networks and backends are registered for the whole process.
+    environment = {**os.environ, "PYTHONPATH": str(SOURCES)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_examples_are_found() -> None:

@@ -1,10 +1,10 @@
-"""A problem as one line: what ``str`` printed, read back.
+"""Parses the line that ``str(problem)`` prints.
 
     conv2d 8x64x56x56 128x64x3x3 stride=2 padding=1
     max_pool2d 8x64x112x112 kernel=3 stride=2 padding=1
 
 The shapes are those of the input and, for a convolution, of the weight. Lengths along the axes are joined by ``x`` (one
-number stands for all axes), the two sides of a padding by ``:``; what is left out has its default.
+number stands for all axes), the two sides of a padding by ``:``. Omitted settings have their defaults.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def parse(line: str) -> Problem:
     if name.startswith("conv") and len(shapes) == 2 and "kernel" not in each and not flags and "divisor" not in single:
         problem = ConvShape.of(shapes[0], shapes[1], groups=single.get("groups", 1), **each)
     elif name.startswith(("max_pool", "avg_pool")) and len(shapes) == 1 and "kernel" in each and "groups" not in single:
-        each.setdefault("stride", 1)  # what is left out is 1 here; in a call it would be the kernel
+        each.setdefault("stride", 1)  # an omitted stride is 1 here; in a call it would be the kernel
         problem = PoolShape.of(
             cast(Literal["max", "avg"], name[:3]),
             shapes[0],

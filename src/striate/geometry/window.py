@@ -1,11 +1,11 @@
-"""The window: the one map between input and output positions that everything spatial in a network is made of.
+"""The window: the map between input and output positions that all spatial operations of a network use.
 
 Along one axis, output position ``o`` sees through tap ``t`` the input position
 
     input position = o * stride - before + t * dilation,        t = 0 .. kernel-1
 
-and this file is the only place where that is written. Output sizes, padding, which taps fall inside the input,
-receptive fields and the transposed map all follow from it. No tensors here, only integers.
+Only this file contains the formula. Output sizes, padding, the taps that fall inside the input, receptive fields and
+the transposed map follow from it. The file uses integers only, no tensors.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PADDING_WORDS: Final = ("valid", "same", "same_lower", "full")
 
 
 def whole_number(value: Any, name: str, minimum: int, where: str = "window") -> int:
-    """The int that a value of any integer type is.
+    """The value, of any integer type, as an int.
 
     Raises:
         GeometryError: another type, or a number below ``minimum``.
@@ -117,7 +117,7 @@ class Window:
         return self.dilation * (self.kernel - 1) + 1
 
     def pads(self, size: int) -> tuple[int, int]:
-        """Cells ``(before, after)`` an input of ``size`` positions."""
+        """Padding cells ``(before, after)`` for an input of ``size`` positions."""
         if isinstance(self.padding, tuple):
             return self.padding
         outputs = -(-size // self.stride)
@@ -125,7 +125,7 @@ class Window:
         return _shared(max(missing, 0), str(self.padding))
 
     def resolve(self, size: int) -> Window:
-        """The same window with padding in cells, as it is on an input of ``size`` positions.
+        """The same window with its padding in cells, for an input of ``size`` positions.
 
         >>> Window(3, stride=2, padding="same").resolve(224).padding
         (0, 1)
@@ -137,8 +137,8 @@ class Window:
 
         Args:
             size: input positions.
-            ceil_mode: round up, so that the last window may hang over the end; one that would start beyond input
-                and leading padding is left out (as in PyTorch and ONNX).
+            ceil_mode: round up, so that the last window may extend beyond the end; a window that would start beyond
+                input and leading padding is omitted (as in PyTorch and ONNX).
 
         Raises:
             GeometryError: the window is longer than the padded input (in ``ceil_mode`` by a stride or more).
@@ -170,7 +170,7 @@ class Window:
         return (size + before + after - self.effective_kernel) % self.stride
 
     def input_size(self, outputs: int, output_padding: int = 0) -> int:
-        """Size that the transposed window makes of ``outputs`` positions, ``output_padding`` added at the end.
+        """Size of the transposed window's result for ``outputs`` positions, plus ``output_padding`` at the end.
 
         This undoes :meth:`output_size`: ``window.input_size(window.output_size(n), window.output_padding(n)) == n``.
         """
@@ -213,7 +213,7 @@ class Window:
         return range(min(start, outputs), max(min(stop, outputs), min(start, outputs)))
 
     def in_bounds_taps(self, size: int, ceil_mode: bool = False) -> int:
-        """Pairs (output, tap) that fall inside an input of ``size`` positions: the multiplications really needed.
+        """Number of pairs (output, tap) inside an input of ``size`` positions: the multiplications really needed.
 
         >>> Window(3, padding=1).in_bounds_taps(4)      # 4 outputs of 3 taps, less one at either end
         10
@@ -239,12 +239,12 @@ class Window:
     # ---------------------------------------------------------------- other windows
 
     def then(self, following: Window) -> Window:
-        """The two windows in a row as one: ``window.then(next)``, or ``window @ next``.
+        """The composition of two windows as one window: ``window.then(next)``, or ``window @ next``.
 
         Its ``kernel`` is the size of the receptive field, its ``stride`` the jump from one output's field to the
-        next one's, and ``-padding[0]`` where the first one starts. Output sizes are those of the two in a row, where
-        both have any: on an input too short for the first one alone, the padding of the second may make up for it.
-        What lies between the taps of a dilated window counts as seen.
+        next one's, and ``-padding[0]`` is the start of the first field. Output sizes equal those of the two windows one
+        after the other, if both have outputs; on an input too short for the first window alone, the padding of the
+        second may make up for it. Positions between the taps of a dilated window count as seen.
 
         Source: Araujo, Norris & Sim, "Computing receptive fields of convolutional neural networks", Distill 2019.
 
@@ -280,11 +280,11 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Adjoint:
-    """A window run backwards: a full convolution with the flipped kernel over outputs set ``expansion`` apart.
+    """A transposed window: a full convolution with the flipped kernel over outputs set ``expansion`` apart.
 
-    From ``i = o * stride - before + t * dilation`` follows which (o, t) reach input i. Putting ``expansion - 1`` zeros
-    between the outputs makes o * stride the position, flipping the kernel turns -t into +t, and what is left is an
-    ordinary window of stride 1 with the padding given here. A negative padding cuts cells off.
+    ``i = o * stride - before + t * dilation`` tells which (o, t) reach input i. With ``expansion - 1`` zeros between
+    the outputs, o * stride becomes the position; flipping the kernel turns -t into +t. The result is an ordinary window
+    of stride 1 with the padding given here. A negative padding cuts cells off.
 
     Source: Dumoulin & Visin 2016, relationship 14 (transposed convolution arithmetic).
 

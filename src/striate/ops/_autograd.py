@@ -1,25 +1,25 @@
-"""Autograd functions: what they keep, and at which price they are called.
+"""Autograd functions: what they save for backward, and what a call costs.
 
-Whoever trains a network may write over any tensor that PyTorch's own functions don't keep for their gradients: what a
-layer returns, a residual after it has been added, a bias. So the rule for operations that take the place of several of
-these functions is that they keep nothing of it that others see, unless PyTorch's do: the operands and the result that
-one of the functions would have kept, and beside these only memory of their own (maps between the functions, positions,
-masks, statistics). A write that PyTorch accepts is accepted, and gradients are right; one that PyTorch rejects may be
-either. Nor do they keep more memory, but for a few numbers a channel. The tables of what is kept are in
-:mod:`.norm`, :mod:`.conv_pool` and :mod:`.chain`; convolution and pooling by themselves keep less than PyTorch's:
+Training code may overwrite any tensor that PyTorch's own functions don't save for their gradients: the result of a
+layer, a residual after it has been added, a bias. So an operation that replaces several of these functions may save
+only operands and results that one of the replaced functions would have saved, and memory of its own (maps between the
+functions, positions, masks, statistics). Then a write that PyTorch accepts is accepted, and gradients are right; a
+write that PyTorch rejects may be accepted or rejected. The operations also save no more memory, except for a few
+numbers a channel. The tables of saved tensors are in :mod:`.norm`, :mod:`.conv_pool` and :mod:`.chain`; single
+convolutions and poolings save less than PyTorch's:
 
-    function               PyTorch's keeps            this keeps
+    function               PyTorch's saves            this saves
     convolution            input, weight              input for the weight's gradient, weight for the input's
     maximum                input, positions           positions, in 16 bits where they suffice
     average                input                      nothing
 
-One tensor may stand in several places of a call, and its operands may be functions of one another. A gradient is that
-of the place. So derivatives of derivatives are either formulas of what a place's gradient hangs on, or, where autograd
-finds them from a computation done again, each place's operand is a view of its own there.
+The same tensor may be passed as several operands of a call, and operands may be functions of one another. A gradient
+belongs to the operand's position, not to the tensor. So second derivatives are either explicit formulas of what a
+position's gradient depends on, or autograd recomputes the forward pass with a separate view for each position.
 
-A function with ``setup_context`` can be transformed by :mod:`torch.func` (vmap, grad, jacrev), but costs some 20
-microseconds a call, more than a small convolution. One whose ``forward`` takes the context costs five. So each function
-is written once, in the newer form, and gets a twin in the older one, which is taken while no transform is active.
+A function with ``setup_context`` supports :mod:`torch.func` (vmap, grad, jacrev), but costs some 20 microseconds a
+call, more than a small convolution. A function whose ``forward`` takes the context costs five. So each function is
+written once, in the newer form, and gets a twin in the older form, which is used while no transform is active.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Differentiable(torch.autograd.Function):
             cls.setup_context(ctx, inputs, output)
             return output
 
-        # PyTorch tells the older protocol by a setup_context that is its own.
+        # PyTorch recognises the older protocol by the base class's own setup_context.
         unset = staticmethod(torch.autograd.Function.setup_context)
         cls._direct = type(
             cls.__name__, (cls,), {"forward": staticmethod(forward), "setup_context": unset, "_direct": None}
@@ -66,12 +66,12 @@ class Differentiable(torch.autograd.Function):
 
 
 def own(tensor: Tensor | None) -> Tensor | None:
-    """The tensor, or a copy where nobody could tell later what it was computed from: writing may change that."""
+    """The tensor if it is a leaf, else a copy: an in-place write could later change the history of a non-leaf."""
     return tensor if tensor is None or tensor.is_leaf else tensor.clone()
 
 
 def is_constant(*inputs: Any) -> bool:
-    """Whether nobody can ask for a derivative by any of these, while no transform is active."""
+    """Whether no derivative by any of these inputs can be requested, while no transform is active."""
     if forward_ad._current_level >= 0:
         return False
     if torch.is_grad_enabled():
@@ -82,21 +82,21 @@ def is_constant(*inputs: Any) -> bool:
 
 
 def upstream_in(channels_last: bool, upstream: Tensor) -> Tensor:
-    """An upstream gradient in a layout, moved by a kernel where nobody differentiates that."""
+    """An upstream gradient in a layout; a kernel converts it unless the conversion must be differentiable."""
     if torch.is_grad_enabled() or traced(upstream):
         return layout.laid_out(upstream, channels_last)
     return relayout.laid_out(upstream, channels_last)
 
 
-#: The input that was found not to be asked for last, of functions with two: it is looked at first.
+#: The input whose gradient was last found not to be requested; :func:`wanted` checks it first.
 _unasked = 0
 
 
 def wanted(ctx: Any) -> tuple[bool, ...]:
-    """Which inputs' gradients this backward is to find, of a function whose tensors come first.
+    """Which inputs' gradients this backward has to compute, for a function whose tensor arguments come first.
 
-    Autograd tells functions written in Python which inputs have gradients, not which are asked for now: a saliency map
-    of a network wants none of its weights'.
+    Autograd tells Python functions which inputs require gradients, not which gradients are requested in this call: a
+    saliency map needs none of the weights' gradients.
     """
     global _unasked
     needed: tuple[bool, ...] = ctx.needs_input_grad
@@ -106,7 +106,8 @@ def wanted(ctx: Any) -> tuple[bool, ...]:
     places = sorted((place for place, need in enumerate(needed) if need), key=lambda place: place != _unasked)
     asked = list(needed)
     for place in places:
-        # Of a leaf that is asked for autograd says so by an exception, 20 microseconds. If no other is, it has to be.
+        # For a requested leaf, autograd raises an exception, which takes 20 microseconds. The last input is not checked
+        # if no other is requested: then it must be.
         if place == places[-1] and not any(asked[other] for other in places[:-1]):
             break
         asked[place] = _is_asked(nodes[place][0])
@@ -119,4 +120,4 @@ def _is_asked(node: Any) -> bool:
     try:
         return bool(torch._C._will_engine_execute_node(node))
     except RuntimeError:
-        return True  # a leaf that is asked for itself, or nobody to know
+        return True  # a requested leaf, or outside of a backward call

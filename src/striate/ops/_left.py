@@ -1,8 +1,8 @@
-"""Calls that are left to PyTorch as they are, autograd included.
+"""Calls that fall back to PyTorch's function, autograd included.
 
-An operation written in Python whose gradients are wanted costs some tens of microseconds beyond PyTorch's own, more
-while the caches hold other things. Where the engine has found that its other kernels save less than that, for all that
-a call and its gradients need, PyTorch's function is called instead.
+With gradients, an operation written in Python costs some tens of microseconds more than PyTorch's own, and more again
+with cold caches. If the engine's kernels save less than that over all passes of a call and its gradients, PyTorch's
+function is called instead.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from striate.engine.matmul import MatmulBackend, is_linear
 from striate.geometry import PoolShape, Problem
 from striate.ops._calls import unchanging
 
-#: Seconds that the way through Python costs beyond PyTorch's: forward, and forward and backward, where autograd calls
-#: functions written in Python; about twice what they take with warm caches.
+#: Seconds that Python dispatch costs beyond PyTorch's: forward alone, and forward with backward, where autograd calls
+#: Python functions; about twice the times with warm caches.
 _DETOUR, _DETOUR_AND_BACK = 10e-6, 120e-6
 
 
 @dataclass(slots=True)
 class Known:
-    """A call that has been met before, of tensors that need no more looking at."""
+    """A cached dispatch: a kind of call that was seen before, whose tensors need no further checks."""
 
-    padding: tuple[int, ...] | None  #: as PyTorch takes it, if it is PyTorch that should be called
-    linear: bool  #: whether it should be called as a linear layer
+    padding: tuple[int, ...] | None  #: in PyTorch's form, if PyTorch's function is to be called
+    linear: bool  #: whether PyTorch's linear layer is to be called
     problem: Problem
     channels_last: bool
-    how: tuple[Any, ...]  #: the arguments by whose identity it is found, so that no others get it
-    #: What a call comes to without and with a bias, for the function to keep where no derivative is asked for.
+    how: tuple[Any, ...]  #: the arguments whose identity is part of the key, kept alive so that no others get it
+    #: What to call without and with a bias; filled in by the function, for calls without derivatives.
     ready: list[Callable[..., Any] | None] = field(default_factory=lambda: [None, None])
 
 
 class Left:
-    """The calls of one function that are known, and which of them are left, by all that this depends on.
+    """The dispatch cache of one function: which calls fall back to PyTorch, by everything that this depends on.
 
     Args:
         problem_of: the problem of an input's shape (a weight's shape) and the arguments after them.
-        forward: the pass that the function computes; a transposed convolution goes the other way.
-        recorded: the pass that it computes where a gradient is wanted, if that is another one.
+        forward: the pass that the function computes; INPUT_GRAD for a transposed convolution.
+        recorded: the pass that it computes if gradients are needed, where that differs.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Left:
         self._known: dict[tuple[Any, ...], Known] = {}
 
     def known(self, dims: int, tensors: tuple[Tensor, ...], how: tuple[Any, ...], local: bool = True) -> Known | None:
-        """What is known of a call; None of one that is new, or of tensors that are more than numbers in memory.
+        """The cache entry of a call; None if it is new, or if a tensor is more than numbers in memory.
 
         ``tensors`` are the input, and the weight if there is one; ``local`` as :func:`striate.engine.choose` takes it.
         """
@@ -91,14 +91,14 @@ class Left:
         last = any(map(is_channels_last, tensors))
         saved = gain(problem, tuple(passes), tensors[0], last, local)
         if saved is None:
-            return None  # nobody knows yet
+            return None  # not measured yet
         detour = _DETOUR if len(passes) == 1 else _DETOUR_AND_BACK
         worth = saved > detour
-        # PyTorch would keep the input, which only the weight's gradient needs.
+        # PyTorch would save the input, which only the weight's gradient needs.
         worth |= wanted == [True, False]
         linear = False
-        # Autograd's own product saves the detour. Its result is a view, which outside of autograd nobody may change
-        # in place who goes on inside of it.
+        # Autograd's own matrix product avoids the detour. Its result is a view, so this is only for calls with
+        # gradients: a view made without them must not be changed in place once they are on.
         if any(wanted) and self._forward is Pass.OUTPUT and is_linear(problem):
             alone = gain(problem, tuple(passes), tensors[0], last, local, MatmulBackend.name)
             linear = alone is not None and alone > 0 and alone >= saved - detour
@@ -109,7 +109,7 @@ class Left:
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Other dtypes have no kernels but PyTorch's to begin with, and are nothing to hurry for."""
+    """Whether a tensor is plain float32 memory; other dtypes have PyTorch's kernels only, and gain little."""
     kind = type(tensor)
     plain = (kind is Tensor or kind is Parameter) and tensor.dtype is torch.float32
     return plain and not tensor.is_neg() and has_memory(tensor)
@@ -117,7 +117,7 @@ def is_plain(tensor: Tensor) -> bool:
 
 @lru_cache(maxsize=4096)
 def _pytorchs_padding(problem: Problem) -> tuple[int, ...] | None:
-    """The padding as PyTorch takes it, which knows only some of what striate does; None where it doesn't."""
+    """The padding in PyTorch's form; None if PyTorch's function can't compute the problem."""
     padding = tuple(before for before, _ in problem.pads)
     if any(before != after for before, after in problem.pads):
         return None

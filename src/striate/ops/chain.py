@@ -1,19 +1,19 @@
-"""Convolutions and batch normalisations in a row as one operation.
+"""A chain of convolutions and batch normalisations as one operation.
 
     m[0] = input,    m[k + 1] = link k of m[k],    the last one is the result
 
-A link is a convolution, or ``activation(batch norm + residual)``. Each is computed, and its gradients are, as
-:mod:`striate.ops.convolution` and :mod:`striate.ops.norm` do by themselves. What is saved is the way between them:
-autograd's books and its calls of functions written in Python cost some 50 microseconds a link and direction, as much as
-the kernels of a small map.
+A link is a convolution, or ``activation(batch norm + residual)``. Links and their gradients are computed as in
+:mod:`striate.ops.convolution` and :mod:`striate.ops.norm`. The chain avoids the cost between them: autograd's
+bookkeeping and its calls of Python functions take some 50 microseconds per link and direction, as much as the kernels
+of a small map.
 
-What is kept is what the links by themselves keep, whose tables see there: a convolution's input if its weight has a
-gradient, its weight if its input has one; a normalisation's input and weight, and its result where a residual and relu
-made it. Links from whose result no gradient goes back keep nothing, and residuals and biases nobody keeps. PyTorch's
-functions keep no less of what others see, which are the first map, the last one and the operands.
+The chain saves for backward what the single links save (see the tables there): a convolution's input if its weight has
+a gradient, its weight if its input has one; a normalisation's input and weight, and its result if it has a residual and
+relu. Links whose result gets no gradient save nothing; residuals and biases are never saved. Of the tensors that
+callers can see (the first map, the last map and the operands), PyTorch's functions save at least as much.
 
-The maps between that are kept are results too, which nobody gets to see but the gradients: as functions of the operands
-they are what derivatives of gradients go back through.
+The saved intermediate maps are outputs of the autograd function, too, but only gradients see them: second derivatives
+go back through these maps as functions of the operands.
 """
 
 from __future__ import annotations
@@ -264,22 +264,23 @@ class _Chain(torch.autograd.Function):
         return tuple(found)
 
 
-#: Numbers of a map from which links are computed apart. Autograd gives memory back link by link, which for maps of
-#: 16 MiB counts for more than what Python takes.
+#: Elements of a map from which on links are computed separately. Autograd frees memory link by link, which for maps of
+#: 16 MiB is worth more than Python's cost.
 _LARGE: Final = 1 << 22
-#: Chains that have been met in this process; None those that aren't computed as one.
+#: Chains that this process has seen; None for those that aren't computed as one.
 _known: dict[tuple[Any, ...], _Known | None] = {}
 _UNMET: Final[Any] = object()
 
 
 def as_one(input: Tensor, links: Sequence[Link | None], local: bool = True) -> Tensor | None:
-    """The chain's result where it is computed as one operation; None where it isn't, and nothing has been done.
+    """The chain's result if it is computed as one operation; otherwise None, and nothing has been computed.
 
-    It is where a gradient is wanted of float32 maps on the CPU in one of the two layouts, none of them very large.
+    A chain is computed as one operation if gradients are needed and its maps are float32 on the CPU, in one of the two
+    layouts, none of them very large.
 
     Args:
         input: (N, C, ...).
-        links: what is done with it, one after the other; None for something that no chain has.
+        links: the links in order; None for an operation that no chain has.
         local: as :func:`striate.ops.convolution.contract` takes it.
     """
     if (

@@ -1,16 +1,16 @@
-"""Convolution, activation and max pooling as one operation, whose gradients go back along a list of positions.
+"""Convolution, activation and max pooling as one operation with sparse gradients.
 
     y = max over a window of  activation(conv(x, w) + b)
 
-The activation is a clamp, so it commutes with the maximum, and max pooling hands each gradient to one position of the
+The activation is a clamp, so it commutes with the maximum. Max pooling sends each gradient to one position of the
 convolution's output. The gradient of that output is therefore a list of (position, gradient), zero where the activation
-clamped; with T as in :mod:`striate.ops.convolution`, dT/dw and dT/dx are sums over the list. What is kept for that:
+clamped. With T as in :mod:`striate.ops.convolution`, dT/dw and dT/dx are sums over this list. Saved for backward:
 
     PyTorch's functions   x, w, conv(x, w) + b, its activation, and positions in 64 bits
     this                  x if w has a gradient, w if x has one, and positions in 16 bits where they suffice
 
-Neither keeps the result. Where the three are computed one by one the activation comes last, on a quarter of the map or
-less; so it is one that keeps what it is taken of, which nobody else has, and not its result.
+Neither saves the result. If the three are computed one by one, the activation comes last, on a quarter of the map or
+less. It must then save its operand, which no caller can see, and not its result.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ _POOLS = (pooling.max_pool1d, pooling.max_pool2d, pooling.max_pool3d)
 
 
 def _relu(x: Tensor) -> Tensor:
-    # Of the same numbers and slopes PyTorch's relu keeps the result, its threshold the operand.
+    # threshold has relu's values and slopes, but saves its operand, where relu saves its result.
     return F.threshold(x, 0.0, 0.0) if torch.is_grad_enabled() and x.is_floating_point() else F.relu(x)
 
 
-#: Of a map that nobody else has; the result may be written over.
+#: Applied to a map that no caller can see; callers may overwrite the result.
 CLAMPS: Final[dict[str, Callable[[Tensor], Tensor]]] = {"": lambda x: x, "relu": _relu, "relu6": F.relu6}
 
 
 @dataclass(frozen=True)
 class _How:
-    """All of a call but its tensors."""
+    """All arguments of a call except its tensors."""
 
     stride: Any
     padding: Any
@@ -68,7 +68,7 @@ class _How:
 
 @dataclass(slots=True)
 class _Known:
-    """A call that has been met before: all of it that follows from shapes, strides and settings."""
+    """A cached dispatch: everything about a call that follows from shapes, strides and settings."""
 
     how: _How
     shape: ConvShape

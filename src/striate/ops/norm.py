@@ -11,14 +11,14 @@ and with the upstream gradient g = dL/dy
     grad_weight  = sum of g' * xh
     grad_x       = weight / d * (g' - grad_bias / n - xh * grad_weight / n)
 
-the last two terms since m and v hang on x. In evaluation they don't, and the terms are not there (Ioffe & Szegedy,
-"Batch Normalization", 2015, section 3).
+The last two terms are there because m and v depend on x. In evaluation m and v are constants, and the terms vanish
+(Ioffe & Szegedy, "Batch Normalization", 2015, section 3).
 
-What takes the time is memory. Kernels of the engine's read x twice and write y once, and backwards read x and g twice
-and write grad_x once; the second time from the cache where they can. What is kept for that (see :mod:`._autograd` for
-the rule):
+The operation is limited by memory. The engine's kernels read x twice and write y once; in the backward pass they read x
+and g twice and write grad_x once. The second read comes from the cache where it can. Saved for backward (see
+:mod:`._autograd` for the rule):
 
-    what                                   PyTorch's functions keep    this keeps
+    what                                   PyTorch's functions save    this saves
     normalised alone, or with a residual   x                           x
     relu                                   x, y                        x
     relu with a residual                   x, y                        x, y
@@ -26,13 +26,13 @@ the rule):
     tanh, sigmoid                          x, y                        x
     the same with a residual               x, z                        x, z
 
-Beside these both keep the weight and some numbers a channel: PyTorch two, this five, from which z follows where it
-isn't kept. The last line is normalisation and addition as one, and PyTorch's activation: its slope follows from z, and
-from nothing else that nobody may write to. Where of all operands the residual alone has a gradient, PyTorch adds it,
-and nothing is kept of the normalisation.
+Both also save the weight and some numbers a channel: PyTorch two, this five, from which z can be recomputed. In the
+last row, normalisation and addition are one operation, followed by PyTorch's activation: its slope depends on z, and no
+other tensor that callers can't overwrite determines it. If only the residual needs a gradient, PyTorch adds it, and
+nothing of the normalisation is saved.
 
-Whatever isn't float32 in one of two layouts on the CPU is composed of PyTorch's own operators; so are forward
-derivatives and transforms. Derivatives of higher order are those of the formulas above, written in PyTorch's operators.
+Anything other than float32 on the CPU in one of the two layouts falls back to PyTorch's operators, as do forward-mode
+derivatives and transforms. Higher derivatives are those of the formulas above, written in PyTorch's operators.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ ACTIVATIONS: Final[dict[str, Callable[..., Tensor]]] = {
 }
 #: Kinds that take a number.
 NUMBERED: Final = ("leaky_relu", "elu")
-#: Those that are one operation with a residual's addition where gradients are wanted.
+#: Activations that are fused with a residual's addition if gradients are needed.
 AFTER_RESIDUALS: Final = ("", "relu")
 _aten: Final = torch.ops.aten
 _SENT_BACK: Final[dict[str, Callable[..., Tensor]]] = {
