@@ -82,10 +82,16 @@ def openvino(model: nn.Module, images: Tensor) -> Callable[[], object]:
 
 def exported(model: nn.Module, images: Tensor) -> bytes:
     buffer = io.BytesIO()
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        # The exporter that needs no further package; the graph of these networks is the same by either.
-        torch.onnx.export(model, (images,), buffer, dynamo=False)  # type: ignore[arg-type]
+    # An encoder's fast path in evaluation is one operator of PyTorch's own, which ONNX doesn't have.
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # The exporter that needs no further package; the graph of these networks is the same by either.
+            torch.onnx.export(model, (images,), buffer, dynamo=False)  # type: ignore[arg-type]
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
     return buffer.getvalue()
 
 

@@ -43,6 +43,8 @@ TRAINED: Final = (
 #: Images that a training step has, and their size; and that of images for inference.
 _BATCH, _TRAINED_SIZE, _SIZE = 8, 128, 224
 _FILE: Final = RESULTS / "zoo.csv"
+#: What tells rows apart.
+_KEY: Final = ("network", "task", "images")
 
 
 def row_of(name: str, task: str, images: int, turns: int, with_compile: bool, runtimes: bool) -> dict[str, Any]:
@@ -105,7 +107,7 @@ def main(
     task: Annotated[str, typer.Option(help="inference, training or both.")] = "both",
     with_compile: Annotated[bool, typer.Option("--compile", help="torch.compile as well (hours).")] = False,
     runtimes: Annotated[bool, typer.Option(help="ONNX Runtime and OpenVINO as well, for inference.")] = False,
-    save: Annotated[bool, typer.Option(help="Write results/zoo.csv, network by network.")] = False,
+    save: Annotated[bool, typer.Option(help="Write into results/zoo.csv, network by network.")] = False,
 ) -> None:
     """Times networks of torchvision and timm: inference of 1 and of 8 images, and training steps of 8.
 
@@ -145,9 +147,15 @@ def main(
 
 
 def _save(rows: list[dict[str, Any]], told: dict[str, str]) -> None:
+    """Writes rows beside those of other networks and tasks that the file has."""
     RESULTS.mkdir(exist_ok=True)
-    columns = list(dict.fromkeys(column for row in rows for column in row))
+    made = {tuple(str(row[name]) for name in _KEY): row | told for row in rows}
+    if _FILE.exists():
+        with _FILE.open(newline="") as file:
+            before = {tuple(row[name] for name in _KEY): row for row in csv.DictReader(file)}
+        made = before | made
+    columns = list(dict.fromkeys(column for row in made.values() for column in row))
     with _FILE.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*columns, *told], restval="")
+        writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
-        writer.writerows([row | told for row in rows])
+        writer.writerows(made.values())
