@@ -5,17 +5,30 @@ A case is a problem; it prints as a line, and ``striate.geometry.parse(line)`` m
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import Tensor
 
 from striate.engine import Pass
 from striate.errors import GeometryError
 from striate.geometry import ConvShape, PoolShape, Window, parse
+
+#: Activations by the names that normalisation knows them by.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    **{name: getattr(F, name) for name in ("relu", "relu6", "silu", "hardswish", "gelu")},
+    "": lambda z: z,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "leaky_relu:0.1": lambda z: F.leaky_relu(z, 0.1),
+    "leaky_relu:-0.5": lambda z: F.leaky_relu(z, -0.5),
+    "elu:1.0": F.elu,
+    "elu:0.3": lambda z: F.elu(z, 0.3),
+}
 
 CONVOLUTIONS = [
     # plain, in every number of axes

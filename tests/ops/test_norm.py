@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from cases import ACTIVATIONS as THEIRS
 from striate import engine
 from striate.engine import tuning
 from striate.engine.llvm import norms
@@ -20,16 +21,6 @@ from striate.errors import OperandError
 from striate.ops import norm
 from striate.ops.norm import batch_norm
 
-THEIRS: dict[str, Callable[[Tensor], Tensor]] = {
-    **{name: getattr(F, name) for name in ("relu", "relu6", "silu", "hardswish", "gelu")},
-    "": lambda z: z,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "leaky_relu:0.1": lambda z: F.leaky_relu(z, 0.1),
-    "leaky_relu:-0.5": lambda z: F.leaky_relu(z, -0.5),
-    "elu:1.0": F.elu,
-    "elu:0.3": lambda z: F.elu(z, 0.3),
-}
 ACTIVATIONS = list(THEIRS)
 FORMS = list(itertools.product(ACTIVATIONS, [False, True], [True, False]))
 

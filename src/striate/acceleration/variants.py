@@ -162,9 +162,7 @@ class Variants:
                 # The graph itself goes on: measuring is something to gain, and must not make a call fail.
                 entry.run = self.blocks
                 told = f"{type(error).__name__}: {error}"
-                warnings.warn(
-                    f"striate: no plan of a graph was measured, by a mistake of its own: {told}", stacklevel=2
-                )
+                warnings.warn(f"striate: variants of a graph weren't measured: {told}", stacklevel=2)
             finally:
                 self._lock.release()
 

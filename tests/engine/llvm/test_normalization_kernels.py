@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cases import ACTIVATIONS as THEIRS
 from cases import slow_but
 from striate.engine.llvm import activations, interleaved_normalization, isa, launch, norms
 from striate.engine.llvm import compile as compiler
@@ -20,16 +21,6 @@ from striate.engine.llvm.emit import Function
 from striate.engine.llvm.interleaved_normalization import vectors_together
 from striate.engine.llvm.normalization import Form
 
-THEIRS: dict[str, Callable[[Tensor], Tensor]] = {
-    **{name: getattr(F, name) for name in ("relu", "relu6", "silu", "hardswish", "gelu")},
-    "": lambda z: z,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "leaky_relu:0.1": lambda z: F.leaky_relu(z, 0.1),
-    "leaky_relu:-0.5": lambda z: F.leaky_relu(z, -0.5),
-    "elu:1.0": F.elu,
-    "elu:0.3": lambda z: F.elu(z, 0.3),
-}
 FORMS = [Form(*each) for each in itertools.product(THEIRS, [False, True], [False, True])]
 #: Planes, then channels side by side; sizes around one and several vectors, turns and blocks.
 MAPS = [
