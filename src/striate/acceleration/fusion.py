@@ -118,7 +118,7 @@ class Fusion:
         if bound is None:
             return
         members, residual, join = [norm], None, ""
-        addition = only_user(norm)
+        addition = _only_user(norm)
         if addition is not None and _is_addition(addition) and self._may_wait(norm, addition):
             first, second = addition.args
             other = second if first is norm else first
@@ -126,7 +126,7 @@ class Fusion:
             if addition.target not in INTO_FIRST or first is norm or _is_own(other):
                 members.append(addition)
                 residual, join = other, "iadd" if addition.target in INTO_FIRST and first is norm else "add"
-        activation = only_user(members[-1])
+        activation = _only_user(members[-1])
         name = _activation(activation)
         if activation is not None and name is not None:
             members.append(activation)
@@ -136,25 +136,25 @@ class Fusion:
         dims = _POOLINGS[pooling.target]
         members, names = [pooling], []
         below = _operand(pooling)
-        while (name := _activation(below)) in _CLAMPS and name is not None and only_user(below) is members[0]:
+        while (name := _activation(below)) in _CLAMPS and name is not None and _only_user(below) is members[0]:
             if _is_in_place(below) and not _is_own(_operand(below)):
                 break
             members.insert(0, below)
             names.append(name)
             below = _operand(below)
         convolution = None
-        if isinstance(below, Node) and _calls(below, _CONVOLUTIONS) and only_user(below) is members[0]:
+        if isinstance(below, Node) and _calls(below, _CONVOLUTIONS) and _only_user(below) is members[0]:
             convolution = _bound(below, _CONVOLVED) if _CONVOLUTIONS[below.target] == dims else None
         if convolution is not None:
             members.insert(0, below)
         window = _window(pooling)
         if window is None or (convolution is None and not names):
             return
-        above = only_user(pooling)
+        above = _only_user(pooling)
         while above is not None and (name := _activation(above)) in _CLAMPS and name is not None:
             members.append(above)
             names.append(name)
-            above = only_user(above)
+            above = _only_user(above)
         clamp = "" if not names else "relu6" if "relu6" in names else "relu"
         if convolution is not None:
             arguments: tuple[Any, ...] = (*convolution[:3], convolution[3:], clamp, window)
@@ -170,7 +170,7 @@ class Fusion:
             if members and (_map(node) is not members[-1] or _behind(members[-1]) is not node):
                 break
             members.append(node)
-            node = only_user(node)
+            node = _only_user(node)
         normed = [node for node in members if node.target is normalize]
         dims = {_CONVOLUTIONS.get(node.target) for node in members} - {None}
         if 0 < len(normed) < len(members) and len(dims) == 1:
@@ -303,10 +303,10 @@ def _is_addition(node: Node) -> bool:
 def _is_own(value: Any) -> bool:
     """Whether a value is new memory, and used once: nobody else sees it."""
     made = isinstance(value, Node) and value.op == "call_function" and value.target in _MAKERS
-    return made and only_user(value) is not None
+    return made and _only_user(value) is not None
 
 
-def only_user(node: Node) -> Node | None:
+def _only_user(node: Node) -> Node | None:
     """The one node that uses a value, once."""
     users = list(node.users)
     return users[0] if len(users) == 1 and _uses(users[0], node) == 1 else None

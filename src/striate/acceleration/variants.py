@@ -180,7 +180,8 @@ class Variants:
         known = self._kinds.setdefault(tuple(kind), {})
         found = known.get(tuple(sizes))
         if found is None:
-            if sum(map(len, self._kinds.values())) >= _KEPT:
+            # Lists, since other threads may add to what is looked through.
+            if sum(map(len, list(self._kinds.values()))) >= _KEPT:
                 self._kinds.popitem(last=False)
                 known = self._kinds.setdefault(tuple(kind), {})
             found = known[tuple(sizes)] = _Entry(run=_alike(known, sizes))
@@ -222,7 +223,7 @@ class Variants:
 
 def _alike(known: dict[tuple[int, ...], _Entry], sizes: Sequence[int]) -> Run | None:
     """What was found for another batch size, if that is like these."""
-    for others, entry in known.items():
+    for others, entry in list(known.items()):
         near = (max(one, other) <= _SIMILAR * min(one, other) for one, other in zip(others, sizes, strict=True))
         if entry.run is not None and all(near):
             return entry.run
