@@ -13,6 +13,7 @@ from torch import Tensor
 
 from striate import ops
 from striate.engine import traced
+from striate.errors import StriateError
 from striate.ops import convolution
 
 Call = Callable[..., Any]
@@ -44,8 +45,32 @@ _CALLS: Final = {
     else mine
     for name, mine in _MINE.items()
 }
+
+
+def _as_pytorch(pytorchs: Call, mine: Call) -> Call:
+    """``mine``; but where striate refuses the operands, PyTorch computes the result or raises its own error.
+
+    A ``forward`` may catch a ``RuntimeError``. Operands on ``meta`` are the exception: of an input in main memory and a
+    weight on ``meta`` PyTorch computes numbers from memory that no one wrote.
+    """
+
+    @wraps(mine)
+    def call(*operands: Any, **named: Any) -> Any:
+        try:
+            return mine(*operands, **named)
+        except StriateError:
+            if any(isinstance(each, Tensor) and each.is_meta for each in (*operands, *named.values())):
+                raise
+        return pytorchs(*operands, **named)
+
+    return call
+
+
 #: PyTorch's functions, and striate's that are local to the last bit, each with what is called instead. In three
 #: dimensions there are no kernels of striate's own yet.
-FUNCTIONS: Final[dict[Any, Call]] = {
-    getattr(room, name): call for room in (torch, F, ops) for name, call in _CALLS.items() if hasattr(room, name)
+FUNCTIONS: Final[dict[Any, Call]] = {getattr(ops, name): call for name, call in _CALLS.items()} | {
+    getattr(room, name): _as_pytorch(getattr(room, name), call)
+    for room in (torch, F)
+    for name, call in _CALLS.items()
+    if hasattr(room, name)
 }

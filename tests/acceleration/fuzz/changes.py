@@ -101,7 +101,6 @@ OTHERS = """
 2    channels_last               model.to(memory_format=torch.channels_last)
 1    contiguous                  model.to(memory_format=torch.contiguous_format)
 0.5  shared memory               w.array = np.zeros(1); model.share_memory()
-0.2  meta device                 {path}.to('meta')
 8    layer's attribute           {path}.{attribute}
 1    hook added                  hook = {path}.register_forward_hook(lambda module, args, result: result * 0.5)
 1    hook added                  hook = {path}.register_forward_hook(w.logging('hook'))

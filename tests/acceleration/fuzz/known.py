@@ -119,6 +119,8 @@ KNOWN = [
            "self.kept = collections.deque(maxlen=2)", "", (CALL, CALL, CALL, CALL)),
     # exceptions
     _known("an operator's exception", "h = self.b(h)", "self.b = nn.Conv2d(3, 3, 1)"),
+    _known("a side effect before an operator's exception", "self.k += 1\nh = self.b(h)",
+           "self.k, self.b = 0, nn.Conv2d(3, 3, 1)"),
     _known("an operator's exception, another type", "h = h * self.k", "self.k = None"),
     _known("an operator's exception in another thread", "h = self.b(h)", "self.b = nn.Conv2d(3, 3, 1)", "",
            ("threads(2, 1)",)),

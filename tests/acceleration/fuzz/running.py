@@ -116,7 +116,7 @@ def compare(source: str, steps: list[str], subject: Subject) -> tuple[int, str] 
             ]
         if told and others is not None:
             told = difference(mine, theirs, truth, [each[place] for each in others])
-            if told.startswith("log ") and _raised_alike(mine, theirs):
+            if told.startswith(("log ", "attribute ")) and _raised_alike(mine, theirs):
                 # An operator failed that TorchDynamo didn't see fail when it captured: it tells of side effects
                 # after a graph, so those before the failure are lost, and nothing after it is comparable.
                 return milder
