@@ -21,7 +21,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("function, operands", REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize(("function", "operands"), REFUSED.values(), ids=REFUSED)
 def test_errors_are_pytorchs(function: Callable[..., Any], operands: tuple[Any, ...]) -> None:
     with pytest.raises(RuntimeError) as plain:
         function(*operands)
@@ -32,5 +32,5 @@ def test_errors_are_pytorchs(function: Callable[..., Any], operands: tuple[Any, 
 
 
 def test_a_weight_on_meta() -> None:
-    with pytest.raises(OperandError, match="weight of torch.float32 on meta"):
+    with pytest.raises(OperandError, match=r"weight of torch\.float32 on meta"):
         FUNCTIONS[F.conv2d](torch.zeros(1, 2, 5, 5), torch.zeros(3, 2, 3, 3, device="meta"))
