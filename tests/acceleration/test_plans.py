@@ -1012,7 +1012,6 @@ class Strange(nn.Module):
 STRANGE = {
     "is random": lambda module, x: F.dropout(x, training=True),
     "changes its input or something of its own": lambda module, x: (module.count.add_(1), x)[1],
-    "seen elsewhere too": lambda module, x: (module.plain[:1].add_(1), x)[1],
     "a view of what others have too": lambda module, x: (x, x.view(-1)),
     "how a tensor lies in memory": lambda module, x: x.as_strided((1, 2, 2, 2), (8, 4, 2, 1)),
 }
@@ -1079,3 +1078,47 @@ def test_an_input_changed_in_place_is_no_plans(change: Callable[[Tensor], Tensor
     convolution = nn.Conv2d(1, 2, 3)
     with pytest.raises(Refusal, match=r"changes its input|seen elsewhere"):
         captured(lambda x: (convolution(change(x)),), [torch.randn(1, 1, 5, 5)], [False])
+
+
+class Writes(nn.Module):
+    """Writes to what ``view`` returns, whose memory is that of a map of its own, or of its input."""
+
+    def __init__(self, view: Callable[[Tensor], Tensor], own: bool) -> None:
+        super().__init__()
+        self.view, self.own = view, own
+
+    def forward(self, x: Tensor) -> Tensor:
+        whole = x * 2 if self.own else x
+        seen = self.view(whole)
+        seen += 1
+        return whole
+
+
+#: Functions that may return a view of their operand, or the operand itself, without a word of it in their schemas.
+MAYBE_VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "einsum": lambda x: torch.einsum("abcd->abdc", x),
+    "a diagonal by einsum": lambda x: torch.einsum("abcc->abc", x),
+    "broadcast_tensors": lambda x: torch.broadcast_tensors(x, x)[0],
+    "atleast_3d": torch.atleast_3d,
+    "sum_to_size": lambda x: x.sum_to_size(x.shape),
+    "type_as": lambda x: x.type_as(x),
+    "cartesian_prod": lambda x: torch.cartesian_prod(x[0, 0, 0]),
+    "alpha_dropout": lambda x: F.alpha_dropout(x, 0.2, training=False),
+    "feature_alpha_dropout": lambda x: F.feature_alpha_dropout(x, 0.2, training=False),
+    "dropout": lambda x: F.dropout(x, 0.2, training=False),
+    "permute": lambda x: x.permute(0, 2, 3, 1),
+    "contiguous": lambda x: x.contiguous(),
+}
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("name", slow_but(MAYBE_VIEWS, ["einsum", "alpha_dropout", "atleast_3d"]))
+def test_writing_through_what_may_be_a_view(name: str, own: bool, planning: None) -> None:
+    model = Writes(MAYBE_VIEWS[name], own)
+    fast = accelerated(model)
+    with torch.no_grad():
+        for _ in range(4):
+            plain = torch.randn(2, 3, 4, 4)
+            given = plain.clone()
+            torch.testing.assert_close(fast(given), model(plain))
+            assert torch.equal(given, plain)

@@ -5,7 +5,7 @@ hangs on numbers, or leaves PyTorch on its way, stops the capture instead of bei
 random numbers, or changes its inputs or what its model owns, does more than a list of operators says, and is refused.
 
 An operator that changes a tensor in place becomes one that makes a new tensor, where nobody else sees the old one.
-Where others see it, as after ``y[:, :2] += 1``, PyTorch's functionalization writes the graph without changes.
+Where others see it, as after ``y[:, :2] += 1``, PyTorch's functionalisation writes the graph without changes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.functional_tensor import FunctionalTensor, FunctionalTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -138,7 +140,7 @@ def captured(run: Callable[..., Sequence[Any]], arguments: Sequence[Any], owned:
         return _captured(run, arguments, owned)
     except Changes as changes:
         try:
-            return _captured(torch.func.functionalize(run, remove="mutations"), arguments, owned)
+            return _captured(_without_writing(run, arguments), arguments, owned)
         except Refusal:
             raise changes from None
 
@@ -156,7 +158,39 @@ def _captured(run: Callable[..., Sequence[Any]], arguments: Sequence[Any], owned
     except Exception as error:
         # Whatever a graph may raise on a tensor without numbers, it is no reason to fail: the call itself will tell.
         raise Refusal(f"{type(error).__name__} while it was captured: {str(error).partition(chr(10))[0]}") from error
+    if recorder.changes:
+        raise Changes(recorder.changes[0])
     return Graph(recorder.nodes, recorder.inputs, recorder.told(outputs))
+
+
+def _without_writing(run: Callable[..., Sequence[Any]], arguments: Sequence[Any]) -> Callable[..., Sequence[Any]]:
+    """A graph of operators that does the same and writes to no tensor; ``run`` must not write to its arguments.
+
+    Raises:
+        Refusal: there is none.
+    """
+
+    def functional(*arguments: Any) -> list[Any]:
+        # As AOTAutograd does it. ``torch.func.functionalize`` loses what is written through views that operators return
+        # without a word of it in their schemas, as ``einsum`` does (PyTorch 2.13).
+        with FunctionalTensorMode():
+            wrapped = [FunctionalTensor.to_functional(each) if isinstance(each, Tensor) else each for each in arguments]
+            outputs = run(*wrapped)
+            return [_unwrapped(each) if isinstance(each, FunctionalTensor) else each for each in outputs]
+
+    standing = [_standing(each) if is_number(each) else each for each in arguments]
+    try:
+        with _unlogged(), torch.inference_mode(False), torch.no_grad():
+            made: Callable[..., Sequence[Any]] = make_fx(functional, tracing_mode="fake")(*standing)
+    except Exception as error:
+        raise Refusal(f"{type(error).__name__} while writes were removed: {error}") from error
+    return made
+
+
+def _unwrapped(tensor: FunctionalTensor) -> Tensor:
+    torch._sync(tensor)  # type: ignore[attr-defined]
+    found: Tensor = torch._from_functional_tensor(tensor.elem)
+    return found
 
 
 @contextmanager
@@ -211,6 +245,8 @@ class _Recorder(TorchDispatchMode):
         self.storages: dict[int, list[Tensor]] = {}
         self.constants: set[int] = set()
         self.inputs: list[Value] = []
+        #: Why the list of operators doesn't say all. Recording goes on: a later operator may write to an argument.
+        self.changes: list[str] = []
         for at, (each, own) in enumerate(zip(arguments, owned, strict=True)):
             if isinstance(each, Tensor):
                 value = self.value_of(each, None, own)
@@ -296,18 +332,22 @@ class _Recorder(TorchDispatchMode):
         return made
 
     def without_change(self, node: Node, args: tuple[Any, ...], changed: list[int]) -> Node:
-        """The node as one that makes a new tensor."""
+        """The node as one that makes a new tensor, if there is one."""
         name = node.function._schema.name.removeprefix("aten::")
+        for tensor in tree_leaves([args[at] for at in changed if at < len(args)]):
+            shared = self.storages.get(tensor.untyped_storage()._cdata, []) if isinstance(tensor, Tensor) else []
+            if any((known := self.known[id(each)]).argument is not None or known.fixed for each in shared):
+                raise Refusal(f"{name} changes its input or something of its own")
         if changed != [0] or not name.endswith("_") or not hasattr(torch.ops.aten, name[:-1]):
-            raise Changes(f"{name} writes into a tensor")
-        value = self.known[id(args[0])]
-        if value.argument is not None or value.fixed:
-            raise Refusal(f"{name} changes its input or something of its own")
+            self.changes.append(f"{name} writes into a tensor")
+            return node
         if len(self.storages[args[0].untyped_storage()._cdata]) > 1:
-            raise Changes(f"{name} changes a tensor that is seen elsewhere too")
+            self.changes.append(f"{name} changes a tensor that is seen elsewhere too")
+            return node
         function = getattr(getattr(torch.ops.aten, name[:-1]), node.function._overloadname, None)
         if function is None:
-            raise Changes(f"{name} has no form that leaves its operand")
+            self.changes.append(f"{name} has no form that leaves its operand")
+            return node
         return Node(function, node.args, node.kwargs, node.results)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
 from operator import itemgetter
@@ -19,19 +20,34 @@ class Methods:
 
     Classes are those of its modules and of the objects that their attributes lead to. A new attribute may hide a
     class's or a child, or come before what a ``__getattr__`` answers.
+
+    Args:
+        model: the model as it is now.
+        before: what it had at an earlier capture that Dynamo may still use. A layer that was replaced since may come
+            back, so its class is still watched, and the layer itself for as long as somebody keeps it.
     """
 
-    def __init__(self, model: torch.nn.Module) -> None:
-        helpers = list(_helpers(model))
-        kinds = {kind for each in (*model.modules(), *helpers) for kind in type(each).__mro__}
+    def __init__(self, model: torch.nn.Module, before: Methods | None = None) -> None:
+        objects = [*model.modules(), *_helpers(model)]
+        kinds = {kind for each in objects for kind in type(each).__mro__}
         #: Of the modules, and of the objects that their attributes lead to.
-        self.dicts = [vars(each) for each in (*model.modules(), *helpers)]
+        self.dicts = [vars(each) for each in objects]
         self._counts = list(map(len, self.dicts))
+        watched = zip(map(_weakly, objects), self._counts, strict=True)
+        self._watched = [(each, count) for each, count in watched if each is not None]
+        #: Objects that the model had, and how many attributes they had then.
+        self._gone: list[tuple[weakref.ref[object], int]] = []
+        if before is not None:
+            here = set(map(id, objects))
+            old = (*before._watched, *before._gone)
+            self._gone = [(each, count) for each, count in old if each() is not None and id(each()) not in here]
         held = [type(value) for kind in kinds for value in vars(kind).values() if hasattr(value, "__get__")]
         kinds |= {kind for each in held if not _is_others(each) for kind in each.__mro__}
         # Tracers replace methods of torch.nn.Module for as long as they run, and go their own way.
         kinds -= {torch.nn.Module, object}
-        self.kinds = list(kinds)
+        if before is not None:
+            kinds.update(before.kinds)
+        self.kinds: list[type] = list(kinds)
         self._tables = [vars(kind) for kind in kinds]
         self._sizes = list(map(len, self._tables))
         names = [[name for name, value in table.items() if hasattr(value, "__get__")] for table in self._tables]
@@ -42,11 +58,20 @@ class Methods:
     def same(self) -> bool:
         if list(map(len, self._tables)) != self._sizes or list(map(len, self.dicts)) != self._counts:
             return False
+        if any((found := each()) is not None and len(vars(found)) != count for each, count in self._gone):
+            return False
         try:
             now = [read(table) for read, table in self._read]
         except KeyError:
             return False
         return all(map(identical, now, self._held))
+
+
+def _weakly(value: object) -> weakref.ref[object] | None:
+    try:
+        return weakref.ref(value)
+    except TypeError:
+        return None
 
 
 def _helpers(model: torch.nn.Module) -> Iterator[object]:

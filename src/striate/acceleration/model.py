@@ -154,6 +154,7 @@ class Accelerated:
         self._call: Callable[..., Any] | None = None
         self._met: set[tuple[bool, bool]] = set()
         self._methods: Methods | None = None
+        self._outdated = False  # something was captured since the methods were looked at
         self._shortcuts: Shortcuts | None = None
         self._again = 0
 
@@ -180,7 +181,7 @@ class Accelerated:
     def _guarded(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call by way of Dynamo, which evaluates its guards, and captures the model's code where none pass."""
         methods = self._methods  # another thread may capture meanwhile
-        if methods is not None and not methods.same():
+        if methods is not None and not self._outdated and not methods.same():
             self._call = self._methods = self._shortcuts = None
             self._captured.clear()
             self._met.clear()
@@ -198,9 +199,10 @@ class Accelerated:
                 return call(*args, **kwargs)
         finally:
             _STRICT.leave()
-            if self._methods is None:
+            if self._methods is None or self._outdated:
                 # Not before: what the model has left behind in this call is no change.
-                self._methods = Methods(self.module)
+                self._outdated = False
+                self._methods = Methods(self.module, self._methods)
             if self._shortcuts is not None:
                 self._shortcuts.passed(args, kwargs, self._methods)
 
@@ -215,7 +217,7 @@ class Accelerated:
             made, call = Compiled(graph, examples, **options), held()
             if call is not None:
                 call._captured.append(weakref.ref(made))
-                call._methods = None
+                call._outdated = True
             return made
 
         call = _own_code(self.module)

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.nn import Parameter
+from torch.utils._pytree import tree_leaves
 
 from striate import ops
 from striate.acceleration.fusion import INTO_FIRST, counts_batches
@@ -80,9 +81,9 @@ _METHODS: Final = frozenset(
 #: Of these, whose results may be views of their operand: what is written to them is written to that.
 _VIEWS: Final = frozenset(
     _words("""
-    channel_shuffle chunk contiguous dropout einsum expand expand_as dropout1d dropout2d dropout3d flatten float getattr
-    getitem interpolate mT movedim narrow pad permute pixel_shuffle reshape split squeeze t transpose type_as
-    unbind unflatten unsqueeze view view_as
+    alpha_dropout channel_shuffle chunk contiguous dropout einsum expand expand_as dropout1d dropout2d dropout3d
+    feature_alpha_dropout flatten float getattr getitem interpolate mT movedim narrow pad permute pixel_shuffle reshape
+    split squeeze t transpose type_as unbind unflatten unsqueeze view view_as
     """)
 )
 #: Functions whose gradients PyTorch computes for planes alone: in channels last it writes to address 0 where not all
@@ -202,6 +203,9 @@ class Variants:
                     if made is not None:
                         runs[f"{name}, {_LAST}"] = made
             del expected
+        runs = {name: run for name, run in runs.items() if name == BLOCKS or self._works(run, given)}
+        if len(runs) == 1:
+            return self.blocks
         times = tuning.interleaved({name: partial(self._step, run, given) for name, run in runs.items()}, _BUDGET)
         best = min(times, key=times.__getitem__)
         name = BLOCKS if times[BLOCKS] <= _MARGIN * times[best] else best
@@ -210,6 +214,14 @@ class Variants:
         )
         self.choices.append(Choice(shapes, self._training, name, times))
         return runs[name]
+
+    def _works(self, run: Run, given: Sequence[Any]) -> bool:
+        """Plain PyTorch fails where something is written to that it keeps for a gradient; blocks may keep less."""
+        try:
+            self._step(run, given)
+        except RuntimeError:
+            return False
+        return True
 
     def _step(self, run: Run, given: Sequence[Any]) -> None:
         results = run(*given)
@@ -321,12 +333,24 @@ def _is_own_memory(node: Node) -> bool:
         root = root.args[0] if root.args else root.kwargs.get("input")
     if not isinstance(root, Node) or root.op in ("placeholder", "get_attr") or _name(root) in _VIEWS:
         return False
+    if not _storages(root) or any(_storages(root) & _storages(each) for each in root.graph.nodes if _is_given(each)):
+        return False
     same = [root]
     for each in same:  # grows meanwhile
         if any(_name(user) in _VIEWS for user in each.users):
             return False
         same += [user for user in each.users if _writes(user) and user.args[:1] == (each,)]
     return True
+
+
+def _is_given(node: Node) -> bool:
+    return node.op in ("placeholder", "get_attr")
+
+
+def _storages(node: Node) -> set[int]:
+    """The memory of what a node made when it was captured."""
+    leaves = tree_leaves(node.meta.get("example_value"))
+    return {each.untyped_storage()._cdata for each in leaves if isinstance(each, Tensor)}
 
 
 def _writes(node: Node) -> bool:

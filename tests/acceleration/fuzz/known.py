@@ -38,6 +38,7 @@ class Known:
 STEPS = {
     *("swap_tensors", "a NumPy number"),
     "function's code replaced",
+    "PyTorch's function replaced",
 }
 WORDS = {"lru_cache", "Lazy", "move_to_end", "popitem"}
 
@@ -117,6 +118,11 @@ KNOWN = [
            "def half(): return np.float64(0.5)\n"),
     _known("a deque that forgets", "self.kept.append(h.mean()); h = h + sum(self.kept)",
            "self.kept = collections.deque(maxlen=2)", "", (CALL, CALL, CALL, CALL)),
+    _known("a class method by another name, around a graph break", "h = h * self.k()", "",
+           "def half(): return torch.rand((), generator=torch.Generator().manual_seed(3))\n",
+           _changed("Model.k = classmethod(lambda cls: half())")),
+    _known("a function of PyTorch's replaced", "h = SOME(h)", "", "SOME = F.relu\n",
+           ("with w.patched(F, 'relu', lambda x: x * 0.5): call(1)",)),
     # exceptions
     _known("an operator's exception", "h = self.b(h)", "self.b = nn.Conv2d(3, 3, 1)"),
     _known("a side effect before an operator's exception", "self.k += 1\nh = self.b(h)",

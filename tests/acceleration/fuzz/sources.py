@@ -480,7 +480,8 @@ def _method(p: Piece, n: str, value: str, others: list[str]) -> str:
     p.scope.body.extend([*([kind] if kind else []), f"def {n}({first}):", f"    return {value}"])
     for other in others[:2]:
         p.change("method replaced on instance", f"{p.path}.{n} = lambda: {other}")
-        wrapped = f"({kind[1:]})(lambda {first}: {other})" if kind else f"lambda self: {other}"
+        wrapped = f"w.named({n!r}, lambda {first}: {other})"
+        wrapped = f"({kind[1:]})({wrapped})" if kind else wrapped
         p.change("method replaced on class", f"m.{p.scope.name}.{n} = {wrapped}")
     return f"self.{n}()"
 

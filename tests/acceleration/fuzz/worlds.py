@@ -557,6 +557,11 @@ class World:
         """A hook that leaves a word."""
         return lambda *args, **kwargs: self.module.LOG.append(word)  # type: ignore[no-any-return]
 
+    def named(self, name: str, function: Any) -> Any:
+        """A function by another name."""
+        function.__name__ = name
+        return function
+
     def other(self, kind: type, forward: Callable[..., Any]) -> type:
         """A class like another one, but for its forward."""
         return type("Other", (kind,), {"forward": forward})
