@@ -1,8 +1,8 @@
 """``python -m benchmarks`` times the operations, ``steps`` and ``zoo`` whole networks, ``until`` whole processes to an
 accuracy, ``capture`` first calls, ``overhead`` the training loop, ``explanations`` class activation maps of a batch,
 ``norms`` batch normalisation, ``detection`` suppression and pooling of boxes; ``mnist`` and ``scenes`` train with
-several seeds, ``fine-tuning`` compares training with logistic regression on features; ``peers`` compares detectors and
-segmenters with torchvision's.
+several seeds, ``photographs`` on a few real pictures with outlines or boxes, ``fine-tuning`` compares training with
+logistic regression on features; ``peers`` compares detectors and segmenters with torchvision's.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from benchmarks import (
     mnist,
     norms,
     operations,
+    photographs,
     scenes,
     steps,
     training_overhead,
@@ -47,6 +48,7 @@ app.command("overhead")(training_overhead.main)
 app.command("fine-tuning")(fine_tuning.main)
 app.command("peers")(peers.main)
 app.command("zoo")(zoo.main)
+app.command("photographs")(photographs.main)
 
 
 @app.callback(invoke_without_command=True)

@@ -7,11 +7,13 @@ writes all of them there, in forms that ``striate`` loads.
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +63,54 @@ def trees(folder: Path) -> str:
             text = (data / f"{name}.xml").read_text().replace(">Dead<", ">Tree<").replace(">Alive<", ">Tree<")
             (place / f"{name}.xml").write_text(text.replace(".tif<", ".png<"))
     return f"voc:{place}"
+
+
+def tiles(folder: Path, side: int = 400, seen: float = 0.5) -> str:
+    """The photographs of :func:`trees` in squares of ``side`` pixels, the last of each row and column along the edge.
+
+    A box is cut to its square, and left out of squares in which less than ``seen`` of its area lies.
+    """
+    source, place = folder / "trees", folder / "tiles"
+    trees(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    for part, names in TREES.items():
+        written = []
+        for name in names:
+            picture = Image.open(source / f"{name}.png")
+            boxes = [
+                [float(each.findtext(f"bndbox/{key}", "")) for key in ("xmin", "ymin", "xmax", "ymax")]
+                for each in ElementTree.parse(source / f"{name}.xml").iter("object")
+            ]
+            across, down = (sorted({*range(0, whole - side + 1, side), whole - side}) for whole in picture.size)
+            for left, top in itertools.product(across, down):
+                tile = f"{name}-{left}-{top}"
+                picture.crop((left, top, left + side, top + side)).save(place / f"{tile}.png")
+                cut = [_cut(box, left, top, side) for box in boxes]
+                kept = [after for before, after in zip(boxes, cut, strict=True) if _area(after) >= seen * _area(before)]
+                (place / f"{tile}.xml").write_text(_voc(f"{tile}.png", side, kept))
+                written.append(tile)
+        (place / f"{part}.txt").write_text("".join(f"{name}\n" for name in written))
+    return f"voc:{place}"
+
+
+def _cut(box: list[float], left: int, top: int, side: int) -> list[float]:
+    return [min(max(value - start, 0), side) for value, start in zip(box, (left, top, left, top), strict=True)]
+
+
+def _area(box: list[float]) -> float:
+    return max(box[2] - box[0], 0) * max(box[3] - box[1], 0)
+
+
+def _voc(file: str, side: int, boxes: list[list[float]]) -> str:
+    """An annotation of trees in Pascal VOC's form."""
+    objects = "".join(
+        "<object><name>Tree</name><bndbox>"
+        + "".join(f"<{key}>{value}</{key}>" for key, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
+        + "</bndbox></object>"
+        for box in boxes
+    )
+    size = f"<size><width>{side}</width><height>{side}</height><depth>3</depth></size>"
+    return f"<annotation><filename>{file}</filename>{size}{objects}</annotation>"
 
 
 def nuclei(folder: Path) -> str:
@@ -117,5 +167,5 @@ def write_coco(
 
 
 if __name__ == "__main__":
-    for write in (trees, nuclei, photograph):
+    for write in (tiles, nuclei, photograph):
         print(write(Path(sys.argv[1])))

@@ -139,11 +139,13 @@ def match(objects: Tensor, levels: Sequence[Tensor], radius: float) -> Tensor:
 
 
 class FCOS(OneStageDetector):
-    """Positions on five levels of a pyramid over ResNet-50, each with scores, distances and centre-ness.
+    """Positions on five levels of a pyramid, each with scores, distances and centre-ness.
 
     Args:
         num_classes: K, with the background, which has a score too, though nothing teaches it.
         in_channels: of the images.
+        backbone: the pyramid, with levels of 256 channels at :attr:`strides`; None for ResNet-50's.
+        image_mean, image_std: by which pixels are normalised, for each channel; None for ImageNet's.
         min_size, max_size: of images on their way in, as in :class:`DetectionInput`.
         score_thresh, nms_thresh, detections_per_img, topk_candidates: as in :class:`OneStageDetector`; candidates are
             counted for each level. A score is the geometric mean of the class's and the centre-ness.
@@ -159,6 +161,9 @@ class FCOS(OneStageDetector):
         num_classes: int = 91,
         in_channels: int = 3,
         *,
+        backbone: nn.PyramidBackbone | None = None,
+        image_mean: Sequence[float] | None = None,
+        image_std: Sequence[float] | None = None,
         min_size: int | Sequence[int] = 800,
         max_size: int = 1333,
         score_thresh: float = 0.2,
@@ -167,10 +172,12 @@ class FCOS(OneStageDetector):
         topk_candidates: int = 1000,
         center_sampling_radius: float = 1.5,
     ) -> None:
-        mean, std = (for_channels(each, in_channels) for each in (nn.IMAGENET_MEAN, nn.IMAGENET_STD))
+        mean, std = (
+            for_channels(each, in_channels) for each in (image_mean or nn.IMAGENET_MEAN, image_std or nn.IMAGENET_STD)
+        )
         super().__init__(
             nn.DetectionInput(min_size, max_size, mean, std),
-            resnet50_pyramid(in_channels, frozen=True, p6_of_level=True),
+            backbone or resnet50_pyramid(in_channels, frozen=True, p6_of_level=True),
             nn.AnchorGenerator(tuple((stride,) for stride in self.strides), (1.0,)),
             Head(num_classes),
             num_classes,
