@@ -100,7 +100,8 @@ def kernels(target: isa.Isa) -> dict[str, object]:
     made["planar largest"] = pooling_kernels.generate_largest(target, AXIS, AXIS)
     made["interleaved average"] = interleaved_pooling.generate_average(target, AXIS, AXIS, 3)
     for name in epilogue.FUNCTIONS:
-        numbers = {"clamp": (0.0, 6.0), "leaky_relu": (0.1,)}.get(name, ())
+        settings = {"clamp": (0.0, 6.0), "elu": (1.0, 1.0, 1.0), "leaky_relu": (0.1,), "softplus": (1.0, 20.0)}
+        numbers = settings.get(name, ())
         after = epilogue.Epilogue(name, numbers, adds=True)
         made[f"pairs {name}"] = elementwise.generate_pairs(target, "fmul", epilogue.Epilogue(name, numbers))
         made[f"direct {name}"] = interleaved.generate(target, interleaved.ChannelTile(2, 2), after, direct=True)

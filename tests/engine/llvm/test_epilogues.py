@@ -22,6 +22,13 @@ from striate.engine.llvm.weights import Weights, pack
 
 #: Each function with settings, its definition, and how far it may be off, in units of float32's rounding.
 DEFINITIONS: dict[str, tuple[tuple[float, ...], Callable[[Tensor], Tensor], float]] = {
+    "absolute": ((), torch.abs, 0),
+    "elu": ((0.7, 1.3, 2.0), lambda x: torch.ops.aten.elu(x, 0.7, 1.3, 2.0), 3),
+    "gelu_tanh": ((), lambda x: F.gelu(x, approximate="tanh"), 3),
+    "mish": ((), F.mish, 3),
+    "negative": ((), torch.neg, 0),
+    "softplus": ((0.5, 15.0), lambda x: F.softplus(x, 0.5, 15.0), 2),
+    "square": ((), torch.square, 0.5),
     "clamp": ((-0.5, 6.0), lambda x: x.clamp(-0.5, 6.0), 0),
     "gelu": ((), F.gelu, 3),
     "hard_sigmoid": ((), F.hardsigmoid, 1),

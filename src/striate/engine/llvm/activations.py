@@ -64,7 +64,7 @@ def sigmoid(f: Function, z: str) -> str:
 
 
 def tanh(f: Function, x: str) -> str:
-    size = _magnitude(f, x)
+    size = magnitude(f, x)
     square = f.arithmetic("fmul", x, x)
     inner = _polynomial(
         f, square, -5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1
@@ -85,7 +85,7 @@ def tanh(f: Function, x: str) -> str:
 def normal_share(f: Function, x: str) -> tuple[str, str]:
     """The share of a normal distribution below x, and exp(-x * x / 2); the tail itself is approximated, so nothing
     cancels."""
-    size = f.arithmetic("fmul", _magnitude(f, x), f.constant(math.sqrt(0.5)))
+    size = f.arithmetic("fmul", magnitude(f, x), f.constant(math.sqrt(0.5)))
     t = f.arithmetic("fdiv", f.constant(1), f.fma(size, f.constant(0.3275911), f.constant(1)))
     terms = _polynomial(f, t, 1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
     fall = exponential(f, f.negative(f.arithmetic("fmul", size, size)))
@@ -99,7 +99,7 @@ def gelu(f: Function, x: str) -> str:
     return f.arithmetic("fmul", x, normal_share(f, x)[0])
 
 
-def _magnitude(f: Function, x: str) -> str:
+def magnitude(f: Function, x: str) -> str:
     return f.call(f.vector, f"llvm.fabs.v{f.lanes}f32", (f.vector, x))
 
 

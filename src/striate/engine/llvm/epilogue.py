@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from striate.engine.llvm import pointwise
 from striate.engine.llvm.activations import activated, gelu, leaky_relu, sigmoid, tanh
 from striate.engine.llvm.emit import Function, Number, Pointer
 
@@ -86,12 +87,19 @@ def _named(name: str, f: Function, x: str) -> str:
 
 #: By the names that epilogues know them by.
 FUNCTIONS: Final[dict[str, Callable[..., str]]] = {
+    "absolute": pointwise.absolute,
     "clamp": clamp,
+    "elu": pointwise.elu,
     "gelu": gelu,
+    "gelu_tanh": pointwise.gelu_tanh,
     "hard_sigmoid": hard_sigmoid,
     "hard_swish": partial(_named, "hardswish"),
     "leaky_relu": leaky_relu,
+    "mish": pointwise.mish,
+    "negative": pointwise.negative,
     "sigmoid": sigmoid,
     "silu": partial(_named, "silu"),
+    "softplus": pointwise.softplus,
+    "square": pointwise.square,
     "tanh": tanh,
 }
