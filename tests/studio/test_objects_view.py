@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from striate import ops
 from striate.data import Normalization, Preprocessing
 from striate.studio.finding import candidates, suppressed
-from striate.studio.subject import Subject, of_zoo
+from striate.studio.subject import Subject, find, of_zoo
 
 
 class Drawn(nn.Module):
@@ -109,6 +110,68 @@ def test_the_server_tells_boxes_and_classes_of_pixels(detector: Any, start: Call
         wanted = workspace.subject.whole(workspace.picture(None).inputs)["out"][0].argmax(0)
     assert np.array_equal(chosen[0], wanted.float().numpy())
     assert sum(each["share"] for each in result(client, job)["classes"]) == pytest.approx(1)
+
+
+def test_no_more_stay_than_the_network_gives() -> None:
+    few = Drawn()
+    few.detections_per_img = 5
+    found = candidates(few, PIXELS, None, None)
+    assert torch.equal(found.boxes[found.kept], Drawn()([PIXELS])[0]["boxes"][:5])
+    assert bool((~found.kept & (found.by < 0)).any())
+
+
+@pytest.fixture(scope="module")
+def places(start: Callable[..., Any]) -> Any:
+    """CenterNet in small, with random weights, which is sure of something."""
+    subject = of_zoo("centernet_small", size=(3, 64, 64))
+    subject.whole.score_threshold = 0.0  # type: ignore[assignment]
+    return start(subject)
+
+
+def test_a_position_is_told_and_others_are_refused(places: Any) -> None:
+    job = finished(places, "/api/objects")
+    told = result(places, job)
+    assert (told["references"], told["levels"][0]["size"], told["proposals"]) == ("heat", [16, 16], None)
+    _, heat = places.numbers(f"/api/jobs/{job['id']}/result", part="heat0")
+    path = f"/api/objects/{job['id']}/position"
+    said = places.json(path, at="3,7")
+    assert said["boxes"][0]["score"] == pytest.approx(float(heat[0, 3, 7]))
+    assert said["boxes"][0]["reference"] == [28, 12, 32, 16]
+    for wrong in ({"at": "16,0"}, {"at": "1"}, {"level": 1}, {"at": "x"}):
+        assert places.ask(path, **wrong)[0] == 400
+    assert places.ask("/api/objects/none/position")[0] == 404
+
+
+def test_the_call_gives_the_same_boxes(start: Callable[..., Any]) -> None:
+    client = start(find("centernet_small", size=(3, 64, 64)))
+    told = result(client, finished(client, f"/api/objects?{urlencode({'score': 0.012})}"))
+    known: dict[str, Any] = {}
+    exec(told["call"], known)
+    assert told["boxes"]
+    assert [each["box"] for each in told["boxes"]] == known["found"]["boxes"].tolist()
+    assert known["said"].kind == "heat"
+
+
+def test_the_page_shows_what_a_position_says(places: Any, browser: Any) -> None:
+    browser.open(places, "#/objects?stage=positions&at=3,7")
+    told_line = "document.querySelector('.told')?.innerText"
+    line = browser.wait(f"{told_line}?.includes('Position (3, 7)') && {told_line}")
+    told = places.json(f"/api/objects/{finished(places, '/api/objects')['id']}/position", at="3,7")
+    assert told["boxes"][0]["name"] in line
+    assert ("It is a peak" in line) == (told["higher"] is None)
+    browser.run(
+        """const frame = document.querySelector(".painted svg").getBoundingClientRect();
+        document.querySelector(".painted svg").dispatchEvent(new MouseEvent("click", {bubbles: true,
+            clientX: frame.left + frame.width * 2.5 / 16, clientY: frame.top + frame.height * 9.5 / 16}));"""
+    )
+    browser.wait(f"location.hash.includes('at=9%2C2') && {told_line}.includes('Position (9, 2)')")
+    text = browser.run(
+        """return import('/static/lib/save.js').then(({svgText}) =>
+            svgText(document.querySelector('.painted svg'), document.querySelector('.painted canvas')))"""
+    )
+    assert "<image" in text
+    assert "data:image/png" in text
+    assert browser.errors() == []
 
 
 def test_the_page_says_why_a_box_is_removed(detector: Any, browser: Any, studio: Any) -> None:

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from striate import ops
 from striate.errors import StudioError
 from striate.studio.explaining import Shown
+from striate.studio.jobs import Report
 from striate.studio.pictures import pixels_code
+from striate.studio.predictions import Predictions, Proposals, heats, predictions
 from striate.studio.subject import Subject
 from striate.studio.workspace import Picture, Workspace
 
@@ -29,7 +31,8 @@ class Candidates:
         boxes: (N, 4) left, top, right, bottom, pixels.
         scores, labels: (N,).
         kept: bool (N,): whether suppression keeps it.
-        by: int64 (N,): the box that each removed one overlaps, the surest that is kept; -1 of those that are kept.
+        by: int64 (N,): the box that each removed one overlaps, the surest that is kept; -1 of those that are kept, and
+            of those that go because the network gives no more boxes.
         overlap: (N,): intersection over union with that.
         masks: (M, H, W) of the first ones that are kept, or None.
     """
@@ -43,10 +46,20 @@ class Candidates:
     masks: Tensor | None = None
 
 
-def suppressed(boxes: Tensor, scores: Tensor, labels: Tensor, overlap: float) -> tuple[Tensor, Tensor, Tensor]:
+@dataclass(frozen=True, eq=False)
+class Found(Shown):
+    """What was found, and what the detector says at every position; None where it isn't known."""
+
+    predicted: Predictions | None = None
+
+
+def suppressed(
+    boxes: Tensor, scores: Tensor, labels: Tensor, overlap: float, limit: int = MOST_BOXES
+) -> tuple[Tensor, Tensor, Tensor]:
     """What suppression makes of candidates that are sorted by score, falling: ``kept``, ``by``, ``overlap``.
 
-    A box is removed by the surest kept one of its class that it overlaps by more than the threshold.
+    A box is removed by the surest kept one of its class that it overlaps by more than the threshold. Of those that
+    nothing removes at most ``limit`` are kept.
 
     >>> boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [20, 20, 30, 30]])
     >>> suppressed(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([1, 1, 1]), 0.5)[:2]
@@ -64,6 +77,7 @@ def suppressed(boxes: Tensor, scores: Tensor, labels: Tensor, overlap: float) ->
         first = guilty.to(torch.uint8).argmax(1)  # the surest, since they are sorted
         by[some] = places[first[some]]
         share[some] = ious[some, first[some]]
+    kept[places[limit:]] = False
     return kept, by, share
 
 
@@ -78,17 +92,16 @@ def candidates(model: nn.Module, pixels: Tensor, score: float | None, overlap: f
     Raises:
         StudioError: results of another form.
     """
-    network: Any = model  # whose thresholds are plain attributes
-    own = getattr(network, "nms_thresh", None)
+    heads = _deciding(model)
+    own, limit = getattr(heads, "nms_thresh", None), getattr(heads, "detections_per_img", MOST_BOXES)
     if own is not None:
         overlap = float(own) if overlap is None else overlap
-        network.nms_thresh = 2.0  # nothing overlaps by more than 1, so nothing is removed
-        network.detections_per_img = MOST_BOXES
-    if score is not None and hasattr(network, "score_thresh"):
-        network.score_thresh = score
-    like = next(model.parameters(), torch.zeros(()))
+        heads.nms_thresh = 2.0  # nothing overlaps by more than 1, so nothing is removed
+        heads.detections_per_img = MOST_BOXES
+    if score is not None:
+        setattr(heads, _threshold(heads), score)
     with torch.no_grad():
-        found: Any = model([(pixels.float() / 255).to(like.device, like.dtype)])
+        found: Any = model([_image(model, pixels)])
     if not (isinstance(found, list) and found and {"boxes", "scores", "labels"} <= set(found[0])):
         raise StudioError(type(model).__name__, f"gives {type(found).__name__}", "needed boxes, scores and labels")
     result = {name: each.detach().cpu() for name, each in found[0].items()}
@@ -101,14 +114,30 @@ def candidates(model: nn.Module, pixels: Tensor, score: float | None, overlap: f
         every = torch.ones(len(boxes), dtype=torch.bool)
         kept, by, share = every, torch.full((len(boxes),), -1), torch.zeros(len(boxes))
     else:
-        kept, by, share = suppressed(boxes, scores, labels, overlap)
+        kept, by, share = suppressed(boxes, scores, labels, overlap, limit)
     masks = result.get("masks")
     if masks is not None:
         masks = masks[order][kept][:_MOST_MASKS].reshape(-1, *masks.shape[-2:]).float()
     return Candidates(boxes, scores, labels, kept, by, share, masks)
 
 
-def objects(workspace: Workspace, picture: Picture, score: float | None, overlap: float | None) -> Shown:
+def _deciding(model: nn.Module) -> Any:
+    """The part of a detector whose thresholds, plain attributes, decide which boxes are left."""
+    return getattr(model, "roi_heads", model)
+
+
+def _threshold(heads: Any) -> str:
+    return "score_thresh" if hasattr(heads, "score_thresh") else "score_threshold"
+
+
+def _image(model: nn.Module, pixels: Tensor) -> Tensor:
+    like = next(model.parameters(), torch.zeros(()))
+    return (pixels.float() / 255).to(like.device, like.dtype)
+
+
+def objects(
+    workspace: Workspace, picture: Picture, score: float | None, overlap: float | None, report: Report | None = None
+) -> Found:
     """What the network of a studio finds on a picture, on a copy of it.
 
     Raises:
@@ -121,37 +150,63 @@ def objects(workspace: Workspace, picture: Picture, score: float | None, overlap
         model = copy.deepcopy(subject.whole).eval()
     if subject.task == "semantic":
         return _classes(model, picture, subject)
-    usual = getattr(model, "nms_thresh", None)
-    least = getattr(model, "score_thresh", None)
+    heads = _deciding(model)
+    usual, least = getattr(heads, "nms_thresh", None), getattr(heads, _threshold(heads), None)
     found = candidates(model, picture.pixels, score, overlap)
-    rows = zip(
-        found.boxes.tolist(),
-        found.scores.tolist(),
-        found.labels.tolist(),
-        found.kept.tolist(),
-        found.by.tolist(),
-        found.overlap.tolist(),
-        strict=True,
-    )
-    listed = [
-        {"box": box, "score": sure, "name": name_of(subject, label), "kept": kept, "by": by, "overlap": share}
-        for box, sure, label, kept, by, share in rows
-    ]
+    if report is not None:
+        report("looking at every position", 1, 2)
+    predicted = predictions(model, _image(model, picture.pixels))
     header = {
         "kind": "boxes",
         "picture": picture.id,
-        "boxes": listed,
+        "boxes": _listed(found, [name_of(subject, label) for label in found.labels.tolist()]),
         "suppresses": usual is not None,
         "overlap": usual if overlap is None else overlap,
         "score": least if score is None else score,
         "masks": 0 if found.masks is None else len(found.masks),
-        "call": f"{subject.code.partition('from striate.models.dense')[0].rstrip()}\n\n{pixels_code(picture)}\n\n"
-        "model([pixels / 255])[0]  # boxes, scores and labels that are left\n",
+        "references": None if predicted is None else predicted.kind,
+        "levels": [] if predicted is None else [level.to_dict() for level in predicted.levels],
+        "proposals": None,
+        "call": _code(subject, picture, score, overlap),
     }
-    return Shown(header, {} if found.masks is None else {"masks": found.masks})
+    parts = {} if found.masks is None else {"masks": found.masks}
+    if predicted is not None:
+        parts |= heats(predicted.levels)
+        if predicted.proposals is not None:
+            header["proposals"] = _proposed(predicted.proposals)
+    return Found(header, parts, predicted=predicted)
 
 
-def _classes(model: nn.Module, picture: Picture, subject: Subject) -> Shown:
+def _listed(found: Candidates, names: list[str]) -> list[dict[str, Any]]:
+    rows = (each.tolist() for each in (found.boxes, found.scores, found.kept, found.by, found.overlap))
+    keys = ("box", "score", "kept", "by", "overlap")
+    return [dict(zip(keys, row, strict=True)) | {"name": name} for *row, name in zip(*rows, names, strict=True)]
+
+
+def _proposed(given: Proposals) -> dict[str, Any]:
+    """The likeliest proposals, and what suppression within their levels makes of them."""
+    boxes, scores, levels = (each[:MOST_BOXES].float() for each in (given.boxes, given.scores, given.levels))
+    kept, by, share = suppressed(boxes, scores, levels, given.overlap, given.most)
+    names = [f"level {int(level)}" for level in levels]
+    listed = _listed(Candidates(boxes, scores, levels, kept, by, share), names)
+    return {"boxes": listed, "overlap": given.overlap, "count": len(given.boxes), "most": given.most}
+
+
+def _code(subject: Subject, picture: Picture, score: float | None, overlap: float | None) -> str:
+    """Python that gives the boxes that are left, at these thresholds."""
+    heads = _deciding(subject.whole)
+    owner = "model" if heads is subject.whole else "model.roi_heads"
+    set_ = f"{owner}.{_threshold(heads)} = {score}\n" if score is not None else ""
+    set_ += f"{owner}.nms_thresh = {overlap}\n" if overlap is not None and hasattr(heads, "nms_thresh") else ""
+    return (
+        f"{subject.code.partition('from striate.models.dense')[0].rstrip()}\n\n{pixels_code(picture)}\n\n{set_}"
+        "import torch\n\nfrom striate.studio.predictions import predictions\n\n"
+        "with torch.no_grad():\n    found = model([pixels / 255])[0]  # boxes, scores and labels that are left\n"
+        "said = predictions(model, pixels / 255)  # reference boxes, scores and boxes at every position\n"
+    )
+
+
+def _classes(model: nn.Module, picture: Picture, subject: Subject) -> Found:
     """The class of each pixel."""
     with torch.no_grad():
         output: Any = model(picture.inputs)
@@ -169,7 +224,7 @@ def _classes(model: nn.Module, picture: Picture, subject: Subject) -> Shown:
         "classes": sorted(listed, key=lambda each: -float(str(each["share"]))),
         "call": f"{subject.code}\n\n{picture.code}\n\nmodel(inputs)['out'][0].argmax(0)\n",
     }
-    return Shown(header, {"map": chosen[None].float()})
+    return Found(header, {"map": chosen[None].float()})
 
 
 def name_of(subject: Subject, label: int, *, background: int = 1) -> str:

@@ -179,8 +179,12 @@ def of_zoo(name: str, weights: str | None = None, size: tuple[int, int, int] | N
     if weights in (None, "random"):
         torch.manual_seed(0)
         model, shape, small = _random(name, size)
+        own = shape
         if size is None:
             shape = _smaller(shape, task)
+        resized = shape != own and callable(getattr(model, "resize", None))
+        if resized:
+            model.resize(shape[1:])  # type: ignore[operator]
         how = Preprocessing(
             None, shape[1:], _UNIT.get(shape[0]) or _unit(shape[0]), mode="crop" if shape[0] == 3 else "frame"
         )
@@ -188,6 +192,7 @@ def of_zoo(name: str, weights: str | None = None, size: tuple[int, int, int] | N
         code = (
             "import torch\nfrom striate import models\n\ntorch.manual_seed(0)\n"
             f"model = models.create({', '.join(arguments)}).eval()"
+            + f"\nmodel.resize({shape[1:]})" * resized
         )
         return _dense(Subject(name, model, (), how, code, "random weights", task=task))
     about = models.describe_weights(name, str(weights))

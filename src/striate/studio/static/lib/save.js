@@ -18,8 +18,9 @@ export function savePng(canvas, name) {
 
 const KEPT = ["fill", "stroke", "stroke-width", "stroke-dasharray", "opacity", "font-family", "font-size", "font-weight", "text-anchor", "dominant-baseline"];
 
-// The SVG as text, with its style written into it, so that it looks the same without the page's style sheet.
-export function svgText(element) {
+// The SVG as text, with its style written into it, so that it looks the same without the page's style sheet. What a
+// canvas `under` it shows becomes its ground.
+export function svgText(element, under = null) {
   const copy = element.cloneNode(true);
   const originals = [element, ...element.querySelectorAll("*")];
   const copies = [copy, ...copy.querySelectorAll("*")];
@@ -29,9 +30,13 @@ export function svgText(element) {
     copies[place].removeAttribute("class");
   });
   copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
-  return new XMLSerializer().serializeToString(copy);
+  const text = new XMLSerializer().serializeToString(copy);
+  if (!under) return text;
+  // As text, since the page's policy lets no element load a picture that isn't the server's.
+  const ground = `<image width="${under.width}" height="${under.height}" style="image-rendering: pixelated" href="${under.toDataURL()}"/>`;
+  return text.replace(/>/, `>${ground}`);
 }
 
-export function saveSvg(element, name) {
-  save(new Blob([svgText(element)], { type: "image/svg+xml" }), `${name}.svg`);
+export function saveSvg(element, name, under = null) {
+  save(new Blob([svgText(element, under)], { type: "image/svg+xml" }), `${name}.svg`);
 }
