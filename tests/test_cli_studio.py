@@ -71,7 +71,7 @@ def test_the_world_is_warned_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     from striate.cli import main
     from striate.studio.server import Studio
 
-    monkeypatch.setattr(Studio, "serve", lambda self, ready: self._socket.close())
+    monkeypatch.setattr(Studio, "serve", lambda self, ready, made: self._socket.close())
     with pytest.raises(SystemExit) as left:
         main(["studio", "lenet5", "--host", "0.0.0.0"])
     assert left.value.code == 0
@@ -87,7 +87,7 @@ def test_the_browser_is_opened_when_asked(monkeypatch: pytest.MonkeyPatch, capsy
     opened: list[str] = []
     monkeypatch.setattr(webbrowser, "open", opened.append)
 
-    def serve(self: Studio, ready: object) -> None:
+    def serve(self: Studio, ready: object, made: object) -> None:
         ready()  # type: ignore[operator]
         self._socket.close()
 

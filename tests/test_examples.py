@@ -117,9 +117,11 @@ def leaving(monkeypatch: pytest.MonkeyPatch) -> None:
     from striate.studio import default
     from striate.studio.server import Studio
 
-    def serve(self: Studio, ready: Callable[[], object]) -> None:
+    def serve(self: Studio, ready: Callable[[], object], made: Callable[[], Any] | None) -> None:
         with self:
             ready()
+            if made is not None:
+                self.show(made())
             with urllib.request.urlopen(self.address) as page:
                 assert b"<title>striate studio</title>" in page.read()
 

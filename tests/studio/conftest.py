@@ -41,12 +41,13 @@ class Client:
         path: str,
         method: str = "GET",
         body: bytes | None = None,
-        headers: dict[str, str] | None = None,
+        headers: dict[str, str | None] | None = None,
         **query: Any,
     ) -> tuple[int, bytes]:
         """Status and body of one call; a header that is None in ``headers`` is left out."""
         connection = HTTPConnection("127.0.0.1", self.studio.port, timeout=60)
-        sent = {TOKEN: self.studio.token} | (headers or {})
+        given = {TOKEN: self.studio.token} | (headers or {})
+        sent = {name: value for name, value in given.items() if value is not None}
         try:
             connection.request(method, f"{path}?{urlencode(query)}" if query else path, body, sent)
             response = connection.getresponse()

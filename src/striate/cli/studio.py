@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from striate.cli.app import MaxPixels, app, say
 from striate.cli.help import FileCommand
 from striate.errors import RunError
+
+if TYPE_CHECKING:
+    from striate.studio.workspace import Workspace
 
 
 @app.command(cls=FileCommand)
@@ -45,20 +49,32 @@ def studio(
     from striate.studio import needs
 
     needs()
-    from striate.studio.default import default_subject
+    from striate import models
     from striate.studio.guard import is_loopback
-    from striate.studio.samples import pictures_of
     from striate.studio.server import Studio
-    from striate.studio.subject import find
-    from striate.studio.workspace import Workspace
 
     if model is None and (weights is not None or size is not None):
         raise RunError(
             "--weights" if weights else "--size", "got no network", "needed its name", "striate studio resnet18"
         )
-    subject = default_subject(say) if model is None else find(model, weights=weights, size=_size(size))
-    pictures = pictures_of(subject, image or (), max_pixels=max_pixels)
-    shown = Studio(Workspace(subject, pictures), host, port)
+    shape = _size(size)
+    shown = Studio(host=host, port=port)
+
+    def tell(text: str) -> None:
+        say(text)
+        shown.tell(text.partition(";")[0])
+
+    def made() -> Workspace:
+        shown.tell("importing PyTorch")
+        from striate.studio.default import default_subject
+        from striate.studio.samples import pictures_of
+        from striate.studio.subject import find
+        from striate.studio.workspace import Workspace
+
+        shown.tell(f"making {model or 'the network'}")
+        subject = default_subject(tell) if model is None else find(model, weights=weights, size=shape)
+        return Workspace(subject, pictures_of(subject, image or (), max_pixels=max_pixels))
+
     if not is_loopback(host):
         say(
             f"warning: {host} can be reached from other machines; whoever has the address sees the network and pictures"
@@ -71,7 +87,11 @@ def studio(
 
             webbrowser.open(shown.address)
 
-    shown.serve(ready)
+    # The page is there before PyTorch is imported, unless the name may be a mistake.
+    known = model is None or model in models.names() or ":" in model or Path(model).is_dir()
+    if not known:
+        shown.show(made())
+    shown.serve(ready, made if known else None)
 
 
 def _size(text: str | None) -> tuple[int, int, int] | None:

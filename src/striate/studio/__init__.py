@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 from striate.errors import StudioError
 
 if TYPE_CHECKING:
+    import torch
+
     from striate.data import Preprocessing
     from striate.studio.server import Studio
 
@@ -57,6 +56,8 @@ def show(
     >>> studio.stop()
     """
     needs()
+    from torch import Tensor
+
     from striate.studio.samples import pictures_of
     from striate.studio.server import Studio
     from striate.studio.subject import of_module

@@ -89,11 +89,14 @@ class Follower:
         self._thread: threading.Thread | None = None
 
     def start(self) -> Follower:
-        """Looks again and again in a thread, until the run is finished."""
+        """Looks once, and again and again in a thread until the run is finished."""
         with self._guard:
+            first = self._thread is None
             if self._thread is None:
                 self._thread = threading.Thread(target=self._watch, name="striate-studio-run", daemon=True)
                 self._thread.start()
+        if first:
+            self.look()
         return self
 
     def _watch(self) -> None:

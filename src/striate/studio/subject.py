@@ -191,8 +191,7 @@ def of_zoo(name: str, weights: str | None = None, size: tuple[int, int, int] | N
         arguments = [repr(name)] + [f"in_channels={shape[0]}"] * (shape[0] not in (1, 3)) + ["small_input=True"] * small
         code = (
             "import torch\nfrom striate import models\n\ntorch.manual_seed(0)\n"
-            f"model = models.create({', '.join(arguments)}).eval()"
-            + f"\nmodel.resize({shape[1:]})" * resized
+            f"model = models.create({', '.join(arguments)}).eval()" + f"\nmodel.resize({shape[1:]})" * resized
         )
         return _dense(Subject(name, model, (), how, code, "random weights", task=task))
     about = models.describe_weights(name, str(weights))

@@ -79,7 +79,11 @@ function App() {
   const address = useAddress();
   const state = useStore();
   const [error, setError] = useState(null);
-  useEffect(() => { store.refresh().catch(setError); }, []);
+  const [starting, setStarting] = useState("");
+  useEffect(() => {
+    window.addEventListener("striate-starting", (event) => setStarting(event.detail));
+    store.refresh().catch(setError);
+  }, []);
   const known = views.filter((each) => !state.subject || state.subject.views.includes(each.name));
   const view = known.find((each) => each.name === address.view) ?? known[0];
   const { module, error: broken } = useModule(view);
@@ -103,7 +107,7 @@ function App() {
     </header>
     <main>
       ${error || broken ? html`<${Note} error=${error ?? broken} />`
-        : !state.subject || !view ? html`<p class="quiet">${known.length || !state.subject ? "Loading" : ""}</p>`
+        : !state.subject || !view ? html`<p class="quiet" role="status" aria-busy="true">${starting ? `The studio is ${starting}.` : "Loading"}</p>`
         : !module ? html`<p class="quiet" aria-busy="true">Loading ${view.label}</p>`
         : html`<${View} key=${view.name} module=${module} address=${address} />`}
     </main>`;

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from starlette.routing import Route
+import anyio.to_thread
+from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
 
 if TYPE_CHECKING:
     from striate.studio.workspace import Workspace
@@ -24,17 +27,34 @@ VIEWS: Final[tuple[str, ...]] = (
 )
 
 
-def routes() -> list[Route]:
-    """The routes of all views."""
+#: The view that a studio begins with.
+FIRST: Final = ("network",)
+
+
+def routes(names: Sequence[str] = VIEWS) -> list[Route]:
+    """The routes of views, which are imported for that."""
     found: list[Route] = []
-    for name in VIEWS:
+    for name in names:
         found += importlib.import_module(f"{__name__}.{name}").routes
     return found
 
 
+class Others:
+    """Answers with the views that a studio doesn't begin with; they are imported when one of them is asked for."""
+
+    def __init__(self) -> None:
+        self._router: Router | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._router is None:
+            names = [name for name in VIEWS if name not in FIRST]
+            self._router = Router(await anyio.to_thread.run_sync(routes, names))
+        await self._router(scope, receive, send)
+
+
 def begin(workspace: Workspace) -> None:
-    """Lets views begin what goes on from the studio's start, whether or not anybody looks."""
-    for name in VIEWS:
-        start = getattr(importlib.import_module(f"{__name__}.{name}"), "begin", None)
-        if start is not None:
-            start(workspace)
+    """Lets the view of training follow a run from the studio's start, whether or not anybody looks."""
+    if workspace.subject.run is not None:
+        from striate.studio.views import training
+
+        training.begin(workspace)

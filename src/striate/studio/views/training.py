@@ -46,8 +46,7 @@ def follower_of(workspace: Workspace) -> Follower:
 
 def begin(workspace: Workspace) -> None:
     """Follows the run of a studio from its start on, so that no checkpoint is missed."""
-    if workspace.subject.run is not None:
-        follower_of(workspace)
+    follower_of(workspace)
 
 
 def _snapshot(request: Request) -> tuple[Follower, Snapshot]:

@@ -41,6 +41,10 @@ async function call(path, { params, signal, ...options } = {}) {
     if (error.name === "AbortError") throw error;
     throw new ApiError(GONE, 0);
   }
+  if (response.status === 202) { // the network isn't there yet
+    window.dispatchEvent(new CustomEvent("striate-starting", { detail: (await response.json()).starting }));
+    return call(path, { params, signal, ...options });
+  }
   if (!response.ok) {
     let line = `the server answered with ${response.status}`;
     try {
