@@ -166,8 +166,10 @@ def test_the_page_shows_what_a_position_says(places: Any, browser: Any) -> None:
     )
     browser.wait(f"location.hash.includes('at=9%2C2') && {told_line}.includes('Position (9, 2)')")
     text = browser.run(
-        """return import('/static/lib/save.js').then(({svgText}) =>
-            svgText(document.querySelector('.painted svg'), document.querySelector('.painted canvas')))"""
+        """window.saved = null; URL.createObjectURL = (blob) => { window.saved = blob; return "#"; };
+        HTMLAnchorElement.prototype.click = () => {};
+        document.querySelector(".scene .exports button").click();
+        return window.saved.text();"""
     )
     assert "<image" in text
     assert "data:image/png" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -238,6 +239,21 @@ def test_what_can_be_clicked_has_a_name(page: Any, studio: Any) -> None:
         assert nameless == []
 
 
+def test_the_whole_graph_is_saved_wherever_the_page_looks(page: Any, start: Callable[..., Any]) -> None:
+    client = start(nn.Sequential(*(nn.Conv2d(1, 1, 3, padding=1) for _ in range(120))), torch.rand(1, 1, 6, 6))
+    page.open(client, "#/network?open=", size=(800, 600))
+    page.wait("document.querySelector('[data-node]') && document.querySelector('.exports button')")
+    assert page.run("return document.querySelectorAll('[data-node]').length") < 121
+    text = page.run(
+        """window.saved = null; URL.createObjectURL = (blob) => { window.saved = blob; return "#"; };
+        HTMLAnchorElement.prototype.click = () => {};
+        document.querySelector(".exports button").click();
+        return window.saved.text();"""
+    )
+    assert len(re.findall("data-node=", text)) == 122
+    assert text.count("<image") > 100
+
+
 def test_the_drawing_can_be_saved_with_its_style(page: Any, studio: Any) -> None:
     page.open(studio)
     page.wait(node("c1"))
@@ -248,3 +264,37 @@ def test_the_drawing_can_be_saved_with_its_style(page: Any, studio: Any) -> None
     assert "Conv2d 5x5" in text
     assert "class=" not in text
     assert 'fill="rgb(' in text
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "#/network",
+        "#/numbers/11",
+        "#/value/11/0,4,7,10",
+        "#/gradients/1?at=0,0,1,1&steps=1",
+        "#/pictures",
+        "#/geometry",
+        pytest.param("#/why?method=saliency", marks=pytest.mark.slow),
+    ],
+)
+def test_every_view_can_be_saved_and_says_its_call(page: Any, studio: Any, address: str) -> None:
+    page.open(studio, address)
+    # The first explanation waits for packages that take a second to import.
+    page.wait("document.querySelector('.exports button') && document.querySelector('.call pre')", seconds=60)
+    if "steps" in address:  # one weight and one step have calls of their own
+        page.wait("document.querySelectorAll('.call').length === 3")
+    page.run(
+        """window.saved = [];
+        URL.createObjectURL = (blob) => { window.saved.push([blob.type, blob.size]); return "#"; };
+        HTMLAnchorElement.prototype.click = () => {};
+        document.querySelectorAll(".exports button").forEach((each) => each.click());"""
+    )
+    page.wait("window.saved.length === document.querySelectorAll('.exports button').length")
+    saved = page.run("return window.saved")
+    assert {kind for kind, _ in saved} >= {"application/json"}
+    assert {kind for kind, _ in saved} & {"image/png", "image/svg+xml"}
+    assert all(size > 50 for _, size in saved)
+    calls = page.run("return [...document.querySelectorAll('.call pre')].map((each) => each.textContent)")
+    for call in calls:
+        compile(call, address, "exec")

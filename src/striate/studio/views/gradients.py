@@ -185,7 +185,7 @@ def _edges(backward: Backward, found: Gradients, value: int) -> list[dict[str, A
 async def _weight(request: Request) -> Response:
     """``GET /api/gradients/V/weight?at=k,c,y,x``: one weight's gradient as the sum over the places that share it."""
 
-    def made(_: Workspace, backward: Backward, found: Gradients) -> dict[str, Any]:
+    def made(workspace: Workspace, backward: Backward, found: Gradients) -> dict[str, Any]:
         recording = backward.recording
         value = requests.whole(request, "value", high=len(recording.values) - 1)
         place = position(recording, value, requests.wholes(request, "at", most=16) or ())
@@ -194,6 +194,9 @@ async def _weight(request: Request) -> Response:
             "name": recording.names[value],
             "shape": list(recording.values[value].shape),
             "number": float(recording.numbers[value][place]),
+            "call": _code(workspace, request, backward, found.target)
+            + "\nfrom striate.studio.sharing import weight_gradient\n\n"
+            f"print(weight_gradient(recording, gradients, {value}, {place}))\n",
         }
 
     return answer(await _computed(request, made))
@@ -211,7 +214,12 @@ async def _step(request: Request) -> Response:
             workspace.subject.model, picture.inputs, found.target, rate=rate, steps=steps,
             training=recording.training, seed=recording.seed,
         )  # fmt: skip
-        return told.to_dict()
+        options = f", rate={rate:g}, steps={steps}{', training=True' if recording.training else ''}"
+        call = (
+            f"{_code(workspace, request, backward, found.target)}\nfrom striate.studio.gradients import descend\n\n"
+            f"print(descend(model, inputs, gradients.target{options}))\n"
+        )
+        return told.to_dict() | {"call": call}
 
     return answer(await _computed(request, made))
 

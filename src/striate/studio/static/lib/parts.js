@@ -26,11 +26,11 @@ export function Call({ code }) {
     <button onClick=${copy}>${copied ? "copied" : "copy"}</button></details>`;
 }
 
-// Buttons that save what is shown. `svg` and `canvas` give the element, `under` the canvas that lies under the SVG,
+// Buttons that save what is shown. `svg` and `canvas` give the element, `pictures` the canvases that belong to the SVG,
 // `json` gives the data.
-export function Exports({ name, svg, under, canvas, json }) {
+export function Exports({ name, svg, pictures, canvas, json }) {
   return html`<span class="exports" role="group" aria-label="save">
-    ${svg && html`<button onClick=${() => saveSvg(svg(), name, under?.())}>SVG</button>`}
+    ${svg && html`<button onClick=${() => saveSvg(svg(), name, pictures?.())}>SVG</button>`}
     ${canvas && html`<button onClick=${() => savePng(canvas(), name)}>PNG</button>`}
     ${json && html`<button onClick=${() => saveJson(json(), name)}>JSON</button>`}
   </span>`;

@@ -18,9 +18,9 @@ export function savePng(canvas, name) {
 
 const KEPT = ["fill", "stroke", "stroke-width", "stroke-dasharray", "opacity", "font-family", "font-size", "font-weight", "text-anchor", "dominant-baseline"];
 
-// The SVG as text, with its style written into it, so that it looks the same without the page's style sheet. What a
-// canvas `under` it shows becomes its ground.
-export function svgText(element, under = null) {
+// The SVG as text, with its style written into it, so that it looks the same without the page's style sheet.
+// `pictures` are {canvas, x, y, width, height, over}: canvases under what is drawn, or over it.
+export function svgText(element, pictures = []) {
   const copy = element.cloneNode(true);
   const originals = [element, ...element.querySelectorAll("*")];
   const copies = [copy, ...copy.querySelectorAll("*")];
@@ -31,12 +31,33 @@ export function svgText(element, under = null) {
   });
   copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
   const text = new XMLSerializer().serializeToString(copy);
-  if (!under) return text;
   // As text, since the page's policy lets no element load a picture that isn't the server's.
-  const ground = `<image width="${under.width}" height="${under.height}" style="image-rendering: pixelated" href="${under.toDataURL()}"/>`;
-  return text.replace(/>/, `>${ground}`);
+  const written = (over) => pictures.filter((each) => Boolean(each.over) === over).map(({ canvas, x, y, width, height }) =>
+    `<image x="${x}" y="${y}" width="${width}" height="${height}" style="image-rendering: pixelated" href="${canvas.toDataURL()}"/>`).join("");
+  return text.replace(/>/, `>${written(false)}`).replace(/<\/svg>$/, `${written(true)}</svg>`);
 }
 
-export function saveSvg(element, name, under = null) {
-  save(new Blob([svgText(element, under)], { type: "image/svg+xml" }), `${name}.svg`);
+export function saveSvg(element, name, pictures = []) {
+  save(new Blob([svgText(element, pictures)], { type: "image/svg+xml" }), `${name}.svg`);
+}
+
+// All canvases of an element, with their captions, on one canvas, placed as they are on the page.
+export function pictured(element) {
+  const box = element.getBoundingClientRect();
+  const canvas = document.createElement("canvas");
+  canvas.width = Math.ceil(box.width);
+  canvas.height = Math.ceil(box.height);
+  const draw = canvas.getContext("2d");
+  const style = getComputedStyle(document.body);
+  draw.fillStyle = style.backgroundColor;
+  draw.fillRect(0, 0, canvas.width, canvas.height);
+  draw.fillStyle = style.color;
+  draw.font = "12px sans-serif";
+  draw.imageSmoothingEnabled = false;
+  for (const each of element.querySelectorAll("canvas, figcaption")) {
+    const at = each.getBoundingClientRect();
+    if (each.tagName === "CANVAS" && each.width && each.height) draw.drawImage(each, at.left - box.left, at.top - box.top, at.width, at.height);
+    else if (each.tagName !== "CANVAS") draw.fillText(each.textContent.trim(), at.left - box.left, at.top - box.top + 13, at.width);
+  }
+  return canvas;
 }

@@ -35,7 +35,7 @@ export default function GradientsView({ address, store }) {
       <section>
         <${Layers} layers=${found.layers} chosen=${chosen} choose=${choose} />
         <${Parameters} parameters=${found.parameters} chosen=${chosen} choose=${choose} />
-        <${Descent} found=${found} asked=${asked} classes=${classes} />
+        <${Descent} found=${found} asked=${asked} classes=${classes} address=${address} />
         <p class="bar"><${Exports} name="gradients" svg=${() => document.querySelector(".gradients svg.drawing")} json=${() => found} /></p>
         <${Call} code=${found.call} />
       </section>
@@ -110,9 +110,10 @@ function Parameters({ parameters, chosen, choose }) {
 }
 
 // Gradient descent by hand, on a copy of the weights.
-function Descent({ found, asked, classes }) {
-  const [rate, setRate] = useState("0.01");
-  const [steps, setSteps] = useState(0);
+function Descent({ found, asked, classes, address }) {
+  const [rate, setRate] = useState(address.query.rate ?? "0.01");
+  const steps = Math.min(50, Math.max(0, Math.floor(Number(address.query.steps)) || 0));
+  const setSteps = (count) => go(changed(address, { steps: count || null, rate: count ? rate : null }), { replace: true });
   const usable = Number.isFinite(Number(rate)) && Number(rate) > 0 ? Number(rate) : 0.01;
   const { value: told, error, loading } = useLoaded(
     (signal) => steps ? getJson("gradients/step", { ...asked, rate: usable, steps }, { signal }) : Promise.resolve(null),
@@ -131,5 +132,6 @@ function Descent({ found, asked, classes }) {
     ${error && html`<${Note} error=${error} />`}
     ${steps > 0 && told && html`<p class="number losses">${told.numbers.map(digits).join(" → ")}</p>
       <p class="facts">By its gradient alone the first step would change it by ${digits(told.expected)} (rate times the gradient's squared norm); it changed by ${digits(told.numbers[1] - told.numbers[0])}.</p>
-      ${order.length > 0 && html`<table class="parameters"><thead><tr><th>class</th><th>before</th><th>after</th></tr></thead><tbody>${order.map((place) => html`<tr key=${place}><td>${named(classes, place)}</td><td class="number">${(100 * scores[0][place]).toFixed(1)} %</td><td class="number">${(100 * last[place]).toFixed(1)} %</td></tr>`)}</tbody></table>`}`}`;
+      ${order.length > 0 && html`<table class="parameters"><thead><tr><th>class</th><th>before</th><th>after</th></tr></thead><tbody>${order.map((place) => html`<tr key=${place}><td>${named(classes, place)}</td><td class="number">${(100 * scores[0][place]).toFixed(1)} %</td><td class="number">${(100 * last[place]).toFixed(1)} %</td></tr>`)}</tbody></table>`}
+      <p class="bar"><${Exports} name="descent" json=${() => told} /></p><${Call} code=${told.call} />`}`;
 }

@@ -5,8 +5,9 @@ import { changed, format, go } from "/static/lib/address.js";
 import { getJson, getNumbers } from "/static/lib/api.js";
 import { extent, scaleOf } from "/static/lib/colours.js";
 import { Legend, MapView, many } from "/static/lib/maps.js";
-import { Note } from "/static/lib/parts.js";
+import { Call, Exports, Note } from "/static/lib/parts.js";
 import { placeOf } from "/static/lib/places.js";
+import { pictured } from "/static/lib/save.js";
 import { useLoaded } from "/static/lib/store.js";
 import { digits } from "/static/views/value_terms.js";
 
@@ -48,6 +49,7 @@ export function Maps({ value, address, asked }) {
     ${header.form.channels > PAGE && html`<p class="bar"><button disabled=${!first} onClick=${() => go(changed(address, { first: Math.max(0, first - PAGE) || null }, [value]), { replace: true })}>before</button>
       <button disabled=${first + PAGE >= header.form.channels} onClick=${() => go(changed(address, { first: first + PAGE }, [value]), { replace: true })}>next</button>
       <span class="quiet">${first} to ${Math.min(first + PAGE, header.form.channels) - 1} of ${header.form.channels}</span></p>`}
+    <p class="bar"><${Exports} name=${`gradient of ${header.name}`} canvas=${() => pictured(document.querySelector(".grads"))} json=${() => ({ ...header, numbers: Array.from(data) })} /></p>
     ${parameter && html`<${Weight} value=${value} header=${header} address=${address} asked=${asked} />`}`;
 }
 
@@ -78,5 +80,6 @@ function Weight({ value, header, address, asked }) {
       ${use.largest.slice(0, 16).map((each) => html`<tr key=${each.place.join()}><td><a href=${format("value", [use.result, each.place.join(",")], { picture: address.query.picture, training: address.query.training })}>[${each.place.join(", ")}]</a></td>
         <td class="number">${digits(each.upstream)}</td><td class="number">${digits(each.factor)}</td><td class="number">${digits(each.product)}</td></tr>`)}</tbody></table>
       ${use.count > 16 && html`<p class="quiet">The largest 16 of ${use.count}.</p>`}</section>`)}
-    ${told.others !== 0 && html`<p class="facts">Other operators add ${digits(told.others)}, whose places this page doesn't list.</p>`}</div>`;
+    ${told.others !== 0 && html`<p class="facts">Other operators add ${digits(told.others)}, whose places this page doesn't list.</p>`}
+    <p class="bar"><${Exports} name="weight" json=${() => told} /></p><${Call} code=${told.call} /></div>`;
 }

@@ -1,12 +1,12 @@
 // The network as a graph: boxes open and close, every node has its shape, its costs, what it sees, and small maps.
 
-import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "/static/vendor/preact-htm.js";
+import { html, render, useEffect, useLayoutEffect, useMemo, useRef, useState } from "/static/vendor/preact-htm.js";
 import { changed, format, go } from "/static/lib/address.js";
 import { getJson, getNumbers } from "/static/lib/api.js";
 import { bytes, many } from "/static/lib/maps.js";
 import { Call, Exports, Note } from "/static/lib/parts.js";
 import { useLoaded } from "/static/lib/store.js";
-import { Drawing, drawMaps } from "/static/views/network_drawing.js";
+import { Drawing, drawMaps, Graph } from "/static/views/network_drawing.js";
 import { Details } from "/static/views/network_details.js";
 import { Search } from "/static/views/network_search.js";
 
@@ -81,7 +81,7 @@ export default function Network({ address }) {
       <button onClick=${() => go(changed(address, { open: null, node: null }))}>first view</button>
       ${data && html`<${Totals} totals=${data.totals} note=${fields?.note} />`}
       ${data && html`<${Exports} name="network" json=${() => ({ ...data, fields: fields?.fields })}
-        svg=${() => withMaps(stage.current, data, maps)} />`}
+        svg=${() => whole(data, fields?.fields)} pictures=${() => smallMaps(data, maps)} />`}
     </div>
     ${error && html`<${Note} error=${error} />`}
     <div class="split">
@@ -169,23 +169,24 @@ function closing(data, node, toggle) {
   if (inner) toggle(inner.id, false);
 }
 
-// The drawing with its small maps in it as pictures, for a file.
-function withMaps(stage, data, maps) {
-  const copy = stage.querySelector("svg").cloneNode(true);
-  document.body.append(copy); // styles are read from the page
-  copy.setAttribute("viewBox", `-10 -10 ${data.width + 20} ${data.height + 20}`);
-  for (const node of data.nodes) {
-    if (!maps.has(node.values[0])) continue;
-    const canvas = document.createElement("canvas");
-    canvas.width = node.box[2] * 2;
-    canvas.height = 72;
-    drawMaps(canvas.getContext("2d"), maps.get(node.values[0]), 0, 0, node.box[2] - 12, 36, 2);
-    const image = document.createElementNS("http://www.w3.org/2000/svg", "image");
-    const [x, y, width, height] = node.box;
-    for (const [name, value] of Object.entries({ x: x + 8, y: y + height - 40, width, height: 36, href: canvas.toDataURL() })) image.setAttribute(name, value);
-    copy.append(image);
-  }
-  queueMicrotask(() => copy.remove());
-  return copy;
+// The whole drawing, of which the page has only what is on screen, for a file.
+function whole(data, fields) {
+  const host = document.createElement("div");
+  host.style.cssText = "position: absolute; left: -99999px; top: 0"; // styles are read from the page
+  document.body.append(host);
+  render(html`<${Graph} data=${data} scale=${1} part=${[-Infinity, -Infinity, Infinity, Infinity]} fields=${fields} />`, host);
+  queueMicrotask(() => { render(null, host); host.remove(); });
+  return host.firstElementChild;
 }
 
+// The small maps of all nodes, as pictures of the drawing.
+function smallMaps(data, maps) {
+  return data.nodes.filter((node) => maps.has(node.values[0])).map((node) => {
+    const [x, y, width, height] = node.box;
+    const canvas = document.createElement("canvas");
+    canvas.width = width * 2;
+    canvas.height = 72;
+    drawMaps(canvas.getContext("2d"), maps.get(node.values[0]), 0, 0, width - 12, 36, 2);
+    return { canvas, x: x + 8, y: y + height - 40, width, height: 36, over: true };
+  });
+}

@@ -57,15 +57,20 @@ export function path(points) {
   return text;
 }
 
-export function Drawing({ data, scale, stage, maps, fields, selected, onSelect, onToggle, onNumbers }) {
-  const window_ = useWindow(stage, scale);
-  const nodes = data.nodes.filter((each) => meets(each.box, window_));
-  const boxes = data.boxes.filter((each) => meets(each.box, window_));
-  const edges = data.edges.filter((each) => meets(each.extent ??= extent(each.points), window_));
+export function Drawing({ data, scale, stage, maps, ...more }) {
+  const part = useWindow(stage, scale);
+  const nodes = data.nodes.filter((each) => meets(each.box, part));
+  return html`<${Maps} nodes=${nodes} maps=${maps} scale=${scale} stage=${stage} window=${part} />
+    <${Graph} data=${data} scale=${scale} part=${part} ...${more} />`;
+}
+
+// The part [left, top, right, bottom] of the graph as SVG.
+export function Graph({ data, scale, part, fields, selected, onSelect, onToggle, onNumbers }) {
+  const nodes = data.nodes.filter((each) => meets(each.box, part));
+  const boxes = data.boxes.filter((each) => meets(each.box, part));
+  const edges = data.edges.filter((each) => meets(each.extent ??= extent(each.points), part));
   const size = { width: (data.width + 2 * MARGIN) * scale, height: (data.height + 2 * MARGIN) * scale };
-  return html`
-    <${Maps} nodes=${nodes} maps=${maps} scale=${scale} stage=${stage} window=${window_} />
-    <svg class="graph" width=${size.width} height=${size.height} role="group" aria-label="graph"
+  return html`<svg class="graph" width=${size.width} height=${size.height} role="group" aria-label="graph"
       viewBox=${`${-MARGIN} ${-MARGIN} ${data.width + 2 * MARGIN} ${data.height + 2 * MARGIN}`}>
       <defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="9" markerHeight="9" markerUnits="userSpaceOnUse" orient="auto">
         <path class="tip" d="M0,0.8L7,4L0,7.2Z" /></marker></defs>

@@ -6,6 +6,7 @@ import { getNumbers } from "/static/lib/api.js";
 import { scaleOf } from "/static/lib/colours.js";
 import { Legend, MapView, many, short } from "/static/lib/maps.js";
 import { Call, Exports, Note, PixelPicture } from "/static/lib/parts.js";
+import { pictured } from "/static/lib/save.js";
 import { placeOf } from "/static/lib/places.js";
 import { useLoaded } from "/static/lib/store.js";
 import { List } from "/static/views/numbers_list.js";
@@ -104,7 +105,7 @@ function Controls({ header, query, set, size, shown, store, found }) {
     ${other.length > 0 && html`<details class="beside"><summary>pictures side by side</summary><div class="strip">
       ${other.slice(0, 24).map((each) => html`<button key=${each.id} aria-pressed=${shown.includes(each.id)} title=${each.name}
         aria-label=${`beside: ${each.name}`} onClick=${() => toggle(each.id)}>${each.size ? html`<${PixelPicture} id=${each.id} />` : each.name}</button>`)}</div></details>`}
-    <${Exports} name=${header.name} canvas=${() => sheet(document.querySelector(".maps"))}
+    <${Exports} name=${header.name} canvas=${() => pictured(document.querySelector(".maps"))}
       json=${() => ({ ...header, numbers: Array.from(found[0].data, (each) => (Number.isFinite(each) ? each : String(each))) })} />
     ${header.factor > 1 && html`<span class="quiet">each pixel is the mean of ${header.factor}×${header.factor} numbers</span>`}
     ${header.form.skipped > 0 && html`<span class="quiet">${header.form.skipped} token${header.form.skipped > 1 ? "s" : ""} before the grid left out: see them as rows</span>`}
@@ -149,25 +150,4 @@ function Classes({ header, data, classes, value, picture }) {
   return html`<table class="classes"><caption>the largest numbers, by class</caption><tbody>${order.map((each) => html`<tr key=${each}>
     <th><a href=${format("value", [value, `${header.sample},${each}`], { picture })}>${classes[each]}</a></th><td class="number">${short(data[each])}</td>
     <td><meter min="0" max=${most} value=${Math.max(0, data[each])} aria-hidden="true"></meter></td></tr>`)}</tbody></table>`;
-}
-
-// All maps that are shown on one canvas, with their names.
-function sheet(element) {
-  const box = element.getBoundingClientRect();
-  const canvas = document.createElement("canvas");
-  canvas.width = Math.ceil(box.width);
-  canvas.height = Math.ceil(box.height);
-  const draw = canvas.getContext("2d");
-  const style = getComputedStyle(document.body);
-  draw.fillStyle = style.backgroundColor;
-  draw.fillRect(0, 0, canvas.width, canvas.height);
-  draw.fillStyle = style.color;
-  draw.font = "12px sans-serif";
-  draw.imageSmoothingEnabled = false;
-  for (const each of element.querySelectorAll("canvas, figcaption")) {
-    const at = each.getBoundingClientRect();
-    if (each.tagName === "CANVAS") draw.drawImage(each, at.left - box.left, at.top - box.top, at.width, at.height);
-    else draw.fillText(each.textContent.trim(), at.left - box.left, at.top - box.top + 13, at.width);
-  }
-  return canvas;
 }

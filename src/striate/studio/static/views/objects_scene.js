@@ -47,7 +47,7 @@ export function Scene({ pixels, paint, boxes, label = "the picture", onAt, onPic
         ${boxes.map((each) => { const [left, top, right, bottom] = each.box; return html`<rect key=${each.key} data-box=${each.key} tabindex=${onAt ? "0" : null} role="img" aria-label=${each.label}
           class=${`box ${each.kind}`} x=${left} y=${top} width=${Math.max(0, right - left)} height=${Math.max(0, bottom - top)} stroke=${each.colour} vector-effect="non-scaling-stroke"
           onPointerEnter=${onAt && (() => onAt(each.key))} onFocus=${onAt && (() => onAt(each.key))} />`; })}</svg></div>
-    <${Exports} name=${name} svg=${() => drawing.current} under=${() => canvas.current} canvas=${() => together(canvas.current, boxes, size[0] / width)} json=${json} /></div>`;
+    <${Exports} name=${name} svg=${() => drawing.current} pictures=${() => [{ canvas: canvas.current, x: 0, y: 0, width, height }]} canvas=${() => together(canvas.current, boxes, size[0] / width)} json=${json} /></div>`;
 }
 
 // Picture and boxes on one canvas, as large as they are shown.

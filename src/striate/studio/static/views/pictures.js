@@ -9,6 +9,7 @@ import { Legend, MapView, short } from "/static/lib/maps.js";
 import { parted, STILL, written } from "/static/lib/moves.js";
 import { Call, Exports, Help, Note, PixelPicture } from "/static/lib/parts.js";
 import { Pixels } from "/static/lib/pixels.js";
+import { pictured } from "/static/lib/save.js";
 import { sheet } from "/static/lib/sheet.js";
 import { useLoaded } from "/static/lib/store.js";
 import { Pad } from "/static/views/pictures_pad.js";
@@ -153,20 +154,9 @@ function Follow({ id, of, address, places }) {
         <div class="maps">${header.shown.map((channel, place) => html`<${MapView} key=${channel} data=${data} from=${(row * count + place) * height * width}
           height=${height} width=${width} scale=${scale} size=${size} label=${`${words}, channel ${channel}`} />`)}</div></div>`)}</div>
       <div class="both"><${Says} said=${header.says[0]} label="the picture" />${!still && html`<${Says} said=${header.says[1]} label="moved" />`}</div>
-      ${!still && html`<${Call} code=${header.call} />`}
-      <${Exports} name=${`maps of ${chosen.name}`} canvas=${() => sheetOf()} json=${() => ({ ...header, maps: Array.from(data) })} />`}
+      <${Call} code=${header.call} />
+      <${Exports} name=${`maps of ${chosen.name}`} canvas=${() => pictured(document.querySelector(".compared"))} json=${() => ({ ...header, maps: Array.from(data) })} />`}
   </section>`;
-}
-
-// All maps that are compared, on one canvas.
-function sheetOf() {
-  const rows = [...document.querySelectorAll(".compared .maps")].map((row) => [...row.querySelectorAll("canvas")]);
-  const [high, wide] = [rows[0][0].height + 6, rows[0][0].width + 6];
-  const canvas = document.createElement("canvas");
-  canvas.width = wide * rows[0].length;
-  canvas.height = high * rows.length;
-  rows.forEach((row, y) => row.forEach((map, x) => canvas.getContext("2d").drawImage(map, x * wide, y * high)));
-  return canvas;
 }
 
 export default function View({ address, store }) {

@@ -8,6 +8,7 @@ import { Progress, useJob } from "/static/lib/jobs.js";
 import { useLatest } from "/static/lib/latest.js";
 import { Legend, MapView, short } from "/static/lib/maps.js";
 import { Call, Exports, Help, Note } from "/static/lib/parts.js";
+import { pictured } from "/static/lib/save.js";
 import { sheet } from "/static/lib/sheet.js";
 import { Confusion, Curves } from "/static/views/training_charts.js";
 
@@ -73,7 +74,7 @@ function Kernels({ run, number, address }) {
       <div class="tiles">${Array.from({ length: count }, (_, place) => html`<${MapView} key=${place} data=${data} from=${place * channels * height * width}
         height=${height} width=${width} scale=${scale} size=${size} label=${`kernel ${place}`} />`)}</div>
       <${Call} code=${header.call} />
-      <${Exports} name=${`filters of ${layer}`} json=${() => ({ ...header, kernels: Array.from(data) })} />`}</section>`;
+      <${Exports} name=${`filters of ${layer}`} canvas=${() => pictured(document.querySelector(".kernels-panel .tiles"))} json=${() => ({ ...header, kernels: Array.from(data) })} />`}</section>`;
 }
 
 function Maps({ run, number, address, picture }) {
@@ -95,7 +96,7 @@ function Maps({ run, number, address, picture }) {
       <div class="tiles">${Array.from({ length: count }, (_, place) => html`<${MapView} key=${place} data=${data} from=${place * height * width}
         height=${height} width=${width} scale=${scale} size=${Math.max(56, Math.min(112, height * 4))} label=${`map ${place}`} />`)}</div>
       <${Call} code=${header.call} />
-      <${Exports} name="maps" json=${() => ({ ...header, maps: Array.from(data) })} />`}</section>`;
+      <${Exports} name="maps" canvas=${() => pictured(document.querySelector(".maps-panel .tiles"))} json=${() => ({ ...header, maps: Array.from(data) })} />`}</section>`;
 }
 
 function Mistakes({ snapshot, run, live }) {

@@ -5,6 +5,7 @@ import { changed, format, go } from "/static/lib/address.js";
 import { getJson, getNumbers } from "/static/lib/api.js";
 import { MapView, many } from "/static/lib/maps.js";
 import { Call, Exports, Note } from "/static/lib/parts.js";
+import { pictured } from "/static/lib/save.js";
 import { placeOf } from "/static/lib/places.js";
 import { sheet } from "/static/lib/sheet.js";
 import { useLoaded } from "/static/lib/store.js";
@@ -65,7 +66,8 @@ export default function Value({ address, store }) {
         <${Check} check=${found.check} />
         <${Facts} facts=${found.facts} />
         <p class="bar"><${Exports} name=${`value-${found.value}-${found.place.join("-")}`} json=${() => found}
-            svg=${found.kind === "maximum" || found.terms?.partial.length ? () => document.querySelector(".value svg.drawing") : null} />
+            svg=${found.kind === "maximum" || found.terms?.partial.length ? () => document.querySelector(".value svg.drawing") : null}
+            canvas=${() => pictured(document.querySelector(".value .where"))} />
           <a href=${format("numbers", [found.value], { picture: query.picture })}>the whole tensor</a>
           <a href=${format("gradients", [], { of: found.value, place: found.place.join(","), picture: query.picture, training: query.training })}>how it moves with everything before it</a></p>
         <${Call} code=${found.call} />

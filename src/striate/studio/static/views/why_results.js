@@ -6,6 +6,7 @@ import { getBlob, getNumbers, postJson } from "/static/lib/api.js";
 import { colour, extent, scaleOf } from "/static/lib/colours.js";
 import { Legend, MapView, short } from "/static/lib/maps.js";
 import { Exports, Note } from "/static/lib/parts.js";
+import { pictured } from "/static/lib/save.js";
 import { imageOf, Pixels } from "/static/lib/pixels.js";
 import { useLoaded } from "/static/lib/store.js";
 
@@ -107,7 +108,7 @@ function Filters({ result }) {
         <${MapView} data=${responses.data} from=${place * rows * columns} height=${rows} width=${columns} size=${size} label=${`spectrum of kernel ${each.index}`} />
         </div><figcaption>${each.index} · ${each.frequency ? `${each.frequency.toFixed(2)} c/px ${orientation(each)}` : "mean"}</figcaption></figure>`;
     })}</div>
-    <${Exports} name=${`filters of ${result.layer}`} canvas=${() => together(grid.current)} json=${() => ({ ...result, kernels: Array.from(kernels.data), shape: kernels.header.shape })} />
+    <${Exports} name=${`filters of ${result.layer}`} canvas=${() => pictured(grid.current)} json=${() => ({ ...result, kernels: Array.from(kernels.data), shape: kernels.header.shape })} />
   </div>`;
 }
 
@@ -115,19 +116,6 @@ function Filters({ result }) {
 function tinted(data, from, count) {
   const most = Math.max(...data.subarray(from, from + count).map(Math.abs)) || 1;
   return data.slice(from, from + count).map((value) => 127.5 + (127.5 * value) / most);
-}
-
-// All canvases of an element on one, in rows of sixteen.
-function together(element) {
-  const found = [...element.querySelectorAll("canvas")];
-  const [wide, high] = [68, 68];
-  const canvas = document.createElement("canvas");
-  canvas.width = wide * Math.min(16, found.length);
-  canvas.height = high * Math.ceil(found.length / 16);
-  const draw = canvas.getContext("2d");
-  draw.imageSmoothingEnabled = false;
-  found.forEach((each, place) => draw.drawImage(each, (place % 16) * wide, Math.floor(place / 16) * high, 64, 64));
-  return canvas;
 }
 
 function Patches({ result, address, store }) {
@@ -152,7 +140,7 @@ function Patches({ result, address, store }) {
       <${Patch} data=${patches.data} from=${place * count} shape=${shape} label=${`patch ${place + 1}`} />
       <button class="open" onClick=${() => open(each.image)} aria-label=${`open picture ${each.image}`}><${Framed} data=${images.data} from=${place * size} shape=${whole} patch=${each} /></button></div>
       <figcaption>${short(each.activation)}${each.label !== null ? ` · ${each.label}` : ""}</figcaption></figure>`)}</div>
-    <${Exports} name="patches" canvas=${() => together(grid.current)} json=${() => result} />
+    <${Exports} name="patches" canvas=${() => pictured(grid.current)} json=${() => result} />
   </div>`;
 }
 
