@@ -119,32 +119,6 @@ def test_odd_tensors_and_shapes_open(model: nn.Module, inputs: Any, start: Calla
     client.studio.stop()
 
 
-class Blocks(nn.Module):
-    """Ten thousand operators in a thousand layers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(nn.Sequential(*(nn.ReLU() for _ in range(10))) for _ in range(1000))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for block in self.blocks:
-            x = block(x)
-        return x
-
-
-@pytest.mark.slow
-def test_ten_thousand_operators_can_be_looked_at(start: Callable[..., Any], browser: Any) -> None:
-    client = start(Blocks(), torch.rand(1, 1, 4, 4))
-    every = ",".join(f"blocks.{number}" for number in range(1000))
-    assert len(client.json("/api/network", open=every)["nodes"]) == 10_002
-    browser.open(client, f"#/network?open={every}")
-    browser.wait("document.querySelector('[data-node]')", seconds=60)
-    assert browser.run("return document.querySelectorAll('[data-node]').length") < 400  # those on screen
-    browser.run("document.querySelector('.stage').scrollTop = 1e5")
-    browser.wait("document.querySelector('[data-node^=\"blocks.5\"]')", seconds=5)
-    assert browser.errors() == []
-
-
 @pytest.mark.parametrize("name", slow_but(strange(), ["Empty", "Writing", "Steered"]))
 def test_strange_modules_show_without_an_error(name: str, start: Callable[..., Any], browser: Any) -> None:
     model, inputs = strange()[name]

@@ -90,7 +90,7 @@ function App() {
   useEffect(() => {
     if (state.subject) document.title = `${module?.title ?? "studio"} · ${state.subject.name} · striate`;
   }, [state.subject, module]);
-  const tabs = known.filter((each) => each.name === view?.name || (!each.hidden && (!state.subject || (each.when?.(state.subject) ?? true))));
+  const tabs = known.filter((each) => each.name === view?.name || (!each.hidden && (!each.when || (state.subject && each.when(state.subject)))));
   const keep = address.query.picture ? { picture: address.query.picture } : {};
   return html`
     <header>
@@ -107,7 +107,7 @@ function App() {
     </header>
     <main>
       ${error || broken ? html`<${Note} error=${error ?? broken} />`
-        : !state.subject || !view ? html`<p class="quiet" role="status" aria-busy="true">${starting ? `The studio is ${starting}.` : "Loading"}</p>`
+        : !state.subject || !view ? html`<p class="waiting" role="status" aria-busy="true">${starting ? `The studio is ${starting}.` : "Loading"}</p>`
         : !module ? html`<p class="quiet" aria-busy="true">Loading ${view.label}</p>`
         : html`<${View} key=${view.name} module=${module} address=${address} />`}
     </main>`;
