@@ -244,6 +244,11 @@ def test_the_whole_graph_is_saved_wherever_the_page_looks(page: Any, start: Call
     page.open(client, "#/network?open=", size=(800, 600))
     page.wait("document.querySelector('[data-node]') && document.querySelector('.exports button')")
     assert page.run("return document.querySelectorAll('[data-node]').length") < 121
+    # The small maps of all nodes come in one answer; once one is drawn, all are there.
+    page.wait(
+        """(() => { const map = document.querySelector(".overlay");
+        return map?.width && map.getContext("2d").getImageData(0, 0, map.width, map.height).data.some(Boolean); })()"""
+    )
     text = page.run(
         """window.saved = null; URL.createObjectURL = (blob) => { window.saved = blob; return "#"; };
         HTMLAnchorElement.prototype.click = () => {};
