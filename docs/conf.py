@@ -28,7 +28,7 @@ extensions = [
     "sphinx-mathjax-offline",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "exercises", "chapters", "handbook", "**/GALLERY_HEADER.rst"]
+exclude_patterns = ["_build", "exercises", "chapters", "tour", "handbook", "**/GALLERY_HEADER.rst"]
 source_suffix = {".rst": "restructuredtext", ".md": "markdown"}
 root_doc = "index"
 
@@ -53,8 +53,8 @@ napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
 sphinx_gallery_conf = {
-    "examples_dirs": ["chapters", "exercises"],
-    "gallery_dirs": ["gallery/chapters", "gallery/exercises"],
+    "examples_dirs": ["chapters", "exercises", "tour"],
+    "gallery_dirs": ["gallery/chapters", "gallery/exercises", "gallery/tour"],
     "filename_pattern": r"/plot_",
     "within_subsection_order": "gallery_order.ByNumber",
     "abort_on_example_error": True,

@@ -132,7 +132,7 @@ def linked_table(app: Sphinx, docname: str, source: list[str]) -> None:
     """In the built table functions lead to the reference, and scripts to the pages made of them."""
     if docname == "traceability":
         text = re.sub(r"`(striate\.[\w.]+)`", r"{py:obj}`\1`", source[0])
-        source[0] = re.sub(r"\]\(((?:exercises|chapters)/plot_\w+)\.py\)", r"](gallery/\1.rst)", text)
+        source[0] = re.sub(r"\]\(((?:exercises|chapters|tour)/plot_\w+)\.py\)", r"](gallery/\1.rst)", text)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
