@@ -37,6 +37,7 @@ html_title = "striate"
 html_static_path = ["_static"]
 html_css_files = ["handbook.css"]
 html_show_sourcelink = False
+html_show_copyright = False
 html_copy_source = False
 html_permalinks_icon = "#"
 
@@ -60,6 +61,7 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "download_all_examples": False,
     "show_memory": False,
+    "image_srcset": ["2x"],
     "min_reported_time": 1e9,
     "write_computation_times": False,
     "show_signature": False,

@@ -90,7 +90,8 @@ def readable_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any
     Indented blocks after a blank line are formulas, and become literal; signs that reStructuredText would take as its
     own are escaped elsewhere.
     """
-    made: list[str] = []
+    # Napoleon takes what precedes a colon in the first line of a property's docstring for a type.
+    made: list[str] = [""] if what in ("property", "attribute", "data") else []
     prose: list[str] = []
     literal = in_section = doctest = False
     for number, line in enumerate(lines):

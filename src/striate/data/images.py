@@ -94,6 +94,7 @@ class ImageSet:
 
     @property
     def channels(self) -> int:
+        """Channels of each image."""
         return self.images.shape[1]
 
     @property

@@ -83,6 +83,7 @@ class StreamedSet:
 
     @property
     def channels(self) -> int:
+        """Channels of each image; 0 while the number is unknown."""
         return self.reading.channels or 0
 
     @property

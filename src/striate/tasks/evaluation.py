@@ -28,6 +28,7 @@ class Example:
 
     @property
     def right(self) -> bool:
+        """Whether the predicted class is the actual one."""
         return self.predicted == self.actual
 
 
