@@ -83,7 +83,7 @@ class StreamedSet:
 
     @property
     def channels(self) -> int:
-        """Channels of each image; 0 while the number is unknown."""
+        """Channels of each image."""
         return self.reading.channels or 0
 
     @property
