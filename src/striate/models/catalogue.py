@@ -1,7 +1,7 @@
-"""The networks that come with striate, told without PyTorch, which takes a second to import: names and descriptions.
+"""Names and descriptions of striate's networks, without PyTorch, which takes a second to import.
 
-What stands here stands in the networks' files too, and ``tests/models/test_catalogue.py`` compares: a name or a
-description that differs, is missing or too much is an error. A file is imported when one of its networks is asked for.
+The networks' own files repeat these names and descriptions, and ``tests/models/test_catalogue.py`` compares the two. A
+file is imported when one of its networks is requested.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-#: What a network can be for: one class an image; boxes with classes; a class for each pixel; a mask for each object.
+#: The tasks of networks: one class an image; boxes with classes; a mask for each object; a class for each pixel.
 TASKS: Final = ("classification", "detection", "semantic", "instance")
 
 
