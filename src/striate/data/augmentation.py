@@ -96,7 +96,7 @@ class Augmentation:
         return self.mixup > 0 or self.cutmix > 0
 
     def sources(self, batch: int, wanted: Tensor, epoch: int, step: int) -> Tensor:
-        """Positions, int64 and sorted, of the images that the results at ``wanted`` in a batch of ``batch`` depend on."""
+        """Positions, int64 and sorted, of the images that those at ``wanted`` in a batch of ``batch`` are made of."""
         if not self.mixes:
             return wanted
         both: Tensor = torch.cat([wanted, self._partners(batch, epoch, step)[wanted]]).unique()
