@@ -275,6 +275,7 @@ def test_parameters_of_the_classics() -> None:
 @pytest.mark.formula("F49", "W18")
 def test_simple_cnn_rectifies_and_halves() -> None:
     network = models.create("simple_cnn").eval()
+    assert network.input_size == (28, 28)
     x, seen = torch.randn(1, 1, 28, 28), {}
     value = x
     for name, layer in network.named_children():
