@@ -28,7 +28,7 @@ extensions = [
     "sphinx-mathjax-offline",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "exercises", "chapters", "handbook", "**/GALLERY_HEADER.rst"]
+exclude_patterns = ["_build", "exercises", "chapters", "tour", "handbook", "**/GALLERY_HEADER.rst"]
 source_suffix = {".rst": "restructuredtext", ".md": "markdown"}
 root_doc = "index"
 
@@ -37,6 +37,7 @@ html_title = "striate"
 html_static_path = ["_static"]
 html_css_files = ["handbook.css"]
 html_show_sourcelink = False
+html_show_copyright = False
 html_copy_source = False
 html_permalinks_icon = "#"
 
@@ -53,13 +54,14 @@ napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
 sphinx_gallery_conf = {
-    "examples_dirs": ["chapters", "exercises"],
-    "gallery_dirs": ["gallery/chapters", "gallery/exercises"],
+    "examples_dirs": ["chapters", "exercises", "tour"],
+    "gallery_dirs": ["gallery/chapters", "gallery/exercises", "gallery/tour"],
     "filename_pattern": r"/plot_",
     "within_subsection_order": "gallery_order.ByNumber",
     "abort_on_example_error": True,
     "download_all_examples": False,
     "show_memory": False,
+    "image_srcset": ["2x"],
     "min_reported_time": 1e9,
     "write_computation_times": False,
     "show_signature": False,

@@ -353,7 +353,7 @@ def test_damaged_weights(says: Says, run: Path) -> None:
     finally:
         path.write_bytes(whole)
     assert (code, output, errors.count("\n")) == (2, "", 1)
-    assert "no whole weights" in errors
+    assert "incomplete weights" in errors
 
 
 def test_a_full_disk(says: Says, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,4 +50,4 @@ def test_class_maps_are_drawn_and_labels_alone_are_not(tmp_path: Path, capsys: p
     assert run("check", files.masks(tmp_path), "--out", picture, capsys=capsys)[0] == 0
     code, _, told = run("check", "digits", "--out", str(tmp_path / "b.png"), capsys=capsys)
     assert code == 2
-    assert "labels alone" in told
+    assert "only labels" in told

@@ -106,7 +106,7 @@ def test_the_list_of_methods(capsys: pytest.CaptureFixture[str]) -> None:
             "layer: got 'conv3'; needed a layer of Sequential; near: conv",
         ),
         (["IMAGE", "--model", "RUN", "--layer", "output"], "output: its output has no places"),
-        (["IMAGE", "--model", "RUN", "--layer", "conv1", "--method", "rise"], "--layer: rise looks at the input only"),
+        (["IMAGE", "--model", "RUN", "--layer", "conv1", "--method", "rise"], "--layer: rise uses the input only"),
         (["IMAGE", "--model", "RUN", "--target", "10"], "target: got class 10; needed 0 to 9"),
         (["IMAGE", "--model", "RUN", "--target", "cat"], "--target: got 'cat'; needed a class's name or 0 to 9"),
         (["IMAGE", "--model", "RUN", "--weights", "x"], "--weights: got 'x' for"),

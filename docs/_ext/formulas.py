@@ -90,7 +90,8 @@ def readable_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any
     Indented blocks after a blank line are formulas, and become literal; signs that reStructuredText would take as its
     own are escaped elsewhere.
     """
-    made: list[str] = []
+    # Napoleon takes what precedes a colon in the first line of a property's docstring for a type.
+    made: list[str] = [""] if what in ("property", "attribute", "data") else []
     prose: list[str] = []
     literal = in_section = doctest = False
     for number, line in enumerate(lines):
@@ -132,7 +133,7 @@ def linked_table(app: Sphinx, docname: str, source: list[str]) -> None:
     """In the built table functions lead to the reference, and scripts to the pages made of them."""
     if docname == "traceability":
         text = re.sub(r"`(striate\.[\w.]+)`", r"{py:obj}`\1`", source[0])
-        source[0] = re.sub(r"\]\(((?:exercises|chapters)/plot_\w+)\.py\)", r"](gallery/\1.rst)", text)
+        source[0] = re.sub(r"\]\(((?:exercises|chapters|tour)/plot_\w+)\.py\)", r"](gallery/\1.rst)", text)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

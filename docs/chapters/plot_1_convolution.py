@@ -2,8 +2,8 @@
 Convolution and correlation
 ===========================
 
-A kernel slides over an image; at each place products are added. Two sums go by the name of convolution, and they differ
-by a flip of the kernel.
+A kernel slides over an image. At each place, products are added. Two different sums are called convolution; one flips
+the kernel, the other doesn't.
 
 .. formula:: F7
 
@@ -41,7 +41,7 @@ figure.tight_layout()
 plt.show()
 
 # %%
-# That holds for independent variables. Of dependent ones the joint distribution is summed along its antidiagonals.
+# That holds for independent variables. For dependent ones, the joint distribution is summed along its antidiagonals.
 #
 # .. formula:: F11
 
@@ -63,3 +63,32 @@ assert torch.allclose(ops.conv2d(image, weight), apart)
 # from nothing; it matters where kernels come from elsewhere, from signal processing for example.
 #
 # .. verdict:: flipped-kernels
+#
+# **Exercises**
+#
+# 1. Convolve ``[1, 1]`` with itself again and again. Which numbers appear?
+# 2. For which kernels do correlation and convolution agree? What does the flip do to a kernel that finds edges?
+# 3. Convolution commutes: image and kernel may change places. Does correlation?
+#
+# **Answers**
+#
+# 1. Pascal's triangle: the number of heads of n coins is distributed like row n, divided by 2 to the n.
+
+row = torch.tensor([1.0])
+for expected in ([1, 1], [1, 2, 1], [1, 3, 3, 1], [1, 4, 6, 4, 1]):
+    row = ops.convolve(row, torch.ones(2))
+    assert row.tolist() == expected
+
+# %%
+# 2. For kernels that equal their own flip, such as a blur. A kernel that finds edges is the negative of its flip, so
+#    the two results differ by their sign.
+
+signal, blur, edge = torch.rand(9), torch.tensor([1.0, 2, 1]), torch.tensor([-1.0, 0, 1])
+assert torch.allclose(ops.correlate(signal, blur), ops.convolve(signal, blur, "valid"))
+assert torch.allclose(ops.correlate(signal, edge), -ops.convolve(signal, edge, "valid"))
+
+# %%
+# 3. No. If the two change places, the result of a correlation is reversed.
+
+assert torch.allclose(ops.convolve(signal, k), ops.convolve(k, signal))
+assert torch.allclose(ops.correlate(signal, k, "full"), ops.correlate(k, signal, "full").flip(0))

@@ -26,8 +26,9 @@ assert (Window(3) @ Window(3) @ Window(3)).kernel == 7
 # .. verdict:: two-3x3
 
 # %%
-# **Seen isn't used.** The field is where an output *can* see. Its middle is reached by many paths, its edge by one:
-# with equal weights the influence falls off like a bell. Fields that grow with depth grow more slowly in effect.
+# **Seen isn't used.** The receptive field is what an output *can* see. Many paths lead to the middle of the field,
+# one path to its corner. With equal weights, the influence therefore falls off like a bell curve: the part of the
+# field that matters grows more slowly with depth than the field does.
 
 layers = torch.nn.Sequential(*(nn.Conv2d(1, 1, 3, padding=1, bias=False) for _ in range(6)))
 for layer in layers:
@@ -43,3 +44,38 @@ figure, axis = plt.subplots(figsize=(3, 3))
 axis.imshow(influence[0, 0].numpy(), cmap="viridis")
 axis.set(title="influence on the middle", xticks=[], yticks=[])
 plt.show()
+
+# %%
+# **Exercises**
+#
+# 1. How many 3x3 layers does it take until an output sees 224 pixels along an axis? How many if every layer has
+#    stride 2?
+# 2. Does a network see more with 2x2 pooling before a 3x3 convolution, or after it?
+# 3. Turn off one layer of the six above: set its weights to 0 but for the middle one. How large is the field then, and
+#    how much of it is used?
+#
+# **Answers**
+#
+# 1. 112, and 7. The field grows by 2 with each layer without strides; with strides it doubles.
+
+for stride, depth, seen in ((1, 112, 225), (2, 7, 255)):
+    field, layer = Window(1), Window(3, stride)
+    for _ in range(depth):
+        assert field.kernel < 224
+        field = field @ layer
+    assert field.kernel == seen
+
+# %%
+# 2. Before: then the three taps of the convolution are two pixels apart, and each is two pixels wide.
+
+assert (Window(2, 2) @ Window(3)).kernel == 6
+assert (Window(3) @ Window(2, 2)).kernel == 4
+
+# %%
+# 3. The field stays 13x13, since the field depends on windows and not on weights. The influence reaches 11x11 pixels.
+
+layers[2].weight.data.zero_()
+layers[2].weight.data[0, 0, 1, 1] = 1
+(influence,) = torch.autograd.grad(layers(image)[0, 0, 12, 12], image)
+assert tuple(analysis.receptive_field(layers, (1, 25, 25)).at("5").size) == (13, 13)
+assert int((influence != 0).sum()) == 11 * 11

@@ -1,7 +1,7 @@
 """Plants small errors in the functions of formulas and asks whether the formulas' own tests notice.
 
     python docs/handbook/mutation.py F36 F37        a few formulas
-    python docs/handbook/mutation.py                all of them (an hour)
+    python docs/handbook/mutation.py                all formulas and worked examples (an hour)
 
 An error is one change of one syntax node: a factor (a result doubled), a sign (+ for -, * for /, a dropped minus), an
 index (a whole number one larger), an order (max for min, < for >=), or a step (a mean for a sum, a flip or an inner
@@ -42,6 +42,8 @@ _NAMES = {"max": "min", "min": "max", "amax": "amin", "ceil": "floor", "floor": 
 _CASTS = ("bool", "int", "float", "str", "tuple", "list", "len")
 #: Fields of syntax nodes that compute nothing.
 _SKIPPED = ("annotation", "returns", "args", "decorator_list", "type_params")
+#: Kinds of errors, in the order in which they are planted.
+_KINDS = ("factor", "sign", "index", "step", "order")
 #: Seconds after which a test has noticed that nothing comes to an end.
 _PATIENCE = 900
 
@@ -195,8 +197,8 @@ def _find(code: types.CodeType, like: types.CodeType) -> types.CodeType | None:
     return None
 
 
-def chosen(one: str, most: int = 3) -> list[tuple[types.FunctionType, Error]]:
-    """Up to ``most`` errors for a formula, of different kinds, taken in turn from each of its functions.
+def chosen(one: str) -> list[tuple[types.FunctionType, Error]]:
+    """The errors that are planted for a formula: in each of its functions one of every kind that is possible there.
 
     Formulas stand at the end of functions, after what prepares operands, so the last of a kind is taken.
     """
@@ -206,8 +208,7 @@ def chosen(one: str, most: int = 3) -> list[tuple[types.FunctionType, Error]]:
     found: list[dict[str, tuple[types.FunctionType, Error]]] = []
     for function, lines in zip(functions, run, strict=True):
         found.append({error.kind: (function, error) for error in errors_in(function) if error.line in lines})
-    picked = [each[kind] for kind in ("factor", "sign", "step", "order", "index") for each in found if kind in each]
-    return picked[:most]
+    return [each[kind] for kind in _KINDS for each in found if kind in each]
 
 
 def _fast_tests(one: str) -> list[str]:
@@ -291,9 +292,9 @@ def noticed(function: types.FunctionType, error: Error, node_ids: list[str]) -> 
     return True
 
 
-def survivors(one: str, most: int = 3) -> tuple[int, list[Error]]:
+def survivors(one: str) -> tuple[int, list[Error]]:
     """How many errors were planted for a formula, and those that its tests didn't notice."""
-    planted = chosen(one, most)
+    planted = chosen(one)
     return len(planted), [error for function, error in planted if not noticed(function, error, _fast_tests(one))]
 
 

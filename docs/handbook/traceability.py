@@ -244,7 +244,8 @@ def table() -> str:
         "",
         "Every formula, worked example, claim and exercise of the five texts, with the function that computes it, the",
         "tests that fail if it is wrong, and the page or study that shows it. A slow test plants errors in each",
-        "function and requires its tests to notice. Where a text is imprecise, a note says what holds.",
+        "function and requires its tests to notice. Where a text is imprecise, a note says what holds. The paths of",
+        "tests begin in `tests/`. To run the tests of one formula, give pytest its paths.",
         "",
         "The texts:",
         "",
@@ -252,7 +253,7 @@ def table() -> str:
     ]
     for kind, title in KINDS.items():
         lines += ["", f"## {title}", ""]
-        lines += ["| No. | Statement | Text and part | Function | Tests | Page, study |", "|---|---|---|---|---|---|"]
+        lines += ["| No. | Statement | Function, and the tests that hold it | Page, study |", "|---|---|---|---|"]
         lines += [_row(entry) for entry in entries().values() if entry.kind == kind]
     return "\n".join(lines) + "\n"
 
@@ -263,14 +264,16 @@ def _row(entry: Entry) -> str:
         statement.append(f"${entry.latex.replace('|', chr(92) + 'vert ')}$.")
     if entry.note:
         statement.append(f"*{entry.note}*")
-    called = "<br>".join(f"`{mark.public}`" for mark in of(entry.id, functions())) or "-"
-    held = "<br>".join(f"`{mark.node_id.removeprefix('tests/')}`" for mark in of(entry.id, tests())) or "-"
+    statement.append(f"({'; '.join(entry.where)})")
+    called = [f"`{mark.public}`" for mark in of(entry.id, functions())]
+    held = [f"`{mark.node_id.removeprefix('tests/')}`" for mark in of(entry.id, tests())]
+    held = ["*held by*", *held] if held else []
     shown = [f"[{_title(name)}]({name})" for name in pages().get(entry.id, ())]
     if entry.study:
         shown.append(f"study `{entry.study}`: {verdicts().get(entry.study, {}).get('verdict', 'no recorded run')}")
     if entry.untested:
         shown.append(f"*Not measured: {entry.untested}*")
-    cells = (entry.id, " ".join(statement), "; ".join(entry.where), called, held, "<br>".join(shown) or "-")
+    cells = (entry.id, " ".join(statement), "<br>".join(called + held) or "-", "<br>".join(shown) or "-")
     return f'| <a id="{entry.id}"></a>' + " | ".join(cells) + " |"
 
 

@@ -54,6 +54,13 @@ def test_lenet5_row_by_row() -> None:
     assert sum(row.parameters for row in summarize(models.create("lenet5_1998"), (1, 32, 32))) == 60_000
 
 
+@pytest.mark.formula("F28")
+def test_a_fully_connected_layer_has_a_bias_only_if_the_convolution_has() -> None:
+    for bias in (False, True):
+        (row,) = summarize(nn.Conv2d(2, 3, 3, padding=1, bias=bias), (2, 5, 4))
+        assert row.dense_parameters == (2 * 5 * 4) * (3 * 5 * 4) + bias * (3 * 5 * 4)
+
+
 def counted(model: nn.Module, size: tuple[int, ...]) -> tuple[int, int]:
     """FLOPs forward and backward by PyTorch's counter."""
     with FlopCounterMode(display=False) as counter:

@@ -45,6 +45,14 @@ def test_the_first_step_climbs_along_the_weights() -> None:
     assert float(likeness) == pytest.approx(math.sqrt(2 / math.pi), abs=0.02)
 
 
+@pytest.mark.formula("F48")
+def test_the_penalty_on_an_image_does_not_depend_on_the_others() -> None:
+    model = Tangled()
+    one = maximize(model, (1, 12, 12), 3, steps=5, jitter=0, variation=0.5, seed=7)
+    both = maximize(model, (1, 12, 12), 3, steps=5, jitter=0, variation=0.5, seed=6, count=2)
+    torch.testing.assert_close(both.pictures[1], one.pictures[0])
+
+
 def test_what_is_told_is_what_the_network_says() -> None:
     model = Tangled().eval()
     data = torch.rand(5, 1, 12, 12)

@@ -12,7 +12,7 @@ import torch
 from matplotlib import pyplot as plt
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
-SCRIPTS = sorted([*DOCS.glob("exercises/plot_*.py"), *DOCS.glob("chapters/plot_*.py")])
+SCRIPTS = sorted(path for folder in ("exercises", "chapters", "tour") for path in DOCS.glob(f"{folder}/plot_*.py"))
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: f"{path.parent.name}/{path.stem}")

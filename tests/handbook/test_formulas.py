@@ -149,11 +149,11 @@ def test_the_sums_distribution_has_gradients_and_refuses_what_is_no_table() -> N
 @pytest.mark.parametrize("function", [ops.distribution_of_sum, ops.reference.distribution_of_sum])
 def test_density_of_a_sum_of_correlated_normal_variables(function) -> None:
     h, correlation = 1 / 8, 0.5
-    x = torch.arange(-6, 6 + h, h, dtype=torch.float64)
-    a, b = x[:, None], x[None, :]
+    x, y = (torch.arange(-ends, ends + h, h, dtype=torch.float64) for ends in (7, 6))
+    a, b = x[:, None], y[None, :]
     joint = (-(a * a - 2 * correlation * a * b + b * b) / (2 * (1 - correlation**2))).exp()
     joint /= 2 * math.pi * math.sqrt(1 - correlation**2)
-    z = torch.linspace(-12, 12, 2 * len(x) - 1, dtype=torch.float64)
+    z = torch.linspace(-13, 13, len(x) + len(y) - 1, dtype=torch.float64)
     variance = 2 + 2 * correlation
     expected = (-(z * z) / (2 * variance)).exp() / math.sqrt(2 * math.pi * variance)
     torch.testing.assert_close(h * function(joint), expected, rtol=0, atol=1e-6)
@@ -275,6 +275,7 @@ def test_parameters_of_the_classics() -> None:
 @pytest.mark.formula("F49", "W18")
 def test_simple_cnn_rectifies_and_halves() -> None:
     network = models.create("simple_cnn").eval()
+    assert network.input_size == (28, 28)
     x, seen = torch.randn(1, 1, 28, 28), {}
     value = x
     for name, layer in network.named_children():

@@ -71,7 +71,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_row_names_function_and_test(project: Path) -> None:
     assert traceability.problems() == []
-    assert "`twice.py: Number.twice` | `test_twice.py::test_twice` |" in traceability.table()
+    assert "`twice.py: Number.twice`<br>*held by*<br>`test_twice.py::test_twice` |" in traceability.table()
 
 
 @pytest.mark.parametrize(

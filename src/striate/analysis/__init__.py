@@ -1,4 +1,4 @@
-"""Measures of any network: what it costs, what each layer sees, what follows when images move or change."""
+"""Measures of any network: costs, receptive fields, and behaviour when images move or change."""
 
 from __future__ import annotations
 

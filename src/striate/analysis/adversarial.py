@@ -1,4 +1,4 @@
-"""Accuracy under attack: images changed by no more than epsilon in any pixel so that a classifier errs."""
+"""Accuracy under attack: images are changed by at most epsilon in any pixel, so that a classifier errs."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class AdversarialCurve:
 
     Args:
         model: the network's name, its class by default.
-        images: how many. The standard error of a share p is sqrt(p (1 - p) / images).
-        epsilons: largest change, pixels being 0 to 1.
-        fgsm: share of images whose class is right after one signed step, 0 to 1, for each epsilon.
-        pgd: after many steps.
-        steps, restarts: of the latter.
+        images: number of images. The standard error of a share p is sqrt(p (1 - p) / images).
+        epsilons: largest changes of a pixel; pixels are 0 to 1.
+        fgsm: share of images that are classified correctly after one signed step, 0 to 1, for each epsilon.
+        pgd: the same after projected gradient descent.
+        steps, restarts: of projected gradient descent.
     """
 
     model: str
@@ -54,15 +54,15 @@ def fgsm(
     input: str | int | None = None,
     prepare: Prepare | None = None,
 ) -> Tensor:
-    """Images moved by epsilon in each pixel, up the sign of the cross entropy's gradient, and kept within 0 to 1.
+    """Images changed by epsilon in each pixel, in the direction of the cross entropy's gradient, clamped to 0 to 1.
 
     Args:
-        model: a classifier, (N, C, H, W) to (N, K); it is left as it is, gradients too.
+        model: a classifier, (N, C, H, W) to (N, K); it isn't changed, nor are its gradients.
         images: (N, C, H, W), pixels 0 to 1; among other inputs as a list or a dictionary.
         labels: (N,), the right classes.
         epsilon: 0 to 1.
         input: which input the images are, by its name or number; by default the first with axes to look along.
-        prepare: what the network gets of the images, a normalisation say; the gradient goes through it.
+        prepare: from images to the network's input, for example a normalisation; the gradient goes through it.
 
     Raises:
         AnalysisError: images, labels or an epsilon out of range.
@@ -98,18 +98,18 @@ def pgd(
     input: str | int | None = None,
     prepare: Prepare | None = None,
 ) -> Tensor:
-    """Images moved by signed gradient steps, each projected back to within epsilon of the image and to 0 to 1.
+    """Images changed by signed gradient steps; each step is projected to within epsilon of the image and to 0 to 1.
 
-    Every image starts from a random place around it. Of all places on its way, the last ones included, it stays at one
-    where the network errs, or else where the loss is largest. An attack that fails proves nothing: a network can hide
-    its gradients and be no safer.
+    Every image starts from a random point near it. The result is a point of its path at which the network errs, or else
+    the one with the largest loss. An attack that fails proves nothing: a network may hide its gradients without being
+    more robust.
 
     Args:
         model, images, labels, epsilon, input, prepare: as for :func:`fgsm`.
         steps: 1 or more.
-        step_size: in pixels of 0 to 1; 2.5 epsilon / steps by default, which reaches every place from any other.
-        restarts: random places to start from, one after the other.
-        seed: of these.
+        step_size: in pixels of 0 to 1; 2.5 epsilon / steps by default, which reaches every point from any other.
+        restarts: number of random starting points, used one after the other.
+        seed: of the starting points.
 
     Raises:
         AnalysisError: images, labels or numbers out of range.
@@ -206,7 +206,7 @@ def _targets(subject: Subject, pixels: Tensor, labels: object) -> Tensor:
 
 
 def _gradient(subject: Subject, place: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The cross entropy's gradient by the images, and how far each is led astray: its loss, infinite where it is."""
+    """The cross entropy's gradient by the images, and each image's loss, which is infinite if the network errs."""
     with torch.enable_grad():
         source = place.clone().requires_grad_()
         logits = subject.logits(source)

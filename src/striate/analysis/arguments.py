@@ -1,4 +1,4 @@
-"""Arguments as people pass them: numbers and arrays of Python, NumPy or PyTorch. What doesn't fit is one line."""
+"""Parses arguments: numbers and arrays of Python, NumPy or PyTorch. An invalid argument is a one-line error."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def wholes(name: str, value: object, needed: str, least: int | None = None) -> t
 
 
 def items(value: object) -> list[Any] | None:
-    """What a sequence or an array of one axis holds; None for whatever has no items."""
+    """The items of a sequence or of a one-dimensional array; None for anything without items."""
     if isinstance(value, (Tensor, np.ndarray)):
         return value.tolist() if value.ndim == 1 else None
     if isinstance(value, (Sequence, range)) and not isinstance(value, (str, bytes)):
@@ -125,7 +125,7 @@ def tensor(name: str, value: object, needed: str) -> Tensor:
 
 
 def array(name: str, value: object, needed: str) -> np.ndarray[Any, Any]:
-    """An array of whatever NumPy makes one of; tensors may have gradients and lie on any device.
+    """An array from anything that NumPy converts; tensors may have gradients and lie on any device.
 
     Raises:
         AnalysisError: anything else; it says ``needed``.

@@ -18,7 +18,7 @@ from striate.geometry import Window
 
 @dataclass(frozen=True)
 class CheckerboardRow:
-    """One strided operation. What it covers repeats every ``stride`` positions; borders apart.
+    """One strided operation. Its coverage repeats every ``stride`` positions, except at borders.
 
     Args:
         name: the layer's path.
@@ -27,10 +27,10 @@ class CheckerboardRow:
         kernel, stride, dilation: one number an axis.
         coverage: for each axis, by how many windows the positions of one period are covered; for the whole grid their
             products.
-        unevenness: standard deviation of the grid's coverage over its root mean square: 0 where it is even, as it is
-            where the stride divides an undilated kernel; towards 1 where few positions get all.
-        measured: the same of what a constant makes with the layer's weights, root mean square over channels; None
-            where it has none of its own.
+        unevenness: standard deviation of the grid's coverage over its root mean square. It is 0 for even coverage, for
+            example if the stride divides an undilated kernel, and near 1 if few positions are covered.
+        measured: the unevenness of the layer's result for a constant input, root mean square over channels; None for
+            an operation without weights.
     """
 
     name: str
@@ -146,7 +146,7 @@ def checkerboard(model: torch.nn.Module, input_size: InputSize, *, name: str | N
             _unevenness(_grid(counts)[None]),
             None if weight is None else _unevenness(_answer(weight.detach(), made, operation.argument("groups"))),
         )
-        # A layer that is called again covers its input in the same way.
+        # Further calls of a layer have the same coverage.
         if max(row.stride) > 1 and row not in rows:
             rows.append(row)
     shape = next(iter(traced.inputs.values())).shape

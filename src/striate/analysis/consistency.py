@@ -24,8 +24,8 @@ class ShiftConsistency:
     Args:
         model: the network's name, its class by default.
         borders: ``"circular"`` or ``"zeros"``.
-        images: how many.
-        shifts: among how many shifts the two are drawn, independently and each as likely as the others.
+        images: number of images.
+        shifts: number of shifts from which the two are drawn, independently and with equal probability.
         value: the probability, 0 to 1, mean over images.
         standard_error: of ``value``, through the drawing of shifts; 0 where all were computed.
         pairs: of shifts drawn; 0 where all were computed.
@@ -67,7 +67,7 @@ def shift_consistency(
         pairs: how many pairs of shifts to draw, all images moved alike; None computes all shifts, for the exact value.
         seed: of the drawing, and of noise.
         input: which input the images are, by its name or number; by default the first with axes to look along.
-        prepare: what the network gets of the moved images; the images themselves by default.
+        prepare: from moved images to the network's input; by default the images themselves.
         name: of the network, for tables and pictures; its class by default.
 
     Raises:

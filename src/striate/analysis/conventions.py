@@ -1,7 +1,7 @@
-"""What operators without products count as: floating-point operations an element, or none.
+"""Conventions for operators without products: floating-point operations for each element, or none.
 
-A root, an exponential or a comparison is one operation. What a pointwise operator does that isn't listed is one for
-each element of its output. These are conventions, stated here, and no measured facts.
+A root, an exponential or a comparison counts as one operation. A pointwise operator that isn't listed counts as one
+operation for each element of its output. These are conventions and not measurements.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PER_SOURCE: Final = {
     "scatter_add": 1, "scatter_add_": 1, "scatter_reduce": 1, "scatter_reduce_": 1, "index_add": 1, "index_add_": 1,
     "index_reduce": 1, "index_reduce_": 1,
 }  # fmt: skip
-#: Only moves, makes or reads numbers.
+#: Operators that only move, create or read numbers.
 FREE: Final = frozenset(
     """
     squeeze_ unsqueeze_ transpose_ t_ as_strided_ swapaxes_ swapdims_

@@ -22,20 +22,20 @@ from striate.geometry import ConvShape
 
 @dataclass(frozen=True)
 class CostRow:
-    """What one layer costs: all that it computes itself, not in layers that it calls, over all its calls.
+    """The costs of one layer over all its calls, without those of the layers that it calls.
 
     Args:
         name: the layer's path, ``(network)`` for what the network's own ``forward`` does.
         kind: the layer's class.
-        calls: how often it ran.
+        calls: number of its calls.
         output_shape: of its last call.
         parameters: its own, each counted once in the whole network, at the first layer that has it.
         macs, in_bounds_macs: multiply-accumulates forward, with those that meet padding, and without.
         flops: floating-point operations forward: 2 * macs and everything else.
-        backward_macs: multiply-accumulates of the gradients by inputs and weights that are wanted.
+        backward_macs: multiply-accumulates of the required gradients by inputs and weights.
         output_bytes: of new memory that its operators write.
         moved_bytes: read and written by operators that compute something.
-        dense_parameters: what a fully connected layer between the same maps would need (0 if it doesn't convolve).
+        dense_parameters: parameters of a fully connected layer between the same maps (0 if it isn't a convolution).
         problem: its convolution or pooling as a line that ``ConvShape.parse`` reads, with kernel, stride, padding,
             dilation and groups; for a transposed one the convolution that it transposes.
         transposed: whether it is transposed.
@@ -80,14 +80,14 @@ class Summary:
         model: its name, its class by default.
         input_shape: (N, C, ...) of the first input; all figures are for this batch.
         rows: one a layer, in the order in which layers first run.
-        trainable: parameters that learn.
+        trainable: trainable parameters.
         buffers: numbers that belong to the state but aren't parameters (statistics of batch normalisation).
         inference_peak_bytes: most activations alive at once, each freed after its last use.
-        saved_bytes: activations that autograd keeps for the backward pass; None if the network can't run in training.
+        saved_bytes: activations that autograd saves for the backward pass; None if the network can't run in training.
         training_peak_bytes: most activations alive at once in the forward pass of training.
-        not_counted: operators without a count, and how often and where they run; and what else isn't in the figures.
+        not_counted: operators without a count, with how often and where they run, and other omissions.
         unused: parameters that no operator reads.
-        notes: what makes libraries differ on this network.
+        notes: reasons why libraries give different figures for this network.
         roofline: of the machine, if given.
         at_least: whether operators without a count ran, so that MACs and FLOPs are at least what the figures say.
         inputs: the shapes of all inputs by name.
@@ -154,7 +154,7 @@ class Summary:
 
     @property
     def dense_parameters(self) -> int:
-        """Parameters, had every convolution been a fully connected layer."""
+        """Parameters if every convolution were a fully connected layer."""
         return sum(row.dense_parameters or row.parameters for row in self.rows)
 
     @property
@@ -164,7 +164,7 @@ class Summary:
         return self.flops / moved if moved else 0.0
 
     def bound(self, row: CostRow) -> str:
-        """``"compute"`` or ``"memory"``: which takes the time of a layer, by the roofline."""
+        """``"compute"`` or ``"memory"``: what limits a layer, by the roofline."""
         if self.roofline is None or not row.moved_bytes:
             return ""
         return "compute" if row.intensity >= self.roofline.ridge else "memory"
@@ -187,14 +187,14 @@ class Summary:
 def summarize(
     model: torch.nn.Module, input_size: InputSize, *, roofline: Roofline | None = None, name: str | None = None
 ) -> Summary:
-    """What any network costs: parameters, MACs, FLOPs and memory, a row for each layer, without computing anything.
+    """The costs of any network: parameters, MACs, FLOPs and memory, a row for each layer, without running it.
 
     Args:
         model: any network; it is left as it is.
         input_size: (C, L), (C, H, W), a whole shape with the batch in front, or example inputs: a tensor or array, a
             list of positional inputs, or a dictionary. Entries of the latter are inputs by name if ``forward`` has
             parameters of these names; if not, it is the one argument of a ``forward`` that takes one.
-        roofline: of a machine, to tell which layers its memory holds up.
+        roofline: of a machine, to tell which layers are limited by its memory.
         name: of the network, for tables and pictures; its class by default.
 
     Raises:
@@ -214,7 +214,7 @@ def summarize(
     try:
         training = trace(model, example, training=True)
     except AnalysisError as error:
-        # Batch normalisation refuses to train on one value a channel; what inference costs is still worth knowing.
+        # Batch normalisation can't train on one value a channel, but the costs of inference are still useful.
         reason = str(error)
     rows, uncounted, biases = _rows(traced)
     at_least = bool(uncounted)

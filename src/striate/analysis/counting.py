@@ -1,9 +1,8 @@
-"""How much arithmetic an operator is: multiply-accumulates where it is a product, floating-point operations for all.
+"""Counts the arithmetic of operators: multiply-accumulates of products, floating-point operations of all operators.
 
-One multiply-accumulate (MAC) is two FLOPs. MACs are those of convolutions and of products of matrices and vectors, also
-within recurrent layers, attention and bilinear forms: what is learnt, or what data is compared by. Interpolation,
-pooling, normalisation, distances and losses are FLOPs and no MACs; how many is a convention
-(:mod:`~striate.analysis.conventions`).
+One multiply-accumulate (MAC) is two FLOPs. MACs are those of convolutions and of products of matrices and vectors,
+including those in recurrent layers, attention and bilinear forms. Interpolation, pooling, normalisation, distances and
+losses have FLOPs but no MACs; their number is a convention (:mod:`~striate.analysis.conventions`).
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from striate.geometry import ConvShape, PoolShape, Problem
 
 @dataclass(frozen=True)
 class Work:
-    """What one operator call computes.
+    """The arithmetic of one operator call.
 
     Args:
         macs: multiply-accumulates of convolutions and matrix products, those with padding included.
-        in_bounds_macs: the ones whose operands both exist.
+        in_bounds_macs: those without products with padding.
         flops: 2 * macs, and everything else.
-        backward_macs: of the gradients that are wanted, by input and by weight.
+        backward_macs: of the required gradients by input and by weight.
         bias_flops: of ``flops``, those of a convolution's or linear layer's bias.
     """
 
@@ -64,7 +63,7 @@ _BATCH_NORMS: Final = (
 
 
 def work(operation: Operation) -> Work | None:
-    """What an operation computes, or None where that isn't known."""
+    """The arithmetic of an operation, or None if it isn't known."""
     name = operation.name.removeprefix("aten.")
     if (act := _RULES.get(name)) is not None:
         return act(operation)
@@ -146,7 +145,7 @@ def _attention(operation: Operation) -> Work:
     keys, values = pairs * query.shape[-1], pairs * value.shape[-1]
     macs = keys + values
     weights = query.learns or key.learns
-    # By each operand of each product: what recomputing the weights costs is up to the kernel.
+    # For each operand of each product, without the cost of computing the weights again, which depends on the kernel.
     wanted = keys * (query.learns + key.learns) + values * (weights + value.learns)
     return Work(macs, macs, 2 * macs + 6 * pairs, wanted)
 

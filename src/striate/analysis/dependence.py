@@ -1,4 +1,4 @@
-"""What a tensor's elements depend on: the exact sets, and along each input axis the rule behind them."""
+"""Dependence of a tensor's elements on the input: the exact sets, and a rule for each input axis."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from striate.geometry import Window
 
 @dataclass(frozen=True)
 class Track:
-    """How one input axis runs through a tensor.
+    """How one input axis is represented in a tensor.
 
     Args:
-        dim: the dimension whose positions look along the axis; None where there is one position for all.
-        line: the rule of the positions; None where no rule holds for all of them.
-        whole: whether something that looked at the whole map went in.
-        inner: dimensions that hold further positions, as the channels after space-to-depth do; ``line`` is their union.
-        why: why there is no rule.
-        fold: where ``dim`` holds several dimensions, one after the other (as a linear layer makes one of all but the
-            channels): their lengths; the positions of the axis run along the one numbered ``part``.
-        part: which one.
+        dim: the dimension whose positions correspond to the axis; None if there is only one position.
+        line: the rule of the positions; None if no rule holds for all of them.
+        whole: whether the tensor also depends on something that saw the whole map.
+        inner: dimensions with further positions, such as the channels after space-to-depth; ``line`` is their union.
+        why: the reason why there is no rule.
+        fold: if ``dim`` consists of several flattened dimensions, their lengths; the positions of the axis run along
+            number ``part``.
+        part: number of this dimension.
     """
 
     dim: int | None
@@ -51,13 +51,13 @@ class Track:
 
 @dataclass(frozen=True, eq=False)
 class Dependence:
-    """What the elements of a tensor depend on.
+    """The dependence of a tensor's elements on the input.
 
     Args:
-        shape: the tensor's.
-        boxes: the exact sets; None where they were given up.
+        shape: the tensor's shape.
+        boxes: the exact sets; None if they became too many.
         tracks: one for each input axis.
-        unknown: why nothing is known; then boxes and tracks mean nothing.
+        unknown: the reason why nothing is known; boxes and tracks are then meaningless.
     """
 
     shape: tuple[int, ...]
@@ -70,7 +70,7 @@ class Dependence:
         return cls((), None, (), why)
 
     def same(self, other: Dependence) -> bool:
-        """Whether both say the same of tensors of one shape."""
+        """Whether both describe the same dependence of tensors of one shape."""
         if self is other or self.boxes is None or other.boxes is None or self.tracks != other.tracks:
             return self is other
         return len(self.boxes) == len(other.boxes) and all(
@@ -92,7 +92,7 @@ class Dependence:
     def looking(
         self, dim: int, taps: Sequence[Sequence[int]], draw: Callable[[Line], Line | None], why: str
     ) -> Dependence:
-        """What outputs depend on that look at ``taps`` along ``dim``; ``draw`` is what that does to a rule."""
+        """The dependence of outputs that see ``taps`` along ``dim``; ``draw`` transforms a rule accordingly."""
         size = self.shape[dim]
         shape = (*self.shape[:dim], len(taps), *self.shape[dim + 1 :])
         boxes = self._exact(lambda known: support.gather(known, dim, size, taps))
@@ -108,7 +108,7 @@ class Dependence:
         return Dependence(shape, boxes, tuple(tracks))
 
     def mixed(self, *dims: int) -> Dependence:
-        """What depends on all positions along some dimensions, which are left with one."""
+        """The dependence of an output that sees all positions along some dimensions, which keep one position."""
         shape, boxes = list(self.shape), self.boxes
         for dim in dims:
             boxes = Dependence(tuple(shape), boxes, ())._exact(lambda known, at=dim: support.mixed(known, at))  # type: ignore[misc]
@@ -210,7 +210,7 @@ def _groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[range, range]]
 
 @dataclass
 class Misalignment:
-    """Branches that meet with fields around different places."""
+    """Branches that are joined although their fields have different centres."""
 
     where: str
     axis: int
@@ -220,7 +220,7 @@ class Misalignment:
 
 @dataclass
 class Notes:
-    """What is found on the way."""
+    """Findings of an analysis."""
 
     misaligned: list[Misalignment] = field(default_factory=list)
 
@@ -229,7 +229,7 @@ Maybe: TypeAlias = Dependence | None
 
 
 def union(parts: Sequence[Dependence], shape: Sequence[int], notes: Notes, where: str) -> Dependence:
-    """What depends on several tensors at once, element by element, broadcast to ``shape``."""
+    """The dependence of an elementwise function of several tensors, broadcast to ``shape``."""
     wide = [each if each.shape == tuple(shape) else each.expanded(shape) for each in parts]
     if len(wide) == 1 or all(each.same(wide[0]) for each in wide[1:]):
         return wide[0]
@@ -245,7 +245,7 @@ def union(parts: Sequence[Dependence], shape: Sequence[int], notes: Notes, where
 def concatenated(
     parts: Sequence[Maybe], dim: int, sizes: Sequence[int], shape: Sequence[int], notes: Notes, where: str
 ) -> Dependence:
-    """What a concatenation depends on; None is a part that depends on no input."""
+    """The dependence of a concatenation; None is a part that depends on no input."""
     known = [each for each in parts if each is not None]
     if all(each is not None and each.boxes is not None for each in known):
         listed = [() if each is None else each.boxes or () for each in parts]

@@ -1,4 +1,4 @@
-"""The effective receptive field: how much each input position really matters, measured by gradients over images."""
+"""The effective receptive field: the actual influence of each input position, measured by gradients over images."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from striate.analysis.probing import Images, Subject
 from striate.analysis.trace import layer_paths
 from striate.errors import AnalysisError
 
-#: Positions below this share of the strongest one don't count as seen: beyond two standard deviations of a Gaussian.
+#: Positions below this share of the strongest one don't count: for a Gaussian, those beyond two standard deviations.
 _FAINT = 1 - 0.9545
 
 
 @dataclass(frozen=True, eq=False)
 class EffectiveField:
-    """Where the gradient of one position of a layer lies.
+    """The distribution of the gradient of one position of a layer.
 
     Args:
         layer: its path.

@@ -1,4 +1,4 @@
-"""Equivariance under shifts: by how much a layer's map of a moved image differs from its moved map of the image."""
+"""Equivariance under shifts: the difference between a layer's map of a moved image and its moved map of the image."""
 
 from __future__ import annotations
 
@@ -37,22 +37,23 @@ SHIFTS: Final = (0.5, 1, 2, 3, 4)
 
 @dataclass(frozen=True)
 class EquivarianceRow:
-    """How one tensor of a network follows when the image moves. One number for each shift; None where none is defined.
+    """How one tensor of a network follows a shift of the image. One number for each shift; None if it is undefined.
 
     Args:
         name: the layer's path; of several calls the last has the plain name, the k-th one ``@k`` after it.
         kind: the layer's class.
         level: ``"layer"``, or ``"block"`` for one that calls others.
         shape: of its output.
-        stride: input pixels for one position, along each axis; 0 where the output has one position, which then is to
-            stay the same (invariance).
-        region: what was compared: ``"circle"`` (all positions), ``"interior"`` (those which see nothing but the image,
-            before and after the move), ``"whole"`` (an output without positions), or ``""``.
+        stride: input pixels for one position, along each axis; 0 if the output has one position, which should then stay
+            the same (invariance).
+        region: the compared positions: ``"circle"`` (all), ``"interior"`` (those that see only the image, before and
+            after the shift), ``"whole"`` (an output without positions), or ``""``.
         error: || L(move x) - move L(x) || / || L(x) || over the region, mean over images, where the map moves by the
             image's shift divided by the stride.
-        aligned: the same where each image's map may move by the whole number of positions below or above, as it fits.
-        alone: the same as ``error`` for the layer by itself, its own input moved by as many of that input's positions.
-        note: why there are no numbers.
+        aligned: the same error if each image's map may move by the next whole number of positions below or above,
+            whichever fits better.
+        alone: the error of the layer alone, whose own input is moved by the corresponding positions.
+        note: the reason why there are no numbers.
     """
 
     name: str
@@ -136,13 +137,13 @@ def equivariance(
     input: str | int | None = None,
     name: str | None = None,
 ) -> Equivariance:
-    """By how much each layer's map of a moved image differs from its map of the image, moved as much.
+    """The difference between each layer's map of a moved image and its moved map of the image.
 
-    With circular borders images are rolled, and every padding in the network takes the other end of the map
-    (:class:`~striate.analysis.shifts.CircularBorders`), so that convolution without stride is equivariant to rounding.
-    Where a map is no circle (valid convolutions), and with borders of zeros, which come in from outside while the
-    network stays as it is, only positions are compared that see nothing but the image, by their exact receptive fields.
-    Broken shifts turn the phases of the Fourier transform on circles, and interpolate linearly elsewhere.
+    With circular borders, images are rolled, and every padding in the network is circular
+    (:class:`~striate.analysis.shifts.CircularBorders`), so that convolution without stride is equivariant up to
+    rounding. With zero borders, zeros enter the image and the network isn't changed. There, and where a map isn't
+    circular (valid convolutions), only positions are compared whose exact receptive fields lie within the image.
+    Fractional shifts rotate the phases of the Fourier transform on circles, and interpolate linearly elsewhere.
 
     Args:
         model: any network; it is left as it is.
@@ -210,13 +211,13 @@ _Errors: TypeAlias = tuple[float | None, float | None]
 
 @dataclass(frozen=True)
 class _Axis:
-    """An axis of the image as it runs through a map.
+    """An axis of the image in a map.
 
     Args:
         number: 0 for y, 1 for x.
         dim: the map's dimension.
         positions, pixels: lengths of map and image.
-        line: what each position sees; None where it isn't known, so that the map makes sense on a circle only.
+        line: what each position sees; None if it isn't known, so that the map can be compared only on a circle.
     """
 
     number: int
@@ -231,7 +232,7 @@ class _Axis:
 
     @property
     def closes(self) -> bool:
-        """Whether the map goes round as often as the image does."""
+        """Whether the map covers the circle exactly once, as the image does."""
         return self.stride * self.positions == self.pixels
 
     def interior(self, move: float) -> range:
@@ -275,7 +276,7 @@ class _Place:
 
 
 class _Probe:
-    """Keeps each layer's output for the images as they are, and compares those for moved images with it."""
+    """Stores each layer's output for the unmoved images, and compares outputs for moved images with it."""
 
     def __init__(self, places: dict[_Key, _Place], moves: Sequence[tuple[float, float]], circular: bool) -> None:
         self._places, self._moves, self._circular = places, moves, circular
@@ -284,7 +285,7 @@ class _Probe:
         self._alone: dict[_Key, list[float | None]] = {key: [] for key in places}
 
     def before(self, key: _Key, layer: torch.nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        """Measures the layer by itself, on what it is about to get."""
+        """Measures the layer alone, on its current input."""
         place = self._places.get(key)
         if place is None or place.own_axes is None or len(inputs) != 1 or named:
             return
@@ -300,7 +301,7 @@ class _Probe:
     def keep(self, key: _Key, output: Any) -> None:
         place = self._places.get(key)
         if place is not None and not place.note:
-            # Layers behind may write into it.
+            # Later layers may overwrite it.
             self._kept[key] = _first_tensor(output).clone()
 
     def compare(self, move: tuple[float, float], key: _Key, output: Any) -> None:

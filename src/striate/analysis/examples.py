@@ -1,4 +1,4 @@
-"""Examples of a network's inputs, in whatever form they are given, as one call of its ``forward``."""
+"""Example inputs of a network, in any form, as one call of its ``forward``."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _NEEDED: Final = "needed a size as (C, H, W) or (N, C, H, W), tensors or arrays"
 
 @contextmanager
 def as_written(model: torch.nn.Module) -> Iterator[None]:
-    """Has a compiled or accelerated network run its own code.
+    """Makes a compiled or accelerated network run its own code.
 
-    Every layer is called then, each operation has its own gradient, and outputs depend on what their windows see and on
-    nothing else. Compiled code has operations put together, and would be made anew for the hooks of every question.
+    Then every layer is called, each operation has its own gradient, and outputs depend only on the inputs in their
+    windows. Compiled code fuses operations, and would be compiled again for the hooks of every analysis.
     """
     compiled = any(module._compiled_call_impl is not None for module in model.modules())
     if not compiled and "torch._dynamo" not in sys.modules:
@@ -47,8 +47,8 @@ def as_written(model: torch.nn.Module) -> Iterator[None]:
 class _Eager:
     """PyTorch's stance ``force_eager``, while any thread is inside.
 
-    The stance is the process's. Threads that set it and set it back in turn would leave the one that the other had
-    found, and nothing would be compiled any more; so the first one sets it and the last one sets it back.
+    The stance is global to the process. If two threads set and restored it independently, one could restore the other's
+    setting, and nothing would be compiled any more. So the first thread sets it and the last thread restores it.
     """
 
     def __init__(self) -> None:
@@ -72,14 +72,14 @@ _eager: Final = _Eager()
 
 @dataclass(frozen=True)
 class Example:
-    """What a network's ``forward`` is called with.
+    """The arguments of a network's ``forward``.
 
     Args:
         args: positional inputs; they may hold tensors in lists, tuples and dictionaries.
         kwargs: inputs by name.
         names: of the tensors among them, in order: the parameter of ``forward``, ``"state[0]"`` within one.
-        sized: whether sizes were given, so that numbers are made up.
-        remedy: what to try where the network doesn't take them.
+        sized: whether only sizes were given, so that the numbers are arbitrary.
+        remedy: advice if the network doesn't accept them.
     """
 
     args: tuple[Any, ...]
@@ -104,7 +104,7 @@ class Example:
         return self.mapped(lambda tensor: other if next(names) == name else tensor)
 
     def call(self, model: torch.nn.Module) -> Any:
-        """What the network answers, by its own code."""
+        """The network's output, computed by its own code."""
         with as_written(model):
             return model(*self.args, **self.kwargs)
 
@@ -155,7 +155,7 @@ def input_shape(size: Sequence[int]) -> tuple[int, ...]:
 
 
 def is_size(value: object) -> bool:
-    """Whether it is meant as a size: a sequence without tensors, whose items are numbers."""
+    """Whether this is a size: a sequence of numbers without tensors."""
     if isinstance(value, (Tensor, np.ndarray, str, PackedSequence)):
         return False
     listed = arguments.items(value)

@@ -1,4 +1,4 @@
-"""What each tensor of a traced network depends on: one walk along its operators, by the rules of each."""
+"""Computes the dependence of each tensor of a traced network, operator by operator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from striate.analysis.trace import ROOT, Operation, Trace, Value
 
 
 def dependences(traced: Trace, source: Value, notes: Notes) -> dict[Value, Maybe]:
-    """What each tensor of a network that is traced already depends on of one input; None if on nothing of it."""
+    """The dependence of each tensor of a traced network on one input; None if a tensor doesn't depend on it."""
     try:
         return _Following(traced, source, notes).found
     finally:
@@ -29,7 +29,7 @@ class _Following:
         self.found: dict[Value, Maybe] = {source: _identity(source)}
         self._notes = notes
         self._views: dict[Value, View] = {}
-        # Views of what was written since, to be looked at again where somebody reads them.
+        # Views of memory that was overwritten since; they are evaluated again when they are read.
         self._stale: set[Value] = set()
         for operation in traced.operations:
             where = traced.calls[operation.call].path or ROOT

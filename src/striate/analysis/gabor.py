@@ -1,4 +1,4 @@
-"""Gabor functions: a wave under a Gaussian, what first layers of networks (and cells of the visual cortex) resemble."""
+"""Gabor functions: a wave under a Gaussian, similar to filters of first layers and to cells of the visual cortex."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Floats = NDArray[np.float64]
 
 #: Side of the grid of frequencies on which starting points are looked for.
 _GRID: Final = 64
-#: A Gaussian narrower than this is one pixel, whatever its width.
+#: A Gaussian narrower than this covers one pixel, whatever its width.
 _NARROWEST: Final = 0.4
-#: Kernels that are Gabor functions are met within 20 steps; for others more steps gain nothing that counts.
+#: The fit of a Gabor function converges within 20 steps; for other kernels, more steps hardly improve it.
 _STEPS: Final = 60
 
 

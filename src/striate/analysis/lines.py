@@ -1,4 +1,4 @@
-"""Receptive fields along one axis as a rule that holds for every position, beyond the map's ends as well.
+"""Receptive fields along one axis as a rule for every position, including positions beyond the map's ends.
 
 Through windows alone the field of position ``o`` is ``start + o * stride`` to ``start + o * stride + size - 1``
 (Araujo, Norris & Sim, "Computing receptive fields of convolutional neural networks", Distill 2019). Transposed windows
@@ -42,7 +42,7 @@ class Line:
         return None if span is None else (span[0] + turn * self.step, span[1] + turn * self.step)
 
     def through(self, window: Window) -> Line:
-        """What the outputs of a window see."""
+        """The rule of a window's outputs."""
         period = len(self.spans)
         # After this many outputs the window stands on the same phase again.
         turns = period // math.gcd(period, window.stride)
@@ -53,11 +53,11 @@ class Line:
         )
 
     def through_transposed(self, window: Window) -> Line:
-        """What the outputs of a transposed window see."""
+        """The rule of a transposed window's outputs."""
         return self._from(len(self.spans) * window.stride, len(self.spans), lambda output: sources(window, output))
 
     def repeated(self, taps: tuple[tuple[int, ...], ...]) -> Line:
-        """What an enlargement sees, which makes ``len(taps)`` positions of each, ``taps`` relative to it."""
+        """The rule of an enlargement with ``len(taps)`` output positions for each input position."""
         factor = len(taps)
         return self._from(
             len(self.spans) * factor,
@@ -66,11 +66,11 @@ class Line:
         )
 
     def shifted(self, by: int) -> Line:
-        """What a cut (``by`` positions off the start) or a padding (``-by`` positions before it) leaves."""
+        """The rule after ``by`` positions are cut from the start, or ``-by`` positions are padded before it."""
         return replace(self, spans=tuple(self.span(phase + by) for phase in range(len(self.spans))))._reduced()
 
     def union(self, other: Line) -> Line | None:
-        """What either sees, or None if they drift apart, so that no rule holds for all positions."""
+        """The union of two rules, or None if their strides differ, so that no rule holds for all positions."""
         if self.stride != other.stride:
             return None
         period = math.lcm(len(self.spans), len(other.spans))

@@ -1,4 +1,4 @@
-"""Bytes of activations: from when to when each piece of memory is needed, and the most that is needed at once."""
+"""Bytes of activations: the lifetime of each piece of memory, and the largest amount in use at once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def peak(traced: Trace) -> int:
 
 
 def saved(traced: Trace) -> int:
-    """Bytes of activations that autograd keeps for the backward pass, the input among them if it is kept."""
+    """Bytes of activations that autograd saves for the backward pass, including the input if it is saved."""
     size = {
         value.storage: value.bytes
         for value in (

@@ -1,4 +1,4 @@
-"""A network's run as data: operators, the tensors between them, the calls of layers that they happened in."""
+"""A network's run as data: operators, the tensors between them, and the layer calls that contain them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT: Final = "(network)"
 
 @dataclass(eq=False)
 class Value:
-    """A tensor at one moment; what is written in place becomes a new value in the same storage.
+    """A tensor at one moment; after an in-place write, the tensor is a new value in the same storage.
 
     Args:
         shape: its sizes.
@@ -24,8 +24,8 @@ class Value:
         bytes: of its storage, which views share.
         storage: a number that values in the same memory share.
         kind: ``"input"``, ``"parameter"``, ``"buffer"`` or ``"activation"``.
-        learns: whether a gradient is wanted for it or for something that it comes from.
-        known: the numbers, where they don't depend on the input.
+        learns: whether it, or a value that it is computed from, requires a gradient.
+        known: the numbers, if they don't depend on the input.
     """
 
     shape: tuple[int, ...]

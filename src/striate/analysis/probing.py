@@ -1,4 +1,4 @@
-"""Running a network to measure it: images that it takes, in evaluation mode, and left as it was found."""
+"""Runs a network to measure it, in evaluation mode; the network's state is restored afterwards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from striate.analysis import arguments
 from striate.analysis.examples import Example, InputSize, chosen, first_line, input_shape, is_size, prepared
 from striate.errors import AnalysisError, StriateError, is_out_of_memory
 
-#: From images to what a network takes of them, as a normalisation does.
+#: From images to a network's input, such as a normalisation.
 Prepare: TypeAlias = Callable[[Tensor], Tensor]
 
 #: Images, alone or among other inputs of the network, as a list of positional inputs or a dictionary.
@@ -25,7 +25,7 @@ _BATCH: Final = 256
 
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode for all layers; afterwards each is in the mode that it was in, also after an exception."""
+    """A context with all layers in evaluation mode; afterwards, also after an exception, each mode is restored."""
     modes = [(layer, layer.training) for layer in model.modules()]
     model.eval()
     try:
@@ -122,7 +122,7 @@ class Subject:
         return found
 
     def answer(self, images: Tensor, first: int = 0) -> Any:
-        """What the network says of images.
+        """The network's output for images.
 
         Raises:
             AnalysisError: images that it doesn't take.
@@ -144,7 +144,7 @@ class Subject:
             ) from error
 
     def logits(self, images: Tensor) -> Tensor:
-        """What a classifier says, (N, K); it is to be in evaluation mode already.
+        """A classifier's output, (N, K); the network must be in evaluation mode already.
 
         Raises:
             AnalysisError: images that it doesn't take, or answers of another shape.

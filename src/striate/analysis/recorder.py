@@ -1,7 +1,7 @@
-"""A mode that writes down which operators a network runs, and which layer each belongs to.
+"""A dispatch mode that records a network's operators, and the layer that each belongs to.
 
-The mode sees operators below autograd, whoever called them: layers, functional calls, layers used twice, autograd
-functions. What the tensors hold is no business of the mode: :mod:`striate.analysis.trace` runs a network on tensors
+The mode sees operators below autograd, wherever they are called: in layers, functional calls, layers used twice,
+autograd functions. It doesn't depend on the tensors' numbers: :mod:`striate.analysis.trace` runs a network on tensors
 without numbers, :mod:`striate.analysis.running` on real ones, and both get the same list.
 """
 
@@ -23,7 +23,7 @@ from striate.analysis.examples import first_line, tensors_in
 from striate.analysis.operators import ROOT, Call, Operation, Value
 from striate.errors import AnalysisError, is_out_of_memory
 
-#: Operators that hand on the numbers they get.
+#: Operators that return the numbers of their input.
 _KEEPING: Final = (torch.ops.aten.lift_fresh, torch.ops.aten.alias, torch.ops.aten.detach, torch.ops.aten.clone)
 
 #: Constants of whole numbers up to this many are computed with; more of them are no lengths of sequences.
@@ -31,7 +31,7 @@ _LENGTHS: Final = 1 << 16
 
 
 class Recorder(TorchDispatchMode):
-    """Writes down operators, and which layer they belong to.
+    """Records operators and the layers that they belong to.
 
     Args:
         twin: the copy that runs.
@@ -40,7 +40,7 @@ class Recorder(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # to skip it PyTorch would import its compiler, which takes longer than most runs
+        return False  # PyTorch would otherwise import its compiler, which takes longer than most runs
 
     def __init__(self, twin: torch.nn.Module, original: torch.nn.Module) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Recorder(TorchDispatchMode):
         self._kept.append(tensor)
         aliases = self._aliases.setdefault(key, [])
         aliases.append(tensor)
-        if kind == "activation" and len(aliases) > 1:  # a view of a parameter is none of the activations
+        if kind == "activation" and len(aliases) > 1:  # a view of a parameter isn't an activation
             first = self._values[id(aliases[0])].kind
             kind = first if first in ("parameter", "buffer") else kind
         known = None if self.flows(tensor) else tensor
@@ -107,7 +107,7 @@ class Recorder(TorchDispatchMode):
         self.made(value, tensor)
         return value
 
-    # ---------------------------------------------------------------- what the two kinds of runs do differently
+    # ---------------------------------------------------------------- differences between the two kinds of runs
 
     def flows(self, tensor: Tensor) -> bool:
         """Whether a tensor may depend on the input or on what is learnt, rather than being written in the code."""

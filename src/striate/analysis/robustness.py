@@ -20,14 +20,14 @@ from striate.errors import AnalysisError
 
 @dataclass(frozen=True)
 class Disturbance:
-    """Something that happens to images.
+    """A disturbance of images.
 
     Args:
         unit: of its strength.
-        levels: strengths that are measured by default.
+        levels: default strengths.
         neutral: the strength that changes nothing.
-        apply: from (N, C, H, W) pixels 0 to 1, a strength and a seed to as many images.
-        least, most: strengths beyond them make no sense.
+        apply: from images (N, C, H, W) with pixels 0 to 1, a strength and a seed to disturbed images.
+        least, most: range of valid strengths.
     """
 
     unit: str
@@ -47,7 +47,7 @@ class RobustnessCurve:
         unit: of the levels.
         levels: strengths.
         accuracy: share of images whose class is right, 0 to 1, at each level.
-        agreement: share of images that get the class which they get undisturbed.
+        agreement: share of images whose predicted class is the same as without disturbance.
     """
 
     name: str
@@ -63,7 +63,7 @@ class RobustnessCurve:
 
 @dataclass(frozen=True)
 class Robustness:
-    """Accuracy on images as they are, and the curves.
+    """Accuracy on undisturbed images, and the curves.
 
     Args:
         model: the network's name, its class by default.
@@ -242,8 +242,8 @@ def _blurred(images: Tensor, level: float, seed: int) -> Tensor:
     return F.conv2d(across, row[:, None].expand(channels, 1, -1, 1), groups=channels)
 
 
-#: What can happen to images. Moved, turned and scaled ones are interpolated linearly, and black comes in from outside;
-#: pixels that get out of 0 to 1 are cut off there.
+#: All disturbances. Shifted, rotated and scaled images are interpolated linearly, with black outside; pixels are
+#: clamped to 0 to 1.
 DISTURBANCES: dict[str, Disturbance] = {
     "translation": Disturbance("pixels, right and down", tuple(range(-4, 5)), 0, _translated),
     "rotation": Disturbance(

@@ -1,7 +1,7 @@
-"""One run of a network with numbers: the same list of operators as the trace, and what each tensor held.
+"""One run of a network with numbers: the same list of operators as the trace, and each tensor's numbers.
 
-A copy of the network runs, whose parameters are the network's own as long as nothing writes into them; buffers, inputs
-and constants are copied. What an operator is about to overwrite is kept as it was.
+A copy of the network runs. It shares the network's parameters unless something writes into them; buffers, inputs and
+constants are copied. Numbers that an operator overwrites are saved first.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from striate.analysis.operators import Trace, Value
 from striate.analysis.recorder import Recorder, copied, plain_attention, shapes
 from striate.errors import AnalysisError, StriateError, is_out_of_memory
 
-#: The seed that noise (dropout, stochastic depth) is drawn from where a caller names none.
+#: The default seed of random numbers (dropout, stochastic depth).
 SEED: Final = 0
 
 
@@ -54,7 +54,7 @@ def run(
     gradients: bool = False,
     seed: int = SEED,
 ) -> Run:
-    """Runs a copy of ``model`` on real inputs and keeps what every tensor held.
+    """Runs a copy of ``model`` on real inputs and keeps every tensor's numbers.
 
     Args:
         model: any network; it is left as it is, mode, buffers, hooks and gradients included.

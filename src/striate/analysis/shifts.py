@@ -1,4 +1,4 @@
-"""Moving images and maps by whole and broken numbers of positions, and networks whose borders are circular."""
+"""Shifts of images and maps by whole and fractional numbers of positions, and networks with circular borders."""
 
 from __future__ import annotations
 
@@ -71,11 +71,11 @@ def _slid(maps: Tensor, by: int, dim: int) -> Tensor:
 
 
 class CircularBorders(TorchDispatchMode):
-    """While it is active, whatever pads a map takes the other end of the map instead.
+    """A context in which every padding is circular.
 
-    That are convolutions, also transposed ones, pooling, and padding with constants, by reflection and by repetition,
-    of layers and of functional calls alike. The network itself is left alone. Positions that a maximum returns count
-    from the padded map.
+    This applies to convolutions, transposed ones too, to pooling, and to padding with constants, by reflection and by
+    repetition, in layers and in functional calls. The network itself isn't changed. Positions that max pooling returns
+    refer to the padded map.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

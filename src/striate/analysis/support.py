@@ -1,4 +1,4 @@
-"""Which input positions a tensor's elements depend on, exactly: unions of boxes with gaps.
+"""The exact sets of input positions that a tensor's elements depend on: unions of boxes with gaps.
 
 The positions that one element sees along one input axis are the bits of a Python integer. A box is one array of such
 integers an input axis, each broadcast over the tensor's shape (most are long along one dimension and 1 along the
@@ -36,7 +36,7 @@ def bits(values: Sequence[int], shape: Sequence[int]) -> Bits:
 
 
 def gather(boxes: Boxes, dim: int, size: int, taps: Sequence[Sequence[int]]) -> Boxes:
-    """What outputs see that look at ``taps`` along one dimension of ``size``; taps outside of it see nothing."""
+    """The support of outputs that see ``taps`` along one dimension of ``size``; taps outside of it see nothing."""
     inside = [[tap for tap in each if 0 <= tap < size] for each in taps]
     depth = max(map(len, inside), default=0)
     index = np.full((len(taps), max(depth, 1)), size)
@@ -75,7 +75,7 @@ def gather(boxes: Boxes, dim: int, size: int, taps: Sequence[Sequence[int]]) -> 
 
 
 def mixed(boxes: Boxes, dim: int) -> Boxes:
-    """What something sees that looks at all positions along one dimension, which is left with one position."""
+    """The support of an output that sees all positions along one dimension, which keeps one position."""
     made: list[Box] = []
     for box in boxes:
         along = [axis for axis, array in enumerate(box) if array.shape[dim] > 1]
@@ -91,7 +91,7 @@ def mixed(boxes: Boxes, dim: int) -> Boxes:
 
 
 def joined(parts: Sequence[Boxes], dim: int, sizes: Sequence[int]) -> Boxes:
-    """What a concatenation sees; an empty part depends on no input."""
+    """The support of a concatenation; an empty part depends on no input."""
     made = []
     axes = next(len(boxes[0]) for boxes in parts if boxes)
     ndim = next(boxes[0][0].ndim for boxes in parts if boxes)
@@ -145,7 +145,7 @@ def simplified(boxes: Iterable[Box]) -> Boxes:
             kept = _merged(kept, axis)
     for box in tuple(kept):
         others = [other for other in kept if other is not box]
-        # One at a time: of two that hold each other one has to stay.
+        # One at a time, since one of two equal boxes has to stay.
         if any(_covers(other, box) for other in others):
             kept = others
     if len(kept) > MOST:
@@ -154,7 +154,7 @@ def simplified(boxes: Iterable[Box]) -> Boxes:
 
 
 def _merged(boxes: list[Box], axis: int) -> list[Box]:
-    """Boxes that are alike but for one axis become one."""
+    """Joins boxes that differ in only one axis."""
     alike: dict[tuple[int, ...], list[Box]] = {}
     for box in boxes:
         alike.setdefault(tuple(id(array) for place, array in enumerate(box) if place != axis), []).append(box)

@@ -1,11 +1,11 @@
 """One run of a network as a list of PyTorch's operators, without computing a number.
 
 A copy of the network runs on fake tensors (shape, dtype and device, no memory) under a dispatch mode, which sees each
-operator that would have run, whoever called it: layers, functional calls, layers used twice, autograd functions.
-Python isn't traced, so loops and branches on shapes are fine; a branch on values has no values to look at and is
-reported. What follows (cost, receptive fields) interprets the list.
+operator, wherever it is called: in layers, functional calls, layers used twice, autograd functions. Python isn't
+traced, so loops and branches on shapes work. A branch on values is reported as an error, because there are no values.
+Costs and receptive fields are computed from the list of operators.
 
-Since the copy is what runs, mode, hooks, gradients and buffers of the network itself stay as they are.
+Because a copy runs, mode, hooks, gradients and buffers of the network itself don't change.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["ROOT", "Call", "Operation", "Trace", "Value", "layer_paths", "trace"
 
 @contextmanager
 def _unlogged() -> Iterator[None]:
-    """A size that doesn't fit is told by an error of ours; PyTorch would log its own with a page of frames before."""
+    """Silences PyTorch's log of errors, which precedes striate's own one-line error for a size that doesn't fit."""
     log = logging.getLogger("torch._subclasses.fake_tensor")
     before, log.disabled = log.disabled, True
     try:
@@ -47,7 +47,7 @@ def _unlogged() -> Iterator[None]:
 
 
 def trace(model: torch.nn.Module, input_size: InputSize, *, training: bool = False) -> Trace:
-    """Runs a copy of ``model`` on an input without memory and writes down each operator.
+    """Runs a copy of ``model`` on an input without memory and records each operator.
 
     Args:
         model: any network; it is left as it is.

@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. What a command does is elsewhere, and loaded only once it is asked for."""
+"""The command line: parse, call, print. The work of a command is done elsewhere, in modules imported when needed."""
 
 from __future__ import annotations
 

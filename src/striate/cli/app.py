@@ -36,7 +36,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class _Group(Commands):
-    """Ctrl-C in any command is one line and 130; click would turn it into something else on its way out."""
+    """Makes Ctrl-C in any command end with one line and exit code 130; click would handle it differently."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -61,7 +61,7 @@ app = _App(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-#: What click raises when the command line itself is wrong. Only typer knows which click that is.
+#: The exception that click raises for an invalid command line. Only typer knows which click it uses.
 _UsageError: Final = typer.BadParameter.__mro__[1]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of tables.")]
@@ -76,10 +76,10 @@ SkipBroken = Annotated[bool, typer.Option("--skip-broken", help="Go on without i
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Runs ``striate ARGUMENTS`` (those of the process by default) and leaves with its exit code."""
     for stream in (sys.stdout, sys.stderr):
-        # Names hold what a terminal's or pipe's encoding may lack; they are spelt out rather than end a run.
+        # Names may contain characters that the encoding of a terminal or pipe lacks; these are escaped.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    # It says at length where it keeps its list of fonts, and that it makes one.
+    # Matplotlib logs where it stores its list of fonts, and when it builds one.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.showwarning = _warned
@@ -96,12 +96,12 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         except BrokenPipeError:
             _leave_quietly()
         except OSError as error:
-            # Files are written beside their place first, under a name that the user never gave.
+            # Files are first written under a temporary name, which the user doesn't know.
             where = str(error.filename or "output").removesuffix(".partial")
             _fail(f"{where}: {error.strerror or error}")
         except Exception as error:
             if not isinstance(error, _UsageError):
-                raise  # a bug of ours, which deserves its traceback
+                raise  # a bug in striate, which needs its traceback
             _fail(error.format_message())  # type: ignore[attr-defined]
 
 
@@ -111,7 +111,7 @@ def _fail(message: str) -> NoReturn:
 
 
 def _leave_quietly() -> NoReturn:
-    """Whoever read the output has gone; what is still to be written, at the exit too, goes nowhere."""
+    """The reader of the output has gone; further output, also at exit, is discarded."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(1)
 
@@ -127,7 +127,7 @@ def _warned(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """A warning of striate's own as one line, without the place in the source that it comes from."""
+    """Shows one of striate's own warnings as one line, without its location in the source."""
     if category.__module__.partition(".")[0] == "striate":
         say(f"warning: {message}")
     else:
@@ -135,7 +135,7 @@ def _warned(
 
 
 def hush() -> None:
-    """No warning is shown any more; for ``--quiet``."""
+    """Suppresses all further warnings, for ``--quiet``."""
     warnings.simplefilter("ignore")
 
 
@@ -161,7 +161,7 @@ def striate(
 
 
 def show(*shown: object) -> None:
-    """Prints tables and lines on stdout, whatever names are in them."""
+    """Prints tables and lines on stdout; names may contain any characters."""
     from rich.console import Console
     from rich.text import Text
 
@@ -169,14 +169,14 @@ def show(*shown: object) -> None:
 
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.file.isatty():
-        console.width = 1000  # a pipe or a file has no edge to fold lines at
+        console.width = 1000  # lines to a pipe or a file aren't wrapped
     for each in shown:
         console.print(Shown(each) if isinstance(each, str | Text) else each)
     console.print()
 
 
 def program() -> str:
-    """What to type for this program: its name where the shell finds it, else the file that was started."""
+    """The command for this program: its name if the shell finds it, else the file that was started."""
     started = Path(sys.argv[0])
     if started.name != "striate" or shutil.which("striate") is not None:
         return "striate"
@@ -184,7 +184,7 @@ def program() -> str:
 
 
 def say(text: str) -> None:
-    """One line on stderr, for the person who watches."""
+    """Prints one line on stderr for the user."""
     print(readable(" ".join(text.split())), file=sys.stderr, flush=True)
 
 
@@ -193,7 +193,7 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 
 def refuse_loss(out: Path, inputs: Iterable[str | Path] = ()) -> None:
-    """Refuses to write over what a command reads, or over a file of a run.
+    """Refuses to overwrite a command's input or a file of a run.
 
     Raises:
         RunError: ``out`` is such a file.
@@ -214,7 +214,7 @@ def draw(out: Path, figure: Callable[[], Figure]) -> None:
 
 
 def is_network(text: str) -> bool:
-    """Whether a network's name is meant, maybe mistyped, and no run's folder."""
+    """Whether this means a network's name, possibly mistyped, and not a run's folder."""
     from striate import models
 
     return not Path(text).exists() and bool(difflib.get_close_matches(text, models.names(), n=1, cutoff=0.8))
@@ -222,14 +222,14 @@ def is_network(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Named:
-    """A network that a command is about.
+    """The network that a command uses.
 
     Args:
         model: the network, in evaluation mode if it is trained.
-        name: what it is called.
+        name: its name.
         shape: (C, H, W) of its images.
-        read: from an image file to the image as it sees it, uint8 (C, H, W).
-        prepare: from such images, uint8 (N, C, H, W), to its input.
+        read: from an image file to a fitted image, uint8 (C, H, W).
+        prepare: from fitted images, uint8 (N, C, H, W), to the network's input.
     """
 
     model: torch.nn.Module
@@ -267,7 +267,7 @@ def network_of(model: str, size: str | None, max_pixels: int | None = None) -> N
 
 
 def _dense(network: torch.nn.Module, name: str) -> torch.nn.Module:
-    """A network, or of a detector the part that can be analysed, which is told."""
+    """A network; for a detector, the part that can be analysed, with a message to the user."""
     from striate.models.dense import dense_part
 
     part = dense_part(network)

@@ -1,4 +1,4 @@
-"""The model card of a run: what its folder tells, as the facts that a card is written from."""
+"""The model card of a run: collects the facts for it from the run's folder."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from striate.tasks.scores import Measures
     from striate.training import Run
 
-#: What the parts of a run's images are called in a card.
+#: Names of the parts of a run's images in a card.
 _PARTS: Final = {"train": "training", "val": "validation", "test": "test"}
-#: Pictures that a card shows, where they are there.
+#: Pictures that a card shows if they exist.
 _PICTURES: Final = {
     "How far the probabilities can be believed": "reliability.png",
     "Which class is taken for which": "confusion.png",
@@ -26,7 +26,7 @@ _PICTURES: Final = {
 
 
 def facts_of(run: Run, measures: Measures) -> CardFacts:
-    """What is known of a finished run.
+    """The facts about a finished run.
 
     Args:
         run: the run.
@@ -62,7 +62,7 @@ def facts_of(run: Run, measures: Measures) -> CardFacts:
         seed=recipe.seed,
         preprocessing=settings.preprocessing.to_dict(),
         settings=_told(recipe) | settled,
-        # What was left to the program and what that came to isn't a choice of the user's.
+        # Settings that were left to the program aren't listed as the user's choices.
         defaults=_told(Recipe(recipe.model)) | {name: settled[name] for name in left_to_us},
         versions=settings.versions,
         device=settings.device,
@@ -80,7 +80,7 @@ def facts_of(run: Run, measures: Measures) -> CardFacts:
 
 
 def _told(recipe: Recipe) -> dict[str, Any]:
-    """A recipe's settings but for the folder, which is the card's own."""
+    """A recipe's settings without the folder, in which the card itself lies."""
     return {name: value for name, value in recipe.to_dict().items() if name != "out"}
 
 

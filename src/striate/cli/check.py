@@ -1,4 +1,4 @@
-"""The command that looks at data before anybody trains on it: check."""
+"""The command that checks data before training: check."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from striate.data.checking import Checked, Counts
     from striate.data.sources import Collection
 
-#: Faults that are shown, without --all.
+#: Number of faults that are shown without --all.
 _SHOWN = 20
 #: Pictures of the sheet.
 _PICTURES = 9
@@ -40,9 +40,10 @@ def check(
     max_pixels: MaxPixels = None,
     as_json: Json = False,
 ) -> None:
-    """Count what data hold, and find what is wrong with them.
+    """Count the contents of a data set, and find its faults.
 
-    Every picture is decoded and every annotation compared with it. Ends with exit code 2 if anything is wrong.
+    Every picture is decoded, and every annotation is checked against its picture. If there are faults, the exit code is
+    2.
 
     \b
     Example:
@@ -155,7 +156,7 @@ def _print_strides(model: str, found: dict[str, Any]) -> None:
 
 
 def _strides_of(network: nn.Module) -> list[int]:
-    """Those that a network or its backbone names; or else that of the map that its last convolution gives."""
+    """The strides that a network or its backbone names, or else the stride of its last convolution's map."""
     import torch
 
     for part in (network, getattr(network, "backbone", None)):
@@ -184,7 +185,7 @@ def _takes_lists(network: nn.Module) -> bool:
 
 
 def _scale(network: nn.Module, size: tuple[int, int]) -> float:
-    """By how much a network itself scales a picture: so that its shorter side is ``min_size``, at most ``max_size``."""
+    """The factor by which a network scales a picture: its shorter side becomes ``min_size``, at most ``max_size``."""
     transform = getattr(network, "transform", None)
     least, most = getattr(transform, "min_size", None), getattr(transform, "max_size", None)
     if least is None or most is None:
@@ -194,7 +195,7 @@ def _scale(network: nn.Module, size: tuple[int, int]) -> float:
 
 
 def _sheet(collection: Collection[Any]) -> Figure:
-    """Some pictures with what is known of them."""
+    """Some pictures with their annotations."""
     from striate.data.checking import sample_of
     from striate.errors import DataError
     from striate.report import maps, objects
@@ -209,5 +210,5 @@ def _sheet(collection: Collection[Any]) -> Figure:
             assert truth.class_map is not None
             panels.append(maps.mapped(picture, truth.class_map, images.map_classes, title=name))
     if not panels:
-        raise DataError("--out", "these images have labels alone", "needed boxes, masks or class maps to draw")
+        raise DataError("--out", "these images have only labels", "needed boxes, masks or class maps to draw")
     return sheet([panels[start : start + 3] for start in range(0, len(panels), 3)], width=_WIDTH)

@@ -30,10 +30,10 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Test a trained network: on the images that the run held out, or on all of other data.
+    """Test a trained network on the run's held-out images, or on other data.
 
-    The run knows its held-out images by their content. Images that were added since are not tested, and those that are
-    gone or were edited are told.
+    The run identifies its held-out images by their content. Images that were added later are not tested; missing and
+    edited ones are reported.
 
     \b
     Example:
@@ -70,7 +70,7 @@ def evaluate(
 
 
 def print_evaluation(evaluation: Any, images: str = "held-out images") -> None:
-    """What was measured, of any task: a summary, and a row for each class."""
+    """The measures of any task: a summary, and a row for each class."""
     from striate.report import summing_up
 
     show(*summing_up.told(evaluation, images))

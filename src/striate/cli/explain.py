@@ -27,27 +27,27 @@ if TYPE_CHECKING:
     from striate.tasks.explained import Explained
 
 _LIST: Final = "list"
-#: The methods that are taken where none is named. Grad-CAM weighs whole channels, and so shows all objects of a class.
+#: The default methods. Grad-CAM weights whole channels, so it would show all objects of a class.
 _OF_CLASSES: Final = "grad_cam"
 _OF_OBJECTS: Final = "layer_cam"
-#: Images on one picture; of more there are several pictures.
+#: Largest number of images on one picture; for more images, there are several pictures.
 _SHEET: Final = 12
-#: Images that a view looks at together.
+#: Largest number of images that a view uses together.
 _TOGETHER: Final = 64
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Asked:
-    """What is asked, and of whom.
+    """The network and the target to explain.
 
     Args:
         network: with a score for each class.
-        read: an image file as the network sees it, uint8 (1, C, H, W).
-        normalization: what makes the network's input of that.
+        read: from an image file to the fitted image, uint8 (1, C, H, W).
+        normalization: from fitted images to the network's input.
         classes: their names.
-        wanted: the class that is asked about, if it is one.
-        number: of the object that is asked about, if it is one.
-        aim: from an image's input to what is asked about it.
+        wanted: the class to explain, if the target is a class.
+        number: of the object to explain, if the target is an object.
+        aim: from an image's input to its target.
     """
 
     network: torch.nn.Module
@@ -95,14 +95,14 @@ def explain(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show on images why a network says what it says.
+    """Show on images why a network gives its answers.
 
-    Images that can't be read are told, the others explained; then the exit code is 1. Of more than twelve images there
-    are several pictures: why.png, why-2.png, ...
+    If images can't be read, they are reported, the others are explained, and the exit code is 1. For more than twelve
+    images there are several pictures: why.png, why-2.png, ...
 
-    Of a detector a class's score is that at the place which is surest of it, and an object's that at its own place; the
-    object is framed. Where classes are called by numbers, object:2 is the second object, 2 a class. Of a segmentation
-    network a class's score is the mean over the pixels that are taken for it.
+    A detector's score of a class is the one at the place where it is highest; the score of an object is the one at the
+    object's own place, and the object is framed. If classes have numbers as names, object:2 is the second object and 2
+    is a class. A segmentation network's score of a class is the mean over the pixels predicted as this class.
 
     \b
     Example:
@@ -132,11 +132,11 @@ def explain(
         raise RunError("--model", "got none", "needed a network with ImageNet weights, or a run's folder")
     if chosen in VIEWS:
         if check:
-            raise RunError("--check", f"got it for {chosen}", "needed a method that maps evidence")
+            raise RunError("--check", f"got it for {chosen}", "needed a method that makes a map of evidence")
     elif channel is not None:
         raise RunError("--channel", f"{chosen} takes none", "needed a method of a channel, as maximize")
     elif layer is not None and not known.takes_layer(chosen):
-        raise RunError("--layer", f"{chosen} looks at the input only", "needed a method of a layer, as grad_cam")
+        raise RunError("--layer", f"{chosen} uses the input only", "needed a method that uses a layer, as grad_cam")
     if not out.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(out))
     asked = _asked(model, weights, device, max_pixels, target)
@@ -164,7 +164,7 @@ def _map(
     check: bool,
     as_json: bool,
 ) -> None:
-    """Maps of evidence, an image at a time: what is kept of those that are drawn are rows of the table."""
+    """Computes maps of evidence one image at a time; after drawing, only the rows of the table are kept."""
 
     from striate.explain import METHODS, ExplainWarning
     from striate.explain import check as checking
@@ -224,7 +224,7 @@ def _map(
 
 
 def _columns(told: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What was told of images one by one, as lists over them; what is the same for all of them once."""
+    """The results of single images as lists; values that are the same for all images appear once."""
     columns = dict(told[0])
     for key in ("images", "target", "classes", "scores", "predictions"):
         if columns[key] is not None:
@@ -238,7 +238,7 @@ def _columns(told: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _print_maps(told: dict[str, Any], maps: Iterable[Tensor]) -> None:
-    """One JSON object, its maps written one after the other: as text they are many times as large."""
+    """Prints one JSON object and writes its maps one after the other, because they are large as text."""
     print(json.dumps(told, allow_nan=False)[:-1], end=', "map": [')
     for place, each in enumerate(maps):
         print(", " * bool(place) + json.dumps(each.tolist(), allow_nan=False), end="")
@@ -254,7 +254,7 @@ def _look(
     out: Path,
     as_json: bool,
 ) -> None:
-    """Views: they show something else than a map of evidence."""
+    """Shows a view, which is something else than a map of evidence."""
     from striate.report import views
 
     found = _seen(method, asked, read, layer, channel)
@@ -308,9 +308,9 @@ def _chunks(read: Iterable[tuple[str, Tensor]], size: int) -> Iterator[tuple[lis
 
 
 class _Reading:
-    """Pictures in files, fitted one by one; those that can't be read are told on stderr, and counted.
+    """Reads and fits picture files one by one. Files that can't be read are reported on stderr and counted.
 
-    Leaves the program if none can.
+    The program ends if no file can be read.
     """
 
     def __init__(self, given: Sequence[str], read: Callable[[str], Tensor]) -> None:
@@ -324,7 +324,7 @@ class _Reading:
 
     @property
     def found(self) -> list[str]:
-        """The files that are named, read or not."""
+        """The named files, readable or not."""
         return [file for file, _ in self._found]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
@@ -345,7 +345,7 @@ class _Reading:
             raise typer.Exit(2)
 
     def unless_refused(self, file: str, asked: Callable[[], Explained]) -> Explained | None:
-        """What is asked about an image; where nothing can be, as of an object that isn't on it, that is told."""
+        """The target for an image; if there is none, such as an object that wasn't detected, this is reported."""
         try:
             return asked()
         except ExplainError as error:
@@ -356,7 +356,7 @@ class _Reading:
 
 
 def _expanded(given: Iterable[str]) -> Iterator[tuple[str, DataError | None]]:
-    """The files that arguments name, those in folders too; and why an argument names none."""
+    """The files that arguments name, including those in folders; and the reasons of arguments that name none."""
     from striate.data import image_files
 
     for text in given:
@@ -404,7 +404,7 @@ def _asked(model: str, weights: str | None, device: str, max_pixels: int | None,
 
 
 def _class(text: str, classes: Sequence[str]) -> int:
-    """A class by name or number; which of two readings was taken is told on stderr."""
+    """A class by name or number; if the text is ambiguous, stderr says how it was understood."""
     from striate.explain import class_named
 
     with warnings.catch_warnings(record=True) as told:

@@ -1,4 +1,4 @@
-"""Commands that give a network to other programs: export."""
+"""The command that writes a network for other programs: export."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def export(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a trained network to a file for other programs, once its results are those of the network.
+    """Write a trained network to a file for other programs, after comparing the file's results with the network's.
 
-    The file takes batches of any size, and of detectors and segmentation networks pictures of other sizes too, where
-    the network can. Its metadata hold the names of the classes, how pixels become its input, and what its outputs are.
-    Held-out images of the run (or photographs) are computed by the file and by the network; if they differ, that is an
-    error, and no file is written.
+    The file takes batches of any size. Files of detectors and segmentation networks also take pictures of other sizes,
+    if the network does. The metadata contain the names of the classes, the preprocessing and the names of the outputs.
+    Held-out images of the run (or photographs) are computed by the file and by the network. If the results differ, this
+    is an error and no file is written.
 
-    A detector's file gives rows of all pictures: image (whose row it is), boxes, labels, scores, masks.
+    A detector's file returns the rows of all pictures: image (the number of the picture), boxes, labels, scores, masks.
 
     \b
     Example:

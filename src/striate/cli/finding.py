@@ -1,4 +1,4 @@
-"""What `striate predict` does with networks that find objects, or the class of each pixel."""
+"""`striate predict` for networks that find objects, or the class of each pixel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from striate.tasks.finding import Finding
     from striate.training import Run
 
-#: Objects that a line on the terminal names.
+#: Largest number of objects that a line on the terminal names.
 _NAMED: Final = 6
 
 
@@ -32,15 +32,15 @@ def found_on(
     max_pixels: int | None,
     as_json: bool,
 ) -> None:
-    """Tells what a run's network finds on picture files, and writes it.
+    """Prints what a run's network finds on picture files, and writes it to files.
 
     Args:
         run: of any task but classification.
         files: the pictures.
         device: where to compute.
-        threshold: the least score of an object; None for that of the run's evaluation.
+        threshold: the smallest score of an object; None for the threshold of the run's evaluation.
         out: a .jsonl file, or a folder for pictures; None for neither.
-        max_pixels: that a file may have.
+        max_pixels: largest number of pixels of a file.
         as_json: print JSON instead of lines.
     """
     from striate.data import MAX_PIXELS
@@ -81,7 +81,7 @@ def found_on(
 
 @contextlib.contextmanager
 def _writer(run: Run, out: Path | None, threshold: float) -> Iterator[Any]:
-    """What writes a finding: lines of a file, pictures in a folder, or nothing."""
+    """The writer of results: lines of a file, pictures in a folder, or nothing."""
     from striate.tasks.writing import ObjectWriter
 
     if out is None:
@@ -98,7 +98,7 @@ def _writer(run: Run, out: Path | None, threshold: float) -> Iterator[Any]:
 
 
 def _name(each: Finding, used: set[str]) -> str:
-    """A name for the picture of a file; files of several folders may have the same."""
+    """A unique name for the picture of a file; files of several folders may have the same name."""
     stem = Path(str(each.file)).stem
     name, number = stem, 1
     while name in used:

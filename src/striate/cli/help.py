@@ -1,4 +1,4 @@
-"""Help as it is laid out: no line longer than the terminal, no word, number or default broken."""
+"""The layout of help: no line is longer than the terminal, and no word, number or default is broken."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from striate.variables import VARIABLES
 #: A word of a command line, which quotes hold together, and with an option its value.
 _QUOTED: Final = r"""(?:[^\s"']|"[^"]*"|'[^']*')+"""
 _WORD: Final = re.compile(rf"--?[a-z][\w-]*\s+(?!-){_QUOTED}|{_QUOTED}")
-#: A default stays on one line with its word, where it isn't longer than this.
+#: A default stays on one line with its word if it isn't longer than this.
 _DEFAULT: Final = re.compile(r"\[default: [^\]]{,24}\]\.?")
 _KEPT: Final = "\N{NO-BREAK SPACE}"
 #: Where the second column begins, at most.

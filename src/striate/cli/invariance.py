@@ -1,4 +1,4 @@
-"""Commands about what follows when images move or change: equivariance, robustness, checkerboard."""
+"""Commands about networks' behaviour when images move or change: equivariance, robustness, checkerboard."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _Model = Annotated[str, typer.Argument(metavar="MODEL|RUN", help="A network's na
 _Size = Annotated[str | None, typer.Option(help="CxHxW [default: the network's own].")]
 _Out = Annotated[Path | None, typer.Option(metavar="PNG", help="Draw it as well.")]
 _Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
-#: Held-out images of a run that are disturbed by default; of other data it is all of them.
+#: Default number of held-out images of a run; for other data, all images are used.
 _IMAGES: Final = 500
-#: Images of noise that stand for images where none are given.
+#: Number of noise images if no image is given.
 _NOISE: Final = 8
 _BORDERS: Final = ("circular", "zeros")
 
@@ -41,11 +41,12 @@ def equivariance(
     out: _Out = None,
     as_json: Json = False,
 ) -> None:
-    """Tell how each layer's map follows when the image moves.
+    """Measure how each layer's map follows a shift of the image.
 
-    A layer of stride s should move its map by 1/s of what the image moves. What is told is by how much the map of the
-    moved image differs from that: 0 to rounding for convolution, much for a maximum of stride 2. Images are rolled and
-    the network's borders circular, or zeros come in and only positions count that see nothing but the image.
+    If the image moves by some pixels, the map of a layer with total stride s should move by 1/s of that. The command
+    prints how much the map of the moved image differs from the moved map: 0 up to rounding for convolution, much for a
+    max pooling with stride 2. Images are rolled and the network's borders are circular; or zeros enter the image, and
+    only positions count that see nothing but the image.
 
     \b
     Example:
@@ -59,7 +60,7 @@ def equivariance(
     from striate.training.environment import find_device
 
     place = find_device(device)
-    torch.manual_seed(0)  # of the weights of a network that isn't trained
+    torch.manual_seed(0)  # for the weights of an untrained network
     network = network_of(model, size, max_pixels)
     if image:
         source = network.prepare(torch.stack([network.read(path) for path in image]))
@@ -94,7 +95,7 @@ def robustness(
     out: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the curves.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell how a trained network does on images that are moved, turned, faded, covered, noisy or attacked.
+    """Measure a trained network's accuracy on images that are moved, rotated, faded, covered, noisy or attacked.
 
     \b
     Example:
@@ -143,9 +144,10 @@ def robustness(
 
 @app.command()
 def checkerboard(model: _Model, size: _Size = None, out: _Out = None, as_json: Json = False) -> None:
-    """Tell how evenly a network's strided windows cover positions, outputs or gradients.
+    """Measure how evenly a network's strided windows cover positions, outputs or gradients.
 
-    Where the stride doesn't divide the kernel some positions get more than their neighbours, in a checkerboard.
+    If the stride doesn't divide the kernel, some positions are covered more often than their neighbours, which shows as
+    a checkerboard.
 
     \b
     Example:
@@ -191,7 +193,7 @@ def _labelled(
 
 
 def _named(option: str, text: str, known: Sequence[str]) -> str:
-    """One of some names; what is none of them goes on as it is, to be told by whoever knows them."""
+    """One of some names; an unknown name is returned unchanged, and a later check reports it."""
     from striate.explain.names import find
 
     place = find(text, known, option)

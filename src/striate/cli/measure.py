@@ -22,7 +22,7 @@ def summary(
     out: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw it as well.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell what a network costs: parameters, multiply-accumulates, memory, layer by layer.
+    """Count what a network costs: parameters, multiply-accumulates, memory, layer by layer.
 
     \b
     Example:
@@ -61,7 +61,7 @@ def field(
     out: Annotated[Path, typer.Option(metavar="PNG", help="Where --image draws.")] = Path("field.png"),
     as_json: Json = False,
 ) -> None:
-    """Tell which part of the image each layer of a network sees.
+    """Compute the part of the image that each layer of a network sees.
 
     \b
     Example:
@@ -120,9 +120,9 @@ def bench(
 ) -> None:
     """Time a convolution or pooling on this machine's CPU: each pass, with every backend that computes it.
 
-    Beside the times stand their share of the roofline, the best that the processor's arithmetic and memory allow, both
-    measured on the spot; below stand why a share is above 100 %, and why a backend refuses. Results go to memory that
-    the process has already, as they do in an accelerated model: fresh memory from the system costs more than many a
+    Beside each time is its share of the roofline: the limit by the processor's arithmetic and memory, both measured at
+    the start. Notes below explain shares above 100 % and why a backend refuses. Results are written to memory that the
+    process has already, as in an accelerated model, because fresh memory from the system often costs more than the
     convolution.
 
     \b

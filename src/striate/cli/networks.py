@@ -1,4 +1,4 @@
-"""Commands about the networks there are: models."""
+"""The command that lists networks: models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pictures and texts for people that lie in a run's folder, or in that of an evaluation."""
+"""The pictures and texts for people in the folder of a run or an evaluation."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ CARD: Final = "card.md"
 
 
 def save(run: Run) -> None:
-    """Draws what a training tells into the run's folder, and writes the model card.
+    """Draws the pictures of a training into the run's folder, and writes the model card.
 
-    Of a run that has just ended all is at hand; of one whose pictures were never made its images are tested again.
+    For a run that has just ended, all results are available. For a run without pictures, its images are tested again.
     """
     from striate.files import write_whole
     from striate.report import figures, presenting
@@ -42,7 +42,7 @@ def save(run: Run) -> None:
 
 
 def _tested_again(run: Run) -> Outcome | None:
-    """What a training has at its end, of a run that was opened; None if its images aren't there any more."""
+    """The outcome of a run that was opened, computed again; None if its images don't exist any more."""
     from striate.errors import DataError
     from striate.training.assess import assess_run
 
@@ -72,7 +72,7 @@ def _curves(run: Run) -> Figure:
 
 
 def _circumstances(run: Run) -> dict[str, Any]:
-    """In what the training images' loss differs from that of the held-out ones, for the curves."""
+    """The differences between the training loss and the held-out loss, which the curves mention."""
     import torch
 
     from striate import models
@@ -88,7 +88,7 @@ def _circumstances(run: Run) -> dict[str, Any]:
 
 
 def report(folder: Path, run: Run, tested: Tested, outcome: Outcome) -> None:
-    """Writes predictions, measures and pictures of an evaluation into a folder, which is made."""
+    """Writes predictions, measures and pictures of an evaluation into a folder, which is created."""
     from striate.files import write_json
     from striate.report import figures, presenting
     from striate.training.folder import EVALUATION

@@ -57,10 +57,10 @@ def predict(
     max_pixels: MaxPixels = None,
     as_json: Json = False,
 ) -> None:
-    """Tell what is on images, by the network of a finished run or one that was trained on ImageNet.
+    """Predict what is on images, with the network of a finished run or one that was trained on ImageNet.
 
-    Of a folder all images are taken, those in its sub-folders too. Files that can't be read are named on stderr, one
-    line each, and the exit code is 1 then.
+    A folder stands for all images in it and in its sub-folders. Files that can't be read are named on stderr, one line
+    each, and the exit code is then 1.
 
     \b
     Example:
@@ -110,7 +110,7 @@ def predict(
 def _tell(
     found: Any, files: Sequence[Path], source: str, *, top: int, threshold: float, out: Path | None, as_json: bool
 ) -> int:
-    """Tells each prediction as it comes; gives how many files couldn't be read."""
+    """Prints each prediction immediately; returns the number of files that couldn't be read."""
     from rich.cells import cell_len
 
     from striate.data.progress import progress
@@ -149,7 +149,7 @@ def _tell(
 
 
 def _network(source: str, weights: str | None) -> tuple[torch.nn.Module, Preprocessing, tuple[str, ...]]:
-    """A network with what it takes to use it."""
+    """A network with its preprocessing and classes."""
     from striate import models
     from striate.training import Run
 
@@ -167,7 +167,7 @@ def _is_run(path: str) -> bool:
 
 
 def _model_first(paths: list[str]) -> tuple[str, list[str]]:
-    """The network and the images, where the network is the first of the arguments."""
+    """The network and the images, if the network is the first of the arguments."""
     first, images = paths[0], paths[1:]
     if not _is_run(first) and not is_network(first) and (Path(first).exists() or not images):
         raise RunError(

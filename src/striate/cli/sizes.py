@@ -1,4 +1,4 @@
-"""Which image sizes a network takes, found by running it on some without computing anything."""
+"""Finds the image sizes that a network takes, by tracing it without computing anything."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from striate.errors import AnalysisError, RunError
 if TYPE_CHECKING:
     import torch
 
-#: So many sizes beside each other are tried before larger steps are taken.
+#: Number of neighbouring sizes that are tried before larger steps.
 _BESIDE: Final = 4
 #: Strides that a network's sides may have to be multiples of.
 _STEPS: Final = (2, 4, 8, 16, 32, 64)
@@ -19,7 +19,7 @@ _LARGE: Final = 4
 
 
 def check_size(network: torch.nn.Module, name: str, shape: tuple[int, int, int], own: tuple[int, int]) -> None:
-    """Refuses images that a network doesn't take, in one line with the sizes that it does.
+    """Refuses images that a network doesn't take; the one-line error names sizes that it does take.
 
     Args:
         network: any network.
@@ -31,7 +31,7 @@ def check_size(network: torch.nn.Module, name: str, shape: tuple[int, int, int],
         RunError: the network takes images of its own size, but none of this one.
     """
     if _takes(network, shape) or not _takes(network, (shape[0], *own)):
-        return  # a network that can't be traced at all has to be asked itself
+        return  # a network that can't be traced at all reports its own error later
     got, kept = ("x".join(map(str, each)) for each in (shape, (shape[0], *own)))
     raise RunError("--size", f"got {got}", f"{name} takes {_sides(network, shape[0], own)}", f"such as {kept}")
 

@@ -35,9 +35,9 @@ def studio(
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     max_pixels: MaxPixels = None,
 ) -> None:
-    """Show a network with all its numbers in the browser, each of which can be followed back to the pixels.
+    """Show a network with all its numbers in the browser; each number can be traced back to the pixels.
 
-    Only this machine reaches the page, and only at the address that is printed. Ctrl-C ends it.
+    The page is reachable only from this machine, at the printed address. Ctrl-C ends it.
 
     \b
     Example:

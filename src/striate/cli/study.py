@@ -1,4 +1,4 @@
-"""The command that tests what textbooks claim: study."""
+"""The command that tests claims of textbooks: study."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def study(
     out: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw what was measured.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Test a claim of the textbooks by an experiment: its verdict, the numbers and their spread over seeds.
+    """Test a claim of the textbooks by an experiment, with a verdict, the numbers and their spread over seeds.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""The command that makes a trained network: train."""
+"""The command that trains a network: train."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _option(name: str, text: str, heading: str | None = None, *short: str) -> Any:
-    """An option that sets a field of the recipe; not given, it is None, and the recipe's default holds."""
+    """An option that sets a field of the recipe; if it isn't given, it is None, and the recipe's default applies."""
     default = getattr(Recipe, name, None)
     shown = "" if default is None or isinstance(default, bool) else f" [default: {default}]"
     spelt = (f"--{name.replace('_', '-')}", *short)
@@ -207,9 +207,9 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a network, test it, and write all of it to a folder.
+    """Train a network, test it, and write everything to a folder.
 
-    Killed or stopped at any moment, the same run goes on with --resume and ends with the same numbers.
+    If a run is killed or stopped at any moment, it can continue with --resume, and ends with the same numbers.
 
     \b
     Example:
@@ -237,8 +237,8 @@ def train(
         return
     run = train_by(recipe_for(given, resume=resume), resume=resume, quiet=quiet)
     if os.environ.get("RANK", "0") != "0":
-        return  # of several processes, the first one speaks
-    pictures.save(run)  # before anything is printed: whoever reads the output may go away
+        return  # of several processes, only the leader prints
+    pictures.save(run)  # before anything is printed, because the reader of the output may close it
     if as_json:
         print_json({"path": str(run.path), "epochs": len(run.history), **run.evaluation.to_dict()})
         return
@@ -254,11 +254,11 @@ def train(
     show("next:", *_next(run))
 
 
-#: Fields of the recipe that an option sets as it is.
+#: Fields of the recipe that an option sets without conversion.
 _FIELDS: Final = tuple(
     field.name for field in dataclasses.fields(Recipe) if field.name not in ("image_size", "folds", "fold")
 )
-#: What lies in a run's folder after `striate train`.
+#: The files in a run's folder after `striate train`.
 _FILES: Final = {
     "weights.safetensors": "the trained weights",
     "settings.json": "everything the run was made with",
@@ -287,7 +287,7 @@ _EXAMPLES: Final = 6
 
 
 def _next(run: Run) -> list[str]:
-    """What can be done with a run, as it can be typed."""
+    """Commands for a finished run, as the user can type them."""
     from striate.tasks.task import SAMPLES
 
     folder = shlex.quote(str(run.path))

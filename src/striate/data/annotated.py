@@ -1,4 +1,4 @@
-"""Sets of pictures with annotations: of any sizes, each decoded when it is asked for."""
+"""Sets of annotated pictures. Pictures have any size and are decoded on access."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from striate.errors import DataError
 #: What an annotation may have: boxes with labels, a mask for each box, a class for each pixel.
 PARTS: Final = ("boxes", "masks", "map")
 
-#: A picture, uint8 (C, H, W), and what is known of it.
+#: A picture, uint8 (C, H, W), and its annotation.
 Sample = tuple[Tensor, Annotation]
 
 
 class Samples(Protocol):
-    """Where an :class:`AnnotatedSet` gets its pictures from. It can be pickled, for processes that load."""
+    """The source of an :class:`AnnotatedSet`'s pictures. It can be pickled, for worker processes."""
 
     def __len__(self) -> int: ...
 
@@ -37,9 +37,9 @@ class Fault:
     """Something wrong in annotated data.
 
     Args:
-        file: where it stands, as the data set calls it.
+        file: the file with the fault, by its name in the data set.
         what: what is wrong, in a few words.
-        thing: which object, ``"object 3"`` or ``"annotation 17"``; empty where it is the whole file.
+        thing: which object, ``"object 3"`` or ``"annotation 17"``; empty if the whole file is faulty.
     """
 
     file: str
@@ -57,13 +57,13 @@ class Fault:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AnnotatedSet:
-    """Pictures of any sizes with what is known of them.
+    """Pictures of any sizes with annotations.
 
     Args:
         samples: the N pictures with their annotations.
         classes: names of the classes of objects, without background.
-        map_classes: names of the classes in class maps; empty where there are no maps.
-        holds: what every annotation has, of :data:`PARTS`.
+        map_classes: names of the classes in class maps; empty if there are no maps.
+        holds: the parts that every annotation has, some of :data:`PARTS`.
         channels: 1 or 3, of all pictures.
         known: the N identities; the digest is of picture and annotation together.
         faults: what is wrong with the data. Objects with faults are not among the annotations.
@@ -80,7 +80,7 @@ class AnnotatedSet:
     known: tuple[Identity, ...]
     faults: tuple[Fault, ...] = ()
 
-    #: What all sets of a split have in common.
+    #: Attributes that all sets of a split share.
     SAME: ClassVar = ("classes", "map_classes", "channels")
 
     def __post_init__(self) -> None:
@@ -115,10 +115,10 @@ class AnnotatedSet:
         return picture, truth
 
     def holding(self, parts: Iterable[str]) -> AnnotatedSet:
-        """The same with only these parts of the annotations. What isn't needed isn't decoded.
+        """The same set with only these parts of the annotations. Other parts aren't decoded.
 
         Raises:
-            DataError: parts that these annotations haven't.
+            DataError: parts that these annotations don't have.
         """
         wanted = frozenset(parts)
         if missing := wanted - self.holds:
@@ -143,7 +143,7 @@ class AnnotatedSet:
 
 
 def joined(sets: Sequence[AnnotatedSet]) -> AnnotatedSet:
-    """Sets of the same classes and channels as one, in their order; it holds what all of them hold."""
+    """Several sets with the same classes and channels as one, in order; it holds the parts that all of them hold."""
     first, *others = sets
     if not others:
         return first
@@ -157,7 +157,7 @@ def joined(sets: Sequence[AnnotatedSet]) -> AnnotatedSet:
 
 
 def relabelled(images: AnnotatedSet, classes: tuple[str, ...]) -> AnnotatedSet:
-    """The same pictures with labels, or where there are only class maps their values, that index ``classes``.
+    """The same pictures with labels that index ``classes``; if there are only class maps, their values do.
 
     Raises:
         DataError: a class that isn't among them.
@@ -228,7 +228,7 @@ class _Joined:
 def object_map(truth: Annotation) -> Tensor:
     """The class map that follows from masks, uint8 (H, W): 0 for background, label + 1 for an object.
 
-    Where objects of different classes overlap, and in crowds, nothing is known
+    Where objects of different classes overlap, and in crowds, the class is unknown
     (:data:`~striate.data.annotation.IGNORED`).
     """
     assert truth.masks is not None

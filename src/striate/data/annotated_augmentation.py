@@ -1,11 +1,11 @@
-"""Changes of pictures that take their annotations along, drawn anew for every epoch.
+"""Augmentation of annotated pictures, with new random numbers in every epoch.
 
-What is drawn for a picture depends on the seed, the epoch and its place in the set alone: a run that goes on later
-needs nothing kept, and batches, processes and workers may divide the work as they like.
+The random numbers for a picture depend only on the seed, the epoch and the picture's place in the set. So a resumed run
+needs no stored state, and batches, processes and workers may divide the work in any way.
 
-The changes are striate's own: all geometry of a picture is one interpolation, and objects are judged by what is left of
-their masks. kornia 0.9 draws for a whole batch from the global generator, keeps boxes of objects that have left the
-picture, and took twice as long for a mirror, a crop and colours of a scene of 128x128 with its masks.
+The implementation is striate's own: all geometry of a picture is one interpolation, and an object is kept or dropped by
+the visible part of its mask. kornia 0.9 draws for a whole batch from the global generator, keeps boxes of objects that
+have left the picture, and took twice as long for a mirror, a crop and colours of a scene of 128x128 with its masks.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _PASTED: Final = 3  # objects at most
 
 @dataclass(frozen=True)
 class AnnotatedAugmentation:
-    """What is done to pictures with annotations.
+    """Random changes of annotated pictures.
 
     Args:
         style: names of :data:`CHANGES` joined by ``+``, as ``"flip+scale+colour"``; ``"none"`` for none.
-        seed: of all that is drawn.
+        seed: of all random numbers.
 
     Raises:
         DataError: an unknown change, a negative seed.
@@ -160,7 +160,7 @@ def united(truths: list[Annotation]) -> Annotation:
     masks = None if first.masks is None else torch.cat([each.masks for each in truths if each.masks is not None])
     class_map = first.class_map
     if class_map is not None:
-        # Outside of its part an annotation's map is unknown, and at a place of one part the others' are.
+        # Each map is unknown outside of its own part, so the known values of all parts don't overlap.
         class_map = torch.stack([each.class_map for each in truths if each.class_map is not None]).amin(0)
     return Annotation(
         first.size,
@@ -173,8 +173,8 @@ def united(truths: list[Annotation]) -> Annotation:
 
 
 def pasted(sample: Sample, other: Sample, random: np.random.Generator) -> Sample:
-    """Some objects of ``other``, of the same size, on top of a picture: what they hide is gone from its masks, and an
-    object of which too little is left is gone too."""
+    """Pastes some objects of ``other``, a picture of the same size, on a picture. Hidden pixels are removed from its
+    masks, and objects with too few visible pixels are dropped."""
     picture, truth = sample
     above, source = other
     assert truth.masks is not None

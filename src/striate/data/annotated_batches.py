@@ -18,7 +18,7 @@ from striate.data.fitting import Fit
 from striate.data.moving import fit_annotated
 from striate.errors import DataError
 
-#: Pictures, float32 from 0 to 1: a tensor (B, C, H, W) where they are brought to one size, else one (C, H, W) each.
+#: Pictures, float32 from 0 to 1: a tensor (B, C, H, W) if they are fitted to one size, else one (C, H, W) each.
 Pictures = Tensor | list[Tensor]
 
 
@@ -29,14 +29,14 @@ class AnnotatedBatches:
     Args:
         images: the set.
         batch_size: pictures in a batch; the last one of an epoch may have fewer.
-        fit: what brings them to one size, their annotations with them; None: their own sizes.
+        fit: fits pictures and annotations to one size; None keeps their own sizes.
         shuffle_seed: the order in epoch k depends on this and on k alone; None: always the order of the set.
         device: where the pictures are. Annotations stay on the CPU.
-        augmentation: what changes them.
+        augmentation: random changes of pictures and annotations.
         order: from the number of an epoch to the indices of its pictures, int64 (M,); None: a shuffle by
             ``shuffle_seed``, or the order of the set.
-        part: (number, count): of each batch only this one of so many about equal parts, for one of several processes.
-            A part may be empty. What augmentation draws doesn't depend on it.
+        part: (number, count): use only this one of ``count`` nearly equal parts of each batch, for one of several
+            processes. A part may be empty. The random numbers of augmentation don't depend on it.
         workers: processes that decode and change pictures ahead.
         normalization: applied to the pictures; None: they have values from 0 to 1.
 
@@ -126,7 +126,7 @@ class _Batches(Dataset[list[Sample] | DataError]):
         try:
             return self.samples(indices)
         except DataError as error:
-            return error  # raised here, a DataLoader would make another one of it, of many lines
+            return error  # if raised here, a DataLoader would wrap it into an error of many lines
 
 
 def _gathered(batches: _Batches, rows: list[list[int]], workers: int) -> Iterator[list[Sample]]:
@@ -135,11 +135,11 @@ def _gathered(batches: _Batches, rows: list[list[int]], workers: int) -> Iterato
         return
     loader: DataLoader[list[Sample] | DataError] = DataLoader(
         batches,
-        sampler=rows,  # what it draws are the indices of a whole batch
+        sampler=rows,  # each item is the indices of a whole batch
         batch_size=None,
         collate_fn=_as_it_is,
         num_workers=workers,
-        generator=torch.Generator(),  # or it would draw from the one that layers use
+        generator=torch.Generator(),  # else it would draw from the global generator, which layers use
     )
     for samples in loader:
         if isinstance(samples, DataError):

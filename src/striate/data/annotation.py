@@ -1,4 +1,4 @@
-"""What is known of one picture beyond a label, and what a network says of it: boxes, masks, a class for each pixel.
+"""Annotations and detections of one picture: boxes, masks, a class for each pixel.
 
 Coordinates are pixels from the top left corner, ``x0 y0 x1 y1``; the pixel in column c covers c to c + 1, so a box
 around it is ``(c, r, c + 1, r + 1)``. Labels are indices of class names, from 0; no class stands for "no object".
@@ -15,7 +15,7 @@ from torch import Tensor
 from striate.data.fitting import kind
 from striate.errors import DataError
 
-#: The value of a class map where nothing is known, or nothing counts.
+#: The value of a class map where the class is unknown or doesn't count.
 IGNORED: Final = 255
 
 
@@ -27,9 +27,9 @@ class Annotation:
         size: height and width of the picture, pixels.
         boxes: float32 (N, 4), ``0 <= x0 < x1 <= W`` and ``0 <= y0 < y1 <= H``.
         labels: int64 (N,), from 0.
-        crowd: bool (N,), regions of many objects: nothing learns from them, and a detection inside is no mistake.
-        masks: bool (N, H, W), the visible pixels of each object; None where outlines aren't known.
-        class_map: uint8 (H, W), a class for each pixel, :data:`IGNORED` where none is known; None where there is none.
+        crowd: bool (N,), regions of many objects: losses ignore them, and a detection inside is no mistake.
+        masks: bool (N, H, W), the visible pixels of each object; None if outlines aren't known.
+        class_map: uint8 (H, W), a class for each pixel, :data:`IGNORED` where it is unknown; None if there is no map.
 
     Raises:
         DataError: parts that don't fit together.
@@ -78,14 +78,14 @@ class Annotation:
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """What a network finds on one picture of ``size`` (H, W), surest first.
+    """The objects that a network finds on one picture of ``size`` (H, W), the highest score first.
 
     Args:
         size: height and width of the picture, pixels.
         boxes: float32 (N, 4), as in :class:`Annotation`.
         labels: int64 (N,), from 0.
         scores: float32 (N,), from 0 to 1.
-        masks: bool (N, H, W); None of a network that draws no outlines.
+        masks: bool (N, H, W); None for a network that predicts no masks.
     """
 
     size: tuple[int, int]
@@ -98,7 +98,7 @@ class Detections:
         return len(self.labels)
 
     def above(self, score: float) -> Detections:
-        """Those with at least this score."""
+        """The objects with at least this score."""
         chosen = self.scores >= score
         masks = None if self.masks is None else self.masks[chosen]
         return Detections(self.size, self.boxes[chosen], self.labels[chosen], self.scores[chosen], masks)

@@ -1,7 +1,7 @@
-"""Changes of images that leave their class what it is, drawn anew for every step, on whole batches.
+"""Augmentation of labelled images: random changes that preserve the class, for whole batches.
 
-What is drawn for an image depends on the seed, the epoch, the step and its place in the batch alone: a run that goes on
-later needs nothing kept, and of several processes each can compute its own part of a batch.
+The random numbers for an image depend only on the seed, the epoch, the step and the image's place in the batch. So a
+resumed run needs no stored state, and each of several processes can compute its own part of a batch.
 
 The transforms are striate's own, so that a part of a batch can be computed alone, each image has operations of its own
 in RandAugment, and all geometry is one interpolation. kornia draws for a whole batch from the global generator, and its
@@ -27,12 +27,12 @@ from striate.errors import DataError
 
 @dataclass(frozen=True)
 class Draws:
-    """Random numbers for the images at some positions of a batch, the same whichever others are asked for.
+    """Random numbers for the images at some positions of a batch; they don't depend on which positions are requested.
 
     Args:
         generator: on the CPU.
         batch: images in the whole batch.
-        positions: int64, of those that are wanted.
+        positions: int64, the requested positions.
         device: where the numbers go.
     """
 
@@ -54,7 +54,7 @@ class Draws:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to the images of a batch, in this order.
+    """Random changes of the images of a batch, in the order of the arguments.
 
     Args:
         style: one of :data:`STYLES`.
@@ -66,7 +66,7 @@ class Augmentation:
         cutmix: a rectangle of the share 1 - q of each image is another's, and labels are mixed by area (Yun, Han, Oh,
             Chun, Choe & Yoo, "CutMix: regularization strategy to train strong classifiers with localizable features",
             2019, equations 1 and 2); 0 for none. With mixup too, one of the two is drawn for each batch.
-        seed: of all that is drawn.
+        seed: of all random numbers.
 
     Raises:
         DataError: an unknown style, a number out of range.
@@ -96,7 +96,7 @@ class Augmentation:
         return self.mixup > 0 or self.cutmix > 0
 
     def sources(self, batch: int, wanted: Tensor, epoch: int, step: int) -> Tensor:
-        """Positions in a batch of ``batch`` images, int64 and sorted: of what those at ``wanted`` are made."""
+        """Positions, int64 and sorted, of the images that those at ``wanted`` in a batch of ``batch`` are made of."""
         if not self.mixes:
             return wanted
         both: Tensor = torch.cat([wanted, self._partners(batch, epoch, step)[wanted]]).unique()
@@ -104,13 +104,13 @@ class Augmentation:
 
     @property
     def crops(self) -> bool:
-        """Whether images are to be parts of themselves, as :meth:`parts` draws them, before they are given to this."""
+        """Whether images have to be cropped before they are passed to this, to the parts that :meth:`parts` draws."""
         return STYLES[self.style].crops
 
     def parts(self, batch: int, wanted: Tensor, epoch: int, step: int) -> list[Crop]:
-        """Which parts of the images at ``wanted``, int64 (S,), of a batch of ``batch`` are looked at.
+        """The random crops of the images at ``wanted``, int64 (S,), of a batch of ``batch``.
 
-        The share of the area is drawn evenly, the ratio of the sides evenly in its logarithm, as is the place.
+        The share of the area and the place are uniformly distributed, as is the logarithm of the aspect ratio.
         """
         drawn = self._random(epoch, step, 3).uniform(size=(batch, 4))[wanted.numpy()]
         low, high = map(math.log, CROP_RATIO)

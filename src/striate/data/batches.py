@@ -1,7 +1,7 @@
-"""From sets of images to the batches that networks learn from.
+"""From sets of images to the batches that networks are trained with.
 
-Images that lie in memory need no worker processes and no loop over samples: a batch is a gather, a subtraction and a
-division, and augmentation works on whole batches.
+Images in memory need no worker processes and no loop over samples: a batch is a gather, a subtraction and a division,
+and augmentation works on whole batches.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ class Normalization:
 
     @classmethod
     def of(cls, images: LabelledImages, workers: int = 0) -> Normalization:
-        """That of a set: with it, each channel has mean 0 and standard deviation 1 over the set (a constant channel 0).
+        """The normalization of a set: each channel then has mean 0 and standard deviation 1 (a constant channel is 0).
 
-        Counts how often each pixel value occurs, and goes on in whole numbers: exact in any order, for up to 200,000
-        images; of a larger set so many count, spread evenly over it.
+        It counts how often each pixel value occurs and computes with integers, so the result is exact in any order. Of
+        a set of more than 200,000 images, this number is counted, spread evenly over the set.
         """
         counts = torch.zeros(images.channels, 256, dtype=torch.int64)
         some = torch.arange(len(images)) if len(images) <= _SAMPLE else torch.arange(_SAMPLE) * len(images) // _SAMPLE
@@ -83,7 +83,7 @@ class Normalization:
         return images.sub_(mean).div_(std)
 
     def pixels(self, images: torch.Tensor) -> torch.Tensor:
-        """Bytes again, uint8 (N, C, H, W), of what calling it gave."""
+        """The inverse of a call: normalised images back to uint8 (N, C, H, W)."""
         mean, std = (torch.tensor(numbers, device=images.device).view(-1, 1, 1) for numbers in (self.mean, self.std))
         return (images * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8)
 
@@ -93,10 +93,10 @@ class Normalization:
 
     @classmethod
     def from_dict(cls, data: object) -> Normalization:
-        """The one that :meth:`to_dict` made ``data`` of.
+        """The inverse of :meth:`to_dict`.
 
         Raises:
-            DataError: anything that it doesn't make.
+            DataError: ``data`` of another form.
 
         >>> Normalization.from_dict({"mean": [0.5], "std": [0.25]})
         Normalization(mean=(0.5,), std=(0.25,))
@@ -110,16 +110,16 @@ class Batches:
     """A set of images in batches, in an order of its own for every epoch.
 
     Args:
-        images: the set; it stays where it is, and each batch goes to ``device`` as bytes.
+        images: the set. It isn't moved; each batch is copied to ``device`` as bytes.
         batch_size: images in a batch; the last one of an epoch may have fewer.
         normalization: from uint8 to float32.
         shuffle_seed: the order in epoch k depends on this and on k alone; None: always the order of the set.
         device: where the batches are.
-        augmentation: changes whole batches; the labels that it mixes are probabilities, float32 (B, K).
+        augmentation: changes whole batches; mixed labels are probabilities, float32 (B, K).
         order: from the number of an epoch to the indices of its images, int64 (N,); None: a shuffle by
             ``shuffle_seed``, or the order of the set.
-        part: (number, count): of each batch only this one of so many about equal parts, for one of several processes.
-            A part may be empty. What augmentation draws doesn't depend on it.
+        part: (number, count): use only this one of ``count`` nearly equal parts of each batch, for one of several
+            processes. A part may be empty. The random numbers of augmentation don't depend on it.
         workers: processes that decode ahead where images are streamed.
 
     Raises:
@@ -166,8 +166,8 @@ class Batches:
     def epoch(self, number: int, start: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The batches of epoch ``number`` from batch ``start`` on: float32 images (B, C, H, W) and int64 labels (B,).
 
-        They are the last ``len(self) - start`` of those that the whole epoch has, so that a run that was cut short goes
-        on with what it had not seen.
+        They are the last ``len(self) - start`` batches of the whole epoch, so a resumed run continues with the images
+        that it hasn't seen in this epoch.
 
         Raises:
             DataError: no such epoch or batch.
@@ -215,7 +215,7 @@ class Batches:
 
 
 class _Ordered(Protocol):
-    """What has an order for each epoch."""
+    """Batches with an order for each epoch."""
 
     @property
     def images(self) -> Sized: ...

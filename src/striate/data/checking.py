@@ -1,4 +1,4 @@
-"""What a data set holds, counted, and all that is wrong with it."""
+"""Counts of what a data set contains, and its faults."""
 
 from __future__ import annotations
 
@@ -80,15 +80,15 @@ class Counts:
 
 @dataclass(frozen=True)
 class Checked:
-    """What a look at all of a source gave.
+    """The result of checking a whole source.
 
     Args:
-        source: in the words of :func:`~striate.data.load`.
-        holds: what its pictures come with.
+        source: as in :func:`~striate.data.load`.
+        holds: what its pictures are annotated with.
         parts: counts by part.
-        faults: all that is wrong.
+        faults: all faults.
         skipped: files that were left out, each with the reason.
-        notes: what was taken for what.
+        notes: how files and folders were interpreted.
     """
 
     source: str
@@ -111,12 +111,12 @@ class Checked:
 
 
 def faults(images: AnnotatedSet | LabelledImages) -> list[Fault]:
-    """What is wrong with the annotations of a set; :func:`striate.data.recorded.summary` says it in one line."""
+    """The faults of the annotations of a set; :func:`striate.data.recorded.summary` puts them into one line."""
     return list(images.faults) if isinstance(images, AnnotatedSet) else []
 
 
 def check(source: str, wanted: Wanted | None = None) -> tuple[Checked, Collection[Any] | None]:
-    """Looks at every picture and annotation of a source.
+    """Checks every picture and annotation of a source.
 
     Returns:
         The counts and the faults; and the pictures that could be read, None if none.
@@ -149,7 +149,7 @@ def _file_and_reason(line: str) -> tuple[str, str]:
 
 
 def count(images: AnnotatedSet | LabelledImages) -> Counts:
-    """The numbers of a set. Of pictures with annotations every one is decoded."""
+    """The counts of a set. Annotated pictures are all decoded."""
     if isinstance(images, AnnotatedSet):
         return _count_annotated(images)
     numbers = torch.bincount(images.labels, minlength=len(images.classes)).tolist()

@@ -2,8 +2,8 @@
 images", 2009; the formats are described at https://www.cs.toronto.edu/~kriz/cifar.html).
 
 Binary: records of a label byte (CIFAR-100: a coarse one and a fine one) and 3072 pixels, 32x32 of red, then green, then
-blue. Python: pickled dictionaries. A pickle is a program, so it is read by an interpreter that knows nothing but what
-an array of numbers consists of.
+blue. Python: pickled dictionaries. A pickle is a program, so it is read by an unpickler that accepts only the parts of
+arrays of numbers.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _LAYOUTS: Final = (
 def read_cifar_folder(path: str | Path) -> tuple[ImageSet, ImageSet]:
     """The training and the test images among the files of CIFAR-10 or CIFAR-100 in a folder, by their published names.
 
-    Also found in the one folder that the published archives unpack to. Nothing that is read is executed.
+    The files may also be in the folder that the published archives unpack to. Nothing that is read is executed.
 
     Raises:
         DataError: no such files, some of them missing, damaged ones, a pickle that wants more than arrays.
@@ -61,7 +61,7 @@ def read_cifar_folder(path: str | Path) -> tuple[ImageSet, ImageSet]:
             files = (*layout.train, *layout.test, layout.names)
             missing = [name for name in files if not (folder / name).is_file()]
             if len(missing) < len(files) and not any((folder / name).is_file() for name in layout.train):
-                continue  # names that another layout has too
+                continue  # another layout has these names, too
             if missing and len(missing) < len(files):
                 raise DataError(str(folder), f"no {', '.join(missing)}", "needed all files of the published archive")
             if not missing:
@@ -109,7 +109,7 @@ def _read(path: Path, layout: _Layout) -> tuple[np.ndarray[Any, Any], np.ndarray
     return pixels, np.array(labels, np.int64)
 
 
-#: All that the published files name: what numpy makes an array of. Python 2 wrote them, under numpy's names of then.
+#: The only names in the published files: the parts of a NumPy array. Python 2 wrote them, with NumPy's older names.
 _HARMLESS: Final[dict[tuple[str, str], Any]] = {
     (module, name): value
     for name, value in (
@@ -123,7 +123,7 @@ _HARMLESS: Final[dict[tuple[str, str], Any]] = {
 }
 
 
-#: What a damaged pickle brings forth: what the documentation of pickle names, and what wrong lengths and types cause.
+#: Exceptions for damaged pickles: those in pickle's documentation, and those that wrong lengths and types cause.
 _DAMAGED: Final = (
     *(pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError),
     *(ValueError, TypeError, KeyError, MemoryError, OverflowError),

@@ -204,7 +204,7 @@ class _Reader:
         return next((each for each in likely if (each / name).is_file()), beside)
 
     def _check_id(self, each: Any, kind: str, taken: set[int]) -> None:
-        """Raises a DataError for an id that is missing, taken or 0, which COCO's own evaluation takes for none."""
+        """Raises a DataError for an id that is missing, used twice or 0, which COCO's own evaluation takes for none."""
         number = each.get("id") if isinstance(each, dict) else None
         if not _is_id(number):
             raise DataError(kind, f"has no id that is a whole number, but {number!r}")

@@ -1,6 +1,6 @@
 """Image files decoded: upright, 8 bits a channel, grey or colour, fitted on the way.
 
-What shows through a transparent picture is zero, as what a frame adds is.
+Transparent pixels become zero, as do the pixels of an added frame.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError, features
 from striate.data.fitting import Crop, Fit, as_channels
 from striate.errors import DataError, readable
 
-#: Suffixes of image files by Pillow's name of their format. Formats that start other programs (EPS) or reach for other
-#: files are left out. Of several pictures in a file (GIF, TIFF, MPO) the first is meant.
+#: Suffixes of image files by Pillow's name of their format. Formats that start other programs (EPS) or open other files
+#: are left out. If a file contains several pictures (GIF, TIFF, MPO), the first is used.
 FORMATS: Final = {
     "PNG": (".png",),
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif"),
@@ -33,17 +33,17 @@ FORMATS: Final = {
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
     **({"AVIF": (".avif",)} if features.check("avif") else {}),
 }
-#: What takes a package more, and that package.
+#: Formats that need another package, and the package.
 _HEIC: Final = (".heic", ".heif")
 _HEIC_PACKAGE: Final = "pillow_heif"
 
 SUFFIXES: Final = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
-#: A file that claims more pixels than this is taken for an attack on memory, unless more are allowed. It is where
-#: Pillow itself refuses: 3 bytes a pixel are half a gigabyte.
+#: A file that claims more pixels than this is treated as an attack on memory, unless more are allowed. Pillow's own
+#: limit is the same: at 3 bytes a pixel, half a gigabyte.
 MAX_PIXELS: Final = 178_956_970
 
-# What Pillow raises for broken files: all that 60,000 files with flipped bytes brought forth.
+# Exceptions that Pillow raises for broken files: all that 60,000 files with flipped bytes caused.
 _BROKEN = (
     OSError,
     SyntaxError,
@@ -71,7 +71,7 @@ _GREY = ("1", "L", "LA", "La")
 # Pillow's own limit of pixels is a global of its module, so that only one file at a time may be opened without it.
 _OPENING = threading.Lock()
 
-#: A JPEG is decoded at a reduced scale where that leaves this many times the size that it is fitted to.
+#: A JPEG is decoded at a reduced scale if the result is at least this many times the size that it is fitted to.
 _SPARE: Final = 2
 
 #: What holds one picture: the path of a file, an open one, whose ``str`` is what messages call it, or its pixels,
@@ -84,7 +84,7 @@ class Reading:
     """How encoded pictures are read.
 
     Args:
-        fit: what brings them to one size; None: their own.
+        fit: fits pictures to one size; None keeps their own sizes.
         channels: 1 or 3, by :func:`as_channels`; None: 1 for a file that stores grey, else 3.
         max_pixels: a file with more is refused.
     """
@@ -147,7 +147,7 @@ def load_image(
 
 @dataclass(frozen=True)
 class Header:
-    """What a picture's header tells.
+    """The information in a picture's header.
 
     Args:
         size: (H, W) as it is stored, before it is set upright.
@@ -161,7 +161,7 @@ class Header:
 
 
 def header(path: Encoded, max_pixels: int = MAX_PIXELS) -> Header:
-    """What an image file's header tells; of pixels, what they are.
+    """The header of an image file; for pixels without a file, the equivalent information.
 
     Raises:
         DataError: as :func:`load_image`, for what the header tells.
@@ -211,7 +211,7 @@ def indices(path: Path) -> NDArray[np.uint8]:
 
 
 def is_image(path: Path) -> str | None:
-    """None if a file is an image that can be read, by its suffix; else why not.
+    """None if the suffix of a file is one of an image that can be read, else the reason why it can't.
 
     >>> is_image(Path("a.JPG")), is_image(Path("notes.txt"))
     (None, 'no image file (.txt)')
@@ -225,7 +225,7 @@ def is_image(path: Path) -> str | None:
 
 
 def reduced(reading: Reading, shorter: int) -> Callable[[Encoded], torch.Tensor]:
-    """What reads pictures at their own proportions, the shorter side ``shorter`` pixels at most."""
+    """A reading that keeps the proportions of pictures, with a shorter side of at most ``shorter`` pixels."""
 
     def read(encoded: Encoded) -> torch.Tensor:
         covering = replace(reading, fit=_Covering((shorter, shorter), "crop"))
@@ -235,7 +235,7 @@ def reduced(reading: Reading, shorter: int) -> Callable[[Encoded], torch.Tensor]
 
 
 class _Covering(Fit):
-    """A fit that keeps all of the picture."""
+    """A fit that keeps the whole picture."""
 
     def __call__(self, images: torch.Tensor, crop: Crop | None = None) -> torch.Tensor:
         height, width = images.shape[-2:]
@@ -248,7 +248,7 @@ class _Covering(Fit):
 
 @functools.cache
 def _heif() -> bool:
-    """Whether HEIC can be read; Pillow is taught to on the way."""
+    """Whether HEIC can be read; registers Pillow's plugin for it."""
     try:
         importlib.import_module(_HEIC_PACKAGE).register_heif_opener()
     except ImportError:
@@ -281,7 +281,7 @@ def _open(path: str | Path | BinaryIO, max_pixels: int) -> Image.Image:
 
 
 def _draft(image: Image.Image, fit: Fit, crop: Crop | None, *, on_its_side: bool) -> None:
-    """Has a JPEG decoded at 1/2, 1/4 or 1/8 of its size, where that is still larger than what is needed of it."""
+    """Makes Pillow decode a JPEG at 1/2, 1/4 or 1/8 of its size, if this is still larger than needed."""
     height, width = (image.width, image.height) if on_its_side else (image.height, image.width)
     rows, columns = (_SPARE * side for side in fit.needed(height, width, crop))
     if rows < height and columns < width:
@@ -291,7 +291,7 @@ def _draft(image: Image.Image, fit: Fit, crop: Crop | None, *, on_its_side: bool
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:
     """(H, W, C) with C = 1 for grey modes, 3 for all others."""
     if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers, and which of them is white isn't told")
+        raise ValueError("its pixels are floating-point numbers, and the file doesn't say which value is white")
     if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion would clip at 255
         return ((np.asarray(image).astype(np.int64) + 128) // 257).clip(0, 255).astype(np.uint8)[..., None]
     grey = image.mode in _GREY
@@ -302,7 +302,7 @@ def _pixels(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _unreadable(path: Encoded, error: Exception) -> DataError:
-    """The one line for a file that gave no picture: what the system says of it, or else what Pillow does."""
+    """The one-line error for a file that can't be read, with the system's reason or else Pillow's."""
     where = readable(path)
     if isinstance(error, DataError):
         return error

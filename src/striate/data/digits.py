@@ -13,7 +13,7 @@ from striate.errors import DataError
 
 
 def read_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Of Alpaydin and Kaynak 1998: how many pixels of each 4x4 block were black, 0 to 16, here 0 to 255.
+    """The digits of Alpaydin and Kaynak, 1998: numbers of black pixels in each 4x4 block, 0 to 16, scaled to 0 to 255.
 
     Returns:
         The images, uint8 (1797, 1, 8, 8), and their labels, int64 (1797,).

@@ -1,7 +1,6 @@
-"""Pictures of any size and colour brought to the size and channels that a network takes.
+"""Fits pictures of any size and colour to the size and the channels that a network takes.
 
-Everything stays uint8. A frame around a small picture is zero: "nothing there" is one value everywhere, that of the
-background in MNIST and its relatives.
+Everything stays uint8. A frame around a small picture is zero, like the background in MNIST and its relatives.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ _CHUNK = 1 << 22
 
 @dataclass(frozen=True)
 class Crop:
-    """Which part of a picture is looked at, told without knowing the picture's size.
+    """A part of a picture, described independently of the picture's size.
 
     Args:
         area: share of the picture's area, 0 to 1.
         ratio: width over height of the part, in pixels.
-        top, left: where the part lies, as a share of the room that it leaves, 0 to 1.
+        top, left: where the part lies, as a share of the remaining space, 0 to 1.
     """
 
     area: float
@@ -59,13 +58,13 @@ class Crop:
 
 @dataclass(frozen=True)
 class Fit:
-    """How a picture of any size is brought to ``image_size``.
+    """How a picture of any size is fitted to ``image_size``.
 
     Args:
         image_size: (H, W) of the result, pixels.
-        mode: ``"crop"``: scaled, sides in proportion, until ``resize`` is covered, and the middle cut out;
-            ``"squash"``: each side scaled by itself; ``"frame"``: as :func:`fit_image` does; ``"own"``: not at all, for
-            networks that scale pictures themselves.
+        mode: ``"crop"`` scales the picture in proportion until it covers ``resize``, and cuts out the middle;
+            ``"squash"`` scales each side separately; ``"frame"`` does what :func:`fit_image` does; ``"own"`` leaves the
+            picture as it is, for networks that scale pictures themselves.
         resize: (H, W) that a picture covers before its middle is cut out; None for ``image_size``.
         interpolation: ``"bilinear"`` or ``"bicubic"``, antialiased, in Pillow's fixed-point arithmetic; a frame takes
             bilinear.
@@ -126,7 +125,7 @@ class Fit:
         if tuple(images.shape[-2:]) == tuple(size):
             return images
         flat = images.reshape(-1, *images.shape[-3:])
-        if 1 in (*images.shape[-2:], *size):  # a case in which PyTorch's kernel for bytes fails an assertion of its own
+        if 1 in (*images.shape[-2:], *size):  # PyTorch's kernel for bytes fails an internal assertion in this case
             smooth = F.interpolate(flat.float(), size, mode=self.interpolation, antialias=True)
             resized = smooth.round_().clamp_(0, 255).to(torch.uint8)
         else:
@@ -167,7 +166,7 @@ def fit_image(images: torch.Tensor, image_size: Size) -> torch.Tensor:
         inside.copy_(planes)
         return fitted
     for part in _parts(len(planes), max(given[0] * given[1], inner[0] * inner[1])):
-        # antialias widens the filter only where an axis shrinks. uint8 has a path of its own, which rounds twice.
+        # antialias widens the filter only along axes that shrink. PyTorch's kernel for uint8 would round twice.
         resized = F.interpolate(planes[part].float(), inner, mode="bilinear", antialias=True)
         inside[part] = resized.round_().to(torch.uint8)
     return fitted

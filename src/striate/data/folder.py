@@ -1,4 +1,4 @@
-"""Image files in folders, a sub-folder for each class, maybe within folders for training, validation and testing."""
+"""Image files in one sub-folder for each class, possibly within folders for training, validation and testing."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from striate.data.decoding import SUFFIXES, is_image
 from striate.data.streamed import Stored
 from striate.errors import DataError, readable
 
-#: What the folders of a data set's parts are called.
+#: Names of the folders of a data set's parts.
 PARTS: Final = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
 _PART_OF: Final = {name: part for part, names in PARTS.items() for name in names}
-#: What systems leave behind, of which nobody wants to hear.
+#: Files that operating systems create; they are ignored without a message.
 _LITTER: Final = ("thumbs.db", "desktop.ini", "__macosx")
-#: The first file of a run's folder, whose pictures are no images to learn from.
+#: The first file of a run's folder; the pictures in a run's folder aren't training images.
 _RUN: Final = ("settings.json", "images.csv")
 
 
@@ -45,9 +45,10 @@ class Listing:
 def list_class_folder(path: str | Path) -> Listing:
     """The images in the sub-folders of ``path``, one for each class; classes and files are in the order of their names.
 
-    Where ``path`` has the sub-folders ``train`` (or ``training``), ``val`` (``valid``, ``validation``) or ``test``
-    (``testing``) and these have class folders, they are the parts of the data set, whatever lies beside them. Images
-    in folders within a class folder belong to the class. What is hidden is left out; what else is left out is told.
+    If ``path`` has the sub-folders ``train`` (or ``training``), ``val`` (``valid``, ``validation``) or ``test``
+    (``testing``) and these contain class folders, they are the parts of the data set, and everything beside them is
+    left out. Images in folders within a class folder belong to the class. Hidden files are left out silently, other
+    files with a message.
 
     Raises:
         DataError: no such folder, no class, a class without images, classes in one part that training hasn't.
@@ -73,7 +74,7 @@ def list_class_folder(path: str | Path) -> Listing:
 
 
 def image_files(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], list[tuple[str, str]]]:
-    """The image files that are named, and those in the folders that are named and in their sub-folders.
+    """The given image files, and the image files in the given folders and their sub-folders.
 
     Returns:
         The files, those of a folder in the order of their names; and what was left out, with the reason: files in
@@ -101,7 +102,7 @@ def image_files(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], li
 
 
 def is_url(text: str) -> bool:
-    """Whether a text is meant as the address of something on a network.
+    """Whether a text looks like a URL.
 
     >>> is_url("https://example.org/cat.jpg"), is_url("photos/cat.jpg")
     (True, False)
@@ -187,7 +188,7 @@ def _has_images(folder: Path) -> bool:
 
 
 def _folders(root: Path, skipped: list[tuple[str, str]], top: Path | None = None) -> list[Path]:
-    """The visible folders in ``root``; what lies beside them is left out."""
+    """The visible folders in ``root``; other entries are left out."""
     entries = _entries(root)
     skipped += [
         (readable(entry.relative_to(top or root).as_posix()), "beside the class folders, not in one")
@@ -208,7 +209,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What is visible in a folder, in the order of the names."""
+    """The visible entries of a folder, in the order of their names."""
     try:
         visible = (entry for entry in folder.iterdir() if not entry.name.startswith("."))
         return sorted(entry for entry in visible if entry.name.lower() not in _LITTER)

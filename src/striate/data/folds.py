@@ -1,4 +1,4 @@
-"""Cross-validation: k parts of a set, of which each is held out once."""
+"""Cross-validation: a set is divided into k parts, and each part is held out once."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ def folds(
 ) -> list[tuple[Tensor, Tensor]]:
     """k pairs of training and held-out images; every image is held out once.
 
-    The held-out parts are stratified: their images of a class differ in number by at most one, and so do their images
-    in all, as scikit-learn's StratifiedKFold has it. The choice depends on labels, groups and ``seed`` alone.
+    The held-out parts are stratified: their numbers of images of a class differ by at most one, and so do their total
+    numbers, as in scikit-learn's StratifiedKFold. The choice depends only on labels, groups and ``seed``.
 
-    Groups stay together. With them numbers differ by as much as groups are large: a group goes, the largest first, to
-    the part that has the fewest images of its class, and single images even out what is left.
+    Groups stay together. Then the numbers may differ by the size of a group: groups are assigned in order of size, the
+    largest first, each to the part with the fewest images of its class. Single images come last and even out the rest.
 
     Args:
         labels: int64 (N,) in 0 ... K - 1.
         classes: the K names; a class may have no images.
         k: parts, 2 or more.
         seed: 0 or more.
-        groups: int64 (N,), the same number for images that must not be apart, such as several of one content; None
-            where all may.
+        groups: int64 (N,), the same number for images that must stay together, such as copies; None if there are none.
 
     Returns:
         For each part the indices of the other images and its own, int64, rising.
@@ -53,7 +52,7 @@ def folds(
     random = np.random.default_rng(seed)
     known = labels.tolist()
     shuffled = [together[number] for number in random.permutation(len(together))]
-    # Class by class, or the parts that are behind in one class would not be those that are ahead in all.
+    # Class by class, so that a part with fewer images of one class gets more images of the next.
     order = sorted(shuffled, key=lambda members: (-len(members), known[members[0]]))
     counts = [[0] * len(classes) for _ in range(k)]
     totals = [0] * k

@@ -1,4 +1,4 @@
-"""What a reader finds in a place."""
+"""The result of a reader."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from striate.data.streamed import Stored
 
 @dataclass(frozen=True)
 class Found:
-    """What a place holds, before anything is decoded or divided.
+    """The contents of a source, before anything is decoded or divided.
 
     Args:
-        parts: the images for ``"train"``, ``"val"`` and ``"test"``, those that are there; or all under ``""`` where the
-            place doesn't divide them.
+        parts: the images for ``"train"``, ``"val"`` and ``"test"``, as far as they exist; or all images under ``""`` if
+            the source doesn't divide them.
         skipped: files that were left out, each with the reason.
-        notes: what was taken for what.
+        notes: how files and folders were interpreted.
     """
 
     parts: Mapping[str, ImageSet | Stored] | Mapping[str, AnnotatedSet] | Mapping[str, Recorded]

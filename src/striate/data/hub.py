@@ -76,7 +76,7 @@ def _load(place: str) -> DatasetDict:
             if any(isinstance(each, datasets.ClassLabel) for each in _features(found).values())
             else _encoded(found)
         )
-    # All that the library, pyarrow and the network below raise for files and names that are none.
+    # Exceptions of the library, of pyarrow and of the network for invalid files and names.
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
             f"hf:{place}",
@@ -108,7 +108,7 @@ def _read(table: Dataset, name: str) -> Stored:
             f"has the columns {', '.join(table.features)}",
             "needed one of images, and one of classes (or one called label)",
         )
-    # Of several kinds of classes, as CIFAR-100's fine and coarse ones, the first.
+    # If there are several columns of classes, as CIFAR-100's fine and coarse ones, the first is used.
     labels = table.with_format("numpy", columns=[classes[0]])[classes[0]][:]
     if len(labels) == 0 or labels.min() < 0:
         raise DataError(name, "has images without a class" if len(labels) else "is empty", "needed labelled images")
@@ -133,7 +133,7 @@ class _Column(Sequence[Encoded]):
 
     def __getitem__(self, index: Any) -> Any:
         if index >= len(self.table):
-            raise IndexError(index)  # what ends an iteration over a sequence
+            raise IndexError(index)  # ends an iteration over a sequence
         image = self.table[index][self.column]
         if image is None:
             raise DataError(f"{self.name} row {index}", "no image", "needed one in every row")

@@ -2,8 +2,8 @@
 
 A file is a magic number (two zero bytes, one for the element type, one for the number of dimensions), a big-endian
 32-bit size for each dimension, and the elements in row-major order (defined at http://yann.lecun.com/exdb/mnist/).
-Usually it is gzipped. Damaged downloads are common, and a network trains on wrong pixels without a word; so nothing is
-taken that does not agree with itself to the byte.
+Usually it is gzipped. Damaged downloads are common, and a network would train on wrong pixels silently. So a file is
+accepted only if all its sizes agree to the byte.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _NAME = re.compile(r"(?P<prefix>(.+[-_.])?)(?P<side>train|t10k|test)-(?P<what>im
 
 
 def read_idx(path: str | Path) -> torch.Tensor:
-    """The uint8 tensor in an IDX file, plain or gzipped (told by its first bytes, as downloads lose their suffix).
+    """The uint8 tensor in an IDX file, plain or gzipped (detected by its first bytes, since downloads lose suffixes).
 
     Raises:
         DataError: a missing file, another format or element type, a length other than the sizes say, a damaged
-            compression. No memory is taken on the word of the sizes alone.
+            compression. The sizes in the header alone don't allocate memory.
     """
     try:
         with open(path, "rb") as file:
@@ -83,7 +83,7 @@ def _read(file: BinaryIO | gzip.GzipFile, where: str) -> torch.Tensor:
     needed = math.prod(sizes)
     if not needed:
         raise DataError(where, f"holds no elements: its sizes are {'x'.join(map(str, sizes))}")
-    # Grows with what is really there, and never beyond one byte too many.
+    # Memory grows with the actual contents, up to one byte more than expected.
     content = bytearray()
     while len(content) <= needed and (part := file.read(min(_CHUNK, needed + 1 - len(content)))):
         content += part

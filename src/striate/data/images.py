@@ -1,6 +1,6 @@
-"""Labelled images as tensors: sets that fit in memory, one size and one channel count for all.
+"""Labelled images as tensors: sets that fit in memory, with one size and one number of channels.
 
-Everything stays uint8 until a batch is made, in a quarter of the memory that floats would take.
+Everything stays uint8 until a batch is made, which takes a quarter of the memory of floats.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Identity:
-    """What an image is called, and a digest of its content: the same image under another name has the same digest.
+    """The name of an image and a digest of its content. The same image under another name has the same digest.
 
     Args:
         name: the path in its data set, ``"cat/12.jpg"``, or its number.
-        digest: BLAKE2b, 16 bytes in hexadecimal: of the file, or of size and pixels where there is no file.
+        digest: BLAKE2b, 16 bytes in hexadecimal: of the file, or of size and pixels if there is no file.
     """
 
     name: str
@@ -45,8 +45,8 @@ class ImageSet:
         images: uint8 (N, C, H, W), contiguous.
         labels: int64 (N,), each the index of a class.
         classes: the names of the classes.
-        known: the N images' identities; empty where nobody has told them, and :meth:`identities` makes some.
-        origin: the same images as they were before they were brought to one size; None where there is no more of them.
+        known: the N images' identities; if empty, :meth:`identities` computes them.
+        origin: the same images before they were fitted to one size; None if there is nothing more than ``images``.
 
     Raises:
         DataError: parts that don't fit together.
@@ -61,7 +61,7 @@ class ImageSet:
     known: tuple[Identity, ...] = ()
     origin: StreamedSet | None = None
 
-    #: What all sets of a split have in common.
+    #: Attributes that all sets of a split share.
     SAME: ClassVar = ("classes", "channels", "image_size")
 
     def __post_init__(self) -> None:
@@ -94,6 +94,7 @@ class ImageSet:
 
     @property
     def channels(self) -> int:
+        """Channels of each image."""
         return self.images.shape[1]
 
     @property
@@ -104,7 +105,7 @@ class ImageSet:
     def gather(self, indices: torch.Tensor, crops: Sequence[Crop] = ()) -> torch.Tensor:
         """The images at ``indices``, int64 (B,), as uint8 (B, C, H, W); with ``crops``, one an image, these parts of
         them at the whole size."""
-        # index_select: indexing by brackets is several times slower for bytes.
+        # index_select, because indexing by brackets is several times slower for bytes.
         chosen = self.images.index_select(0, indices)
         if not crops:
             return chosen
@@ -132,23 +133,23 @@ class ImageSet:
         )
 
 
-#: A kind of set; labelled images where nothing else is said.
+#: A kind of set; labelled images by default.
 SetT = TypeVar("SetT", bound="ImageSet | StreamedSet | AnnotatedSet", default="ImageSet | StreamedSet")
 
 
 @dataclass(frozen=True)
 class Split(Generic[SetT]):
-    """What to learn from and what to be tested on: sets of the same classes and channels, and of the same image size
-    where images have one label each.
+    """Training, validation and test images: sets with the same classes and channels. Labelled images also have the same
+    size.
 
     Args:
-        train: the images to learn from.
+        train: the training images.
         test: images that training never sees.
-        source: where they come from, in the words of :func:`striate.data.load`.
-        val: images that training never learns from, though it may be chosen by them (when to stop, which weights to
-            keep); None for none.
+        source: the source, as in :func:`striate.data.load`.
+        val: validation images. Training never computes a gradient from them, but may use them to choose when to stop
+            and which weights to keep. None for none.
         skipped: files that were left out, each with the reason.
-        notes: what a person should know of how the images were divided.
+        notes: remarks for the user on how the images were divided.
 
     Raises:
         DataError: sets that differ in more than their images.
@@ -170,7 +171,7 @@ class Split(Generic[SetT]):
 
     @property
     def parts(self) -> dict[str, SetT]:
-        """The sets by what they are for: train, val where there is one, test."""
+        """The sets by part: train, val if there is one, test."""
         val = {} if self.val is None else {"val": self.val}
         return {"train": self.train, **val, "test": self.test}
 
@@ -179,7 +180,7 @@ def expanded(path: str) -> Path:
     """A path with ``~`` and ``~NAME`` replaced by folders of users.
 
     Raises:
-        DataError: a user who isn't there, or has no home.
+        DataError: a user who doesn't exist or has no home.
     """
     try:
         return Path(path).expanduser()

@@ -48,7 +48,7 @@ def read_labelme(argument: str) -> Found:
 
 
 class _Read:
-    """What a file says."""
+    """The contents of a file."""
 
     def __init__(self, file: Path, root: Path) -> None:
         self.file, self.root = file, root
@@ -76,7 +76,7 @@ class _Read:
         )
 
     def _picture(self, data: dict[str, Any]) -> tuple[str, Encoded]:
-        """The picture's name, and the file that is named, one that is called as the JSON file, or the bytes inside."""
+        """The picture's name, and its source: the named file, a file with the JSON file's name, or the bytes inside."""
         names = [self.file.stem + suffix for suffix in SUFFIXES]
         if isinstance(data.get("imagePath"), str) and data["imagePath"]:
             names.insert(0, data["imagePath"])

@@ -100,7 +100,7 @@ def _classes(root: Path, maps: list[Path]) -> tuple[tuple[str, ...], list[Fault]
         try:
             values = indices(file)
         except DataError:
-            continue  # told of when its picture is looked at
+            continue  # reported when its picture is checked
         counted = values[values != IGNORED]
         largest = max(largest, int(counted.max())) if counted.size else largest
     return tuple(map(str, np.arange(largest + 1).tolist())), []

@@ -1,7 +1,7 @@
-"""Pictures moved together with their annotations: cut, scaled, mirrored, put into a frame.
+"""Moves pictures together with their annotations: crop, scale, mirror, put into a frame.
 
-A move is two rectangles of whole pixels, one in the picture and one in the frame, and so it is the same for pixels,
-boxes, masks and class maps, and can be undone.
+A move is two rectangles of whole pixels, one in the picture and one in the frame. It is therefore exactly the same for
+pixels, boxes, masks and class maps, and it has an inverse.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import Tensor
 from striate.data.annotation import IGNORED, Annotation, Detections
 from striate.data.fitting import Fit, Size
 
-#: An object of which a smaller share is left in the frame is left out.
+#: An object is dropped if a smaller share of it is in the frame.
 LEAST_SEEN: Final = 0.3
-#: A box that is narrower or lower than this in the frame, in pixels, is left out.
+#: A box is dropped if it is narrower or lower than this in the frame, in pixels.
 LEAST_SIDE: Final = 1.0
 
 #: EXIF orientations of pictures whose rows are upright columns.
@@ -30,12 +30,12 @@ Rectangle = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a part of a picture comes to lie in a frame.
+    """Where a part of a picture lies in a frame.
 
     Args:
         size: (H, W) of the picture.
-        source: the part of it that is seen.
-        target: where that lies in the frame, scaled to this size; around it the frame is empty.
+        source: the visible part of the picture.
+        target: where this part lies in the frame, scaled to this size; the rest of the frame is empty.
         frame: (H, W) of the frame.
         mirrored: whether left and right are exchanged.
         upended: whether top and bottom are exchanged.
@@ -64,16 +64,17 @@ class Placement:
         return self._framed(self._flipped(_nearest(_cut(class_map, self.source), self.target[2:])), IGNORED)
 
     def boxes(self, boxes: Tensor) -> Tensor:
-        """Boxes float32 (N, 4) as they lie in the frame, what is outside of it included."""
+        """Boxes float32 (N, 4) in coordinates of the frame, not clipped to it."""
         scale, shift = self._line(boxes.device)
         moved = boxes * scale.repeat(2) + shift.repeat(2)
         return torch.cat([torch.minimum(moved[:, :2], moved[:, 2:]), torch.maximum(moved[:, :2], moved[:, 2:])], 1)
 
     def annotation(self, truth: Annotation, least_seen: float = LEAST_SEEN) -> Annotation:
-        """What of an annotation is in the frame.
+        """The part of an annotation that is in the frame.
 
-        An object stays if ``least_seen`` of its mask, or without masks of its box, is in the frame. The box of one that
-        is cut is the smallest around what is left of its mask, or without masks the part of the box that is left.
+        An object is kept if at least the share ``least_seen`` of its mask (without masks: of its box) is in the frame.
+        The box of an object that is cut becomes the smallest box around the rest of its mask; without masks, the box is
+        clipped.
         """
         moved = self.boxes(truth.boxes)
         top, left, height, width = self.target
@@ -110,7 +111,7 @@ class Placement:
         return self.picture(picture), self.annotation(truth)
 
     def back(self, found: Detections) -> Detections:
-        """What was found in the frame, on the picture: boxes clipped to it, those wholly outside left out."""
+        """Detections in the frame mapped to the picture: boxes are clipped, those wholly outside are dropped."""
         scale, shift = self._line(found.boxes.device)
         boxes = (found.boxes - shift.repeat(2)) / scale.repeat(2)
         boxes = torch.cat([torch.minimum(boxes[:, :2], boxes[:, 2:]), torch.maximum(boxes[:, :2], boxes[:, 2:])], 1)
@@ -141,7 +142,7 @@ class Placement:
         return _put(pixels, self.target, self.frame, empty)
 
     def _line(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """(x, y) of scale and of shift: where a point of the picture lies in the frame is scale * point + shift."""
+        """(x, y) of scale and of shift: a point of the picture lies in the frame at scale * point + shift."""
         scale, shift = [], []
         for axis, turned in ((1, self.mirrored), (0, self.upended)):
             start, length = self.source[axis], self.source[axis + 2]
@@ -153,7 +154,7 @@ class Placement:
 
 
 def place(size: Size, fit: Fit) -> Placement:
-    """How a picture of ``size`` (H, W) is brought to ``fit.image_size``.
+    """The placement that fits a picture of ``size`` (H, W) to ``fit.image_size``.
 
     ``"frame"``: scaled, sides in proportion, until one of them fills the frame, in the middle of it (an odd row or
     column of the rest at the bottom or right); ``"crop"``, ``"squash"`` and ``"own"``: as :class:`~striate.data.Fit`
@@ -184,8 +185,8 @@ def place(size: Size, fit: Fit) -> Placement:
 
 
 def fit_annotated(picture: Tensor, truth: Annotation, fit: Fit) -> tuple[Tensor, Annotation, Placement]:
-    """A picture, uint8 (C, H, W), and its annotation at ``fit.image_size``, and the move, which
-    :meth:`Placement.back` undoes for what a network finds."""
+    """A picture, uint8 (C, H, W), and its annotation at ``fit.image_size``, and the placement, whose
+    :meth:`Placement.back` maps detections back."""
     move = place(truth.size, fit)
     return *move(picture, truth), move
 
@@ -193,7 +194,7 @@ def fit_annotated(picture: Tensor, truth: Annotation, fit: Fit) -> tuple[Tensor,
 def boxes_of(masks: Tensor) -> Tensor:
     """The smallest boxes around masks, bool (N, H, W), none of them empty: float32 (N, 4)."""
     boxes = torch.zeros(len(masks), 4)
-    for start, axis in ((1, 2), (0, 1)):  # rows are seen by looking along columns, and the other way round
+    for start, axis in ((1, 2), (0, 1)):  # a row is occupied if any of its columns is, and vice versa
         hit = masks.any(axis).to(torch.uint8)
         boxes[:, start] = hit.argmax(1)
         boxes[:, start + 2] = hit.shape[1] - hit.flip(1).argmax(1)
@@ -201,7 +202,7 @@ def boxes_of(masks: Tensor) -> Tensor:
 
 
 def upright(truth: Annotation, orientation: int) -> Annotation:
-    """The annotation of a picture as it is stored, for the picture set upright by its EXIF orientation, 1 to 8."""
+    """Turns the annotation of a picture as stored to the picture upright by its EXIF orientation, 1 to 8."""
     mirrored, upended = orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8)
     if orientation in _ON_ITS_SIDE:
         truth = transposed(truth)
@@ -233,7 +234,7 @@ def _put(pixels: Tensor, rectangle: Rectangle, size: Size, empty: float) -> Tens
 
 
 def _nearest(pixels: Tensor, size: Size) -> Tensor:
-    """Each pixel of the new size takes the old one in which its middle lies."""
+    """Each new pixel takes the value of the old pixel that contains its middle."""
     if tuple(pixels.shape[-2:]) == tuple(size):
         return pixels
     rows, columns = (

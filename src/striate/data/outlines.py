@@ -1,4 +1,4 @@
-"""Outlines of objects as data sets write them, polygons or runs of pixels, and the masks that they stand for.
+"""Outlines of objects as stored in data sets, polygons or runs of pixels, and conversion to masks.
 
 Runs are COCO's: column after column from the left, how many pixels are outside, then inside, outside, and so on.
 """
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from striate.errors import DataError
 
-#: Bits that a letter of a compressed outline holds; one more says that the number goes on.
+#: Bits of a number in each letter of a compressed outline; a further bit says that the number continues.
 _BITS = 5
 _FIRST_LETTER = 48
 
@@ -126,8 +126,8 @@ def read_runs(counts: object, size: object) -> Runs:
 
 
 def _unpacked(text: str) -> NDArray[np.int64]:
-    """Lengths of runs out of COCO's text: five bits a letter, the lowest first, the last letter with the sign; from the
-    fourth number on what is written is the difference to the number two places before."""
+    """Lengths of runs from COCO's text: five bits a letter, the lowest first, with the sign in the last letter. From
+    the fourth number on, the text contains the difference from the number two places before."""
     letters = np.frombuffer(text.encode("latin-1", "replace"), dtype=np.uint8).astype(np.int64) - _FIRST_LETTER
     if not len(letters):
         return letters

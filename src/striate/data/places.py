@@ -12,15 +12,15 @@ from striate.data.decoding import is_image
 from striate.data.folder import PARTS
 from striate.errors import DataError, readable
 
-#: A file of annotations with more bytes is refused: nobody writes one, and it would fill the memory.
+#: A file of annotations with more bytes is refused, because it would fill the memory.
 MAX_BYTES: Final = 8 << 30
 
 
 def folder(path: Path) -> Path:
-    """A folder that is there.
+    """The path of an existing folder.
 
     Raises:
-        DataError: it isn't.
+        DataError: there is no such folder.
     """
     if not path.is_dir():
         got = "is a file" if path.exists() else "no such folder"
@@ -62,10 +62,10 @@ def read_json(path: Path) -> Any:
 
 
 def within(root: Path, name: str) -> Path:
-    """The path that a data set's file names, which must lie in its folder.
+    """A path that a file of a data set names; it must lie in the data set's folder.
 
     Raises:
-        DataError: it lies elsewhere, or can't be a path.
+        DataError: the path lies elsewhere, or is invalid.
     """
     path = Path(os.path.normpath(root / name.replace("\\", "/")))
     if "\0" in name or not path.is_relative_to(os.path.normpath(root)):
@@ -107,7 +107,7 @@ def part_folders(root: Path) -> dict[str, Path]:
 
 
 def lists(root: Path) -> dict[str, list[str]]:
-    """What ``train.txt``, ``val.txt`` and ``test.txt`` in a folder list, a picture's name or path a line.
+    """The entries of ``train.txt``, ``val.txt`` and ``test.txt`` in a folder, a picture's name or path a line.
 
     Raises:
         DataError: a list that can't be read, or without a line.
@@ -131,7 +131,7 @@ def by_lists(root: Path, pictures: list[Path]) -> dict[str, list[Path]]:
     A line of a list is a path from ``root``, a file's name, or that without its suffix.
 
     Raises:
-        DataError: a line that no picture answers to, or several; a picture in two lists.
+        DataError: a line that matches no picture or several; a picture in two lists.
     """
     listed = lists(root)
     if not listed:

@@ -1,4 +1,4 @@
-"""What a network's weights expect to be done to a picture before the network sees it."""
+"""The preprocessing of pictures that a network's weights expect."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from striate.errors import DataError
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Size, crop, interpolation and the pixels' scale: it belongs to weights, and goes where they go.
+    """Size, crop, interpolation and the pixels' scale. It belongs to weights and is stored with them.
 
-    With ``mode`` ``"crop"`` a picture is scaled until its shorter side has ``resize`` pixels, and its middle is cut out
-    (for a crop that isn't square: until the picture covers the crop ``resize`` over its shorter side times). With
-    ``"squash"`` each side is scaled by itself; with ``"frame"`` a picture is enlarged by whole factors and framed, as
-    :func:`~striate.data.fit_image` does.
+    With ``mode`` ``"crop"`` a picture is scaled so that its shorter side has ``resize`` pixels, and its middle is cut
+    out. (If the crop isn't square, the picture is scaled to cover the crop times ``resize`` over its shorter side.)
+    With ``"squash"`` each side is scaled separately. With ``"frame"`` a picture is enlarged by whole factors and
+    framed, as :func:`~striate.data.fit_image` does.
 
     Args:
         resize: pixels of the shorter side after resizing (antialiased, as Pillow does); None for that of ``crop``.
-        crop: pixels of either side of what the network gets, or its (height, width).
-        normalization: of the pixels, whatever range the weights' authors had them in.
+        crop: sides of the network's input in pixels, one number or (height, width).
+        normalization: of pixel values scaled to 0 to 1.
         interpolation: ``"bilinear"`` or ``"bicubic"``.
         mode: one of ``"crop"``, ``"squash"``, ``"frame"``, and ``"own"``: pictures keep their size, and the network
             brings them to one of about ``crop`` itself.
@@ -46,7 +46,7 @@ class Preprocessing:
     normalization: Normalization
     interpolation: str = "bilinear"
     mode: str = "crop"
-    #: What brings pictures to the network's size.
+    #: Fits pictures to the network's size.
     how: Fit = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -59,12 +59,12 @@ class Preprocessing:
 
     @property
     def channels(self) -> int:
-        """That the network gets."""
+        """Channels of the network's input."""
         return len(self.normalization.mean)
 
     @property
     def image_size(self) -> Size:
-        """(H, W) that the network gets."""
+        """(H, W) of the network's input."""
         return self.how.image_size
 
     def at(self, image_size: Size) -> Preprocessing:
@@ -80,7 +80,7 @@ class Preprocessing:
         return replace(self, resize=resize, crop=image_size)
 
     def reading(self, max_pixels: int = MAX_PIXELS) -> Reading:
-        """What reads an image file as the network sees it, uint8 (channels, \\*image_size), before normalisation."""
+        """Reads image files as the network sees them, uint8 (channels, \\*image_size), before normalisation."""
         return Reading(self.how, self.channels, max_pixels)
 
     def fit(self, images: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ class Preprocessing:
         return self.how(as_channels(images, self.channels))
 
     def __call__(self, images: Tensor) -> Tensor:
-        """What the network takes: uint8 (N, C, H, W) to float32 (N, channels, \\*image_size)."""
+        """The network's input: uint8 (N, C, H, W) to float32 (N, channels, \\*image_size)."""
         return self.normalization(self.fit(images))
 
     def __str__(self) -> str:
@@ -125,10 +125,10 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, fields: object) -> Preprocessing:
-        """The one that :meth:`to_dict` made ``fields`` of.
+        """The inverse of :meth:`to_dict`.
 
         Raises:
-            DataError: anything that it doesn't make.
+            DataError: ``fields`` of another form.
         """
         if (
             not isinstance(fields, Mapping)

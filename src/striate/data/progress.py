@@ -1,4 +1,4 @@
-"""A bar on stderr for who waits."""
+"""A progress bar on stderr."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _PATIENCE = 1.0  # seconds
 
 @contextmanager
 def progress(description: str, total: int) -> Iterator[Callable[[], None]]:
-    """What to call after each image: it shows a bar, but only on a terminal and to somebody who has waited."""
+    """A function to call after each image. It shows a bar, but only on a terminal and after a short wait."""
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    # rich takes a pipe for a terminal where colours are asked for.
+    # rich treats a pipe as a terminal if colours are requested.
     watched = console.is_interactive and console.file.isatty()
     shown, began = Progress(console=console, transient=True), time.monotonic()
     bar = shown.add_task(escape(description), total=total)  # it may name a folder

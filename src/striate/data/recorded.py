@@ -1,7 +1,7 @@
-"""What files say of pictures, as it stands there: looked through for faults, then kept small until it is asked for.
+"""Annotations as files contain them: checked for faults, then stored compactly until a sample is requested.
 
-A reader gives :class:`Recorded`. Here every picture is looked at once, and what is said of it is checked against its
-size; the same for all kinds of files.
+A reader returns a :class:`Recorded`. This module decodes every picture once and checks its annotations against its
+size, in the same way for all file formats.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from striate.data.progress import progress
 from striate.data.streamed import Wanted, content_of
 from striate.errors import DataError, readable
 
-#: Boxes and polygons may reach so many pixels over the edge of their picture, which is rounding, and are cut there.
+#: Boxes and polygons may extend this many pixels beyond their picture, because of rounding; they are clipped.
 SLACK: Final = 1.0
 
 Box = tuple[float, float, float, float]
@@ -36,13 +36,13 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Thing:
-    """An object as a file has it.
+    """An object as a file contains it.
 
     Args:
-        called: for messages, ``"annotation 17"``, ``"object 3"``.
+        called: its name in messages, ``"annotation 17"``, ``"object 3"``.
         label: from 0.
-        box: x0 y0 x1 y1, pixels; None: that around the outline.
-        outline: None where there is none.
+        box: x0 y0 x1 y1, pixels; None for the box around the outline.
+        outline: None if there is none.
         crowd: whether it is a region of many objects.
     """
 
@@ -55,16 +55,16 @@ class Thing:
 
 @dataclass(frozen=True)
 class Record:
-    """What a file says of one picture.
+    """A file's information about one picture.
 
     Args:
         name: what the picture is called, a path in the data set.
         encoded: the picture.
         things: its objects.
-        size: the (H, W) that the file says it has; None where it doesn't.
+        size: the (H, W) in the file; None if the file doesn't contain it.
         class_map: a file of class indices; None for none.
         relative: whether boxes and outlines are in shares of width and height.
-        turned: whether boxes and outlines belong to the picture that EXIF sets upright, where its size doesn't tell.
+        turned: whether boxes and outlines refer to the picture turned upright by EXIF, if its size leaves this open.
     """
 
     name: str
@@ -78,14 +78,14 @@ class Record:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What files say of the pictures of a part.
+    """The files' information about the pictures of a part.
 
     Args:
         records: one for each picture.
         classes: of objects.
-        map_classes: of class maps, if there are some in files; where they follow from masks they need no telling.
-        holds_things: whether objects are told, or else class maps alone.
-        faults: what is wrong that pictures needn't be looked at for.
+        map_classes: of class maps in files; empty if class maps follow from masks.
+        holds_things: whether there are objects, or only class maps.
+        faults: faults that are visible without decoding pictures.
     """
 
     records: tuple[Record, ...]
@@ -97,12 +97,12 @@ class Recorded:
 
 @dataclass(frozen=True, eq=False)
 class Noted:
-    """What is known of a picture, without faults, and small.
+    """The annotation of a picture without faults, stored compactly.
 
     Args:
         encoded: the picture.
         size: (H, W) that boxes and outlines belong to.
-        orientation: of EXIF, by which the annotation is still to be turned.
+        orientation: of EXIF, by which the annotation must still be turned.
         boxes: float32 (N, 4).
         labels: int64 (N,).
         crowd: bool (N,).
@@ -136,7 +136,7 @@ class Noted:
 
 @dataclass(frozen=True)
 class _Files:
-    """Samples that are decoded when they are asked for."""
+    """Samples that are decoded on access."""
 
     notes: tuple[Noted, ...]
     reading: Reading
@@ -154,8 +154,9 @@ def look_through(
 ) -> tuple[dict[str, AnnotatedSet], tuple[tuple[str, str], ...]]:
     """The pictures of each part as a set, and what was left out, each with the reason.
 
-    Every picture is decoded once, so that no broken one shows in the middle of a training. What has a fault is left
-    out; the sets tell of it, unless faults are to be skipped. All sets are grey or none is, and all hold the same.
+    Every picture is decoded once, so that a broken one isn't discovered in the middle of training. Faulty objects and
+    pictures are left out and listed in the sets' faults, unless faults are to be skipped. Either all sets are grey or
+    none is, and all hold the same parts.
 
     Raises:
         DataError: a part without a picture that can be read.
@@ -204,7 +205,7 @@ def _set(recorded: Recorded, looked: list[_Looked], reading: Reading, where: str
 
 @dataclass
 class _Looked:
-    """What a look at a picture gave."""
+    """The result of checking a picture."""
 
     name: str
     faults: list[Fault] = field(default_factory=list)
@@ -246,7 +247,7 @@ def _decoded(record: Record, reading: Reading) -> tuple[bytes, Header]:
 
 
 def _noted(record: Record, head: Header, faults: list[Fault], recorded: Recorded) -> Noted:
-    """What is known of a picture; what is wrong goes to ``faults``."""
+    """The annotation of a picture; faults are appended to ``faults``."""
     size, orientation = _frame(record, head, faults)
     things, boxes = [], []
     for thing in record.things:
@@ -275,7 +276,7 @@ def _noted(record: Record, head: Header, faults: list[Fault], recorded: Recorded
 
 
 def _frame(record: Record, head: Header, faults: list[Fault]) -> tuple[tuple[int, int], int]:
-    """The size that boxes and outlines belong to, and the orientation by which they are to be turned."""
+    """The size that boxes and outlines refer to, and the orientation by which they must be turned."""
     stored = head.size
     lies = head.orientation >= 5
     shown = (stored[1], stored[0]) if lies else stored
@@ -293,7 +294,7 @@ def _map_size(record: Record) -> tuple[int, int] | None:
 
 
 def _absolute(thing: Thing, size: tuple[int, int]) -> Thing:
-    """A thing in pixels, of one in shares of width and height."""
+    """Converts an object from fractions of width and height to pixels."""
     height, width = size
     box = thing.box
     if box is not None:
@@ -305,10 +306,10 @@ def _absolute(thing: Thing, size: tuple[int, int]) -> Thing:
 
 
 def _checked(thing: Thing, size: tuple[int, int]) -> tuple[Thing, Box]:
-    """A thing that fits its picture, and its box, cut to the picture.
+    """The object and its box, clipped to the picture.
 
     Raises:
-        DataError: what doesn't fit.
+        DataError: an object that doesn't fit the picture.
     """
     height, width = size
     outline = thing.outline
@@ -381,7 +382,7 @@ def _check_map(path: Path, size: tuple[int, int], classes: int) -> None:
 
 
 def _content(noted: Noted, classes: Sequence[str]) -> bytes:
-    """The annotation as bytes, the same whatever file it came from."""
+    """The annotation as bytes, independent of the file format."""
     parts = [noted.boxes.tobytes(), noted.crowd.tobytes()]
     parts += [classes[label].encode() for label in noted.labels]
     for outline in noted.outlines:
@@ -393,7 +394,7 @@ def _content(noted: Noted, classes: Sequence[str]) -> bytes:
 
 
 def summary(faults: Sequence[Fault], source: str) -> DataError:
-    """All faults in one line: what training refuses with."""
+    """The error that lists the faults in one line, with which training refuses a data set."""
     shown = " | ".join(map(str, faults[:3]))
     more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
     kinds = Counter(fault.file for fault in faults)

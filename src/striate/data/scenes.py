@@ -1,11 +1,11 @@
-"""Scenes of digits: annotated pictures that are drawn, at any number and size, so that nothing need be downloaded.
+"""Scenes of digits: synthetic annotated pictures in any number and size, so that nothing has to be downloaded.
 
-scikit-learn's 1,797 handwritten digits, at several sizes, turned, in colours, over one another, on parts of
-scikit-learn's two photographs. What is drawn for a scene follows from the seed, the part and the scene's number alone.
+A scene shows some of scikit-learn's 1,797 handwritten digits, at several sizes, rotated, coloured and overlapping, on
+parts of scikit-learn's two photographs. A scene depends only on the seed, the part and the scene's number.
 
-The annotations are exact, since they are read off the drawing: a mask has the pixels of a digit that can be seen, a
-pixel counts where the digit covers at least half of it, and a box is the smallest around a mask. A digit of which less
-than half would be seen is put elsewhere: what lies under that much of another can't be read by a person either.
+The annotations are exact, since they are computed from the drawing: a mask consists of the visible pixels of a digit, a
+pixel belongs to a digit that covers at least half of it, and a box is the smallest around a mask. A digit that would be
+less than half visible is placed elsewhere, since people couldn't read it either.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from striate.data.images import Identity, digest
 from striate.data.moving import boxes_of
 from striate.errors import DataError
 
-#: Of the drawing: scenes of another version are other pictures.
+#: Version of the drawing: scenes of another version are other pictures.
 VERSION: Final = 1
 #: Scenes of each part, unless others are asked for. An epoch of them takes a small network half a minute on two cores;
 #: 300 of them have some 1,300 digits, which puts the standard error of a share of digits at about a point.
@@ -56,16 +56,16 @@ _Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Look:
-    """What scenes look like.
+    """The appearance of scenes.
 
     Args:
         size: (H, W), pixels, at least 32.
         objects: fewest and most digits in a scene.
         crowds: share of scenes with a crowd: many small digits of a class, too many to be told apart, as one object
             with ``crowd`` set.
-        ignored: share of scenes with a region where nothing is known: :data:`~striate.data.IGNORED` in the class map,
-            and no boxes for the scraps of digits in it.
-        seed: of all that is drawn.
+        ignored: share of scenes with an unlabelled region: :data:`~striate.data.IGNORED` in the class map, and no boxes
+            for the scraps of digits in it.
+        seed: of all random numbers.
 
     Raises:
         DataError: a size or numbers that scenes can't have.
@@ -89,13 +89,13 @@ class Look:
 
 @dataclass(frozen=True)
 class Scenes:
-    """Samples of an :class:`~striate.data.annotated.AnnotatedSet` that are drawn when they are asked for.
+    """Samples of an :class:`~striate.data.annotated.AnnotatedSet` that are drawn on access.
 
     Args:
-        look: what they look like.
+        look: their appearance.
         part: ``"train"`` or ``"test"``: which digits and which parts of the photographs.
         count: how many scenes.
-        drawn: those that have been drawn already, as long as they take no more than :data:`KEPT` bytes.
+        drawn: a cache of scenes, of up to :data:`KEPT` bytes.
     """
 
     look: Look
@@ -107,7 +107,7 @@ class Scenes:
         return self.count
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "drawn": {}}  # another process draws its own sooner than it is sent them
+        return {**self.__dict__, "drawn": {}}  # drawing in another process is faster than sending scenes to it
 
     def sample(self, index: int, holds: frozenset[str] = frozenset(PARTS)) -> Sample:
         drawn = self.drawn.get(index)
@@ -122,12 +122,12 @@ class Scenes:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A scene, kept small.
+    """A scene, stored compactly.
 
     Args:
         picture: uint8 (H, W, 3).
-        owner: int16 (H, W), the number of the object that is seen at a pixel; -1 for the ground, -2 where nothing is
-            known.
+        owner: int16 (H, W), the number of the object that is visible at a pixel; -1 for the background, -2 where the
+            class is unknown.
         labels: of the objects.
         crowd: whether they are crowds.
     """
@@ -206,7 +206,7 @@ def read_scenes(options: str) -> Found:
 
 
 class _Drawing:
-    """One scene in the making."""
+    """A scene that is being drawn."""
 
     def __init__(self, look: Look, part: str, random: np.random.Generator) -> None:
         self.look, self.part, self.random = look, part, random
@@ -240,7 +240,7 @@ class _Drawing:
         photographs = _photographs(self.part)
         photograph = photographs[int(self.random.integers(len(photographs)))]
         height, width = photograph.shape[:2]
-        # Both parts at the same scales, though the part for testing is the narrower one.
+        # Both parts of a photograph use the same scales, although the part for testing is narrower.
         largest = min(
             each.shape[axis] / side for axis, side in enumerate((rows, columns)) for each in _photographs("test")
         )
@@ -327,7 +327,7 @@ class _Drawing:
         return tuple(slice(start, start + part) for start, part in zip(starts, shape, strict=True))
 
     def _fits(self, cover: _Floats, place: tuple[slice, ...]) -> bool:
-        """Whether enough is still seen of all that lies under a digit there."""
+        """Whether everything under a digit at this place stays visible enough."""
         taken = self.owner[place][(cover >= 0.5) & (self.owner[place] >= 0)]
         if not len(taken):
             return True
@@ -346,7 +346,7 @@ class _Drawing:
         step = (_FINE - 1) / side
         across, down = (cosine * x + sine * y) * (step / squeeze), (cosine * y - sine * x) * step
         cover = _sampled(glyph, down + (_FINE - 1) / 2, across + (_FINE - 1) / 2)
-        # The enlarged digit is smooth: an edge one pixel wide is as steep as its size asks for.
+        # The enlarged digit is smooth; the factor makes its edges one pixel wide at this size.
         cover = ((cover - 0.5) * max(1.0, 8 / step) + 0.5).clip(0, 1)
         rows, columns = (np.nonzero(cover.max(axis=axis) >= 0.5)[0] for axis in (1, 0))
         cut = cover[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]

@@ -1,4 +1,4 @@
-"""Where images come from: a name, or a name and a path, to images for training and for testing."""
+"""Sources of images: from a name, or a name and a path, to images for training and for testing."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Source:
     """A kind of place that images can be loaded from.
 
     Args:
-        usage: what to write, ``"idx:FOLDER"``; brackets are around what may be left out.
-        example: the same with a path that may exist.
-        description: one line for people who choose.
-        find: from what follows the colon to the images by part. :func:`gather` sees to decoding, size and channels.
-        holds: what the images may come with: ``"labels"``, or of :data:`~striate.data.annotated.PARTS`.
+        usage: the syntax, ``"idx:FOLDER"``, with optional parts in brackets.
+        example: the same with an example of a path.
+        description: one line for a list of sources.
+        find: from the text after the colon to the images by part. :func:`gather` handles decoding, size and channels.
+        holds: the possible annotations: ``"labels"``, or some of :data:`~striate.data.annotated.PARTS`.
     """
 
     usage: str
@@ -51,19 +51,19 @@ class Source:
     holds: frozenset[str] = frozenset({"labels"})
 
     def accepts(self, argument: str) -> bool:
-        """Whether it may be asked for with that after the colon, or with nothing."""
+        """Whether this text, which may be empty, is allowed after the colon."""
         return "[:" in self.usage or (":" in self.usage) == bool(argument)
 
 
 @dataclass(frozen=True)
 class Collection(Generic[SetT]):
-    """All images of a source, by part, of the same classes and, where they have one label each, of one size.
+    """All images of a source by part, with the same classes; labelled images also have one size.
 
     Args:
-        source: in the words of :func:`load`.
-        parts: as :class:`Found` has them.
+        source: as in :func:`load`.
+        parts: as in :class:`Found`.
         skipped: files that were left out, each with the reason.
-        notes: what was taken for what.
+        notes: how files and folders were interpreted.
     """
 
     source: str
@@ -76,8 +76,10 @@ class Collection(Generic[SetT]):
         return next(iter(self.parts.values())).classes
 
     def tested(self) -> tuple[SetT, tuple[str, ...]]:
-        """What to test a network on, if it never learnt from this source: all images, but where the source has a test
-        set of its own that one (or else its validation set); and what to tell of that."""
+        """The images to test a network on that wasn't trained on this source, and a note for the user.
+
+        If the source has a test set (or else a validation set), it is used; otherwise all images are.
+        """
         refuse_faults(self)
         if "" in self.parts:
             return self.parts[""], self.notes
@@ -109,11 +111,11 @@ def load(
         channels: 1 or 3, by :func:`~striate.data.as_channels`; None: their own.
         test_fraction: the share held out by :func:`split` where the source has no test set of its own.
         seed: which images those are.
-        stream: whether encoded images (folder, hf) are decoded when a batch needs them, each time anew, rather than
-            once; None: where they would take more than 2 GiB. That takes an image size.
+        stream: whether encoded images (folder, hf) are decoded for each batch instead of once; None: if they would
+            take more than 2 GiB of memory. Streaming needs an image size.
         val_fraction: the share of the training images held out for validation, where the source has no validation set
             of its own; 0 for none.
-        fit: what brings images to their size, if not ``image_size``.
+        fit: fits images to one size, instead of ``image_size``.
         skip_broken: leave out image files that can't be read; else they are an error that names them all.
         max_pixels: an image file with more is one that can't be read.
 
@@ -122,7 +124,7 @@ def load(
         :class:`~striate.data.AnnotatedSet` where the source has boxes, masks or class maps.
 
     Raises:
-        DataError: an unknown source, or one that doesn't hold what it should.
+        DataError: an unknown source, or one with invalid contents.
 
     >>> load("digits", image_size=(28, 28)).test
     ImageSet(359 images of 1x28x28, 10 classes)
@@ -137,7 +139,7 @@ def kind_of(source: str) -> Source:
     """The kind of place that ``source`` names.
 
     Raises:
-        DataError: an unknown one, or one that is asked for without a path that it needs, or with one that it doesn't.
+        DataError: an unknown source, a missing path, or a path for a source that takes none.
     """
     name, _, path = source.partition(":")
     if name not in SOURCES:
@@ -150,7 +152,7 @@ def kind_of(source: str) -> Source:
 
 
 def gather(source: str, wanted: Wanted) -> Collection[Any]:
-    """All images of ``source``, as they are wanted.
+    """All images of ``source``, decoded as requested.
 
     Raises:
         DataError: as :func:`load`.
@@ -169,11 +171,11 @@ def divide(
     seed: int = 0,
     selects: bool = False,
 ) -> Split[SetT]:
-    """The images of a source divided into those to learn from, to choose by, and to be tested on.
+    """Divides the images of a source into training, validation and test images.
 
-    Parts that the source has are taken as they are. What it lacks is held out: the test set from all images, then the
-    validation set from those that are left for training. A validation set and no test set: it is the test set, unless
-    something is chosen by it (``selects``), for then it can't tell how good the choice is.
+    Existing parts are used as they are. Missing parts are held out: the test set from all images, then the validation
+    set from the remaining training images. If there is a validation set but no test set, the validation set becomes the
+    test set, unless training chooses something by it (``selects``): then it can't measure how good the choice is.
 
     Raises:
         DataError: a source without images to learn from; as :func:`split`.
@@ -192,7 +194,7 @@ def divide(
     if test is None and val is not None and not selects:
         test, val = val, None
         notes.append("tests on the validation images, as there are no others and nothing is chosen by them")
-    # Checked and drawn before anything else depends on it: the same seed holds out the same images, val or none.
+    # Drawn first, so that the same seed holds out the same test images with and without a validation set.
     if test is None:
         train, test = split(train, test_fraction=test_fraction, seed=seed)
         notes.append(f"holds out {len(test):,} images for testing ({test_fraction:.0%}{each}, seed {seed})")
@@ -203,7 +205,7 @@ def divide(
 
 
 def refuse_faults(collection: Collection[Any]) -> None:
-    """Raises a DataError that sums up the faults of annotations, if there are some."""
+    """Raises a DataError that summarises the faults of annotations, if there are any."""
     if found := [fault for each in collection.parts.values() for fault in getattr(each, "faults", ())]:
         raise summary(found, collection.source)
 
@@ -220,7 +222,7 @@ def _decoded(
     if not stored:
         kept = {part: each for part, each in parts.items() if isinstance(each, ImageSet)}
         return {part: _brought(each, wanted.reading, part) for part, each in kept.items()}, ()
-    # Together, so that all are grey or none is, and every broken file is told at once.
+    # All parts together, so that either all are grey or none is, and one error lists all broken files.
     first = next(iter(stored.values()))
     together = Stored(
         Joined([each.encoded for each in stored.values()]),
@@ -271,7 +273,7 @@ def split(images: SetT, *, test_fraction: float, seed: int) -> tuple[SetT, SetT]
         count = min(max(round(test_fraction * len(members)), 1), len(members) - 1)
         held_out[random.permutation(members)[:count]] = True
     parts: Any = (whole.subset(np.flatnonzero(~held_out)), whole.subset(np.flatnonzero(held_out)))
-    train, test = parts  # of the same type as the whole, which a union's method doesn't say
+    train, test = parts  # of the same type as the whole set, which the types don't express
     return train, test
 
 

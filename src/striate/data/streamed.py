@@ -1,4 +1,4 @@
-"""Encoded images, in files or in a table: decoded into memory, or left where they are until a batch needs them."""
+"""Encoded images in files or in a table: decoded into memory once, or decoded for each batch (streamed)."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from striate.errors import DataError, did_you_mean, readable
 #: Images that would take more bytes than this when decoded stay encoded.
 IN_MEMORY: Final = 2 << 30
 
-#: Files that an error names; of more it says how many.
+#: Largest number of files that an error names; for more it gives the number.
 _NAMED: Final = 10
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """How a source's images are to come.
+    """How a source's images are loaded.
 
     Args:
         reading: size, channels, and how many pixels a file may have; None for their own size and channels.
-        stream: whether they stay encoded until a batch needs them; None: where they would take more than 2 GiB. That
-            takes an image size.
-        skip_broken: whether files that can't be read are left out; else they are an error that names them all.
+        stream: whether they stay encoded until a batch needs them; None: if they would take more than 2 GiB of memory.
+            Streaming needs an image size.
+        skip_broken: whether files that can't be read are left out; otherwise one error names them all.
     """
 
     reading: Reading = Reading()  # noqa: RUF009 - frozen
@@ -51,7 +51,7 @@ AS_STORED: Final = Wanted()
 
 @dataclass(frozen=True, eq=False, repr=False)
 class StreamedSet:
-    """Labelled images that are decoded anew whenever they are asked for; else like an :class:`ImageSet`, bit for bit.
+    """Labelled images that are decoded on each access; otherwise like an :class:`ImageSet`, bit for bit.
 
     Args:
         encoded: the N images.
@@ -72,7 +72,7 @@ class StreamedSet:
 
     def __post_init__(self) -> None:
         if self.reading.fit is None or self.reading.channels is None:
-            raise DataError("stream", "got no image size or channels", "needed those that all are brought to")
+            raise DataError("stream", "got no image size or channels", "needed both, as all images are fitted to them")
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -83,6 +83,7 @@ class StreamedSet:
 
     @property
     def channels(self) -> int:
+        """Channels of each image."""
         return self.reading.channels or 0
 
     @property
@@ -118,8 +119,8 @@ class StreamedSet:
         return self.known
 
     def in_memory(self, shorter: int) -> StreamedSet:
-        """The same with its images decoded, at their own proportions and the shorter side ``shorter`` pixels at most,
-        where they take no more than 2 GiB; else as it is."""
+        """The same set with decoded images, in their own proportions and with a shorter side of at most ``shorter``
+        pixels, if they take no more than 2 GiB; else the set itself."""
         read = reduced(self.reading, shorter)
         pictures: list[torch.Tensor] = []
         total = 0
@@ -136,13 +137,13 @@ class StreamedSet:
         return replace(self, encoded=pictures)
 
 
-#: Labelled images, wherever they are.
+#: Labelled images, in memory or streamed.
 LabelledImages = ImageSet | StreamedSet
 
 
 @dataclass(frozen=True)
 class _Chosen(Sequence[Encoded]):
-    """Some of a sequence, in an order of their own, without touching them."""
+    """Selected items of a sequence, without reading them."""
 
     whole: Sequence[Encoded]
     indices: torch.Tensor
@@ -156,7 +157,7 @@ class _Chosen(Sequence[Encoded]):
 
 @dataclass(frozen=True)
 class Stored:
-    """Labelled images that nobody has decoded yet.
+    """Labelled images that aren't decoded yet.
 
     Args:
         encoded: the N images.
@@ -183,10 +184,10 @@ class BrokenImagesError(DataError):
 
 
 def decoded(stored: Stored, wanted: Wanted) -> tuple[LabelledImages, tuple[tuple[str, str], ...]]:
-    """Stored images as a set, in memory or not as is wanted, grey if all are unless channels are wanted; and the files
-    that were left out, each with the reason.
+    """Stored images as a set, in memory or streamed, and the files that were left out, each with the reason.
 
-    Every file is decoded once, also where it stays encoded, so that no broken one shows in the middle of a training.
+    Unless channels are requested, the set is grey if all images are. Every file is decoded once, even if it stays
+    encoded, so that a broken one isn't discovered in the middle of training.
 
     Raises:
         BrokenImagesError: files that can't be read, unless they are to be left out.
@@ -194,7 +195,7 @@ def decoded(stored: Stored, wanted: Wanted) -> tuple[LabelledImages, tuple[tuple
     """
     reading = wanted.reading
     if reading.fit is None and wanted.stream:
-        raise DataError("stream", "got no image size", "needed one that all are brought to")
+        raise DataError("stream", "got no image size", "needed one that all images are fitted to")
     keep = wanted.stream is False or reading.fit is None
     if not keep and not wanted.stream:
         rows, columns = reading.fit.image_size  # type: ignore[union-attr]
@@ -223,7 +224,7 @@ def decoded(stored: Stored, wanted: Wanted) -> tuple[LabelledImages, tuple[tuple
 
 @dataclass(frozen=True)
 class _Looked:
-    """What a look at a file gave."""
+    """The result of decoding a file once."""
 
     digest: str = ""
     channels: int = 0
@@ -232,7 +233,7 @@ class _Looked:
 
 
 def _look(stored: Stored, reading: Reading, *, keep: bool) -> list[_Looked]:
-    """Decodes every image once; keeps digest and channels, and the picture where it is wanted."""
+    """Decodes every image once; keeps digest and channels, and the picture if requested."""
 
     def look(place: int) -> _Looked:
         try:
@@ -254,11 +255,11 @@ def _look(stored: Stored, reading: Reading, *, keep: bool) -> list[_Looked]:
                 advance()
             return looked
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # after an error, nobody waits for what is left
+            pool.shutdown(wait=False, cancel_futures=True)  # after an error, don't wait for the rest
 
 
 class _Named(io.BytesIO):
-    """Bytes in memory that say where they are from."""
+    """Bytes in memory with the name of their origin."""
 
     def __init__(self, content: bytes, name: str) -> None:
         super().__init__(content)
@@ -310,14 +311,14 @@ def _check_sizes(pictures: Sequence[torch.Tensor], known: Sequence[Identity]) ->
                 each.name,
                 f"an image of {size[0]}x{size[1]}, where {known[0].name} has {first[0]}x{first[1]}",
                 "needed one size",
-                "give an image size that all are brought to",
+                "give an image size that all images are fitted to",
             )
 
 
 def _stacked(pictures: list[torch.Tensor], channels: int) -> torch.Tensor:
     """Pictures of one size as one tensor; the list is empty afterwards."""
     images = torch.empty(len(pictures), channels, *pictures[0].shape[-2:], dtype=torch.uint8)
-    for slot in reversed(images.unbind()):  # each picture is let go as it is copied, or all were held twice
+    for slot in reversed(images.unbind()):  # each picture is freed once it is copied, so memory holds only one copy
         slot.copy_(as_channels(pictures.pop(), channels))
     return images
 
@@ -332,7 +333,7 @@ class _Batches(Dataset[torch.Tensor | DataError]):
         try:
             return self.images.gather(*row)
         except DataError as error:
-            return error  # raised here, a DataLoader would make another one of it, of many lines
+            return error  # if raised here, a DataLoader would wrap it into an error of many lines
 
 
 def gathered(

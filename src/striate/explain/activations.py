@@ -1,4 +1,4 @@
-"""What layers make of an image, channel by channel, and which parts of many images a channel answers to most."""
+"""Activations of layers for an image, channel by channel, and the parts of many images that excite a channel most."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from striate.explain.subject import in_batches
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: What is seen at each stage of the hierarchy, and up to which share of the image's longer side a field there reaches.
+#: Names of the hierarchy's stages, and the largest receptive field of each as a share of the image's longer side.
 STAGES: Final = {"edges": Fraction(1, 12), "textures": Fraction(1, 4), "parts": Fraction(2, 3), "objects": None}
 
 
 @dataclass(frozen=True, eq=False)
 class ActivationMaps(Pictured):
-    """What a layer puts out for an image.
+    """A layer's output for an image.
 
     Args:
         layer: its path.
@@ -53,8 +53,8 @@ class ActivationMaps(Pictured):
         """A grid of maps, in the order of the channels.
 
         Args:
-            alike: one scale of colours for all maps; else each its own, which shows weak ones as strong.
-            most: how many maps, the strongest, at most.
+            alike: one colour scale for all maps; otherwise each has its own, which makes weak maps look strong.
+            most: largest number of maps; the strongest are shown.
         """
         return drawer().draw(self, alike=alike, most=most)
 
@@ -70,10 +70,10 @@ class Patch:
     Args:
         image: its number in the data.
         position: (y, x) in the layer's map.
-        activation: there.
-        top, left: of the patch in the image; below 0 where the field hangs over the border.
+        activation: at this position.
+        top, left: of the patch in the image; negative if the field extends beyond the border.
         pixels: (C, h, w), the whole field of the position, as the network's input; 0 outside of the image.
-        inside: bool (h, w), which of them lie in the image.
+        inside: bool (h, w), the pixels that lie in the image.
     """
 
     image: int
@@ -98,11 +98,11 @@ class Patch:
 
 @dataclass(frozen=True, eq=False)
 class Patches(Pictured):
-    """The parts of images that excite a channel the most, one an image, strongest first.
+    """The parts of images that excite a channel the most, one for each image, strongest first.
 
     Args:
-        layer, channel: whose.
-        images: how many were looked at.
+        layer, channel: the channel.
+        images: number of images that were searched.
         patches: strongest first.
         names: of the images, if they have any.
     """
@@ -209,9 +209,9 @@ def top_patches(
 ) -> Patches:
     """The parts of images that excite a channel the most, cut out at the exact receptive field.
 
-    One an image, where its map is largest. Where a field hangs over the border, the patch does: the network saw its
-    padding there. Where no rule gives all fields of a layer, or it sees everything, the patch is what the position
-    depends on.
+    There is one patch for each image, at the maximum of its map. If a field extends beyond the border, so does the
+    patch, because the network saw its padding there. If no rule describes all fields of a layer, or the layer sees the
+    whole image, the patch covers the positions that the activation depends on.
 
     Args:
         model: any network; it is left as it is.
@@ -276,9 +276,9 @@ def strongest_of(parts: Sequence[Patches], count: int = 9) -> Patches:
 def hierarchy(model: torch.nn.Module, image: Input, *, channels: int = 4) -> Hierarchy:
     """An image from pixels over edges, textures and parts to objects, at layers chosen by their receptive fields.
 
-    Edges are looked for in the last layer whose field reaches over no more than 1/12 of the image's longer side,
-    textures up to 1/4, parts up to 2/3, objects in the last layer that has places. A small network, or one with
-    large kernels, has fewer stages. The names are a reader's; what the channels answer to the patches show.
+    Edges are shown at the last layer whose field covers at most 1/12 of the image's longer side, textures up to 1/4,
+    parts up to 2/3, objects at the last layer with spatial positions. A small network, or one with large kernels, has
+    fewer stages. The names are only labels; the patches show what the channels respond to.
 
     Args:
         model: any network whose fields are known; it is left as it is.
@@ -335,7 +335,7 @@ def _stages(fields: ReceptiveFields, grids: dict[str, Grid], side: int) -> Itera
 
 
 def _row(fields: ReceptiveFields, layer: str) -> FieldRow:
-    """A layer's row: of its last call, and not of a function that has the same name."""
+    """A layer's row, of its last call, and not that of a function with the same name."""
     calls = [row for row in fields if row.level != "operation" and row.name.partition("@")[0] == layer]
     return calls[-1] if calls else fields.at(layer)
 

@@ -1,4 +1,4 @@
-"""The smallest change found that makes a network see another class, beside what it gives as evidence then."""
+"""The smallest change found that makes a network predict another class, with the evidence before and after."""
 
 from __future__ import annotations
 
@@ -86,17 +86,17 @@ def smallest_perturbation(
     DeepFool steps over the boundary of the nearest of the likeliest classes, as if the network were linear, until the
     class has changed. Then the change is scaled down by bisection as long as the class stays changed; for ``"linf"``
     the smallest epsilon with which projected gradient descent succeeds, again by bisection, is taken if that is less.
-    There may be smaller changes yet: nobody proves here that there are none.
+    There may be even smaller changes; the search doesn't prove that there are none.
 
     Args:
         model: a classifier, (N, C, H, W) to (N, K).
         picture: (C, H, W) in 0..1; the changed one is kept there too.
         norm: root of the sum of squares, or the largest change of a pixel.
-        target: the class to be seen; any other one by default.
+        target: the class to be predicted; any other class by default.
         prepare: makes the network's input of pictures in 0..1: its normalisation, or all inputs of a network that takes
             several; by default that is the input.
-        candidates: how many of the likeliest classes to compare.
-        steps: of DeepFool, at most.
+        candidates: number of likeliest classes to compare.
+        steps: largest number of DeepFool's steps.
         explain: makes the evidence before and after, as :func:`striate.explain.grad_cam`.
 
     Raises:
@@ -127,7 +127,7 @@ def smallest_perturbation(
         def fooled(pictures: Tensor) -> bool:
             with torch.no_grad():
                 given = logits_of(probe(prepared(model, pictures, prepare)))[0].float()
-            # At the boundary itself two classes are equal, which half precision meets easily.
+            # At the boundary two classes have equal scores, which happens easily in half precision.
             alone = given[seen if target is None else target]
             rest = given[[k for k in range(count) if k != (seen if target is None else target)]].max()
             return bool(rest > alone if target is None else rest < alone)
@@ -173,7 +173,7 @@ def _deep_fool(
         for other in others:
             gap = logits[other] - logits[best]
             (slope,) = torch.autograd.grad(gap, point, retain_graph=True)
-            # Pixels that are black or white already don't go further.
+            # Pixels that are already black or white don't change further.
             slope = slope.where(((place > 0) | (slope > 0)) & ((place < 1) | (slope < 0)), 0.0)
             # The dual norm of the slope is how fast the best direction of that length closes the gap.
             dual = float(slope.norm() if norm == "l2" else slope.abs().sum())

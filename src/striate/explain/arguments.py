@@ -1,4 +1,4 @@
-"""Arguments as people pass them: Python's numbers, NumPy's, tensors of one number; one clear line for all others."""
+"""Parses arguments: Python's and NumPy's numbers, tensors of one number. Anything else is a one-line error."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def layer(name: str, value: Any) -> str:
     return text(name, value)
 
 
-#: What is done with an argument, by its annotation. Where None is allowed it stays.
+#: The conversion of an argument, by its annotation. None is kept where it is allowed.
 _KINDS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "torch.nn.Module": network,
     "nn.Module": network,
@@ -170,14 +170,14 @@ _KINDS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "Prepare": function,
     "Method": method,
 }
-#: By name, where that says more than the annotation.
+#: The conversion by name, where the name is more specific than the annotation.
 _NAMED: Final[Mapping[str, Callable[[str, Any], Any]]] = {"seed": seed, "layer": layer, "train": method}
 
 
 def checked(function_: Callable[P, R]) -> Callable[P, R]:
-    """A function whose numbers, names, arrays and network are brought to Python's and PyTorch's kinds first.
+    """A function whose arguments are first converted to Python's and PyTorch's types.
 
-    What is done follows from the annotations; ranges are the function's own business.
+    The conversions follow from the annotations; the function itself checks ranges.
 
     Raises:
         ExplainError: by the function, for an argument of another kind.

@@ -1,6 +1,6 @@
-"""Class activation maps: a layer's maps, weighted by what they mean for the target, enlarged to the image.
+"""Class activation maps: a layer's maps, weighted by their effect on the target's score, enlarged to the image.
 
-A_k(y, x) is the layer's channel k, S the score, G_k(y, x) the derivative of S by A_k(y, x). The maps keep what speaks
+A_k(y, x) is the layer's channel k, S the score, G_k(y, x) the derivative of S by A_k(y, x). The map has only evidence
 for the target; ``values`` has both signs, at the layer's own size.
 """
 
@@ -35,9 +35,9 @@ def grad_cam(model: torch.nn.Module, image: Input, target: Target = None, layer:
         image: (C, H, W) or (N, C, H, W), normalised as the network wants it; or all inputs of a network that takes
             several, as a tuple or a dict of keywords (:class:`striate.explain.Inputs`).
         target: a class, one for each image, a function of the output that gives (N,); the predicted class by default.
-        layer: a path, with ``@k`` for the k-th of several calls. By default the last layer whose output has places that
-            the score hangs on: of a transformer that reads its class token, the last one before attention reads the
-            others. Tokens are laid out on the grid that they were cut from.
+        layer: a path, with ``@k`` for the k-th of several calls. By default the last layer whose output has spatial
+            positions that the score depends on; for a transformer with a class token, the last one before attention
+            reads the other tokens. Tokens are arranged on the grid of their patches.
 
     Returns:
         An explanation whose map is the positive part, enlarged bilinearly; ``values`` (N, h, w) is the signed sum.
@@ -69,7 +69,7 @@ def grad_cam(model: torch.nn.Module, image: Input, target: Target = None, layer:
 def grad_cam_plus_plus(
     model: torch.nn.Module, image: Input, target: Target = None, layer: str | None = None
 ) -> Explanation:
-    """A layer's maps, weighted by their positive gradients with more weight on places that stand alone.
+    """A layer's maps, weighted by their positive gradients, with more weight on isolated positions.
 
     Finds several objects of a class better than :func:`grad_cam`, with its arguments and errors. The score's
     exponential is taken as in the source, so that the second and third derivatives are powers of the first; its
@@ -95,8 +95,8 @@ def grad_cam_plus_plus(
 def x_grad_cam(model: torch.nn.Module, image: Input, target: Target = None, layer: str | None = None) -> Explanation:
     """A layer's maps, each weighted by its gradient's mean over places, by activation.
 
-    The weights come closest to those with which the sum is the score and each map's share what the score falls without
-    it. Arguments and errors are those of :func:`grad_cam`.
+    The weights are closest to those for which the maps add up to the score, and each map's share equals the fall of the
+    score without this map. Arguments and errors are those of :func:`grad_cam`.
 
     Source: Fu et al., "Axiom-based Grad-CAM: towards accurate visualization and explanation of CNNs" (2020), eq. 8.
 
@@ -115,7 +115,7 @@ def x_grad_cam(model: torch.nn.Module, image: Input, target: Target = None, laye
 
 @checked
 def layer_cam(model: torch.nn.Module, image: Input, target: Target = None, layer: str | None = None) -> Explanation:
-    """A layer's maps, each place weighted by its own positive gradient; also of use in early layers.
+    """A layer's maps, each position weighted by its own positive gradient; also useful in early layers.
 
     Arguments and errors are those of :func:`grad_cam`.
 
@@ -135,10 +135,10 @@ def layer_cam(model: torch.nn.Module, image: Input, target: Target = None, layer
 
 @checked
 def eigen_cam(model: torch.nn.Module, image: Input, target: Target = None, layer: str | None = None) -> Explanation:
-    """The projection of a layer's maps on their first principal direction: what is there, whatever the class.
+    """The projection of a layer's maps on their first principal component, independent of the class.
 
-    The direction's sign is that with which the map's sum is positive. Arguments and errors are those of
-    :func:`grad_cam`; the target only names what was predicted.
+    The component's sign makes the map's sum positive. Arguments and errors are those of :func:`grad_cam`; the target is
+    only used in the title.
 
     Source: Muhammad & Yeasin, "Eigen-CAM: class activation map using principal components" (2020), equations 4 and 5.
 
@@ -171,9 +171,9 @@ def score_cam(
     *,
     batch_size: int = 32,
 ) -> Explanation:
-    """A layer's maps, each weighted by the score of the image seen through it; no gradients.
+    """A layer's maps, each weighted by the score of the image masked by it; needs no gradients.
 
-    As many runs as the layer has channels. Arguments and errors are those of :func:`grad_cam`, and:
+    The network runs once for each channel. Arguments and errors are those of :func:`grad_cam`, and:
 
     Args:
         batch_size: masked images computed at once.
@@ -247,10 +247,10 @@ def cam(model: torch.nn.Module, image: Input, target: Target = None, layer: str 
 
 @checked
 def default_layer(model: torch.nn.Module, image: Input, target: Target = None) -> str:
-    """The last layer whose output has places that the score hangs on.
+    """The last layer whose output has spatial positions that the score depends on.
 
-    It is the last one with places; where the score hangs on none of these (what comes after the last attention, of a
-    transformer that reads its class token), the last one of as many channels whose places it does hang on.
+    It is the last layer with positions. If the score depends on none of them (after the last attention of a transformer
+    that reads its class token), it is the last layer with as many channels whose positions the score depends on.
 
     Raises:
         ExplainError: a network in which no layer has places.
@@ -312,7 +312,7 @@ def _by_gradient(
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    """Half precision in float32: sums over places and cubes of gradients don't fit."""
+    """Converts half precision to float32, because sums over positions and cubes of gradients would overflow."""
     return tensor.float() if tensor.dtype.itemsize == 2 else tensor
 
 

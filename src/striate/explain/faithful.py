@@ -1,4 +1,4 @@
-"""Does a map tell what the network really uses? Measured by taking away what it marks, and against known boxes."""
+"""Faithfulness of a map: does the network really use what it marks? Measured by deletion, and against known boxes."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _CELLS: Final = 8
 
 @dataclass(frozen=True)
 class Curves:
-    """The score while the strongest pixels are taken away, or put in, first; one row an image.
+    """The score while the strongest pixels are removed, or inserted, first; one row for each image.
 
     Args:
         shares: of the pixels, from 0 to 1.
-        deletion: the score where that share is replaced by the fill; low is good.
-        insertion: the score where only that share is sharp; high is good.
+        deletion: the score if this share is replaced by the fill; low is good.
+        insertion: the score if only this share is sharp; high is good.
     """
 
     shares: tuple[float, ...]
@@ -73,15 +73,15 @@ def deletion_insertion(
     fill: float = 0.0,
     batch_size: int = 32,
 ) -> Curves:
-    """What a map's order of pixels does to the score: the class's probability, or what a target function says.
+    """The effect of deleting or inserting pixels in a map's order on the score (a probability or a target function).
 
     Args:
         model: any network; it is left as it is.
         image: (C, H, W) or (N, C, H, W), as explained.
-        map_: (N, H, W), whose largest numbers go first; equal ones in the order of rows.
+        map_: (N, H, W); pixels with the largest numbers come first, equal ones in the order of rows.
         target: as for :func:`striate.explain.saliency`.
         steps: equal shares of pixels.
-        fill: what deleted pixels become. Insertion begins with the image under a Gaussian blur.
+        fill: the value of deleted pixels. Insertion begins with the image under a Gaussian blur.
         batch_size: altered images computed at once.
 
     Raises:
@@ -129,10 +129,10 @@ def faithfulness(
     seed: int = 0,
     batch_size: int = 32,
 ) -> tuple[float, ...]:
-    """How well a map foretells the score's fall where parts are covered: a correlation, -1 to 1, for each image.
+    """How well a map predicts the fall of the score when parts are covered: a correlation, -1 to 1, for each image.
 
-    Pearson's, over random quarters of an 8x8 grid of cells, between the map's sum over the covered cells and the fall
-    of the score. 0 where either doesn't vary. Arguments are those of :func:`deletion_insertion`, and:
+    It is Pearson's correlation between the map's sum over the covered cells and the fall of the score, over random
+    quarters of an 8x8 grid of cells; 0 if either doesn't vary. Arguments are those of :func:`deletion_insertion`, and:
 
     Args:
         subsets: how many sets of cells are covered, one after the other.

@@ -25,7 +25,7 @@ from striate.explain.progress import watched
 _FREQUENCIES: Final = 64
 #: Places along a ray of frequencies, on which the bandwidth is measured.
 _RAY: Final = 512
-#: Kernels with less than this share of the largest norm are what weight decay left of unused ones: zero.
+#: Kernels below this share of the largest norm count as zero: weight decay has shrunk unused ones.
 _DEAD: Final = 1e-5
 _Conv: Final = nn.modules.conv._ConvNd
 
@@ -37,7 +37,7 @@ class Filter:
     Args:
         index: its output channel (input channel, of a transposed convolution).
         norm: root of the sum of its squares.
-        share: of its energy that its pattern holds: how far it is one pattern times one weight a channel.
+        share: the share of its energy in its pattern, which is 1 if it is one pattern times one weight a channel.
         frequency: at which its response is largest, cycles a pixel.
         orientation: radians in [0, pi), the direction in which that wave changes, 0 from left to right, pi/2 from top
             to bottom; None where frequency 0 is passed best, or the kernel is zero.
@@ -66,7 +66,7 @@ class Filters(Pictured):
     Args:
         layer: its path.
         kind: its class.
-        total: how many kernels it has; those with the largest norms are here.
+        total: number of its kernels, of which those with the largest norms are included here.
         kernels: (F, C, H, W), float64; H is 1 for a convolution along one axis.
         patterns: (F, H, W): of all patterns times a weight a channel the nearest to the kernel; of a single channel
             the kernel itself.
@@ -104,12 +104,12 @@ class Filters(Pictured):
 def filters(model: nn.Module, layer: str | None = None, *, fit: bool = True, most: int = 144) -> Filters:
     """The kernels of a convolution: 1-D or 2-D, grouped, depthwise, transposed.
 
-    They are put in the order of the leaves of a tree of average distances, turned so that neighbours are as near as can
-    be; near are kernels that are equal up to sign and scale. Those with less than 1e-5 of the largest norm count as
-    zero. Fits take up to half a second a kernel.
+    The order is that of the leaves of a tree of average distances, rotated so that neighbours are as similar as
+    possible; kernels that are equal up to sign and scale have distance 0. Kernels with less than 1e-5 of the largest
+    norm count as zero. Fits take up to half a second for each kernel.
 
     Args:
-        model: any network, which is only looked at.
+        model: any network; it doesn't run.
         layer: path of a convolution; the first one by default.
         fit: whether to look for the nearest Gabor functions.
         most: how many kernels at most, those with the largest norms.

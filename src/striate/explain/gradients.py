@@ -56,10 +56,10 @@ def saliency(model: torch.nn.Module, image: Input, target: Target = None) -> Exp
 
 @checked
 def input_x_gradient(model: torch.nn.Module, image: Input, target: Target = None) -> Explanation:
-    """Each pixel's input times its gradient, summed over channels: the score's linear part, signed.
+    """Input times gradient, summed over channels: the score's linear part, with sign.
 
-    Arguments and errors are those of :func:`saliency`. ``values`` are the products (N, C, H, W). Zero input counts as
-    no evidence: of a normalised image, its mean colour.
+    Arguments and errors are those of :func:`saliency`. ``values`` are the products (N, C, H, W). An input of zero,
+    which is the mean colour of a normalised image, counts as no evidence.
 
     Source: Shrikumar, Greenside, Shcherbina & Kundaje, "Not just a black box" (2016), section 2.
 
@@ -133,18 +133,18 @@ def integrated_gradients(
     tolerance: float = 0.05,
     batch_size: int = 32,
 ) -> Explanation:
-    """The gradient's integral along the straight way from a baseline, times the way: a share of the score a pixel.
+    """The integral of the gradient along the straight line from a baseline to the image, times their difference.
 
-    The shares add up to the score's difference between image and baseline (completeness). How far they miss it is in
-    ``measures``: the ``completeness gap`` in units of the score, beside the ``score difference``. ``values`` are the
-    shares (N, C, H, W), the map is their sum over channels.
+    The values add up to the difference of the scores of image and baseline (completeness). ``measures`` has the
+    ``completeness gap`` in units of the score, and the ``score difference``. ``values`` are (N, C, H, W), the map is
+    their sum over channels.
 
     Arguments and errors are those of :func:`saliency`, and these:
 
     Args:
         baseline: a number, or what broadcasts to the images: the input that stands for no evidence.
         steps: points of the Gauss-Legendre rule; None: 16, doubled until the gap is within the tolerance, at most 256.
-        tolerance: largest gap, as a share of the score's difference; a note tells where it isn't kept.
+        tolerance: largest gap, as a share of the score's difference; a note says if it is exceeded.
         batch_size: points computed at once. Memory is bounded by what one training step of so many images takes.
 
     Source: Sundararajan, Taly & Yan, "Axiomatic attribution for deep networks" (2017), equation 1 and proposition 1.
@@ -158,7 +158,7 @@ def integrated_gradients(
         raise ExplainError("integrated_gradients", f"got {steps} steps", "needed 1 or more")
     with asking(model, image, target) as subject:
         images = subject.images
-        # A number of Python's must not be rounded to float32 on its way to images in float64.
+        # A Python number must not be rounded to float32 if the images are float64.
         if isinstance(baseline, Tensor | np.ndarray):
             start = array("baseline", baseline).to(images)
         else:
@@ -204,10 +204,11 @@ def integrated_gradients(
 
 @checked
 def guided_backprop(model: torch.nn.Module, image: Input, target: Target = None) -> Explanation:
-    """The gradient that passes each open ReLU only where it is positive: sharp, and hardly an explanation.
+    """The gradient that passes each open ReLU only where it is positive: sharp, but hardly an explanation.
 
-    Arguments and errors are those of :func:`saliency`; ReLU and ReLU6 are meant, as layers, functions or in place. The
-    result's notes tell the method's known failure: it stays nearly the same for a network with random upper layers.
+    Arguments and errors are those of :func:`saliency`. It applies to ReLU and ReLU6, as layers, functions or in place.
+    The result's notes mention the method's known failure: its map is nearly the same for a network with random upper
+    layers.
 
     Source: Springenberg, Dosovitskiy, Brox & Riedmiller, "Striving for simplicity" (2015), section 3.4. Failure:
     Adebayo et al., "Sanity checks for saliency maps" (2018); Nie, Zhang & Patel, "A theoretical explanation for
@@ -225,8 +226,8 @@ def guided_backprop(model: torch.nn.Module, image: Input, target: Target = None)
 def deconvnet(model: torch.nn.Module, image: Input, target: Target = None) -> Explanation:
     """The gradient with each ReLU applied to the gradient itself, as a deconvolutional network projects activity back.
 
-    Arguments and errors are those of :func:`guided_backprop`, and so is the known failure. Maxima go back to where they
-    stood.
+    Arguments and errors are those of :func:`guided_backprop`, and so is the known failure. Gradients of max pooling go
+    to the positions of the maxima.
 
     Source: Zeiler & Fergus, "Visualizing and understanding convolutional networks" (2014), section 2.1.
 

@@ -1,8 +1,8 @@
-"""What a network is called with: images alone, or images among other inputs, which are held fixed.
+"""Inputs of a network: images alone, or images among other inputs, which are held fixed.
 
-All methods vary one input, the explained one: the first floating tensor (N, C, H, W) among all that the network takes.
-The others stay what they are. Those that have an entry for each of the N images go with their image: a method that
-varies an image, as occlusion does, gives each copy the entries of the image that it is a copy of.
+All methods vary one input, the explained one: the first floating-point tensor (N, C, H, W) among the network's inputs.
+The others don't change. If another input has an entry for each of the N images, a method that makes copies of an image,
+as occlusion does, gives each copy the entry of its image.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_flatten_with_path, tree_map, 
 from striate.errors import ExplainError
 from striate.explain.arguments import array, kind_of, network
 
-#: A place among inputs: a position, a keyword, or a way through several of these.
+#: The place of an input: a position, a keyword, or a path of several of these.
 Place: TypeAlias = int | str | tuple[int | str, ...]
 
 
@@ -69,7 +69,7 @@ class Call:
         return bool(self.form == ((0,), {}))
 
     def of(self, images: Tensor, which: Tensor | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What the network is called with for varied images.
+        """The arguments of the network for varied images.
 
         Args:
             images: (B, C, H, W).
@@ -94,13 +94,13 @@ class Call:
         return args, kwargs
 
 
-#: What is explained: images (C, H, W) or (N, C, H, W), as a tensor or a NumPy array; a tuple of inputs, a dict of
-#: them; or :class:`Inputs`.
+#: The input to explain: images (C, H, W) or (N, C, H, W), as a tensor or a NumPy array; a tuple or a dict of inputs; or
+#: :class:`Inputs`.
 Input: TypeAlias = Tensor | NDArray[Any] | tuple[Any, ...] | Mapping[str, Any] | Inputs | Call
 
 
 def call_of(model: nn.Module, given: Input) -> Call:
-    """What a network is to be called with.
+    """The call of a network with given inputs.
 
     Raises:
         ExplainError: no image, one of another shape, no floating point, numbers that aren't finite; a network whose

@@ -1,4 +1,4 @@
-"""What a layer still knows of an image: the image made again from that layer's output alone."""
+"""Inversion: an image is reconstructed from a layer's output alone, to see what the layer knows about it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from striate.explain.probe import Probe, layer_named, probing
 from striate.explain.progress import watched
 from striate.explain.synthesis import falling, total_variation
 
-#: Steps between two looks at whether it still goes down.
+#: Steps between two checks whether the loss still falls.
 _AT_ONCE: Final = 10
 
 
@@ -82,9 +82,10 @@ def invert(
 ) -> Inversion:
     """Images whose outputs at a layer are those of the given one, as far as natural images can have them.
 
-    Minimised is ``|f(x) - f(x0)|^2 / |f(x0)|^2``, plus penalties: the mean of ``|x / b| ** alpha``, which keeps numbers
-    in range, b the largest of the image's; and the total variation of ``x / b``. L-BFGS goes downhill, from noise, on
-    images whose waves are weighted by ``frequency ** -decay``, else deep layers' colours and shades are never reached.
+    It minimises ``|f(x) - f(x0)|^2 / |f(x0)|^2`` plus two penalties: the mean of ``|x / b| ** alpha``, which keeps
+    numbers in range (b is the image's largest number), and the total variation of ``x / b``. L-BFGS starts from noise
+    and optimises Fourier coefficients weighted by ``frequency ** -decay``; without this weight, colours and shades
+    aren't recovered from deep layers.
 
     Args:
         model: any network.

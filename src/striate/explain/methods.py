@@ -1,4 +1,4 @@
-"""The methods that make a map, by name."""
+"""The methods that compute a map, by name."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def method_named(name: str) -> Callable[..., Pictured]:
 
 
 def takes_layer(name: str) -> bool:
-    """Whether a method looks at a layer."""
+    """Whether a method uses a layer."""
     return "layer" in inspect.signature(METHODS[name]).parameters
 
 

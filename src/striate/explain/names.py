@@ -1,4 +1,4 @@
-"""Names as people type them, looked up among those that there are: classes, layers, methods."""
+"""Looks up names that users type: classes, layers, methods."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def _plain(name: str) -> str:
     return " ".join(_folded(name).replace("-", " ").replace("_", " ").split())
 
 
-#: How alike two names have to be, strictest first: equal; the same letters, composed or not (macOS decomposes the
-#: names of files); whatever the case; whatever joins the words.
+#: Kinds of matches, strictest first: equal; equal after Unicode composition (macOS decomposes the names of files);
+#: equal up to case; equal up to the characters between words.
 _LIKENESS: Final[tuple[Callable[[str], str], ...]] = (str, _composed, _folded, _plain)
 
 
 def find(text: str, known: Sequence[str], what: str) -> int | None:
-    """The place of a name among those that are known; None if there is no such name.
+    """The index of a name among the known ones; None if there is no such name.
 
-    An equal name is taken before one of other composition, that before one of other case, and that before one whose
-    words are joined by another of ``-``, ``_`` and space.
+    An equal name has priority over one that differs in Unicode composition, this over one that differs in case, and
+    this over one whose words are joined by another of ``-``, ``_`` and space.
 
     Args:
         text: as it was typed.

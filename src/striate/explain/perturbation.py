@@ -1,4 +1,4 @@
-"""Attribution without gradients: what the score does when parts of the image are missing."""
+"""Attribution without gradients: how the score changes when parts of the image are missing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def occlusion(
     fill: float = 0.0,
     batch_size: int = 32,
 ) -> Explanation:
-    """By how much the score falls when a window of the image is covered, averaged over the windows on each pixel.
+    """The fall of the score when a window of the image is covered, averaged over the windows that contain a pixel.
 
     Args:
         model: any network; it is left as it is.
@@ -38,7 +38,7 @@ def occlusion(
         target: a class, one for each image, a function of the output that gives (N,); the predicted class by default.
         window: rows and columns covered; an eighth of each side by default.
         stride: from window to window; half a window by default. The last windows are cut at the image's end.
-        fill: what covers, in the input's units: 0 is the mean colour of a normalised image.
+        fill: the value of covered pixels, in the input's units: 0 is the mean colour of a normalised image.
         batch_size: covered images computed at once.
 
     Returns:
@@ -109,12 +109,12 @@ def rise(
     seed: int = 0,
     batch_size: int = 32,
 ) -> Explanation:
-    """By how much the mean score under random soft masks is higher where they show a pixel than over all of them.
+    """The mean score under random soft masks that show a pixel, minus the mean score under all masks.
 
     Classes are scored by their probability. Arguments and errors are those of :func:`occlusion`, and these:
 
     Args:
-        masks: how many; the map's noise falls with their root.
+        masks: number of masks; the map's noise falls with its square root.
         cells: of a mask's coarse grid, along each side.
         keep: probability that a cell is shown.
         seed: of the masks.

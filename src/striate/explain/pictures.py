@@ -1,4 +1,4 @@
-"""Pictures in 0..1, and the network's input that is made of them."""
+"""Pictures in 0..1, and their conversion to a network's input."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from striate.explain.inputs import at_home, home_of
 
 
 def check_picture(picture: Tensor) -> None:
-    """Lets a picture (C, H, W) in 0..1 pass.
+    """Checks that this is a picture (C, H, W) in 0..1.
 
     Raises:
-        ExplainError: anything else.
+        ExplainError: it isn't.
     """
     if picture.dim() != 3 or 0 in picture.shape or not picture.is_floating_point():
         remedy = "" if picture.is_floating_point() else "picture / 255"

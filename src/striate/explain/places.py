@@ -1,4 +1,4 @@
-"""Where the numbers of a layer's output lie on the image: maps, maps with channels last, grids of tokens."""
+"""Spatial positions of a layer's output on the image: maps, maps with channels last, grids of tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _EXTRA: Final = 16
 
 @dataclass(frozen=True)
 class Grid:
-    """How to see an output as maps.
+    """How to arrange an output as maps.
 
     Args:
         size: (h, w), rows and columns of places.
@@ -48,9 +48,9 @@ def grid_of(
 ) -> Grid | None:
     """How an output of a shape lies on images of a size (H, W); None if it has no places, or only one.
 
-    Of four dimensions the last two are the places, unless those don't have the image's proportions and the middle two
-    do. A sequence is taken for the largest grid of a size in ``known`` (maps seen elsewhere in the network, as the
-    convolution that cuts patches), else of the image's proportions, with at most 16 tokens before it.
+    If an output has four dimensions, its last two are spatial, unless only the middle two have the image's proportions.
+    A sequence is arranged as the largest grid with a size in ``known`` (sizes of maps elsewhere in the network, such as
+    the convolution that cuts patches), else as a grid with the image's proportions, with at most 16 tokens before it.
     """
     if len(shape) == 4:
         channels_last = alike(shape[1:3], image_size) and not alike(shape[2:], image_size)

@@ -1,4 +1,4 @@
-"""Runs of any network in which the outputs of layers are kept, with gradients; the network stays as it was found."""
+"""Runs any network and captures the outputs of layers, with gradients; the network's state is restored afterwards."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Probe:
     A layer is named by its path, ``"layer4.1.conv2"``. Of a layer that is called more than once the path means the last
     call, and ``"relu@1"`` the first, ``"relu@2"`` the second one.
 
-    Layers hand on a copy of what is kept. So an operation that writes into it (an in-place ReLU) doesn't change what
-    was captured, and gradients with respect to it are those of the layer's own output.
+    Layers pass on a copy of the captured output. So an in-place operation (such as an in-place ReLU) doesn't change the
+    captured output, and gradients are those of the layer's own output.
     """
 
     def __init__(self, model: torch.nn.Module, layers: Sequence[str], call: Call | None = None) -> None:
@@ -42,7 +42,7 @@ class Probe:
         self._kept: dict[torch.nn.Module, list[Tensor]] = {}
 
     def __call__(self, images: Any, which: Tensor | None = None) -> Any:
-        """What the network makes of images; its layers' outputs are kept until the next run.
+        """The network's output for images; its layers' outputs are kept until the next run.
 
         Args:
             images: (B, C, H, W), beside which the other inputs go, if :func:`probing` was given any; or all that the
@@ -104,7 +104,7 @@ class Probe:
         for place, leaf in enumerate(leaves):
             if isinstance(leaf, Tensor) and leaf.is_floating_point():
                 if torch.is_grad_enabled() and not leaf.requires_grad:
-                    leaf = leaf.detach().requires_grad_()  # frozen up to here: the graph begins here
+                    leaf = leaf.detach().requires_grad_()  # all layers up to here are frozen: the graph begins here
                 self._kept[module].append(leaf)
                 leaves[place] = leaf.clone()
                 return tree_unflatten(leaves, form)
@@ -148,9 +148,9 @@ def probing(model: torch.nn.Module, *layers: str, call: Call | None = None) -> I
 
 @torch.no_grad()
 def survey(model: torch.nn.Module, given: Input) -> dict[str, tuple[int, ...]]:
-    """The shapes that all layers put out for the first image, in the order in which they are done.
+    """The shapes of all layers' outputs for the first image, in the order in which the layers finish.
 
-    Of a layer that is called more than once the last call has the plain name, the k-th ``@k`` after it.
+    If a layer is called more than once, the last call has the plain name, the k-th call has ``@k`` after it.
     """
     calls: list[tuple[str, tuple[int, ...]]] = []
     paths = {module: path for path, module in reversed(list(model.named_modules())) if path}

@@ -1,4 +1,4 @@
-"""How far a long computation is, on a terminal's stderr, or told to whoever asked for it in this thread."""
+"""Progress of long computations, on a terminal's stderr, or reported to a function of the same thread."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Is told what is computed, how much of it is done, and how much there is, if that is known. What it raises ends the
-#: computation.
+#: A function of the computation's name, the finished amount and the total amount, if known. An exception from it ends
+#: the computation.
 Report: TypeAlias = Callable[[str, int, int | None], object]
 
 _REPORT: Final[ContextVar[Report | None]] = ContextVar("report", default=None)
@@ -40,7 +40,7 @@ def reporting(report: Report) -> Iterator[None]:
 
 
 def is_reported() -> bool:
-    """Whether somebody asked to be told."""
+    """Whether this thread has a function for reports."""
     return _REPORT.get() is not None
 
 

@@ -1,7 +1,7 @@
-"""Other ways back through a ReLU than its derivative, for every ReLU of a network, whoever calls it.
+"""Replaces the derivative of every ReLU of a network by another rule.
 
-The rules are set at the nodes of the recorded graph, not at layers: so functional and in-place calls are included, and
-nothing of the network is touched.
+The rules are set at the nodes of the autograd graph and not at layers, so functional and in-place calls are included,
+and the network isn't changed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _deconvolved(_: _Gradients, outer: _Gradients) -> _Gradients:
     return tuple(None if gradient is None else gradient.clamp_min(0) for gradient in outer)
 
 
-#: What comes out of a ReLU backwards, from its derivative's result and from what went in.
+#: The new gradient of a ReLU's input, from the ordinary gradient and the upstream gradient.
 _RULES: Final[dict[str, Callable[[_Gradients, _Gradients], _Gradients]]] = {
     "guided": _guided,
     "deconvolved": _deconvolved,
@@ -32,7 +32,7 @@ _RULES: Final[dict[str, Callable[[_Gradients, _Gradients], _Gradients]]] = {
 
 
 def change_rectifiers(score: Tensor, rule: str) -> None:
-    """Changes the way back from a score through each ReLU and ReLU6 that leads to it.
+    """Changes the gradients of each ReLU and ReLU6 that a score depends on.
 
     Args:
         score: whose graph.

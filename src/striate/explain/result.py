@@ -1,4 +1,4 @@
-"""What an explanation is when it is done: numbers, and all that is needed to draw them."""
+"""The result of an explanation: its numbers, and everything that is needed to draw them."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ Method: TypeAlias = Callable[..., "Explanation"]
 
 @dataclass(frozen=True, eq=False)
 class Explanation(Pictured):
-    """How much each place of N images speaks for a target.
+    """How much each pixel of N images is evidence for a target.
 
     Args:
         method: ``"grad_cam"``, as the function is called.
         map: (N, H, W), float, of the images' size, finite, on the CPU.
-        signed: whether negative numbers are evidence against the target; else all are 0 or more.
-        quantity: what the numbers are, with their unit, for a colour bar.
+        signed: whether negative numbers are evidence against the target; otherwise all numbers are 0 or more.
+        quantity: name and unit of the numbers, for a colour bar.
         values: before enlargement or the sum over channels: (N, h, w) of the layer, or (N, C, H, W).
-        detail: ``"pixels"`` where each one has its own number, ``"regions"`` where neighbours share.
+        detail: ``"pixels"`` if each pixel has its own number, ``"regions"`` if neighbours share one.
         layer: whose activations were used; None for methods that look at the input only.
         target: in words.
         classes: one an image; None for a target that is a function.
@@ -41,7 +41,7 @@ class Explanation(Pictured):
         picture: (N, 1 or 3, H, W) in 0..1, to draw on.
         names: of the classes, if they are known.
         measures: figures of the method about itself, such as the gap of a sum rule; one an image.
-        notes: what a reader must know: evidence that is missing, known failures.
+        notes: remarks for the reader: missing evidence, known failures.
         images: their names, if they have any.
     """
 
@@ -72,7 +72,7 @@ class Explanation(Pictured):
         names: Sequence[str] = (),
         images: Sequence[str] = (),
     ) -> Explanation:
-        """The same, to be drawn on a picture and told in names.
+        """The same explanation with a picture to draw on and names of classes and images.
 
         Args:
             picture: (C, H, W) or (N, C, H, W), uint8 or floats in 0..1, of the images' size; 1 or 3 channels.
@@ -164,10 +164,10 @@ def joined(parts: Sequence[Explanation]) -> Explanation:
 
 
 def made_by(method: Method, *args: Any, **options: Any) -> Explanation:
-    """What a method makes, which may be anybody's.
+    """The explanation by a method, which may be the user's own.
 
     Raises:
-        ExplainError: no explanation, options that it doesn't take.
+        ExplainError: the result isn't an explanation, or the method doesn't take the options.
     """
     name = getattr(method, "__name__", type(method).__name__)
     try:

@@ -1,4 +1,4 @@
-"""Sanity: does a map change when what it should explain is destroyed, and does taking away what it marks matter?"""
+"""Sanity checks: does a map change if the weights are destroyed, and does the score fall without its pixels?"""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Likeness:
 
 @dataclass(frozen=True)
 class Randomisation:
-    """Maps of a network whose layers lose what they learnt, from the output down, against the true maps.
+    """Maps of a network whose layers are randomised, from the output down, compared with the true maps.
 
     Args:
-        layers: down to which layer each stage is random.
-        likeness: of each stage's maps to the true ones. A map that explains the network becomes unlike soon.
+        layers: for each stage, the lowest layer with random weights.
+        likeness: of each stage's maps to the true ones. A map that explains the network becomes different early.
     """
 
     layers: tuple[str, ...]
@@ -60,7 +60,7 @@ class Randomisation:
 
 @dataclass(frozen=True, eq=False)
 class Check(Pictured):
-    """What speaks for and against a map; means over its images.
+    """Measures of a map's quality; means over its images.
 
     Args:
         explanation: the map.
@@ -115,7 +115,7 @@ def pooled(checks: Sequence[Check]) -> Check:
 def check(
     method: Method, model: torch.nn.Module, image: Input, target: Target = None, *, seed: int = 0, **options: Any
 ) -> Check:
-    """A method's map of images, with all that can be measured of it without knowing the right answer.
+    """A method's map of images, with all measures that don't need the right answer.
 
     Args:
         method: a function of this package, as :func:`striate.explain.grad_cam`.
@@ -156,15 +156,14 @@ def model_randomisation(
     seed: int = 0,
     **options: Any,
 ) -> Randomisation:
-    """Whether a map depends on what the network learnt: layers get random weights, one after the other from the output.
+    """Whether a map depends on the learnt weights: layers get random weights, one after the other from the output.
 
-    A copy of the network is changed. Its weights become normal numbers of each tensor's own mean and deviation, so that
-    activations keep their range. The target stays what it was for the true network, and so does the layer of a class
-    activation map.
+    The weights of a copy of the network are replaced by normal random numbers with each tensor's mean and deviation, so
+    that activations keep their range. The target and the layer of a class activation map are those of the true network.
 
     Args:
         method, model, image, target, options: as for :func:`check`.
-        stages: at how many depths, evenly spread over the layers, maps are compared.
+        stages: number of depths, spread evenly over the layers, at which maps are compared.
         seed: of the weights.
 
     Raises:
@@ -213,7 +212,7 @@ def label_randomisation(
     seed: int = 0,
     **options: Any,
 ) -> Likeness:
-    """Whether a map depends on what there is to learn: maps of a network trained on the labels, and on shuffled ones.
+    """Whether a map depends on the labels: maps of a network trained on the true labels, and on shuffled ones.
 
     Args:
         method, options: as for :func:`check`.
@@ -223,7 +222,7 @@ def label_randomisation(
         seed: of the order into which the labels are shuffled.
 
     Returns:
-        How alike the maps are; those of a method that explains the network are unlike.
+        The likeness of the maps; it is low for a method that explains the network.
 
     Source: Adebayo, Gilmer, Muelly, Goodfellow, Hardt & Kim, "Sanity checks for saliency maps" (2018), section 3.2
     (data randomization test).

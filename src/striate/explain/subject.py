@@ -1,4 +1,4 @@
-"""The network, the images and the question, settled once, and asked again with varied images."""
+"""The network, the images and the target of an explanation, prepared once and evaluated on varied images."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from striate.explain.rectify import change_rectifiers
 from striate.explain.result import Explanation, picture_of
 from striate.explain.targets import Aim, ExplainWarning, Target, guesses, probabilities_of, settle
 
-#: Batches that are done before a bar would be seen.
+#: Number of batches without a progress bar.
 _FEW: Final = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """Images that a network is asked about; made by :func:`asking`.
+    """Images to explain, with their network and target; made by :func:`asking`.
 
     Args:
         probe: the network, in evaluation mode.
@@ -67,7 +67,7 @@ class Subject:
         )
 
     def fill(self, number: float) -> float:
-        """What covered pixels become, if it fits the images.
+        """The value of covered pixels in the images' dtype.
 
         Raises:
             ExplainError: a number that is infinite in their dtype.
@@ -99,7 +99,7 @@ class Subject:
         measures: dict[str, tuple[float, ...]] | None = None,
         notes: tuple[str, ...] = (),
     ) -> Explanation:
-        """The result, after a look whether it shows anything.
+        """The result, after checks of its numbers.
 
         Raises:
             ExplainError: numbers that aren't finite.
@@ -139,7 +139,7 @@ class Subject:
 
 
 def _outside() -> int:
-    """How many calls up the first one lies that isn't of this package: whom a warning is for."""
+    """The number of stack frames up to the first one outside of this package, for the location of a warning."""
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).startswith("striate."):
         frame, level = frame.f_back, level + 1

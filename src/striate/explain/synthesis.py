@@ -1,4 +1,4 @@
-"""Images that a network is asked for: what excites a unit, a channel or a class the most, and photographs dreamt on."""
+"""Synthetic images: those that excite a unit, a channel or a class the most, and dreams on photographs."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Synthesis(Pictured):
     Args:
         what: is maximised, in words.
         pictures: (N, C, H, W) in 0..1, one a seed.
-        seeds: that they began from.
-        started, reached: what is maximised, of the first noise and of the pictures.
-        history: (steps, N), the same while the images move about by the jitter.
-        largest: of the images that were given for comparison; None if none were.
+        seeds: of the initial noise.
+        started, reached: the maximised quantity for the initial noise and for the pictures.
+        history: (steps, N), the same quantity at each step, with jitter.
+        largest: the largest value among the images given for comparison; None if there are none.
     """
 
     what: str
@@ -109,9 +109,9 @@ def maximize(
 ) -> Synthesis:
     """Images that excite a unit, a channel or a class the most, by gradient ascent.
 
-    The image is the sigmoid of a Fourier series, whose waves count the less the higher their frequency, in colours that
-    are independent of each other in photographs; Adam climbs on its coefficients. Each step sees the image moved a
-    little, so that what is found doesn't hang on single pixels.
+    The image is the sigmoid of a Fourier series in decorrelated colours. Waves of higher frequency have a smaller
+    weight. Adam optimises the coefficients. Each step sees the image at a slightly different position, so that the
+    result doesn't depend on single pixels.
 
     Args:
         model: any network of images.
@@ -120,8 +120,8 @@ def maximize(
         layer: with ``channel``: what to maximise instead; the mean over places, or at ``position`` (y, x).
         prepare: makes the network's input of pictures in 0..1: its normalisation; by default that is the input. Where
             the network takes several inputs, all of them, as a tuple or a dict of keywords.
-        data: (N, C, H, W) network input to compare with: the largest that any of these reaches is told.
-        count: how many images, from as many seeds.
+        data: (N, C, H, W) network input for comparison: the result has the largest value among these.
+        count: number of images, each from its own seed.
         rate: Adam's.
         decay: waves are weighted by ``frequency ** -decay``: 1 as in photographs, 0 as pixels.
         jitter: up to how many pixels the image moves, 1/16 of the shorter side by default.
@@ -211,9 +211,9 @@ def deep_dream(
     rate: float = 0.02,
     seed: int = 0,
 ) -> Dream:
-    """A picture in which a layer sees more of what it sees in it: gradient ascent on its activations' mean square.
+    """A picture changed to increase a layer's activations: gradient ascent on their mean square.
 
-    From the smallest octave to the picture's own size; what an octave added is enlarged and taken along.
+    It proceeds from the smallest octave to the picture's own size; the changes of an octave are enlarged and kept.
 
     Args:
         model: any network; it is left as it is.
@@ -265,7 +265,7 @@ def deep_dream(
                 base = F.interpolate(original, size, mode="bilinear", antialias=True)
                 dreamt = (base + (detail if size_before else 0)).clamp(0, 1)
                 size_before = size
-            # The image is a ring while it moves, so that no part stays at the border of the windows.
+            # The image is rolled on a circle, so that no part always stays at the border.
             shift = torch.randint(-8, 9, (2,), generator=generator).tolist()
             source = dreamt.roll(shift, (2, 3)).requires_grad_()
             (slope,) = torch.autograd.grad(_energy(probe, source, layer, channel, prepare), source)

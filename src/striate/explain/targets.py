@@ -1,4 +1,4 @@
-"""What is explained: a class, a class for each image, or any function of the network's output."""
+"""Targets of explanations: a class, a class for each image, or any function of the network's output."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ Target: TypeAlias = (
 
 
 class ExplainWarning(UserWarning):
-    """An explanation that shows nothing, or less than it seems to; its notes say the same. Or a target with two
-    readings."""
+    """An explanation that shows nothing, or less than it seems to (its notes say the same), or an ambiguous target."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Aim:
-    """A target that is settled for N images: what varied copies of these are scored by.
+    """A target for N images, which scores varied copies of them.
 
     Args:
         label: for titles: ``"class 3"``, ``"classes 3, 5"``, a function's name.
@@ -135,10 +134,10 @@ def _classes(target: Any) -> int | list[int]:
 
 
 def class_named(text: str, classes: Sequence[str], where: str = "target") -> int:
-    """The number of a class that somebody typed: its name or its number.
+    """The index of a class that the user typed, as its name or its number.
 
-    A name is taken first, as :func:`striate.explain.names.find` takes names. So where classes are called by numbers,
-    ``"7"`` is the class of that name, wherever it stands.
+    Names have priority, as in :func:`striate.explain.names.find`. So if classes have numbers as names, ``"7"`` is the
+    class with this name, whatever its index.
 
     Args:
         text: as it was typed.
@@ -149,7 +148,7 @@ def class_named(text: str, classes: Sequence[str], where: str = "target") -> int
         ExplainError: no such class, or several whose names are equally alike.
 
     Warns:
-        ExplainWarning: a number that is the name of one class and counts another; it tells which was taken.
+        ExplainWarning: a number that is the name of one class and the index of another; it says which was used.
 
     >>> class_named("cat", ["Cat", "cat"]), class_named("1", ["Cat", "cat"]), class_named("DOG", ["cat", "dog"])
     (1, 1, 1)

@@ -1,4 +1,4 @@
-"""The methods that look inside rather than map evidence, by name, with what they need of one question."""
+"""The views, which show the inside of a network instead of a map of evidence, by name, with their arguments."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ VIEWS: Final[dict[str, Callable[..., Pictured]]] = {
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """What a view may be asked with.
+    """The arguments of a view.
 
     Args:
         model: the network.
@@ -59,12 +59,12 @@ class Question:
 
 
 def takes_several(name: str) -> bool:
-    """Whether a view looks at several images together."""
+    """Whether a view uses several images together."""
     return "images" in inspect.signature(VIEWS[name]).parameters
 
 
 def view(name: str, asked: Question) -> Pictured:
-    """What a view shows.
+    """The result of a view.
 
     Args:
         name: one of :data:`VIEWS`.

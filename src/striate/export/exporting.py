@@ -1,4 +1,4 @@
-"""Exporting: make the file's bytes, compute with them, compare, and only then write."""
+"""Exporting: encodes a network, runs the encoded network, compares the results, and only then writes the file."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class Exported:
     """A file that was exported and verified.
 
     Args:
-        path: where it lies.
+        path: of the file.
         format: one of :data:`FORMATS`.
         model: the network's name.
         bytes: the file's size.
         opset: ONNX's version of operators; None for other formats.
-        images: how many images it was verified with, one alone and all as a batch.
-        synthetic: whether they were noise, since none of the run's images were at hand.
+        images: number of images used for verification, one alone and all as a batch.
+        synthetic: whether they were noise, because the run's images weren't available.
         max_difference: the largest absolute difference between an output of the file and the network's own.
         tolerance: what it may be at most: the format's share of the largest output, or, where the network's own
             results in float32 are further than that from those in float64, four times as far as these.
-        objects: how many were found on these images; None for networks that find none.
-        sizes: of images that the file takes, in words.
+        objects: number of objects detected on these images; None for networks that don't detect objects.
+        sizes: the image sizes that the file takes, in words.
     """
 
     path: Path
@@ -132,7 +132,7 @@ def export(
 
 
 _NOTHING: Final = "nothing is written"
-#: How many times a network's own rounding error its results may be off: two computations, each in an order of its own.
+#: Allowed difference as a multiple of the network's own rounding error: both computations sum in different orders.
 _ROUNDINGS: Final = 4
 
 
@@ -144,7 +144,7 @@ def _subject(source: Run | Subject, suppression: str | None) -> Subject:
 
 
 def _asked(form: Exportable, images: Tensor, several: Tensor) -> list[Tensor]:
-    """What a file is verified with: one image alone, all as a batch, and larger ones where it takes them."""
+    """The inputs for verification: one image alone, all as a batch, and larger ones if the file takes them."""
     asked = [images[:1], several]
     if form.takes((images.shape[2], images.shape[3])):
         unit = form.unit or 1
@@ -186,8 +186,7 @@ def _compared(
 
 
 def _rounding(form: Exportable, images: Tensor) -> Tensor:
-    """How far results in float32 are from those in float64, for each image: deep networks that aren't trained blow
-    rounding up."""
+    """The difference of results in float32 and float64 for each image: untrained deep networks amplify rounding."""
     with torch.no_grad():
         exact = results(copy.deepcopy(form.network).double(), images.double())
         single = tuple(each.double() if each.is_floating_point() else each for each in results(form.network, images))

@@ -1,4 +1,4 @@
-"""What can be exported: a network, and all that others must know to use it."""
+"""The subject of an export: a network, and the metadata that are needed to use it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from striate.models import Pretrained
 from striate.tasks.exportable import Exportable
 from striate.training import Run
 
-#: Images of noise that a file is verified with where the run's own aren't at hand.
+#: Number of noise images for verification if the run's own images aren't available.
 _NOISE: Final = 8
 
 
@@ -71,7 +71,7 @@ class Subject:
         form = run.task.exported(run.model(), suppression)
         examples, size = run.examples(), settings.image_size
         seen = settings.preprocessing
-        if seen.mode == "own":  # what the network itself would scale is scaled before the file gets it
+        if seen.mode == "own":  # the file expects pictures that are already scaled
             unit, least = form.unit or 1, form.least
             size = (max(least, -(-size[0] // unit) * unit), max(least, -(-size[1] // unit) * unit))
             seen = replace(seen, resize=None, crop=size, mode="squash")
@@ -99,7 +99,7 @@ class Subject:
         return cls(trained.model, name, trained.classes, _described(how), how(torch.stack(photographs)))
 
     def metadata(self) -> dict[str, str]:
-        """What every exported file says of itself: text by name; ``classes`` and ``preprocessing`` are JSON.
+        """The metadata of every exported file: text by name; ``classes`` and ``preprocessing`` are JSON.
 
         Pixels from 0 to 255 are brought to ``image_size`` and become ``(pixel * scale - mean) / std``.
         """

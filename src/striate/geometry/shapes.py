@@ -218,6 +218,7 @@ class ConvShape(_Sized):
 
     @property
     def name(self) -> str:
+        """The operation's name, ``"conv2d"`` for two axes."""
         return f"conv{len(self.size)}d"
 
     @property
@@ -384,6 +385,7 @@ class PoolShape(_Sized):
 
     @property
     def name(self) -> str:
+        """The operation's name, ``"max_pool2d"`` for maxima over two axes."""
         return f"{self.kind}_pool{len(self.size)}d"
 
     @property

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     )
     from striate.models.weights import About, about_weights, load_weights, located, read_weights
 
-# What needs PyTorch is fetched when asked for: the command line lists networks without it.
+# Names that need PyTorch are imported on first access: the command line lists networks without it.
 _HOMES = {
     "About": "weights",
     "IMAGENET": "trained",

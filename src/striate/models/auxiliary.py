@@ -1,4 +1,4 @@
-"""Auxiliary classifiers: heads half-way through a network, which add to its loss in training and do nothing else."""
+"""Auxiliary classifiers: heads at intermediate layers, used only in training, where they add to the loss."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor
 class WithAuxiliary(torch.nn.Module):
     """A classifier whose auxiliary heads take part in the loss of training.
 
-    In training mode ``forward`` gives the scores (N, K), as in evaluation, and puts the scores of the auxiliary heads
-    into ``auxiliary``, where the next call of :meth:`loss` finds and removes them. ``forward`` sets them itself.
+    In training mode ``forward`` returns the scores (N, K), as in evaluation, and stores the scores of the auxiliary
+    heads in ``auxiliary``. The next call of :meth:`loss` reads and removes them.
 
     Attributes:
         auxiliary: scores (N, K) of each head from the last call in training mode.
@@ -35,9 +35,9 @@ class WithAuxiliary(torch.nn.Module):
         """The loss of the scores and, after a call in training mode, of the auxiliary heads: a scalar.
 
         Args:
-            output: what ``forward`` gave, (N, K).
-            labels: int64 (N,), or probabilities (N, K), as mixed images have them.
-            each: the loss of one head, from its scores and the labels to a scalar; cross entropy, maybe smoothed.
+            output: the result of ``forward``, (N, K).
+            labels: int64 (N,), or probabilities (N, K) for mixed images.
+            each: the loss of one head, from its scores and the labels to a scalar; cross entropy, possibly smoothed.
         """
         loss = each(output, labels)
         for scores in self.auxiliary:
@@ -46,5 +46,5 @@ class WithAuxiliary(torch.nn.Module):
         return loss
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy has no scores: they belong to a graph of gradients, which can't be copied."""
+        """A copy has no stored scores, because they belong to an autograd graph, which can't be copied."""
         return self.__dict__ | {"auxiliary": ()}

@@ -1,7 +1,7 @@
-"""The networks that come with striate, told without PyTorch, which takes a second to import: names and descriptions.
+"""Names and descriptions of striate's networks, without PyTorch, which takes a second to import.
 
-What stands here stands in the networks' files too, and ``tests/models/test_catalogue.py`` compares: a name or a
-description that differs, is missing or too much is an error. A file is imported when one of its networks is asked for.
+The networks' own files repeat these names and descriptions, and ``tests/models/test_catalogue.py`` compares the two. A
+file is imported when one of its networks is requested.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-#: What a network can be for: one class an image; boxes with classes; a class for each pixel; a mask for each object.
+#: The tasks of networks: one class an image; boxes with classes; a mask for each object; a class for each pixel.
 TASKS: Final = ("classification", "detection", "semantic", "instance")
 
 
@@ -189,7 +189,7 @@ FAMILIES: Final = (
     ),
     Family(
         "resnet_blur",
-        "Residual networks that blur before they thin out, so that a small shift of the image changes little.",
+        "Residual networks that blur before they subsample, so that a small shift of the image changes little.",
         {
             "resnet18_blur": "ResNet-18 with blur pooling; 11,689,512 parameters, 224x224 images.",
             "resnet34_blur": "ResNet-34 with blur pooling; 21,797,672 parameters, 224x224 images.",
@@ -200,7 +200,7 @@ FAMILIES: Final = (
     ),
     Family(
         "shufflenet_v2",
-        "ShuffleNetV2: half of the channels pass a block untouched, and a shuffle mixes the halves.",
+        "ShuffleNetV2: half of the channels pass a block unchanged, and a shuffle mixes the halves.",
         {
             "shufflenet_v2_x0_5": "ShuffleNetV2 x0.5; 1,366,792 parameters, 224x224 images.",
             "shufflenet_v2_x1_0": "ShuffleNetV2 x1.0; 2,278,604 parameters, 224x224 images.",
@@ -283,7 +283,7 @@ FAMILIES: Final = (
     ),
     Family(
         "fcos",
-        "FCOS: no anchors. Each position says how far it is from the four sides of the object that it lies in.",
+        "FCOS: no anchors. Each position predicts its distances to the four sides of the object that contains it.",
         {
             "fcos_resnet50_fpn": "FCOS on ResNet-50; 32,269,600 parameters, 800x1333 images.",
         },
@@ -291,7 +291,7 @@ FAMILIES: Final = (
     ),
     Family(
         "retinanet",
-        "RetinaNet: anchors on all levels of a feature pyramid, and a loss that doesn't drown in easy background.",
+        "RetinaNet: anchors on all levels of a feature pyramid, and a loss that easy background doesn't dominate.",
         {
             "retinanet_resnet50_fpn": "RetinaNet on ResNet-50; 34,014,999 parameters, 800x1333 images.",
             "retinanet_resnet50_fpn_v2": "RetinaNet on ResNet-50, normalised heads; 38,198,935 parameters, "
@@ -317,7 +317,7 @@ FAMILIES: Final = (
     ),
     Family(
         "condinst",
-        "CondInst in small: masks by filters that each object's own place gives, on CenterNet's trunk.",
+        "CondInst in small: masks by filters that are predicted at each object's place, on CenterNet's trunk.",
         {
             "condinst_small": "CondInst in small, masks without NMS; 2,473,607 parameters, 128x128 images.",
         },
@@ -335,7 +335,7 @@ FAMILIES: Final = (
     ),
     Family(
         "deeplab",
-        "DeepLabv3: what surrounds a position, at several scales, by parallel dilated convolutions.",
+        "DeepLabv3: the surroundings of a position at several scales, by parallel dilated convolutions.",
         {
             "deeplabv3_resnet50": "DeepLabv3 on ResNet-50, stride 8; 42,004,074 parameters, 520x520 images.",
             "deeplabv3_resnet101": "DeepLabv3 on ResNet-101, stride 8; 60,996,202 parameters, 520x520 images.",

@@ -25,11 +25,11 @@ from striate.nn.detection_targets import Target, check_images, check_targets
 
 #: Pictures are padded to multiples of this: the stride of the trunk's smallest map.
 MULTIPLE: Final = 32
-#: Of the maps that heads look at.
+#: Stride of the maps that the heads read.
 STRIDE: Final = 4
-#: What heat maps begin with everywhere: an object at one place in a hundred.
+#: Initial value of heat maps everywhere: an object at one place in a hundred.
 _PRIOR: Final = 0.01
-#: One generalised IoU in the sum of losses (Liu et al., section 4.1).
+#: Weight of the generalised IoU in the sum of losses (Liu et al., section 4.1).
 _BOX_WEIGHT: Final = 5.0
 
 
@@ -75,11 +75,11 @@ class Trunk(torch.nn.Module):
 
 
 class Heads(torch.nn.Module):
-    """What is said of every place of a map: for each kind of answer a 3x3 convolution and a 1x1 one.
+    """Predictions at every place of a map: for each kind of prediction a 3x3 convolution and a 1x1 one.
 
     Args:
         in_channels: of the map.
-        outputs: channels of each answer, by its name.
+        outputs: channels of each prediction, by its name.
     """
 
     def __init__(self, in_channels: int, outputs: Mapping[str, int]) -> None:
@@ -98,7 +98,7 @@ class Heads(torch.nn.Module):
 
 
 class Maps(torch.nn.Module):
-    """Trunk and heads: all that is convolution, from pictures (N, C, H, W), H and W multiples of 32, to maps.
+    """Trunk and heads, which are all convolutions, from pictures (N, C, H, W), H and W multiples of 32, to maps.
 
     Returns:
         Maps by name: ``heat`` (N, K, H/4, W/4), logits; ``box`` (N, 4, H/4, W/4), codes.
@@ -120,22 +120,22 @@ class CenterNet(torch.nn.Module):
 
     In training it takes pictures and targets and gives losses: ``heat``, ``class`` and ``box``. In evaluation it takes
     pictures and gives, for each, a dict of ``boxes`` float (D, 4), xyxy, pixels, within the picture; ``labels`` int64
-    (D,) from 1; ``scores`` (D,), highest first. Pictures are float (C, H, W) of 0 to 1 and of any sizes. What is found
-    in one does not depend on the others; those of one size are computed together.
+    (D,) from 1; ``scores`` (D,), highest first. Pictures are float (C, H, W) of 0 to 1 and of any sizes. The objects
+    found in one picture don't depend on the other pictures; pictures of one size are computed together.
 
     Args:
         num_classes: classes and one for the background, which has number 0.
         in_channels: C.
         mean, deviation: of pixels, a number or one for each channel.
-        score_threshold: what is less sure isn't given.
-        detections: at most so many in a picture.
+        score_threshold: objects with a lower score are dropped.
+        detections: largest number of objects in a picture.
 
     Raises:
-        ModelError: no class but the background; pictures or targets that aren't as said.
+        ModelError: no class except the background; pictures or targets of another form.
     """
 
     input_size = (128, 128)
-    #: By which it is trained unless a recipe names another; ``python -m benchmarks scenes`` measures what it learns.
+    #: Learning rate unless a recipe sets another; ``python -m benchmarks scenes`` measures what the network learns.
     optimizer = "muon"
     learning_rate = 0.006
     has_masks = False  #: whether it draws outlines
@@ -176,7 +176,7 @@ class CenterNet(torch.nn.Module):
 
     @torch.no_grad()
     def _start(self) -> None:
-        """Small last layers, a low heat everywhere, boxes of four places a side."""
+        """Initial weights: small last layers, a low heat everywhere, boxes of four places a side."""
         maps: Any = self.maps
         heads = maps.heads.heads
         for head in heads.values():
@@ -190,7 +190,7 @@ class CenterNet(torch.nn.Module):
         return heat.flatten(2).amax(2)
 
     def place_of(self, image: Tensor, box: Tensor, label: int) -> tuple[int, int]:
-        """Row and column of the place that speaks for a box (4,) of a class on a picture (C, H, W)."""
+        """Row and column of the place that predicts a box (4,) of a class on a picture (C, H, W)."""
         boxes, labels, scores, places = (each[0] for each in self.candidates(self.maps(self.batch([image]))))
         likeness = ops.box_iou(box[None], boxes)[0] * scores * (labels == label)
         column, row = places[likeness.argmax()].tolist()
@@ -242,9 +242,9 @@ class CenterNet(torch.nn.Module):
     def losses(
         self, maps: Mapping[str, Tensor], objects: centers.Objects, targets: Sequence[Target]
     ) -> dict[str, Tensor]:
-        """What is minimised, by name: means over the pictures of means over each picture's objects.
+        """The losses by name: means over the pictures of means over each picture's objects.
 
-        So the losses of a batch are the mean of those of its parts, wherever these are computed.
+        So the losses of a batch are the mean of the losses of its parts, on whichever machine a part is computed.
         """
         heat, shape = maps["heat"], (maps["heat"].shape[2], maps["heat"].shape[3])
         ignored = None if objects.counted.all() else centers.left_out(objects, len(heat), shape, STRIDE)
@@ -260,7 +260,7 @@ class CenterNet(torch.nn.Module):
         }
 
     def candidates(self, maps: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The D objects of each picture that are surest, however unsure: shapes follow from those of the maps alone.
+        """The D best-scoring objects of each picture, without a threshold, so that D depends only on the maps' shapes.
 
         Returns:
             Boxes (N, D, 4), xyxy, pixels, not cut to the picture; labels (N, D), from 1; scores (N, D); the places on
@@ -271,7 +271,7 @@ class CenterNet(torch.nn.Module):
         return boxes, classes + 1, logits.sigmoid(), places
 
     def detect(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-        """What is found in each picture. Those whose padded sizes are the same go through the network together."""
+        """The objects found in each picture. Pictures whose padded sizes are equal are computed together."""
         found: dict[int, dict[str, Tensor]] = {}
         for indices in _alike(images):
             maps = self.maps(self.batch([images[index] for index in indices]))
@@ -290,7 +290,7 @@ class CenterNet(torch.nn.Module):
         return [found[index] for index in range(len(images))]
 
     def detect_batch(self, images: Tensor) -> dict[str, Tensor]:
-        """What :meth:`detect` finds in pictures of one size, (N, C, H, W), as rows: what files for other programs hold.
+        """The objects in pictures of one size, (N, C, H, W), as rows: the function that exported files contain.
 
         Returns:
             As :meth:`forward`, the rows of all pictures one after the other, and ``image`` int64 (D,), from 0, which
@@ -311,7 +311,7 @@ class CenterNet(torch.nn.Module):
     def outlines(
         self, maps: Mapping[str, Tensor], pictures: Tensor, places: Tensor, boxes: Tensor, size: tuple[int, int]
     ) -> dict[str, Tensor]:
-        """What is given of objects besides boxes, labels and scores: nothing.
+        """Further results for objects besides boxes, labels and scores: none.
 
         Args:
             maps: of a batch.
@@ -324,10 +324,10 @@ class CenterNet(torch.nn.Module):
 
 
 def _alike(images: Sequence[Tensor]) -> list[list[int]]:
-    """Indices of pictures that have one size once they are padded.
+    """Groups of pictures that have the same size after padding, as indices.
 
-    A picture's borders are what its own padding makes of them: were it padded to the size of a larger one, what the
-    layers make of that room would reach into it.
+    A picture isn't padded to the size of a larger picture, because the layers' values in the padding would influence
+    its results.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, image in enumerate(images):

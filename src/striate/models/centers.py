@@ -1,14 +1,14 @@
-"""Objects as points: heat maps with a peak at the centre of each object, a box at each place, and the way back.
+"""Objects as points: heat maps with a peak at the centre of each object, a box at each place, and their decoding.
 
 Sources: Zhou, Wang & Krähenbühl, "Objects as points" (2019), sections 3 and 4, for heat maps, their loss and peaks
 instead of non-maximum suppression; Liu, Zheng, Xu, Yang, Wei & Xu, "Training-time-friendly network for real-time object
 detection" (2020), sections 3.2 to 3.4, for Gaussians as wide and high as the object, and for boxes that are learnt at
 all places under the Gaussian, weighted by it, through their generalised IoU: more to learn from in each step.
 
-A map of (h, w) places lies over a picture of (h, w) * stride pixels; place (i, j) is the square of that side whose
-middle is ((j + 0.5) * stride, (i + 0.5) * stride). An object belongs to the place that its centre lies in. A box is
-coded at a place by four numbers: how far its centre is from the place's middle, and the logarithms of its width and
-height, all in strides. So a box of any size can be said, also one that is smaller than a place.
+A map of (h, w) places covers a picture of (h, w) * stride pixels. Place (i, j) is the square with sides of ``stride``
+pixels and its middle at ((j + 0.5) * stride, (i + 0.5) * stride). An object belongs to the place that contains its
+centre. A box is coded at a place by four numbers: the offset of its centre from the place's middle, and the logarithms
+of its width and height, all in strides. So boxes of any size can be coded, even those smaller than a place.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from striate import ops
 _SHARE: Final = 0.54
 #: Places under a Gaussian that is lower don't belong to the object.
 _LOWEST: Final = 0.05
-#: Logarithms of sizes beyond this, of which a network that is not trained yet may think, are cut off.
+#: Logarithms of sizes are clamped to this; an untrained network may predict larger ones.
 _LARGEST: Final = 10.0
 
 
@@ -38,7 +38,7 @@ class Objects:
         boxes: float (M, 4), xyxy, pixels.
         classes: int64 (M,), from 0.
         pictures: int64 (M,), which picture of the batch each is in.
-        counted: bool (M,); nothing is learnt from the others, nor from what lies inside their boxes.
+        counted: bool (M,); other objects, and the places inside their boxes, don't contribute to the losses.
     """
 
     boxes: Tensor
@@ -51,7 +51,7 @@ class Objects:
 
     @property
     def centers(self) -> Tensor:
-        """Of the boxes, (M, 2), xy."""
+        """Centres of the boxes, (M, 2), xy."""
         return (self.boxes[:, :2] + self.boxes[:, 2:]) / 2
 
     @property
@@ -65,7 +65,7 @@ class Objects:
         return (self.centers / stride).floor().long().clamp_min(0).minimum(last)
 
     def counts(self, pictures: int) -> Tensor:
-        """How many are in each of N pictures, (N,), but at least 1: what sums over objects are divided by."""
+        """The number of objects in each of N pictures, (N,), but at least 1: the divisor of sums over objects."""
         return self.pictures.bincount(minlength=pictures).clamp_min(1)
 
     def mean(self, values: Tensor, pictures: int) -> Tensor:
@@ -84,7 +84,7 @@ def gaussians(objects: Objects, shape: tuple[int, int], stride: int) -> Tensor:
     along = []
     for axis, places in enumerate((shape[1], shape[0])):
         steps = torch.arange(places, device=at.device) - at[:, axis, None]
-        # A deviation of 0, of a box that lies within one place, leaves that place alone.
+        # If a box lies within one place, its deviation is 0 and only this place remains.
         along.append(torch.exp(-0.5 * (steps / deviations[:, axis, None].clamp_min(1e-3)) ** 2))
     return along[1][:, :, None] * along[0][:, None, :]
 
@@ -105,7 +105,7 @@ def heat_maps(objects: Objects, gaussian: Tensor, pictures: int, classes: int) -
 
 
 def left_out(objects: Objects, pictures: int, shape: tuple[int, int], stride: int) -> Tensor:
-    """Where nothing is learnt: places whose middles lie in boxes of objects that don't count, bool (N, 1, h, w)."""
+    """Places without a loss: their middles lie in boxes of objects that don't count, bool (N, 1, h, w)."""
     ignored = objects.select(~objects.counted)
     rows, columns = ((torch.arange(n, device=ignored.boxes.device) + 0.5) * stride for n in shape)
     x0, y0, x1, y1 = ignored.boxes[:, :, None].unbind(1)
@@ -143,14 +143,14 @@ def boxes_of(codes: Tensor, places: Tensor, stride: int) -> Tensor:
 
 
 def codes_of(boxes: Tensor, places: Tensor, stride: int) -> Tensor:
-    """What :func:`boxes_of` makes these boxes of, (..., 4)."""
+    """The codes (..., 4) of boxes, the inverse of :func:`boxes_of`."""
     centers, sizes = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
     return torch.cat([centers / stride - places - 0.5, (sizes / stride).log()], -1)
 
 
 @dataclass(frozen=True)
 class Places:
-    """The places that learn from objects, P of them: each that is under an object's Gaussian and no higher one.
+    """The P places that contribute to box losses, each with the object whose Gaussian is highest there.
 
     Args:
         objects: int64 (P,), which of M objects.
@@ -205,8 +205,7 @@ def box_loss(codes: Tensor, objects: Objects, places: Places, stride: int) -> Te
 def class_loss(logits: Tensor, objects: Objects, places: Places) -> Tensor:
     """The cross entropy of each object's class, (M,), a mean over its places.
 
-    The focal loss tells one place of an object that it belongs to its class. Which class it is rather than another can
-    be learnt at all of its places.
+    The focal loss trains the class only at one place of an object. This loss distinguishes classes at all its places.
 
     Args:
         logits: float (N, K, h, w), of the heat.
@@ -217,11 +216,11 @@ def class_loss(logits: Tensor, objects: Objects, places: Places) -> Tensor:
 
 
 def peaks(logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The highest places of a map that are no lower than their eight neighbours of the same class.
+    """The highest peaks of a map: places that are not lower than their eight neighbours of the same class.
 
     Args:
         logits: (N, K, h, w).
-        count: D, how many at most.
+        count: D, the largest number of peaks.
 
     Returns:
         Logits (N, D), classes (N, D) and places (N, D, 2), column and row; highest first. Where there are fewer peaks
@@ -230,7 +229,7 @@ def peaks(logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     Source: Zhou et al. (2019), section 4.1, "From points to bounding boxes".
     """
     _, classes, height, width = logits.shape
-    # Logits, since different ones may have the same probability in float32, and would both be peaks.
+    # Logits are compared, because different logits may have the same probability in float32 and would both be peaks.
     top = logits.masked_fill(ops.max_pool2d(logits, 3, 1, 1) != logits, float("-inf"))
     scores, at = top.flatten(1).topk(min(count, classes * height * width))
     within = at % (height * width)
@@ -244,9 +243,9 @@ def at_places(maps: Tensor, places: Tensor) -> Tensor:
 
 
 def likeliest(logits: Tensor, objects: Objects, stride: int) -> Tensor:
-    """For each object that of its place and the eight around it where the heat of its class is highest, (M, 2).
+    """For each object, the place with the highest heat of its class among its own place and the eight around, (M, 2).
 
-    This is where it will be found once the network is trained, and so what learns there besides is used there.
+    A trained network finds the object at this place, so other predictions for the object are trained there, too.
     """
     height, width = logits.shape[2:]
     steps = torch.tensor([(x, y) for y in (0, -1, 1) for x in (0, -1, 1)], device=logits.device)

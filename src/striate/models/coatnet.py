@@ -106,8 +106,8 @@ class Transformer(torch.nn.Module):
 class CoAtNet(torch.nn.Module):
     """Two 3x3 convolutions, two stages of MBConv, two of relative attention, a mean over positions, a linear layer.
 
-    Takes images of ``input_size`` alone, for the attention has a number for every difference of positions;
-    :meth:`resize` changes that.
+    Takes only images of ``input_size``, because attention has a parameter for every difference of positions;
+    :meth:`resize` changes the size.
 
     Small input: the stem and the first stage have stride 1, so that the whole stride is 8 instead of 32.
     """
@@ -159,7 +159,7 @@ class CoAtNet(torch.nn.Module):
         return output
 
     def resize(self, image_size: Sequence[int]) -> None:
-        """Makes the network take images of another size (H, W): its relative positions are interpolated (bilinear).
+        """Adapts the network to images of another size (H, W): its relative positions are interpolated (bilinear).
 
         Raises:
             ModelError: no pixels.

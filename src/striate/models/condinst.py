@@ -1,4 +1,4 @@
-"""CondInst in small: masks by filters that each object's own place gives, on CenterNet's trunk.
+"""CondInst in small: masks by filters that are predicted at each object's place, on CenterNet's trunk.
 
 Sources: Tian, Shen & Chen, "Conditional convolutions for instance segmentation" (2020), sections 2.2 and 2.3: a mask is
 drawn by a small network, whose weights another network gives for each object, from maps that all objects share and
@@ -26,7 +26,7 @@ from striate.nn.detection_targets import Target
 
 #: Places a side of the grid in which a mask is drawn.
 SIDE: Final = 32
-#: How much larger than the box the grid is: a box that is a little wrong cuts nothing off.
+#: How much larger than the box the grid is, so that a slightly wrong box cuts nothing off.
 MARGIN: Final = 1.2
 #: Stride of the maps that masks are drawn from.
 FINE: Final = 2

@@ -1,4 +1,4 @@
-"""DeepLabv3: what surrounds a position, at several scales, by parallel dilated convolutions.
+"""DeepLabv3: the surroundings of a position at several scales, by parallel dilated convolutions.
 
 Source: Chen, Papandreou, Schroff & Adam, "Rethinking atrous convolution for semantic image segmentation" (2017),
 section 3.3 and figure 5, with output stride 8 and rates 12, 24, 36; on MobileNetV3 stride 16. Names, results and
@@ -33,7 +33,7 @@ class ImagePooling(torch.nn.Sequential):
         if self.training and len(input) == 1:
             raise OperandError(
                 "deeplabv3",
-                "got one image to train on, whose mean alone has no variance to normalise by",
+                "got a batch of one image, whose mean has no variance for batch normalisation",
                 "needed two or more",
                 "a larger batch, or model.classifier.eval()",
             )

@@ -1,7 +1,7 @@
-"""The part of a detector that depends on shapes alone.
+"""The part of a detector whose computation depends on shapes alone.
 
-What a detector does after its convolutions depends on the picture: how many boxes pass, which overlap. Costs, receptive
-fields and equivariance are properties of what comes before, and are analysed there.
+After its convolutions, a detector's computation depends on the picture: how many boxes pass, which ones overlap. Costs,
+receptive fields and equivariance are therefore analysed for the part before.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def dense_part(model: torch.nn.Module) -> torch.nn.Module | None:
         model: any network; detectors have a method ``dense_maps``, from a batch to maps.
 
     Returns:
-        A network that shares the model's layers; None for a model that is all of that kind.
+        A network that shares the model's layers; None if the computation of the whole model depends on shapes alone.
     """
     maps = getattr(type(model), "dense_maps", None)
     return None if maps is None else called_by(model, maps)
@@ -45,8 +45,8 @@ def layer_giving(module: torch.nn.Module, name: str, input: torch.Tensor, chosen
     Args:
         module: what is called.
         name: its own path.
-        input: with this.
-        chosen: picks the tensor from what the call gives.
+        input: the argument of the call.
+        chosen: picks the tensor from the result of the call.
     """
     made: list[tuple[str, Any]] = []
 

@@ -1,4 +1,4 @@
-"""Classifiers as semantic networks build on them: dilated where they were strided, with two of their maps by name."""
+"""Classifiers as backbones of semantic networks: dilated instead of strided, with two of their maps by name."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ Sources: Ren, He, Girshick & Sun, "Faster R-CNN: Towards real-time object detect
 heads of ``_v2`` Li et al., "Benchmarking detection transfer learning with vision transformers" (2021), section 3.
 Names of parameters, results and losses are torchvision's.
 
-Batch normalisation is frozen but in ``_v2``: these networks are made to start from weights.
+Batch normalisation is frozen, except in ``_v2``, because these networks are meant to start from pretrained weights.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class FasterRCNN(TwoStageDetector):
         )
 
     def heads(self, backbone: PyramidBackbone, num_classes: int, deep: bool, **settings: Any) -> RoIHeads:
-        """What makes detections of proposals."""
+        """The heads that turn proposals into detections."""
         return RoIHeads(*box_parts(backbone, num_classes, deep), **settings)
 
 

@@ -29,13 +29,13 @@ class Segmenter(torch.nn.Module):
     Args:
         backbone: gives maps by name, ``out`` and, for the second head, ``aux``.
         classifier: from the maps ``out`` to scores at their size.
-        aux_classifier: the same from ``aux``, which come from further up. Its loss, weighted less, helps the layers up
-            to there to learn; nothing else needs it. None for none.
+        aux_classifier: the same for ``aux``, the maps of an earlier layer. Its loss has a smaller weight and helps the
+            layers up to there to learn; evaluation doesn't use it. None for none.
     """
 
     #: The layers that have an output for each class.
     head_keys: ClassVar[tuple[str, ...]] = ("classifier.4", "aux_classifier.4")
-    #: What weights may lack, or have too much: the head that only training needs.
+    #: Keys that weights may lack or have in addition: the head that only training needs.
     spare_parts: ClassVar[tuple[str, ...]] = ("aux_classifier",)
 
     #: (H, W) of the images that the network was made for.

@@ -1,4 +1,4 @@
-"""FCOS: no anchors. Each position says how far it is from the four sides of the object that it lies in.
+"""FCOS: no anchors. Each position predicts its distances to the four sides of the object that contains it.
 
 Sources: Tian, Shen, Chen & He, "FCOS: Fully convolutional one-stage object detection" (2019), section 3; the same,
 "FCOS: A simple and strong anchor-free object detector" (2020), section 2, for positions near the centre only,
@@ -61,7 +61,7 @@ class RegressionHead(torch.nn.Module):
 
 
 class Head(torch.nn.Module):
-    """Both heads; they share nothing but what they see."""
+    """Both heads; they share only their input."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
 """GoogLeNet: blocks of convolutions of several sizes side by side, with auxiliary classifiers in training.
 
 Source: Szegedy, Liu, Jia, Sermanet, Reed, Anguelov, Erhan, Vanhoucke & Rabinovich, "Going deeper with convolutions"
-(CVPR 2015), table 1 and figures 2 (b) and 3. As in all weights that are about, torchvision's, and unlike in the paper:
-batch normalisation after each convolution, and 3x3 where the paper has 5x5. Names of parameters and initial weights are
-torchvision's.
+(CVPR 2015), table 1 and figures 2 (b) and 3. Unlike the paper, but like torchvision, whose weights are the only common
+ones: batch normalisation after each convolution, and 3x3 where the paper has 5x5. Names of parameters and initial
+weights are torchvision's.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Auxiliary(torch.nn.Module):
 class GoogLeNet(WithAuxiliary):
     """Three convolutions, nine blocks with max pooling between, the mean over all places and a linear layer.
 
-    Gives scores (N, K) in training and evaluation alike. :meth:`loss` adds those of the two auxiliary heads.
+    Returns scores (N, K) in training and in evaluation. :meth:`loss` adds the losses of the two auxiliary heads.
 
     Args:
         num_classes: K.

@@ -80,8 +80,9 @@ C3_TABLE: Final = (
 class TableConv2d(torch.nn.Module):
     """A convolution in which each output channel sees only the input channels that a table names (section II-B, C3).
 
-    Only what is connected is a parameter: ``connections * kH * kW`` weights and a bias for each output channel. The
-    convolution runs over all channels with zeros where nothing is connected, which is quicker than sixteen small ones.
+    Only connections have parameters: ``connections * kH * kW`` weights and a bias for each output channel. The
+    convolution runs over all channels, with zero weights for missing connections, which is faster than sixteen small
+    convolutions.
 
     Args:
         table: for each output channel the input channels that it sees.
@@ -98,7 +99,7 @@ class TableConv2d(torch.nn.Module):
         self.fan_in = [len(channels) * kernel_size**2 for channels in table for _ in channels]
         self.weight = torch.nn.Parameter(torch.empty(len(pairs), kernel_size**2))
         self.bias = torch.nn.Parameter(torch.empty(len(table)))
-        # Follows from the table, so it is no part of the state.
+        # Follows from the table, so it isn't part of the state_dict.
         self.register_buffer("connected", torch.tensor(pairs), persistent=False)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -183,7 +184,7 @@ class LeNet5_1998(torch.nn.Module):  # noqa: N801 - registered under the paper's
         """The mean of y_label + log(e^-j + sum over classes i of e^-y_i), y being the squared distances (equation 9).
 
         The first term pulls F6 to the right code. The second pushes it away from the others, and the constant j = 1
-        keeps it from pushing on what is far off already.
+        limits this push for classes that are far away already.
         """
         right = output.gather(1, labels.unsqueeze(1)).squeeze(1)
         floor = output.new_full((len(output), 1), -1.0)

@@ -1,7 +1,7 @@
-"""The order in which other libraries' names stand for the layers of the same networks.
+"""Maps other libraries' parameter names to ours, by the order of the layers.
 
-A state_dict names its layers in the order in which they compute, whatever it calls them. So a table of another
-library's names in that order is all that is needed to call them by ours: the first is the first, the last the last.
+A state_dict lists its layers in the order of computation, whatever their names are. So a table of another library's
+names in this order suffices to rename them: its first name stands for our first layer, its last for our last.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class Dialect:
 
     Args:
         library: whose names they are.
-        order: patterns of layers' names, in the order of computation. What their groups catch are numbers, which count
-            up; the group ``part`` is a layer's name within a block.
-        blocks: the parts of each kind of block in the order of computation; a block may lack some. The first that has
-            all that a block consists of is meant.
+        order: patterns of layers' names, in the order of computation. Their groups match numbers, in ascending order;
+            the group ``part`` matches a layer's name within a block.
+        blocks: the parts of each kind of block in the order of computation; a block may lack some. The first kind that
+            has all parts of a block applies.
     """
 
     library: str
@@ -89,9 +89,9 @@ DIALECTS: Final = (
 
 
 def translated(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``found`` under the names of ``own``, a network's state_dict, where a dialect knows its names; else as it is.
+    """``found`` under the names of ``own``, a network's state_dict, if a dialect knows its names; else unchanged.
 
-    A convolution over a whole map becomes the linear layer that it is.
+    The weights of a convolution over a whole map are reshaped to those of the equivalent linear layer.
     """
     ours, theirs = (list(dict.fromkeys(name.rpartition(".")[0] for name in names)) for names in (own, found))
     if set(ours) == set(theirs):

@@ -1,9 +1,9 @@
-"""Detectors' weight files of torchvision from before version 0.13, brought to what its newer ones are.
+"""Converts torchvision's weight files of detectors from before version 0.13 to the newer form.
 
-Two things have changed. Some layers have new names. And batch normalisation that is frozen adds a small number to the
-variance, which it did not when the weights of ResNet detectors were published. A file of .safetensors says nothing of
-versions, so its names decide: files that have the older names are from before. The scales in them are changed so that
-the layers, which now add the number, compute what they computed; what is saved later needs no further care.
+Two things have changed. Some layers have new names. And frozen batch normalisation now adds a small number to the
+variance, which it didn't when the weights of ResNet detectors were published. A .safetensors file doesn't contain a
+version, so its names decide: files with the older names are old. Their scales are changed so that layers that add the
+number compute the same results as before. Files that are saved later need no conversion.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-#: What frozen layers add to the variance.
+#: The number that frozen layers add to the variance.
 EPS: Final = 1e-5
 
 _PYRAMID: Final = re.compile(r"(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$")
@@ -32,7 +32,7 @@ _RENAMED: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ..
 
 
 def renewed(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The named tensors of a file, under new names and with new scales where the file is an older one.
+    """The named tensors of a file; if the file is an older one, under new names and with new scales.
 
     >>> list(renewed({"backbone.fpn.inner_blocks.0.weight": torch.zeros(1), "rpn.head.conv.bias": torch.zeros(1)}))
     ['backbone.fpn.inner_blocks.0.0.weight', 'rpn.head.conv.0.0.bias']
@@ -55,7 +55,7 @@ def renewed(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def renew_on_loading(model: torch.nn.Module) -> None:
-    """Lets ``model.load_state_dict`` take older files as they are, as torchvision's networks do."""
+    """Makes ``model.load_state_dict`` convert older files, as torchvision's networks do."""
     model.register_load_state_dict_pre_hook(_renew)
 
 

@@ -1,4 +1,4 @@
-"""What one-stage detectors share: predictions at boxes all over the image, losses of them, or the best of them.
+"""The base of one-stage detectors: predictions at reference boxes all over the image, and losses or detections.
 
 The order of computation is torchvision's, so that the same weights give the same results.
 """
@@ -22,7 +22,7 @@ from striate.nn.detection_rows import first_of_each, stretched
 LEVEL_CHANNELS: Final = 256
 LEVEL_STRIDES: Final = (8, 16, 32, 64, 128)
 
-#: What a head predicts at every reference box: from names to (N, A, numbers).
+#: A head's predictions at every reference box: from names to (N, A, numbers).
 Outputs = dict[str, Tensor]
 #: From a batch's (H, W) and its maps to each level's reference boxes (A_l, 4), pixels of the batch.
 References = Callable[[tuple[int, int], Sequence[Tensor]], list[Tensor]]
@@ -39,10 +39,10 @@ class OneStageDetector(torch.nn.Module):
         anchor_generator: gives each level's reference boxes.
         head: from the maps to :data:`Outputs`, levels one after the other.
         num_classes: K, with the background, which is class 0.
-        score_thresh: what a box must score more than.
-        nms_thresh: the overlap above which the worse of two boxes of a class is left out.
-        detections_per_img: boxes of an image at the most.
-        topk_candidates: boxes of a level or a class at the most, before any are left out for their overlap.
+        score_thresh: boxes need a higher score than this.
+        nms_thresh: the overlap above which the worse of two boxes of a class is dropped.
+        detections_per_img: largest number of boxes of an image.
+        topk_candidates: largest number of boxes of a level or a class before suppression.
     """
 
     #: The names of the parts in the order in which they compute.
@@ -52,7 +52,7 @@ class OneStageDetector(torch.nn.Module):
     #: Of the sides of images in exported files: what they are multiples of, and the least of them, pixels. Maps of one
     #: position are another matter to an exporter than larger ones.
     export_sizes = (32, 2 * max(LEVEL_STRIDES))
-    #: What holds the classes, and is new where these are others.
+    #: Keys of the layers that depend on the classes; they are new if the classes differ.
     head_keys: tuple[str, ...]
     #: Pixels between the positions of each level.
     strides: tuple[int, ...]
@@ -85,7 +85,7 @@ class OneStageDetector(torch.nn.Module):
 
     @property
     def suppression(self) -> dict[str, float]:
-        """By which limits boxes that overlap a better one of their class are left out."""
+        """The limits by which boxes that overlap a better box of their class are dropped."""
         return {
             "score_threshold": self.score_thresh,
             "iou_threshold": self.nms_thresh,
@@ -98,7 +98,7 @@ class OneStageDetector(torch.nn.Module):
         self.input_size = size
 
     def dense_maps(self, batch: Tensor) -> object:
-        """What the head says of all positions, of a batch (N, C, H, W) as it is."""
+        """The head's predictions at all positions, for a batch (N, C, H, W) without resizing."""
         return self.head(list(self.backbone(batch).values()))
 
     def class_scores(self, images: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ class OneStageDetector(torch.nn.Module):
         return logits.amax(1)[:, 1:]
 
     def place_of(self, image: Tensor, box: Tensor, label: int) -> int:
-        """The reference box that speaks for a box (4,) of a class on an image (C, H, W)."""
+        """The reference box that predicts a box (4,) of a class on an image (C, H, W)."""
         batch, _ = self.transform([image])
         maps = list(self.backbone(batch.tensors).values())
         outputs: Outputs = self.head(maps)
@@ -133,7 +133,7 @@ class OneStageDetector(torch.nn.Module):
         return logits[:, place, 1:]
 
     def decoded(self, outputs: Outputs, levels: list[Tensor]) -> Tensor:
-        """The boxes (N, A, 4) that the head says stand at the reference boxes."""
+        """The boxes (N, A, 4) that the head predicts at the reference boxes."""
         raise NotImplementedError
 
     def forward(
@@ -180,9 +180,9 @@ class OneStageDetector(torch.nn.Module):
         raise NotImplementedError
 
     def candidates(self, outputs: Outputs, levels: list[Tensor]) -> Candidates:
-        """The likeliest boxes of each image, :attr:`topk_candidates` of each group, however unlikely.
+        """The likeliest boxes of each image, :attr:`topk_candidates` of each group, without a threshold.
 
-        How many they are depends on shapes alone, so that files for other programs can hold the same.
+        Their number depends on shapes alone, so that exported files can compute the same.
 
         Args:
             outputs: of the head.
@@ -196,7 +196,7 @@ class OneStageDetector(torch.nn.Module):
 
         Args:
             images: of any size.
-            suppress: whether of boxes that overlap the best is left.
+            suppress: whether to keep only the best of boxes that overlap.
 
         Returns:
             As :meth:`forward`, the rows of all images one after the other, and ``image`` int64 (D,), from 0, which
@@ -220,7 +220,7 @@ class OneStageDetector(torch.nn.Module):
         return {"image": pictures, "boxes": boxes[kept], "labels": labels[kept], "scores": scores[kept]}
 
     def _best(self, boxes: Tensor, scores: Tensor, labels: Tensor, size: tuple[int, int]) -> nn.Target:
-        """Of candidates on an image of ``size`` (H, W) those that overlap no better one of their class too much."""
+        """The candidates on an image of ``size`` (H, W) that remain after suppression within each class."""
         likely = scores > self.score_thresh
         boxes, scores, labels = ops.clip_boxes(boxes[likely], size), scores[likely], labels[likely]
         kept = ops.batched_nms(boxes, scores, labels, self.nms_thresh)[: self.detections_per_img]
@@ -232,8 +232,8 @@ def resnet50_pyramid(in_channels: int, *, frozen: bool, p6_of_level: bool) -> nn
 
     Args:
         in_channels: of the images.
-        frozen: whether batch normalisation is left as it is in training.
-        p6_of_level: whether P6 is made of the level P5; else of the last stage's map.
+        frozen: whether training leaves batch normalisation unchanged.
+        p6_of_level: whether P6 is computed from the level P5; else from the last stage's map.
     """
     network = ResNet(nn.Bottleneck, (3, 4, 6, 3), in_channels=in_channels)
     if frozen:
@@ -278,7 +278,7 @@ def best_of_levels(
         codes: (N, A, 4), how boxes differ from the reference boxes.
         levels: the reference boxes of each level.
         decode: from codes and reference boxes to boxes.
-        most: pairs of a level at the most.
+        most: largest number of pairs of a level.
     """
     sizes = [level.shape[0] for level in levels]  # not len(), which exporters take for a number
     found = []
@@ -295,7 +295,7 @@ def best_pairs(scores: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
 
     Args:
         scores: of A boxes for K classes.
-        most: pairs that are kept at the most.
+        most: largest number of pairs.
 
     Returns:
         scores, indices of boxes and classes of the M pairs, each (N, M), the best pair first.

@@ -1,4 +1,4 @@
-"""Predictions of image files, as they come: memory doesn't grow with their number, and broken files end nothing."""
+"""Predictions for a stream of image files: memory doesn't grow with their number, and a broken file is no error."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ BATCH: Final = 32
 
 @dataclass(frozen=True)
 class Ranked:
-    """What a network says of an image file.
+    """A network's prediction for an image file.
 
     Args:
         image: the file.
         likeliest: classes with their probabilities, the likeliest first; empty if the file can't be read.
-        error: why it can't be read; None if it can.
+        error: why the file can't be read; None if it can.
     """
 
     image: Encoded

@@ -1,7 +1,7 @@
-"""The register of networks: one name, one builder; a name that is taken is an error.
+"""The register of networks: each name has one builder, and registering a name twice is an error.
 
-Names and descriptions of striate's own networks come from the catalogue, and their builders from files that are
-imported when one is needed: who asks what there is doesn't wait for PyTorch.
+Names and descriptions of striate's own networks come from the catalogue. Their builders come from files that are
+imported when a network is needed, so listing the networks doesn't wait for PyTorch.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ _ENTRIES: dict[str, _Entry] = {}
 
 
 def register(builder: Builder, name: str = "", description: str = "", task: str = "classification") -> Builder:
-    """Enters a function or class; it takes ``num_classes``, ``in_channels`` and, if it has that form, ``small_input``.
+    """Registers a function or class that takes ``num_classes``, ``in_channels`` and possibly ``small_input``.
 
     Args:
-        builder: what makes the network; the defaults of its arguments are those of :func:`create`.
+        builder: makes the network; the defaults of its arguments become those of :func:`create`.
         name: by default the builder's own, in lower case.
         description: one line; by default the first of the builder's docstring.
         task: what the network does, one of ``striate.models.TASKS``.
@@ -69,7 +69,7 @@ def register(builder: Builder, name: str = "", description: str = "", task: str 
 
 
 def names(task: str | None = None) -> tuple[str, ...]:
-    """The names of all networks, those of one paper side by side; with a task, of those that are made for it.
+    """The names of all networks, grouped by paper; with a task, only of the networks for this task.
 
     >>> [name for name in names("classification") if name.startswith("lenet")]
     ['lenet5', 'lenet5_1998']
@@ -99,20 +99,20 @@ def create(
 ) -> torch.nn.Module:
     """A new network, with random weights from torch's global generator or with given ones.
 
-    Every network has ``input_size``, the (H, W) it was made for. A classifier's output is (N, num_classes), larger is
-    likelier; what networks of other tasks take and give, their files say.
+    Every network has ``input_size``, the (H, W) that it was made for. A classifier's output is (N, num_classes), larger
+    is likelier. The inputs and outputs of networks for other tasks are described in their files.
 
     Args:
         name: one of :func:`names`.
-        num_classes: length of the output; None for the network's own, which is 1000 or, of digits, 10.
+        num_classes: length of the output; None for the network's own number: 1000, or 10 for digits.
         in_channels: channels of the images; None for the network's own, 3 or 1.
         weights: what :func:`load_weights` takes, or ``"pretrained"`` for those that a package ships. A head for other
             classes stays random, with a ``WeightsWarning``.
         small_input: the form for images of about 32x32 pixels; the network's docstring says what differs.
 
     Raises:
-        ModelError: an unknown name, a form or sizes that the network can't have, weights that can't be read or are
-            another's.
+        ModelError: an unknown name, a form or sizes that the network can't have, weights that can't be read or belong
+            to another network.
 
     >>> sum(parameter.numel() for parameter in create("lenet5").parameters())
     61706
@@ -154,7 +154,7 @@ def input_shape(name: str) -> tuple[int, int, int]:
     import torch
 
     channels: int = inspect.signature(_entry(name).builder).parameters["in_channels"].default
-    with torch.device("meta"):  # the size of some hangs on their form, and weights cost seconds
+    with torch.device("meta"):  # some sizes depend on the form, and real weights would take seconds
         height, width = cast("tuple[int, int]", create(name).input_size)
     return channels, height, width
 
@@ -183,10 +183,10 @@ def families() -> dict[str, tuple[str, ...]]:
 
 def _entry(name: str) -> _Entry:
     if name not in _ENTRIES and name in MODULES:
-        importlib.import_module(_module(name))  # which registers it
+        importlib.import_module(_module(name))  # registers the network
     if name not in _ENTRIES:
         near = did_you_mean(name, names())
-        # There are too many names to read past the one that was meant.
+        # If a name is similar, the message names only this one: the full list is long.
         raise ModelError("model", f"got {name!r}", "" if near else "needed one of " + ", ".join(names()), near)
     return _ENTRIES[name]
 

@@ -37,7 +37,7 @@ class ResNet(torch.nn.Module):
         small_input: the first convolution is 3x3 with stride 1, and there is no max pooling: the whole stride is 8
             instead of 32.
         replace_stride_with_dilation: for each of the last three stages, whether it keeps its input's resolution. The
-            convolutions that follow where its stride was have twice the dilation, so that they see what they saw.
+            convolutions after the former stride get twice the dilation, so that their receptive fields are unchanged.
         norm_layer: from a number of channels to a normalisation.
 
     Attributes:

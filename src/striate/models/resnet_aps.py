@@ -24,7 +24,7 @@ from striate.models.resnet import VARIANTS, Block, ResNet, Variant
 
 
 class _Polyphase:
-    """What the blocks add to the ordinary block that stands behind them in the order of bases."""
+    """What the blocks add to the ordinary block, which follows this class in the method resolution order."""
 
     def __init__(self, in_channels: int, channels: int, stride: int = 1, **how: Any) -> None:
         super().__init__(in_channels, channels, **how)  # type: ignore[call-arg]

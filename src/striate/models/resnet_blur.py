@@ -1,4 +1,4 @@
-"""Residual networks that blur before they thin out, so that a small shift of the image changes little.
+"""Residual networks that blur before they subsample, so that a small shift of the image changes little.
 
 Source: Zhang, "Making convolutional networks shift-invariant again" (2019), section 3.2 and figure 2: a strided
 convolution becomes the same without stride, its activation, and blur pooling; a projection is blurred first; a maximum
@@ -22,7 +22,7 @@ from striate.models.resnet import VARIANTS, Block, ResNet, Variant
 
 
 class _Blurred:
-    """What the blocks add to the ordinary block that stands behind them in the order of bases."""
+    """What the blocks add to the ordinary block, which follows this class in the method resolution order."""
 
     def __init__(self, in_channels: int, channels: int, stride: int = 1, **how: Any) -> None:
         super().__init__(in_channels, channels, **how)  # type: ignore[call-arg]

@@ -1,4 +1,4 @@
-"""RetinaNet: anchors on all levels of a feature pyramid, and a loss that doesn't drown in easy background.
+"""RetinaNet: anchors on all levels of a feature pyramid, and a loss that easy background doesn't dominate.
 
 Source: Lin, Goyal, Girshick, He & Dollár, "Focal loss for dense object detection" (2017), sections 3 and 4. The
 second version is torchvision's: group normalisation in the heads, the generalised IoU as the boxes' loss, level P6 of
@@ -42,7 +42,7 @@ DEPTH: Final = 4
 
 
 def prior_bias(layer: torch.nn.Conv2d) -> torch.nn.Conv2d:
-    """``layer`` with a bias by which its sigmoid is :data:`PRIOR` where its input is 0."""
+    """``layer`` with a bias that makes its sigmoid :data:`PRIOR` for inputs of 0."""
     assert layer.bias is not None
     torch.nn.init.constant_(layer.bias, -math.log((1 - PRIOR) / PRIOR))
     return layer
@@ -90,7 +90,7 @@ class RegressionHead(torch.nn.Module):
 
 
 class Head(torch.nn.Module):
-    """Both heads; they share nothing but what they see."""
+    """Both heads; they share only their input."""
 
     def __init__(self, anchors: int, num_classes: int, norm: Norm | None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Pretrained weights that come as packages from the package index, so that they are there without the network's hub."""
+"""Pretrained weights that are distributed as Python packages, so that no download from a hub is needed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Shipped:
         name: the network's.
         package: the package's, as Python imports it.
         path: of the file within it.
-        preprocessing: that the weights were trained with.
+        preprocessing: the preprocessing that the weights were trained with.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Shipped:
 #: EfficientNet-Lite's authors scale pixels to (p - 127) / 128.
 _LITE: Final = Normalization(mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
 
-#: All that there are.
+#: All shipped weights.
 SHIPPED: Final = (
     Shipped(
         "efficientnet_lite0",

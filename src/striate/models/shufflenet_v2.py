@@ -1,4 +1,4 @@
-"""ShuffleNetV2: half of the channels pass a block untouched, and a shuffle mixes the halves.
+"""ShuffleNetV2: half of the channels pass a block unchanged, and a shuffle mixes the halves.
 
 Source: Ma, Zhang, Zheng & Sun, "ShuffleNet V2: Practical guidelines for efficient CNN architecture design" (ECCV 2018),
 figure 3 (c) and (d), table 5. Names of parameters and initial weights are torchvision's.

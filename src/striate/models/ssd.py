@@ -134,7 +134,7 @@ class SSDHead(torch.nn.Module):
 
 
 def hard_negatives(losses: Tensor, positive: Tensor, ratio: float) -> Tensor:
-    """Of each image the background's boxes that lose most, ``ratio`` for each that is an object's.
+    """Hard negatives: the background boxes of each image with the largest losses, ``ratio`` for each object's box.
 
     Args:
         losses: (N, A) of classification.
@@ -209,8 +209,8 @@ class SSD(OneStageDetector):
     def match(self, objects: Tensor, boxes: Tensor) -> Tensor:
         """For each default box (A, 4) the index of the object (M, 4) that it stands for, or ``BACKGROUND``; (A,).
 
-        An object has every default box that overlaps it enough, and the one that overlaps it most in any case (Liu et
-        al. (2016), section 2.2 "Matching strategy").
+        An object is matched with every default box that overlaps it enough, and always with the one that overlaps it
+        most (Liu et al. (2016), section 2.2 "Matching strategy").
         """
         overlaps = ops.box_iou(objects, boxes)
         matches = self.proposal_matcher(overlaps)

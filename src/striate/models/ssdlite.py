@@ -24,9 +24,9 @@ LARGE: Final = next(variant for variant in VARIANTS if variant.name == "mobilene
 
 
 class SparseBatchNorm2d(torch.nn.BatchNorm2d):
-    """Batch normalisation, by the running statistics where a channel has a single value, which has no variance.
+    """Batch normalisation that uses the running statistics if a channel has a single value, which has no variance.
 
-    In training that is the last map, of one position, of a batch of one image.
+    In training this happens on the last map, which has one position, for a batch of one image.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ class SparseBatchNorm2d(torch.nn.BatchNorm2d):
 
 NORM: Final = partial(SparseBatchNorm2d, eps=1e-3, momentum=0.03)
 
-#: A convolution with what follows it everywhere in SSDlite.
+#: A convolution with the normalisation and the activation that SSDlite uses everywhere.
 LAYER: Final = partial(nn.ConvNormActivation, norm=NORM, activation=torch.nn.ReLU6)
 
 #: Channels of the extra layers.

@@ -38,15 +38,15 @@ VARIANTS: Final = (
     Variant("swin_b", 128, (2, 2, 18, 2), (4, 8, 16, 32), 0.5, 87_768_224),
 )
 
-#: What is added to the scores of positions that lie in one window only since the map was rolled.
+#: Added to the scores of two positions that share a window only because the map was rolled.
 APART: Final = -100.0
 
 
 class WindowAttention(torch.nn.Module):
     """Self-attention within windows of the map, (N, H, W, C) to the same shape.
 
-    The map is padded with zeros to whole windows. With a shift it is rolled by that much first, and positions that were
-    no neighbours before do not see each other. Where one window holds the whole axis, nothing is shifted along it.
+    The map is padded with zeros to whole windows. With a shift, the map is rolled first, and positions that weren't
+    neighbours before rolling don't see each other. If one window covers a whole axis, there is no shift along it.
 
     Args:
         channels: C.
@@ -93,7 +93,7 @@ class WindowAttention(torch.nn.Module):
         return parts.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
     def _bias(self, tall: int, wide: int, down: int, right: int) -> Tensor:
-        """What is added to the scores, (windows or 1, heads, L, L): by relative position, and what keeps apart."""
+        """The bias of the scores, (windows or 1, heads, L, L): relative position bias, and the mask after rolling."""
         length = self.window**2
         table = self.relative_position_bias_table[self.relative_position_index]
         bias = table.view(length, length, self.heads).permute(2, 0, 1)[None]

@@ -1,4 +1,4 @@
-"""A trained network with all that it takes to use it: what is done to pictures, and what the classes are called."""
+"""A trained network with everything that is needed to use it: preprocessing and names of classes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from striate.models.weights import About, about_weights, load_weights
 #: Mean and deviation of the pixels of ImageNet's training images.
 IMAGENET: Final = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
-#: Pixels from -1 to 1, as TensorFlow's weights take them.
+#: Pixels from -1 to 1, which weights from TensorFlow expect.
 _SYMMETRIC: Final = Normalization(mean=(0.5,) * 3, std=(0.5,) * 3)
 #: Networks whose weights, torchvision's among them, come from TensorFlow.
 _FROM_TENSORFLOW: Final = ("efficientnet_v2_l", "googlenet", "inception_v3")
@@ -33,7 +33,7 @@ class Pretrained:
 
     Args:
         model: in evaluation mode, on the CPU.
-        preprocessing: of pictures; what it gives is what the model takes.
+        preprocessing: from pictures to the model's input.
         classes: their names, in the order of the model's output.
     """
 
@@ -79,7 +79,7 @@ def pretrained(name: str, weights: str | os.PathLike[str] = "pretrained") -> Pre
 
 
 def describe_weights(name: str, weights: str | os.PathLike[str]) -> About:
-    """What is known of a network's weights: from the package that ships them, or from what lies with them.
+    """Metadata of a network's weights, from the package that ships them or from the files beside them.
 
     Args:
         name: one of ``names()``.
@@ -94,8 +94,10 @@ def describe_weights(name: str, weights: str | os.PathLike[str]) -> About:
 
 
 def imagenet_preprocessing(name: str) -> Preprocessing:
-    """What most weights share that were trained on ImageNet and don't say how: the shorter side to 8/7 of the network's
-    size, bilinear, and mean and deviation of ImageNet's pixels, or of weights from TensorFlow pixels from -1 to 1.
+    """The usual preprocessing for ImageNet, for weights without metadata of their own.
+
+    The shorter side is scaled to 8/7 of the network's size, bilinear. Pixels are normalised by ImageNet's mean and
+    deviation; for weights from TensorFlow they are scaled to -1 to 1.
 
     >>> imagenet_preprocessing("googlenet").normalization.mean
     (0.5, 0.5, 0.5)
@@ -107,8 +109,8 @@ def imagenet_preprocessing(name: str) -> Preprocessing:
 def imagenet_classes() -> tuple[str, ...]:
     """The names of the 1000 classes of ImageNet's challenge, in the order that all its networks share.
 
-    Each is the first of its WordNet synset, and where two classes share it a name that tells them apart: there are
-    cranes that fly and cranes that lift.
+    Each is the first name of its WordNet synset. If two classes share this name, another one distinguishes them: there
+    are cranes that fly and cranes that lift.
 
     Raises:
         ModelError: the package that has them isn't installed.

@@ -1,4 +1,4 @@
-"""What detectors of two stages share: proposals first, then a class and a better box for each of them.
+"""The base of two-stage detectors: proposals first, then a class and a better box for each of them.
 
 Sources: Girshick, "Fast R-CNN" (2015), section 2 (heads, their loss and what they learn from); Ren et al., "Faster
 R-CNN" (2015), figure 2 (proposals from the same maps).
@@ -27,7 +27,7 @@ NARROWEST: Final = 1e-2
 
 @dataclass(frozen=True)
 class Samples:
-    """What the heads learn from on one image.
+    """Training targets of the heads for one image.
 
     Args:
         boxes: the proposals that were drawn, (S, 4).
@@ -49,14 +49,14 @@ class RoIHeads(torch.nn.Module):
         box_roi_pool: resamples the maps within boxes, as :class:`striate.nn.MultiScaleRoIAlign` does.
         box_head: from its output to features (R, F).
         box_predictor: from these to class logits (R, K) and differences of boxes (R, 4K).
-        fg_iou_thresh: proposals that overlap an object by so much stand for it.
-        bg_iou_thresh: those that overlap each by less are background.
-        batch_size_per_image, positive_fraction: proposals of an image that are learnt from; see
+        fg_iou_thresh: proposals that overlap an object at least this much are matched with it.
+        bg_iou_thresh: proposals that overlap every object less than this are background.
+        batch_size_per_image, positive_fraction: proposals of an image that the loss samples; see
             :class:`striate.nn.BalancedSampler`.
         reg_weights: of differences of boxes, see :class:`striate.nn.BoxCoder`.
-        score_thresh: detections are surer than this.
-        nms_thresh: of two detections of a class that overlap more, the less sure one goes.
-        detections_per_img: at most.
+        score_thresh: detections have a higher score than this.
+        nms_thresh: if two detections of a class overlap more than this, the one with the lower score is dropped.
+        detections_per_img: largest number of detections of an image.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class RoIHeads(torch.nn.Module):
             features: maps by name.
             proposals: for each image (R, 4), pixels of the batch.
             image_sizes: (H, W) of each image in the batch, without padding.
-            targets: what is known of each image, in pixels of the batch; needed in training.
+            targets: the targets of each image, in pixels of the batch; needed in training.
         """
         if self.training and targets is not None:
             samples = [self.sample(boxes, target) for boxes, target in zip(proposals, targets, strict=True)]
@@ -107,7 +107,7 @@ class RoIHeads(torch.nn.Module):
 
     @torch.no_grad()
     def sample(self, proposals: Tensor, target: nn.Target) -> Samples:
-        """What is learnt from on one image. Its objects' own boxes are proposals too."""
+        """The training targets of one image. The boxes of its objects are proposals too."""
         truth = target["boxes"]
         boxes = torch.cat([proposals, truth])
         matches = self.matcher(ops.box_iou(truth, boxes))
@@ -189,7 +189,7 @@ class RoIHeads(torch.nn.Module):
 
 
 def zero_of(*modules: torch.nn.Module) -> Tensor:
-    """A loss of 0 that hangs on every parameter: processes that train together agree on which have gradients."""
+    """A loss of 0 that depends on every parameter, so that processes that train together have the same gradients."""
     return sum((each.sum() * 0 for module in modules for each in module.parameters()), torch.zeros(()))
 
 
@@ -207,11 +207,11 @@ class TwoStageDetector(torch.nn.Module):
     Attributes:
         input_size: (H, W) of a nominal image.
         stages: the names of the parts in the order in which they compute.
-        head_keys: what holds the classes, and is new where these are others.
+        head_keys: keys of the layers that depend on the classes; they are new if the classes differ.
     """
 
     stages = ("backbone.body", "backbone.fpn", "rpn", "roi_heads")
-    #: What :func:`striate.accelerate` computes: what follows depends on how many objects there are.
+    #: The parts that :func:`striate.accelerate` computes; the rest depends on the number of objects.
     dense = ("backbone", "rpn.head")
     head_keys: tuple[str, ...] = ("roi_heads.box_predictor",)
     #: Of the sides of images in exported files: what they are multiples of, and the least of them, pixels.
@@ -238,12 +238,12 @@ class TwoStageDetector(torch.nn.Module):
 
     @property
     def has_masks(self) -> bool:
-        """Whether an object is found with its outline, and learnt with it."""
+        """Whether the network predicts masks of objects, and trains with masks."""
         return False
 
     @property
     def suppression(self) -> dict[str, float]:
-        """By which limits detections that overlap a surer one of their class are left out."""
+        """The limits by which detections that overlap a better one of their class are dropped."""
         heads = self.roi_heads
         return {
             "score_threshold": heads.score_thresh,
@@ -277,7 +277,7 @@ class TwoStageDetector(torch.nn.Module):
         return torch.stack([rows.amax(0) for rows in each])[:, 1:]
 
     def place_of(self, image: Tensor, box: Tensor, label: int) -> Tensor:
-        """What speaks for a box (4,) on an image (C, H, W): the box itself, in shares of the image, (4,)."""
+        """The place that predicts a box (4,) on an image (C, H, W): the box itself, as fractions of the image, (4,)."""
         height, width = image.shape[1:]
         return box / box.new_tensor([width, height, width, height])
 

@@ -1,4 +1,7 @@
-"""Layers: parameters, initialisation and a call to :mod:`striate.ops`. Those that torch.nn has are drop-in for it."""
+"""Layers: parameters, initialisation and a call to :mod:`striate.ops`.
+
+A layer with the name of a torch.nn layer is a drop-in replacement for it.
+"""
 
 from striate.nn.anchors import AnchorGenerator
 from striate.nn.antialiasing import BlurPool2d, PolyphaseSampling2d

@@ -1,4 +1,4 @@
-"""Downsampling that respects shifts: blurred before it is thinned out, or thinned out where the image itself says."""
+"""Downsampling that respects shifts: a blur before subsampling, or subsampling at positions that the image decides."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ class BlurPool2d(torch.nn.Module):
     """Keeps every ``stride``-th position of a map blurred with a binomial filter, (N, C, H, W) to (N, C, H', W').
 
     The filter has the weights binom(k - 1, i) / 2^(k - 1) along each axis. (k - 1) // 2 positions are padded before and
-    k // 2 behind, so that H' = ceil(H / stride) whatever the kernel size. A strided convolution becomes the
-    same without stride, its activation, and this; a maximum of windows becomes the maximum of stride 1, and this.
+    k // 2 after, so that H' = ceil(H / stride) for every kernel size. To use it, replace a strided convolution by the
+    convolution without stride, its activation and this layer, and a strided max pooling by one of stride 1 and this
+    layer.
 
     Args:
         channels: C.
@@ -50,7 +51,7 @@ class BlurPool2d(torch.nn.Module):
         windows("BlurPool2d", 2, kernel_size, stride)
         self.channels, self.kernel_size, self.stride, self.padding_mode = channels, kernel_size, stride, padding_mode
         row = torch.tensor([math.comb(kernel_size - 1, tap) for tap in range(kernel_size)]) / 2 ** (kernel_size - 1)
-        # It follows from the arguments, so it has no place among the weights that are kept.
+        # The filter follows from the arguments, so it isn't part of the state_dict.
         self.register_buffer("filter", torch.outer(row, row).repeat(channels, 1, 1, 1), persistent=False)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -78,11 +79,11 @@ class BlurPool2d(torch.nn.Module):
 class PolyphaseSampling2d(torch.nn.Module):
     """Keeps every ``stride``-th position, from where the map is strongest, (N, C, H, W) to (N, C, H / s, W / s).
 
-    There are s x s grids of every s-th position, the phases. Of each image the one with the largest l_p norm over all
-    channels is kept. A circular shift of the image only renames its phases, so the result is shifted by whole positions
-    and what is pooled from it globally doesn't change: exactly, unless two phases have the same norm.
+    The s x s grids of every s-th position are called phases. For each image, the phase with the largest l_p norm over
+    all channels is kept. A circular shift of the image only permutes its phases. So the result is shifted by whole
+    positions, and its global pooling doesn't change at all, unless two phases have the same norm.
 
-    Where branches meet, they need one phase: the main branch decides it, and the shortcut follows.
+    Branches that are added need the same phase: the main branch chooses it, and the shortcut uses it.
 
     Args:
         stride: s.
@@ -116,7 +117,7 @@ class PolyphaseSampling2d(torch.nn.Module):
 
     def phase(self, input: Tensor) -> Tensor:
         """The number of the strongest phase of each image, its first row * stride + its first column, int64 (N,)."""
-        # Phases are often nearly as strong as each other, and must be told apart in whatever order they are summed.
+        # Norms of phases are often nearly equal, so the comparison must not depend on the order of summation.
         dtype = torch.float32 if input.device.type == "mps" else torch.float64
         norms: Tensor = torch.linalg.vector_norm(self._phases(input.detach()), self.order, (1, 2, 4), dtype=dtype)
         return norms.flatten(1).argmax(1)
@@ -134,7 +135,7 @@ class PolyphaseSampling2d(torch.nn.Module):
                 "PolyphaseSampling2d",
                 f"got {'x'.join(map(str, input.shape))}",
                 f"needed (N, C, H, W) with H and W divisible by {self.stride}",
-                "pad or resize the input, or take convolutions that keep the size",
+                "pad or resize the input, or use convolutions that keep the size",
             )
         s = self.stride
         split: Tensor = input.unflatten(3, (input.shape[3] // s, s)).unflatten(2, (input.shape[2] // s, s))

@@ -69,9 +69,9 @@ class SelfAttention(torch.nn.Module):
 class SelfAttention2d(SelfAttention):
     """Multi-head self-attention over all positions of a map, (N, C, H, W) to (N, C', H, W).
 
-    Without ``size`` it takes maps of any size, and shuffling the positions of the input shuffles those of the output.
-    With it, each head adds a learnt number to a score that depends on how the two positions lie to each other alone
-    (relative position bias): bias_ij = w[i - j], w being (2H - 1) x (2W - 1) for every head.
+    Without ``size`` the layer takes maps of any size, and shuffling the positions of the input shuffles those of the
+    output. With ``size``, each head adds a relative position bias to the scores: a learnt number that depends only on
+    the difference of the two positions, bias_ij = w[i - j], with a table w of (2H - 1) x (2W - 1) for every head.
 
     Args:
         channels: C.
@@ -106,11 +106,11 @@ class SelfAttention2d(SelfAttention):
             height, width = size
             table = torch.empty(heads, 2 * height - 1, 2 * width - 1, device=device, dtype=dtype)
             self.relative_bias = torch.nn.Parameter(torch.nn.init.trunc_normal_(table, std=0.02))
-            # Follows from the size, so it is no part of the state.
+            # Follows from the size, so it isn't part of the state_dict.
             self.register_buffer("relative_index", _differences(height, width, device), persistent=False)
 
     def forward(self, input: Tensor, bias: Tensor | None = None) -> Tensor:
-        """The output; ``bias`` (heads, H * W, H * W) comes on top of the relative one."""
+        """The output; ``bias`` (heads, H * W, H * W) is added to the relative position bias."""
         size = (input.shape[2], input.shape[3])
         if self.size is not None:
             if size != self.size:
@@ -123,9 +123,9 @@ class SelfAttention2d(SelfAttention):
 
     @torch.no_grad()
     def resize(self, size: tuple[int, int]) -> None:
-        """Makes a layer with a relative position bias take maps of another size: its table is interpolated (bilinear).
+        """Adapts a layer with a relative position bias to maps of another size: its table is interpolated (bilinear).
 
-        Afterwards the bias is another parameter than before, which an optimizer made earlier doesn't know.
+        The bias is then a new parameter, which an optimizer that was made earlier doesn't know.
 
         Source: Dai et al. (2021), appendix.
         """
@@ -140,7 +140,7 @@ class SelfAttention2d(SelfAttention):
 
 
 def _differences(height: int, width: int, device: Any) -> Tensor:
-    """For all pairs of positions i, j of a map the place of i - j in a table of all differences, (H * W, H * W)."""
+    """For all pairs of positions i, j of a map, the index of i - j in the table of all differences, (H * W, H * W)."""
     rows, columns = (torch.arange(side, device=device) for side in (height, width))
     y, x = rows.repeat_interleave(width), columns.repeat(height)
     down, right = (axis[:, None] - axis for axis in (y, x))

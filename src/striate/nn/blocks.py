@@ -1,4 +1,4 @@
-"""What networks are put together from: convolution with normalisation, squeeze-and-excitation, stochastic depth."""
+"""Building blocks of networks: convolution with normalisation, squeeze-and-excitation, stochastic depth."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from striate.nn.pooling import GlobalAvgPool
 class ConvNormActivation(torch.nn.Sequential):
     """A convolution, a normalisation and an activation, (N, C_in, H, W) to (N, C_out, H', W').
 
-    The convolution has a bias only where no normalisation follows, which would take it away again.
+    The convolution has a bias only if no normalisation follows, since normalisation would subtract the bias again.
 
     Args:
         in_channels, out_channels: C_in, C_out.
         kernel_size: odd.
         stride, groups: of the convolution.
-        padding: by default what keeps the size at stride 1, the same on both sides.
+        padding: by default the padding that keeps the size at stride 1, the same on both sides.
         norm: from a number of channels to a layer; None for none.
         activation: a layer's class; None for none.
         dilation: of the convolution.
@@ -53,7 +53,7 @@ class ConvNormActivation(torch.nn.Sequential):
 
 
 class SqueezeExcite(torch.nn.Module):
-    """Weighs each channel by a number between 0 and 1 that follows from the means of all channels; keeps the shape.
+    """Multiplies each channel by a number between 0 and 1 computed from the means of all channels; keeps the shape.
 
     Args:
         channels: C.
@@ -90,7 +90,7 @@ class SqueezeExcite(torch.nn.Module):
 class StochasticDepth(torch.nn.Module):
     """In training, sets whole samples of (N, ...) to zero with probability ``p`` and divides the others by 1 - p.
 
-    On the residual branch of a block it leaves, by chance and for each sample, the shortcut alone.
+    On the residual branch of a block this leaves only the shortcut, at random and for each sample separately.
 
     Raises:
         OperandError: a probability outside of 0 to below 1.

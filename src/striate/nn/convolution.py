@@ -1,8 +1,8 @@
 """Convolution layers, drop-in for torch.nn's: same constructor, state_dict and initial values; wider padding.
 
-Each is a subclass of the torch.nn layer it stands in for, so whatever asks ``isinstance(layer, torch.nn.Conv2d)`` goes
-on working, and only the call is striate's. ``padding`` may be all that :func:`striate.ops.conv2d` takes: one ``(before,
-after)`` pair an axis, ``"same"`` with any stride, ``"same_lower"``, ``"full"``.
+Each is a subclass of the torch.nn layer that it replaces, so code that asks ``isinstance(layer, torch.nn.Conv2d)``
+still works. Only the computation is striate's. ``padding`` may be anything that :func:`striate.ops.conv2d` takes: one
+``(before, after)`` pair an axis, ``"same"`` with any stride, ``"same_lower"``, ``"full"``.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def _sides(made: tuple[Window, ...], size: Sequence[int]) -> list[int]:
 
 
 class _Convolution:
-    """What the layers add to the torch.nn layer that stands behind them in the order of bases."""
+    """What the layers add to their torch.nn layer, which follows this class in the method resolution order."""
 
-    _function: Callable[..., Tensor]  #: what computes the layer
+    _function: Callable[..., Tensor]  #: computes the layer
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
@@ -60,7 +60,7 @@ class _Convolution:
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        # torch.nn's layer is told of no padding, since it knows fewer kinds; it then initialises exactly as ever.
+        # torch.nn's layer gets no padding, because it knows fewer kinds. Its initialisation doesn't depend on it.
         how = (stride, 0, dilation, groups, bias, padding_mode, device, dtype)
         super().__init__(in_channels, out_channels, kernel_size, *how)  # type: ignore[call-arg]
         self._widen(padding)
@@ -137,7 +137,7 @@ class _ConvolutionTranspose(_Convolution):
         self._widen(padding)
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        """The layer's output; ``output_size`` picks one of the sizes that the convolution maps to this input."""
+        """The layer's output; ``output_size`` is one of the sizes that the convolution maps to this input's size."""
         dims, output_padding = len(self.kernel_size), self.output_padding
         if output_size is not None:
             if len(output_size) not in (dims, input.dim()):

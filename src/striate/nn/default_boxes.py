@@ -1,4 +1,4 @@
-"""Default boxes: the boxes that SSD moves to objects. Their sizes are shares of the image.
+"""Default boxes, which SSD moves to objects. Their sizes are fractions of the image's size.
 
 Source: Liu et al., "SSD: Single shot multibox detector" (2016), section 2.2, "Choosing scales and aspect ratios for
 default boxes".
@@ -31,8 +31,8 @@ class DefaultBoxes:
     """The default boxes of every level, in pixels of the batch of images.
 
     A level of scale s, followed by one of scale t, has at each position squares of sides s and sqrt(s t), and for each
-    aspect ratio r a box of s sqrt(r) by s / sqrt(r), lying and standing. Sides are shares of the image's, cut off at 1.
-    Boxes at the image's border reach beyond it.
+    aspect ratio r a box of s sqrt(r) by s / sqrt(r), lying and standing. Sides are fractions of the image's, at most 1.
+    Boxes at the image's border extend beyond it.
 
     Args:
         ratios: for each level its aspect ratios above 1.
@@ -99,7 +99,7 @@ class DefaultBoxes:
         down, along = float(rows), float(columns)
         if self.steps is not None:
             down, along = (size / self.steps[level] for size in image_size)
-        # Shares in float32 and pixels in the maps' dtype, as torchvision has them, down to the bit.
+        # Fractions in float32 and pixels in the maps' dtype: the same bits as in torchvision.
         y = (torch.arange(rows, dtype=torch.float32, device=features.device) + 0.5) / down
         x = (torch.arange(columns, dtype=torch.float32, device=features.device) + 0.5) / along
         centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(-1, 1, 2).to(features.dtype)

@@ -1,4 +1,4 @@
-"""The way into a detector and out of it: images of any sizes become one batch, and results fit their images again.
+"""Input and output of detectors: images of any sizes become one batch, and results are mapped back to the images.
 
 Source: Ren et al., "Faster R-CNN" (2015), section 3.3, which sets the shorter side; He et al., "Mask R-CNN" (2017),
 section 3.1, which brings masks to the size of their boxes.
@@ -43,15 +43,16 @@ class ImageBatch:
 
 
 class DetectionInput(torch.nn.Module):
-    """Normalises and resizes images and what is known of them, makes a batch, and brings results back to their images.
+    """Normalises and resizes images with their targets, makes a batch, and maps results back to the images.
 
-    An image is scaled until its shorter side is ``min_size`` long, or its longer one ``max_size`` where that is less.
+    An image is scaled so that its shorter side is ``min_size`` long, or its longer side ``max_size`` if that gives a
+    smaller image.
 
     Args:
-        min_size: pixels; of several, one is drawn for each image in training (by torch's global generator), and the
-            last is taken in evaluation.
+        min_size: pixels. If there are several, training draws one for each image (by torch's global generator), and
+            evaluation uses the last.
         max_size: pixels.
-        mean, std: of the pixels, one for each channel; what is taken off, and what is divided by.
+        mean, std: of the pixels, one for each channel; the mean is subtracted, then the result is divided by std.
         size_divisible: height and width of a batch are multiples of this.
         fixed_size: (H, W) to which all images are stretched, instead of ``min_size`` and ``max_size``.
 
@@ -95,7 +96,7 @@ class DetectionInput(torch.nn.Module):
 
         Args:
             images: (C, H, W), floating point, from 0 to 1.
-            targets: for each image ``boxes`` (M, 4) and, where there are, ``masks`` (M, H, W); other entries stay.
+            targets: for each image ``boxes`` (M, 4) and possibly ``masks`` (M, H, W); other entries are kept.
 
         Raises:
             ModelError: images of another kind.
@@ -109,7 +110,7 @@ class DetectionInput(torch.nn.Module):
         return ImageBatch(self._padded(resized), sizes), moved
 
     def unscaled(self, images: Tensor) -> ImageBatch:
-        """Images of one size as a batch, normalised, padded, and scaled only where all images get a fixed size.
+        """Images of one size as a batch, normalised and padded; scaled only if there is a ``fixed_size``.
 
         Args:
             images: (N, C, H, W), floating point, from 0 to 1.
@@ -133,8 +134,8 @@ class DetectionInput(torch.nn.Module):
 
         Args:
             found: for each image ``boxes`` (M, 4) in pixels of the batch, and ``masks`` where there are.
-            batch: what they were found on.
-            original_sizes: (H, W) of each image as it was given.
+            batch: the batch in which they were found.
+            original_sizes: (H, W) of each image before resizing.
         """
         finished = []
         for result, size, original in zip(found, batch.image_sizes, original_sizes, strict=True):
@@ -145,7 +146,7 @@ class DetectionInput(torch.nn.Module):
         return finished
 
     def _new_size(self, height: int, width: int) -> tuple[int, int]:
-        # Drawn even where the size is fixed, as torchvision does: what is drawn later is then the same.
+        # Drawn even if the size is fixed, as in torchvision, so that later random numbers are the same.
         least = self.min_size[-1]
         if self.training:
             least = self.min_size[int(torch.empty(1).uniform_(0, len(self.min_size)).item())]
@@ -181,7 +182,7 @@ def _moved(target: Target, image: Tensor, size: tuple[int, int]) -> Target:
     boxes = resize_boxes(target["boxes"].to(image), (image.shape[-2], image.shape[-1]), size)
     moved = {name: tensor.to(image.device) for name, tensor in target.items()} | {"boxes": boxes}
     if "masks" in target:
-        # Which pixel is nearest hangs on the precision: it is one for networks of all precisions.
+        # The nearest pixel depends on the precision, so one precision is used for all networks.
         moved["masks"] = ops.interpolate(moved["masks"][:, None].float(), size=size)[:, 0].to(torch.uint8)
     return moved
 
@@ -193,16 +194,16 @@ def resize_boxes(boxes: Tensor, size: tuple[int, int], new_size: tuple[int, int]
     [[3.0, 2.0, 6.0, 8.0]]
     """
     down, right = new_size[0] / size[0], new_size[1] / size[1]
-    # Rounded to float32 in networks of float64 too, as torchvision does: a mask is resampled with another number of
-    # samples where a box is larger than a whole number of them, by however little.
+    # Rounded to float32 in float64 networks too, as in torchvision: a box that is slightly larger than a whole number
+    # of samples would otherwise be resampled with one sample more.
     return boxes * torch.tensor((right, down, right, down), dtype=torch.float32, device=boxes.device).to(boxes.dtype)
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Masks of boxes (M, 1, h, w) as masks of the image (M, 1, H, W), 0 outside of the boxes.
 
-    A frame of one zero is put around each mask, so that it fades at its border, and its box grows by as much. The box
-    is cut to whole pixels, the last of which belongs to it.
+    Each mask gets a frame of zeros, one cell wide, so that it fades at its border, and its box grows accordingly. The
+    box is rounded to whole pixels; its last pixel belongs to it.
 
     Args:
         masks: probabilities.

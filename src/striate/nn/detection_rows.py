@@ -1,8 +1,8 @@
-"""What is found in all images of a batch, as rows: the form that files for other programs hold.
+"""Detections of all images of a batch as rows, which is the form that exported files use.
 
-Detectors look at each image by itself, since what is found in one is of another length than what is found in the next.
-A graph that is to take any number of images has no loop over them; it has rows of all images, one after the other, and
-a column that says whose they are.
+In Python, detectors process each image separately, because each has another number of detections. An exported graph for
+any number of images has no loop over images. It has the rows of all images, one image after the other, and a column
+with the number of the image.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def first_of_each(images: Tensor, count: int, most: int) -> tuple[Tensor, Tensor
     Args:
         images: int64 (R,), which image a row belongs to.
         count: of images.
-        most: rows of an image at the most.
+        most: the largest number of rows of an image.
 
     Returns:
         The image and the index of each row that is left, int64 (D,), image by image.
@@ -35,7 +35,7 @@ def first_of_each(images: Tensor, count: int, most: int) -> tuple[Tensor, Tensor
 def stretched(boxes: Tensor, size: tuple[int, int], new_size: tuple[int, int]) -> Tensor:
     """Boxes (..., 4) on images of ``size`` (H, W) after these were brought to ``new_size``.
 
-    As :func:`striate.nn.resize_boxes`, for sizes that an exporter has no numbers for.
+    Like :func:`striate.nn.resize_boxes`, for symbolic sizes, as an exporter has them.
     """
     down, right = new_size[0] / size[0], new_size[1] / size[1]
     sides = zip(boxes.unbind(-1), (right, down, right, down), strict=True)
@@ -43,9 +43,9 @@ def stretched(boxes: Tensor, size: tuple[int, int], new_size: tuple[int, int]) -
 
 
 def paste_together(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """What :func:`striate.nn.paste_masks` gives, without a loop over the masks, (M, 1, h, w) to (M, 1, H, W).
+    """The result of :func:`striate.nn.paste_masks`, without a loop over the masks, (M, 1, h, w) to (M, 1, H, W).
 
-    To resample a mask bilinearly is a matrix product along each axis.
+    Bilinear resampling of a mask is a matrix product along each axis.
 
     Args:
         masks: probabilities.
@@ -63,8 +63,10 @@ def paste_together(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tenso
 
 
 def _resampling(first: Tensor, last: Tensor, places: int, pixels: int) -> Tensor:
-    """What each pixel of an image takes of the places of a mask that lies from pixel ``first`` to ``last`` (M,), along
-    one axis: (M, pixels, places)."""
+    """The weight of each cell of a mask in each pixel of an image, along one axis, (M, pixels, cells).
+
+    The masks extend from pixel ``first`` to pixel ``last``, (M,) each.
+    """
     length = (last - first + 1).clamp(min=1)[:, None]
     pixel = torch.arange(pixels, device=first.device).to(first) - first[:, None]
     at = ((pixel + 0.5) * (places / length) - 0.5).clamp(0, places - 1)

@@ -1,4 +1,4 @@
-"""What a detector takes, checked before it computes: one line that names the image and the object."""
+"""Checks of a detector's input before it computes. An error is one line that names the image and the object."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from striate.errors import ModelError
 
 #: What is known or found on one image: tensors by name.
 Target = dict[str, Tensor]
-#: How far beyond its image a box may lie, pixels: what arithmetic in float32 costs.
+#: How many pixels a box may extend beyond its image, because of float32 rounding.
 SLACK: Final = 1e-2
 
 
 def check_images(images: Sequence[Tensor], channels: int | None = None) -> None:
-    """Refuses what is not a list of images.
+    """Refuses anything that isn't a list of images.
 
     Args:
         images: (C, H, W), floating point.

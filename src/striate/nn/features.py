@@ -1,4 +1,4 @@
-"""The maps that a network computes on its way, by name: what detectors and segmenters build on."""
+"""Intermediate maps of a network by name, which detectors and segmenters build on."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from striate.errors import ModelError
 class FeatureMaps(torch.nn.ModuleDict):
     """Outputs of a network's layers under names: (N, C, H, W) to a dict of maps (N, C_i, H_i, W_i).
 
-    The network's direct children run one after the other, as they were registered, up to the last that is wanted; the
-    rest is left out. Children keep their names, so that of ``body = FeatureMaps(resnet, ...)`` a parameter's key is
-    ``body.layer1.0.conv1.weight``. They are the network's own, not copies.
+    The network's direct children run one after the other, in the order of registration, up to the last requested one;
+    the rest is left out. Children keep their names: in ``body = FeatureMaps(resnet, ...)``, a parameter's key is
+    ``body.layer1.0.conv1.weight``. They are shared with the network, not copied.
 
     Args:
         network: one whose ``forward`` calls its children in their order.
         layers: from the names of children to the names of their outputs.
 
     Raises:
-        ModelError: a name that the network hasn't got.
+        ModelError: a name that the network doesn't have.
 
     >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.AvgPool2d(2))
     >>> maps = FeatureMaps(network, {"0": "wide", "1": "rectified"})

@@ -1,7 +1,7 @@
-"""Graph convolution: what a node hears of its neighbours, with weights for each kind of neighbour.
+"""Graph convolution: a node's output is a weighted sum over its neighbours, with weights for each kind of neighbour.
 
-Ordinary convolution is one on a grid. There the kinds of neighbours are the taps of the kernel, and the adjacency says
-which pixel lies under which tap.
+Ordinary convolution is a graph convolution on a grid. There the kinds of neighbours are the taps of the kernel, and the
+adjacency says which pixel lies under which tap.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def grid_adjacency(size: tuple[int, ...], windows: tuple[Window, ...], circular:
         if circular:
             places %= length
         within = (places >= 0) & (places < length)
-        # All pairs of what was with this axis: (taps, 1, outputs, 1) and (1, taps, 1, outputs).
+        # All pairs of the axes so far with this axis: (taps, 1, outputs, 1) and (1, taps, 1, outputs).
         seen = (seen[:, None, :, None] * length + places[None, :, None]).flatten(2).flatten(0, 1)
         inside = (inside[:, None, :, None] & within[None, :, None]).flatten(2).flatten(0, 1)
     taps, outputs_of_all = seen.shape

@@ -1,4 +1,4 @@
-"""What a detector learns from: which box each anchor stands for, how far off it is, and which anchors count.
+"""Training targets of detectors: which box each anchor is matched with, how it differs, and which anchors count.
 
 Source: Ren et al., "Faster R-CNN" (2015), section 3.1.2 (matching, sampling, parameters of boxes); Girshick et al.,
 "Rich feature hierarchies for accurate object detection" (2014), appendix C (the parameters).
@@ -13,10 +13,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
-#: What :class:`Matcher` gives to anchors that stand for no box, and to those that are left out of the loss.
+#: :class:`Matcher`'s numbers for anchors without a box, and for anchors that are left out of the loss.
 BACKGROUND: Final = -1
 BETWEEN: Final = -2
-#: The smallest side of a box that is told from none, pixels. It keeps logarithms and quotients finite.
+#: Sides of boxes count as at least this, in pixels, which keeps logarithms and quotients finite.
 SMALLEST_SIDE: Final = 1e-3
 
 
@@ -25,8 +25,8 @@ class BoxCoder:
     """Boxes as differences from anchors, and back: x and y in sides of the anchor, width and height as logarithms.
 
     Args:
-        weights: what the differences in (x, y, width, height) are multiplied by, so that a loss sees them at one size.
-        largest: the logarithm beyond which decoded sides are cut off.
+        weights: factors for the differences in (x, y, width, height), so that they are of the same size in a loss.
+        largest: the logarithm at which decoded sides are clamped.
 
     >>> coder, anchors = BoxCoder((10.0, 10.0, 5.0, 5.0)), torch.tensor([[0.0, 0.0, 10.0, 20.0]])
     >>> coder.encode(torch.tensor([[1.0, 0.0, 11.0, 20.0]]), anchors)
@@ -63,13 +63,13 @@ def _centre_and_side(boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Matcher:
-    """Gives every anchor the box with which it overlaps most, if that is enough.
+    """Matches every anchor with the box that it overlaps most, if the overlap is large enough.
 
     Args:
         high: overlaps from here on are matches.
-        low: below, an anchor is background; from here to ``high`` it is neither.
-        low_quality: each box also gets the anchors that overlap with it more than all others, however little that is.
-            Such an anchor stands for the box with which it overlaps most, which may be another one.
+        low: below this overlap, an anchor is background; between ``low`` and ``high`` it is neither.
+        low_quality: for each box, the anchors that overlap it most count as matched, however small the overlap is.
+            Such an anchor is matched with the box that it overlaps most, which may be another box.
 
     >>> matcher = Matcher(0.7, 0.3, low_quality=True)
     >>> matcher(torch.tensor([[0.8, 0.5, 0.1], [0.1, 0.4, 0.2]])).tolist()
@@ -99,7 +99,7 @@ class Matcher:
 
 
 def matched(values: Tensor, matches: Tensor) -> Tensor:
-    """For each anchor what ``values`` (M, ...) has of its box, zeros where it has none; (A, ...).
+    """For each anchor the entry of ``values`` (M, ...) for its box, zeros if it has none; (A, ...).
 
     >>> matched(torch.tensor([7, 8]), torch.tensor([1, BACKGROUND, BETWEEN, 0])).tolist()
     [8, 0, 0, 7]
@@ -113,8 +113,8 @@ class BalancedSampler:
     """Draws a number of anchors of one image, at most a share of them positive, by torch's global generator.
 
     Args:
-        count: anchors to draw; fewer are drawn where there are not as many.
-        positive_fraction: the largest share of positive ones; negative ones fill up what is missing.
+        count: anchors to draw; fewer are drawn if there aren't enough.
+        positive_fraction: the largest share of positive anchors; negative ones fill the rest.
 
     >>> positive, negative = BalancedSampler(4, 0.5)(torch.tensor([1, 0, 0, -1, 0, 0]))
     >>> len(positive), len(negative)

@@ -1,4 +1,4 @@
-"""Normalisation of maps: over the channels of each position, and by numbers that training leaves alone."""
+"""Normalisation of maps: over the channels of each position, and with numbers that training doesn't change."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 class LayerNorm2d(torch.nn.LayerNorm):
     """Layer normalisation over the channels of each position, (N, C, H, W) to the same shape.
 
-    Every position's C values are brought to mean 0 and variance 1 by themselves, then scaled and shifted by a weight
-    and a bias for each channel. Arguments are those of :class:`torch.nn.LayerNorm`.
+    The C values of each position are normalised to mean 0 and variance 1, then scaled and shifted by a weight and a
+    bias for each channel. Arguments are those of :class:`torch.nn.LayerNorm`.
 
     Source: Ba, Kiros & Hinton, "Layer Normalization" (2016); over the channels of maps: Liu et al., "A ConvNet for the
     2020s" (2022), section 2.6.
@@ -66,7 +66,7 @@ class FrozenBatchNorm2d(torch.nn.Module):
 
 
 def freeze_batch_norm(module: torch.nn.Module, eps: float | None = None) -> torch.nn.Module:
-    """Puts :class:`FrozenBatchNorm2d` in place of every batch normalisation within ``module``, with its numbers.
+    """Replaces every batch normalisation in ``module`` by a :class:`FrozenBatchNorm2d` with the same numbers.
 
     Args:
         module: changed, and returned; a frozen layer where it is a batch normalisation itself. Layers without running
@@ -90,5 +90,5 @@ def freeze_batch_norm(module: torch.nn.Module, eps: float | None = None) -> torc
 
 
 def _drop_counter(_: torch.nn.Module, state_dict: dict[str, Any], prefix: str, *__: Any) -> None:
-    """Takes the counter of batches, which only training with moving statistics reads, out of a state_dict."""
+    """Removes the counter of batches from a state_dict; only training with running statistics reads it."""
     state_dict.pop(f"{prefix}num_batches_tracked", None)

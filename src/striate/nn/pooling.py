@@ -1,7 +1,7 @@
 """Pooling layers, drop-in for torch.nn's, with striate's wider padding; and global pooling.
 
-``padding`` may be all that :func:`striate.ops.conv2d` takes. Averages and norms take a ``dilation``, norms a
-``padding``, too.
+``padding`` may be anything that :func:`striate.ops.conv2d` takes. Unlike in torch.nn, averages and norms also take a
+``dilation``, and norms a ``padding``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from striate.geometry import Padding
 
 
 def _dilation_words(dilation: Any) -> str:
-    """The end of a layer's ``repr``: what torch.nn's layer doesn't have, where it says something."""
+    """The end of a layer's ``repr``: the dilation, which torch.nn's layer doesn't have, if it isn't 1."""
     return "" if dilation == 1 else f", dilation={dilation}"
 
 
@@ -71,7 +71,7 @@ class AvgPool1d(torch.nn.AvgPool1d):
         *,
         dilation: Any = 1,
     ) -> None:
-        # torch.nn would take a word apart, so it is told of no padding.
+        # torch.nn would split a word into letters, so it gets no padding.
         super().__init__(kernel_size, stride, 0, ceil_mode, count_include_pad)
         self.padding: Any = (padding,) if isinstance(padding, int) else padding
         self.dilation = dilation
@@ -85,7 +85,7 @@ class AvgPool1d(torch.nn.AvgPool1d):
 
 
 class _Average:
-    """What the layers add to the torch.nn layer that stands behind them in the order of bases."""
+    """What the layers add to their torch.nn layer, which follows this class in the method resolution order."""
 
     dilation: Any = 1
 
@@ -129,7 +129,7 @@ class AvgPool3d(_Average, torch.nn.AvgPool3d):
 
 
 class _NormPool:
-    """What the p-norm layers add to the torch.nn layer that stands behind them in the order of bases."""
+    """What the p-norm layers add to their torch.nn layer, which follows this class in the method resolution order."""
 
     def __init__(
         self,

@@ -55,19 +55,19 @@ class ProposalHead(torch.nn.Module):
 
 
 class RegionProposalNetwork(torch.nn.Module):
-    """Proposes the boxes of each image that look most like objects, and learns to.
+    """Proposes the boxes of each image that look most like objects, and computes the losses from which it learns.
 
     It can be called by itself: ``network.rpn(batch, network.backbone(batch.tensors))``.
 
     Args:
         anchor_generator: of all levels; each has the same number of anchors at a position.
         head: gives logits and differences for one level, as :class:`ProposalHead` does.
-        pre_nms_top_n_train, pre_nms_top_n_test: likeliest anchors of each level that are looked at.
-        post_nms_top_n_train, post_nms_top_n_test: proposals of an image at most.
-        nms_thresh: of two proposals of a level that overlap more, the less likely one goes.
-        fg_iou_thresh, bg_iou_thresh: what an anchor's overlap with an object must reach to be one, and what it must
-            stay below to be background.
-        batch_size_per_image, positive_fraction: anchors of an image that the loss looks at; see
+        pre_nms_top_n_train, pre_nms_top_n_test: number of likeliest anchors of each level before suppression.
+        post_nms_top_n_train, post_nms_top_n_test: largest number of proposals of an image.
+        nms_thresh: if two proposals of a level overlap more than this, the less likely one is dropped.
+        fg_iou_thresh, bg_iou_thresh: an anchor whose overlap with an object is at least the first counts as an object;
+            below the second it counts as background.
+        batch_size_per_image, positive_fraction: anchors of an image that the loss samples; see
             :class:`BalancedSampler`.
         score_thresh: proposals that are less likely are dropped.
     """
@@ -176,5 +176,5 @@ class RegionProposalNetwork(torch.nn.Module):
             is_object = labels[drawn].to(scores.dtype)
             objectness = objectness + F.binary_cross_entropy_with_logits(scores[drawn], is_object, reduction="sum")
             count += len(drawn)
-        # Where nothing was drawn both sums are 0.
+        # If no anchor was drawn, both sums are 0.
         return {"loss_objectness": objectness / max(count, 1), "loss_rpn_box_reg": distance / max(count, 1)}

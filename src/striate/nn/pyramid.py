@@ -1,4 +1,4 @@
-"""Feature pyramids: maps of several strides, each with what the coarser ones know, all with as many channels.
+"""Feature pyramids: maps of several strides with equal numbers of channels, each enriched by the coarser maps.
 
 Source: Lin et al., "Feature pyramid networks for object detection" (2017), section 3 and figure 3.
 """
@@ -17,7 +17,7 @@ from striate.nn.convolution import Conv2d
 
 
 class FeaturePyramidNetwork(torch.nn.Module):
-    """Gives each map what the coarser maps know; all results have the same number of channels.
+    """Adds information of the coarser maps to each map; all results have the same number of channels.
 
     The coarsest map goes through a 1x1 convolution. Each finer map does too, and is added to the result before it,
     enlarged to the same size by its nearest values. A 3x3 convolution follows at every level.
@@ -43,7 +43,7 @@ class FeaturePyramidNetwork(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.out_channels = out_channels
-        # Made in turns, as torchvision makes them, so that the same seed gives the same weights.
+        # Created alternately, as in torchvision, so that the same seed gives the same weights.
         pairs = [
             [
                 ConvNormActivation(*channels, norm=norm, activation=None)
@@ -86,8 +86,8 @@ class LastLevelP6P7(torch.nn.Module):
     """Two more levels ``p6`` and ``p7``, each a 3x3 convolution of stride 2 of the level before, rectified before p7.
 
     Args:
-        in_channels: of what p6 is made of: the coarsest map that the pyramid was made of; if that equals
-            ``out_channels``, the pyramid's coarsest level.
+        in_channels: of the input of p6. If it equals ``out_channels``, the input is the pyramid's coarsest level, else
+            the coarsest of the maps that the pyramid was made of.
         out_channels: of both levels.
 
     Source: Lin et al., "Focal loss for dense object detection" (2017), footnote 2 makes p6 of the map; Tian et al.,
@@ -122,7 +122,7 @@ class PyramidBackbone(torch.nn.Module):
 
     Attributes:
         body_strides: of the levels that the network's maps have become, by name.
-        strides: of all levels.
+        strides: of all levels, pixels.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class PyramidBackbone(torch.nn.Module):
 
 
 def _initialise(module: torch.nn.Module) -> None:
-    """Uniform weights of variance 1 / fan-in and no bias, for convolutions that nothing rectifies."""
+    """Uniform weights of variance 1 / fan-in and no bias, for convolutions without a rectifier after them."""
     for layer in module.modules():
         if isinstance(layer, torch.nn.Conv2d):
             torch.nn.init.kaiming_uniform_(layer.weight, a=1)

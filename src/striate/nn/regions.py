@@ -15,7 +15,7 @@ from torch import Tensor
 
 from striate import ops
 
-#: Boxes of this side, in pixels, belong to this level, whose stride is 2 to its power.
+#: Boxes with sides of this many pixels belong to this level; level l has a stride of 2^l pixels.
 CANONICAL_SIDE: Final = 224
 CANONICAL_LEVEL: Final = 4
 
@@ -53,7 +53,7 @@ class MultiScaleRoIAlign(torch.nn.Module):
         return self.regions(features, torch.cat([images, torch.cat(list(boxes))], 1))
 
     def regions(self, features: Mapping[str, Tensor], regions: Tensor) -> Tensor:
-        """The same, of regions (R, 5): the image and its box."""
+        """The same for regions (R, 5), each the number of an image and a box."""
         levels = self.levels(regions[:, 1:])
         places = [(levels == level).nonzero().flatten() for level in range(len(self.strides))]
         pooled = [
@@ -66,7 +66,7 @@ class MultiScaleRoIAlign(torch.nn.Module):
         """For each box (R, 4) the index of its level, int64 (R,)."""
         exponents = [round(math.log2(stride)) for stride in self.strides.values()]
         side = ops.box_area(boxes).sqrt()
-        # The small number keeps a box of exactly 224 pixels on its level in spite of rounding.
+        # The small number keeps a box of exactly 224 pixels on its level despite rounding.
         level = (CANONICAL_LEVEL + (side / CANONICAL_SIDE).log2() + 1e-6).floor()
         return level.clamp(exponents[0], exponents[-1]).long() - exponents[0]
 

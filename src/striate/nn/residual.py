@@ -44,7 +44,7 @@ class _Residual(torch.nn.Module):
         return rectified
 
     def first(self, input: Tensor) -> Tensor:
-        """The convolutions up to where the stride has been taken, rectified."""
+        """The convolutions up to and including the strided one, rectified."""
         raise NotImplementedError
 
     def last(self, inner: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class _Residual(torch.nn.Module):
         raise NotImplementedError
 
     def thinned(self, inner: Tensor, shortcut: Tensor) -> tuple[Tensor, Tensor]:
-        """Both ways with fewer positions, in networks whose convolutions leave that to other layers."""
+        """Branch and shortcut after downsampling, for networks in which other layers than convolutions downsample."""
         return inner, shortcut
 
 
@@ -108,12 +108,12 @@ class Bottleneck(_Residual):
         channels: C.
         stride: of the 3x3 convolution, and of the shortcut's projection.
         squeeze: squeeze-and-excitation at the end of the branch, with 4C / squeeze channels; None for none.
-        stride_first: stride on the first 1x1 convolution instead, which then sees a quarter of its input only.
+        stride_first: put the stride on the first 1x1 convolution instead, which then sees only a quarter of its input.
         dilation: of the 3x3 convolution.
         norm: from a number of channels to a normalisation.
 
     Source: He et al. (2016), figure 5 right. The paper puts the stride on the first 1x1 convolution; on the 3x3 is what
-    is mostly meant by a ResNet today.
+    is usually meant by ResNet today.
 
     >>> Bottleneck(256, 128, stride=2)(torch.zeros(1, 256, 56, 56)).shape
     torch.Size([1, 512, 28, 28])
@@ -150,13 +150,13 @@ class Bottleneck(_Residual):
 
 
 class InvertedResidual(torch.nn.Module):
-    """Expands the channels, filters each by itself, projects to few again: (N, C_in, H, W) to (N, C, H', W').
+    """Expands the channels, filters each separately, projects to few again: (N, C_in, H, W) to (N, C, H', W').
 
-    The shortcut joins the narrow ends, where the shape stays; there is no activation after the projection.
+    The shortcut connects the narrow ends if the shape doesn't change. There is no activation after the projection.
 
     Args:
         in_channels, out_channels: C_in, C.
-        expansion: how many times C_in channels lie between; at 1 there is no convolution to expand them.
+        expansion: the block has ``expansion * C_in`` inner channels; at 1 there is no expanding convolution.
         kernel_size, stride, padding: of the depthwise convolution, as in :class:`ConvNormActivation`.
         squeezed: channels within the squeeze-and-excitation after the depthwise convolution; None for none.
         norm, activation: as in :class:`ConvNormActivation`; squeeze-and-excitation uses the activation too.

@@ -15,8 +15,8 @@ from striate.nn.convolution import Conv2d
 class DepthwiseSeparableConv2d(torch.nn.Module):
     """A depthwise convolution followed by a pointwise one, (N, C_in, H, W) to (N, C_out, H', W').
 
-    Where a convolution has ``C_out * C_in * kH * kW`` weights this has ``C_in * kH * kW + C_in * C_out``: a share of
-    1 / C_out + 1 / (kH * kW), and the same share of the MACs at every position.
+    An ordinary convolution has ``C_out * C_in * kH * kW`` weights, this layer ``C_in * kH * kW + C_in * C_out``: a
+    share of 1 / C_out + 1 / (kH * kW), and the same share of the MACs at every position.
 
     Args:
         in_channels, out_channels: C_in, C_out.
@@ -57,14 +57,14 @@ class DepthwiseSeparableConv2d(torch.nn.Module):
         return output
 
     def parameter_count(self) -> int:
-        """Numbers to learn in both parts, biases included.
+        """Parameters of both parts, including biases.
 
         Formula: F29, F30, W17.
         """
         return sum(parameter.numel() for parameter in self.parameters())
 
     def standard_parameter_count(self) -> int:
-        """Numbers to learn in the ordinary convolution that this stands in for, bias included.
+        """Parameters of the ordinary convolution that this layer replaces, including the bias.
 
         Formula: F29, W17.
         """

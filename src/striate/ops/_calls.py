@@ -101,15 +101,16 @@ def fold(count: int, dim: int | None, tensor: Tensor, into: int = 0) -> Tensor:
 
 
 def unfold(info: Any, tensor: Tensor) -> Tensor:
-    """What was computed of samples folded into the first axis, with an axis of its own for them at the front."""
+    """A result whose first axis holds folded samples, with the samples back on an axis of their own at the front."""
     return tensor.reshape(info.batch_size, tensor.shape[0] // info.batch_size, *tensor.shape[1:])
 
 
 def prepared(make: Callable[..., _Shape]) -> Callable[..., _Shape]:
-    """``make``, remembering what it made: arguments are parsed and checked once for every problem.
+    """``make`` with a cache: arguments are parsed and checked once for every problem.
 
-    Of the arguments the first two are looked up by value, the others first by identity, which costs a fifth, then by
-    value. Those found by identity are kept, so that no other object gets their identity, and can't change.
+    The first two arguments are looked up by value. The others are looked up by identity first, which takes a fifth of
+    the time, then by value. Arguments in the cache by identity are immutable, and are kept alive so that no other
+    object gets their identity.
     """
     by_value = lru_cache(maxsize=4096, typed=True)(make)
     by_identity: dict[tuple[Any, ...], tuple[_Shape, tuple[Any, ...]]] = {}
@@ -122,7 +123,7 @@ def prepared(make: Callable[..., _Shape]) -> Callable[..., _Shape]:
             return by_identity[key][0]
         except KeyError:
             pass
-        except TypeError:  # sizes that are symbols can't be looked up
+        except TypeError:  # symbolic sizes can't be looked up
             return make(first, second, *others)
         try:
             frozen = [_frozen(argument) for argument in (first, second, *others)]
@@ -139,12 +140,12 @@ def prepared(make: Callable[..., _Shape]) -> Callable[..., _Shape]:
 
 
 def unchanging(value: Any) -> bool:
-    """Whether a value stays as it is, all the way down."""
+    """Whether a value is immutable, with everything that it contains."""
     return type(value) in (int, str, bool, NoneType) or (type(value) is tuple and all(map(unchanging, value)))
 
 
 def settled(settings: Any) -> Any:
-    """Settings as they are now, lists among them as tuples."""
+    """A snapshot of settings, with lists as tuples."""
     try:
         hash(settings)
     except TypeError:
@@ -157,7 +158,7 @@ class _UnfitError(Exception):
 
 
 def _frozen(value: Any) -> Any:
-    """Lists as tuples and whole numbers of any type as int, all the way down: equal keys are equal problems."""
+    """Lists as tuples and integers of any type as int, in nested values too: equal keys mean equal problems."""
     kind = type(value)
     if kind is int or value is None or kind is bool or kind is str:
         return value
@@ -175,9 +176,9 @@ def _frozen(value: Any) -> Any:
 
 
 def overridable(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """A public operation that tensor subclasses and function modes may override, as those of PyTorch.
+    """Makes a public operation that tensor subclasses and function modes may override, like PyTorch's own functions.
 
-    It is how ``torch.fx.symbolic_trace`` records a call, and what keeps the type of a tensor subclass.
+    ``torch.fx.symbolic_trace`` records calls in this way, and results keep the type of a tensor subclass.
     """
 
     @wraps(function)

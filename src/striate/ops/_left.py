@@ -42,7 +42,7 @@ class Known:
 
 
 class Left:
-    """The dispatch cache of one function: which calls fall back to PyTorch, by everything that this depends on.
+    """The dispatch cache of one function. It says which calls fall back to PyTorch; the key is all that decides this.
 
     Args:
         problem_of: the problem of an input's shape (a weight's shape) and the arguments after them.
@@ -58,7 +58,7 @@ class Left:
         self._known: dict[tuple[Any, ...], Known] = {}
 
     def known(self, dims: int, tensors: tuple[Tensor, ...], how: tuple[Any, ...], local: bool = True) -> Known | None:
-        """The cache entry of a call; None if it is new, or if a tensor is more than numbers in memory.
+        """The cache entry of a call; None if the call is new, or if a tensor isn't plain numbers in memory.
 
         ``tensors`` are the input, and the weight if there is one; ``local`` as :func:`striate.engine.choose` takes it.
         """

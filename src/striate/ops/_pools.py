@@ -1,6 +1,7 @@
 """Pooling as autograd functions, each with its derived gradient, in pairs that are each other's transpose.
 
-They see batched tensors and finished problems; :mod:`striate.ops.pooling` makes those from a call's arguments.
+These functions take batched tensors and problem objects, which :mod:`striate.ops.pooling` makes from the arguments of
+a call.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from striate.geometry import PoolShape
 from striate.ops._autograd import Differentiable, upstream_in
 from striate.ops._calls import fold, unfold
 
-#: For batches of gradients in one, which have no memory that other kernels could read.
+#: For gradients that vmap batches into one tensor: that tensor has no memory that other kernels could read.
 _aten = AtenBackend()
 
 
@@ -74,7 +75,7 @@ def keep_positions(ctx: Any, indices: Tensor, size: tuple[int, ...]) -> None:
 
 
 def largest(shape: PoolShape, input: Tensor) -> Callable[[Tensor], Tensor]:
-    """What takes maxima, without positions and without derivatives, of tensors like this one."""
+    """The function that computes maxima of tensors like this one, without positions and without derivatives."""
 
     def runs(backend: Backend) -> Callable[[], Tensor]:
         return partial(backend.largest, shape, input)
@@ -117,7 +118,7 @@ class Maximum(Differentiable):
 
 
 class Recorded(torch.autograd.Function):
-    """Max pooling of a call that is known (see _left.py), for autograd alone: all is looked up once, and is held."""
+    """Max pooling for a call in the dispatch cache (see _left.py), for autograd alone: kernels are looked up once."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, way: Way) -> Tensor:
@@ -132,7 +133,7 @@ class Recorded(torch.autograd.Function):
 
 
 class Way:
-    """Max pooling there and back, of tensors like one that is given."""
+    """Max pooling and its gradient, prepared for tensors like the given one."""
 
     def __init__(self, shape: PoolShape, input: Tensor) -> None:
         def runs(backend: Backend) -> Callable[[], tuple[Tensor, Tensor]]:
@@ -140,7 +141,7 @@ class Way:
 
         self._shape, self._channels_last = shape, is_channels_last(input)
         self._there = choose(shape, Pass.POSITIONS, input, self._channels_last, runs)
-        #: What sends gradients back, and the choices' generation in which it was found.
+        #: The backend for the gradient, and the generation of choices in which it was chosen.
         self._back: tuple[int, Backend] | None = None
         self._compact = _compact(shape.size)
 
@@ -160,7 +161,7 @@ class Way:
 
 
 def spreading(shape: PoolShape, upstream: Tensor, indices: Tensor, channels_last: bool) -> Backend:
-    """The backend that is chosen for sending a gradient back."""
+    """The backend that is chosen for the gradient of max pooling."""
 
     def runs(backend: Backend) -> Callable[[], Tensor]:
         # PyTorch, when it computes all of a call, keeps positions as its kernel reads them.
@@ -173,7 +174,8 @@ def spreading(shape: PoolShape, upstream: Tensor, indices: Tensor, channels_last
 class Spread(Differentiable):
     """Adds every output's gradient to the position that its maximum came from, among ``size`` positions a channel.
 
-    With a shape, that problem's backend does it; without one (adaptive pooling has no windows of one size) PyTorch.
+    With a shape, the problem's backend computes this. Without one, PyTorch does: the windows of adaptive pooling have
+    different sizes, so there is no problem object.
     """
 
     @staticmethod

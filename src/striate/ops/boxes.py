@@ -174,7 +174,7 @@ def _beside(call: str, boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def reduced(call: str, losses: Tensor, reduction: str) -> Tensor:
-    """Losses as they are, summed, or averaged; the average of none is 0."""
+    """Reduces losses: none, sum or mean. The mean of no losses is 0."""
     match reduction:
         case "none":
             return losses
@@ -279,7 +279,7 @@ def clip_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def remove_small_boxes(boxes: Tensor, min_size: float) -> Tensor:
-    """Which boxes are at least so wide and so high.
+    """Which boxes are at least ``min_size`` wide and high.
 
     Args:
         boxes: (N, 4).

@@ -70,7 +70,7 @@ _Part: TypeAlias = Link | str
 
 @dataclass(slots=True)
 class _Convolved:
-    """A convolution of a map that lies as this one. Its operands are weight and bias."""
+    """A convolution of maps with this one's memory layout. Its operands are weight and bias."""
 
     shape: ConvShape
     channels_last: bool
@@ -80,7 +80,7 @@ class _Convolved:
     operands: ClassVar[int] = 2
 
     def grad(self, open_: Pass, first: Tensor, second: Tensor, composed: bool) -> Tensor:
-        """The contraction with another operand open; ``composed`` as a function of the two that there are."""
+        """The contraction with another operand open; ``composed``: as a differentiable function of the other two."""
         if composed:
             one, other = (role for role in FORM if role is not open_)
             operands = {one: first, other: second}
@@ -94,7 +94,7 @@ class _Convolved:
 
 @dataclass(slots=True)
 class _Normed:
-    """A normalisation of a map that lies as this one. Its operands are residual, weight and bias."""
+    """A normalisation of maps with this one's memory layout. Its operands are residual, weight and bias."""
 
     plan: norms.Plan
     eps: float
@@ -104,32 +104,32 @@ class _Normed:
 
 @dataclass(slots=True)
 class _Activated:
-    """An activation that isn't one operation with the residual's addition before it."""
+    """An activation that isn't fused with the addition of the residual before it."""
 
     name: str
     operands: ClassVar[int] = 0
 
 
 _Stage: TypeAlias = _Convolved | _Normed | _Activated
-#: A place in a list of those that there are.
+#: An index into a list without the absent entries.
 _Place: TypeAlias = int | None
 
 
 class _Places(NamedTuple):
-    """Where what a stage needs for its gradients is."""
+    """Where a stage finds the tensors that its gradients need."""
 
     operands: list[_Place]  #: among the chain's
     before: int  #: operands of the chain that come before those
-    upstream: _Place  #: of its result, among what comes back
-    #: Among what is kept: the map that it is a function of, its weight, its statistics, and its result.
+    upstream: _Place  #: of its result, among the upstream gradients
+    #: Among the saved tensors: the stage's input map, its weight, its statistics, and its result.
     kept: tuple[_Place, _Place, _Place, _Place]
 
 
 class _Known:
-    """A chain that has been met before: all of it that follows from shapes, strides and settings.
+    """A cached dispatch of a chain: everything that follows from shapes, strides and settings.
 
-    Kept are operands, maps and statistics, in this order; maps between are results as well, behind the one that the
-    caller gets.
+    Saved for backward are operands, maps and statistics, in this order. Intermediate maps are results too, after the
+    one that the caller gets.
     """
 
     def __init__(self, stages: list[_Stage], operands: Sequence[Tensor | None]) -> None:
@@ -158,7 +158,7 @@ class _Known:
         numbers = _numbered([*kept, *maps, *statistics])
         kept_maps, kept_statistics = [numbers[0], *numbers[len(kept) : -len(stages)]], numbers[-len(stages) :]
         self.places: list[_Places] = []
-        #: The biases of stages whose activation's slope hangs on them.
+        #: The biases of stages whose activation's slope depends on them.
         self.biases: list[_Place] = []
         first = 1
         for at, stage in enumerate(stages):
@@ -175,20 +175,20 @@ class _Known:
             first += stage.operands
 
     def of_present(self, values: Sequence[Any]) -> list[Any]:
-        """What is said of all operands, for those that there are."""
+        """The entries for the operands that are present."""
         return list(compress(values, self.present))
 
 
 def _numbered(there: Iterable[bool], start: int = 0) -> list[_Place]:
-    """The place of each that there is among these."""
+    """The index of each present entry among the present ones."""
     numbers = itertools.count(start)
     return [next(numbers) if each else None for each in there]
 
 
 class _Chain(torch.autograd.Function):
-    """Only called where nothing but gradients is asked for: no transforms, no tangents.
+    """Called only for ordinary gradients: no transforms, no tangents.
 
-    The result comes first, then those maps between that are kept, for :meth:`backward` alone to see.
+    The result comes first, then the saved intermediate maps, which only :meth:`backward` reads.
     """
 
     @staticmethod
@@ -208,7 +208,7 @@ class _Chain(torch.autograd.Function):
             maps.append(x)
             statistics.append(kept)
         ctx.known = known
-        # Biases aren't saved: their numbers may change, as PyTorch doesn't keep them.
+        # Biases aren't saved, because PyTorch doesn't save them either: callers may overwrite them.
         ctx.biases = [None if place is None else tensors[place] for place in known.biases]
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(
@@ -221,7 +221,7 @@ class _Chain(torch.autograd.Function):
         known, saved, asked = ctx.known, ctx.saved_tensors, wanted(ctx)
         composed = torch.is_grad_enabled() or traced(*(each for each in upstreams if each is not None))
         found: list[Tensor | None] = [None] * len(asked)
-        end = len(asked) - 2  # behind the tensors come parts and what is known
+        end = len(asked) - 2  # after the tensors come the parts and the cache entry
         g: Tensor | None = None
         mine = False  # nobody else reads it
         for at in reversed(range(len(known.stages))):
@@ -252,7 +252,7 @@ class _Chain(torch.autograd.Function):
                 g, *grads = norm.gradients(*how, y if stage.plan.form.keeps else None)
             else:
                 if x.stride() != stage.strides:
-                    # Hooks on what is kept may have put it elsewhere, in another order.
+                    # Hooks on saved tensors may have moved them to other memory, in another layout.
                     x = x.new_empty_strided(x.shape, stage.strides).copy_(x)
                 result = norm.laid_out_as(x, y) if stage.plan.form.keeps else None
                 g, *grads = stage.plan.backward(norm.laid_out_as(x, g), x, result, statistics, mine)
@@ -325,7 +325,7 @@ def as_one(input: Tensor, links: Sequence[Link | None], local: bool = True) -> T
 
 
 def _lie(tensors: Iterable[Tensor | None], key: list[Any]) -> bool:
-    """Adds to the key how tensors lie; False if one is no numbers in memory that kernels could read."""
+    """Adds the tensors' memory layouts to the key; False if one isn't plain memory that kernels can read."""
     for tensor in tensors:
         if tensor is None:
             key.append(None)
@@ -337,7 +337,7 @@ def _lie(tensors: Iterable[Tensor | None], key: list[Any]) -> bool:
 
 
 def _learned(input: Tensor, parts: Sequence[_Part], local: bool, operands: Sequence[Tensor | None]) -> _Known | None:
-    """How the parts are computed, found by doing so once; None if kernels for one are missing."""
+    """How the parts are computed, found by computing them once; None if one has no kernels."""
     if fixed() not in (None, "llvm"):
         return None
     stages: list[_Stage] = []
@@ -353,7 +353,7 @@ def _learned(input: Tensor, parts: Sequence[_Part], local: bool, operands: Seque
                 graded |= _graded(part.weight, part.bias)
             else:
                 graded |= _graded(part.weight, part.bias)
-                # Of a residual that alone has a gradient nothing is kept, see norm.py.
+                # If only the residual has a gradient, nothing is saved, see norm.py.
                 stage = _normed(x, part) if graded or not _graded(part.residual) else None
                 x = torch.empty_like(x)
             if stage is None or x.numel() >= _LARGE:
@@ -371,7 +371,7 @@ def _convolved(x: Tensor, link: Convolution, local: bool) -> _Convolved | None:
     try:
         shape = convolution.problem_of(x.shape, weight.shape, *how)
     except StriateError:
-        return None  # for the operation itself to say
+        return None  # the operation itself raises the error
     if x.dim() != weight.dim() or (bias is not None and bias.shape != weight.shape[:1]):
         return None
     last = is_channels_last(x) or is_channels_last(weight)

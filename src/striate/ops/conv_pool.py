@@ -60,7 +60,7 @@ class _How:
     local: bool = True  #: as :func:`striate.ops.convolution.contract` takes it
 
     def composed(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The same by the operations it is made of."""
+        """The same result by the separate operations."""
         dims = weight.dim() - 2
         y = _CONVOLUTIONS[dims - 1](input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
         return CLAMPS[self.activation](cast(Tensor, _POOLS[dims - 1](y, *self.pool)))
@@ -76,7 +76,7 @@ class _Known:
     channels_last: bool  #: the network, by input or weight
     input_last: bool  #: the input
     maximum: pooled.Maximum
-    #: What gives the gradients, by what else they hang on.
+    #: The functions that compute the gradients, by what else these depend on.
     weight_grads: dict[tuple[Any, ...], Callable[..., tuple[Tensor, Tensor]]] = field(default_factory=dict)
     input_grads: dict[tuple[Any, ...], Callable[..., Tensor]] = field(default_factory=dict)
 
@@ -108,7 +108,7 @@ class _Known:
         nothing: Tensor,
         asked: Sequence[bool],
     ) -> tuple[Tensor | None, ...]:
-        """The gradients of x, w and bias through that of the whole map, as functions of what they hang on."""
+        """The gradients of x, w and bias through that of the whole map, as functions of all that they depend on."""
         pool, shut = self.pool, positions < 0
         g: Tensor = Spread.of(
             upstream.masked_fill(shut, 0.0), positions.clamp(min=0), pool.size, pool, self.channels_last
@@ -126,14 +126,14 @@ class _Known:
         )
 
     def _lie(self, g: Tensor, positions: Tensor) -> tuple[Any, ...]:
-        # Hooks on what is kept may have put it elsewhere, and threads may be others than forward.
+        # Hooks on saved tensors may have moved them, and the number of threads may differ from forward's.
         return g.stride(), positions.stride(), positions.dtype, torch.get_num_threads(), tuning.generation
 
 
 class _Block(torch.autograd.Function):
-    """Only called where nothing but gradients is asked for: no transforms, no tangents.
+    """Called only for ordinary gradients: no transforms, no tangents.
 
-    The second result is a tensor without numbers that only :meth:`backward` sees: positions hang on all operands,
+    The second result is a tensor without numbers that only :meth:`backward` reads: positions depend on all operands,
     with derivatives of zero.
     """
 
@@ -183,11 +183,11 @@ def conv_max_pool(
 ) -> Tensor:
     """Max pooling of an activation of a convolution: the same numbers and gradients as of these three, up to rounding.
 
-    Where gradients are wanted and the engine has kernels for it (:mod:`striate.engine.pooled` says where), neither the
-    map before pooling nor its gradient is kept or walked backwards. Everything else is composed.
+    If gradients are needed and the engine has kernels (see :mod:`striate.engine.pooled`), the map before pooling is
+    not saved, and its gradient is never computed as a whole map. Otherwise the three operations run one by one.
 
-    Where the input has infinities or NaNs, gradients that are zero mostly leave them out, where dense sums have NaN
-    for 0 * inf.
+    Where the input has infinities or NaNs, the sparse sums mostly skip them, because zero gradients are left out. Dense
+    sums would give NaN for 0 * inf.
 
     Args:
         input: (N, C_in, ...) with one to three axes, or without N.
@@ -220,7 +220,7 @@ def as_one(
     window: tuple[Any, ...],
     local: bool = True,
 ) -> Tensor | None:
-    """:func:`conv_max_pool` where it is computed as one operation; None where it isn't."""
+    """The result of :func:`conv_max_pool` if it is computed as one operation, else None."""
     if not _plain(input, weight, bias):
         return None
     how, window = settled(how), settled(window)
@@ -234,7 +234,7 @@ def as_one(
     return None if found is None else cast(Tensor, _Block.apply(input, weight, bias, found)[0])
 
 
-#: Calls that have been met in this process; None those that aren't computed as one.
+#: The dispatch cache: calls of this process; None for calls that aren't computed as one operation.
 _known: dict[tuple[Any, ...], _Known | None] = {}
 _UNMET: Final[Any] = object()
 
@@ -264,7 +264,7 @@ def _learned(
 
 
 def _plain(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether gradients are wanted, by ordinary backpropagation, of tensors that are numbers in memory."""
+    """Whether gradients are needed, by ordinary backpropagation, and the tensors are plain numbers in memory."""
     if not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return False
     tensors = (input, weight) if bias is None else (input, weight, bias)

@@ -165,7 +165,7 @@ def _fits(bias: Tensor | None, weight: Tensor, channels: int) -> bool:
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A window that sees all of the image, as PyTorch's linear layers have it."""
+    """Convolution with a window over the whole image, computed by PyTorch's linear layer."""
     last = is_channels_last(input)
     x, w = (each.movedim(1, -1) if last else each for each in (input, weight))
     y = F.linear(x.flatten(1), w.flatten(1), bias)
@@ -233,7 +233,7 @@ def convolve_transposed(
     check_weight(call, dims, input, weight, bias, transposed_groups=groups)
     shape = transposed_problem_of(whole.shape, weight.shape, stride, padding, output_padding, groups, dilation)
     if shape.output_shape != whole.shape:
-        # An output_padding of a stride or more (allowed under dilation): the windows reach that much further.
+        # With dilation, output_padding may be as large as the stride or larger; then the windows reach further.
         missing = [m - n for m, n in zip(shape.output_size, whole.shape[2:], strict=True)]
         whole = torch.nn.functional.pad(whole, [cells for more in reversed(missing) for cells in (0, more)])
     channels_last = is_channels_last(whole) or is_channels_last(weight)
@@ -344,8 +344,8 @@ def conv_transpose2d(
         stride, dilation: of the convolution that this transposes; the output is about ``stride`` times as large.
         padding: of the convolution that this transposes, so it takes cells away; as in :func:`conv2d`. ``"same"``
             makes the output exactly input * stride.
-        output_padding: cells more at the end, less than stride or dilation: which of the sizes that the convolution
-            maps to this input is meant.
+        output_padding: extra cells at the end, fewer than stride or dilation. The convolution maps several input sizes
+            to one output size; this chooses among them.
         groups: blocks of channels that don't see each other.
 
     Returns:

@@ -1,9 +1,10 @@
-"""What graphs hold of operations that PyTorch has no operator for, and how ONNX writes it.
+"""Custom operators for operations that PyTorch has no operator for, and their translations to ONNX.
 
-A graph that a compiler or exporter captures has ``striate::nms``, ``batched_nms`` and ``roi_align`` in it. ONNX has
-operators for them (:func:`translations`). Elsewhere ``roi_align`` is made of PyTorch's operators
-(``ExportedProgram.run_decompositions``), so that a program needs no striate, except where boxes say how many samples
-they have; nms loops until it is done, which a graph can't, so a program with it needs ``import striate.ops``.
+A graph that a compiler or exporter captures contains ``striate::nms``, ``batched_nms`` and ``roi_align``. ONNX has
+operators for them (:func:`translations`). In other programs, ``ExportedProgram.run_decompositions`` replaces
+``roi_align`` by PyTorch's operators, so the program doesn't need striate. There are two exceptions, for which a program
+needs ``import striate.ops``: ``roi_align`` if the number of samples depends on the boxes, and ``nms``, because a graph
+can't loop until nothing changes.
 """
 
 from __future__ import annotations
@@ -70,11 +71,11 @@ torch.library.register_fake("striate::roi_align_adaptive", _bins, lib=_library)
 
 
 def translations() -> dict[Any, Callable[..., Any]]:
-    """How ONNX writes these operators: the table that :func:`torch.onnx.export` takes as ``custom_translation_table``.
+    """These operators in ONNX: the table that :func:`torch.onnx.export` takes as ``custom_translation_table``.
 
-    Boxes that suppress each other are ONNX's ``NonMaxSuppression`` without a limit, aligned pooling is its ``RoiAlign``
-    (both from version 16 of its operators). The remainder of a division by a size of the input and bounds of sizes are
-    in the table too, since PyTorch's exporter can't write some of them.
+    ``nms`` becomes ONNX's ``NonMaxSuppression`` without a limit, ``roi_align`` its ``RoiAlign`` (both from version 16
+    of its operators). The table also has the remainder of a division by a size of the input, and bounds of sizes,
+    because PyTorch's exporter can't translate some of them.
     """
     import onnxscript
 
@@ -93,7 +94,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
         return op.Gather(found, op.Constant(value_int=2), axis=1)
 
     def batched_nms(boxes: Any, scores: Any, idxs: Any, iou_threshold: float) -> Any:
-        # Of a class only its own boxes have a score that counts.
+        # For each class, only the boxes of this class keep their score.
         count = op.Add(
             op.ReduceMax(op.Concat(idxs, op.Constant(value_ints=[0]), axis=0), keepdims=0), op.Constant(value_int=1)
         )
@@ -111,7 +112,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
         )
         chosen = op.Gather(found, op.Constant(value_int=2), axis=1)
         many = op.Reshape(op.Size(chosen), second)
-        # By index first: of equal scores the one that comes first is the first.
+        # Sorted by index first, so that among equal scores the box with the lower index comes first.
         chosen, _ = op.TopK(chosen, many, axis=0, largest=0)
         _, order = op.TopK(op.Gather(given, chosen, axis=0), many, axis=0)
         return op.Gather(chosen, order, axis=0)
@@ -123,7 +124,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
         return op.Sub(input, op.Mul(op.Floor(op.Div(input, other)), other))
 
     def at_most(number: Any, limit: Any) -> Any:
-        # A bound of a size that hangs on numbers may be too large to be written; it's always kept then.
+        # A bound of a data-dependent size may be too large to be written. Such a bound always holds.
         if isinstance(limit, int) and limit > torch.iinfo(torch.int64).max:
             return op.Cast(op.Constant(value_int=1), to=9)
         return op.LessOrEqual(number, limit)

@@ -1,6 +1,6 @@
 """Losses of detection and segmentation: focal, Dice, Lovász-softmax.
 
-Each takes logits, and none is NaN where nothing counts: the loss of no elements is 0, with gradients of 0.
+Each takes logits. The loss of no elements is 0, not NaN, and its gradients are 0.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def sigmoid_focal_loss(
     Args:
         inputs: logits of any shape.
         targets: the same shape, 0 or 1 or between.
-        alpha: the weight of ones, 1 - alpha that of zeros; below 0 both count alike.
-        gamma: 0 is cross entropy; the larger, the less easy elements count.
+        alpha: the weight of ones; zeros have the weight 1 - alpha. A negative alpha means that both count alike.
+        gamma: 0 is cross entropy; the larger gamma is, the less easy elements count.
         reduction: ``"none"``, ``"mean"`` (0 where there are no elements) or ``"sum"``.
 
     Returns:
@@ -65,7 +65,7 @@ def dice_loss(
         inputs: logits, (N, K, ...) for K classes; or (N, ...) for masks.
         targets: for classes int64 (N, ...), from 0 to K - 1; for masks as ``inputs``, 0 or 1 or between.
         ignore_index: a class of ``targets`` whose positions don't count.
-        smooth: keeps classes that nobody sees at a loss of 0; positions.
+        smooth: added to numerator and denominator, in positions; gives absent classes a loss of 0.
         reduction: over images and classes, or images and masks.
 
     Returns:
@@ -104,17 +104,17 @@ def lovasz_softmax(
     classes: Literal["present", "all"] = "present",
     per_image: bool = False,
 ) -> Tensor:
-    """The Lovász extension of 1 - IoU, averaged over classes: what mean IoU is, as a loss.
+    """The Lovász extension of 1 - IoU, averaged over classes: a loss that corresponds to mean IoU.
 
-    For a class let m be its errors (1 - p where it is, p elsewhere) by falling size. The loss is the sum over i of
-    m[i] * (J[i] - J[i - 1]), J[i] being 1 - IoU where the first i positions are taken wrongly and the others rightly.
+    For a class let m be its errors (1 - p at positions of the class, p elsewhere) in descending order. The loss is the
+    sum over i of m[i] * (J[i] - J[i - 1]). J[i] is 1 - IoU if the first i positions are wrong and the others right.
 
     Args:
         inputs: logits, (N, K, ...).
         targets: int64 (N, ...), from 0 to K - 1.
         ignore_index: a class of ``targets`` whose positions don't count.
-        classes: average over the classes that occur in ``targets``, or all.
-        per_image: average over images of each one's loss; else all positions are one set.
+        classes: ``"present"`` averages over the classes that occur in ``targets``, ``"all"`` over all classes.
+        per_image: average the losses of the images; else all positions of the batch are one set.
 
     Returns:
         A number; 0 where no position counts.
@@ -161,7 +161,7 @@ def _lovasz(probabilities: Tensor, labels: Tensor, present: bool) -> Tensor:
 
 
 def _labels(call: str, inputs: Tensor, targets: Tensor, ignore_index: int | None) -> tuple[Tensor, Tensor]:
-    """Classes of (N, P) positions, any where they don't count, and which count."""
+    """Classes of (N, P) positions, and which positions count; the class of one that doesn't count is arbitrary."""
     if inputs.dim() < 2 or targets.shape != (inputs.shape[0], *inputs.shape[2:]):
         got = f"got inputs of shape {tuple(inputs.shape)} and targets of shape {tuple(targets.shape)}"
         raise OperandError(call, got, "needed (N, K, ...) and (N, ...)")

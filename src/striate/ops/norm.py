@@ -65,7 +65,7 @@ def _nothing(z: Tensor) -> Tensor:
     return z
 
 
-#: By kind; some take a number as well, which stands in the name behind a colon: ``"leaky_relu:0.1"``.
+#: By kind. Some take a number, which follows a colon in the name: ``"leaky_relu:0.1"``.
 ACTIVATIONS: Final[dict[str, Callable[..., Tensor]]] = {
     "": _nothing,
     "relu": F.relu,
@@ -97,13 +97,13 @@ _SENT_BACK: Final[dict[str, Callable[..., Tensor]]] = {
 
 
 def activate(name: str, z: Tensor) -> Tensor:
-    """An activation by its name, with its number if it has one."""
+    """The activation with this name, which may contain a number."""
     kind, number = parsed(name)
     return ACTIVATIONS[kind](z, number) if kind in NUMBERED else ACTIVATIONS[kind](z)
 
 
 def is_activation(name: str) -> bool:
-    """Whether there is one by this name, with a number where its kind takes one.
+    """Whether this is the name of an activation, with a number if the kind takes one.
 
     >>> is_activation("elu:1.0"), is_activation("elu"), is_activation("relu:1.0")
     (True, False, False)
@@ -116,7 +116,7 @@ def is_activation(name: str) -> bool:
 
 
 class _BatchNorm(torch.autograd.Function):
-    """By the engine's kernels. Transforms and forward derivatives never get here, so the older protocol will do."""
+    """The engine's kernels. Transforms and forward derivatives never get here, so the older protocol suffices."""
 
     @staticmethod
     def forward(
@@ -132,7 +132,7 @@ class _BatchNorm(torch.autograd.Function):
     ) -> Tensor:
         y, kept = _forward(input, residual, weight, bias, running, plan, momentum, eps)
         ctx.plan, ctx.eps, ctx.strides = plan, eps, input.stride()
-        # Not saved: its numbers may change, as PyTorch doesn't keep them.
+        # Not saved, because PyTorch doesn't save it either: callers may overwrite it.
         ctx.bias = bias if ctx.needs_input_grad[3] else None
         ctx.save_for_backward(input, weight, kept, y if plan.form.keeps else None)
         return y
@@ -144,7 +144,7 @@ class _BatchNorm(torch.autograd.Function):
             found = gradients(ctx.plan.form, ctx.eps, upstream, input, weight, ctx.bias, kept, y)
         else:
             if input.stride() != ctx.strides:
-                # Hooks on what is kept may have put it elsewhere, in another order.
+                # Hooks on saved tensors may have moved them to other memory, in another layout.
                 input = input.new_empty_strided(input.shape, ctx.strides).copy_(input)
             g = laid_out_as(input, upstream.resolve_neg())
             found = ctx.plan.backward(g, input, None if y is None else laid_out_as(input, y), kept)
@@ -167,7 +167,7 @@ def _forward(
 
 
 def laid_out_as(like: Tensor, tensor: Tensor) -> Tensor:
-    """A tensor with another one's strides; itself, if it has them."""
+    """The tensor with the strides of another one; the tensor itself if it has them already."""
     if tensor.stride() == like.stride():
         return tensor
     return torch.empty_like(like).copy_(tensor)
@@ -183,14 +183,14 @@ def gradients(
     kept: Tensor,
     y: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of input, residual, weight and bias by PyTorch's operators, as functions of what they hang on.
+    """The gradients of input, residual, weight and bias by PyTorch's operators, as functions of all they depend on.
 
-    ``bias`` is taken for where it comes from, since its numbers may have changed; ``kept`` is :meth:`Plan.forward`'s,
-    and ``y`` the result if the form keeps it.
+    ``bias`` is only used for its autograd history, since callers may have overwritten its numbers. ``kept`` is what
+    :meth:`Plan.forward` saved, and ``y`` is the result if it is saved.
     """
     each, axes = [-1, *[1] * (input.dim() - 2)], [0, *range(2, input.dim())]
     centre, scale, shift, offset, inverse = (row.view(each) for row in kept)
-    # About the kept centre first: the mean itself is rounded.
+    # Subtract the saved centre first: the mean itself is rounded.
     apart = input - centre
     if form.training:
         apart = apart - apart.mean(axes, keepdim=True)
@@ -202,7 +202,7 @@ def gradients(
         g = sent_back(form.activation, g, y)
     elif form.activation:
         added = shift + offset * scale
-        # The bias as it was, as a function of the one that there is.
+        # The bias's numbers at the forward pass, with the autograd history of the bias.
         added = added if bias is None else added + (bias - bias.detach()).view(each)
         g = sent_back(form.activation, g, apart * factor + added)
     grad_bias, grad_weight = g.sum(axes), (g * normed).sum(axes)
@@ -262,7 +262,7 @@ def fit(
     momentum: object,
     eps: float,
 ) -> bool:
-    """Whether operands are what kernels can read; what isn't allowed at all is left to PyTorch, and its errors."""
+    """Whether kernels can read the operands. Invalid operands fall back to PyTorch, which raises its own errors."""
     if (
         forward_ad._current_level >= 0
         or torch._C._are_functorch_transforms_active()
@@ -291,7 +291,7 @@ def fit(
 
 
 def aliased(weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, variance: Tensor | None) -> bool:
-    """Whether training would move the weight or the bias, which lie where a running statistic does."""
+    """Whether weight or bias share memory with a running statistic, which training would overwrite."""
     if mean is None or variance is None:
         return False
     bytes_, moved = 4 * mean.shape[0], (mean.data_ptr(), variance.data_ptr())
@@ -366,7 +366,8 @@ def batch_norm(
     return _composed(*operands, form, momentum, eps)
 
 
-#: Whether the engine's kernels are taken, by all that the choice hangs on. A plan stands for shape, layout and threads.
+#: Whether the engine's kernels are used, by everything that the choice depends on. A plan stands for shape, layout and
+#: threads.
 _choices: dict[tuple[Plan, bool, int], bool] = {}
 
 
@@ -380,7 +381,7 @@ def _chosen(
     momentum: float,
     eps: float,
 ) -> bool:
-    """Whether the engine's kernels are quicker: measured, or where nothing may be measured by a rule."""
+    """Whether the engine's kernels are faster: measured, or decided by a rule if measuring is not allowed."""
     if fixed() is not None:
         return fixed() == "llvm"
     backward = _needs_gradient(input, residual, weight, bias)
@@ -413,7 +414,7 @@ def _measured(
     open_ = Pass.INPUT_GRAD if backward else Pass.OUTPUT
     last = is_channels_last(input)
     question = tuning.Question(line, open_, input.dtype, input.device.type, last, torch.get_num_threads())
-    # Nothing that is measured may be seen in gradients, or in the running statistics.
+    # Measuring must not affect gradients or the running statistics.
     operands = [
         None if tensor is None else tensor.detach().requires_grad_(backward and tensor.requires_grad)
         for tensor in (input, residual, weight, bias)

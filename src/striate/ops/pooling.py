@@ -1,10 +1,10 @@
 """Pooling: the maximum, the average or the p-norm over every window, with gradients derived here.
 
-Max pooling hands each output's gradient to the one input that was the maximum (the first of equals); as a map of the
-gradient this is linear, and its own derivative collects from the same positions. Average pooling is a fixed linear map
-A, so its gradient is A's transpose and the transpose's gradient is A. Both come with derivatives of every order.
+Max pooling sends each output's gradient to the one input that was the maximum (the first of equal ones). This is linear
+in the gradient, and its own derivative reads the same positions. Average pooling is a fixed linear map A, so its
+gradient is the transpose of A, and the gradient of the transpose is A. Both therefore have derivatives of every order.
 
-The p-norm y = (sum of |x|^p)^(1/p) is an average of |x|^p on either side of pointwise powers, which gives
+The p-norm y = (sum of |x|^p)^(1/p) is a power, an average and a root, which gives
 
     dL/dx = x |x|^(p-2) * sum over the outputs that see x of  g * y^(1-p),         0 where all of a window is 0.
 """
@@ -92,7 +92,7 @@ def _max_pool(
 
 
 def _values(input: Tensor, shape: PoolShape, known: Known | None = None) -> Tensor:
-    """Max pooling for those who don't ask for positions, which gradients do."""
+    """Max pooling for callers that don't need positions. Gradients do need them."""
     transformed = torch._C._are_functorch_transforms_active()
     if transformed or not is_constant(input):
         if known is None or transformed or forward_ad._current_level >= 0:
@@ -155,7 +155,7 @@ def _lp_pool(
     try:
         _prepare(call, "avg", dims, input, kernel_size, stride, padding, dilation, ceil_mode)
     except GeometryError as error:
-        # Found in the average that the norm is made of; said of the call.
+        # The error comes from the average inside the norm; the message names the call.
         where = error.where.replace("avg_pool", "lp_pool")
         raise GeometryError(where, error.got, error.needed, error.remedy) from None
     if math.isinf(norm_type):
@@ -199,7 +199,7 @@ def max_pool2d(
         input: (N, C, H, W) or (C, H, W).
         kernel_size, dilation: one number, or one an axis.
         stride: the same; by default the kernel size, so that windows lie side by side.
-        padding: as in :func:`striate.ops.conv2d`; what is padded never wins.
+        padding: as in :func:`striate.ops.conv2d`; padded cells are never the maximum.
         ceil_mode: round the output size up; the last window then hangs over the end.
         return_indices: also return each maximum's flat position in its (H, W) plane, int64.
 
@@ -267,7 +267,7 @@ def avg_pool2d(
     Args:
         input: (N, C, H, W) or (C, H, W).
         kernel_size, stride, padding, dilation, ceil_mode: as in :func:`max_pool2d`.
-        count_include_pad: padded zeros count as cells. What hangs over the padding's end never does.
+        count_include_pad: padded zeros count as cells. Cells beyond the padding never count.
         divisor_override: divide by this instead of by the number of cells.
 
     Returns:
@@ -333,9 +333,9 @@ def lp_pool2d(
 ) -> Tensor:
     """The p-norm (sum of |x|^p)^(1/p) of every window; p = 1 sums magnitudes, p = inf takes the largest.
 
-    The norm is of |x|, as its name and ONNX's LpPool say; PyTorch leaves the sign in, which for odd p cancels within a
-    window and gives NaN where a sum is negative. Like PyTorch, a window that hangs over the end (``ceil_mode``) is
-    scaled up as if it were whole.
+    The norm is of |x|, as in ONNX's LpPool. PyTorch keeps the sign, so that for odd p numbers of a window cancel, and a
+    negative sum gives NaN. As in PyTorch, a window that extends beyond the end (``ceil_mode``) is scaled up as if it
+    were whole.
 
     Args:
         input: (N, C, H, W) or (C, H, W).

@@ -1,7 +1,7 @@
-"""The oracle under the operations' own names: direct sums in float64, forward and gradients.
+"""The reference: direct sums in float64, forward and gradients, under the names of the operations.
 
-Every function here has the name and arguments of the one in :mod:`striate.ops` and computes it by its definition (see
-:mod:`striate.engine.reference`). Beside it stand its gradients:
+Every function here has the name and the arguments of a function in :mod:`striate.ops`, and computes it by its
+definition (see :mod:`striate.engine.reference`). Its gradients are functions too:
 
     conv2d_input_grad(input_size, weight, grad_output, ...)       arguments as in torch.nn.grad
     conv2d_weight_grad(input, weight_size, grad_output, ...)
@@ -44,7 +44,7 @@ def _whole(dims: int, tensor: Tensor) -> tuple[Tensor, bool]:
 
 
 def _size(given: Sizes | Tensor) -> tuple[int, ...]:
-    """A size as torch.nn.grad takes it; the tensor that has it will do as well."""
+    """A size as torch.nn.grad takes it, from a size or from a tensor of this size."""
     return tuple(given.shape) if isinstance(given, Tensor) else tuple(given)
 
 
@@ -144,9 +144,9 @@ def _transposed(
     groups: int = 1,
     dilation: Any = 1,
 ) -> tuple[ConvShape, Tensor]:
-    """The convolution that a call transposes, and the call's input as long as that one's output.
+    """The convolution that a call transposes, and the call's input, padded to the size of that convolution's output.
 
-    It is longer where an output_padding of a stride or more lets windows reach further: zeros there add nothing.
+    Padding is needed if output_padding is at least the stride, so that windows reach further. Zeros add nothing there.
     """
     shape = ConvShape.of_transposed(x.shape, weight_size, stride, padding, output_padding, groups, dilation)
     longer = x.new_zeros(shape.output_shape)
@@ -191,7 +191,7 @@ def conv_transpose_backward(
     return grad_input, grad_weight, _bias_grad(_whole(weight.dim() - 2, grad_output)[0])
 
 
-# -------------------------------------------------------------------- pooling; the first argument is fixed below
+# -------------------------------------------------------------------- pooling; the names below fix the first argument
 
 
 def max_pool(
@@ -439,7 +439,7 @@ def distribution_of_sum(joint: Tensor) -> Tensor:
 
 
 def correlate(input: Tensor, weight: Tensor, mode: str = "valid") -> Tensor:
-    """sum over a of x[z + a] * w[a]: convolution with the kernel turned round.
+    """sum over a of x[z + a] * w[a]: convolution with the flipped kernel.
 
     Formula: F7.
     """

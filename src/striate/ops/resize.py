@@ -35,7 +35,7 @@ def interpolate(
     recompute_scale_factor: bool | None = None,
     antialias: bool = False,
 ) -> Tensor:
-    """Maps resampled to a size, or by a factor: :func:`torch.nn.functional.interpolate` with errors that say what.
+    """Maps resampled to a size, or by a factor: :func:`torch.nn.functional.interpolate` with readable errors.
 
     Args:
         input: (N, C, L), (N, C, H, W) or (N, C, D, H, W).
@@ -50,7 +50,7 @@ def interpolate(
         (N, C, ...) of that size.
 
     Raises:
-        GeometryError: neither or both of size and factor, a mode that the input's axes haven't.
+        GeometryError: neither or both of size and factor, a mode that doesn't exist for this number of axes.
         OperandError: an input of another rank.
 
     >>> import torch

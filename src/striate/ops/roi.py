@@ -1,17 +1,17 @@
 """Regions of interest: the part of a map that a box covers, resampled or pooled to one size.
 
 A region is divided into bins of equal size. Aligned pooling averages samples that are spread evenly over each bin, and
-a sample is interpolated from the four pixels around it. Along each axis that is a weighted sum of pixels, and the two
-axes know nothing of each other:
+a sample is interpolated from the four pixels around it. Along each axis this is a weighted sum of pixels, and the two
+axes are independent:
 
     y[k, c, p, q] = sum over i and j of  u[k, p, i] * v[k, q, j] * x[n(k), c, i, j]
 
-with u and v from the box alone. As a map of x this is linear, so its gradient is its transpose,
+with u and v from the box alone. This is linear in x, so its gradient is the transpose,
 
     dx[n, c, i, j] = sum over k with n(k) = n, p and q of  u[k, p, i] * v[k, q, j] * g[k, c, p, q]
 
-whose own gradient by g is the first map again: derivatives of every order are made of these two. Boxes get no gradient,
-as in the paper.
+whose own gradient by g is the first sum again. So derivatives of every order consist of these two. Boxes get no
+gradient, as in the paper.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def roi_align(
         boxes: (K, 5), image and ``x1 y1 x2 y2``; or a list with (L, 4) for each image.
         output_size: bins along height and width, or one number.
         spatial_scale: from the boxes' coordinates to the map's.
-        sampling_ratio: samples of a bin along each axis; 0 or less: as many as pixels, rounded up.
+        sampling_ratio: samples of a bin along each axis; if 0 or less, as many as the bin has pixels, rounded up.
         aligned: whether coordinates are moved by half a pixel, so that a pixel is a square and not a point. Without,
             boxes are at least one pixel wide and high.
 
@@ -122,7 +122,7 @@ def roi_levels(
 
     Args:
         boxes: (K, 4), or a list with (L, 4) for each image, one after the other.
-        lowest, highest: the levels that there are; level l has a stride of 2^l pixels.
+        lowest, highest: the range of levels; level l has a stride of 2^l pixels.
         canonical_scale, canonical_level: a box of this side, pixels, belongs to this level.
         eps: added to the level before it is rounded down.
 
@@ -137,7 +137,7 @@ def roi_levels(
     together = boxes if isinstance(boxes, Tensor) else torch.cat(list(boxes))
     side = box_area(together).sqrt()
     level = torch.floor(canonical_level + torch.log2(side / canonical_scale) + eps)
-    # A box without area has a level of minus infinity, one that isn't a number none: both go to the lowest.
+    # The level of a box without area is minus infinity, that of a NaN box is NaN; both go to the lowest level.
     return level.nan_to_num(nan=lowest).clamp(lowest, highest).long() - lowest
 
 
@@ -212,7 +212,7 @@ class Aligned(Differentiable):
         info: Any, in_dims: Any, operand: Tensor, boxes: Tensor, shape: RegionShape, open_: Pass, channels_last: bool
     ) -> tuple[Tensor, int]:
         count = info.batch_size
-        # Each sample's images are images of their own, and its boxes know them by a later number.
+        # The images of all samples form one batch, so the image numbers of each sample's boxes are shifted.
         each = boxes.expand(count, *boxes.shape) if in_dims[1] is None else boxes.movedim(in_dims[1], 0)
         first = torch.arange(count, device=boxes.device) * shape.batch
         each = torch.cat([each[..., :1] + first.to(boxes)[:, None, None], each[..., 1:]], 2).flatten(0, 1)
@@ -221,7 +221,7 @@ class Aligned(Differentiable):
 
 
 def aligned(input: Tensor, boxes: Tensor, shape: RegionShape) -> Tensor:
-    """The output, of float32 or float64 and boxes (K, 5) of that dtype, by kernels unless somebody looks on."""
+    """The output, for float32 or float64 and boxes (K, 5) of that dtype; by kernels unless the call is traced."""
     transformed = torch._C._are_functorch_transforms_active()
     if watched() or (traced(input, boxes) and not transformed):
         return regions.contract(shape, Pass.OUTPUT, input, boxes)
@@ -230,7 +230,7 @@ def aligned(input: Tensor, boxes: Tensor, shape: RegionShape) -> Tensor:
     return cast(Tensor, Aligned.of(input, boxes, shape, Pass.OUTPUT, is_channels_last(input)))
 
 
-#: Where a box says how many samples it has a compiler can't say how much memory that takes.
+#: If the number of samples depends on the boxes, a compiler can't know how much memory they take.
 #: Importing PyTorch's compiler here would take a second.
 _uncompiled = _disable_dynamo(aligned)
 

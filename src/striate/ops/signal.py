@@ -59,10 +59,10 @@ def _slide(call: str, input: Tensor, weight: Tensor, mode: Mode, *, flipped: boo
 
 @overridable
 def convolve(input: Tensor, weight: Tensor, mode: Mode = "full") -> Tensor:
-    """True convolution, the kernel flipped; of two probability vectors the distribution of the sum.
+    """True convolution, with the flipped kernel; for two probability vectors, the distribution of the sum.
 
     Args:
-        input: (..., L), (..., H, W) or (..., D, H, W); what stands before the weight's axes are independent signals.
+        input: (..., L), (..., H, W) or (..., D, H, W); the leading axes number independent signals.
         weight: (k,), (kH, kW) or (kD, kH, kW).
         mode: ``"full"`` every overlap, L + k - 1 long; ``"same"`` its middle, as long as the input; ``"valid"`` only
             where the two overlap completely, L - k + 1 long.
@@ -111,8 +111,8 @@ def distribution_of_sum(joint: Tensor) -> Tensor:
 
         P(X + Y = z) = sum over x of P(X = x, Y = z - x)
 
-    Of independent X and Y this is the convolution of their distributions (:func:`convolve`). A joint density on a grid
-    of cells h wide gives the density of the sum at the same distances, once it is multiplied by h.
+    If X and Y are independent, this is the convolution of their distributions (:func:`convolve`). For a joint density
+    on a grid of cells h wide, the result times h is the density of the sum on a grid of the same cells.
 
     Args:
         joint: (..., A, B), entry (x, y) being P(X = x, Y = y).
@@ -140,7 +140,7 @@ def distribution_of_sum(joint: Tensor) -> Tensor:
         raise GeometryError(
             "distribution_of_sum", f"got a tensor of shape {tuple(joint.shape)}", "needed an entry on each axis"
         )
-    # Rows that are padded to A + B cells, laid end to end and cut every A + B - 1 cells: row x starts x cells later.
+    # Rows are padded to A + B cells, joined, and cut every A + B - 1 cells. So row x starts x cells later.
     skewed = pad(joint, (0, first)).flatten(-2)[..., : first * (first + second - 1)]
     output: Tensor = skewed.unflatten(-1, (first, first + second - 1)).sum(-2)
     return output

@@ -1,14 +1,15 @@
-"""Non-maximum suppression: of boxes that overlap much the one with the best score stays.
+"""Non-maximum suppression (NMS): among boxes that overlap much, only the one with the best score stays.
 
-Boxes are taken by falling score, equal scores in the order in which they came. One that is taken suppresses all later
-ones whose intersection over union with it is above the threshold. So box j stays exactly if no box that stays comes
-before it and overlaps it:
+Boxes are processed by descending score; boxes with equal scores keep their order. A box that stays suppresses all later
+boxes whose intersection over union with it is above the threshold. So box j stays exactly if no earlier box that stays
+overlaps it:
 
     stays[j] = not any over i < j of (stays[i] and iou[i, j] > threshold)
 
-The equation has one solution, since stays[j] hangs on earlier boxes only. Put into the right side again and again, any
-guess is right for the first n boxes after n rounds, and as a rule for all after a few. So blocks of boxes are solved
-together: first what earlier blocks kept suppresses, then rounds within the block until nothing changes.
+The equation has one solution, because stays[j] depends on earlier boxes only. It can be solved by iteration: whatever
+the first guess is, after n rounds the first n boxes are right, and usually a few rounds suffice for all. So blocks of
+boxes are solved together. First, boxes kept from earlier blocks suppress boxes of the block; then the rounds are
+repeated within the block until nothing changes.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from striate.errors import OperandError
 from striate.ops._calls import check_tensor
 from striate.ops.boxes import wide
 
-#: Boxes that are solved together: their table of overlaps has the square of it.
+#: Boxes of a block; the table of their overlaps has the square of this number.
 _BLOCK: Final = 2048
-#: Boxes up to which classes are told apart by moving them, as torchvision does.
+#: Up to this number of boxes, each class is moved to a place of its own, as in torchvision.
 _MOVED: Final = {"cpu": 1000}
 _MOVED_ELSEWHERE: Final = 5000
 
@@ -41,7 +42,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
         iou_threshold: a box goes if its IoU with a better one that stays is above this.
 
     Returns:
-        (K,) int64, indices by falling score; of equal scores the first comes first.
+        (K,) int64, indices by descending score; equal scores keep their order.
 
     Raises:
         OperandError: shapes or devices that don't fit.
@@ -64,7 +65,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
         idxs: (N,) whole numbers; boxes with different ones don't suppress each other.
 
     Returns:
-        (K,) int64, indices by falling score.
+        (K,) int64, indices by descending score.
 
     Raises:
         OperandError: shapes or devices that don't fit.
@@ -80,14 +81,14 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
         raise OperandError("batched_nms", got, "needed (N,)")
     boxes = wide(boxes)
     if torch.compiler.is_exporting():
-        # The file's boxes stay in their places: far from 0 there are fewer digits behind the point.
+        # In an exported file, boxes stay where they are: far from 0, float32 has fewer digits after the point.
         boxes = boxes.detach() if boxes.is_floating_point() else boxes.float()
         return cast(Tensor, torch.ops.striate.batched_nms(boxes, scores.detach(), idxs, float(iou_threshold)))
     most = _MOVED.get(boxes.device.type, _MOVED_ELSEWHERE)
     if not traced(boxes, scores, idxs) and len(boxes) > most:
         return _suppressed(boxes, scores, idxs, iou_threshold)
-    # torchvision moves the boxes of each class to a place of their own where there are few, which rounds their
-    # coordinates. The same boxes stay here as there only if the same is done.
+    # If there are few boxes, torchvision moves those of each class to a place of their own, which rounds their
+    # coordinates. Doing the same here keeps the same boxes.
     corners = torch.cat([boxes.new_zeros(1, 4), boxes])
     moved = boxes + (idxs.to(boxes) * (corners.max() - corners.min() + 1))[:, None]
     return _suppressed(moved, scores, None, iou_threshold)
@@ -116,7 +117,7 @@ def _suppressed(boxes: Tensor, scores: Tensor, classes: Tensor | None, threshold
 
 
 def suppressed(boxes: Tensor, scores: Tensor, classes: Tensor | None, threshold: float) -> Tensor:
-    """:func:`batched_nms` of float32 or float64 boxes that somebody else has looked at, classes told apart if given."""
+    """:func:`batched_nms` of checked float32 or float64 boxes; without classes, all boxes are of one class."""
     order = scores.sort(stable=True, descending=True).indices
     limit = _below(threshold, boxes.dtype)
     if not kernel.takes(boxes):
@@ -130,7 +131,7 @@ def suppressed(boxes: Tensor, scores: Tensor, classes: Tensor | None, threshold:
     return order[stays]
 
 
-#: How many boxes stay a compiler can't say, and kernels it can't read. (Importing it here would take a second.)
+#: A compiler can't know how many boxes stay, and can't read kernels. (Importing the compiler here takes a second.)
 _uncompiled: Final = _disable_dynamo(suppressed)
 
 
@@ -160,13 +161,13 @@ def _suppress(
     one, other = boxes[first][:, None], boxes[second][None]
     size = (torch.minimum(one[..., 2:], other[..., 2:]) - torch.maximum(one[..., :2], other[..., :2])).clamp(min=0)
     shared = size[..., 0] * size[..., 1]
-    # Of two boxes without area this is 0 / 0, which is above nothing.
+    # For two boxes without area this is 0 / 0, which is not above any threshold.
     above = shared / (areas[first][:, None] + areas[second][None] - shared) > limit
     return above if classes is None else above & (classes[first][:, None] == classes[second][None])
 
 
 def _below(threshold: float, dtype: torch.dtype) -> float:
-    """The largest number of a dtype that isn't above the threshold: what is above one is above the other."""
+    """The largest number of a dtype that isn't above the threshold, so that comparisons with either are the same."""
     near = torch.tensor(float(threshold), dtype=dtype)
     if near.item() > threshold:
         near = torch.nextafter(near, torch.full_like(near, -torch.inf))

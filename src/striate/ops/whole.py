@@ -40,7 +40,7 @@ def global_avg_pool(input: Tensor) -> Tensor:
     """
     dims = _dims("global_avg_pool", input)
     if traced(input):
-        # An average over sizes that needn't be known yet.
+        # An average over sizes that may still be symbolic.
         return input.mean(tuple(range(2, dims + 2)), keepdim=True)
     return _AVG_POOL[dims](input, tuple(input.shape[2:]))
 
@@ -166,7 +166,7 @@ def _adaptive_max(dims: int, input: Tensor, output_size: OutputSize, return_indi
 
 @overridable
 def adaptive_avg_pool2d(input: Tensor, output_size: OutputSize) -> Tensor:
-    """Averages over as many nearly equal windows as make the output ``output_size``.
+    """Averages over nearly equal windows, as many along each axis as ``output_size`` says.
 
     Output i of m averages the input positions floor(i * n / m) to ceil((i + 1) * n / m) - 1 of n, so windows overlap or
     differ by one where m doesn't divide n.

@@ -1,8 +1,8 @@
-"""Results, shown: :mod:`striate.report.tables` on the terminal, :mod:`striate.report.figures` in pictures, and
-:mod:`striate.report.measures` for both of what a network costs and sees.
+"""Shows results: :mod:`striate.report.tables` on the terminal, :mod:`striate.report.figures` as pictures, and
+:mod:`striate.report.measures` costs and receptive fields in both forms.
 
-They know the result types (``Epoch``, ``Evaluation``, ``Summary``, ``ReceptiveFields``) and nothing of how these came
-about, so whoever makes them can show them. JSON needs no help from here: the types have ``to_dict``.
+These modules use only the result types (``Epoch``, ``Evaluation``, ``Summary``, ``ReceptiveFields``), not the code that
+computes the results. JSON is independent of this room: the types have ``to_dict``.
 
 :func:`draw` makes a figure of a result, :func:`save` a file, each by the result's type.
 """

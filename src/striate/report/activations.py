@@ -1,4 +1,4 @@
-"""What layers make of images: grids of maps, the patches that excite a channel, and the hierarchy of features."""
+"""Activations of layers as pictures: grids of maps, the patches that excite a channel, the hierarchy of features."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from striate.explain.activations import ActivationMaps, Hierarchy, Patch, Patche
 from striate.report.synthesis import show
 from striate.report.text import middle
 
-#: A field of which less than this share is image is larger than the image.
+#: If a smaller share of a field lies in the image, the field counts as larger than the image.
 _MOSTLY: Final = 0.3
 #: Columns of letters that an image's name has.
 _NAME: Final = 16

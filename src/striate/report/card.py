@@ -1,7 +1,7 @@
-"""The model card: what a network is, what it was made of, how good it is and where not to trust it, as Markdown.
+"""The model card, as Markdown: a network's description, training data, measures and limitations.
 
-Its sections are those of M. Mitchell et al., "Model cards for model reporting", FAT* 2019. What only people know, such
-as what the network is meant for, is left to them and marked.
+Its sections are those of M. Mitchell et al., "Model cards for model reporting", FAT* 2019. Facts that only people know,
+such as the network's intended use, are left open and marked.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from striate.tasks.scores import ClassMeasures, Measures
 
 #: Fewer training images than these are few.
 _FEW: Final = 50
-#: An interval of a recall that is wider says little.
+#: If an interval of a recall is wider than this, the card says that it means little.
 _WIDE: Final = 0.2
-#: A mean gap between confidence and accuracy that is larger makes probabilities no probabilities.
+#: If the mean gap between confidence and accuracy is larger, the card warns that probabilities aren't reliable.
 _UNCALIBRATED: Final = 0.05
 #: The largest class has so many times the images of the smallest.
 _UNEVEN: Final = 10
@@ -35,7 +35,7 @@ _FILL_IN: Final = "> **To be filled in.** "
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card tells.
+    """The facts of a card.
 
     Args:
         model: the network's name.
@@ -53,13 +53,13 @@ class CardFacts:
         settings: all settings of the training.
         defaults: what they would be if nothing was said.
         versions: of python, torch, striate.
-        device: that it was trained on.
-        seconds: that training took; None where that isn't known.
-        usage: commands that use it.
-        title: None for one of the network and the source.
-        skipped: how many images were left out, by the reason.
-        overlap: images of ``measured_on`` whose content is among the training images, too; None where nobody looked.
-        chosen_on: the part by which something was chosen, such as the best epoch; empty if nothing was.
+        device: the device of the training.
+        seconds: duration of the training; None if it isn't known.
+        usage: commands that use the network.
+        title: None for a title from the network and the source.
+        skipped: numbers of images that were left out, by reason.
+        overlap: images of ``measured_on`` whose content is among the training images, too; None if this wasn't checked.
+        chosen_on: the part that was used to choose something, such as the best epoch; empty if none was.
         unseen: kinds of images that training never saw, in words: ``"grey images"``, ``"images below 64 pixels"``.
         pictures: what they show, and the file beside the card.
     """
@@ -110,7 +110,7 @@ def card(facts: CardFacts) -> str:
 
 
 def limits(facts: CardFacts) -> tuple[str, ...]:
-    """What the numbers don't show, and where the network isn't to be trusted, as far as that follows from the facts."""
+    """What the numbers don't show, and where the network shouldn't be trusted, as far as the facts tell."""
     unseen = [
         f"Training saw no {escaped(without_folders(kind))}: what comes of such is unknown." for kind in facts.unseen
     ]
@@ -119,7 +119,7 @@ def limits(facts: CardFacts) -> tuple[str, ...]:
 
 
 def _few_images(facts: CardFacts) -> list[str]:
-    """Where there are too few images to learn from, or to measure on."""
+    """Limitations because of too few images for training or for measuring."""
     found = []
     training = dict(zip(facts.classes, _training(facts), strict=True))
     part = escaped(facts.measured_on)
@@ -137,7 +137,7 @@ def _few_images(facts: CardFacts) -> list[str]:
 
 
 def _biased(facts: CardFacts) -> list[str]:
-    """Where numbers are better than they would be on new images, or say something else than they seem to."""
+    """Limitations because numbers are better than on new images, or mean something else than they seem to."""
     found = []
     part = escaped(facts.measured_on)
     if "validation" not in facts.parts:

@@ -1,4 +1,4 @@
-"""Tables of counts as pictures: which class is taken for which."""
+"""Confusion matrices and other tables of counts as pictures."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def counts_figure(
     upright = size * longest <= 10 * side  # letters that fit side by side
     figure = Figure(figsize=(side + room + 2.3, side + 1.1 + (0 if upright else room)), layout="constrained")
     drawn: Any = figure.subplots()
-    # The root lifts a single mistake among hundreds out of the white.
+    # The square root makes a single mistake among hundreds visible.
     image = drawn.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
     drawn.set_xticks(range(0, size, every), below[::every], rotation=0 if upright else 90, fontsize=font)
     drawn.set_yticks(range(0, size, every), left[::every], fontsize=font)

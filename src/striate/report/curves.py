@@ -1,4 +1,4 @@
-"""What was measured epoch by epoch, of any task, as curves."""
+"""The measures of epochs as curves, for any task."""
 
 from __future__ import annotations
 

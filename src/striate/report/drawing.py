@@ -1,4 +1,4 @@
-"""Results by their type: which picture each is drawn as."""
+"""Draws results; the type of a result decides the picture."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def draw(result: object, **options: Any) -> Figure:
     """A result as a matplotlib figure, as suits its type.
 
     Args:
-        result: what a function of :mod:`striate.explain` gave, or an annotated picture with what a network says of it.
-        options: of the picture, which few types have.
+        result: the result of a function of :mod:`striate.explain`, or an annotated picture with a network's detections.
+        options: of the picture; few types have any.
 
     Raises:
-        TypeError: a type that nobody draws.
+        TypeError: a type without a picture.
     """
     raise TypeError(f"nobody draws results of type {type(result).__name__}")
 

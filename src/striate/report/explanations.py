@@ -22,7 +22,7 @@ from striate.explain.sanity import Check
 from striate.report.tables import plain_table
 from striate.report.text import file_names, middle, printable, short
 
-#: Beyond this share of a map's numbers colours saturate: a few pixels with extreme gradients would hide all others.
+#: Colours saturate at this quantile of a map's numbers; otherwise a few extreme gradients would hide all other pixels.
 _SHOWN: Final = 0.995
 #: What the colours cover of the photo, which lies in grey beneath them, so that no colour is the photo's.
 _OPAQUE: Final = 0.55
@@ -115,7 +115,7 @@ def check_curves(found: Check) -> Figure:
 
 
 def checked(found: Check) -> Table:
-    """What was measured of a map, beside what chance gives."""
+    """The measures of a map, beside those of a random map."""
     table = plain_table("check", "measured", "chance", "good is")
     for name, good in (("deletion", "low"), ("insertion", "high")):
         mine, other = (float(np.mean(getattr(each, f"{name}_auc"))) for each in (found.curves, found.chance))
@@ -130,7 +130,7 @@ def checked(found: Check) -> Table:
 
 @dataclass(frozen=True)
 class Row:
-    """What is told of one image; its map isn't kept.
+    """The results for one image, without its map.
 
     Args:
         image: its file; None if it has no name.
@@ -152,7 +152,7 @@ class Row:
 
 
 def row(found: Explanation, image: int = 0) -> Row:
-    """What is told of an image."""
+    """The results for an image."""
     guesses = found.predictions[image] if found.predictions else ()
     return Row(
         found.images[image] if found.images else None,

@@ -29,7 +29,7 @@ _DECADES: Final = 5
 
 
 class FigureWarning(UserWarning):
-    """A figure that couldn't be drawn, and isn't there."""
+    """A figure that couldn't be drawn and is missing."""
 
 
 #: What the images are that an epoch is measured on.
@@ -132,7 +132,7 @@ def _said(example: Example, names: Mapping[str, str]) -> str:
 def save_each(folder: Path, makers: Mapping[str, Callable[[], Figure]]) -> None:
     """Writes pictures into a folder, each whole or not at all.
 
-    One that can't be drawn is left out, with a FigureWarning: a run that is trained is worth more than its pictures.
+    A picture that can't be drawn is left out with a FigureWarning, so that a trained run isn't lost because of it.
 
     Args:
         folder: where they go.
@@ -144,7 +144,7 @@ def save_each(folder: Path, makers: Mapping[str, Callable[[], Figure]]) -> None:
     for name, make in makers.items():
         try:
             content = png(make())
-        except Exception as error:  # of matplotlib, NumPy, a font's file: whatever a name or a number may bring forth
+        except Exception as error:  # from matplotlib, NumPy or a font's file, caused by any name or number
             reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             warnings.warn(f"{name}.png can't be drawn ({reason})", FigureWarning, stacklevel=2)
         else:

@@ -1,4 +1,4 @@
-"""Figures whose texts are shown as they stand: no name becomes mathematics, and every character finds a font."""
+"""Figures that show texts literally: names aren't parsed as mathematics, and every character gets a suitable font."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from matplotlib.ticker import FixedFormatter, FuncFormatter, LogFormatterMathtex
 
 from striate.report.text import printable
 
-#: They have a box for every character there is, and show none.
+#: Fonts that have only a placeholder box for every character.
 _BOXES: Final = ("last resort", "lastresort", "adobe blank", "adobenotdef")
 
 
@@ -30,11 +30,11 @@ class FontWarning(UserWarning):
 
 @contextlib.contextmanager
 def literal(figure: Figure) -> Iterator[None]:
-    """While it is entered, a figure can be drawn with whatever texts it has been given.
+    """A context in which a figure can be drawn with any texts.
 
-    Matplotlib takes what stands between two dollars for mathematics; here only its own labels of axes are. What acts on
-    a terminal or is half a character is spelt out. Characters that the figure's fonts lack come from whichever
-    installed font has them; a FontWarning says once for which there is none.
+    Matplotlib parses text between two dollar signs as mathematics; here it does so only for its own axis labels.
+    Control characters and surrogates are escaped. Characters that the figure's fonts lack come from any installed font
+    that has them; a FontWarning names those for which there is none, once.
     """
     # It says which weight of a font it took instead of another, for every font that is looked at.
     logger = logging.getLogger("matplotlib.font_manager")

@@ -1,4 +1,4 @@
-"""What follows when images move or change, as tables and pictures: layers under shifts, curves, checkerboards."""
+"""Tables and pictures of networks' behaviour when images move or change: layers under shifts, curves, checkerboards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where labels of boxes go on a picture, so that no text lies over another."""
+"""Places labels of boxes on a picture so that no two overlap."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def place_labels(
 ) -> list[Placed | None]:
     """A place for each label on a picture: no two overlap, none leaves the picture.
 
-    A label goes to a corner of its box, outside if it can, where it covers the least of what other boxes' corners need;
-    where all corners are taken it stands apart, as near as there is room. Boxes come first served, so give the most
-    important first.
+    A label is placed at a corner of its box, outside if possible, where it covers the least of the corners of other
+    boxes. If all corners are occupied, it is placed apart, as near as there is space. Boxes are processed in order, so
+    give the most important ones first.
 
     Args:
         size: height and width.

@@ -1,4 +1,4 @@
-"""Markdown with texts of others in it: names that stay what they are, and no folders of the machine."""
+"""Markdown with foreign texts: names are escaped, and absolute paths are shortened."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WHOLE: Final = re.compile(rf"^((?:[a-z]{{2,}}:)?){_PATH}(.+)$", re.DOTALL)
 
 
 def escaped(text: object) -> str:
-    """A text such that Markdown shows it as it is, on one line; signs that can't be shown become U+FFFD.
+    """Escapes a text so that Markdown shows it literally, on one line; characters that can't be shown become U+FFFD.
 
     >>> print(escaped("a|b <c> `d`"))
     a\\|b \\<c\\> \\`d\\`
@@ -33,7 +33,7 @@ def _guarded(begin: str) -> str:
 
 
 def nameless(value: object) -> str:
-    """A value as text, of which only the last part is shown if it is an absolute path: the rest is nobody's business.
+    """A value as text; of an absolute path, only the last part is shown, because the rest is private.
 
     >>> nameless("folder:/home/ann/my photos"), nameless("folder:photos/new"), nameless(0.5)
     ('folder:my photos', 'folder:photos/new', '0.5')

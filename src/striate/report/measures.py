@@ -1,4 +1,4 @@
-"""Measures of networks as tables and pictures: what each layer costs, what it sees."""
+"""Measures of networks as tables and pictures: costs and receptive fields of layers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LONGEST = 56  # characters of a layer's name in a picture
 
 
 def cost(summary: Summary) -> Fitted:
-    """One row a layer; where there is little room, without what follows from the other columns."""
+    """One row for each layer; if there is little space, columns that follow from others are left out."""
     table = Fitted((
         Column("layer", folds=True, right=False), Column("output", spare=2), Column("kernel", spare=3),
         Column("params"), Column("MACs"), Column("FLOPs", spare=4), Column("memory", spare=1),
@@ -155,7 +155,7 @@ def field_box(
 def effective(
     image: np.ndarray[Any, Any], found: EffectiveField, box: Sequence[tuple[int, int]] | None = None
 ) -> Figure:
-    """How much each position matters, over the image, with the frame of what can matter at all."""
+    """The influence of each position, over the image, with the frame of the receptive field."""
     figure, axes = _picture(image)
     strength = np.sqrt(found.density.numpy() / found.density.max().item())
     # Where nothing matters the image shows as it is.

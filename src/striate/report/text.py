@@ -1,4 +1,4 @@
-"""Names as they can be shown: of classes, files, layers. They come from outside and may hold anything."""
+"""Makes names of classes, files and layers printable; they come from outside and may contain anything."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ALPHANUMERIC: Final = string.ascii_letters + string.digits
 
 
 def printable(text: str, encoding: str = "utf-8") -> str:
-    r"""The text on one line: what has no shape, acts on a terminal or can't be encoded is spelt out.
+    r"""The text on one line: characters that are invisible, control a terminal or can't be encoded are escaped.
 
     Bytes of a file's name that are no text, which Python holds as halves of characters, are shown as bytes.
 
@@ -35,8 +35,8 @@ def printable(text: str, encoding: str = "utf-8") -> str:
 def short(names: Sequence[str], width: int) -> tuple[str, ...]:
     """Names in at most ``width`` columns each, about, and still as many different ones.
 
-    What all names begin with goes first, since it tells nothing; then the middle of what is too long. Of names that
-    are the same after that what they differ in is kept, and if all fails their number.
+    The common beginning of all names is removed first, since it distinguishes nothing; then the middle of long names.
+    If names are equal after that, the parts in which they differ are kept, or else their numbers are shown.
 
     >>> short(["breed_number_001", "breed_number_002"], 9)
     ('…001', '…002')
@@ -119,8 +119,8 @@ class Shown:
 class PlainTable(Table):
     """A table without lines, whose cells are texts, names among them.
 
-    Where it is too wide, its widest columns give way: texts go on in the next line, in the middle of a word if need be,
-    but a number stays whole.
+    If it is too wide, its widest columns shrink: texts wrap, if necessary in the middle of a word, but numbers are
+    never broken.
     """
 
     def __init__(self, title: str | Text | None = None, *, show_header: bool = True) -> None:

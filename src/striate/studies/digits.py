@@ -1,4 +1,4 @@
-"""The bundled digits and a plain training loop: what studies learn from, and how."""
+"""The bundled digits and a plain training loop for studies."""
 
 from __future__ import annotations
 

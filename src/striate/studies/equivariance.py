@@ -1,4 +1,4 @@
-"""Which layers follow when the image moves, and what that makes of a classifier's answers."""
+"""Equivariance of layers under shifts, and its effect on a classifier's answers."""
 
 from __future__ import annotations
 

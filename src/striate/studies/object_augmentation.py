@@ -1,4 +1,4 @@
-"""What changes of pictures teach a detector that has few of them, for small and for large objects."""
+"""The effect of augmentation on a detector with few pictures, for small and for large objects."""
 
 from __future__ import annotations
 

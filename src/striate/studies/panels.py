@@ -1,4 +1,4 @@
-"""What a study's figure shows, as numbers: :mod:`striate.report.studies` draws it."""
+"""The contents of a study's figure as numbers; :mod:`striate.report.studies` draws them."""
 
 from __future__ import annotations
 

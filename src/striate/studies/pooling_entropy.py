@@ -1,4 +1,4 @@
-"""What pooling does to the entropy of digits and of the maps that a network makes of them."""
+"""The effect of pooling on the entropy of digits and of a network's maps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which map a detector looks at: fine and short-sighted, coarse and far-sighted, or a pyramid that has both."""
+"""Detectors on one fine map, on one coarse map, and on a pyramid: small and large receptive fields, or both."""
 
 from __future__ import annotations
 

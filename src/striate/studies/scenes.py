@@ -1,4 +1,4 @@
-"""Scenes of digits and plain trainings on them: what studies of detection and segmentation learn from, and how."""
+"""Scenes of digits and plain training loops for studies of detection and segmentation."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A study: a claim from the textbooks as an experiment whose verdict is computed from its numbers.
 
-The function of a study takes seeds and a place for progress, and gives a :class:`Finding`: what was measured, and what
-was asked of it. Nobody writes a verdict down: all checks passed is "holds", some "holds in part", none "does not hold".
+The function of a study takes seeds and a function for progress, and returns a :class:`Finding`: the measurements and
+the checks. The verdict is computed: "holds" if all checks passed, "holds in part" if some did, else "does not hold".
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Measured:
         value: the mean over ``n`` measurements.
         unit: ``"MACs"``, ``"nats"``, ``"%"``; empty for a ratio or a count.
         spread: their standard deviation (n - 1 in the denominator); None for a number that is exact.
-        n: how many measurements, mostly one a seed.
+        n: number of measurements, usually one for each seed.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Check:
-    """What the claim says of the numbers, and whether it is so.
+    """A criterion of the claim, and whether the numbers meet it.
 
     Args:
         criterion: in words, with the bound: ``"fewer parameters at every width"``.
@@ -78,11 +78,11 @@ class Check:
 
 @dataclass(frozen=True)
 class Finding:
-    """What the function of a study gives.
+    """The result of a study's function.
 
     Args:
         rows: the numbers.
-        checks: what was asked of them, at least one.
+        checks: the criteria, at least one.
         caveats: what the numbers don't show, a sentence each.
         panels: the study's figure, side by side.
     """
@@ -120,7 +120,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A study that was run: the finding, and the circumstances.
+    """The result of running a study: the finding, and the conditions.
 
     Args:
         study: its name.
@@ -164,7 +164,7 @@ Experiment: TypeAlias = Callable[[Sequence[int], Say], Finding]
 
 
 def study(name: str, claim: str) -> Callable[[Experiment], Experiment]:
-    """Enters a function in the register of studies."""
+    """Registers a function as a study."""
 
     def enter(experiment: Experiment) -> Experiment:
         if name in _STUDIES:

@@ -36,7 +36,7 @@ def task_class(model: str) -> type[Task]:
 
 
 def task_settings() -> frozenset[str]:
-    """The settings of a recipe that are some task's."""
+    """The settings of a recipe that belong to some task."""
     found = [getattr(importlib.import_module(f"{__name__}.{module}"), name) for module, name in _TASKS.values()]
     return frozenset(field.name for task in found for field in dataclasses.fields(task))
 

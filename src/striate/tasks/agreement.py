@@ -1,7 +1,7 @@
-"""How well predicted classes agree with true ones, read off the counts of a confusion matrix.
+"""Measures of agreement between predicted and true classes, computed from a confusion matrix.
 
-Rows of a confusion matrix, int64 (K, K), are true classes, columns predicted ones. Classes may be without images, and
-without predictions.
+Rows of a confusion matrix, int64 (K, K), are true classes, columns predicted ones. Classes may have no images or no
+predictions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def confusion_of(labels: Tensor, predicted: Tensor, size: int) -> Tensor:
 
 
 def ratio(part: Tensor, whole: Tensor) -> Tensor:
-    """part / whole in float64, and 0 where the whole is 0, as scikit-learn has it."""
+    """part / whole in float64; 0 where the whole is 0, as in scikit-learn."""
     return torch.where(whole > 0, part.double() / whole.clamp(min=1), 0.0)
 
 
@@ -60,14 +60,14 @@ def balanced_accuracy(confusion: Tensor) -> float:
 def cohen_kappa(confusion: Tensor) -> float | None:
     """Agreement beyond chance, (p_o - p_e) / (1 - p_e) (Cohen 1960, equation 1).
 
-    p_o is the accuracy, and p_e the one that predictions with the same frequencies would have, were they made without
-    looking. 1 is perfect, 0 is chance. None where all images are of one class and predicted to be, so that p_e is 1.
+    p_o is the accuracy. p_e is the accuracy of random predictions with the same frequencies. 1 is perfect, 0 is chance.
+    None if all images are of one class and predicted to be, so that p_e is 1.
 
     >>> cohen_kappa(torch.tensor([[20, 5], [10, 15]]))
     0.4
     >>> cohen_kappa(torch.tensor([[7, 0], [0, 0]]))
     """
-    # Python's whole numbers: squares of counts, exact.
+    # Python's integers, because squares of counts must be exact.
     hits, chance, images = _moments(confusion)
     return (hits * images - chance) / (images**2 - chance) if chance != images**2 else None
 
@@ -89,6 +89,6 @@ def matthews(confusion: Tensor) -> float:
 
 
 def _moments(confusion: Tensor) -> tuple[int, int, int]:
-    """Images that are right, the sum over the classes of support times predictions, and all images."""
+    """The number of right images, the sum over the classes of support times predictions, and the number of images."""
     margins = zip(confusion.sum(1).tolist(), confusion.sum(0).tolist(), strict=True)
     return int(confusion.trace()), sum(true * predicted for true, predicted in margins), int(confusion.sum())

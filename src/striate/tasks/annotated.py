@@ -1,4 +1,4 @@
-"""What tasks on annotated pictures share, whatever is known of them: sets, batches, and pictures worth a look."""
+"""The base of tasks on annotated pictures: sets, batches, and pictures worth a look."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class AnnotatedTask(Task):
 
     @abstractmethod
     def seen(self, preprocessing: Preprocessing) -> tuple[Fit | None, Normalization | None]:
-        """What brings pictures to one size, None for their own; and their scale, None for values from 0 to 1."""
+        """The fit of pictures, None for their own sizes; and their normalization, None for values from 0 to 1."""
 
     def batches(self, images: AnnotatedSet, loading: Loading, *, style: str | None = None) -> Batches:
         fit, normalization = self.seen(loading.preprocessing)
@@ -74,9 +74,9 @@ class AnnotatedTask(Task):
 
         Args:
             images: the set.
-            tested: what the network says of it, with the measures as ``evaluation``.
-            worst: places of the worst pictures.
-            found: what the network says of the picture at a place.
+            tested: the network's results for the set, with the measures as ``evaluation``.
+            worst: indices of the worst pictures.
+            found: from an index to the network's result for this picture.
         """
         known = images.identities()
         even, classes = evenly(len(images), EVEN), self.names(images)

@@ -1,4 +1,4 @@
-"""Classes of different sizes: weights for the loss, or an order that shows each class as often as the others."""
+"""Classes of different sizes: weights for the loss, or an order that shows all classes equally often."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def class_weights(labels: Tensor, classes: int, how: str) -> Tensor:
             (N - 1) / N of its section 3.1 with N the number of images).
 
     Returns:
-        float32 (K,). A class without images weighs 0: no image has it, and a class that is never seen isn't rare.
+        float32 (K,). A class without images has weight 0, since no image uses it.
 
     Raises:
         RunError: another ``how``, no images, labels outside.
@@ -46,18 +46,18 @@ def class_weights(labels: Tensor, classes: int, how: str) -> Tensor:
     elif how == "balanced":
         weights = 1 / counts
     else:
-        # 1 - beta^n, also for beta so near to 1 that the difference would be lost.
+        # 1 - beta^n, accurate even for beta so close to 1 that the difference would be rounded away.
         weights = 1 / -torch.expm1(counts * torch.log1p(-(counts > 0).sum() / counts.sum()))
     weights = torch.where(counts > 0, weights, 0.0)
     return (weights * (images / (weights @ counts))).float()
 
 
 def balanced_order(labels: Tensor, classes: int, seed: int, epoch: int) -> Tensor:
-    """The images of one epoch such that each class comes as often as the others.
+    """An order of the images for one epoch in which all classes are equally frequent.
 
-    N draws: of the C classes that have images each comes N // C times, and N % C of them, others in each epoch, once
-    more. Within a class images come without replacement until all have come, and then in a new order. So of a large
-    class an epoch shows some images, and of a small one all, several times.
+    An epoch has N draws. Each of the C classes with images is drawn N // C times; N % C of them, different ones in each
+    epoch, are drawn once more. Within a class, images are drawn without replacement until all have been drawn, then in
+    a new order. So an epoch shows some images of a large class, and all images of a small class several times.
 
     Args:
         labels: int64 (N,) in 0 ... K - 1.
@@ -78,7 +78,7 @@ def balanced_order(labels: Tensor, classes: int, seed: int, epoch: int) -> Tenso
     if seed < 0 or epoch < 0:
         raise RunError("balanced order", f"got seed {seed}, epoch {epoch}", "needed 0 or more")
     present = _counts(labels, classes).nonzero().squeeze(1).tolist()
-    # A spawn key keeps (seed, epoch) apart from all other pairs, and the last number from the key of plain orders.
+    # A spawn key distinguishes (seed, epoch) from all other pairs; its last number distinguishes it from plain orders.
     random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch, 1)))
     often, more = divmod(len(labels), len(present))
     lucky = set(random.permutation(present)[:more].tolist())

@@ -1,4 +1,4 @@
-"""Whether a network is right as often as it says: reliability, and one temperature that mends it.
+"""Calibration: whether a network is right as often as its probabilities say, and a temperature that corrects them.
 
 C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, "On calibration of modern neural networks", ICML 2017.
 """
@@ -13,21 +13,21 @@ import torch
 from torch import Tensor
 
 BINS: Final = 15
-#: A probability of 0 counts as this one, the smallest normal float32, or its logarithm would be none.
+#: A probability of 0 counts as this one, the smallest normal float32, so that its logarithm is finite.
 _LEAST: Final = torch.finfo(torch.float32).tiny
-#: Temperatures beyond these limits, either way, are none: nothing was there to be learnt from.
+#: Temperatures outside these limits count as undefined: the scores contain no information to fit one.
 _HOTTEST: Final = 1024.0
 _CHUNK: Final = 1 << 22  # numbers in float64 at any one time
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """How often predictions are right that are about equally confident: the reliability diagram as numbers.
+    """The reliability diagram as numbers: how often predictions of about equal confidence are right.
 
     Args:
-        count: images whose confidence lies in bin m of M, that is above (m - 1) / M and up to m / M.
-        confidence: their mean confidence; None for an empty bin.
-        accuracy: the share of them that is right; None for an empty bin.
+        count: images whose confidence lies in bin m of M, that is, above (m - 1) / M and up to m / M.
+        confidence: mean confidence of a bin's images; None for an empty bin.
+        accuracy: share of a bin's images that is right; None for an empty bin.
 
     >>> curve = Reliability.of(torch.tensor([0.5, 0.9, 1.0]), torch.tensor([True, False, True]), bins=2)
     >>> curve.count, curve.accuracy
@@ -42,7 +42,7 @@ class Reliability:
 
     @classmethod
     def of(cls, confidence: Tensor, correct: Tensor, bins: int = BINS) -> Reliability:
-        """That of float32 confidences (N,) and of bool (N,), whether each prediction is right; ``bins`` of one width.
+        """From float32 confidences (N,) and bool (N,), whether each prediction is right; ``bins`` of equal width.
 
         Bins are compared in float32, so that a confidence of 1/5 lies on the edge that is 1/5.
         """
@@ -78,7 +78,7 @@ class Reliability:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What probabilities are worth.
+    """How good probabilities are.
 
     Args:
         reliability: of the predicted class's probability.
@@ -94,7 +94,7 @@ class Calibration:
 
     @classmethod
     def of(cls, probabilities: Tensor, labels: Tensor, bins: int = BINS) -> Calibration:
-        """That of float32 probabilities (N, K) and int64 labels (N,).
+        """From float32 probabilities (N, K) and int64 labels (N,).
 
         >>> found = Calibration.of(torch.tensor([[0.75, 0.25], [0.5, 0.5]]), torch.tensor([0, 1]))
         >>> round(found.loss, 4), found.brier
@@ -124,10 +124,10 @@ class Calibration:
 
 
 def tempered(probabilities: Tensor, temperature: float) -> Tensor:
-    """The softmax of logits / T, float32 (N, K), from what the softmax of the logits gave, float32 (N, K).
+    """The softmax of logits / T, float32 (N, K), from the softmax of the logits, float32 (N, K).
 
-    The logarithm of a probability is the logit but for one number an image, which the softmax takes out. The order of
-    the classes stays, and so does accuracy.
+    The logarithm of a probability differs from the logit by a constant for each image, which the softmax cancels. The
+    order of the classes doesn't change, so accuracy doesn't either.
 
     >>> tempered(torch.tensor([[0.8, 0.2]]), 2.0)
     tensor([[0.6667, 0.3333]])
@@ -147,8 +147,8 @@ def fit_temperature(probabilities: Tensor, labels: Tensor) -> float | None:
         labels: int64 (N,).
 
     Returns:
-        None where there is no such T: all images are right, so that the colder the better, or the network is no better
-        than chance, so that the hotter the better. T beyond 1024, or below 1 / 1024, counts as none.
+        None if there is no such T: if all images are right, smaller T are always better; if the network is no better
+        than chance, larger T are. T above 1024 or below 1 / 1024 counts as none.
 
     >>> sure = torch.tensor([[0.99, 0.01]]).repeat(10, 1)
     >>> labels = torch.tensor([0] * 9 + [1])  # right nine times of ten
@@ -159,7 +159,7 @@ def fit_temperature(probabilities: Tensor, labels: Tensor) -> float | None:
     from scipy.optimize import brentq
 
     def slope(log_temperature: float) -> float:
-        """Of the negative log-likelihood by 1 / T."""
+        """The derivative of the negative log-likelihood by 1 / T."""
         total = 0.0
         for part, true in zip(
             probabilities.split(_rows(probabilities)), labels.split(_rows(probabilities)), strict=True
@@ -180,5 +180,5 @@ def _logarithms(probabilities: Tensor) -> Tensor:
 
 
 def _rows(probabilities: Tensor) -> int:
-    """Images whose numbers are one chunk."""
+    """Slices of images whose numbers fit in one chunk."""
     return max(1, _CHUNK // probabilities.shape[1])

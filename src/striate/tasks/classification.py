@@ -1,4 +1,4 @@
-"""One class an image: cross entropy or the network's own loss, accuracy, and all that follows from probabilities."""
+"""One class an image: cross entropy or the network's own loss, and measures of probabilities such as accuracy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from striate.tasks.task import Batches, Criterion, Goal, Loading, Outcome, Task
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 _SMOOTHING: Final = 0.1
-#: A picture that is kept for random crops has this many times the pixels a side of what the network gets.
+#: Pictures stored for random crops have sides of this many times the network's input.
 _SPARE: Final = 2
 #: Held-out images that a run keeps: some over the whole set, and the worst mistakes.
 _EVEN: Final = 16
@@ -40,12 +40,12 @@ _MISTAKES: Final = 8
 def loss_of(
     model: torch.nn.Module, label_smoothing: float | None, *, mixed: bool = False, weights: Tensor | None = None
 ) -> Loss:
-    """The network's own loss, ``model.loss``, or cross entropy where it has none.
+    """The network's own loss, ``model.loss``, or cross entropy if it has none.
 
     Args:
         model: the network.
         label_smoothing: of the cross entropy; None for 0.1 if it is that alone, without auxiliary heads.
-        mixed: whether labels are probabilities, as mixed images have them.
+        mixed: whether labels are probabilities, because images are mixed.
         weights: of the K classes, whose mean over the images is 1; None for none.
 
     Raises:
@@ -54,7 +54,7 @@ def loss_of(
     own: Loss | None = getattr(model, "loss", None)
     if own is None:
         return _cross_entropy(_SMOOTHING if label_smoothing is None else label_smoothing, weights)
-    if isinstance(model, WithAuxiliary):  # a sum of cross entropies, each of which can do all that one can
+    if isinstance(model, WithAuxiliary):  # a sum of cross entropies, which supports all these options
         return functools.partial(model.loss, each=_cross_entropy(label_smoothing or 0.0, weights))
     if weights is not None:
         raise RunError("class_weights", "got some", "needed none: the model brings a loss of its own")
@@ -70,27 +70,27 @@ def loss_of(
 def _cross_entropy(smoothing: float, weights: Tensor | None) -> Loss:
     if weights is None:
         return functools.partial(F.cross_entropy, label_smoothing=smoothing)
-    # Not PyTorch's weighted mean: it divides by the weights of the batch, so an image's share in the whole gradient
-    # would hang on which others its batch has, and on how many processes share it.
+    # Not PyTorch's weighted mean, which divides by the sum of the batch's weights: an image's share in the gradient
+    # would depend on the other images of its batch, and on the number of processes.
     each = functools.partial(F.cross_entropy, label_smoothing=smoothing, reduction="none")
     return lambda output, labels: each(output, labels, weight=weights.to(output)).mean()
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """The evaluation, and what the network says of each image."""
+    """The evaluation, and the network's probabilities for each image."""
 
     evaluation: Evaluation
     scores: Scores
 
     @property
     def measures(self) -> dict[str, float]:
-        """What an epoch keeps."""
+        """The measures that are recorded for an epoch."""
         return {"loss": self.evaluation.loss, "accuracy": self.evaluation.accuracy}
 
     @property
     def predicted(self) -> Tensor:
-        """The class that each image is taken for, int64 (N,)."""
+        """The predicted class of each image, int64 (N,)."""
         return self.scores.predicted
 
     @property
@@ -140,7 +140,7 @@ class Classification(Task):
         return loss_of(model, self.label_smoothing, mixed=self.mixup > 0 or self.cutmix > 0, weights=weights)
 
     def begin_head(self, model: torch.nn.Module, images: LabelledImages, loading: Loading) -> str | None:
-        """Random numbers in the place of the weights' own head, or the best linear head on their features."""
+        """Replaces the weights' own head by random numbers, or by the best linear head on their features."""
         classes = len(images.classes)
         head = linear_head(model, classes)
         if head is not None:
@@ -234,12 +234,12 @@ class Classification(Task):
             probabilities = total(_placed(torch.cat(shares), batches)).cpu()
         loss_mean = whole / len(known)
         names = tuple(each.name for each in known.identities())
-        if not math.isfinite(loss_mean):  # training stops at it, and says so
+        if not math.isfinite(loss_mean):  # training stops with an error
             probabilities = torch.full_like(probabilities, 1 / probabilities.shape[1])
         scores = Scores(known.labels, probabilities, names, known.classes)
         return Assessment(Evaluation.of(known.labels, scores.predicted, known.classes, loss_mean), scores)
 
-    # ------------------------------------------------------------------ what a run leaves
+    # ------------------------------------------------------------------ files of a run
 
     def outcome(self, images: LabelledImages, tested: Assessment, validated: Assessment | None = None) -> Outcome:
         measures = Measures.of(tested.scores, None if validated is None else validated.scores)
@@ -269,7 +269,7 @@ class Classification(Task):
 
 
 def _whole(images: LabelledImages, changed: data.Augmentation | None) -> LabelledImages:
-    """Training images, where random parts of them are wanted at their own proportions instead of at one size."""
+    """Training images in their own proportions, from which random crops are taken."""
     if changed is None or not changed.crops:
         return images
     pictures = images.origin if isinstance(images, data.ImageSet) else images
@@ -277,7 +277,7 @@ def _whole(images: LabelledImages, changed: data.Augmentation | None) -> Labelle
 
 
 def _placed(values: Tensor, batches: Batches) -> Tensor:
-    """Values of the images in this process's parts, at their places among all images, with zeros elsewhere."""
+    """The values for this process's images, placed among all images, with zeros elsewhere."""
     number, count = batches.part
     places = [
         batch.tensor_split(count)[number] for batch in torch.arange(len(batches.images)).split(batches.batch_size)
@@ -300,7 +300,7 @@ class _Mirrored(torch.nn.Module):
 
 
 def viewed(model: torch.nn.Module, views: int) -> torch.nn.Module:
-    """A network that looks at each image so many times, in ways that leave its class what it is.
+    """A network that averages its probabilities over several views of each image, such as its mirror image.
 
     Args:
         model: from images (N, C, H, W) to logits (N, K).

@@ -1,9 +1,9 @@
-"""COCO's measures by faster-coco-eval: the only file that knows that library.
+"""COCO's measures by faster-coco-eval: the only file that uses this library.
 
-It computes what pycocotools does (Lin et al. 2014, "Microsoft COCO", and its evaluation server), in C++, and needs
-nothing but NumPy. What goes wrong with such libraries is seen to here: ids begin at 1, since 0 means "unmatched" there;
-detections are given as a data set, since an empty list of results is refused; areas are given, since they decide which
-size an object is of; numbers of classes without objects, -1 there, are None here.
+The library computes the same as pycocotools (Lin et al. 2014, "Microsoft COCO", and its evaluation server), in C++, and
+needs only NumPy. This file works around the pitfalls of such libraries. Ids begin at 1, since 0 means "unmatched".
+Detections are passed as a data set, since an empty list of results is refused. Areas are passed, since they decide the
+size class of an object. Numbers of classes without objects, which the library gives as -1, become None.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Region: TypeAlias = Literal["boxes", "masks"]
-#: A mask as COCO's files have it: ``size`` (H, W) and ``counts``, compressed run lengths down the columns.
+#: A mask in COCO's format: ``size`` (H, W) and ``counts``, compressed run lengths down the columns.
 Rle: TypeAlias = dict[str, Any]
 
 #: From 0.5 to 0.95 by 0.05: the overlaps over which AP is a mean.
 THRESHOLDS: Final = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 #: The recalls at which precision is read: 0 to 1 by 0.01.
 RECALLS: Final = 101
-#: Detections an image of a class that count, in three kinds of average recall.
+#: Largest numbers of detections of an image and a class, for three kinds of average recall.
 MOST: Final = (1, 10, 100)
 #: Objects by their area in pixels: small ones have less than 32 x 32, large ones more than 96 x 96.
 SIZES: Final = ("all", "small", "medium", "large")
@@ -34,14 +34,14 @@ _TYPES: Final = {"boxes": "bbox", "masks": "segm"}
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """The objects or the detections of one picture, as they are compared.
+    """The objects or the detections of one picture, in the form in which they are compared.
 
     Args:
         labels: int (N,), from 0.
         boxes: float64 (N, 4), x y width height.
-        areas: float64 (N,), pixels, that decide which size it is of when boxes or masks are compared. An object has the
-            area of its mask for both, as in COCO's files, or of its box where no mask is known; a detection has for
-            boxes that of its box, for masks that of its mask.
+        areas: float64 (N,), pixels, which decide the size class. An object has the area of its mask, as in COCO's
+            files, or of its box if no mask is known. A detection has the area of its box when boxes are compared, that
+            of its mask when masks are.
         masks: N of them, or None.
         scores: float64 (N,) of detections.
         crowd: bool (N,) of objects.
@@ -125,7 +125,7 @@ def overlaps(found: Regions, objects: Regions, region: Region) -> NDArray[np.flo
 
 @dataclass(frozen=True, eq=False)
 class Totals:
-    """What COCO's evaluation counts; NaN where there is nothing to count.
+    """The results of COCO's evaluation; NaN where there is nothing to count.
 
     Args:
         precision: (10 overlaps, 101 recalls, K classes, 4 sizes), the best at that recall or more, of 100 detections.
@@ -141,7 +141,7 @@ class Totals:
 def totals(
     objects: Sequence[Regions], found: Sequence[Regions], sizes: Sequence[tuple[int, int]], classes: int, region: Region
 ) -> Totals:
-    """COCO's evaluation of the detections on several pictures of ``sizes`` (H, W) against the objects there."""
+    """COCO's evaluation of the detections on several pictures of ``sizes`` (H, W) against the true objects."""
     shape = (len(THRESHOLDS), RECALLS, classes, len(SIZES))
     if not objects or not classes:
         nothing = np.full(shape, np.nan)
@@ -192,4 +192,4 @@ def _annotations(parts: Sequence[Regions], region: Region) -> list[dict[str, Any
 
 
 def _quiet(*_: object) -> None:
-    """Instead of the library's prints."""
+    """Replaces the library's print."""

@@ -1,9 +1,9 @@
 """A colour for each class, on pictures and in the palettes of class maps.
 
-Each colour is bright enough for black letters on it, and so for a dark photograph; on a bright one lines get a dark
-edge. The table was found one by one: the next colour is the one of all sRGB colours of that brightness that lies
-farthest, in OKLab (Ottosson 2020), from the nearest one before it, as people see it with three kinds of cones and
-without the first, the second or the third (Machado, Oliveira and Fernandes 2009). So the first classes differ most.
+Each colour is bright enough for black letters on it and for dark photographs; on bright photographs, lines get a dark
+edge. The table was built one colour at a time: among all sRGB colours of this brightness, the next one has the largest
+distance in OKLab (Ottosson 2020) to the nearest earlier one, for people with normal vision and with each of the three
+kinds of colour blindness (Machado, Oliveira and Fernandes 2009). So the first classes differ most.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ COLOURS: Final = (
     "#d28700", "#9696ff", "#c35a96", "#96fff0", "#ff6996", "#5ac3ff", "#e11ed2", "#ffb4d2",
     "#ff78d2", "#c3e178", "#78d25a", "#96a55a", "#a57800", "#e11eff", "#a5f0b4", "#00965a",
 )  # fmt: skip
-#: Of "no object" in class maps.
+#: The colour of "no object" in class maps.
 BACKGROUND: Final = "#30343b"
-#: The name by which class maps that are drawn from objects call what is no object.
+#: The name of "no object" in class maps that are drawn from objects.
 BACKGROUND_NAME: Final = "background"
 
 
@@ -32,7 +32,7 @@ def colour_of(label: int) -> str:
 
 
 def map_colours(map_classes: tuple[str, ...]) -> tuple[str, ...]:
-    """The colour of each class of a class map; an object's class has there the colour that it has on boxes.
+    """The colour of each class of a class map; classes of objects have the same colour as on boxes.
 
     >>> map_colours(("background", "cat"))
     ('#30343b', '#ffa500')

@@ -1,8 +1,8 @@
-"""Boxes with classes: losses that the network brings, COCO's average precision, detections as lines of JSON.
+"""Boxes with classes: the network's own losses, COCO's average precision, detections as lines of JSON.
 
-A network of this task takes and gives what torchvision's detectors do: pictures as a list, in training with targets and
-for a dict of losses, in evaluation for a dict of boxes, labels and scores each. Its label 0 is the background, which
-is unknown everywhere else.
+A network of this task has the interface of torchvision's detectors. It takes a list of pictures. In training it also
+takes targets and returns a dict of losses; in evaluation it returns a dict of boxes, labels and scores for each
+picture. Its label 0 is the background; everywhere else in striate, labels count from 0 without the background.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from striate.tasks.objects import ObjectMeasures, ObjectRecorder
 from striate.tasks.task import Batches, Criterion, Goal, Outcome
 from striate.tasks.writing import ObjectWriter
 
-#: In a run's folder: what the network finds on each held-out picture.
+#: The file in a run's folder with the network's detections on each held-out picture.
 DETECTIONS: Final = "detections.jsonl"
 
 
 @dataclass(frozen=True)
 class ObjectAssessment:
-    """What a network finds on a set of pictures, and how good that is.
+    """A network's detections on a set of pictures, and their measures.
 
     Args:
         evaluation: the measures.
-        recorder: has the detections of each picture, masks as run lengths: as they are, those of a large set would
-            fill any memory.
+        recorder: has the detections of each picture, with masks as run lengths, because masks of a large set as pixels
+            would fill the memory.
         known: the pictures' names.
     """
 
@@ -56,7 +56,7 @@ class ObjectAssessment:
 
     @property
     def measures(self) -> dict[str, float]:
-        """What an epoch keeps; of a set without objects 0."""
+        """The measures that are recorded for an epoch; 0 for a set without objects."""
         main = self.evaluation.main
         return {"AP": main.ap or 0.0, "AP50": main.ap50 or 0.0}
 
@@ -68,7 +68,7 @@ class Detection(AnnotatedTask):
     name: ClassVar[str] = "detection"
     holds: ClassVar[str] = "boxes"
     goal: ClassVar[Goal] = Goal("AP", rising=True)
-    #: Gradients of a larger 2-norm are scaled down: a step on a batch of rare objects would undo many others.
+    #: Gradients of a larger 2-norm are scaled down, because one step on a batch of rare objects could undo many others.
     clip_norm: ClassVar[float | None] = 10.0
 
     def outputs(self, classes: int) -> int:
@@ -124,7 +124,7 @@ class Detection(AnnotatedTask):
         return criterion
 
     def target(self, truth: Annotation, device: torch.device) -> dict[str, Tensor]:
-        """An annotation as networks take it. Nothing is learnt from crowds."""
+        """An annotation as a network's target, without crowds."""
         assert truth.crowd is not None
         single = truth.select(~truth.crowd)
         return {"boxes": single.boxes.to(device), "labels": (single.labels + 1).to(device)}
@@ -157,7 +157,7 @@ class Detection(AnnotatedTask):
         return ObjectAssessment(recorder.measures(), recorder, known)
 
     def detect(self, model: torch.nn.Module, inputs: Iterable[Tensor], framed: Sequence[Framed]) -> list[Detections]:
-        """What a network in evaluation mode finds, at the pictures' own sizes."""
+        """The detections of a network in evaluation mode, at the pictures' own sizes."""
         pictures = list(inputs)
         results: list[dict[str, Tensor]] = model(pictures)
         return [
@@ -177,7 +177,7 @@ class Detection(AnnotatedTask):
             result["scores"].detach().float().cpu(),
         )
 
-    # ------------------------------------------------------------------ what a run leaves
+    # ------------------------------------------------------------------ files of a run
 
     def outcome(
         self, images: AnnotatedSet, tested: ObjectAssessment, validated: ObjectAssessment | None = None

@@ -1,4 +1,4 @@
-"""How well a classifier's predictions agree with the truth, as plain frozen values that go to JSON and come back."""
+"""How well a classifier's predictions agree with the truth, as plain frozen values that convert to and from JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from striate.errors import RunError
 
 @dataclass(frozen=True)
 class Example:
-    """A held-out image and what the trained network says of it; ``image`` is uint8 (C, H, W), as the network got it.
+    """A held-out image and the network's prediction for it; ``image`` is uint8 (C, H, W), as the network's input.
 
     ``name`` is its path in the data set, ``digest`` that of its content.
     """
@@ -28,6 +28,7 @@ class Example:
 
     @property
     def right(self) -> bool:
+        """Whether the predicted class is the actual one."""
         return self.predicted == self.actual
 
 
@@ -78,17 +79,17 @@ class Evaluation:
 
     @property
     def precision(self) -> tuple[float, ...]:
-        """For each class: of the images predicted to be of it, the share that is."""
+        """For each class, the share of the images predicted as this class that belong to it."""
         return tuple(map(_ratio, self._hits, map(sum, zip(*self.confusion, strict=True))))
 
     @property
     def recall(self) -> tuple[float, ...]:
-        """For each class: of its images, the share that was predicted to be of it."""
+        """For each class, the share of its images that was predicted as this class."""
         return tuple(map(_ratio, self._hits, self.support))
 
     @property
     def f1(self) -> tuple[float, ...]:
-        """For each class: the harmonic mean of precision and recall."""
+        """For each class, the harmonic mean of precision and recall."""
         return tuple(_ratio(2 * p * r, p + r) for p, r in zip(self.precision, self.recall, strict=True))
 
     @property
@@ -102,10 +103,10 @@ class Evaluation:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Evaluation:
-        """The evaluation that :meth:`to_dict` gave.
+        """The inverse of :meth:`to_dict`.
 
         Raises:
-            RunError: classes and counts that don't fit each other, or aren't there.
+            RunError: classes and counts that are missing or don't fit each other.
         """
         try:
             classes = tuple(fields["classes"])

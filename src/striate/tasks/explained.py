@@ -1,9 +1,9 @@
-"""Networks that find objects or classes of pixels, as networks with one score for each class: what explanations ask.
+"""Detectors and segmentation networks as networks with one score for each class, which explanations need.
 
-An explanation answers why a score is as high as it is. Of a detector the score of a class is that of the place which is
-surest of it, or of the proposal, which is held fixed; of one object that it found, the scores are those of its own
-place, or of its box, which is held fixed too. Of a segmentation network the score of a class is the mean over the
-pixels that are taken for it.
+An explanation answers why a score is high. A detector's score of a class is the score at the place, or for the
+proposal, where it is highest; for one detected object, the scores are those at the object's place or for its box. The
+place, proposal or box is then held fixed. A segmentation network's score of a class is the mean over the pixels that
+are predicted as this class.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from striate.errors import ExplainError, RunError
 from striate.models.dense import called_by
 
-#: What stands before the number of an object, where a class might be called by that number.
+#: The prefix of an object's number, in case a class has this number as its name.
 _OBJECT: Final = "object:"
 
 
@@ -28,9 +28,9 @@ class Explained:
 
     Args:
         network: from (N, C, H, W) to scores (N, K).
-        target: the class; None for the one with the largest score.
-        box: of the object that is asked about, xyxy, pixels of what the network sees; None for no object.
-        layer: whose maps suit class activation maps; None for the last one with places.
+        target: the class; None for the class with the largest score.
+        box: of the object to explain, xyxy, pixels of the network's input; None for no object.
+        layer: the layer whose maps suit class activation maps; None for the last layer with spatial positions.
     """
 
     network: torch.nn.Module
@@ -40,9 +40,9 @@ class Explained:
 
 
 def object_number(text: str, classes: Sequence[str]) -> int | None:
-    """Which of the objects that a detector finds is meant, from 1, the surest; None if it is a class.
+    """The number of the detected object that a target means, from 1, the best score; None if the target is a class.
 
-    A number is that of an object where no class is called by it; ``object:3`` always is.
+    A number means an object if no class has it as its name; ``object:3`` always means an object.
 
     Raises:
         ExplainError: no number after ``object:``.
@@ -63,14 +63,14 @@ def one_object(model: Any, picture: Tensor, number: int) -> Explained:
     """A detector's layers under the same names, from pictures to the scores of the classes for one object (N, K).
 
     Args:
-        model: with the methods ``place_of``, from a picture, a box and a label to the place that speaks for them, and
-            ``scores_at``, from pictures and that place to the logits of all classes. A method ``layer_of``, or
-            ``map_layer``, may tell the layer whose maps suit class activation maps.
-        picture: float (C, H, W), as the network sees it.
-        number: of the object, from 1; the surest is the first.
+        model: with the methods ``place_of``, from a picture, a box and a label to the place that predicts them, and
+            ``scores_at``, from pictures and this place to the logits of all classes. A method ``layer_of`` or
+            ``map_layer`` may name the layer whose maps suit class activation maps.
+        picture: float (C, H, W), the network's input.
+        number: of the object, from 1, the best score.
 
     Raises:
-        ExplainError: nothing is found, or fewer objects are.
+        ExplainError: no objects, or fewer than this number, are detected.
         RunError: a detector without these methods.
     """
     kind = type(model).__name__
@@ -81,7 +81,7 @@ def one_object(model: Any, picture: Tensor, number: int) -> Explained:
     if count < number:
         got = "nothing is found on this picture" if count == 0 else f"got object {number} of {count}"
         needed = "needed an object" if count == 0 else f"needed 1 to {count}"
-        raise ExplainError("--target", got, needed, "name a class instead, as that of the surest place")
+        raise ExplainError("--target", got, needed, "name a class instead, which is explained at its best place")
     row = int(found["scores"].sort(descending=True, stable=True).indices[number - 1])
     box, label = found["boxes"][row], int(found["labels"][row])
     place, scores = model.place_of(picture, box, label), type(model).scores_at
@@ -99,10 +99,10 @@ def object_scores(model: torch.nn.Module) -> torch.nn.Module:
     """A detector's layers under the same names, from pictures (N, C, H, W) of values from 0 to 1 to scores (N, K).
 
     Args:
-        model: a detector with a method ``class_scores``, which gives the score of each class at its surest place.
+        model: a detector with a method ``class_scores``, which returns the score of each class at its best place.
 
     Raises:
-        RunError: a detector without that method.
+        RunError: a detector without this method.
     """
     scores = getattr(type(model), "class_scores", None)
     if scores is None:
@@ -113,7 +113,7 @@ def object_scores(model: torch.nn.Module) -> torch.nn.Module:
 def pixel_scores(model: torch.nn.Module) -> torch.nn.Module:
     """A segmentation network's layers under the same names, from (N, C, H, W) to scores (N, K).
 
-    A class that no pixel is taken for has the score of the pixel that is nearest to it.
+    A class that is predicted at no pixel has the score of the pixel where it comes closest to being predicted.
     """
     whole = type(model).forward
 

@@ -1,4 +1,4 @@
-"""Networks in the form in which files for other programs hold them, and how near two results are to each other."""
+"""Networks in the form in which they are exported, and the comparison of two results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from striate.errors import RunError
 from striate.models.dense import called_by
 
-#: Where overlapping boxes are left out: in the file, or by the program that reads it.
+#: Where overlapping boxes are suppressed: inside the file, or outside, by the program that reads it.
 SUPPRESSION: Final = ("inside", "outside")
 
 Results = tuple[Tensor, ...]
@@ -23,12 +23,12 @@ class Exportable:
     """A network from a batch of images (N, C, H, W) to tensors.
 
     Args:
-        network: in evaluation mode it gives a tensor, or a tuple of them.
+        network: in evaluation mode it returns a tensor or a tuple of tensors.
         outputs: their names.
-        unit: height and width may be any multiples of this, from ``least`` on; None: those of the images that the file
-            is made with.
+        unit: height and width may be any multiples of this, from ``least`` on; None: only the size of the images that
+            the file is made with.
         least: the smallest side, pixels.
-        about: what else a file says of itself, as JSON can have it.
+        about: further metadata of a file, in the form of JSON.
     """
 
     network: torch.nn.Module
@@ -38,11 +38,11 @@ class Exportable:
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def takes(self, size: tuple[int, int]) -> bool:
-        """Whether images of (H, W) are among those that all sizes stand for."""
+        """Whether images of (H, W) have one of the allowed sizes."""
         return self.unit is not None and all(side >= self.least and side % self.unit == 0 for side in size)
 
     def scale(self, results: Results) -> float:
-        """What a difference is a share of: the largest absolute value, or 1 if that is more."""
+        """The scale for relative differences: the largest absolute value, but at least 1."""
         return max(1.0, *(each.abs().max().item() for each in results))
 
     def differences(self, first: Results, second: Results, images: Tensor) -> Tensor:
@@ -51,15 +51,18 @@ class Exportable:
         return torch.stack(each).amax(0)
 
     def same(self, first: Results, second: Results) -> bool:
-        """Whether two results that hardly differ say the same: an image's class. Of pixels some are always about to be
-        of another class; there the differences say all."""
+        """Whether two results mean the same: for classification, the same class.
+
+        Class maps aren't compared in this way, because some pixels are always close to another class; for them only the
+        differences count.
+        """
         return all(
             one.dim() != 2 or torch.equal(one.argmax(1), other.argmax(1))
             for one, other in zip(first, second, strict=True)
         )
 
     def counted(self, results: Results) -> int | None:
-        """How many objects results hold; None where they hold none by their nature."""
+        """The number of objects in the results; None for networks that don't detect objects."""
         return None
 
 
@@ -67,13 +70,13 @@ class Exportable:
 class ExportableObjects(Exportable):
     """A detector from images to objects.
 
-    The outputs are rows of all images, one after the other: ``image`` int64 (D,), from 0, whose row it is; ``boxes``
-    (D, 4); ``labels`` int64 (D,), from 0; ``scores`` (D,); and of networks that draw outlines ``masks`` (D, H, W), the
-    probability of each pixel. Where overlapping boxes are left to the reader of the file, and as many boxes are told of
-    each image, there is no ``image``, and the others are (N, M, ...).
+    The outputs are the rows of all images, one image after the other: ``image`` int64 (D,), from 0, the image that a
+    row belongs to; ``boxes`` (D, 4); ``labels`` int64 (D,), from 0; ``scores`` (D,); and, for networks that predict
+    masks, ``masks`` (D, H, W), the probability of each pixel. If suppression is left to the reader of the file and
+    every image has the same number of boxes, there is no ``image``, and the other outputs are (N, M, ...).
 
     Args:
-        threshold: rows that score no more are none.
+        threshold: rows with this score or less don't count as detections.
     """
 
     threshold: float = 0.0
@@ -82,14 +85,14 @@ class ExportableObjects(Exportable):
         return 1.0
 
     def differences(self, first: Results, second: Results, images: Tensor) -> Tensor:
-        """Of the rows that are most like each other, boxes in shares of the image's longer side. Infinite where one
-        result has an object that the other hasn't."""
+        """The largest difference between matching rows, with boxes in fractions of the image's longer side. Infinite if
+        one result has an object that the other doesn't have."""
         side = max(images.shape[2:])
         one, other = (self._rows(each, len(images)) for each in (first, second))
         return torch.tensor([_difference(*pair, side) for pair in zip(one, other, strict=True)])
 
     def same(self, first: Results, second: Results) -> bool:
-        return True  # rows with other labels aren't alike
+        return True  # rows with different labels don't match
 
     def counted(self, results: Results) -> int | None:
         named = dict(zip(self.outputs, results, strict=True))
@@ -126,10 +129,10 @@ def _difference(first: Mapping[str, Tensor], second: Mapping[str, Tensor], side:
 
 
 def without_suppression(what: str, suppression: str | None) -> None:
-    """Refuses the choice where boxes are left out that overlap.
+    """Refuses a choice of where boxes are suppressed.
 
     Raises:
-        RunError: it was made.
+        RunError: there is such a choice.
     """
     if suppression is not None:
         raise RunError("suppression", f"got {suppression!r}", f"needed none: {what}")
@@ -139,13 +142,13 @@ def objects_of(model: Any, name: str, suppression: str | None) -> Exportable:
     """A detector with rows as results.
 
     Args:
-        model: with a method ``detect_batch``; ``export_sizes``, the unit and the least of its images' sides; and
-            ``suppression``, by which limits it leaves out boxes that overlap, or a ``score_threshold`` alone.
+        model: with a method ``detect_batch``; ``export_sizes``, the unit and the smallest of its images' sides; and
+            ``suppression``, the limits by which it suppresses boxes that overlap, or only a ``score_threshold``.
         name: of its task.
-        suppression: one of :data:`SUPPRESSION`; None for the first, where the network leaves out boxes that overlap.
+        suppression: one of :data:`SUPPRESSION`; None for the first, if the network suppresses boxes that overlap.
 
     Raises:
-        RunError: a network that has no such method; another word, or a choice that the network doesn't leave.
+        RunError: a network without this method; another word, or a choice that the network doesn't offer.
     """
     kind = type(model).__name__
     if not hasattr(model, "detect_batch"):

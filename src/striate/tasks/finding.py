@@ -1,4 +1,4 @@
-"""What a network says of picture files: objects, or the class of each pixel, at the pictures' own sizes."""
+"""Predictions for picture files: objects, or the class of each pixel, at the pictures' own sizes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from striate.tasks.semantic import Semantic
 
 @dataclass(frozen=True, eq=False)
 class Finding:
-    """What a network says of one picture file.
+    """A network's prediction for one picture file.
 
     Args:
         file: the file.
-        picture: uint8 (C, H, W); None if it can't be read.
+        picture: uint8 (C, H, W); None if the file can't be read.
         found: detections, or a class map, uint8 (H, W); None if the file can't be read.
-        error: why it can't be read; None if it can.
+        error: why the file can't be read; None if it can.
     """
 
     file: Encoded
@@ -42,7 +42,7 @@ def find(
     device: torch.device | str = "cpu",
     max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Finding]:
-    """Goes through picture files in their order. Memory doesn't grow with their number, and broken ones end nothing.
+    """Processes picture files in order. Memory doesn't grow with their number, and a broken file is no error.
 
     Args:
         task: of the network.
@@ -70,7 +70,7 @@ def find_on(
     picture: Tensor,
     device: torch.device | str = "cpu",
 ) -> Detections | Tensor:
-    """What a network says of one picture, uint8 (C, H, W)."""
+    """A network's prediction for one picture, uint8 (C, H, W)."""
     truth = Annotation((picture.shape[1], picture.shape[2]))
     seen, placement = picture, None
     if preprocessing.mode != "own":

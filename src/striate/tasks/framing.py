@@ -1,4 +1,4 @@
-"""Annotated pictures as networks see them, and what networks say of them, back on the pictures."""
+"""Annotated pictures in a network's frame, and the network's results mapped back to the pictures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from striate.errors import DataError
 
 @dataclass(frozen=True)
 class Framed:
-    """A picture in a network's frame: what is known of it at its own size, and where in the frame it lies."""
+    """A picture in a network's frame: its annotation at its own size, and its placement in the frame."""
 
     truth: Annotation
     placement: Placement | None
@@ -27,13 +27,13 @@ class Framed:
 class FramedBatches:
     """Annotated pictures in their order, fitted to a network, each with its truth at the picture's own size.
 
-    Boxes and masks are compared with the truth at the size at which somebody drew them, whatever size the network
-    sees. Every process goes through all pictures: measures of detections are no sums.
+    Boxes and masks are compared with the truth at the size at which they were annotated, whatever size the network
+    sees. Every process evaluates all pictures, because measures of detections aren't sums over pictures.
 
     Args:
         images: the set.
         batch_size: pictures at once.
-        fit: what brings them to one size; None: their own sizes.
+        fit: fits pictures to one size; None keeps their own sizes.
         device: where the network is.
         normalization: of pixels; None: values from 0 to 1.
     """
@@ -86,7 +86,7 @@ def _list(images: AnnotatedSet) -> str:
 
 
 def normalization_of(images: AnnotatedSet) -> Normalization:
-    """Mean and deviation of the pixels of a set, of at most so many pictures spread evenly over it."""
+    """Mean and deviation of the pixels of a set, from a limited number of pictures spread evenly over it."""
     every = max(1, len(images) // _COUNTED)
     pixels = squares = count = torch.zeros(images.channels, dtype=torch.float64)
     for index in range(0, len(images), every):
@@ -99,5 +99,5 @@ def normalization_of(images: AnnotatedSet) -> Normalization:
     return Normalization(tuple(mean.tolist()), tuple(deviation.tolist()))
 
 
-#: Pictures whose pixels are counted.
+#: Largest number of pictures whose pixels are counted.
 _COUNTED: Final = 500

@@ -1,4 +1,4 @@
-"""Backbone and head: the parts of a network that transfer learning tells apart."""
+"""Backbone and head: the parts of a network that transfer learning distinguishes."""
 
 from __future__ import annotations
 

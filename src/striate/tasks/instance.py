@@ -1,4 +1,4 @@
-"""A mask for each object: as :mod:`striate.tasks.detection`, with outlines learnt, measured and drawn."""
+"""A mask for each object: like :mod:`striate.tasks.detection`, with masks in losses, measures and pictures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from striate.data import Annotation, Detections
 from striate.tasks.detection import Detection
 
-#: The probability from which on a pixel is the object's.
+#: A pixel belongs to an object from this probability on.
 _INSIDE: Final = 0.5
 
 

@@ -1,4 +1,4 @@
-"""How far a measured share may be from the true one: 95 % confidence intervals, and a summary over folds."""
+"""95 % confidence intervals of measured shares, and a summary over folds."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class Measure:
 def wilson(part: int, whole: int) -> Interval:
     """Wilson's score interval of a binomial share, at 95 %.
 
-    All shares q that a test of the observed share p = part / whole at the normal approximation's 5 % doesn't reject:
-    |p - q| <= z sqrt(q (1 - q) / whole). It stays within [0, 1], and keeps a width where p is 0 or 1. E. B. Wilson,
-    "Probable inference, the law of succession, and statistical inference", JASA 22, 1927. Without images nothing is
-    known: (0, 1).
+    It contains all shares q that a test at the 5 % level doesn't reject for the observed share p = part / whole, in the
+    normal approximation: |p - q| <= z sqrt(q (1 - q) / whole). It lies within [0, 1], also if p is 0 or 1. E. B.
+    Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22, 1927. Without images
+    nothing is known: (0, 1).
 
     Args:
         part: images that count, from 0 to ``whole``.
@@ -61,17 +61,17 @@ def wilson(part: int, whole: int) -> Interval:
     share, square = part / whole, _Z**2
     middle = (share + square / (2 * whole)) / (1 + square / whole)
     half = _Z / (1 + square / whole) * math.sqrt(share * (1 - share) / whole + square / (4 * whole**2))
-    # Rounding must not leave the ends that are exactly 0 and 1 a hair beside them.
+    # Ends that are exactly 0 or 1 must not be changed by rounding.
     return (0.0 if part == 0 else middle - half), (1.0 if part == whole else middle + half)
 
 
 def bootstrap_macro_f1(confusion: Tensor, *, seed: int = 0, resamples: int = _RESAMPLES) -> Interval | None:
     """The 95 % interval of macro F1 under resampling of the images, by bias-corrected percentiles.
 
-    N images drawn with replacement have a confusion matrix that is multinomial in the cells of the matrix at hand, and
-    macro F1 depends on nothing else; so matrices are drawn, and not images. Resamples lack some images of each class,
-    and so with small classes their macro F1 is lower than the sample's; which percentiles are taken makes up for that
-    (Efron and Tibshirani, "An introduction to the bootstrap", 1993, section 14.3, with an acceleration of 0).
+    The confusion matrix of N images drawn with replacement is multinomial in the cells of the given matrix, and macro
+    F1 depends only on it. So matrices are drawn instead of images. Resamples lack some images of each class; with small
+    classes their macro F1 is therefore lower than the sample's. The choice of percentiles corrects this bias (Efron and
+    Tibshirani, "An introduction to the bootstrap", 1993, section 14.3, with an acceleration of 0).
 
     Args:
         confusion: int64 (K, K) counts, at least one image; row = true class, column = predicted class.
@@ -79,8 +79,8 @@ def bootstrap_macro_f1(confusion: Tensor, *, seed: int = 0, resamples: int = _RE
         resamples: how many matrices are drawn.
 
     Returns:
-        None where all resamples are equal, as without any error: what the sample doesn't hold they can't either, and
-        an interval of width 0 would claim that nothing else could have been.
+        None if all resamples are equal, as for a sample without errors: an interval of width 0 would claim that no
+        other value is possible.
 
     >>> low, high = bootstrap_macro_f1(torch.tensor([[40, 10], [5, 45]]))
     >>> 0.75 < low < 0.8 < 0.9 < high < 0.95
@@ -144,7 +144,7 @@ class FoldSummary:
 
     @property
     def interval(self) -> Interval:
-        """The mean's 95 % interval by Student's t with k - 1 degrees of freedom; of a share it may pass 0 or 1.
+        """The mean's 95 % interval by Student's t with k - 1 degrees of freedom; for a share it may exceed 0 or 1.
 
         Folds share most of their training images, so their values aren't independent, and s / sqrt(k) is too small an
         error of the mean. It is corrected as Nadeau and Bengio, "Inference for the generalization error", Machine

@@ -1,9 +1,9 @@
-"""How well class maps agree with the truth: everything follows from one table of counted pixels.
+"""Agreement of class maps with the truth: all measures follow from one confusion matrix of pixels.
 
-Intersection over union (IoU) of a class is, of the pixels that are of it or are said to be, the share that is both,
-over the pixels of all pictures together. Pixels whose class isn't known count nowhere. A class that no pixel is of and
-that none is said to be has no IoU and is in no mean; one that no pixel is of but some are said to be has IoU 0, and
-counts.
+The intersection over union (IoU) of a class is the number of pixels that both belong to it and are predicted as it,
+divided by the number of pixels for which at least one is true, over all pictures together. Pixels of unknown class
+don't count. A class that occurs neither in the truth nor in the predictions has no IoU and is left out of means. A
+class that occurs only in the predictions has IoU 0 and is part of means.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class PictureMap:
     """One picture.
 
     Args:
-        name: of it.
-        iou: the mean IoU of the classes that are in its truth or in its prediction; None if no pixel counts.
+        name: of the picture.
+        iou: the mean IoU of the classes in its truth or in its prediction; None if no pixel counts.
         accuracy: the share of its pixels that is right; None if no pixel counts.
     """
 
@@ -67,22 +67,22 @@ class MapMeasures:
 
     @property
     def predicted(self) -> tuple[int, ...]:
-        """Pixels that are said to be of each class."""
+        """Pixels predicted as each class."""
         return tuple(map(sum, zip(*self.confusion, strict=True)))
 
     @property
     def accuracy(self) -> float | None:
-        """Share of the pixels whose class was predicted; None of none."""
+        """Share of the pixels that are right; None if no pixel counts."""
         return _share(sum(self._hits), self.pixels)
 
     @property
     def recall(self) -> tuple[float | None, ...]:
-        """For each class: of its pixels, the share that was predicted to be of it; None without pixels."""
+        """For each class, the share of its pixels that was predicted as this class; None without pixels."""
         return tuple(map(_share, self._hits, self.support))
 
     @property
     def precision(self) -> tuple[float | None, ...]:
-        """For each class: of the pixels predicted to be of it, the share that is; None if none was."""
+        """For each class, the share of the pixels predicted as this class that belong to it; None if there are none."""
         return tuple(map(_share, self._hits, self.predicted))
 
     @property
@@ -93,13 +93,13 @@ class MapMeasures:
 
     @property
     def dice(self) -> tuple[float | None, ...]:
-        """For each class, twice what is both over the sum of what is of it and what is said to be; F1, by pixels."""
+        """For each class, the Dice coefficient, which is F1 of pixels: 2 |A and B| / (|A| + |B|)."""
         parts = zip(self._hits, self.support, self.predicted, strict=True)
         return tuple(_share(2 * hits, truth + found) for hits, truth, found in parts)
 
     @property
     def mean_iou(self) -> float | None:
-        """Over the classes that have an IoU."""
+        """The mean over the classes that have an IoU."""
         return _mean(self.iou)
 
     @property
@@ -109,7 +109,7 @@ class MapMeasures:
 
     @property
     def mean_dice(self) -> float | None:
-        """Over the classes that have one."""
+        """The mean over the classes that have a Dice coefficient."""
         return _mean(self.dice)
 
     @property
@@ -117,7 +117,7 @@ class MapMeasures:
         return tuple(row[index] for index, row in enumerate(self.confusion))
 
     def worst(self, count: int) -> list[int]:
-        """The numbers of the pictures with the least IoU, at most so many; none without a mistake."""
+        """The indices of the pictures with the smallest IoU, a limited number; none without a mistake."""
         known = [
             (each.iou, number) for number, each in enumerate(self.pictures) if each.iou is not None and each.iou < 1
         ]
@@ -136,10 +136,10 @@ class MapMeasures:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> MapMeasures:
-        """The measures that :meth:`to_dict` gave.
+        """The inverse of :meth:`to_dict`.
 
         Raises:
-            RunError: something else.
+            RunError: ``data`` of another form.
         """
         try:
             found = cls(
@@ -171,7 +171,7 @@ def count_pixels(truth: Tensor, found: Tensor, classes: int) -> Tensor:
 
 
 class MapRecorder:
-    """Takes class maps one by one and adds up their pixels; what several processes count can be added too."""
+    """Counts the pixels of class maps, one map at a time; the counts of several processes can be added."""
 
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes = tuple(classes)
@@ -216,7 +216,7 @@ class MapRecorder:
             raise DataError(where, f"got class {worst} in the {what}", f"needed 0 to {len(self.classes) - 1}")
 
     def extend(self, other: MapRecorder) -> None:
-        """What another process has counted, after what was counted here."""
+        """Adds another process's counts; its pictures come after those counted here."""
         assert other.classes == self.classes
         self.counts += other.counts
         self.ignored += other.ignored

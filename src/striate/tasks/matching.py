@@ -1,4 +1,4 @@
-"""Which detection is which object, on one picture; and how many of which class are taken for which."""
+"""Matching of detections with objects on one picture, and confusion counts over pictures."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from numpy.typing import NDArray
 
 from striate.tasks.coco import Regions
 
-#: From this overlap on a detection is an object's.
+#: The smallest overlap of a detection with its object.
 OVERLAP: Final = 0.5
 
 
 @dataclass(frozen=True)
 class PictureMatches:
-    """What became of the objects and of the detections of one picture, by their numbers there.
+    """The result of matching the objects and detections of one picture, by their indices.
 
-    Crowds, and detections within a crowd of their class, are in none of these.
+    Crowds, and detections within a crowd of their class, are left out.
 
     Args:
         name: of the picture.
         hits: pairs of an object and the detection that found it.
         confused: pairs of an object and a detection of another class.
-        missed: objects that nothing found.
-        false_alarms: detections of nothing.
+        missed: objects without a detection.
+        false_alarms: detections without an object.
     """
 
     name: str
@@ -37,7 +37,7 @@ class PictureMatches:
 
     @property
     def mistakes(self) -> int:
-        """How many things are wrong: objects missed or taken for another class, and false alarms."""
+        """The number of mistakes: objects missed or confused with another class, and false alarms."""
         return len(self.confused) + len(self.missed) + len(self.false_alarms)
 
     def to_dict(self) -> dict[str, Any]:
@@ -61,8 +61,8 @@ class Matches:
     """The detections of a picture against the objects of their own class, as COCO's evaluation matches them.
 
     Args:
-        order: the detections, surest first; of equal scores the first first.
-        object_of: int (M,), of each detection the object that it found; -1 for none.
+        order: the detections by descending score; equal scores keep their order.
+        object_of: int (M,), the object that each detection found; -1 for none.
         ignored: bool (M,), detections within a crowd of their class.
     """
 
@@ -72,10 +72,10 @@ class Matches:
 
 
 def match(found: Regions, objects: Regions, overlap: NDArray[np.float64]) -> Matches:
-    """Each detection, surest first, takes of the objects of its class that are left the one that it overlaps most.
+    """Matches each detection, by descending score, with the remaining object of its class that it overlaps most.
 
-    It must overlap by half at least. What a surer detection takes doesn't hang on those after it, so above any score
-    the matches are those of all.
+    The overlap must be at least a half. A match doesn't depend on detections with lower scores, so the matches above
+    any threshold are the same as without a threshold.
 
     Args:
         found: M detections.
@@ -101,10 +101,10 @@ def match(found: Regions, objects: Regions, overlap: NDArray[np.float64]) -> Mat
 def above(
     threshold: float, name: str, found: Regions, objects: Regions, overlap: NDArray[np.float64], matches: Matches
 ) -> PictureMatches:
-    """What the detections of a score of at least ``threshold`` make of a picture.
+    """The outcome of a picture for the detections with a score of at least ``threshold``.
 
-    Of those that found no object of their class, each then takes the object of another class that is left and that it
-    overlaps most, by half at least: that object is taken for another.
+    Detections without an object of their class are then matched with the remaining object of another class that they
+    overlap most, by at least a half; such an object counts as confused.
     """
     shown = [number for number in matches.order.tolist() if found.scores[number] >= threshold]
     hits = [(int(matches.object_of[number]), number) for number in shown if matches.object_of[number] >= 0]
@@ -128,15 +128,15 @@ def above(
 
 
 def best_threshold(scores: NDArray[np.float64], right: NDArray[np.bool_], objects: int) -> float:
-    """The score above which detections of all classes together have the greatest F1; of several the highest.
+    """The threshold at which the detections of all classes together have the greatest F1; of several the highest.
 
     Args:
         scores: (M,) of detections that count.
         right: (M,), whether each found an object.
-        objects: how many there are.
+        objects: number of objects.
 
     Returns:
-        One of the scores; 0.5 where there is none, or none is right.
+        One of the scores; 0.5 if there are none, or none is right.
 
     >>> best_threshold(np.array([0.9, 0.8, 0.3]), np.array([True, True, False]), 2)
     0.8
@@ -147,7 +147,7 @@ def best_threshold(scores: NDArray[np.float64], right: NDArray[np.bool_], object
     ordered = scores[order]
     hits = np.cumsum(right[order])
     f1 = 2 * hits / (np.arange(1, len(ordered) + 1) + objects)
-    # Detections of one score come together.
+    # Detections with equal scores pass a threshold together.
     last = np.append(ordered[1:] != ordered[:-1], True)
     ends = np.flatnonzero(last)
     return float(ordered[ends[int(f1[ends].argmax())]])

@@ -1,7 +1,7 @@
-"""How well detections agree with the objects that are there: COCO's measures, curves, confusion, each picture.
+"""Agreement of detections with the true objects: COCO's measures, curves, confusion, outcomes of pictures.
 
-Measures are None where there is nothing that they could be measured on, and such classes count in no mean: a class
-without objects has no recall, whatever is found of it. That its false alarms aren't lost, see ``confusion``.
+A measure is None if there is nothing to measure, and means leave such classes out: a class without objects has no
+recall, whatever is detected. Its false alarms are counted in ``confusion``.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class ClassMeasures:
     """One class.
 
     Args:
-        name: of it.
-        objects: how many there are, without crowds.
-        detections: how many there are, of any score.
+        name: of the class.
+        objects: number of objects, without crowds.
+        detections: number of detections, of any score.
         ap, ap50, ap75: average precision over the overlaps 0.5 to 0.95, at 0.5, at 0.75; None without objects.
-        precision, recall: of the detections above the threshold, matched at an overlap of 0.5; None of nothing.
+        precision, recall: of the detections above the threshold, matched at an overlap of 0.5; None if undefined.
         curves: by overlap, precision at the recalls 0, 0.01 ... 1, the best at that recall or more;
             None without objects.
     """
@@ -63,9 +63,9 @@ class RegionMeasures:
     """COCO's twelve numbers for boxes, or for masks, and the table of classes.
 
     ``ap``, average precision, is a mean over the overlaps 0.5 to 0.95 by 0.05, over 101 recalls and over the classes
-    that have objects; ``ap50`` and ``ap75`` are those at one overlap; ``ap_small``, ``ap_medium`` and ``ap_large`` of
-    objects of less than 32x32, of more than 96x96 pixels and between. ``ar1``, ``ar10`` and ``ar100``, average recall,
-    are means over the same overlaps and classes of the recall that so many detections an image of each class reach.
+    that have objects. ``ap50`` and ``ap75`` are the same at one overlap. ``ap_small`` is for objects of less than 32x32
+    pixels, ``ap_large`` for more than 96x96, ``ap_medium`` for those between. ``ar1``, ``ar10`` and ``ar100``, average
+    recall, are means over the same overlaps and classes, with at most 1, 10 or 100 detections of an image and a class.
     """
 
     ap: float | None
@@ -84,26 +84,26 @@ class RegionMeasures:
 
     @property
     def numbers(self) -> dict[str, float | None]:
-        """The twelve, by name."""
+        """The twelve numbers by name."""
         return {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name != "classes"}
 
 
 @dataclass(frozen=True)
 class ObjectMeasures:
-    """All that a set of pictures says of a network that finds objects.
+    """All measures of a detector on a set of pictures.
 
     Args:
         classes: the K names.
-        objects: how many there are, without crowds.
-        detections: how many there are.
+        objects: number of objects, without crowds.
+        detections: number of detections.
         boxes: measures of boxes.
-        masks: measures of masks; None where the truth or the network has none.
-        threshold: the score from which on detections count in all that follows.
-        chosen: whether it was chosen here, as the score of the greatest F1 over all detections, so that measures at it
-            are a little better than on new pictures; else it was given.
+        masks: measures of masks; None if the truth or the network has none.
+        threshold: the score from which on detections count in the following measures.
+        chosen: whether the threshold was chosen on these pictures, as the one with the greatest F1. Measures at a
+            chosen threshold are slightly better than on new pictures. Otherwise the threshold was given.
         confusion: (K + 1) x (K + 1) counts at an overlap of 0.5; row = true class, column = found class, the last of
             each the background.
-        pictures: what became of each picture's objects and detections. Where there are masks, they decide.
+        pictures: the outcome of each picture, by masks if there are any, else by boxes.
     """
 
     classes: tuple[str, ...]
@@ -118,11 +118,11 @@ class ObjectMeasures:
 
     @property
     def main(self) -> RegionMeasures:
-        """Of masks where there are some, else of boxes."""
+        """Measures of masks if there are any, else of boxes."""
         return self.boxes if self.masks is None else self.masks
 
     def worst(self, count: int) -> list[int]:
-        """The numbers of the pictures with the most mistakes, at most so many, none without a mistake."""
+        """The indices of the pictures with the most mistakes, a limited number, none without a mistake."""
         wrong = [number for number, each in enumerate(self.pictures) if each.mistakes]
         return sorted(wrong, key=lambda number: -self.pictures[number].mistakes)[:count]
 
@@ -142,10 +142,10 @@ class ObjectMeasures:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> ObjectMeasures:
-        """The measures that :meth:`to_dict` gave.
+        """The inverse of :meth:`to_dict`.
 
         Raises:
-            RunError: something else.
+            RunError: ``data`` of another form.
         """
         try:
             found = cls(
@@ -167,7 +167,7 @@ class ObjectMeasures:
 
 
 class ObjectRecorder:
-    """Takes pictures one by one, keeping masks as run lengths, and measures them all.
+    """Collects pictures one by one, with masks as run lengths, and measures them together.
 
     >>> import torch
     >>> recorder = ObjectRecorder(("cat",))
@@ -209,7 +209,7 @@ class ObjectRecorder:
         )
 
     def extend(self, other: ObjectRecorder) -> None:
-        """The pictures that another process has taken, after those here."""
+        """Adds another process's pictures after those collected here."""
         assert other.classes == self.classes
         self._rows += other._rows
 
@@ -225,7 +225,7 @@ class ObjectRecorder:
                 raise DataError(where, f"got a {what} that isn't finite", "needed numbers")
 
     def measures(self, threshold: float | None = None) -> ObjectMeasures:
-        """All measures; ``threshold`` is the least score that counts in those that need one, None to choose it."""
+        """All measures; ``threshold`` is the smallest score for measures that need one, None to choose it."""
         rows, count = self._rows, len(self.classes)
         objects, found = [row.objects for row in rows], [row.found for row in rows]
         region: coco.Region = "masks" if self._masked() else "boxes"
@@ -258,7 +258,7 @@ class ObjectRecorder:
         )
 
     def _masked(self) -> bool:
-        """Whether all that has objects or detections has masks too, and there is something."""
+        """Whether all pictures with objects or detections have masks, and there is at least one such picture."""
         parts = [part for row in self._rows for part in (row.objects, row.found)]
         return any(part.masks is not None for part in parts) and all(
             part.masks is not None or not len(part) for part in parts
@@ -287,8 +287,8 @@ def measure_objects(
         truths: of each picture.
         found: on each picture.
         classes: names of the labels.
-        names: of the pictures; none for "picture 0" and so on.
-        threshold: the least score that counts where measures need one; None for that of the greatest F1.
+        names: of the pictures; if empty, "picture 0" and so on.
+        threshold: the smallest score for measures that need one; None for the score with the greatest F1.
 
     Raises:
         DataError: another number of pictures, and as :meth:`ObjectRecorder.add`.
@@ -364,7 +364,7 @@ def _region(
 
 
 def _mean(numbers: NDArray[np.float64]) -> float | None:
-    """Of those that are there; None if none is."""
+    """The mean of the values that are not None; None if there are none."""
     known = numbers[~np.isnan(numbers)]
     return float(known.mean()) if len(known) else None
 

@@ -1,4 +1,4 @@
-"""Annotated pictures of a run that are worth a look: which, and as files."""
+"""Annotated pictures of a run that are worth a look: their choice and their files."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ INDEX: Final = "index.json"
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """A picture, what is known of it, and what a network says.
+    """A picture, its annotation and a network's prediction.
 
     Args:
         image: uint8 (C, H, W).
-        truth: what is known.
+        truth: the annotation.
         found: detections, or a class map, uint8 (H, W).
         classes: their names.
         name: of the picture.
@@ -41,7 +41,7 @@ class Shown:
 
 
 def evenly(count: int, wanted: int) -> list[int]:
-    """At most so many numbers from 0 to ``count`` - 1, spread over all.
+    """A limited number of indices from 0 to ``count`` - 1, spread evenly.
 
     >>> evenly(10, 3), evenly(2, 3)
     ([0, 3, 6], [0, 1])
@@ -76,7 +76,7 @@ class Kept:
 
 
 def read_pictures(folder: Path, preprocessing: Preprocessing) -> tuple[Kept, ...]:
-    """The copies that :func:`write_pictures` left; none where it left none, or nobody can read them any more."""
+    """The copies that :func:`write_pictures` wrote; none if it wrote none or they can't be read any more."""
     try:
         index = read_json(folder / INDEX)
         read = Reading(None, preprocessing.channels)
@@ -84,7 +84,7 @@ def read_pictures(folder: Path, preprocessing: Preprocessing) -> tuple[Kept, ...
             Kept(read(folder / file), str(entry["name"])) for file, entry in index.items() if entry.get("copy")
         )
     except (OSError, StriateError, AttributeError, KeyError, TypeError):
-        return ()  # they are there to look at: a run is whole without them
+        return ()  # the copies are only for looking at; a run is complete without them
 
 
 def png(image: Tensor) -> bytes:

@@ -1,4 +1,4 @@
-"""A row an image of what a network says, and of the truth where it is known: ``predictions.csv``, or JSON lines.
+"""A row for each image with a network's prediction and, if known, the truth: ``predictions.csv``, or JSON lines.
 
 The columns of a CSV file are ``image``, ``true``, ``predicted``, ``probability`` (of the predicted class, 6 significant
 digits), ``correct`` (1 or 0, so that the column's mean is the accuracy), and then the next likeliest classes,
@@ -6,13 +6,13 @@ digits), ``correct`` (1 or 0, so that the column's mean is the accuracy), and th
 ``correct``. A line of JSON has the same names, ``correct`` as true or false, and all k classes in ``top``, a list of
 objects with ``class`` and ``probability``.
 
-Files are UTF-8, with a line feed after each row. Bytes of a file name that aren't UTF-8, which Python keeps as
-surrogates, are written as text, ``\\udce9``: whoever reads the file can't tell that from a name with a backslash there.
+Files are UTF-8, with a line feed after each row. Python represents bytes of a file name that aren't UTF-8 as
+surrogates. They are written as text, ``\\udce9``, so a reader can't distinguish them from a name with a backslash.
 
-Spreadsheets run a text that begins with = + - @ as a formula, and a stranger may have named the image. So in CSV such a
-text, unless it is a number as -1, gets an apostrophe in front, by which spreadsheets mark text. One that begins with
-apostrophes before such a sign gets one as well; so :func:`read_predictions` can take the first one off, and every name
-comes back. In JSON lines names stay as they are.
+Spreadsheets run a text that begins with = + - @ as a formula, and a stranger may have chosen the image's name. So in
+CSV such a text, unless it is a number such as -1, gets an apostrophe in front, which marks text in spreadsheets. A text
+with apostrophes before such a sign gets one more, so that :func:`read_predictions` can remove the first one and restore
+every name. In JSON lines, names aren't changed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from striate.errors import RunError
 from striate.files import whole_file
 from striate.tasks.scores import TOP, Scores
 
-#: In a run's folder: what the network says of each held-out image, for people and programs; and of the others.
+#: Files in a run's folder: the network's predictions for each held-out image, and for the other images.
 PREDICTIONS: Final = "predictions.csv"
 VALIDATION: Final = "validation.csv"
 
@@ -45,10 +45,10 @@ class Prediction:
     """One row.
 
     Args:
-        image: its name.
-        ranked: the likeliest classes, one or more, with their probabilities, falling.
-        true: the class that it is; None where that isn't known.
-        named: how many of the classes are likely enough to be named; None for all. The others are left empty in a file.
+        image: the image's name.
+        ranked: the likeliest classes, one or more, with their probabilities, in descending order.
+        true: the true class; None if it isn't known.
+        named: how many of the classes are likely enough to be written; None for all. The others are empty in a file.
     """
 
     image: str
@@ -63,12 +63,12 @@ class Prediction:
 
     @property
     def probability(self) -> float:
-        """Of the likeliest class."""
+        """The probability of the likeliest class."""
         return self.ranked[0][1]
 
     @property
     def correct(self) -> bool | None:
-        """Whether the likeliest class is the true one; None where that isn't known."""
+        """Whether the likeliest class is the true one; None if the true class isn't known."""
         return None if self.true is None else self.predicted == self.true
 
 
@@ -83,14 +83,14 @@ def rows_of(scores: Scores, top: int = TOP) -> Iterator[Prediction]:
         scores.predicted.tolist(),
         strict=True,
     ):
-        # topk is free to order equals, but the predicted class is the first of them.
+        # topk may order equal values in any way, but the predicted class is the first of them.
         others = [(index, share) for index, share in zip(likeliest, shares, strict=True) if index != first]
         ranked = [(first, shares[0]), *others][: len(likeliest)]
         yield Prediction(name, tuple((scores.classes[index], share) for index, share in ranked), scores.classes[label])
 
 
 class PredictionWriter:
-    """Writes rows as they come; the file is there, whole, when the block is left, and not at all after an error.
+    """Writes rows one by one. The complete file appears when the ``with`` block ends, and not at all after an error.
 
     Args:
         path: where, ``.csv`` or ``.jsonl``.
@@ -151,7 +151,7 @@ def write_predictions(path: str | Path, scores: Scores, top: int = TOP) -> None:
 
 
 def read_predictions(path: str | Path) -> list[Prediction]:
-    """The rows of a file that :class:`PredictionWriter` wrote; of each probability 6 digits.
+    """The rows of a file that :class:`PredictionWriter` wrote; probabilities have 6 digits.
 
     Raises:
         RunError: another suffix, no such file, or one of something else, naming the row.
@@ -167,7 +167,7 @@ def read_predictions(path: str | Path) -> list[Prediction]:
     rows: list[Prediction] = []
     try:
         for row in from_text(text):
-            rows.append(row)  # noqa: PERF402 - an error says after how many
+            rows.append(row)  # noqa: PERF402 - an error says how many rows were read
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         got = f"has no prediction after {len(rows)} of them ({error})"
         raise RunError(str(path), got, "needed the file as striate wrote it") from error
@@ -181,7 +181,7 @@ def _is_csv(path: Path) -> bool:
 
 
 def _printable(text: str) -> str:
-    """The same without surrogates, which UTF-8 hasn't."""
+    """The text without surrogates, which UTF-8 can't represent."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -208,18 +208,18 @@ def _cells(row: Prediction) -> list[str]:
 
 
 def inert(text: str) -> str:
-    """A text as a cell that no spreadsheet takes for a formula."""
+    """A text as a cell that no spreadsheet treats as a formula."""
     text = _printable(text)
     return f"'{text}" if _FORMULA.match(text) else text
 
 
 def as_was(text: str) -> str:
-    """The text that :func:`inert` made a cell of."""
+    """The inverse of :func:`inert`."""
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
 def _line(cells: Sequence[str]) -> bytes:
-    # The csv module quotes what is in the line's end, so both signs are there when it decides; one is kept.
+    # The csv module quotes cells that contain characters of its line end, so it gets both; one of them is removed.
     buffer = io.StringIO(newline="")
     csv.writer(buffer, lineterminator="\r\n").writerow(cells)
     return (buffer.getvalue().removesuffix("\r\n") + "\n").encode()
@@ -269,5 +269,5 @@ def _from_jsonl(text: str) -> Iterator[Prediction]:
 
 
 def _lines(text: str) -> Iterable[str]:
-    """Lines by line feeds alone: names may hold other signs that Python ends lines at."""
+    """Splits at line feeds only: names may contain other characters at which Python's splitlines splits."""
     return text.removesuffix("\n").split("\n") if text else []

@@ -1,8 +1,7 @@
-"""A new head that begins as the best linear one on the features of trained weights.
+"""A new head that starts as the best linear classifier on the features of trained weights.
 
-Fine-tuning from a random head spends its first steps on sending noise through the weights that it starts from. Where
-the head is first fitted to the features as they are, and everything is trained after that, results are better, the more
-so the fewer images there are.
+Fine-tuning with a random head sends noise into the pretrained weights in its first steps. If the head is first fitted
+to the unchanged features and everything is trained afterwards, results are better, especially with few images.
 
 Source: Kumar, Raghunathan, Jones, Ma & Liang, "Fine-tuning can distort pretrained features and underperform
 out-of-distribution" (2022), section 3; linear probes are of Alain & Bengio, "Understanding intermediate layers using
@@ -23,7 +22,7 @@ from striate.data.progress import progress
 from striate.errors import RunError
 from striate.tasks.heads import Parts
 
-#: Images whose features are looked at; of more, so many spread evenly.
+#: Largest number of images whose features are used; from a larger set, this many are taken, spread evenly.
 _IMAGES: Final = 5_000
 #: Inverse strength of the penalty on the weights' squares, that of scikit-learn's LogisticRegression.
 _INVERSE_PENALTY: Final = 1.0
@@ -31,7 +30,7 @@ _ITERATIONS: Final = 1_000
 
 
 def linear_head(model: torch.nn.Module, num_classes: int) -> torch.nn.Linear | None:
-    """The linear layer with an output for each class that a network ends in; None if it ends otherwise."""
+    """The linear layer with an output for each class at the end of a network; None if it doesn't end in one."""
     try:
         head = Parts.of(model, num_classes).head
     except RunError:
@@ -45,11 +44,11 @@ def can_probe(model: torch.nn.Module, num_classes: int) -> bool:
 
 
 def fit_head(model: torch.nn.Module, batches: Batches, num_classes: int) -> None:
-    """Fits the last linear layer to what comes into it, by multinomial logistic regression.
+    """Fits the last linear layer to its inputs by multinomial logistic regression.
 
     Args:
-        model: a network that :func:`can_probe` takes; nothing but its head changes.
-        batches: training images as they are, unshuffled and unchanged.
+        model: a network that :func:`can_probe` accepts; only its head changes.
+        batches: training images without shuffling and augmentation.
         num_classes: K; a class without images keeps an output that is never the largest.
     """
     from sklearn.linear_model import LogisticRegression
@@ -77,7 +76,7 @@ def fit_head(model: torch.nn.Module, batches: Batches, num_classes: int) -> None
 
 
 def features(model: torch.nn.Module, head: torch.nn.Linear, batches: Batches) -> tuple[NDArray[Any], NDArray[Any]]:
-    """What comes into a layer of a network in evaluation mode, which is left as it is found.
+    """The inputs of a layer, computed in evaluation mode; the network's mode is restored afterwards.
 
     Args:
         model: the network.

@@ -1,4 +1,4 @@
-"""How well probabilities put images, or classes, in order: precision and recall, ROC, and the first few classes.
+"""How well probabilities rank images or classes: precision and recall, ROC, top-k.
 
 Images of equal probability pass a threshold together.
 """
@@ -13,12 +13,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """One class against the rest: what passes a threshold on its probability, as the threshold falls.
+    """One class against the rest: counts of the images that pass a threshold on its probability.
 
     Args:
-        threshold: float32 (P,), the probabilities that occur, falling.
+        threshold: float32 (P,), the probabilities that occur, in descending order.
         hits: float64 (P,), images of the class at or above each threshold.
-        misses: float64 (P,), images of other classes there.
+        misses: float64 (P,), images of other classes at or above each threshold.
 
     >>> found = Ranking.of(torch.tensor([0.9, 0.8, 0.4, 0.2]), torch.tensor([True, False, True, False]))
     >>> found.recall.tolist(), round(found.average_precision, 4), found.roc_area
@@ -31,34 +31,34 @@ class Ranking:
 
     @classmethod
     def of(cls, probability: Tensor, positive: Tensor) -> Ranking:
-        """That of probabilities, float32 (N,), and of bool (N,), whether an image is of the class."""
+        """From probabilities, float32 (N,), and bool (N,), whether an image is of the class."""
         threshold, order = probability.sort(descending=True)
-        last = torch.cat([threshold[1:] != threshold[:-1], torch.ones(1, dtype=torch.bool)])  # of its equals
+        last = torch.cat([threshold[1:] != threshold[:-1], torch.ones(1, dtype=torch.bool)])  # of equal thresholds
         hits = positive[order].double().cumsum(0)[last]
         passed = torch.arange(1, len(order) + 1, dtype=torch.float64)[last]
         return cls(threshold[last], hits, passed - hits)
 
     @property
     def precision(self) -> Tensor:
-        """Of the images that pass, the share that is of the class, float64 (P,)."""
+        """The share of the passing images that is of the class, float64 (P,)."""
         return self.hits / (self.hits + self.misses)
 
     @property
     def recall(self) -> Tensor:
-        """Of the images of the class, the share that passes, float64 (P,), rising; NaN where there are none."""
+        """The share of the class's images that passes, float64 (P,), ascending; NaN if there are none."""
         return self.hits / self.hits[-1]
 
     @property
     def false_positive_rate(self) -> Tensor:
-        """Of the other images, the share that passes, float64 (P,), rising; NaN where there are none."""
+        """The share of the other images that passes, float64 (P,), ascending; NaN if there are none."""
         return self.misses / self.misses[-1]
 
     @property
     def average_precision(self) -> float | None:
         """The sum over the thresholds of (recall - recall before) * precision; None without images of the class.
 
-        It is the area under the steps, without interpolation, which would promise what no threshold keeps (Davis and
-        Goadrich, "The relationship between precision-recall and ROC curves", ICML 2006).
+        It is the area under the steps, without interpolation, which would overestimate it (Davis and Goadrich, "The
+        relationship between precision-recall and ROC curves", ICML 2006).
         """
         gained = self.recall.diff(prepend=self.recall.new_zeros(1))
         return float(gained @ self.precision) if self.hits[-1] else None
@@ -77,7 +77,7 @@ class Ranking:
 
 
 def ranks(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """How many classes stand before the true one, int64 (N,); of equal probabilities the first class comes first.
+    """The number of classes ranked before the true one, int64 (N,); equal probabilities keep the classes' order.
 
     Args:
         probabilities: float32 (N, K).

@@ -1,7 +1,7 @@
-"""A few held-out images that a run points out, so that there is something to look at and to predict.
+"""A few held-out images that a run points out, to look at and to predict.
 
-They are named, with what the network says of them. The images themselves stay where they are, since a run's folder is
-given to others; copies are made where that is asked for, and of images that come with striate.
+The run's folder contains their names and the network's predictions. It contains copies of the images only on request,
+because people share such folders, or if the images come with striate.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ INDEX: Final = "index.json"
 def choose(
     images: LabelledImages, predicted: Tensor, probability: Tensor, *, even: int, mistakes: int
 ) -> list[Example]:
-    """``even`` images of as many classes as there are, then ``mistakes`` of which the network is sure.
+    """``even`` images from as many classes as possible, then ``mistakes`` with high probability.
 
-    Classes take turns, each with images from all over it, right and wrong as they come; of more classes than images
-    some from all over the list are shown. Mistakes go by turns as well: the surest of each class, the surest of all
-    before the others, then the second of each. What is there already isn't taken again.
+    Classes take turns, each with images spread evenly over the class, right or wrong. If there are more classes than
+    images, classes are spread evenly, too. Mistakes take turns as well: first the most confident mistake of each class,
+    in descending order of confidence, then the second of each. No image is taken twice.
 
     Args:
         images: N images with the truth.
-        predicted: int64 (N,), the class that each is taken for.
-        probability: float (N,), that class's.
-        even: how many images of the first kind, at most.
-        mistakes: how many of the second, at most.
+        predicted: int64 (N,), the predicted classes.
+        probability: float (N,), the probabilities of the predicted classes.
+        even: largest number of images of the first kind.
+        mistakes: largest number of images of the second kind.
     """
     of_class: dict[int, list[int]] = {}
     for index, label in enumerate(images.labels.tolist()):
@@ -72,12 +72,12 @@ def choose(
 
 
 def worst(images: LabelledImages, scores: Scores, limit: int = 24) -> list[Example]:
-    """The wrong images that a network is surest of, a few at most of each pair of true and predicted class.
+    """The most confident mistakes, only a few for each pair of true and predicted class.
 
     Args:
-        images: that were looked at.
-        scores: what the network says of them.
-        limit: how many at most.
+        images: the tested images.
+        scores: the network's scores for them.
+        limit: largest number of images.
     """
     identities = images.identities()
     return [
@@ -93,7 +93,7 @@ def worst(images: LabelledImages, scores: Scores, limit: int = 24) -> list[Examp
 
 
 def _halving(length: int, count: int) -> list[int]:
-    """``count`` places in a list, or all: the first, the middle one, those between them and so on.
+    """``count`` indices of a list, or all: the first, the middle one, those between them and so on.
 
     >>> _halving(100, 5)
     [0, 50, 25, 75, 12]
@@ -102,7 +102,7 @@ def _halving(length: int, count: int) -> list[int]:
     number = 0
     while len(found) < min(count, length):
         bits = number.bit_length()
-        found[int(f"{number:b}"[::-1], 2) * length >> bits] = None  # the number's digits backwards, after a point
+        found[int(f"{number:b}"[::-1], 2) * length >> bits] = None  # the reversed binary digits as a fraction
         number += 1
     return list(found)
 
@@ -113,8 +113,8 @@ def _in_turns(lists: list[list[int]]) -> list[int]:
 
 
 def write(folder: Path, examples: list[Example], *, copies: bool) -> None:
-    """Writes an index of the images and what the network says of them, and with ``copies`` each image as PNG, named
-    after its class."""
+    """Writes an index of the images with the network's predictions, and with ``copies`` each image as PNG, named after
+    its class."""
     folder.mkdir(exist_ok=True)
     index: dict[str, dict[str, Any]] = {}
     for number, example in enumerate(examples, start=1):
@@ -127,7 +127,7 @@ def write(folder: Path, examples: list[Example], *, copies: bool) -> None:
 
 
 def read(folder: Path, preprocessing: Preprocessing, source: str) -> list[Example]:
-    """The examples of a run: its copies, or the images of the source that are there with the same content.
+    """The examples of a run: its copies, or the images of the source that still have the same content.
 
     Args:
         folder: with the index.
@@ -135,7 +135,7 @@ def read(folder: Path, preprocessing: Preprocessing, source: str) -> list[Exampl
         source: of the run's images, as :func:`striate.data.load` takes it.
 
     Raises:
-        RunError: no index, or one of something else.
+        RunError: no index, or a file of another form.
         DataError: a copy that can't be read.
     """
     index = read_json(folder / INDEX)
@@ -154,7 +154,7 @@ def read(folder: Path, preprocessing: Preprocessing, source: str) -> list[Exampl
 
 
 class _Elsewhere:
-    """The images of a source, one by one, as long as they are what they were.
+    """The images of a source, one by one, as long as their content is unchanged.
 
     Args:
         source: of a run's images.
@@ -166,7 +166,7 @@ class _Elsewhere:
         self.source, self.root, self.read = source, Path(root), read
 
     def find(self, name: str, wanted: str) -> Tensor | None:
-        """The image of a name and digest, uint8 (C, H, W); None if it isn't there any more."""
+        """The image with a name and digest, uint8 (C, H, W); None if it doesn't exist any more."""
         if self.kind == "folder":  # without reading all the others
             path = self.root / name
             there = path.is_file() and digest(path.read_bytes()) == wanted
@@ -188,7 +188,7 @@ class _Elsewhere:
 
 
 def write_augmented(path: Path, batches: Batches) -> None:
-    """Writes a picture of training images, each row of them followed by the same as the first step sees them."""
+    """Writes a picture of training images; below each row are the same images as the first step sees them."""
     plain = Batches(batches.images, _COLUMNS * _ROWS, batches.normalization, shuffle_seed=batches.shuffle_seed)
     changed = Batches(
         batches.images,
@@ -208,7 +208,7 @@ def write_augmented(path: Path, batches: Batches) -> None:
 
 
 def _small(images: Tensor) -> Tensor:
-    """Images (N, C, H, W) of bytes, no side longer than it takes to see what was changed."""
+    """Images (N, C, H, W) of bytes, scaled down to a size at which changes are still visible."""
     longest = max(images.shape[-2:])
     if longest <= _SIDE:
         return images
@@ -218,7 +218,7 @@ def _small(images: Tensor) -> Tensor:
 
 _COLUMNS, _ROWS, _FRAME, _SIDE = 12, 5, 96, 112
 _SPOKEN: Final = tuple(field.name for field in dataclasses.fields(Example) if field.name != "image")
-_OLD: Final = {"actual", "predicted", "probability"}  # of version 0.1.0
+_OLD: Final = {"actual", "predicted", "probability"}  # fields of version 0.1.0
 _TRUSTED: Final = 1 << 40  # pixels of an image that the run has read already
 
 

@@ -1,6 +1,6 @@
-"""One pass of a network over labelled images, as probabilities, and everything that follows from them.
+"""The probabilities that a network gives labelled images, and all measures that follow from them.
 
-No network here: whoever has probabilities, from wherever, may ask.
+This module needs no network: the probabilities may come from anywhere.
 
 >>> scores = Scores(torch.tensor([0, 1, 1]), torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]]),
 ...                 ("a/1.png", "b/1.png", "b/2.png"), ("a", "b"))
@@ -30,15 +30,15 @@ from striate.tasks.evaluation import Evaluation
 from striate.tasks.intervals import Measure, bootstrap_macro_f1
 from striate.tasks.rankings import Ranking, ranks
 
-#: The true class is looked for among so many.
+#: The k of top-k accuracy.
 TOP: Final = 5
-#: Rows of probabilities sum to 1, but for rounding in float32, or in a half-precision network's softmax.
+#: How far the sum of a row of probabilities may be from 1, because of rounding, also in half precision.
 _ROUNDING: Final = 1e-2
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What a network says of N images, and what is true.
+    """A network's probabilities for N images, and their true classes.
 
     Args:
         labels: int64 (N,), the index of the true class.
@@ -47,7 +47,7 @@ class Scores:
         classes: the K names.
 
     Raises:
-        RunError: no images, parts that don't fit together, probabilities that are none.
+        RunError: no images, parts that don't fit together, invalid probabilities.
     """
 
     labels: Tensor
@@ -66,7 +66,7 @@ class Scores:
         if len(outside := ((labels < 0) | (labels >= size)).nonzero()):
             index = int(outside[0])
             raise RunError(self.names[index], f"has label {int(labels[index])}", f"needed 0 to {size - 1}")
-        # A comparison with NaN is false, so NaN is found as well.
+        # A comparison with NaN is false, so this finds NaN, too.
         fit = ((rows >= 0).all(1)) & ((rows.sum(1) - 1).abs() <= _ROUNDING)
         if len(odd := (~fit).nonzero()):
             index = int(odd[0])
@@ -82,7 +82,7 @@ class Scores:
 
     @cached_property
     def predicted(self) -> Tensor:
-        """The likeliest class of each image, int64 (N,); of several the first."""
+        """The likeliest class of each image, int64 (N,); the first if several are equally likely."""
         return self.probabilities.argmax(1)
 
     @cached_property
@@ -106,9 +106,9 @@ class Scores:
         return Measure.share(int(self.correct.sum()), len(self))
 
     def top(self, k: int = TOP) -> tuple[int, Measure]:
-        """The share of the images whose class is among the k likeliest, after k itself: of K < k classes k is K.
+        """k, and the share of the images whose class is among the k likeliest; k is reduced to K if there are fewer.
 
-        Of classes with the same probability the first ones count as likelier, as in :attr:`predicted`.
+        Among classes with equal probability, the first counts as likelier, as in :attr:`predicted`.
 
         >>> scores = Scores(torch.tensor([2]), torch.tensor([[0.5, 0.3, 0.2]]), ("row 0",), ("a", "b", "c"))
         >>> scores.top(2)[1].value, scores.top()[0]
@@ -127,7 +127,7 @@ class Scores:
         return Calibration.of(self.probabilities, self.labels, bins)
 
     def at_temperature(self, temperature: float) -> Scores:
-        """The scores that the same logits give, divided by a temperature; the predicted classes stay."""
+        """The scores of the same logits divided by a temperature; the predicted classes don't change."""
         return Scores(self.labels, tempered(self.probabilities, temperature), self.names, self.classes)
 
     def ranking(self, index: int) -> Ranking:
@@ -135,14 +135,14 @@ class Scores:
         return Ranking.of(self.probabilities[:, index], self.labels == index)
 
     def worst_errors(self, limit: int = 24, each: int = 3) -> tuple[int, ...]:
-        """The wrong images that the network is surest of, at most ``each`` of a pair of true and predicted class.
+        """The most confident mistakes, at most ``each`` for a pair of true and predicted class.
 
         Args:
-            limit: how many at most.
-            each: of one pair; so one confusion that is frequent doesn't hide all others.
+            limit: largest number of images.
+            each: largest number for one pair, so that one frequent confusion doesn't hide all others.
 
         Returns:
-            Their indices, the surest first.
+            Their indices, in descending order of confidence.
 
         >>> rows = torch.tensor([[0.9, 0.1], [0.7, 0.3], [0.8, 0.2], [0.4, 0.6]])
         >>> Scores(torch.tensor([1, 1, 1, 0]), rows, tuple("wxyz"), ("a", "b")).worst_errors(each=2)
@@ -160,23 +160,23 @@ class Scores:
         return tuple(chosen)
 
     def to_dict(self) -> dict[str, Any]:
-        """All measures for JSON, without anything of single images."""
+        """All measures for JSON, without data of single images."""
         return Measures.of(self).to_dict()
 
 
 def scale_temperature(validation: Scores, judged: Scores) -> tuple[float, Scores] | None:
-    """One temperature, fitted on validation scores, and other scores at it.
+    """A temperature fitted on validation scores, and other scores at this temperature.
 
-    On the scores that are judged it must not be fitted: it would be the one that makes just these images look best, and
-    the calibration error after it no estimate of that on new images, for the reason for which nothing else is chosen on
-    a test set. Where a run has no validation images there is no temperature to report.
+    It must not be fitted on the scores that are judged. It would be the best temperature for just these images, and the
+    calibration error would be no estimate of the error on new images. If a run has no validation images, there is no
+    temperature to report.
 
     Args:
-        validation: what T is fitted on, by :func:`~striate.tasks.calibration.fit_temperature`.
-        judged: of other images, by the same network.
+        validation: scores to fit T on, by :func:`~striate.tasks.calibration.fit_temperature`.
+        judged: scores of other images, by the same network.
 
     Returns:
-        T and the scores at T; None where no T is best (all validation images right, or no better than chance).
+        T and the scores at T; None if no T is best (all validation images right, or no better than chance).
 
     Raises:
         RunError: the same scores twice, or other classes.
@@ -193,9 +193,9 @@ def scale_temperature(validation: Scores, judged: Scores) -> tuple[float, Scores
 
 @dataclass(frozen=True)
 class ClassMeasures:
-    """One class: how many images are of it and were predicted to be, and how good that was.
+    """One class: its numbers of images and predictions, and their measures.
 
-    ``average_precision`` is None without images of the class, ``roc_area`` also where all images are.
+    ``average_precision`` is None without images of the class; ``roc_area`` also if all images are of the class.
     """
 
     name: str
@@ -214,11 +214,11 @@ class ClassMeasures:
 
 @dataclass(frozen=True)
 class Measures:
-    """What :class:`Scores` amount to, as plain values.
+    """The measures of :class:`Scores` as plain values.
 
-    Macro means are over classes that have images or predictions (as scikit-learn's default), means weighted by support
-    over the images. A mean of undefined values only is None. ``top`` is the k of ``top_accuracy``. ``temperature`` and
-    ``scaled`` (the calibration at that temperature) are None where none was fitted.
+    Macro means are over classes that have images or predictions (scikit-learn's default); means weighted by support are
+    over the images. A mean of only undefined values is None. ``top`` is the k of ``top_accuracy``. ``temperature`` and
+    ``scaled`` (the calibration at this temperature) are None if no temperature was fitted.
     """
 
     images: int
@@ -242,11 +242,11 @@ class Measures:
 
     @classmethod
     def of(cls, scores: Scores, validation: Scores | None = None, *, seed: int = 0) -> Measures:
-        """Those of some scores.
+        """The measures of scores.
 
         Args:
-            scores: which are judged.
-            validation: of other images, which a temperature is fitted on; None for none.
+            scores: the scores to measure.
+            validation: scores of other images, on which a temperature is fitted; None for no temperature.
             seed: of macro F1's bootstrap.
         """
         confusion = scores.confusion
@@ -281,7 +281,7 @@ class Measures:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields for JSON; what is undefined is null, never NaN."""
+        """All fields for JSON; undefined values are null, never NaN."""
         return {name: _plain(value) for name, value in vars(self).items()}
 
 

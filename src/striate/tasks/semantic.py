@@ -26,7 +26,7 @@ from striate.tasks.writing import write_class_map
 #: What an auxiliary head's loss counts (Zhao et al., "Pyramid scene parsing network", 2017, section 3.3, has 0.4;
 #: torchvision's segmentation networks are trained with 0.5).
 _AUXILIARY: Final = 0.5
-#: What the Dice loss counts beside the cross entropy.
+#: The weight of the Dice loss beside the cross entropy.
 _DICE: Final = 3.0
 #: In a run's folder: class maps of some held-out pictures, by their place in the set.
 MAPS: Final = "maps"
@@ -37,7 +37,7 @@ _LEAST: Final = 64
 
 @dataclass(frozen=True)
 class MapAssessment:
-    """What class each pixel of a set of pictures is taken for, and how good that is.
+    """The predicted class maps of a set of pictures, and their measures.
 
     Args:
         evaluation: the measures.
@@ -49,7 +49,7 @@ class MapAssessment:
 
     @property
     def measures(self) -> dict[str, float]:
-        """What an epoch keeps; of a set without known pixels 0."""
+        """The measures that are recorded for an epoch; 0 for a set without known pixels."""
         return {"mIoU": self.evaluation.mean_iou or 0.0, "accuracy": self.evaluation.accuracy or 0.0}
 
 
@@ -140,7 +140,7 @@ class Semantic(AnnotatedTask):
             for part, each in zip(scores, framed, strict=True)
         ]
 
-    # ------------------------------------------------------------------ what a run leaves
+    # ------------------------------------------------------------------ files of a run
 
     def outcome(self, images: AnnotatedSet, tested: MapAssessment, validated: MapAssessment | None = None) -> Outcome:
         worst = [index for index in tested.evaluation.worst(WORST) if index in tested.maps]
@@ -149,7 +149,7 @@ class Semantic(AnnotatedTask):
     def write(
         self, folder: Path, images: AnnotatedSet, tested: MapAssessment, validated: MapAssessment | None = None
     ) -> None:
-        """Class maps of the pictures that are kept; all of them would be as large as the data."""
+        """Class maps of the chosen pictures; all class maps would be as large as the data."""
         (folder / MAPS).mkdir(exist_ok=True)
         for index in sorted(tested.maps):
             write_class_map(folder / MAPS / f"{index:05}.png", tested.maps[index], images.map_classes)
@@ -161,10 +161,11 @@ class Semantic(AnnotatedTask):
 def map_loss(scores: Tensor, truth: Tensor) -> Tensor:
     """Cross entropy of class maps and three times their Dice loss, the mean over the pictures.
 
-    Cross entropy is the mean over a picture's known pixels, most of which are background as a rule: alone it learns
-    small objects late. The Dice loss is the mean over the classes that a picture has, however many pixels each has
-    (Isensee et al., "nnU-Net", 2021, add both). All is taken for each picture: over the pixels of a batch a picture's
-    share would depend on how much of the others is known, and on which process has which.
+    Cross entropy is the mean over a picture's known pixels, most of which are usually background, so alone it learns
+    small objects late. The Dice loss is the mean over the classes in a picture, however many pixels each has (Isensee
+    et al., "nnU-Net", 2021, add both). Both are computed for each picture separately: as means over the pixels of a
+    batch, a picture's weight would depend on the known pixels of other pictures, and on their distribution over
+    processes.
 
     Args:
         scores: float (N, K, H, W), logits.

@@ -1,9 +1,9 @@
-"""The contract between training and what a network is trained for.
+"""The interface between training and tasks.
 
-Training knows images in batches, a loss that is to become small, measures by which epochs are compared, and the files
-that a finished run leaves. Which these are depends on the task: :class:`Task` names them, and ``classification.py``,
-``detection.py``, ``semantic.py`` and ``instance.py`` define them. A task is a frozen dataclass whose fields are the
-settings of a recipe that this task reads.
+Training handles batches of images, a loss to minimise, measures that compare epochs, and the files of a finished run.
+The task defines them: :class:`Task` is the interface, and ``classification.py``, ``detection.py``, ``semantic.py`` and
+``instance.py`` implement it. A task is a frozen dataclass whose fields are the settings of a recipe that only this task
+reads.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SAMPLES: Final = "samples"
 
 @dataclass(frozen=True)
 class Loading:
-    """How images reach a network, alike for all sets of a run.
+    """How images reach a network, the same for all sets of a run.
 
     Args:
         batch_size: images a step, of all processes together.
@@ -72,31 +72,31 @@ class Batches(Protocol):
 
 
 class Record(Protocol):
-    """What an evaluation leaves in ``evaluation.json``."""
+    """The record of an evaluation in ``evaluation.json``."""
 
     def to_dict(self) -> dict[str, Any]: ...
 
 
 class Assessment(Protocol):
-    """What a network says of a set of images, and how good that is."""
+    """A network's results for a set of images, and their measures."""
 
     @property
     def evaluation(self) -> Record: ...
 
     @property
     def measures(self) -> Mapping[str, float]:
-        """The numbers that an epoch keeps, by name: ``{"loss": 0.1, "accuracy": 0.97}``."""
+        """The numbers that are recorded for an epoch, by name: ``{"loss": 0.1, "accuracy": 0.97}``."""
         ...
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training has at its end, beyond its files.
+    """The results of a training, besides its files.
 
     Args:
-        tested: what the network says of the held-out images.
-        measures: all that follows from it.
-        record: what ``evaluation.json`` says.
+        tested: the network's results for the held-out images.
+        measures: all measures of these results.
+        record: the contents of ``evaluation.json``.
         examples: held-out images that are worth a look.
         errors: the worst of them.
     """
@@ -136,11 +136,11 @@ class Goal:
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """What a network is trained for.
+    """A purpose that networks are trained for.
 
-    Class attributes: ``name``, as ``striate.models.task_of`` gives it; ``holds``, what its data need to have,
-    ``"labels"``, ``"boxes"``, ``"masks"`` or ``"map"``; ``goal``, by which epochs are compared; ``clip_norm``, of the
-    gradients where a recipe names none.
+    Class attributes: ``name``, as in ``striate.models.task_of``; ``holds``, the annotations that it needs,
+    ``"labels"``, ``"boxes"``, ``"masks"`` or ``"map"``; ``goal``, the measure that compares epochs; ``clip_norm``, the
+    default for the recipe's setting.
     """
 
     name: ClassVar[str]
@@ -186,7 +186,7 @@ class Task(ABC):
 
     @abstractmethod
     def check(self, model: torch.nn.Module, classes: int, shape: tuple[int, int, int]) -> None:
-        """Sees that a network can be trained as the settings say, on images of (C, H, W).
+        """Checks that a network can be trained with these settings on images of (C, H, W).
 
         Raises:
             RunError: it can't.
@@ -194,19 +194,19 @@ class Task(ABC):
         """
 
     def fit(self, network: torch.nn.Module) -> str:
-        """How pictures are brought to a network's size where nobody says, a mode of :class:`striate.data.Fit`."""
+        """The default mode of :class:`striate.data.Fit`, which fits pictures to a network's size."""
         return "frame"
 
     def parts(self, model: torch.nn.Module, classes: int) -> Parts:
-        """What is backbone and what is head.
+        """The division of a network into backbone and head.
 
         Raises:
-            RunError: a network without a head to find.
+            RunError: a network without a head.
         """
         return Parts.of(model, self.outputs(classes))
 
     def accelerated(self, model: torch.nn.Module) -> None:
-        """Has striate's engine compute a network on the CPU, in place."""
+        """Accelerates a network on the CPU, in place."""
         from striate.acceleration import accelerate  # PyTorch's compiler, which takes a second to import
 
         accelerate(model, quiet=True)
@@ -272,7 +272,7 @@ class Task(ABC):
 
     @abstractmethod
     def check_style(self, style: str) -> None:
-        """Sees that there is such an augmentation.
+        """Checks that this augmentation exists.
 
         Raises:
             RunError, DataError: there is none for this task.
@@ -320,7 +320,7 @@ class Task(ABC):
             total: the sum of a tensor over all processes.
         """
 
-    # ------------------------------------------------------------------ what a run leaves
+    # ------------------------------------------------------------------ files of a run
 
     @abstractmethod
     def outcome(self, images: Any, tested: Any, validated: Any | None = None) -> Outcome:

@@ -1,4 +1,4 @@
-"""What networks say of pictures, as files: objects as JSON lines or as COCO's results, class maps as PNG.
+"""Writes predictions for pictures to files: objects as JSON lines or as COCO's results, class maps as PNG.
 
 A line of JSON is a picture: ``image``, its name; ``height`` and ``width``; ``objects``, surest first, each with its
 ``class``, ``score``, ``box`` (x0 y0 x1 y1, pixels) and, of a network that draws outlines, ``mask``: ``size`` (H, W) and
@@ -51,14 +51,14 @@ class CocoIds:
 
 @dataclass(frozen=True, eq=False)
 class ObjectRow:
-    """What was found on one picture, as it stands in a file of JSON lines."""
+    """The objects found on one picture, as a row of a file of JSON lines."""
 
     image: str
     found: Detections
 
 
 class ObjectWriter:
-    """Writes what was found, picture by picture; the file is there, whole, when the block is left without an error.
+    """Writes detections picture by picture. The complete file appears when the ``with`` block ends without an error.
 
     Args:
         path: where; ``.jsonl`` for JSON lines, ``.json`` for COCO's results, which need ``ids``.

@@ -1,6 +1,6 @@
-"""Training: what to do (:class:`Recipe`), doing it (:func:`fit`), and what came of it (:class:`Run`).
+"""Training: the settings (:class:`Recipe`), the training itself (:func:`fit`), and the result (:class:`Run`).
 
-A run lives in a folder. Killed at any instant, it goes on from there and ends with the same numbers.
+A run lives in a folder. If it is killed at any instant, it can continue from there and ends with the same numbers.
 
 >>> import tempfile
 >>> from striate.training import Recipe, fit
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from striate.training.results import Epoch
     from striate.training.run import Run, Settings, recipe_for
 
-# Names are fetched when asked for: the command line reads the recipe's defaults for its help without loading PyTorch.
+# Names are imported on first access: the command line reads the recipe's defaults for its help without PyTorch.
 _HOMES = {
     "Epoch": "training.results",
     "Evaluation": "tasks.evaluation",

@@ -1,4 +1,4 @@
-"""Less memory for more time: what a block computes is not kept for its gradients but computed again.
+"""Activation checkpointing: blocks don't save their intermediate maps but compute them again in the backward pass.
 
 Chen, Xu, Zhang & Guestrin, "Training deep nets with sublinear memory cost" (2016), section 3, by PyTorch's
 ``torch.utils.checkpoint``.
@@ -18,15 +18,15 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recompute(model: Module) -> None:
-    """Has a network compute its blocks again in the backward pass; numbers stay the same to the bit.
+    """Makes a network compute its blocks again in the backward pass; the numbers stay the same to the bit.
 
-    A block is a child of the network that has children of its own, or one of a chain of such (of a ``Sequential``); a
-    chain of n plain layers becomes about sqrt(n) blocks. Running statistics are taken in once.
+    A block is a child of the network with children of its own, or a child of a ``Sequential`` of such. A chain of n
+    plain layers is divided into about sqrt(n) blocks. Running statistics are updated only once.
     """
     if isinstance(model, Sequential) and not _is_chain_of_blocks(model):
         size = math.ceil(math.sqrt(len(model)))
         parts = [list(model)[start : start + size] for start in range(0, len(model), size)]
-        # The last is computed right before its gradients, so that computing it again would save nothing.
+        # The last block is computed right before its gradients, so computing it again would save nothing.
         calls = [*(partial(_again, part, part) for part in parts[:-1]), partial(_chain, parts[-1])]
         model.forward = partial(_through, calls)  # type: ignore[method-assign]
         return
@@ -65,9 +65,10 @@ def _again(modules: list[Module], calls: list[Any], *inputs: Any) -> Any:
 
 @contextlib.contextmanager
 def _statistics_left(modules: list[Module]) -> Iterator[None]:
-    """While entered, batch normalisation takes nothing into its running statistics.
+    """A context in which batch normalisation doesn't update its running statistics.
 
-    These are saved for gradients, so they are to be there and mustn't be written to: a momentum of 0 leaves their bits.
+    The statistics are saved for gradients, so they must exist and must not change: a momentum of 0 preserves their
+        bits.
     """
     tracking = [
         (layer, layer.momentum, count, count.clone())

@@ -21,10 +21,10 @@ class Tested:
     """A finished run's network tested on images.
 
     Args:
-        images: that it was tested on, with the run's classes.
-        assessment: what came out.
-        notes: what a person should know of which images these are.
-        changes: how the run's data differ from what they were; None for other data.
+        images: the tested images, with the run's classes.
+        assessment: the results.
+        notes: remarks for the user on the choice of images.
+        changes: how the run's data have changed since training; None for other data.
     """
 
     images: Any
@@ -34,12 +34,12 @@ class Tested:
 
     @property
     def evaluation(self) -> Any:
-        """The record, as ``evaluation.json`` has it."""
+        """The record, in the form of ``evaluation.json``."""
         return self.assessment.evaluation
 
     @property
     def scores(self) -> Scores:
-        """What a classifier says of each image."""
+        """A classifier's probabilities for each image."""
         scores: Scores = self.assessment.scores
         return scores
 
@@ -47,19 +47,19 @@ class Tested:
 def images_to_test(
     run: Run, source: str | None = None, *, skip_broken: bool = False, max_pixels: int | None = None
 ) -> tuple[Any, tuple[str, ...], Changes | None]:
-    """What a run's network is tested on: the images that its record holds out, or those of other data.
+    """The images to test a run's network on: the held-out images of its record, or other data.
 
     Args:
         run: the run.
-        source: other data, of the run's classes or some of them: all of its images, or where it has a test set those.
+        source: other data, with the run's classes or some of them: its test set if it has one, else all images.
         skip_broken: leave out image files of other data that can't be read; the notes name them.
-        max_pixels: that an image file may have; None for the run's.
+        max_pixels: largest number of pixels of an image file; None for the run's.
 
     Returns:
-        The images, with the run's classes; what a person should know of them; how the run's own data have changed.
+        The images, with the run's classes; remarks for the user; how the run's own data have changed.
 
     Raises:
-        DataError: data that can't be read, an unknown class, no held-out image that is still there.
+        DataError: data that can't be read, an unknown class, no held-out image that still exists.
     """
     settings, record = run.settings, run.record()
     recipe = run.recipe if max_pixels is None else dataclasses.replace(run.recipe, max_pixels=max_pixels)
@@ -110,7 +110,7 @@ def assess_run(
     skip_broken: bool = False,
     max_pixels: int | None = None,
 ) -> Tested:
-    """Tests a run's network, and keeps what it says of each image.
+    """Tests a run's network, and keeps its predictions for each image.
 
     Args:
         run: the run.
@@ -135,17 +135,17 @@ def assess_run(
 def evaluate(run: Run, source: str | None = None, *, device: str = "auto") -> Any:
     """Tests a run's network on the images that it held out, or on other data.
 
-    The held-out images are those that the run recorded, found by their content: what was added to the data since then
-    isn't tested, for it may be what the network learnt.
+    The held-out images are those that the run recorded, identified by their content. Images that were added to the data
+    later aren't tested, since the network may have been trained on them.
 
     Args:
         run: the run.
-        source: other data than the run's, of its classes or some of them; all images are tested, or where the data have
-            a test set of their own those.
+        source: other data, with the run's classes or some of them. Its test set is tested if it has one, else all
+            images.
         device: where to compute.
 
     Raises:
         RunError: no such device.
-        DataError: data that can't be read, classes that the run hasn't.
+        DataError: data that can't be read, classes that the run doesn't have.
     """
     return assess_run(run, source, device=device).evaluation

@@ -1,8 +1,7 @@
-"""A checkpoint: all that changes while a run goes on, in one safetensors file.
+"""A checkpoint: the whole state of a run in one safetensors file.
 
 Tensors (weights and their moving average, the optimizer's state, the epoch's losses so far) are the file's tensors;
-everything else is JSON in its metadata. A digest over both tells a damaged file from a whole one, and nothing in a
-file is ever executed.
+everything else is JSON in its metadata. A digest of both detects damaged files. Nothing in a file is ever executed.
 """
 
 from __future__ import annotations
@@ -26,27 +25,27 @@ from striate.training.results import Epoch
 
 FORMAT: Final = "striate checkpoint 3"
 
-#: What two measures are called in the file, from when there was one task.
+#: The older names of two measures, which files still use.
 _STORED: Final = {"loss": "losses", "accuracy": "correct"}
 _NAMES: Final = {stored: name for name, stored in _STORED.items()}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a run stands.
+    """The state of a run.
 
     Args:
         recipe: what is trained.
         versions: of python, torch and striate.
         history: the finished epochs.
-        seconds: spent on the epoch that has begun.
-        done: its batches that are done.
-        measured: what each batch of the epoch that has begun came to, tensors (batches,) by name.
+        seconds: time spent on the current epoch.
+        done: finished batches of the current epoch.
+        measured: measures of each batch of the current epoch, tensors (batches,) by name.
         model: the model's state.
         average: the state of the moving average; empty without one.
         optimizer: the optimizer's state, for each parameter's index.
-        scaler: the state of the loss's scale; empty but with fp16.
-        best: the tested network's state after the best epoch; empty unless it is to be kept.
+        scaler: the state of the loss's scale; empty except with fp16.
+        best: the tested network's state after the best epoch; empty unless the recipe keeps it.
     """
 
     recipe: Recipe
@@ -65,7 +64,7 @@ class Checkpoint:
         """Writes the file whole or not at all.
 
         Raises:
-            OSError: no room, no permission; the file that was there still is.
+            OSError: no space, no permission; an earlier file is kept.
         """
         tensors = {f"epoch/{_STORED.get(name, name)}": tensor for name, tensor in self.measured.items()}
         tensors |= {f"model/{name}": tensor for name, tensor in self.model.items()}
@@ -130,7 +129,7 @@ _REMEDY: Final = "restore the file, or delete the run's folder and train anew"
 def own_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies on the CPU: safetensors refuses tensors that share memory, as tied weights do.
 
-    A tensor of one number may have a stride of 0 (the gradient of a bias for one class has), and counts as contiguous.
+    A tensor with one element may have a stride of 0, as the gradient of a bias for one class, and counts as contiguous.
     """
     dense = torch.contiguous_format
     return {name: tensor.detach().cpu().clone(memory_format=dense) for name, tensor in tensors.items()}
@@ -147,7 +146,7 @@ def _digest(facts: str, tensors: Mapping[str, Tensor]) -> str:
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
-            # Copies: the file may be replaced while its tensors live on.
+            # Copies, because the file may be replaced while the tensors are in use.
             return file.metadata() or {}, {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except OSError as error:
         raise RunError(str(path), f"can't be read ({error.strerror or error})") from error

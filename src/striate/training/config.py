@@ -1,4 +1,4 @@
-"""A recipe's settings from a file, so that a training can be written down, kept and repeated."""
+"""Reads a recipe's settings from a file, so that a training run can be repeated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Final
 from striate.errors import RunError, did_you_mean, readable
 from striate.training.recipe import Recipe
 
-#: Short names, as the program's options have them.
+#: Short names, as in the program's options.
 _ALIASES: Final = {"lr": "learning_rate"}
 _NEEDED: Final = 'needed lines such as epochs = 20, data = "digits"'
 
@@ -19,8 +19,8 @@ _NEEDED: Final = 'needed lines such as epochs = 20, data = "digits"'
 def read_config(path: str | Path) -> dict[str, Any]:
     """The settings in a file: TOML with the names of :class:`Recipe`'s fields, or the ``settings.json`` of a run.
 
-    Names may have hyphens, as the program's options do. Of a run's settings its folder isn't taken, so that another
-    run with the same settings has a folder of its own.
+    Names may have hyphens, as the program's options do. The folder in a run's settings is ignored, so that another run
+    with the same settings gets a folder of its own.
 
     Args:
         path: the file, ``.toml`` or ``.json``.
@@ -42,7 +42,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         found = recipe | ({"data": found["source"]} if "source" in found else {})
     if not isinstance(found, dict):
         raise RunError(readable(path), "holds no settings", _NEEDED)
-    if isinstance(found.get("train"), dict):  # as a table of settings for this command among others
+    if isinstance(found.get("train"), dict):  # a file with a table of settings for each command
         found = found["train"]
     named = {_ALIASES.get(name, name.replace("-", "_")): value for name, value in found.items()}
     known = [field.name for field in dataclasses.fields(Recipe)]
@@ -56,7 +56,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 
 def parse_size(given: object, where: str = "image size") -> tuple[int, int]:
-    """An image's (height, width) as people write it; ``where`` is what an error calls it.
+    """Parses an image's (height, width); ``where`` is its name in errors.
 
     Raises:
         RunError: something else.

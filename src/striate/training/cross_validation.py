@@ -21,8 +21,8 @@ class CrossValidation:
     """The runs of all folds.
 
     Args:
-        path: the folder that has their folders, ``folds.json``, and ``predictions.csv`` of all images.
-        runs: one a fold.
+        path: the folder with the folds' folders, ``folds.json``, and ``predictions.csv`` for all images.
+        runs: one run for each fold.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class CrossValidation:
 
 
 def cross_validate(recipe: Recipe, folds: int, *, resume: bool = False, quiet: bool = False) -> CrossValidation:
-    """Trains by a recipe once for each fold, in folders ``fold-1`` to ``fold-k``, and sums up.
+    """Trains by a recipe once for each fold, in folders ``fold-1`` to ``fold-k``, and summarises the folds.
 
     Every image is tested exactly once, by a network that never saw it. The parts have the classes in the same
     proportion, and depend on the seed.
@@ -56,7 +56,7 @@ def cross_validate(recipe: Recipe, folds: int, *, resume: bool = False, quiet: b
     Args:
         recipe: what to train; ``out`` is the folder of all folds.
         folds: k, 2 or more.
-        resume: go on where an earlier call was stopped; finished folds stay.
+        resume: continue an earlier call that was stopped; finished folds are kept.
         quiet: show no progress on stderr.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a person sees while a network trains: a bar on a terminal, a line an epoch everywhere, all on stderr."""
+"""Progress of training on stderr: a bar on a terminal, and a line for each epoch everywhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from striate.training.results import Epoch
 
 
 class Display:
-    """Shows a run's progress for as long as it is entered (``with Display(...) as display``).
+    """Shows a run's progress within a ``with`` block (``with Display(...) as display``).
 
     Args:
         epochs: of the whole run.
@@ -22,9 +22,9 @@ class Display:
     """
 
     def __init__(self, epochs: int, steps: int = 0, *, quiet: bool) -> None:
-        # Names may hold what rich would take for markup.
+        # Names may contain text that rich would treat as markup.
         self._console = Console(stderr=True, quiet=quiet, markup=False, highlight=False, emoji=False)
-        # rich takes a pipe for a terminal where colours are asked for; a bar in a log is none.
+        # rich treats a pipe as a terminal if colours are requested; a progress bar in a log file is useless.
         self._terminal = self._console.file.isatty() and not self._console.is_dumb_terminal
         self._epochs, self._steps = epochs, steps
         wide = self._console.width >= _WIDE
@@ -49,16 +49,16 @@ class Display:
         self._progress.stop()
 
     def plan(self, steps: int) -> None:
-        """Says how many steps an epoch has, once that is known."""
+        """Sets the number of steps of an epoch, once it is known."""
         self._steps = steps
         self._progress.update(self._task, total=self._epochs * steps)
 
     def note(self, text: str) -> None:
-        """A line for the person who watches."""
+        """Prints a line for the user."""
         self._console.print(text, soft_wrap=True)
 
     def step(self, epoch: int, step: int, measures: Mapping[str, float], images_per_second: float) -> None:
-        """Where the run is: ``epoch`` has begun, ``step`` of its steps are done; means over these, by name."""
+        """Shows the state: ``step`` steps of ``epoch`` are done, with the means over these steps by name."""
         speed = f"  {images_per_second:,.0f} images/s" if self._console.width >= _NARROW else ""
         self._progress.update(
             self._task,
@@ -68,7 +68,7 @@ class Display:
         )
 
     def epoch(self, epoch: Epoch) -> None:
-        """An epoch is done: a line, or on a terminal that is too narrow for it a shorter one."""
+        """Prints the line of a finished epoch; on a narrow terminal, a shorter one."""
         number = f"epoch {epoch.epoch:>{len(str(self._epochs))}}/{self._epochs}"
         speed = f"{epoch.seconds:.1f} s, {epoch.images_per_second:,.0f} images/s"
         measured = (("train", epoch.train), (epoch.part, epoch.held_out))
@@ -78,7 +78,7 @@ class Display:
         if not self._terminal or len(lines[0]) <= self._console.width:
             self.note(lines[0])
         else:
-            self._console.print(lines[1])  # which goes on in the next line at a space, if it must
+            self._console.print(lines[1])  # wraps at a space if necessary
 
 
 def _list(measures: Mapping[str, float], *, named: bool) -> str:
@@ -86,11 +86,11 @@ def _list(measures: Mapping[str, float], *, named: bool) -> str:
 
 
 def _shown(name: str, value: float) -> str:
-    """A loss as it is, any other measure as a share in per cent."""
+    """A loss as a number, any other measure in per cent."""
     return f"{value:.4f}" if name.startswith("loss") else f"{value:7.2%}"
 
 
-#: From so many columns on there is room for a bar beside the numbers.
+#: From this number of columns on, there is space for a bar beside the numbers.
 _WIDE: Final = 100
-#: And below so many none for the speed.
+#: Below this number of columns, there is no space for the speed.
 _NARROW: Final = 80

@@ -1,10 +1,11 @@
-"""Several processes that train one network: each computes its part of every batch, and all make the same step.
+"""Several processes that train one network: each computes its part of every batch, and all take the same step.
 
-torchrun starts them and says by environment variables who they are; PyTorch's DistributedDataParallel adds up the
-gradients while they are computed. Accelerate would put a layer around the same, with a loop of its own making in mind.
+torchrun starts the processes and identifies them by environment variables. PyTorch's DistributedDataParallel adds up
+the gradients while they are computed. (The package Accelerate would be another layer around this, for training loops of
+another form.)
 
-Where a process ends before its time the others can't go on: the next time that they wait for it they end with one line,
-at the latest after :data:`PATIENCE`.
+If a process ends early, the others can't continue. The next time they wait for it, they end with a one-line error, at
+the latest after :data:`PATIENCE`.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ PATIENCE: Final = datetime.timedelta(minutes=10)
 
 @dataclass(frozen=True)
 class Team:
-    """The processes of a run, seen from one of them; alone by default.
+    """The processes of a run, from the view of one of them; by default there is only one.
 
     Args:
-        number: this one's, from 0; 0 leads, and only it writes files.
-        size: how many there are.
-        local: this one's number on its machine, which is also its GPU's.
+        number: of this process, from 0. Process 0 is the leader; only the leader writes files.
+        size: number of processes.
+        local: number of this process on its machine, which is also the number of its GPU.
     """
 
     number: int = 0
@@ -50,11 +51,11 @@ class Team:
         return self.size == 1
 
     def device(self, device: torch.device) -> torch.device:
-        """Each process's own GPU, or the CPU."""
+        """The process's own GPU, or the CPU."""
         return device if self.alone or device.type == "cpu" else torch.device(device.type, self.local)
 
     def wrap(self, model: torch.nn.Module) -> torch.nn.Module:
-        """The model, whose gradients become the mean over all processes, and whose buffers are those of the first."""
+        """Wraps the model: its gradients become the mean over all processes, its buffers those of the leader."""
         if self.alone:
             return model
         with self.waiting():
@@ -70,28 +71,28 @@ class Team:
         return result
 
     def any(self, wish: bool, device: torch.device) -> bool:
-        """Whether one of all wishes it."""
+        """Whether the flag is set in any process."""
         return wish if self.alone else bool(self.total(torch.tensor([float(wish)], device=device)).item())
 
     def share(self, tensors: Iterable[Tensor]) -> None:
-        """Gives all processes the first one's values."""
+        """Broadcasts the leader's values to all processes."""
         if not self.alone:
             with self.waiting():
                 for tensor in tensors:
                     dist.broadcast(tensor, 0)
 
     def meet(self) -> None:
-        """Waits until all are here."""
+        """Waits until all processes have called this."""
         if not self.alone:
             with self.waiting():
                 dist.barrier()
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around what waits for the others.
+        """A context for operations that wait for the other processes.
 
         Raises:
-            RunError: one of them is gone.
+            RunError: another process has ended.
         """
         try:
             yield
@@ -103,22 +104,22 @@ class Team:
             raise RunError(
                 f"process {self.number} of {self.size}",
                 f"lost another one ({str(error).partition(chr(10))[0]})",
-                remedy="see what that one said, and start all anew with --resume",
+                remedy="see the message of that process, and start all processes again with --resume",
             ) from error
 
 
 def _is_lost(error: RuntimeError) -> bool:
-    """Whether an error comes from the connection to other processes, rather than from what this one computes."""
-    # Gloo raises plain RuntimeErrors, with the file of its source in front.
+    """Whether an error comes from the connection to other processes, and not from this process's computation."""
+    # Gloo raises plain RuntimeErrors that begin with the name of its source file.
     return isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo", "NCCL", "Connection"))
 
 
 @contextlib.contextmanager
 def team() -> Iterator[Team]:
-    """The processes that torchrun has started, connected while entered; without torchrun, this one alone.
+    """The processes that torchrun has started, connected within a ``with`` block; without torchrun, only this process.
 
     Raises:
-        RunError: the others don't come.
+        RunError: the other processes don't connect.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
         yield Team()

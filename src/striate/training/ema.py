@@ -10,13 +10,13 @@ import torch
 class Average:
     """A network whose parameters follow those of another: after step t, a := d a + (1 - d) w.
 
-    d is ``decay``, but (1 + t) / (10 + t) where that is smaller, so that the first steps are soon forgotten. Buffers
-    are the other's.
+    d is the smaller of ``decay`` and (1 + t) / (10 + t), so that the first steps are soon forgotten. Buffers are shared
+    with the other network.
 
     Source: Polyak & Juditsky, "Acceleration of stochastic approximation by averaging" (1992), with weights that fade.
 
     Args:
-        model: what is followed.
+        model: the network to follow.
         decay: from 0 to below 1.
     """
 
@@ -26,7 +26,7 @@ class Average:
 
     @torch.no_grad()
     def follow(self, model: torch.nn.Module, step: int) -> None:
-        """Takes in the weights that step ``step``, from 0, has made."""
+        """Updates the average with the weights after step ``step``, from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
         for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):

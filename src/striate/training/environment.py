@@ -1,4 +1,4 @@
-"""Where a run computes, and the process around it: device, threads, random generators, Ctrl-C."""
+"""The environment of a run: device, threads, random generators, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -42,19 +42,18 @@ def find_device(name: str) -> torch.device:
 
 @contextlib.contextmanager
 def reproducible(seed: int, threads: int, device: torch.device, backend: str = "auto") -> Iterator[None]:
-    """Seeded generators, a fixed number of threads and deterministic kernels; afterwards all is as it was before.
+    """A context with seeded generators, a fixed number of threads and deterministic kernels.
 
-    The engine's backend is the one that is named, or the one that would be used anyway.
-
-    Where an operation has no deterministic kernel on the device, PyTorch warns.
+    The previous state is restored at the end. The engine uses the named backend, or chooses as usual if none is named.
+    PyTorch warns if an operation has no deterministic kernel on the device.
     """
-    # cuBLAS reads this when it starts; without it, its results depend on which buffer it happens to get.
+    # cuBLAS reads this at its start; without it, results depend on the buffer that it happens to use.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.get_num_threads(), torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
     on_cpu = device.type == "cpu"
     with (
         torch.random.fork_rng([] if on_cpu else [device], device_type="cuda" if on_cpu else device.type),
-        # Backends order sums differently, so which one computes must not hang on a clock.
+        # Backends sum in different orders, so the choice of a backend must not depend on a clock.
         tuning.fixed(),
         contextlib.nullcontext() if backend == "auto" else engine.use(backend),
     ):
@@ -72,10 +71,10 @@ def reproducible(seed: int, threads: int, device: torch.device, backend: str = "
 
 @contextlib.contextmanager
 def enough_memory(recipe: Recipe, settings: Settings) -> Iterator[None]:
-    """Around training and testing.
+    """A context for training and testing.
 
     Raises:
-        RunError: memory ran out; it says what was tried, and what needs less.
+        RunError: out of memory; the message says what was tried, and which settings need less.
     """
     try:
         yield
@@ -100,30 +99,30 @@ def enough_memory(recipe: Recipe, settings: Settings) -> Iterator[None]:
 def _set_cudnn_benchmark(on: bool) -> None:
     """Whether cuDNN may pick kernels by their time, so that two runs differ.
 
-    What the property ``torch.backends.cudnn.benchmark`` calls; the property itself refuses for ever once somebody (a
-    library's tests, say) has called ``torch.backends.disable_global_flags()``.
+    This calls the function behind the property ``torch.backends.cudnn.benchmark``. The property itself can't be set any
+    more once some code has called ``torch.backends.disable_global_flags()``.
     """
     torch._C._set_cudnn_benchmark(on)
 
 
 def seed_step(seed: int, epoch: int, step: int, process: int) -> None:
-    """Starts the generators that layers draw from, for one step: a run that goes on later needs no state of theirs."""
+    """Seeds the generators that layers draw from, for one step, so that a resumed run needs no state of generators."""
     words = np.random.SeedSequence(seed, spawn_key=(epoch, step, process)).generate_state(1, np.uint64)
     torch.manual_seed(int(words[0]))
 
 
 class Stop:
-    """Ctrl-C as a wish: while entered, the first one sets ``asked``, and the second one acts at once.
+    """Handles Ctrl-C as a request: within a ``with`` block, the first one sets ``asked``, the second one interrupts.
 
-    A KeyboardInterrupt may strike between two parameters of an optimizer's step. A wish can wait until the step is
-    whole.
+    A KeyboardInterrupt may occur between two parameters of an optimizer's step. A request can wait until the step is
+    complete.
     """
 
     def __init__(self) -> None:
         self.asked = False
 
     def __enter__(self) -> Stop:
-        # Only the main thread may handle signals, and a handler of somebody else's stays.
+        # Only the main thread may handle signals. A handler that other code has installed is kept.
         ours = threading.current_thread() is threading.main_thread()
         self._installed = ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler
         if self._installed:

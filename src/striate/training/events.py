@@ -1,4 +1,4 @@
-"""The metrics as TensorBoard reads them."""
+"""Writes the metrics for TensorBoard."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from striate.training.results import Epoch
 
 
 def check_tensorboard() -> None:
-    """Sees that TensorBoard is there before a run begins.
+    """Checks that TensorBoard is installed before a run begins.
 
     Raises:
         RunError: it isn't installed.
@@ -23,7 +23,7 @@ def check_tensorboard() -> None:
 
 
 def write_events(folder: Path, epoch: Epoch) -> None:
-    """Adds an epoch to the event files in a folder; a resumed run's epochs take the place of what it had begun."""
+    """Adds an epoch to the event files in a folder; epochs of a resumed run replace those that it had begun."""
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(folder), purge_step=epoch.epoch) as writer:

@@ -1,7 +1,6 @@
-"""The learning-rate range test: which learning rates a network can be trained with.
+"""The learning-rate range test, which shows the learning rates that a network can be trained with.
 
-The rate rises from step to step while the loss is watched. It falls fastest where learning goes well, and rises again
-where the rate is too large.
+The rate rises from step to step. The loss falls fastest at suitable rates, and rises again when the rate is too large.
 
 Source: Smith, "Cyclical learning rates for training neural networks" (2017), section 3.3.
 """
@@ -25,11 +24,11 @@ from striate.training.images import workers
 from striate.training.recipe import Recipe
 from striate.training.update import Updates
 
-#: The share that the losses so far have in a smoothed one.
+#: The weight of the previous losses in the smoothed loss.
 _SMOOTHING: Final = 0.9
-#: A smoothed loss that is so many times the smallest ends the search.
+#: The search ends when the smoothed loss is this many times the smallest one.
 _TOO_LARGE: Final = 3.0
-#: What the rate with the smallest loss is divided by: at it the loss is about to rise.
+#: The suggestion is the rate with the smallest loss divided by this, because there the loss is about to rise.
 _SAFETY: Final = 10.0
 
 
@@ -38,9 +37,9 @@ class RateSearch:
     """Losses over learning rates.
 
     Args:
-        rates: of the steps, rising.
+        rates: of the steps, ascending.
         losses: the loss of each step's batch, before the step.
-        smoothed: the same as an exponential mean without its bias towards the start.
+        smoothed: exponential mean of the losses, corrected for its bias towards the start.
         suggestion: the schedule's peak: a tenth of the rate with the smallest smoothed loss.
     """
 
@@ -51,7 +50,7 @@ class RateSearch:
 
     @classmethod
     def of(cls, rates: list[float], losses: list[float]) -> RateSearch:
-        """What rates and losses tell.
+        """The search result for rates and losses.
 
         >>> search = RateSearch.of([0.001, 0.01, 0.1, 1.0], [2.0, 1.5, 1.0, 9.0])
         >>> round(search.suggestion, 4)
@@ -69,12 +68,12 @@ class RateSearch:
 def find_learning_rate(
     recipe: Recipe, *, lowest: float = 1e-5, highest: float = 10.0, steps: int = 100, quiet: bool = False
 ) -> RateSearch:
-    """Tries learning rates on a network with random weights, or those of the recipe, and keeps nothing of it.
+    """Tries learning rates on a network with random weights, or those of the recipe; the network is then discarded.
 
     Args:
-        recipe: what is to be trained and how; all settings but the learning rate's count.
+        recipe: the training's settings; all but the learning rate are used.
         lowest, highest: the rates of the first and the last step; between them they rise by the same factor.
-        steps: at most; the search ends where the loss is three times the smallest.
+        steps: largest number of steps; the search ends early if the loss is three times the smallest.
         quiet: show no progress on stderr.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Fitting: from a recipe to a finished run, in a folder that nobody else writes to."""
+"""Fitting: from a recipe to a finished run, in a locked folder."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ _AS_BEGUN: Final = "resume with the run's own settings, or take another folder"
 
 
 def fit(recipe: Recipe, *, resume: bool = False, quiet: bool = False) -> Run:
-    """Trains by a recipe, in a folder of its own, and gives back the finished run. The last epoch's weights count.
+    """Trains by a recipe, in a folder of its own, and returns the finished run.
 
-    The folder gets settings, metrics, weights, the evaluation and samples; pictures are ``striate.report``'s.
+    The folder gets settings, metrics, weights, the evaluation and samples; ``striate.report`` draws the pictures.
 
     Args:
-        recipe: what to train, and how.
-        resume: go on with what lies in ``recipe.out``: a run that was stopped or killed ends with the numbers that it
-            would have had; a finished one is given back; where nothing was begun, it begins.
+        recipe: the settings.
+        resume: continue the run in ``recipe.out``. A run that was stopped or killed ends with the same numbers as
+            without the interruption. A finished run is returned. If there is no run, a new one begins.
         quiet: show no progress on stderr.
 
     Raises:
@@ -58,7 +58,7 @@ def fit(recipe: Recipe, *, resume: bool = False, quiet: bool = False) -> Run:
 
 def _fit(recipe: Recipe, team: Team, *, resume: bool, quiet: bool) -> Run:
     begun = None
-    if recipe.weights is not None:  # the same file, wherever the run goes on
+    if recipe.weights is not None:  # an absolute path, so that a resumed run finds the same file
         recipe = dataclasses.replace(recipe, weights=models.located(recipe.weights))
     if recipe.out is None and not team.alone:
         raise RunError("out", "got no folder", "needed one that all processes see")
@@ -73,11 +73,11 @@ def _fit(recipe: Recipe, team: Team, *, resume: bool, quiet: bool) -> Run:
     elif resume:
         raise RunError("resume", "got no folder", "needed the one of the run to go on with")
     display = Display(recipe.epochs, quiet=quiet)
-    # All that can be wrong with the recipe shows before there is a folder.
+    # All errors of the recipe are found before the folder is created.
     prepared = _prepare(recipe, begun, team, display)
     settings, split = prepared.settings, prepared.split
     path = fresh_folder(recipe) if recipe.out is None else Path(recipe.out)
-    team.meet()  # nobody writes before all have looked
+    team.meet()  # no process writes before all have checked the folder
     with locked(path) if team.leads else contextlib.nullcontext():
         if team.leads:
             _begin(path, prepared, resume=resume)
@@ -99,7 +99,7 @@ def _fit(recipe: Recipe, team: Team, *, resume: bool, quiet: bool) -> Run:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run is made with, and its images, with the record of them."""
+    """A run's settings, its images, and their record."""
 
     settings: Settings
     split: data.Split
@@ -107,8 +107,8 @@ class Prepared:
 
 
 def _begin(path: Path, prepared: Prepared, *, resume: bool) -> None:
-    """Writes down what the run is made with, or sees that it goes on as it began."""
-    begun = _begun(path, prepared.settings.recipe, resume=resume)  # another process may have been here meanwhile
+    """Writes the run's settings, or checks that a resumed run has the same settings."""
+    begun = _begun(path, prepared.settings.recipe, resume=resume)  # another process may have begun it meanwhile
     if begun is None:
         prepared.record.save(path)
         write_json(path / SETTINGS, prepared.settings.to_dict())
@@ -119,7 +119,7 @@ def _begin(path: Path, prepared: Prepared, *, resume: bool) -> None:
 
 
 def _move(path: Path, begun: Settings, recipe: Recipe, display: Display) -> None:
-    """Writes down where a finished run's images lie now, as far as they are the same.
+    """Records the current location of a finished run's images, if they are the same.
 
     Raises:
         DataError: none of the images that were held out.
@@ -148,14 +148,14 @@ def _begun(path: Path, recipe: Recipe, *, resume: bool) -> Settings | None:
 
 
 def _prepare(recipe: Recipe, begun: Settings | None, team: Team, display: Display) -> Prepared:
-    """Finds the device, loads the data, and sees that the network takes them and can learn as the recipe says."""
+    """Finds the device, loads the data, and checks that the network accepts them and the recipe's settings."""
     task = task_of(recipe)
     threads = recipe.threads or (begun.threads if begun else torch.get_num_threads())
     device = team.device(find_device(recipe.device))
     with torch.device("meta"):
         network = models.create(recipe.model)
     made_for = cast(tuple[int, int], network.input_size)
-    weights = recipe.weights if begun is None else None  # a checkpoint has what they became
+    weights = recipe.weights if begun is None else None  # a resumed run reads its checkpoint instead
     theirs = begun.preprocessing if begun is not None else weights_preprocessing(recipe)
     fit = theirs.how if theirs is not None else Fit(recipe.image_size or made_for, recipe.fit or task.fit(network))
     channels = theirs.channels if theirs is not None else recipe.channels
@@ -171,12 +171,12 @@ def _prepare(recipe: Recipe, begun: Settings | None, team: Team, display: Displa
     names, size = task.names(train), fit.image_size
     small = models.has_small_form(recipe.model, size)
     classes, shape = len(names), (train.channels, *size)
-    # Weights that are only looked at; the caller's random numbers go on undisturbed.
+    # These weights are only inspected; the caller's random generator isn't changed.
     with torch.random.fork_rng([]), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", WeightsWarning)
         model = build(recipe.model, task.outputs(classes), shape, weights, small).eval()
-    new_head = any(issubclass(each.category, WeightsWarning) for each in caught)  # told in other words
-    if weights is not None and not new_head:  # as many classes, but others
+    new_head = any(issubclass(each.category, WeightsWarning) for each in caught)  # reported in another line
+    if weights is not None and not new_head:  # as many classes, but different ones
         theirs_are = models.describe_weights(recipe.model, weights).classes
         new_head = bool(theirs_are) and theirs_are != names
     for each in caught:
@@ -223,7 +223,7 @@ def _prepare(recipe: Recipe, begun: Settings | None, team: Team, display: Displa
 
 
 def _learnt_before(recipe: Recipe) -> frozenset[str]:
-    """Digests of the images that the recipe's weights have learnt from, where they lie in the folder of a run."""
+    """Digests of the images that the recipe's weights were trained on, if the weights lie in the folder of a run."""
     if recipe.weights is None or not Path(recipe.weights).exists():
         return frozenset()
     path = Path(recipe.weights)
@@ -232,7 +232,7 @@ def _learnt_before(recipe: Recipe) -> frozenset[str]:
 
 
 def prepare(recipe: Recipe, *, quiet: bool = False) -> Prepared:
-    """All that a training begins with: what a recipe is settled to, and the images.
+    """Everything that training starts with: the resolved settings and the images.
 
     Raises:
         RunError, ModelError, DataError: as :func:`fit`.
@@ -247,7 +247,7 @@ def prepare(recipe: Recipe, *, quiet: bool = False) -> Prepared:
 def _images(
     recipe: Recipe, task: Task, begun: Settings | None, fit: Fit, channels: int | None, display: Display
 ) -> tuple[data.Split, Record]:
-    """The run's images: divided by the recipe, or found again by the record of what the run began with."""
+    """The run's images: divided by the recipe, or for a resumed run, identified by its record."""
     record = None if begun is None or recipe.out is None else Record.load(Path(recipe.out))
     try:
         collection = collect(recipe, recipe.data, fit, channels, skip_broken=recipe.skip_broken or record is not None)

@@ -1,4 +1,4 @@
-"""A run's folder: which files it has, what state it is in, and who may write into it."""
+"""A run's folder: its files, its state, and the lock for writing."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ SETTINGS: Final = "settings.json"
 CHECKPOINT: Final = "checkpoint.safetensors"
 METRICS: Final = "metrics.jsonl"
 WEIGHTS: Final = "weights.safetensors"
-#: In the folder of a cross-validation: what all folds came to.
+#: The summary of all folds, in the folder of a cross-validation.
 FOLDS: Final = "folds.json"
 #: Which images are for training and which for testing.
 RECORD: Final = "images.csv"
 AUGMENTED: Final = "augmented.png"
 EVENTS: Final = "tensorboard"
-#: The last file of a run; with it in place, the checkpoint goes.
+#: The last file of a run; once it is written, the checkpoint is deleted.
 EVALUATION: Final = "evaluation.json"
 LOCK: Final = ".lock"
 
 
-#: What no other output may take the place of.
+#: Files that no other output may overwrite.
 OWN: Final = (
     *(SETTINGS, CHECKPOINT, METRICS, WEIGHTS, RECORD, PREDICTIONS, VALIDATION, EVALUATION, AUGMENTED),
     *("card.md", "curves.png", "confusion.png", "predictions.png", "errors.png"),
@@ -42,10 +42,10 @@ OWN: Final = (
 
 
 def refuse_own(path: Path) -> None:
-    """Refuses to write over a file of a run.
+    """Refuses to overwrite a file of a run.
 
     Raises:
-        RunError: it is one.
+        RunError: the path is a file of a run.
     """
     if path.name in OWN and (path.parent / SETTINGS).is_file():
         raise RunError(str(path), "is a file of the run in that folder", "needed another name or folder")
@@ -56,12 +56,12 @@ def is_finished(path: Path) -> bool:
 
 
 def go_on(path: Path) -> str:
-    """The command that goes on with a run."""
+    """The command that resumes a run."""
     return f"striate train --resume --out {path}"
 
 
 def fresh_folder(recipe: Recipe) -> Path:
-    """Makes the first ``runs/<model>-<data>-<n>`` that isn't there yet."""
+    """Creates the first folder ``runs/<model>-<data>-<n>`` that doesn't exist yet."""
     source, _, place = recipe.data.partition(":")
     word = "".join(letter if letter.isalnum() else "-" for letter in Path(place).name or source)
     for number in itertools.count(1):
@@ -73,17 +73,17 @@ def fresh_folder(recipe: Recipe) -> Path:
 
 
 def refuse_occupied(path: Path, *, resume: bool) -> None:
-    """Refuses a place that training would spoil.
+    """Refuses a place whose contents training would damage.
 
     Raises:
-        RunError: a file, a folder with files that are no run's, or a run that isn't to be resumed.
+        RunError: a file, a folder with files that don't belong to a run, or a run that isn't to be resumed.
     """
     if not path.exists():
         return
     if not path.is_dir():
         raise RunError(str(path), "is a file", "needed a folder, new or empty")
     found = {entry.name for entry in path.iterdir() if not entry.name.endswith(PARTIAL)}
-    # The lock, and what is written before the settings, are what a start that was killed may leave.
+    # A start that was killed may leave the lock and the files that are written before the settings.
     found -= {LOCK, RECORD}
     if not found:
         return
@@ -93,16 +93,16 @@ def refuse_occupied(path: Path, *, resume: bool) -> None:
         if is_finished(path):
             raise RunError(str(path), "holds a finished run", remedy="take another folder")
         raise RunError(
-            str(path), "holds a run that isn't finished", remedy=f"take another folder, or go on: {go_on(path)}"
+            str(path), "holds a run that isn't finished", remedy=f"take another folder, or resume: {go_on(path)}"
         )
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keeps others from training in a folder, which is made; the lock dies with its process, however that ends.
+    """Creates and locks a folder for training. The lock ends with its process, however the process ends.
 
     Raises:
-        RunError: another process has it.
+        RunError: another process holds the lock.
     """
     path.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path / LOCK)
@@ -122,7 +122,7 @@ def write_metrics(path: Path, history: Iterable[Epoch]) -> None:
 
 
 def append_metrics(path: Path, epoch: Epoch) -> None:
-    """Adds a line to ``metrics.jsonl``. One that a kill tears is mended by the resumed run, which writes all anew."""
+    """Adds a line to ``metrics.jsonl``. If a kill truncates it, the resumed run writes the whole file again."""
     with open(path / METRICS, "a", encoding="utf-8") as file:
         file.write(_line(epoch))
 
@@ -131,7 +131,7 @@ def read_metrics(path: Path) -> tuple[Epoch, ...]:
     """The epochs in ``metrics.jsonl``.
 
     Raises:
-        RunError: no such file, or lines of something else.
+        RunError: no such file, or lines of another form.
     """
     try:
         lines = (path / METRICS).read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""What a recipe says of its images: which, how they reach the network, how they are changed, who decodes."""
+"""A recipe's images: source, division, preprocessing, and workers for decoding."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _IMAGENET: Final = 1000
 
 
 def collect(recipe: Recipe, source: str, fit: Fit | None, channels: int | None, *, skip_broken: bool) -> Collection:
-    """All images of a source, by part, brought to a size.
+    """All images of a source by part, fitted to a size.
 
     Raises:
         DataError: as :func:`striate.data.load`.
@@ -34,10 +34,10 @@ def collect(recipe: Recipe, source: str, fit: Fit | None, channels: int | None, 
 
 
 def admitted(collection: Collection[Any], task: Task) -> Collection[Any]:
-    """All images of a source with what a task needs of them.
+    """All images of a source with the annotations that a task needs.
 
     Raises:
-        DataError: they haven't got it.
+        DataError: the source doesn't have them.
     """
     return replace(collection, parts={part: task.admit(images) for part, images in collection.parts.items()})
 
@@ -64,11 +64,11 @@ def divided(recipe: Recipe, collection: Collection) -> data.Split:
 
 
 def weights_preprocessing(recipe: Recipe) -> Preprocessing | None:
-    """What is done to pictures by the recipe's weights or words, at the recipe's size; None where the data decide.
+    """The preprocessing of the recipe's weights or of its setting, at the recipe's size; None if the data decide.
 
     Raises:
-        RunError: weights that don't say, though they are to; other channels than theirs.
-        ModelError: weights that can't be had.
+        RunError: weights without a preprocessing, if it is required; channels that don't fit the weights.
+        ModelError: weights that can't be loaded.
     """
     word = recipe.preprocessing
     found: Preprocessing | None = None
@@ -97,12 +97,12 @@ def _is_imagenet(weights: str) -> bool:
 
 
 def workers(recipe: Recipe) -> int:
-    """Processes that decode images where these stay in their files."""
+    """The number of processes that decode images, if these are streamed."""
     return min(4, os.cpu_count() or 1) if recipe.workers is None else recipe.workers
 
 
 def absolute(source: str) -> str:
-    """A source whose place is told from the root, so that it means the same wherever a program is started.
+    """A source with an absolute path, so that it doesn't depend on the working directory.
 
     >>> absolute("digits")
     'digits'
@@ -111,11 +111,11 @@ def absolute(source: str) -> str:
     if kind in WITHOUT_FILES:
         return source
     path, split, part = place, "", ""
-    if kind == "hf":  # maybe a name on the Hub, maybe with a split
+    if kind == "hf":  # possibly a name on the Hub, possibly with a split
         before, split, part = place.rpartition(":")
         path = before if split and not expanded(place).exists() else place
         if not expanded(path).exists():
             return source
         split, part = (split, part) if path == before and split else ("", "")
-    places = [path] if expanded(path).exists() else path.split(",")  # annotations and where their pictures lie
+    places = [path] if expanded(path).exists() else path.split(",")  # annotations and the folder of their pictures
     return f"{kind}:{','.join(str(expanded(each).absolute()) for each in places)}{split}{part}" if colon else source

@@ -1,7 +1,7 @@
-"""The training loop, which ends with the same numbers however often it is killed on the way.
+"""The training loop, which ends with the same numbers however often it is killed and resumed.
 
-What makes that exact: what is random in a step depends on the seed and the step alone, the order of epoch k on the seed
-and k, the learning rate on the step; and a checkpoint has all the rest.
+This is exact because the random numbers of a step depend only on the seed and the step, the order of epoch k only on
+the seed and k, and the learning rate only on the step. A checkpoint stores everything else.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ from striate.training.run import Settings, versions
 from striate.training.schedule import learning_rate
 from striate.training.update import Updates
 
-_GLANCE: Final = 0.1  # seconds between looks at the losses, which wait for a GPU
-_TOGETHER: Final = 16  # steps between two that several processes may look after, since they look together
+_GLANCE: Final = 0.1  # seconds between reads of the losses, each of which waits for a GPU
+_TOGETHER: Final = 16  # several processes synchronise only after every so many steps
 _DELETE: Final = "restore the run's own file, or delete the folder and train anew"
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C while training; the message says where it stopped and how to go on."""
+    """Ctrl-C while training; the message says where training stopped and how to resume it."""
 
 
 class Training:
-    """A run that is going on. The epoch that has begun is ``len(history)``, of which ``done`` batches are done.
+    """A run in progress. The current epoch is ``len(history)``, of which ``done`` batches are done.
 
     Args:
         path: the run's folder, locked.
-        settings: what the run is made with.
+        settings: the run's settings.
         split: its images.
-        display: who watches.
+        display: shows the progress.
         stop: whether to stop at the next step.
         team: the processes that train together.
     """
@@ -80,7 +80,7 @@ class Training:
         self.task = settings.task
         begun = (path / CHECKPOINT).exists()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", WeightsWarning)  # that the head is new has been told
+            warnings.simplefilter("ignore", WeightsWarning)  # the new head has been reported already
             self.model = settings.new_model(None if begun else recipe.weights).to(self.device)
         loading = Loading(
             recipe.batch_size, settings.preprocessing, self.device, workers=workers(recipe), seed=recipe.seed
@@ -95,18 +95,18 @@ class Training:
         self.test_batches = self.task.batches(split.test, loading)
         self.val_batches = None if split.val is None else self.task.batches(split.val, loading)
         self.history: tuple[Epoch, ...] = ()
-        #: The tested network's state after the epoch with the least validation loss, where that is to be kept.
+        #: The tested network's state after the epoch with the smallest validation loss, if the recipe keeps it.
         self.best: dict[str, Tensor] = {}
         self._begin_epoch()
 
     def _begin_epoch(self) -> None:
-        #: What each batch came to, by name. One cell a batch, on the device: nothing is read back while the epoch runs,
-        #: and sums don't depend on when.
+        #: The measures of each batch by name, one element a batch, on the device: nothing has to be read back during
+        #: the epoch, and sums don't depend on when they are read.
         self.measured: dict[str, Tensor] = {}
         self.done, self.seconds = 0, 0.0
 
     def run(self) -> Outcome | None:
-        """Trains from the checkpoint, if any, to the end. Of several processes only the leader gets something."""
+        """Trains from the checkpoint, if any, to the end. Only the leader of several processes returns a result."""
         if (self.path / CHECKPOINT).exists():
             self._restore(Checkpoint.load(self.path / CHECKPOINT))
         else:
@@ -131,7 +131,7 @@ class Training:
         return self._finish()
 
     def _stopped_early(self) -> bool:
-        """Whether the last so many epochs, the recipe's patience, were none of them the best."""
+        """Whether the best epoch is not among the last ``early_stopping`` epochs."""
         patience = self.recipe.early_stopping
         return patience is not None and len(self.history) - self._best() >= patience
 
@@ -140,7 +140,7 @@ class Training:
         return best_epoch(self.history, self.task.goal)
 
     def _train(self) -> None:
-        """Goes through the rest of the epoch."""
+        """Trains the rest of the epoch."""
         self.updates.train()
         saved = lap = time.perf_counter()
         for images, labels in self.batches.epoch(len(self.history), start=self.done):
@@ -156,11 +156,11 @@ class Training:
                         raise self._interrupted()
                     saved = time.perf_counter()
                 lap = time.perf_counter()
-        self._check()  # waits for the device, so that the clock is right
+        self._check()  # waits for the device, so that the measured time is right
         self.seconds += time.perf_counter() - lap
 
     def _agreed(self, wish: bool) -> bool:
-        """Whether one of the processes wishes it; several ask each other now and then only, which takes its time."""
+        """Whether the flag is set in any process; several processes ask each other only now and then, to save time."""
         if self.team.alone:
             return wish
         return self.done % _TOGETHER == 0 and self.team.any(wish, self.device)
@@ -193,7 +193,7 @@ class Training:
 
     def _test(self, batches: Batches) -> Assessment:
         if not self.team.alone:
-            # Buffers, such as running means, are the leader's when a step begins, but each process's own at its end.
+            # Buffers such as running means are the leader's at the beginning of a step, but differ at its end.
             self.team.share(self.updates.tested.buffers())
         return self.task.assess(self.updates.tested, batches, self._halt_if_asked, self.team.total)
 
@@ -212,7 +212,7 @@ class Training:
         )
 
     def _means(self) -> dict[str, float]:
-        """What an image came to, over the batches that are done: means, and of counts the share of the images."""
+        """Means over the images of the finished batches; for counts, the share of the images."""
         size, images = self.recipe.batch_size, len(self.batches.images)
         seen = min(self.done * size, images)
         means = {}
@@ -224,7 +224,7 @@ class Training:
         return means
 
     def _totals(self) -> dict[str, Tensor]:
-        """What each batch came to, over all processes."""
+        """The measures of each batch, over all processes."""
         return {name: self.team.total(cells) for name, cells in self.measured.items()}
 
     def _show(self) -> None:
@@ -232,10 +232,10 @@ class Training:
         speed = self.done * self.recipe.batch_size / self.seconds
         self.display.step(len(self.history), self.done, self._means(), speed)
 
-    # ---------------------------------------------------------------- stopping and going on
+    # ---------------------------------------------------------------- stopping and resuming
 
     def _check(self) -> None:
-        """Refuses to go on from a loss that isn't finite."""
+        """Stops with an error if a loss isn't finite."""
         losses = self.team.total(self.measured["loss"])[: self.done].cpu()
         if (bad := (~losses.isfinite()).nonzero()).numel():
             step = int(bad[0])
@@ -250,7 +250,7 @@ class Training:
         )
 
     def _halt_if_asked(self) -> None:
-        """Stops between two images of a test; several processes stop in the next epoch instead, where they ask."""
+        """Stops between two batches of a test; several processes stop in the next epoch instead, where they ask."""
         if self.stop.asked and self.team.alone:
             self._save()
             raise self._interrupted()
@@ -304,7 +304,7 @@ class Training:
         self.updates.restore(checkpoint.optimizer, checkpoint.average, checkpoint.scaler)
         self.history, self.best = checkpoint.history, checkpoint.best
         self.done, self.seconds = checkpoint.done, checkpoint.seconds
-        # The leader has the sums over all processes, to which the others add what they do from here on.
+        # The leader has the sums over all processes; the others add only their later contributions.
         self.measured = {
             name: cells.to(self.device) if self.team.leads else torch.zeros_like(cells, device=self.device)
             for name, cells in checkpoint.measured.items()
@@ -312,7 +312,7 @@ class Training:
         self.display.note(f"goes on {self._where()}")
 
     def _finish(self) -> Outcome | None:
-        """Writes what a finished run consists of; the evaluation comes last, and then the checkpoint goes."""
+        """Writes the files of a finished run. The evaluation is written last; then the checkpoint is deleted."""
         if self.best:
             self.updates.tested.load_state_dict(self.best)
             text = str(self.task.goal).replace(" ", " validation ", 1)
@@ -322,7 +322,7 @@ class Training:
         if not self.team.leads:
             return None
         write_metrics(self.path, self.history)
-        # Under one name: safetensors writes several in an order that differs from process to process.
+        # All under one name, because safetensors writes several names in an order that differs between processes.
         about = {
             "about": json.dumps(
                 {

@@ -16,8 +16,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-#: Of the odd polynomial that is applied to all singular values at once: small ones grow as fast as they can (Jordan et
-#: al.). Five times, and values between 0.001 and 1 lie between 0.7 and 1.2.
+#: Coefficients of the odd polynomial that is applied to all singular values at once and makes small ones grow fast
+#: (Jordan et al.). After five iterations, values between 0.001 and 1 lie between 0.7 and 1.2.
 _POLYNOMIAL: Final = (3.4445, -4.7750, 2.0315)
 _ROUNDS: Final = 5
 _SCALE: Final = 0.2  # the root mean square of AdamW's updates (Liu et al.)
@@ -85,7 +85,7 @@ class Muon(torch.optim.AdamW):
             average = state["momentum_buffer"]
             state["step"] += 1
             average.lerp_(weight.grad, 1 - group["momentum"])
-            # Nesterov's momentum: where the average will be after one more such gradient.
+            # Nesterov's momentum: the average after one more gradient of this kind.
             ahead = weight.grad.lerp(average, group["momentum"]).flatten(1)
             step = orthogonal(ahead) * (_SCALE * max(ahead.shape) ** 0.5)
             weight.mul_(1 - group["lr"] * group["weight_decay"])
@@ -93,7 +93,7 @@ class Muon(torch.optim.AdamW):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """About the orthogonal matrix nearest to ``matrix`` (M, N): its singular vectors, and singular values near 1.
+    """Approximately the orthogonal matrix nearest to ``matrix`` (M, N): its singular vectors, singular values near 1.
 
     Directions that are less than a thousandth of the matrix stay smaller. A matrix of zeros stays zero.
 

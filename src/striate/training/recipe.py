@@ -1,4 +1,4 @@
-"""The recipe: every setting of a training run, in one typed, frozen, checked place that is saved with the run.
+"""The recipe: every setting of a training run, in one frozen, validated dataclass that is saved with the run.
 
 The defaults were chosen by measuring lenet5 on scikit-learn's digits, over several seeds: 98.9 % to 99.4 % of the
 held-out images right (10 seeds, mean 99.2 %, 4 or fewer of 359 wrong). Twelve epochs of MNIST give 99.4 %.
@@ -33,8 +33,8 @@ KEPT_IMAGES: Final = ("none", "figures", "copies")
 
 #: Sources that may bring a validation set.
 WITH_VALIDATION: Final = ("folder", "hf")
-#: Settings that don't change the numbers, so that a run may go on with others. Where the data lie is one: what counts
-#: is what they hold, and the run has a record of that.
+#: Settings that don't change the numbers, so a run may be resumed with other values. The location of the data is one:
+#: the run identifies its images by their content.
 FREE: Final = (
     *("out", "data", "checkpoint_every", "workers", "checkpoint_activations", "tensorboard"),
     *("keep_images", "max_pixels", "skip_broken"),
@@ -52,12 +52,11 @@ class Recipe:
         out: the run's folder; None for a fresh one, ``runs/<model>-<data>-<n>``.
         epochs: passes over the training images.
         batch_size: images a step, of all processes together; an epoch's last batch may be smaller.
-        optimizer: ``"sgd"`` (with Nesterov's momentum), ``"adamw"`` or ``"muon"`` (:mod:`striate.training.muon`); None
-            for what the network names, else sgd, and with trained weights for adamw, whose steps don't depend on the
-            scale of gradients.
-        learning_rate: the schedule's peak; None for what the network says suits it and its optimizer, else for 0.05
-            with SGD and 0.001 with the others. With trained weights, which are to be changed and not replaced, 0.001
-            with SGD and 0.0001 with the others.
+        optimizer: ``"sgd"`` (with Nesterov's momentum), ``"adamw"`` or ``"muon"`` (:mod:`striate.training.muon`). None:
+            the network's own choice, else sgd; with trained weights adamw, whose steps don't depend on the scale of
+            gradients.
+        learning_rate: the schedule's peak. None: the network's own choice, else 0.05 with SGD and 0.001 with the
+            others. With trained weights, which should change only a little, 0.001 with SGD and 0.0001 with the others.
         momentum: of SGD and Muon; AdamW's first decay rate.
         weight_decay: on weights alone; biases and other 1-D parameters don't decay.
         schedule: see :mod:`striate.training.schedule`.
@@ -66,19 +65,19 @@ class Recipe:
             entropy, and none with a loss that the model brings.
         clip_norm: gradients of a larger 2-norm are scaled down to this one; None leaves them.
         seed: of initial weights, orders and the hold-out.
-        test_fraction: share held out for testing where the data bring no test set.
-        val_fraction: share of the training images held out for validation where the data bring no validation set.
-        folds: number of folds; with ``fold``, the test set is that one of so many about equal parts of all images.
+        test_fraction: share held out for testing if the data have no test set.
+        val_fraction: share of the training images held out for validation if the data have no validation set.
+        folds: number of folds; the test set is number ``fold`` of ``folds`` nearly equal parts of all images.
         fold: from 1 to ``folds``.
         early_stopping: epochs without a smaller validation loss after which training ends; None for all epochs.
         keep: ``"last"`` epoch's weights, or the ``"best"`` epoch's, by the validation loss.
-        image_size: (H, W) that images are brought to; None for the weights' or the model's. Up to 64 pixels a side the
-            network takes the form for small images that it has.
-        fit: how images are brought to that size, see :class:`striate.data.Fit`: ``"crop"``, ``"squash"``, ``"frame"``;
-            None for the weights' own, and for ``"frame"`` where there are no weights or they don't say.
-        preprocessing: whose size, crop, interpolation and scale of pixels: ``"weights"``, the weights' own;
-            ``"imagenet"``, what ImageNet's weights share; ``"data"``, the model's size and the training images' mean
-            and deviation. None for the weights' own if they say, ``"imagenet"`` if they have 1000 classes, else
+        image_size: (H, W) that images are fitted to; None for the weights' or the model's. Up to 64 pixels a side, the
+            network's form for small images is used, if it has one.
+        fit: how images are fitted to this size, see :class:`striate.data.Fit`: ``"crop"``, ``"squash"``, ``"frame"``.
+            None: the weights' own, or ``"frame"`` if there are no weights or they don't specify it.
+        preprocessing: size, crop, interpolation and scale of pixels: ``"weights"``, the weights' own; ``"imagenet"``,
+            the usual one of ImageNet's weights; ``"data"``, the model's size and the training images' mean and
+            deviation. None: the weights' own if they specify it, ``"imagenet"`` if they have 1000 classes, else
             ``"data"``.
         channels: 1 or 3; None for the weights', or the data's.
         skip_broken: leave out image files that can't be read; the run's record names them.
@@ -86,38 +85,39 @@ class Recipe:
         threads: of PyTorch on the CPU; None leaves PyTorch's number.
         device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
         augment: how training images are changed, one of ``striate.data.STYLES``: ``"none"``, ``"resized-crop"``,
-            ``"digits"``, ``"flip-crop"``, ``"photo"``, ``"randaugment"``; None for ``"resized-crop"`` where weights
-            expect pictures that are cropped, else ``"none"``. For tasks with annotations some of :data:`CHANGES`
-            joined by ``+``, as ``"flip+scale"``.
+            ``"digits"``, ``"flip-crop"``, ``"photo"``, ``"randaugment"``. None: ``"resized-crop"`` if the weights
+            expect cropped pictures, else ``"none"``. For tasks with annotations, some of :data:`CHANGES` joined by
+            ``+``, as ``"flip+scale"``.
         erase: probability with which a rectangle of a training image turns black.
-        mixup: Beta distribution's parameter for means of two images; 0 for none.
+        mixup: parameter of the Beta distribution for means of two images; 0 for none.
         cutmix: the same for rectangles of one image in another; 0 for none.
-        class_weights: of the training loss: ``"none"``; ``"balanced"``, each class alike; ``"effective"``, in between.
-        balanced_sampling: each epoch shows as many images of each class, the few ones several times.
-        weights: to begin with, as ``striate.models.create`` takes them; None for random ones.
-        head: how a new last layer begins, on weights of other classes: ``"random"``; ``"probe"``, fitted to features
-            of the training images, see :mod:`striate.tasks.probe`. None for ``"probe"`` where that can be.
-        freeze: what keeps its weights: ``"none"``; ``"backbone"``, all before the linear layers at the end;
-            ``"all-but-head"``, all but the last of these. It stays in evaluation mode.
+        class_weights: of the training loss: ``"none"``; ``"balanced"``, equal for all classes; ``"effective"``,
+        between.
+        balanced_sampling: each epoch shows equally many images of each class, those of small classes several times.
+        weights: initial weights, as ``striate.models.create`` takes them; None for random ones.
+        head: initialisation of a new last layer, if the weights have other classes: ``"random"``; ``"probe"``, fitted
+            to features of the training images, see :mod:`striate.tasks.probe`. None: ``"probe"`` if it is possible.
+        freeze: layers whose weights don't change: ``"none"``; ``"backbone"``, all before the linear layers at the end;
+            ``"all-but-head"``, all but the last layer. Frozen layers stay in evaluation mode.
         backbone_lr_factor: the learning rate of the backbone, as a multiple of the others'.
-        freeze_batch_norm: batch normalisation uses the statistics that it has, and its weights go on learning. None for
-            that with trained weights: few images are too few to measure better ones.
-        engine: who computes on the CPU: ``"auto"`` (``striate.accelerate``), ``"llvm"`` (striate's kernels, an error
-            where they can't), ``"aten"`` (PyTorch's).
+        freeze_batch_norm: batch normalisation keeps its statistics, but its weights are trained. None: true with
+            trained weights, because few images are too few to measure better statistics.
+        engine: what computes on the CPU: ``"auto"`` (``striate.accelerate``), ``"llvm"`` (striate's kernels, an error
+            if there is none for an operation), ``"aten"`` (PyTorch's).
         precision: ``"float32"``; ``"bf16"`` and ``"fp16"`` by PyTorch's autocast, with weights and tests in float32.
-        accumulate: a step's images go through the network in so many parts, one after the other.
-        ema: decay of the weights' moving average, which is then what is tested and saved; None for none.
-        checkpoint_activations: compute blocks again for their gradients, rather than keep what they computed.
-        workers: processes that decode images, which then stay in their files; None for none, unless the images would
-            take more than 2 GiB.
+        accumulate: number of parts into which a step's images are divided; the parts are computed one by one.
+        ema: decay of the weights' moving average, which is then tested and saved; None for none.
+        checkpoint_activations: compute blocks again in the backward pass instead of saving their intermediate maps.
+        workers: processes that decode images, which are then streamed; None for none, unless the images would take
+            more than 2 GiB.
         tensorboard: write the metrics for TensorBoard as well.
-        keep_images: what of the images the run's folder shows: ``"none"``; ``"figures"``, some held-out ones in its
-            pictures; ``"copies"``, these as files of their own too. None for ``"copies"`` of images that come with
-            striate, else ``"figures"``.
-        checkpoint_every: seconds between checkpoints within an epoch; each epoch's end has one besides.
+        keep_images: images in the run's folder: ``"none"``; ``"figures"``, some held-out images in its pictures;
+            ``"copies"``, these images also as files. None: ``"copies"`` for images that come with striate, else
+            ``"figures"``.
+        checkpoint_every: seconds between checkpoints within an epoch; there is one at each epoch's end, too.
 
     Raises:
-        RunError: a value that can't be, naming its field.
+        RunError: an invalid value; the message names its field.
 
     >>> Recipe("lenet5", epochs=0)
     Traceback (most recent call last):
@@ -185,7 +185,7 @@ class Recipe:
 
     @property
     def keeps_statistics(self) -> bool:
-        """Whether batch normalisation uses the statistics that it has."""
+        """Whether batch normalisation keeps its statistics."""
         return self.weights is not None if self.freeze_batch_norm is None else self.freeze_batch_norm
 
     @property
@@ -199,10 +199,10 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Recipe:
-        """The recipe that :meth:`to_dict` gave; what is missing has its default.
+        """The inverse of :meth:`to_dict`; missing fields have their defaults.
 
         Raises:
-            RunError: fields that are unknown or impossible, no model.
+            RunError: unknown or invalid fields, no model.
 
         >>> Recipe.from_dict(Recipe("lenet5", epochs=3).to_dict()).epochs
         3

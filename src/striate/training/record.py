@@ -1,8 +1,8 @@
-"""Which images a run learnt from, chose by and was tested on: a record by path and content.
+"""The record of a run's training, validation and test images, by path and content.
 
-A folder changes while a run lives: images are added, renamed, edited, the folder is moved. Held-out images that were
-drawn anew from what is there now would be images that the network has learnt. So a run writes down what was what, and
-finds it again by its content.
+A folder of images changes over time: images are added, renamed or edited, or the folder is moved. If the held-out
+images were drawn again from the current contents, they would include images that the network was trained on. So a run
+records the part of each image, and identifies images by their content.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from striate.training.folder import RECORD
 PARTS: Final = ("train", "val", "test")
 _HEADER: Final = ("part", "class", "image", "digest")
 _LEFT_OUT: Final = "left out"
-#: A digest of an image that the weights had learnt from before.
+#: The part of an image that the initial weights were trained on earlier.
 _EARLIER: Final = "earlier"
-#: Images that a note names; of more it says how many.
+#: Largest number of images that a note names; for more it gives the number.
 _NAMED: Final = 3
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An image: the part of the data that it belongs to, its class, its path in the data set, a digest of it."""
+    """An image: its part of the data, its class, its path in the data set, and its digest."""
 
     part: str
     category: str
@@ -43,13 +43,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Changes:
-    """How the data differ from what a run was trained with; paths of images.
+    """How the data differ from a run's record; paths of images.
 
     Args:
         new: images that the run has never seen.
-        gone: images of each part that aren't there any more.
+        gone: images of each part that don't exist any more.
         edited: images of each part whose file has another content now.
-        moved: how many are there under another path.
+        moved: number of images that have another path.
     """
 
     new: tuple[str, ...] = ()
@@ -76,13 +76,13 @@ class Changes:
 
 @dataclass(frozen=True)
 class Record:
-    """The images of a run, in the order in which it has them.
+    """The images of a run, in the run's order.
 
     Args:
         entries: the images.
         left_out: files that were left out, with the reasons.
-        earlier: digests of images that the weights had learnt from before the run began with them, as far as the run
-            that made these weights tells.
+        earlier: digests of images that the initial weights were trained on, if those weights come from a run with a
+            record.
     """
 
     entries: tuple[Entry, ...]
@@ -110,10 +110,10 @@ class Record:
 
     @classmethod
     def load(cls, folder: Path) -> Record | None:
-        """The record in a run's folder; None where there is none, as in runs of older versions.
+        """The record in a run's folder; None if there is none, as in runs of older versions.
 
         Raises:
-            RunError: a file of something else.
+            RunError: a file of another form.
         """
         path = folder / RECORD
         if not path.exists():
@@ -142,28 +142,28 @@ class Record:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Those that the run has, of train, val and test."""
+        """The parts of the run, some of train, val and test."""
         there = {each.part for each in self.entries}
         return tuple(part for part in PARTS if part in there)
 
     def digests(self, part: str) -> frozenset[str]:
-        """Of the images of a part."""
+        """The digests of a part's images."""
         return frozenset(each.digest for each in self.entries if each.part == part)
 
     @property
     def learnt(self) -> frozenset[str]:
-        """Digests of all images that the weights have learnt from or were chosen by, those of earlier runs too."""
+        """Digests of all training and validation images, including those of earlier runs."""
         return self.digests("train") | self.digests("val") | self.earlier
 
     def overlap(self) -> int:
-        """How many test images have the content of an image that was learnt from, under whatever name."""
+        """The number of test images with the same content as a training image, under any name."""
         learnt = self.learnt
         return sum(each.part == "test" and each.digest in learnt for each in self.entries)
 
     def find(self, collection: Collection[Any]) -> tuple[dict[str, Any], Changes]:
-        """The recorded images among those of a source, by part and in the record's order; and what has changed.
+        """The recorded images in a source, by part and in the record's order; and the changes.
 
-        An image is the recorded one if it has its content and its class; of several, the one with its path.
+        An image matches if it has the recorded content and class; among several, the one with the recorded path.
         """
         pool = joined(list(collection.parts.values()))
         of_each = categories(pool)
@@ -202,10 +202,10 @@ class Record:
         return {part: pool.subset(chosen) for part, chosen in found.items() if chosen}, changes
 
     def restored(self, collection: Collection[Any]) -> tuple[Split[Any], Changes]:
-        """The split that was recorded, of a source that must hold all of it.
+        """The recorded split, from a source that must contain all its images.
 
         Raises:
-            DataError: images that are gone or were edited.
+            DataError: images that are missing or were edited.
         """
         found, changes = self.find(collection)
         if changes.gone or changes.edited:
@@ -220,7 +220,7 @@ class Record:
 
 
 def categories(images: LabelledImages | AnnotatedSet) -> list[str]:
-    """Each image's class; of annotated pictures, whose digests are of their annotations too, nothing."""
+    """Each image's class; empty for annotated pictures, whose digests include their annotations."""
     if isinstance(images, AnnotatedSet):
         return [""] * len(images)
     return [images.classes[label] for label in images.labels.tolist()]

@@ -1,4 +1,4 @@
-"""What training measures epoch by epoch, as plain frozen values that go to JSON and come back."""
+"""The measures of each epoch, as plain frozen values that convert to and from JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 from striate.errors import RunError
 from striate.tasks.task import Goal
 
-#: What every epoch has; the names of its measures begin with the part of the data that they belong to.
+#: Fields of every epoch; the names of other measures begin with their part of the data.
 _COUNTED: Final = ("epoch", "learning_rate", "seconds", "images_per_second")
 _PARTS: Final = ("train", "test", "val")
 
@@ -20,18 +20,17 @@ class Epoch:
 
     Args:
         epoch: its number, from 1.
-        train: measures of the training images, ``{"loss": 0.3, "accuracy": 0.9}``: means over the epoch as the weights
-            changed, with all that only training does (label smoothing, augmentation).
-        held_out: measures of held-out images, by the weights at the epoch's end; which measures there are is the
-            task's.
-        part: the held-out images that these are: ``"val"`` where there is a validation set (the test set is then asked
-            only once, at the end of the run), else ``"test"``.
-        learning_rate: the last step's.
-        seconds: of training alone, without testing and checkpoints.
-        images_per_second: the same.
+        train: measures of the training images, ``{"loss": 0.3, "accuracy": 0.9}``: means over the epoch, while the
+            weights changed, and with label smoothing and augmentation.
+        held_out: measures of held-out images with the weights at the epoch's end; the task defines the measures.
+        part: the part of the held-out images: ``"val"`` if there is a validation set (the test set is then used only
+            once, at the end of the run), else ``"test"``.
+        learning_rate: of the last step.
+        seconds: of training, without testing and checkpoints.
+        images_per_second: of training, without testing and checkpoints.
 
-    Each measure is an attribute as well, ``train_loss`` or ``test_accuracy``; None for those of the held-out part that
-    wasn't asked.
+    Each measure is also an attribute, ``train_loss`` or ``test_accuracy``; measures of the unused held-out part are
+    None.
     """
 
     epoch: int
@@ -51,7 +50,7 @@ class Epoch:
         raise AttributeError(f"an epoch of this task has no {name!r}")
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it under flat names, ``train_loss``, ``test_accuracy``, for JSON."""
+        """All fields and measures under flat names, ``train_loss``, ``test_accuracy``, for JSON."""
         held_out = {
             part: {f"{part}_{name}": value if part == self.part else None for name, value in self.held_out.items()}
             for part in ("test", "val")
@@ -68,7 +67,7 @@ class Epoch:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Epoch:
-        """The epoch that :meth:`to_dict` gave.
+        """The inverse of :meth:`to_dict`.
 
         Raises:
             RunError: fields that are missing or unknown.
@@ -88,5 +87,5 @@ class Epoch:
 
 
 def best_epoch(history: Sequence[Epoch], goal: Goal) -> int:
-    """The number, from 1, of the epoch that is best by a task's goal; of several the first; 0 of none."""
+    """The number, from 1, of the best epoch by a task's goal; the first of several; 0 if there are no epochs."""
     return goal.best([epoch.held_out[goal.measure] for epoch in history])

@@ -1,4 +1,4 @@
-"""A run: the settings that it was made with, and a finished one read back from its folder."""
+"""A run: its settings, and finished runs read from their folders."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ _CHUNK: Final = 1024  # images predicted at a time
 
 @dataclass(frozen=True)
 class Settings:
-    """All that a run was made with: ``settings.json``.
+    """All settings of a run: ``settings.json``.
 
     Args:
-        recipe: as given.
+        recipe: the recipe as given.
         versions: of python, torch and striate.
-        device: as found: ``"cpu"``, ``"cuda:0"``.
+        device: the actual device: ``"cpu"``, ``"cuda:0"``.
         threads: PyTorch's on the CPU.
         classes: the names of the K classes.
         preprocessing: of pictures, for training, testing and all use of the network.
-        source: where the images lay when the run began, with an absolute path.
+        source: the source of the images when the run began, with an absolute path.
         augment: how training images are changed.
         learning_rate: the schedule's peak.
         optimizer: its name.
-        new_head: whether the last layer is another than that of the weights which training begins with.
-        small_input: whether it is the network's form for small images.
-        train_images: how many.
-        test_images: how many.
-        parameters: of the network, frozen ones too.
-        processes: that trained together.
-        val_images: how many.
+        new_head: whether the last layer is new, not that of the initial weights.
+        small_input: whether the network has its form for small images.
+        train_images: number of training images.
+        test_images: number of test images.
+        parameters: number of the network's parameters, including frozen ones.
+        processes: number of processes that trained together.
+        val_images: number of validation images.
     """
 
     recipe: Recipe
@@ -74,27 +74,27 @@ class Settings:
 
     @property
     def normalization(self) -> Normalization:
-        """Of pixels."""
+        """The normalization of pixels."""
         return self.preprocessing.normalization
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(H, W) that the network gets."""
+        """(H, W) of the network's input."""
         return self.preprocessing.image_size
 
     @property
     def channels(self) -> int:
-        """That the network gets."""
+        """Channels of the network's input."""
         return self.preprocessing.channels
 
     @property
     def task(self) -> Task:
-        """What the network is trained for."""
+        """The task that the network is trained for."""
         return task_of(self.recipe)
 
     @property
     def is_users(self) -> bool:
-        """Whether the images are somebody's own, rather than such as come with striate."""
+        """Whether the images are the user's own, not images that come with striate."""
         return self.source.partition(":")[0] not in WITHOUT_FILES
 
     def to_dict(self) -> dict[str, Any]:
@@ -104,14 +104,14 @@ class Settings:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Settings:
-        """The settings that :meth:`to_dict` gave.
+        """The inverse of :meth:`to_dict`.
 
         Raises:
             RunError: fields that are missing or unknown.
         """
         if fields.keys() >= _OLD:
             fields = _renewed(fields)
-        if "optimizer" not in fields:  # settings that were written before networks named theirs
+        if "optimizer" not in fields:  # written by a version in which networks didn't choose an optimizer
             recipe = fields["recipe"]
             fields = {**fields, "optimizer": recipe.get("optimizer") or ("adamw" if recipe.get("weights") else "sgd")}
         if odd := fields.keys() ^ {field.name for field in dataclasses.fields(cls)}:
@@ -124,7 +124,7 @@ class Settings:
         return cls(**{**fields, **converted})
 
     def differences(self, other: Settings) -> list[str]:
-        """What would change the numbers if a run begun with ``other`` went on with these."""
+        """The differences that would change the numbers if a run begun with ``other`` were resumed with these."""
         return self.recipe.differences(other.recipe) + [
             f"{field.name} {getattr(self, field.name)!r}, not {getattr(other, field.name)!r}"
             for field in dataclasses.fields(self)
@@ -138,14 +138,14 @@ class Settings:
         return build(self.recipe.model, self.task.outputs(len(self.classes)), shape, weights, self.small_input)
 
 
-#: Settings that differences don't tell of: the recipe's are told one by one, and the others change no numbers.
+#: Settings that aren't compared: the recipe's fields are compared one by one, and the others don't change numbers.
 _ELSEWHERE: Final = ("recipe", "versions", "source")
-#: What settings of version 0.1.0 had in place of a preprocessing.
+#: Fields of version 0.1.0 instead of a preprocessing.
 _OLD: Final = {"normalization", "image_size", "channels"}
 
 
 def _renewed(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of version 0.1.0 as they are now: all its runs framed their images."""
+    """Converts settings of version 0.1.0, in which all runs framed their images."""
     recipe = fields["recipe"]
     size = list(fields["image_size"])
     framed = {"resize": None, "crop": size, "normalization": fields["normalization"], "mode": "frame"}
@@ -163,7 +163,7 @@ def _renewed(fields: Mapping[str, Any]) -> dict[str, Any]:
 def build(
     name: str, num_classes: int, shape: tuple[int, int, int], weights: str | None, small_input: bool
 ) -> torch.nn.Module:
-    """A network for images of (C, H, W); one whose weights are bound to a size is brought to that one."""
+    """A network for images of (C, H, W); if its weights depend on the size, it is adapted to this one."""
     model = models.create(name, num_classes, shape[0], weights, small_input=small_input)
     resize = getattr(model, "resize", None)
     if resize is not None and model.input_size != shape[1:]:
@@ -172,15 +172,15 @@ def build(
 
 
 def recipe_for(given: Mapping[str, Any], *, resume: bool) -> Recipe:
-    """The recipe of some settings, over those of the run in the folder ``given["out"]`` if that is to be resumed.
+    """The recipe from given settings; if a run is resumed, they override those of the run in ``given["out"]``.
 
     Raises:
-        RunError: no model is given, and there is no run that knows; an impossible setting.
+        RunError: no model is given, and there is no run to take it from; an invalid setting.
     """
     begun: Mapping[str, Any] = {}
     if resume and "out" in given and (settings := Path(given["out"]) / SETTINGS).exists():
         saved = Settings.from_dict(read_json(settings))
-        begun = saved.recipe.to_dict() | {"data": saved.source}  # an absolute path, wherever this is started
+        begun = saved.recipe.to_dict() | {"data": saved.source}  # an absolute path
     if "model" not in begun and "model" not in given:
         if resume and "out" in given:
             raise RunError(str(given["out"]), "holds no run to resume", "needed a model's name to begin one")
@@ -192,7 +192,7 @@ def task_of(recipe: Recipe) -> Task:
     """The task of a recipe's network, with the recipe's settings.
 
     Raises:
-        RunError: a setting that is another task's.
+        RunError: a setting that belongs to another task.
     """
     found = task_class(recipe.model)
     own = {field.name for field in dataclasses.fields(found)}
@@ -206,7 +206,7 @@ def task_of(recipe: Recipe) -> Task:
 
 
 def versions() -> dict[str, str]:
-    """Of what the numbers depend on."""
+    """The versions of the packages that the numbers depend on."""
     return {"python": platform.python_version(), "torch": str(torch.__version__), "striate": striate.__version__}
 
 
@@ -216,10 +216,10 @@ class Run:
 
     Args:
         path: its folder.
-        settings: what it was made with.
+        settings: its settings.
         history: its epochs.
         evaluation: on the held-out images, after the last epoch.
-        outcome: of a training that has just ended, what isn't in the folder; None of a run that was opened.
+        outcome: results of a training that has just ended that aren't in the folder; None if the run was opened.
     """
 
     path: Path
@@ -233,7 +233,7 @@ class Run:
         """Reads a run's folder.
 
         Raises:
-            RunError: no run's folder, a run that isn't finished, damaged files.
+            RunError: a folder without a run, a run that isn't finished, damaged files.
         """
         path = Path(path)
         if not (path / SETTINGS).is_file():
@@ -247,23 +247,23 @@ class Run:
             raise RunError(str(path), "the run isn't finished", remedy=f"finish it: {go_on(path)}")
         settings = Settings.from_dict(read_json(path / SETTINGS))
         try:
-            # Tells a cut file by its length; reading all of it can wait until somebody wants the network.
+            # Detects a truncated file by its length; the file is read when the network is needed.
             with safe_open(path / WEIGHTS, framework="pt"):
                 pass
         except (OSError, SafetensorError) as error:
             raise RunError(
-                str(path / WEIGHTS), f"no whole weights ({error})", remedy="restore the file, or train anew"
+                str(path / WEIGHTS), f"incomplete weights ({error})", remedy="restore the file, or train again"
             ) from error
         return cls(path, settings, read_metrics(path), settings.task.evaluation(read_json(path / EVALUATION)))
 
     @property
     def recipe(self) -> Recipe:
-        """What was trained and how."""
+        """The recipe that the run was trained by."""
         return self.settings.recipe
 
     @property
     def task(self) -> Task:
-        """What the network was trained for."""
+        """The task that the network was trained for."""
         return self.settings.task
 
     def model(self) -> torch.nn.Module:
@@ -289,7 +289,7 @@ class Run:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What is done to pictures before the network sees them."""
+        """The preprocessing of pictures."""
         return self.settings.preprocessing
 
     @property
@@ -306,12 +306,12 @@ class Run:
         return models.classify(self._model, self.preprocessing, self.classes, paths, top=top)
 
     def record(self) -> Record | None:
-        """Which images the run learnt from and was tested on; None of a run of version 0.1.0, which wrote none."""
+        """The record of the run's images; None for a run of version 0.1.0, which has no record."""
         return Record.load(self.path)
 
     def examples(self) -> list[Any]:
-        """Held-out images and what the network says of them: those that the run keeps, or else those of the data that
-        are still where they were, with the same content."""
+        """Held-out images with the network's predictions: the run's copies, or else those images of the data whose
+        content is unchanged."""
         if self.outcome is not None:
             return list(self.outcome.examples)
         return list(self.task.examples(self.path / SAMPLES, self.preprocessing, self.settings.source))

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step, so that a resumed run has no scheduler state to lose.
+"""The learning rate as a pure function of the step, so that a resumed run needs no scheduler state.
 
 Every schedule rises linearly from 1/25 of the peak over the first ``warmup`` share of the steps. From there on, with
 p = 0 ... 1 the share of the remaining steps that is done, it is the peak times
@@ -29,7 +29,7 @@ def learning_rate(step: int, steps: int, *, peak: float, schedule: str, warmup: 
     """The learning rate of step ``step`` = 0 ... ``steps`` - 1.
 
     Args:
-        step: the step that is about to be taken.
+        step: number of the next step.
         steps: steps of the whole run.
         peak: the highest rate, which is reached after the warm-up.
         schedule: ``"one-cycle"``, ``"cosine"`` or ``"constant"``.

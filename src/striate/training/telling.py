@@ -1,4 +1,4 @@
-"""What a person is told before a training begins: which images, divided how, brought to the network in what way."""
+"""Messages before training begins: which images, how they are divided, and their preprocessing."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from striate.models.registry import SMALL
 from striate.training.record import Record
 from striate.training.run import Settings, build
 
-#: Classes that are listed one by one; of more, the extremes are told.
+#: Largest number of classes that are listed one by one; for more, only the extremes are.
 _LISTED: Final = 20
-#: Files that are listed one by one.
+#: Largest number of files that are listed one by one.
 _FILES: Final = 10
 
 
 def told(settings: Settings, split: Split[Any], record: Record) -> list[str]:
-    """Lines on a run's images and what is done to them, fit for 80 columns but for names."""
+    """Lines about a run's images and their preprocessing, for 80 columns except for long names."""
     annotated = isinstance(split.train, AnnotatedSet)
     lines = counted_pictures(settings.recipe.data, split) if annotated else counted(settings.recipe.data, split)
     lines += [f"  {note}" for note in split.notes]
@@ -58,7 +58,7 @@ def _macs(settings: Settings, *, small_input: bool) -> float:
 
 
 def overlapping(record: Record) -> list[str]:
-    """A line if test images have the content of images that were learnt from."""
+    """A line if test images have the same content as training images."""
     count = record.overlap()
     if not count:
         return []
@@ -68,7 +68,7 @@ def overlapping(record: Record) -> list[str]:
 
 
 def counted_pictures(source: str, split: Split[AnnotatedSet]) -> list[str]:
-    """How many pictures of each part, and what is known of them."""
+    """The numbers of pictures of each part, and their annotations."""
     images = split.train
     shares = ", ".join(f"{len(images):,} {part}" for part, images in split.parts.items())
     whole = sum(len(images) for images in split.parts.values())
@@ -78,7 +78,7 @@ def counted_pictures(source: str, split: Split[AnnotatedSet]) -> list[str]:
 
 
 def counted(source: str, split: Split) -> list[str]:
-    """How many images of each class and part."""
+    """The numbers of images of each class and part."""
     parts = split.parts
     classes = split.train.classes
     counts = {part: images.labels.bincount(minlength=len(classes)).tolist() for part, images in parts.items()}

@@ -1,4 +1,4 @@
-"""Transfer learning: which parts of a network go on learning, and how fast. Which parts there are, a task says
+"""Transfer learning: which parts of a network are trained, and with which learning rate. The task defines the parts
 (:mod:`striate.tasks.heads`).
 """
 
@@ -19,11 +19,11 @@ _NORMS: Final = (torch.nn.modules.batchnorm._BatchNorm,)
 
 @dataclass(frozen=True)
 class Learning:
-    """What of a network learns.
+    """The trained parts of a network.
 
     Args:
         groups: parameters with the factor of their learning rate.
-        still: layers that stay in evaluation mode: frozen ones, and batch normalisation where asked.
+        still: layers that stay in evaluation mode: frozen ones, and batch normalisation if requested.
     """
 
     groups: tuple[tuple[tuple[Parameter, ...], float], ...]
@@ -31,10 +31,10 @@ class Learning:
 
     @classmethod
     def of(cls, model: Module, recipe: Recipe, task: Task, classes: int) -> Learning:
-        """What the recipe says. Frozen parameters no longer ask for gradients.
+        """The parts by the recipe's settings. Frozen parameters no longer require gradients.
 
         Raises:
-            RunError: a network without a head to find, or without anything to freeze.
+            RunError: a network without a head, or without anything to freeze.
         """
         if recipe.freeze == "none" and recipe.backbone_lr_factor == 1:
             still = _batch_norms(model) if recipe.keeps_statistics else ()
@@ -71,7 +71,7 @@ def _batch_norms(model: Module) -> tuple[Module, ...]:
 
 
 def _ended(model: Module, frozen: set[int]) -> tuple[Module, ...]:
-    """The frozen layers, and the layers without parameters that come before the last of them: dropout, for one."""
+    """The frozen layers, and layers without parameters before the last of them, such as dropout."""
     leaves = [layer for layer in model.modules() if next(layer.children(), None) is None]
     last = max((index for index, layer in enumerate(leaves) if id(layer) in frozen), default=-1)
     return tuple(

@@ -1,4 +1,4 @@
-"""A step of training: what a batch does to a network's weights."""
+"""A training step: updates a network's weights with a batch."""
 
 from __future__ import annotations
 
@@ -17,26 +17,25 @@ from striate.training.muon import Muon
 from striate.training.recipe import Recipe
 from striate.training.transfer import Learning
 
-#: Input channels of a convolution from which on CPU kernels are quicker where channels lie side by side.
+#: From this number of input channels on, CPU kernels for convolutions are faster in channels last.
 _MANY_CHANNELS: Final = 64
-#: Learning rates for trained weights: at larger ones they are distorted before they are better, which few images can't
-#: mend any more.
+#: Learning rates for trained weights. Larger ones distort the weights first, and a few images can't repair them.
 _FINE_TUNING: Final = {"sgd": 1e-3, "adamw": 1e-4, "muon": 1e-4}
 _RATES: Final = {"sgd": 0.05, "adamw": 1e-3, "muon": 1e-3}
 _DTYPES: Final = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Updates:
-    """A network with all that changes it: loss, optimizer, precision, the moving average of its weights.
+    """A network with everything that changes it: loss, optimizer, precision, the moving average of its weights.
 
     Args:
-        model: on its device; what is frozen is frozen here.
+        model: on its device; this class freezes its frozen parts.
         recipe: the settings.
-        task: what the network is trained for.
-        images: the set that it learns from.
-        team: the processes that make each step together.
-        learning_rate: the highest one; None for what suits optimizer and network.
-        optimizer: its name; None for what suits the network.
+        task: the task that the network is trained for.
+        images: the training images.
+        team: the processes that take each step together.
+        learning_rate: the highest one; None for the default of optimizer and network.
+        optimizer: its name; None for the network's default.
     """
 
     def __init__(
@@ -76,7 +75,7 @@ class Updates:
         return self.model if self.average is None else self.average.model
 
     def train(self) -> None:
-        """Training mode, except for what stays still."""
+        """Sets training mode, except for layers that stay in evaluation mode."""
         self.model.train()
         for layer in self.still:
             layer.eval()
@@ -85,15 +84,15 @@ class Updates:
         """A step with one batch.
 
         Args:
-            images: this process's part of the batch, as the task's batches give it; it may be empty.
-            targets: the truth about them.
+            images: this process's part of the batch, from the task's batches; it may be empty.
+            targets: the labels or annotations of the images.
             rate: the learning rate.
             number: of the step in the run, from 0.
             whole: images in the batch, of all processes together.
 
         Returns:
-            Scalars by name, as the task's criterion gives them: of means this part's share in the mean over the batch,
-            of counts its own.
+            Scalars by name, from the task's criterion. A mean is this part's contribution to the mean over the batch; a
+            count is this part's own.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
@@ -111,7 +110,7 @@ class Updates:
 
     def _gradients(self, images: Any, targets: Any, whole: int) -> dict[str, Tensor]:
         counted = len(images)
-        if not counted:  # the others wait for gradients all the same: those of an image that doesn't count
+        if not counted:  # the other processes need gradients anyway: those of an image that doesn't count
             images, targets = self.task.nothing(images, targets, self.channels, self.device)
         measured: dict[str, list[Tensor]] = {}
         parts = min(self.recipe.accumulate, len(images))
@@ -126,7 +125,7 @@ class Updates:
                     found = self.criterion(self.network, image, target)
                 share = len(image) / whole if counted else 0.0
                 loss = found["loss"] * share
-                # DistributedDataParallel takes the mean over the processes, and what is wanted is the sum.
+                # DistributedDataParallel computes the mean over the processes, but the sum is needed.
                 self.scaler.scale(loss * self.team.size).backward()
             for name, value in found.items():
                 scale = share if value.is_floating_point() else counted > 0
@@ -134,7 +133,7 @@ class Updates:
         return {name: torch.stack(values).sum() for name, values in measured.items()}
 
     def state(self) -> dict[str, Any]:
-        """All that a step depends on and changes, besides the network itself, for a checkpoint."""
+        """The state that a step depends on and changes, besides the network itself, for a checkpoint."""
         return {
             "optimizer": self.optimizer.state_dict()["state"],
             "average": {} if self.average is None else self.average.model.state_dict(),
@@ -144,7 +143,7 @@ class Updates:
     def restore(
         self, optimizer: dict[int, dict[str, Tensor]], average: dict[str, Tensor], scaler: dict[str, float]
     ) -> None:
-        """What :meth:`state` gave."""
+        """Restores the result of :meth:`state`."""
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": optimizer})
         if self.average is not None:
             self.average.model.load_state_dict(average)
@@ -158,12 +157,12 @@ def _is_wide(model: torch.nn.Module) -> bool:
 
 
 def stepper(model: torch.nn.Module, recipe: Recipe) -> str:
-    """The optimizer's name: the recipe's, or the network's own, or what suits random or trained weights."""
+    """The optimizer's name: the recipe's, or the network's own, or the default for random or trained weights."""
     return recipe.optimizer or ("adamw" if recipe.weights is not None else _own(model))
 
 
 def peak(model: torch.nn.Module, recipe: Recipe) -> float:
-    """The highest learning rate: the recipe's, or what suits the optimizer and the network's loss."""
+    """The highest learning rate: the recipe's, or the default for the optimizer and the network's loss."""
     if recipe.learning_rate is not None:
         return recipe.learning_rate
     chosen = stepper(model, recipe)
@@ -177,8 +176,8 @@ def _own(model: torch.nn.Module) -> str:
 
 
 def _matrices(model: torch.nn.Module) -> set[int]:
-    """The ids of weights that are matrices from channels to channels: those of linear layers and convolutions, but not
-    of depthwise ones, which have a filter a channel and mix none."""
+    """The ids of weights that are matrices from channels to channels: those of linear layers and convolutions, except
+    depthwise ones, which don't mix channels."""
     layers = (torch.nn.Linear, torch.nn.modules.conv._ConvNd)
     weights = [layer.weight for layer in model.modules() if isinstance(layer, layers)]
     return {id(weight) for weight in weights if weight.shape[1] > 1}

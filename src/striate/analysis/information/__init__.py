@@ -1,4 +1,4 @@
-"""Entropy and mutual information: estimators, their validation on closed forms, and what layers of a network hold."""
+"""Entropy and mutual information: estimators, their validation on closed forms, and measures of a network's layers."""
 
 from striate.analysis.information.continuous import (
     KernelBounds,

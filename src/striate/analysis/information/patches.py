@@ -1,4 +1,4 @@
-"""Information in windows: what pooling takes from them, and how much a filter's response tells of a patch."""
+"""Information in windows: the effect of pooling, and the information of a filter's response about its patch."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def filter_match(
 
     Patches are classed by k-means after their mean is taken off and their length made 1; patches of one value
     are no pattern and left out. Responses (inner products) are binned, and the counts corrected by Miller and Madow.
-    A response isn't itself an information: it is a score of one patch, in the units of the image.
+    A response by itself isn't information: it is a score of one patch, in the units of the image.
 
     Args:
         kernels: (F, C, kH, kW).

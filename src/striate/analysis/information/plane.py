@@ -1,8 +1,9 @@
-"""What the layers of a network hold about its input and about the label, over training: the information plane.
+"""The information plane: the information of a network's layers about its input and about the label, over training.
 
-A network without noise maps different inputs to different activations, so that I(X; T) of a continuous T is infinite,
-and of a finite set of N images ln N, whatever was learnt (Saxe et al. 2018; Goldfeld et al. 2019). A number that moves
-comes from what is done to T before it is counted, which is therefore part of the answer:
+A network without noise maps different inputs to different activations. So I(X; T) is infinite for a continuous T, and
+ln N for a finite set of N images, whatever the network has learnt (Saxe et al. 2018; Goldfeld et al. 2019). If a
+measured number changes during training, the reason is the processing of T before the measurement, which is therefore
+part of the result:
 
 ``"binned"``: T is rounded into bins. The binned T' is a function of X, so I(X; T') = H(T'), the entropy of the layer's
 binned vector over the images given; I(T'; Y) is counted likewise. Nothing is estimated beyond these images. Where each
@@ -11,7 +12,7 @@ image has a symbol of its own H(T') is ln N and I(T'; Y) is H(Y): the bins are t
 ``"kernel"``: Gaussian noise is added to T for the measurement, not for the network. I(X; T + Z) is bounded from above
 by the pairwise distances of the activations; I(T + Z; Y) is the difference of two such bounds, hence an estimate.
 
-Either depends on the bins or on the noise, and on the scale of the activations: a plane without them is no result.
+The numbers depend on the bins or on the noise, and on the scale of the activations, so these must be reported, too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Estimators against closed forms: how far off, how scattered, and whether that is within a stated bound."""
+"""Validation of estimators on closed forms: bias and spread, and whether the bias is within a stated bound."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Validation:
-    """What an estimator made of a case, in nats.
+    """An estimator's results for a case, in nats.
 
     Args:
         case: its name.

@@ -1,4 +1,4 @@
-"""What each operator does to dependence: :mod:`table <striate.analysis.rules.table>` and the files that fill it."""
+"""Rules of dependence for each operator: :mod:`table <striate.analysis.rules.table>` and the files that fill it."""
 
 from striate.analysis.rules import moves, sums, windows, writes
 from striate.analysis.rules.moves import CUTS, parts_of

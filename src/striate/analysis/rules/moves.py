@@ -1,4 +1,4 @@
-"""Rules of what moves elements without computing: padding, cutting, reshaping, concatenating."""
+"""Rules for operators that move elements without computing: padding, cutting, reshaping, concatenating."""
 
 from __future__ import annotations
 

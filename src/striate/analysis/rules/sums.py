@@ -1,4 +1,4 @@
-"""Rules of what looks at whole dimensions: sums, normalisations, matrix products, attention."""
+"""Rules for operators over whole dimensions: sums, normalisations, matrix products, attention."""
 
 from __future__ import annotations
 

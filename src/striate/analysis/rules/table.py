@@ -1,7 +1,8 @@
-"""What each operator does to dependence: a table of rules, a few lines each.
+"""A table of rules that compute the dependence of each operator's output, a few lines each.
 
-A rule gets the operation, its tensors' dependences (None: on no input) and the notes, and gives the output's. An
-operator without a rule makes whatever depends on it unknown, with the operator as the reason.
+A rule gets the operation, its tensors' dependences (None: on no input) and the notes, and returns the output's
+dependence. If an operator has no rule, the dependence of everything after it is unknown, with the operator as the
+reason.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rules of what slides windows: convolution, pooling, interpolation."""
+"""Rules for operators with sliding windows: convolution, pooling, interpolation."""
 
 from __future__ import annotations
 

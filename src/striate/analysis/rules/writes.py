@@ -1,4 +1,4 @@
-"""What a tensor depends on after a part of it was written through a view, as circular padding is made."""
+"""Dependence of a tensor after a part of it was written through a view, as in circular padding."""
 
 from __future__ import annotations
 

@@ -42,8 +42,8 @@ def target(isa: Isa) -> Any:
     )
 
 
-def to_object(ir: str, isa: Isa) -> bytes:
-    """Machine code of a module, as an object file's bytes."""
+def _optimised(ir: str, isa: Isa) -> tuple[Any, Any]:
+    """LLVM's target machine, and the module after LLVM's optimisation passes."""
     machine = target(isa)
     module = llvm.parse_assembly(ir)
     module.triple, module.data_layout = machine.triple, str(machine.target_data)
@@ -53,8 +53,21 @@ def to_object(ir: str, isa: Isa) -> bytes:
     options.loop_unrolling = options.slp_vectorization = options.loop_vectorization = False
     builder = llvm.create_pass_builder(machine, options)
     builder.getModulePassManager().run(module, builder)
+    return machine, module
+
+
+def to_object(ir: str, isa: Isa) -> bytes:
+    """Machine code of a module, as an object file's bytes."""
+    machine, module = _optimised(ir, isa)
     code: bytes = machine.emit_object(module)
     return code
+
+
+def to_assembly(ir: str, isa: Isa) -> str:
+    """The machine code of :func:`to_object` as text, for reading."""
+    machine, module = _optimised(ir, isa)
+    text: str = machine.emit_assembly(module)
+    return text
 
 
 def key(ir: str, isa: Isa) -> str:
