@@ -79,6 +79,13 @@ def test_masks_that_leave_the_image_are_cut() -> None:
     assert masks[2, 0, 2:].max() == 0
 
 
+def test_gradients_go_back_through_pasted_masks() -> None:
+    masks = torch.rand(2, 1, 4, 4, dtype=torch.float64, requires_grad=True)
+    boxes = torch.tensor([[1.0, 1.0, 6.0, 5.0], [-2.0, 3.0, 3.0, 9.0]], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda each: nn.paste_masks(each, boxes, (8, 8)), masks)
+
+
+
 WRONG = {
     "none": ([], "images: got none"),
     "batch": (torch.zeros(1, 1, 8, 8), r"image 0: got \(1, 8, 8\); needed \(3, H, W\)"),

@@ -215,9 +215,10 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     half, centre = (boxes[:, 2:] - boxes[:, :2]) * 0.5 * scale, (boxes[:, 2:] + boxes[:, :2]) * 0.5
     corners = torch.cat([centre - half, centre + half], 1).long().tolist()
     pasted = masks.new_zeros(len(masks), 1, *size)
-    for canvas, mask, (x0, y0, x1, y1) in zip(pasted, framed, corners, strict=True):
+    for index, (mask, (x0, y0, x1, y1)) in enumerate(zip(framed, corners, strict=True)):
         grown = ops.interpolate(mask[None], (max(y1 - y0 + 1, 1), max(x1 - x0 + 1, 1)), mode="bilinear")[0]
         top, left = max(y0, 0), max(x0, 0)
         seen = grown[:, top - y0 : size[0] - y0, left - x0 : size[1] - x0]
-        canvas[:, top : top + seen.shape[1], left : left + seen.shape[2]] = seen
+        # Written by index, since views that iteration makes may not be written to where gradients are asked for.
+        pasted[index, :, top : top + seen.shape[1], left : left + seen.shape[2]] = seen
     return pasted
