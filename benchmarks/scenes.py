@@ -16,9 +16,11 @@ from benchmarks.measure import RESULTS, circumstances
 #: For each network how many scenes of 128x128 it is trained with, each of them once: what 40 minutes of one core allow.
 _SCENES: Final = {"centernet_small": 40_000, "condinst_small": 30_000, "unet": 36_000}
 _TEST: Final = 300
+#: Pictures of a step, where not 8. Of the same scenes batches of 4 are twice as many steps, each half as long: after
+#: 6,000 scenes ``unet`` had a mean IoU of 0.724 with them and of 0.523 with batches of 8.
+_BATCH_SIZES: Final = {"unet": 4}
 _RECIPE: Final[dict[str, Any]] = {
     "epochs": 1,
-    "batch_size": 8,
     "optimizer": "muon",
     "learning_rate": 0.006,
     "momentum": 0.95,
@@ -47,11 +49,12 @@ def main(
     if model not in _SCENES:
         raise typer.BadParameter(f"got {model}; needed {', '.join(_SCENES)}")
     count = _SCENES[model] if scenes is None else scenes
+    settings = {**_RECIPE, "batch_size": _BATCH_SIZES.get(model, 8)}
     runs: list[dict[str, Any]] = []
     for seed in range(seeds):
         folder = out / f"{model}-{count}-{seed}"
         recipe = Recipe(
-            model, data=f"scenes:128,{count},{_TEST}", out=str(folder), seed=seed, threads=threads, **_RECIPE
+            model, data=f"scenes:128,{count},{_TEST}", out=str(folder), seed=seed, threads=threads, **settings
         )
         run = fit(recipe, resume=True)
         last = run.history[-1]
@@ -73,5 +76,5 @@ def main(
     }
     if save:
         RESULTS.mkdir(exist_ok=True)
-        content = {"model": model, **told, "scenes": count, "recipe": _RECIPE, "summary": summary, "runs": runs}
+        content = {"model": model, **told, "scenes": count, "recipe": settings, "summary": summary, "runs": runs}
         (RESULTS / f"scenes-{model}.json").write_text(json.dumps(content, indent=2) + "\n")

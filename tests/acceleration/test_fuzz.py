@@ -46,6 +46,7 @@ def test_more_random_modules_and_changes(first: int) -> None:
 
 #: Of what TorchDynamo does otherwise, what accelerated models do so too.
 SHARED = {
+    "a function of PyTorch's replaced",
     "a function's code replaced by one with an argument",
     "functools.lru_cache",
     "OrderedDict.move_to_end",

@@ -127,6 +127,6 @@ def test_dilation_keeps_maps_at_a_stride_of_eight_and_sixteen() -> None:
 
 def test_deeplab_says_why_it_can_not_learn_from_one_image() -> None:
     model = models.create("deeplabv3_mobilenet_v3_large", num_classes=2)
-    with pytest.raises(OperandError, match="deeplabv3: got one image to train on"):
+    with pytest.raises(OperandError, match="deeplabv3: got a batch of one image"):
         model(torch.zeros(1, 3, 32, 32))
     assert model.eval()(torch.zeros(1, 3, 32, 32))["out"].shape == (1, 2, 32, 32)

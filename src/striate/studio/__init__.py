@@ -50,6 +50,7 @@ def show(
     Raises:
         StudioError: no inputs, or the packages of the studio aren't installed.
 
+    >>> import torch
     >>> studio = show(torch.nn.Conv2d(1, 2, 3), torch.rand(2, 1, 8, 8))
     >>> len(studio.workspace.pictures()), studio.address.startswith("http://127.0.0.1:")
     (2, True)
