@@ -140,7 +140,10 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int | None]] = {
     "three dimensions": (lambda: Function(lambda m, x: m.c(x[:, None]).sum(2), c=nn.Conv3d(1, 4, 3, padding=1)), 2),
     "reflection": (lambda: nn.Sequential(conv(3, 8, 3), nn.ReflectionPad2d(2), conv(8, 4, 3)), 1),
     "shuffled pixels": (lambda: nn.Sequential(conv(3, 16, 3), nn.PixelShuffle(2), nn.ReLU(), conv(4, 4, 3)), 1),
-    "functions": (lambda: nn.Sequential(conv(3, 8, 3), nn.PReLU(), nn.Mish(), nn.ELU(), nn.Hardshrink(), conv(8, 4, 3)), 2),
+    "functions": (
+        lambda: nn.Sequential(conv(3, 8, 3), nn.PReLU(), nn.Mish(), nn.ELU(), nn.Hardshrink(), conv(8, 4, 3)),
+        2,
+    ),
     "uneven windows": (
         lambda: nn.Sequential(conv(3, 8, 3), nn.AdaptiveAvgPool2d(5), nn.Flatten(), nn.Linear(200, 4)),
         1,

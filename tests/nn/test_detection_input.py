@@ -85,7 +85,6 @@ def test_gradients_go_back_through_pasted_masks() -> None:
     assert torch.autograd.gradcheck(lambda each: nn.paste_masks(each, boxes, (8, 8)), masks)
 
 
-
 WRONG = {
     "none": ([], "images: got none"),
     "batch": (torch.zeros(1, 1, 8, 8), r"image 0: got \(1, 8, 8\); needed \(3, H, W\)"),
