@@ -75,7 +75,7 @@ CASES: Final = {
         tiles,
         {
             "image_size": (400, 400),
-            "epochs": 12,
+            "epochs": 6,
             "batch_size": 2,
             "augment": "flip+scale+colour",
             "optimizer": "adamw",
@@ -104,6 +104,7 @@ def main(
     Example:
       python -m benchmarks photographs nuclei --save
     """
+    from striate.cli import pictures
     from striate.training import Recipe, fit
 
     if case not in CASES:
@@ -124,4 +125,5 @@ def main(
             "held out": history[-1], "training_seconds": round(seconds, 1),
         }  # fmt: skip
         (RESULTS / f"photographs-{case}.json").write_text(json.dumps(content, indent=2) + "\n")
+        pictures.save(run)
         shutil.copy(folder / "predictions.png", RESULTS / f"photographs-{case}.png")
