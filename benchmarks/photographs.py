@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+from PIL import Image
 from rich.console import Console
 
 from benchmarks.measure import RESULTS, circumstances
@@ -20,6 +20,8 @@ from striate.models.registry import register
 _LITE: Final = "efficientnet_lite0"
 #: Children of EfficientNet-Lite's features whose maps are every 8th, 16th and 32nd pixel.
 _STAGES: Final = ("3", "5", "7")
+#: Width and height of the picture that is kept, at most; of many pictures it shows the first.
+_SHOWN: Final = (1000, 2000)
 _TREES: Final = "fcos_efficientnet_lite0"
 
 
@@ -41,6 +43,7 @@ def fcos_lite(num_classes: int = 2, in_channels: int = 3) -> FCOS:
         image_std=scale.std,
         min_size=400,
         max_size=400,
+        score_thresh=0.05,
     )
 
 
@@ -75,12 +78,12 @@ CASES: Final = {
         tiles,
         {
             "image_size": (400, 400),
-            "epochs": 6,
-            "batch_size": 2,
+            "epochs": 8,
+            "batch_size": 1,
             "augment": "flip+scale+colour",
             "optimizer": "adamw",
             "learning_rate": 0.0005,
-            "backbone_lr_factor": 0.2,
+            "backbone_lr_factor": 0.5,
             "warmup": 0.1,
             "ema": 0.99,
         },
@@ -126,4 +129,7 @@ def main(
         }  # fmt: skip
         (RESULTS / f"photographs-{case}.json").write_text(json.dumps(content, indent=2) + "\n")
         pictures.save(run)
-        shutil.copy(folder / "predictions.png", RESULTS / f"photographs-{case}.png")
+        with Image.open(folder / "predictions.png") as drawn:
+            first = drawn.crop((0, 0, drawn.width, min(drawn.height, 2 * drawn.width)))
+            first.thumbnail(_SHOWN)
+            first.convert("RGB").save(RESULTS / f"photographs-{case}.jpg", quality=80)
