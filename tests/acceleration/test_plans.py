@@ -1108,6 +1108,7 @@ MAYBE_VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
     "dropout": lambda x: F.dropout(x, 0.2, training=False),
     "permute": lambda x: x.permute(0, 2, 3, 1),
     "contiguous": lambda x: x.contiguous(),
+    "out=": lambda x: torch.add(x, 1, out=x),
 }
 
 

@@ -311,3 +311,26 @@ def test_every_known_name_is_one() -> None:
     rooms = (F, torch, Tensor, ops)
     assert [name for name in variants._OF_BOTH if not any(hasattr(room, name) for room in rooms)] == []
     assert [name for name in variants._METHODS if not any(hasattr(room, name) for room in rooms)] == []
+
+
+def test_memory_tells_of_views_that_no_list_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variants, "_VIEWS", frozenset())
+    graphs: list[torch.fx.GraphModule] = []
+
+    def kept(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        graphs.append(graph)
+        return graph.forward
+
+    def writes(x: Tensor) -> Tensor:
+        same = F.alpha_dropout(x, 0.2, training=False)
+        same += 1
+        return same
+
+    def writes_to_its_own(x: Tensor) -> Tensor:
+        made = x * 2
+        made += 1
+        return made
+
+    for function in (writes, writes_to_its_own):
+        torch.compile(function, backend=kept)(torch.zeros(2, 3))
+    assert [variants.computes_only(graph) for graph in graphs] == [False, True]

@@ -183,7 +183,9 @@ def _without_writing(run: Callable[..., Sequence[Any]], arguments: Sequence[Any]
         with _unlogged(), torch.inference_mode(False), torch.no_grad():
             made: Callable[..., Sequence[Any]] = make_fx(functional, tracing_mode="fake")(*standing)
     except Exception as error:
-        raise Refusal(f"{type(error).__name__} while writes were removed: {error}") from error
+        raise Refusal(
+            f"{type(error).__name__} while writes were removed: {str(error).partition(chr(10))[0]}"
+        ) from error
     return made
 
 
@@ -315,7 +317,7 @@ class _Recorder(TorchDispatchMode):
         node = Node(function, taken, named, [])
         changed = [at for at, each in enumerate(function._schema.arguments) if _written(each)]
         if changed:
-            node = self.without_change(node, args, changed)
+            node = self.without_change(node, args, kwargs, changed)
         made = _made(function, args, kwargs)
         fixed = all(value.fixed for value in node.values())
         for leaf in tree_leaves(made):
@@ -331,10 +333,11 @@ class _Recorder(TorchDispatchMode):
         self.nodes.append(node)
         return made
 
-    def without_change(self, node: Node, args: tuple[Any, ...], changed: list[int]) -> Node:
+    def without_change(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], changed: list[int]) -> Node:
         """The node as one that makes a new tensor, if there is one."""
         name = node.function._schema.name.removeprefix("aten::")
-        for tensor in tree_leaves([args[at] for at in changed if at < len(args)]):
+        names = [each.name for each in node.function._schema.arguments]
+        for tensor in tree_leaves([args[at] if at < len(args) else kwargs.get(names[at]) for at in changed]):
             shared = self.storages.get(tensor.untyped_storage()._cdata, []) if isinstance(tensor, Tensor) else []
             if any((known := self.known[id(each)]).argument is not None or known.fixed for each in shared):
                 raise Refusal(f"{name} changes its input or something of its own")

@@ -203,10 +203,14 @@ class Variants:
                     if made is not None:
                         runs[f"{name}, {_LAST}"] = made
             del expected
-        runs = {name: run for name, run in runs.items() if name == BLOCKS or self._works(run, given)}
-        if len(runs) == 1:
+        steps: dict[str, Callable[[], object]]
+        steps = {name: partial(self._step, run, given) for name, run in runs.items()}
+        try:
+            times = tuning.interleaved(steps, _BUDGET)
+        except RuntimeError:
+            # Plain PyTorch fails where a tensor is overwritten that a gradient needs. Blocks may not need that tensor.
+            self._step(self.blocks, given)
             return self.blocks
-        times = tuning.interleaved({name: partial(self._step, run, given) for name, run in runs.items()}, _BUDGET)
         best = min(times, key=times.__getitem__)
         name = BLOCKS if times[BLOCKS] <= _MARGIN * times[best] else best
         shapes = tuple(
@@ -214,14 +218,6 @@ class Variants:
         )
         self.choices.append(Choice(shapes, self._training, name, times))
         return runs[name]
-
-    def _works(self, run: Run, given: Sequence[Any]) -> bool:
-        """Plain PyTorch fails where something is written to that it keeps for a gradient; blocks may keep less."""
-        try:
-            self._step(run, given)
-        except RuntimeError:
-            return False
-        return True
 
     def _step(self, run: Run, given: Sequence[Any]) -> None:
         results = run(*given)
@@ -313,27 +309,34 @@ def _is_close(found: Tensor, wanted: Tensor) -> bool:
 def computes_only(graph: GraphModule) -> bool:
     """Whether all that a graph does is to compute its results and to keep statistics of normalisations."""
     nodes = list(graph.graph.nodes)
-    return all(_computes(node) for node in nodes if node.op not in ("placeholder", "get_attr", "output"))
+    given = set[int]().union(*(_storages(node) for node in nodes if _is_given(node)))
+    return all(_computes(node, given) for node in nodes if not _is_given(node) and node.op != "output")
 
 
-def _computes(node: Node) -> bool:
+def _computes(node: Node, given: set[int]) -> bool:
     if node.op == "call_method":
         known = node.target in _METHODS
     else:
         known = node.op == "call_function" and node.target in _FUNCTIONS
     if not known or "out" in node.kwargs:
         return False
-    return counts_batches(node) or not _writes(node) or _is_own_memory(node)
+    return counts_batches(node) or not _writes(node) or _is_own_memory(node, given)
 
 
-def _is_own_memory(node: Node) -> bool:
-    """Whether a node writes to memory that the graph has made, and of which nobody holds a view."""
+def _is_own_memory(node: Node, given: set[int]) -> bool:
+    """Whether a node writes to memory that the graph has made, and of which nobody holds a view.
+
+    Args:
+        node: the node.
+        given: the memory of the graph's arguments, see :func:`_storages`.
+    """
     root: Any = node
     while isinstance(root, Node) and root.op != "placeholder" and _writes(root):
         root = root.args[0] if root.args else root.kwargs.get("input")
     if not isinstance(root, Node) or root.op in ("placeholder", "get_attr") or _name(root) in _VIEWS:
         return False
-    if not _storages(root) or any(_storages(root) & _storages(each) for each in root.graph.nodes if _is_given(each)):
+    made = _storages(root)
+    if not made or made & given:
         return False
     same = [root]
     for each in same:  # grows meanwhile

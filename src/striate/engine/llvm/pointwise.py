@@ -21,6 +21,8 @@ from striate.engine.llvm.emit import Function
 _TERMS: Final = 8
 #: Above it tanh(log(1 + exp(x))) is 1, and exp(x)**2 is far from overflow.
 _FLAT: Final = 20.0
+#: Below its negative exp(x) leaves float32's normal numbers.
+_NOTHING: Final = 87.0
 
 
 def absolute(f: Function, x: str) -> str:
@@ -52,10 +54,12 @@ def gelu_tanh(f: Function, x: str) -> str:
 
 
 def mish(f: Function, x: str) -> str:
-    """With e = exp(x): tanh(log(1 + e)) = e * (e + 2) / (e * (e + 2) + 2)."""
+    """With e = exp(x): tanh(log(1 + e)) = e * (e + 2) / (e * (e + 2) + 2); 0 far below 0, so that minus infinity gives
+    NaN, as in PyTorch."""
     grown = exponential(f, f.at_most(x, f.constant(_FLAT)))
     product = f.fma(grown, grown, f.arithmetic("fadd", grown, grown))
     share = f.arithmetic("fdiv", product, f.arithmetic("fadd", product, f.constant(2)))
+    share = f.select(f.compare("olt", x, f.constant(-_NOTHING)), f.zeros(), share)
     return f.arithmetic("fmul", x, share)
 
 
