@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.measure import RESULTS, circumstances, interleaved
+from benchmarks.measure import RESULTS, circumstances, in_turns
 from striate import ops
 from striate.engine import use
 
@@ -85,7 +85,7 @@ def main(
 def race(name: str, call: Callable[[], Any], turns: int) -> dict[str, object]:
     """A row of the table."""
     torch.testing.assert_close(_by("llvm", call), _by("aten", call), rtol=1e-4, atol=1e-4)
-    times = interleaved({"llvm": partial(_by, "llvm", call), "aten": partial(_by, "aten", call)}, turns)
+    times = in_turns({"llvm": partial(_by, "llvm", call), "aten": partial(_by, "aten", call)}, turns)
     low, middle, high = times.ratio("llvm", "aten")
     return {
         "call": name,

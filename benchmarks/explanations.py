@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import RESULTS, circumstances, interleaved
+from benchmarks.measure import RESULTS, circumstances, in_turns
 from striate import explain, models
 
 #: Networks, each with whether in its small form, and the (C, H, W) of its images.
@@ -44,7 +44,7 @@ def main(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # untrained networks have images without evidence
             torch.testing.assert_close(together(), single(), rtol=1e-3, atol=1e-5)
-            times = interleaved({"together": together, "single": single}, turns)
+            times = in_turns({"together": together, "single": single}, turns)
         low, middle, high = times.ratio("together", "single")
         rows.append(
             {

@@ -35,7 +35,7 @@ class Times:
         return low, middle, high
 
 
-def interleaved(
+def in_turns(
     contestants: Mapping[str, Callable[[], object]], turns: int = 15, least: float = 0.02, rest: float = 0.0
 ) -> Times:
     """Times every contestant once a turn, each time for at least ``least`` seconds.

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.measure import RESULTS, circumstances, interleaved
+from benchmarks.measure import RESULTS, circumstances, in_turns
 from striate.engine import memory, timing, use
 from striate.ops.norm import batch_norm
 
@@ -105,7 +105,7 @@ def race(shape: tuple[int, ...], activation: str, added: bool, layout: str, turn
     with use("llvm"):
         for mine, theirs in zip(both(batch_norm), both(pytorch), strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3 * max(1.0, theirs.abs().max().item()))
-        times = interleaved(
+        times = in_turns(
             {
                 "forward": partial(forward, batch_norm),
                 "forward, PyTorch": partial(forward, pytorch),

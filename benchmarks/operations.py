@@ -15,7 +15,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.measure import RESULTS, circumstances, interleaved
+from benchmarks.measure import RESULTS, circumstances, in_turns
 from benchmarks.suite import family, problems
 from striate import engine, ops
 from striate.engine import Pass, passes
@@ -130,7 +130,7 @@ def _measure(name: str, problem: Problem, open_: Pass, turns: int, local: bool) 
         _check(mine(), theirs())
         contestants |= {f"striate {layout}": mine, f"PyTorch {layout}": theirs}
         chosen[layout] = engine.explain(problem, channels_last=last, local=local).chosen[open_]
-    times = interleaved(contestants, turns)
+    times = in_turns(contestants, turns)
     medians = {contestant: times.median(contestant) for contestant in contestants}
     fastest = {who: min((f"{who} {layout}" for layout in _LAYOUTS), key=medians.__getitem__) for who in _WHO}
     low, middle, high = times.ratio(fastest["striate"], fastest["PyTorch"])

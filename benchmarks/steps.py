@@ -18,7 +18,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import striate
-from benchmarks.measure import RESULTS, circumstances, interleaved
+from benchmarks.measure import RESULTS, circumstances, in_turns
 from benchmarks.networks import NETWORKS, Work
 
 _FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -176,7 +176,7 @@ def main(
             errors.print(f"{name}, {kind}, {batch} images", style="dim")
             if with_compile:
                 torch.compiler.reset()  # it compiles so many forms of a function, then calls it as it is
-            times = interleaved(contestants(work, batch, task, with_compile, runtimes), turns, rest=0.05)
+            times = in_turns(contestants(work, batch, task, with_compile, runtimes), turns, rest=0.05)
             medians = {contestant: times.median(contestant) for contestant in times.seconds}
             mine, theirs = (
                 min((each for each in medians if each.startswith("striate") == ours), key=medians.__getitem__)

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from torch import Tensor
 
-from benchmarks.measure import circumstances, interleaved
+from benchmarks.measure import circumstances, in_turns
 from benchmarks.steps import plain
 from striate import data, models
 from striate.engine import tuning
@@ -50,7 +50,7 @@ def main(
             "striate": epochs(Path(folder), model, images, batch, engine="auto"),
             f"striate, {augment}": epochs(Path(folder), model, images, batch, engine="auto", augment=augment),
         }
-        times = interleaved(loops, turns)
+        times = in_turns(loops, turns)
     console = Console()
     console.print(f"{model}, {batch} images a step: " + ", ".join(circumstances().values()), highlight=False)
     for name in loops:

@@ -18,7 +18,7 @@ from rich.table import Table
 
 import striate
 from benchmarks.libraries import TIMM, TORCHVISION, build
-from benchmarks.measure import RESULTS, circumstances, interleaved
+from benchmarks.measure import RESULTS, circumstances, in_turns
 from benchmarks.steps import RUNTIMES, inference, lively, training
 from striate.engine import tuning
 
@@ -82,7 +82,7 @@ def row_of(name: str, task: str, images: int, turns: int, with_compile: bool, ru
     if task == "inference":
         given = torch.as_tensor(made["striate"]())
         assert torch.allclose(given, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item()), name
-    times = interleaved(made, turns, rest=0.05 if with_compile or runtimes else 0.0)
+    times = in_turns(made, turns, rest=0.05 if with_compile or runtimes else 0.0)
     medians = {each: times.median(each) for each in times.seconds}
     eager = min(("PyTorch NCHW", "PyTorch channels_last"), key=medians.__getitem__)
     best = min((each for each in medians if each != "striate"), key=medians.__getitem__)

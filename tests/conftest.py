@@ -58,7 +58,7 @@ def _clean_slate() -> Iterator[None]:
 def _past_the_guards_at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Accelerated models are tested past Dynamo's guards, as soon as these have passed once."""
     if request.path.parent.name == "acceleration" and request.path.name.startswith("test_"):
-        from striate.acceleration import shortcuts
+        from striate.acceleration.guards import shortcuts
 
         monkeypatch.setattr(shortcuts, "_FIRST", 1)
         monkeypatch.setattr(shortcuts, "_LAST", 1)
@@ -67,7 +67,7 @@ def _past_the_guards_at_once(request: pytest.FixtureRequest, monkeypatch: pytest
 @pytest.fixture(params=["avx2", pytest.param("x86-64", marks=pytest.mark.slow)])
 def narrower(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Everything is computed by an instruction set that this machine has besides its best one."""
-    from striate.engine.llvm import isa
+    from striate.engine.llvm.codegen import isa
 
     best = isa.host()
     named = [each.name for each in isa.ISAS if best and each.triple == best.triple and each.lanes < best.lanes]
@@ -171,9 +171,9 @@ def planning(measuring: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans are made, and found to be faster, whatever the clock says."""
     from striate.engine import tuning
 
-    def interleaved(candidates: dict[str, Callable[[], object]], *_: float) -> dict[str, float]:
+    def in_turns(candidates: dict[str, Callable[[], object]], *_: float) -> dict[str, float]:
         for run in candidates.values():
             run()
         return {name: 1.0 if name in ("", "aten") else 1e-3 for name in candidates}
 
-    monkeypatch.setattr(tuning, "interleaved", interleaved)
+    monkeypatch.setattr(tuning, "in_turns", in_turns)

@@ -39,18 +39,18 @@ first_remarks = {
     "engine/backends.py:ready": "asks for something to call",
     "engine/backends.py:choose": "which backend?",
     "engine/llvm/backend.py:LlvmBackend.refusal": "can it compute this? None: yes",
-    "engine/llvm/contraction.py:ready": "which sum is this pass?",
-    "engine/llvm/sums.py:readable": "how do the planes lie in memory?",
-    "engine/llvm/sums.py:planar_sum": "which kernel, blocks, threads?",
-    "engine/llvm/planar.py:Tile.choose": "which totals stay in registers?",
-    "engine/llvm/sums.py:Prepared.__call__": "computes",
+    "engine/llvm/convolution/dispatch.py:ready": "which sum is this pass?",
+    "engine/llvm/convolution/sums.py:readable": "how do the planes lie in memory?",
+    "engine/llvm/convolution/sums.py:nchw_sum": "which kernel, blocks, threads?",
+    "engine/llvm/convolution/nchw.py:Tile.choose": "which totals stay in registers?",
+    "engine/llvm/convolution/sums.py:Prepared.__call__": "computes",
 }
 later_remarks = {
     "ops/convolution.py:conv2d": "the public function",
     "ops/_left.py:Left.known": "looks in the dispatch cache: known",
-    "engine/llvm/sums.py:Prepared.__call__": "memory for the result",
-    "engine/llvm/weights.py:Packing.fill": "weights in the order of the loops",
-    "engine/llvm/launch.py:Start.__call__": "fills in addresses, starts threads",
+    "engine/llvm/convolution/sums.py:Prepared.__call__": "memory for the result",
+    "engine/llvm/memory/weights.py:Packing.fill": "weights in the order of the loops",
+    "engine/llvm/codegen/launch.py:Start.__call__": "fills in addresses, starts threads",
 }
 tour.draw_path({"the first call": (first, first_remarks), "every later call": (later, later_remarks)})
 plt.show()
@@ -97,8 +97,8 @@ remarks = {
     "ops/convolution.py:_Contraction.backward": "called by autograd",
     "ops/convolution.py:contract": "the form T(x, w, g) with x open",
     "ops/convolution.py:_Contraction.forward": "an operation again: it has gradients too",
-    "engine/llvm/sums.py:Prepared.__call__": "the input gradient, a sum over windows",
-    "engine/llvm/weight_sums.py:_WeightSum.__call__": "the weight gradient, a sum over places",
+    "engine/llvm/convolution/sums.py:Prepared.__call__": "the input gradient, a sum over windows",
+    "engine/llvm/convolution/weight_sums.py:_WeightSum.__call__": "the weight gradient, a sum over places",
 }
 tour.draw_path({"backward": (backward, remarks)})
 plt.show()

@@ -15,10 +15,10 @@ import torch
 from matplotlib.patches import Rectangle
 
 from striate import engine, ops
-from striate.engine.llvm import compile as compiler
-from striate.engine.llvm import interleaved, launch
-from striate.engine.llvm.interleaved import ChannelTile
-from striate.engine.llvm.isa import AVX2
+from striate.engine.llvm.codegen import launch, machine_code
+from striate.engine.llvm.codegen.isa import AVX2
+from striate.engine.llvm.convolution import nhwc
+from striate.engine.llvm.convolution.nhwc import ChannelTile
 
 # %%
 # **The formula** is defined in ``engine/reference.py`` as a direct sum, in double precision. It is slow, and every
@@ -34,7 +34,7 @@ assert torch.isclose(defined[0, 7, 2, 5], pixel)
 # **The loops.** Each kernel's file begins with its loops in words. In this one the channels of a pixel lie side by side
 # in memory (*channels last*), and a vector register holds neighbouring *output* channels.
 
-text = interleaved.__doc__
+text = nhwc.__doc__
 print(text[text.index("    for every item") : text.index("An input is one number")].rstrip())
 
 # %%
@@ -62,11 +62,11 @@ axis.axis("off")
 plt.show()
 
 # %%
-# **Intermediate code.** Python writes LLVM's language as text (``engine/llvm/emit.py``): a loop in Python that runs
-# while the text is written is unrolled in the kernel, and ``f.loop`` writes a loop that runs in the kernel. This is the
-# innermost loop of the kernel, over the input channels.
+# **Intermediate code.** Python writes LLVM's language as text (``engine/llvm/codegen/ir.py``): a loop in Python that
+# runs while the text is written is unrolled in the kernel, and ``f.loop`` writes a loop that runs in the kernel. This
+# is the innermost loop of the kernel, over the input channels.
 
-function = interleaved.generate(AVX2, tile, direct=True)
+function = nhwc.generate(AVX2, tile, direct=True)
 blocks = re.split(r"(?m)^(?=\w+:$)", function.text())
 innermost = next(block for block in blocks[1:] if "@llvm.fma" in block)
 print(innermost)
@@ -79,7 +79,7 @@ assert innermost.count("call <8 x float> @llvm.fma") == totals
 # **Machine code.** The same loop, compiled. ``vbroadcastss`` copies one input to all lanes, and each ``vfmadd231ps``
 # does 8 multiplications and 8 additions.
 
-assembly = compiler.to_assembly(launch.module(function), AVX2)
+assembly = machine_code.to_assembly(launch.module(function), AVX2)
 loops = re.findall(r"(?m)^(\.LBB\S+):\n((?:\s.*\n)*?)\s+j\w+\s+\1$", assembly)
 inner = min((body for _, body in loops if "vfmadd" in body), key=len)
 print(inner)

@@ -35,7 +35,7 @@ got = model(images)
 torch.testing.assert_close(got, expected)
 
 # %%
-# **Blocks.** With gradients, ``acceleration/fusion.py`` looks for groups of functions whose intermediate maps nobody
+# **Blocks.** With gradients, ``acceleration/blocks/fusion.py`` looks for groups of functions whose intermediate maps nobody
 # else reads, and fuses each into one operation with one gradient. Here six layers became two operations: convolution,
 # ReLU and pooling; convolution, batch normalisation and ReLU.
 

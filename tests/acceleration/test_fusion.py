@@ -25,7 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import striate
 from cases import quick_but, slow_but
 from striate import models
-from striate.acceleration import blocks_of, fused, restore
+from striate.acceleration import blocks_of, restore
+from striate.acceleration.blocks import fused
 from striate.ops import chain, conv_pool
 
 

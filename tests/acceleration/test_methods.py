@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import striate
-from striate.acceleration.methods import Methods
+from striate.acceleration.guards.methods import Methods
 
 
 class Block(nn.Module):

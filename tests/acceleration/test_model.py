@@ -20,7 +20,7 @@ import striate
 from cases import slow_but
 from striate import engine, nn, ops
 from striate.acceleration import blocks_of, plan_of, restore
-from striate.acceleration.calls import FUNCTIONS
+from striate.acceleration.blocks.calls import FUNCTIONS
 from striate.engine import Pass, tuning
 from striate.engine.backends import forget
 from striate.engine.llvm.backend import LlvmBackend
@@ -236,7 +236,7 @@ def test_gains_are_measured_times(monkeypatch: pytest.MonkeyPatch) -> None:
     shape, x = ConvShape.parse("conv2d 2x2x9x9 3x2x3x3"), torch.randn(2, 2, 9, 9)
     forget()
     assert engine.gain(shape, (Pass.OUTPUT,), x, False) is None
-    monkeypatch.setattr(tuning, "interleaved", lambda runs, *_: {"aten": 5e-3, "llvm": 2e-3})
+    monkeypatch.setattr(tuning, "in_turns", lambda runs, *_: {"aten": 5e-3, "llvm": 2e-3})
     ops.conv2d(x, torch.randn(3, 2, 3, 3))
     assert engine.gain(shape, (Pass.OUTPUT,), x, False) == pytest.approx(3e-3 - 0.05 * 5e-3)
     assert engine.gain(shape, (Pass.OUTPUT, Pass.WEIGHT_GRAD), x, False) is None

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 import striate
 from cases import slow_but
 from striate import engine, models
-from striate.acceleration import look_again, plan_of, plans, restore
-from striate.acceleration.capture import Refusal, Value, captured
-from striate.acceleration.company import Company
-from striate.acceleration.plans import Plan
+from striate.acceleration import look_again, plan_of, restore
+from striate.acceleration.plans import running
+from striate.acceleration.plans.capture import Refusal, Value, captured
+from striate.acceleration.plans.running import Plan
+from striate.acceleration.plans.threads import ThreadChoice
 from striate.engine import tuning
-from striate.engine.llvm.arenas import ARENAS
+from striate.engine.llvm.memory.arenas import ARENAS
 from striate.errors import OperandError
 
 pytestmark = pytest.mark.usefixtures("planning")
@@ -192,7 +193,7 @@ def test_networks_of_the_zoo(name: str) -> None:
 
 def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = network(), images()
-    monkeypatch.setattr(Company, "turn", lambda self: False)
+    monkeypatch.setattr(ThreadChoice, "turn", lambda self: False)
     results = []
     try:
         for threads in (1, 2, 3):
@@ -483,7 +484,7 @@ def test_in_a_forked_process(threads: int) -> None:
 @pytest.mark.slow
 def test_many_sizes_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """More than are timed; they share weights and memory, which is given back with the last of them."""
-    monkeypatch.setattr(plans, "_TIMED", 2)
+    monkeypatch.setattr(running, "_TIMED", 2)
     torch.compiler.reset()
     gc.collect()
     model = randomised(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 16, 3)))
@@ -556,7 +557,7 @@ def test_several_inputs_and_outputs() -> None:
 
 
 def test_slower_plans_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "interleaved", lambda runs, *_: {name: 2.0 if name else 1.0 for name in runs})
+    monkeypatch.setattr(tuning, "in_turns", lambda runs, *_: {name: 2.0 if name else 1.0 for name in runs})
     model, x = nn.Sequential(nn.Conv2d(1, 4, 3)).eval(), torch.randn(1, 1, 9, 9)
     fast = accelerated(model)
     with torch.no_grad():
@@ -621,7 +622,7 @@ def test_a_plan_that_cannot_be_made_fails_no_call(monkeypatch: pytest.MonkeyPatc
     def broken(*_: object) -> None:
         raise IndexError("of its own")
 
-    monkeypatch.setattr(plans, "lowered", broken)
+    monkeypatch.setattr(running, "lowered", broken)
     model, x = network(), images()
     fast = accelerated(model)
     with (
@@ -860,8 +861,8 @@ def test_plans_that_would_keep_much_memory_are_not_made(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(("shared", "taken"), [(0.95, 1), (0.5, 2)])
 def test_several_threads_have_to_be_worth_it(shared: float, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
     times = {"": 9.0, "1 thread": 1.0, "2 threads": shared}
-    monkeypatch.setattr(tuning, "interleaved", lambda runs, *_: {name: times.get(name, 1.0) for name in runs})
-    monkeypatch.setattr(plans, "_ALONE", float("inf"))
+    monkeypatch.setattr(tuning, "in_turns", lambda runs, *_: {name: times.get(name, 1.0) for name in runs})
+    monkeypatch.setattr(running, "_ALONE", float("inf"))
     torch.set_num_threads(2)
     try:
         model, x = nn.Sequential(nn.Conv2d(16, 64, 3), nn.ReLU()).eval(), torch.randn(4, 16, 20, 20)
@@ -879,8 +880,8 @@ def test_a_plan_can_be_read() -> None:
     )
     told = plan_of(planned(fast, x), x)
     assert told.splitlines()[1:] == [
-        "  interleaved_output, 4 shares on 1 thread: sum of 1x1x10x10 times 2x1x3x3, clamp(0, inf)",
-        "  interleaved_average, 4 shares on 1 thread: avg_pool2d 1x2x8x8 kernel=2 stride=2",
+        "  nhwc_output, 4 shares on 1 thread: sum of 1x1x10x10 times 2x1x3x3, clamp(0, inf)",
+        "  nhwc_average, 4 shares on 1 thread: avg_pool2d 1x2x8x8 kernel=2 stride=2",
         "  copy, 2 shares on 1 thread: copy of 1x2x4x4 from (2, 1, 8, 2) to (32, 16, 4, 1)",
     ]
     fast[0].register_forward_hook(lambda *_: None)

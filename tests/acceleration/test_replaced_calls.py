@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from striate.acceleration.calls import FUNCTIONS
+from striate.acceleration.blocks.calls import FUNCTIONS
 from striate.errors import OperandError, StriateError
 
 #: PyTorch's functions with operands that striate's refuse.

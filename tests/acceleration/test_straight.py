@@ -12,7 +12,7 @@ from test_unchanged import taken, warmed
 from torch import Tensor, nn
 
 from striate.acceleration.model import accelerated
-from striate.engine.llvm.isa import host
+from striate.engine.llvm.codegen.isa import host
 
 pytestmark = pytest.mark.skipif(host() is None, reason="there are no kernels for this machine")
 

@@ -19,10 +19,10 @@ from torch._dynamo import source as sources
 
 import striate
 from cases import slow_but
-from striate.acceleration import objects, shortcuts
+from striate.acceleration.guards import objects, shortcuts
+from striate.acceleration.guards.unchanged import Read, Unchanged
 from striate.acceleration.model import accelerated
-from striate.acceleration.unchanged import Read, Unchanged
-from striate.engine.llvm.isa import host
+from striate.engine.llvm.codegen.isa import host
 
 pytestmark = pytest.mark.skipif(host() is None, reason="there are no kernels for this machine")
 

@@ -38,7 +38,7 @@ def prefer(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[list[str]]]:
 
         monkeypatch.setattr(tuning, "_enabled", True)
         monkeypatch.setattr(tuning, "_ALLOWANCE", float("inf"))
-        monkeypatch.setattr(tuning, "interleaved", measured)
+        monkeypatch.setattr(tuning, "in_turns", measured)
         return asked
 
     return chosen
@@ -275,7 +275,7 @@ def test_blocks_are_measured_when_their_operations_have_been(
 
 
 def test_where_nothing_may_be_measured_blocks_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "interleaved", lambda *_: pytest.fail("it was measured"))
+    monkeypatch.setattr(tuning, "in_turns", lambda *_: pytest.fail("it was measured"))
     fast = striate.accelerate(MODELS["classifier"]().train(), quiet=True)
     for _ in range(5):
         fast(torch.randn(4, 3, 12, 12)).sum().backward()

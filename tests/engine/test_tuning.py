@@ -116,8 +116,8 @@ def test_what_there_is_no_time_to_measure_is_pytorchs_until_there_is(
     ops.conv2d(X, W)  # the first problem is always affordable
     assert tuning._spent > 0.002
     asked = []
-    real = tuning.interleaved
-    monkeypatch.setattr(tuning, "interleaved", lambda *how: asked.append(how) or real(*how))
+    real = tuning.in_turns
+    monkeypatch.setattr(tuning, "in_turns", lambda *how: asked.append(how) or real(*how))
     wide = torch.randn(1, 2, 9, 9)
     ops.conv2d(wide, W)
     assert tuning.put_off
@@ -171,8 +171,8 @@ def test_each_pass_layout_dtype_and_number_of_threads_is_a_question_of_its_own(o
 
 def test_images_of_nearly_one_size_are_measured_once(other: Other, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = []
-    real = tuning.interleaved
-    monkeypatch.setattr(tuning, "interleaved", lambda runs: measured.append(1) or real(runs))
+    real = tuning.in_turns
+    monkeypatch.setattr(tuning, "in_turns", lambda runs: measured.append(1) or real(runs))
     for height in range(97, 113):
         ops.conv2d(torch.zeros(1, 2, height, 100), W)
     assert len(measured) == 1
@@ -182,7 +182,7 @@ def test_another_process_knows(other: Other, monkeypatch: pytest.MonkeyPatch) ->
     slow_aten(monkeypatch)
     ops.conv2d(X, W)
     table.forget()
-    monkeypatch.setattr(tuning, "interleaved", lambda runs: pytest.fail("measured again"))
+    monkeypatch.setattr(tuning, "in_turns", lambda runs: pytest.fail("measured again"))
     ops.conv2d(X, W)
     assert chosen() == "other"
 
@@ -219,7 +219,7 @@ def test_a_folder_that_cannot_be_written(other: Other, tmp_path: Path, monkeypat
 
 
 def test_nothing_is_measured_where_results_must_repeat(other: Other, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "interleaved", lambda runs: pytest.fail("measured"))
+    monkeypatch.setattr(tuning, "in_turns", lambda runs: pytest.fail("measured"))
     with tuning.fixed():
         ops.conv2d(X, W)
         assert chosen() == "aten"
@@ -255,8 +255,8 @@ def test_the_environment_says_so() -> None:
 
 def test_threads_that_ask_at_once_agree(other: Other, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = []
-    real = tuning.interleaved
-    monkeypatch.setattr(tuning, "interleaved", lambda runs: measured.append(1) or real(runs))
+    real = tuning.in_turns
+    monkeypatch.setattr(tuning, "in_turns", lambda runs: measured.append(1) or real(runs))
     found: list[torch.Tensor] = []
     workers = [threading.Thread(target=lambda: found.append(ops.conv2d(X, W))) for _ in range(8)]
     for worker in workers:
@@ -268,7 +268,7 @@ def test_threads_that_ask_at_once_agree(other: Other, monkeypatch: pytest.Monkey
 
 
 def test_medians_are_of_every_candidate() -> None:
-    taken = tuning.interleaved({"quick": lambda: None, "slow": lambda: CLOCK.sleep(0.003)})
+    taken = tuning.in_turns({"quick": lambda: None, "slow": lambda: CLOCK.sleep(0.003)})
     assert taken["quick"] < 0.003 <= taken["slow"]
 
 
@@ -324,6 +324,6 @@ def test_what_others_may_write_is_not_trusted(tmp_path: Path, monkeypatch: pytes
 def test_what_takes_long_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[str] = []
     monkeypatch.setattr(tuning, "LONG", 0.0)
-    taken = tuning.interleaved({"one": lambda: runs.append("one"), "other": lambda: runs.append("other")})
+    taken = tuning.in_turns({"one": lambda: runs.append("one"), "other": lambda: runs.append("other")})
     assert runs == ["one", "one", "other", "other"]
     assert all(seconds >= 0 for seconds in taken.values())

@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 from cases import slow_but
 from striate import engine
 from striate.engine.layout import is_channels_last
-from striate.engine.llvm import norms
+from striate.engine.llvm.normalization import dispatch as kernels
 from striate.ops import chain
 from striate.ops.chain import Convolution, Normalization
 
@@ -330,9 +330,9 @@ def test_gradients_of_a_normalisation_take_the_memory_of_those_they_come_from(
     activation: str, residual: bool, over: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unless these are the caller's, or come back as the residual's."""
-    real, found = norms.Plan.backward, []
+    real, found = kernels.Plan.backward, []
 
-    def backward(plan: norms.Plan, grad: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    def backward(plan: kernels.Plan, grad: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         made = real(plan, grad, *rest)
         found.append(made[0].data_ptr() == grad.data_ptr())
         return made
@@ -345,7 +345,7 @@ def test_gradients_of_a_normalisation_take_the_memory_of_those_they_come_from(
     exact, y = made.double().requires_grad(), made.as_one()
     g = torch.randn_like(y)
     before = g.clone()
-    monkeypatch.setattr(norms.Plan, "backward", backward)
+    monkeypatch.setattr(kernels.Plan, "backward", backward)
     grads = torch.autograd.grad(y, made.leaves, g)
     assert found == [False, over]
     assert torch.equal(g, before)

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from cases import assert_same, slow_but
 from striate import engine
-from striate.engine import pooled, tuning, winograd
+from striate.engine import conv_pool as blocks
+from striate.engine import tuning
+from striate.engine.llvm.winograd import backend as winograd_backend
 from striate.errors import GeometryError, OperandError
 from striate.ops import conv_pool
 from striate.ops.conv_pool import as_one, conv_max_pool
@@ -120,8 +122,8 @@ def test_ways_that_are_known_to_be_slower_are_not_made(monkeypatch: pytest.Monke
     monkeypatch.setattr(tuning, "measure", lambda _, runs: {name: 1e-3 if name not in slower else 1.0 for name in runs})
     monkeypatch.setattr(tuning, "generation", -2)  # what is chosen here is chosen for nobody else
     monkeypatch.setattr(conv_pool, "_known", {})
-    monkeypatch.setattr(pooled.pooled, "input_grad", lambda *_: pytest.fail("made"))
-    monkeypatch.setattr(winograd, "maximum", lambda *_: pytest.fail("made"))
+    monkeypatch.setattr(blocks.conv_pool_kernels, "input_grad", lambda *_: pytest.fail("made"))
+    monkeypatch.setattr(winograd_backend, "maximum", lambda *_: pytest.fail("made"))
     x, w = torch.randn(2, 32, 8, 8, requires_grad=True), torch.randn(32, 32, 3, 3)
     y = as_one(
         x.contiguous(memory_format=torch.channels_last), w, None, (1, 1, 1, 1), "", (2, None, 0, 1, False), False
@@ -135,13 +137,13 @@ def test_ways_that_are_known_to_be_slower_are_not_made(monkeypatch: pytest.Monke
 def test_where_outputs_need_not_be_local_tiles_are_pooled_as_they_are_made(
     activation: str, channels_last: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    went, real = [], winograd.maximum
+    went, real = [], winograd_backend.maximum
 
     def maximum(*operands: object) -> tuple[Tensor, Tensor]:
         went.append(1)
         return real(*operands)
 
-    monkeypatch.setattr(winograd, "maximum", maximum)
+    monkeypatch.setattr(winograd_backend, "maximum", maximum)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     x = torch.randn(8, 32, 14, 14).contiguous(memory_format=layout).requires_grad_()
     w, b = torch.randn(64, 32, 3, 3, requires_grad=True), torch.randn(64, requires_grad=True)
@@ -206,10 +208,10 @@ def test_the_quicker_way_to_the_inputs_gradient_is_taken(
         went.append(1)
         return real(*arguments)
 
-    real = pooled.spread
+    real = blocks.spread
     monkeypatch.setattr(tuning, "measuring", lambda: True)
     monkeypatch.setattr(tuning, "measure", measured)
-    monkeypatch.setattr(pooled, "spread", spread)
+    monkeypatch.setattr(blocks, "spread", spread)
     monkeypatch.setattr(conv_pool, "_known", {})
     monkeypatch.setattr(tuning, "generation", -1)  # what is chosen here is chosen for nobody else
     for _ in range(2):
@@ -320,7 +322,7 @@ def test_bad_input_is_told() -> None:
 
 @pytest.mark.parametrize("name", ["weight_grad", "input_grad", "maximum"])
 def test_a_wrong_kernel_shows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = getattr(pooled, name)
+    real = getattr(blocks, name)
 
     def wrong(*arguments: object) -> object:
         compute = real(*arguments)
@@ -333,7 +335,7 @@ def test_a_wrong_kernel_shows(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
         return computed
 
-    monkeypatch.setattr(conv_pool.pooled, name, wrong)
+    monkeypatch.setattr(blocks, name, wrong)
     monkeypatch.setattr(conv_pool, "_known", {})
     problems = [problem(seed) for seed in range(8)]
     with pytest.raises(AssertionError):

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cases import slow_but
 from striate import engine
-from striate.acceleration import fused
+from striate.acceleration.blocks import fused
 from striate.ops import chain
 from striate.ops.norm import batch_norm
 

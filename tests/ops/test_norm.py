@@ -16,7 +16,7 @@ from torch import Tensor
 from cases import ACTIVATIONS as THEIRS
 from striate import engine
 from striate.engine import tuning
-from striate.engine.llvm import norms
+from striate.engine.llvm.normalization import dispatch as normalization
 from striate.errors import OperandError
 from striate.ops import norm
 from striate.ops.norm import batch_norm
@@ -602,7 +602,7 @@ def test_a_result_changed_in_place_is_noticed() -> None:
 
 def _asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asked: list[str] = []
-    for place, name, said in ((norms.Plan, "forward", "llvm"), (norm, "_composed", "aten")):
+    for place, name, said in ((normalization.Plan, "forward", "llvm"), (norm, "_composed", "aten")):
         real = getattr(place, name)
         monkeypatch.setattr(place, name, lambda *a, real=real, said=said: asked.append(said) or real(*a))
     return asked

@@ -147,15 +147,13 @@ def test_the_average_is_the_formula() -> None:
     assert model[0].weight.item() == pytest.approx(start + 20)
 
 
-@pytest.mark.parametrize(
-    ("channels", "engine", "interleaved"), [(64, "auto", True), (8, "auto", False), (64, "aten", False)]
-)
-def test_wide_networks_keep_channels_side_by_side(channels: int, engine: str, interleaved: bool) -> None:
+@pytest.mark.parametrize(("channels", "engine", "last"), [(64, "auto", True), (8, "auto", False), (64, "aten", False)])
+def test_wide_networks_keep_channels_side_by_side(channels: int, engine: str, last: bool) -> None:
     """On the CPU, where striate computes; the weights stay the same numbers under the same names."""
     model = nn.Sequential(nn.Conv2d(1, channels, 3), nn.Conv2d(channels, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     updates = Updates(model, Recipe("lenet5", engine=engine), Classification(), SET, Team())
-    assert model[1].weight.is_contiguous(memory_format=torch.channels_last) == interleaved
+    assert model[1].weight.is_contiguous(memory_format=torch.channels_last) == last
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     updates.step(torch.randn(4, 1, 9, 9), torch.arange(4), rate=0.1, number=0, whole=4)
-    assert model[1].weight.is_contiguous(memory_format=torch.channels_last) == interleaved
+    assert model[1].weight.is_contiguous(memory_format=torch.channels_last) == last

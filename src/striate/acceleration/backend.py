@@ -2,8 +2,8 @@
 
 TorchDynamo captures a model's Python as graphs of torch functions, under guards that say when a graph may be used
 again, and hands each to :func:`striate_backend`. What comes back computes the graph: operation by operation, with
-neighbours put together (fusion.py), so that gradients of every order are PyTorch's autograd's and striate's; and, where
-gradients are off, by a plan (plans.py) for inputs whose sizes have come before.
+neighbours put together (blocks/fusion.py), so that gradients of every order are PyTorch's autograd's and striate's; and, where
+gradients are off, by a plan (plans/running.py) for inputs whose sizes have come before.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from striate import ops
-from striate.acceleration.fusion import Fusion
+from striate.acceleration.blocks.fusion import Fusion
 from striate.acceleration.higher_order import with_calls
 from striate.acceleration.model import asked
-from striate.acceleration.plans import Plans
+from striate.acceleration.plans.running import Plans
 from striate.acceleration.variants import Variants
 from striate.errors import OperandError
 

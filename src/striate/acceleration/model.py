@@ -23,13 +23,13 @@ from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._device import DeviceContext
 
 from striate import nn
-from striate.acceleration.methods import Methods
+from striate.acceleration.guards.methods import Methods
 from striate.engine.memory import keep_freed_memory
 from striate.errors import OperandError
 
 if TYPE_CHECKING:
     from striate.acceleration.backend import Compiled
-    from striate.acceleration.shortcuts import Shortcuts
+    from striate.acceleration.guards.shortcuts import Shortcuts
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
@@ -69,11 +69,11 @@ def accelerate(model: Model, *, blocks: bool = True, plans: bool = True, quiet: 
     Dynamo captures the model's Python at the first call of a kind, which takes from half a second to some seconds, and
     guards all that it read: attributes, globals, modes, hooks. Whatever can't be captured runs as it is.
 
-    Results are the same up to rounding (:mod:`striate.engine.winograd` says how much that is); gradients exist of every
-    order. Inference (gradients off) becomes a list of kernels once inputs of a size have come twice, where that was
-    measured to be faster; :func:`~striate.acceleration.plan_of` shows it. Weights may be changed in any way;
-    :func:`~striate.acceleration.look_again` says which writes aren't seen at once. And the C library is told to keep
-    freed memory for the next step's tensors (:func:`striate.engine.memory.keep_freed_memory`).
+    Results are the same up to rounding (:mod:`striate.engine.llvm.winograd.backend` says how much that is); gradients
+    exist of every order. Inference (gradients off) becomes a list of kernels once inputs of a size have come twice,
+    where that was measured to be faster; :func:`~striate.acceleration.plan_of` shows it. Weights may be changed in any
+    way; :func:`~striate.acceleration.look_again` says which writes aren't seen at once. And the C library is told to
+    keep freed memory for the next step's tensors (:func:`striate.engine.memory.keep_freed_memory`).
 
     While a tracer, a mode, a transform or forward-mode differentiation looks on, the model runs as it is. Copies and
     pickles of it are plain models.
@@ -208,7 +208,7 @@ class Accelerated:
 
     def _compiled(self) -> Callable[..., Any]:
         from striate.acceleration.backend import Compiled
-        from striate.acceleration.shortcuts import Shortcuts
+        from striate.acceleration.guards.shortcuts import Shortcuts
 
         # Dynamo never forgets a backend, which must not keep the model.
         options, held = self.options, weakref.ref(self)

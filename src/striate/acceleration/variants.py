@@ -31,7 +31,7 @@ from torch.nn import Parameter
 from torch.utils._pytree import tree_leaves
 
 from striate import ops
-from striate.acceleration.fusion import INTO_FIRST, counts_batches
+from striate.acceleration.blocks.fusion import INTO_FIRST, counts_batches
 from striate.engine import tuning
 from striate.engine.backends import fixed
 
@@ -206,7 +206,7 @@ class Variants:
         steps: dict[str, Callable[[], object]]
         steps = {name: partial(self._step, run, given) for name, run in runs.items()}
         try:
-            times = tuning.interleaved(steps, _BUDGET)
+            times = tuning.in_turns(steps, _BUDGET)
         except RuntimeError:
             # Plain PyTorch fails where a tensor is overwritten that a gradient needs. Blocks may not need that tensor.
             self._step(self.blocks, given)

@@ -16,10 +16,10 @@ from striate.engine.backends import (
 )
 from striate.engine.explanation import Explanation, explain
 from striate.engine.llvm.backend import LlvmBackend
+from striate.engine.llvm.winograd.backend import WinogradBackend
 from striate.engine.matmul import MatmulBackend
 from striate.engine.reference import ReferenceBackend
 from striate.engine.timing import Timing, time_problem
-from striate.engine.winograd import WinogradBackend
 
 # The reference comes last: it computes everything, slowly.
 register(MatmulBackend())

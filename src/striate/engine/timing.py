@@ -136,7 +136,7 @@ def time_problem(problem: Problem | str, dtype: torch.dtype = torch.float32, cha
                 refusals[name] = refusal
             elif backend.competes:
                 candidates[name] = runs(backend)
-        seconds = tuning.interleaved(candidates)
+        seconds = tuning.in_turns(candidates)
         passes.append(PassTiming(open_, flops(known), moved(known, open_) * dtype.itemsize, seconds, refusals))
     return Timing(known, dtype, channels_last, roofline(torch.get_num_threads()), tuple(passes))
 

@@ -145,7 +145,7 @@ def measure(question: Question, candidates: dict[str, Callable[[], object]]) -> 
             put_off = True
             standing = "aten" if "aten" in candidates else next(iter(candidates))
             return {name: 0.0 if name == standing else math.inf for name in candidates}
-        times = interleaved(candidates)
+        times = in_turns(candidates)
         _spent += time.perf_counter() - start
         _table()[question.line()] = times
         kept.append(_name(), json.dumps({"question": question.line(), "seconds": times}))
@@ -190,7 +190,7 @@ def fastest(times: dict[str, float], candidates: list[str]) -> str:
     return best
 
 
-def interleaved(candidates: dict[str, Callable[[], object]], budget: float = BUDGET) -> dict[str, float]:
+def in_turns(candidates: dict[str, Callable[[], object]], budget: float = BUDGET) -> dict[str, float]:
     """Median seconds of each candidate, all taking turns, so that what slows the machine slows them alike.
 
     Each takes about ``budget`` seconds; where a single run takes long, one of each has to do.
@@ -243,7 +243,7 @@ def _table() -> dict[str, dict[str, float]]:
 @cache
 def _name() -> str:
     from striate import __version__
-    from striate.engine.llvm.isa import host
+    from striate.engine.llvm.codegen.isa import host
 
     isa = host()
     told = [__version__, str(torch.__version__), platform.machine(), _processor(), isa.name if isa else ""]

@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from striate.engine import layout, traced
-from striate.engine.llvm import relayout
+from striate.engine.llvm.memory import relayout
 
 
 class Differentiable(torch.autograd.Function):

@@ -31,8 +31,8 @@ from torch.autograd import forward_ad
 from striate.engine import FORM, Pass, ready, traced, tuning
 from striate.engine.backends import Ready, fixed, watched
 from striate.engine.layout import is_channels_last
-from striate.engine.llvm import norms
-from striate.engine.llvm.normalization import Form
+from striate.engine.llvm.normalization import dispatch as normalization
+from striate.engine.llvm.normalization.formulas import Form
 from striate.errors import StriateError
 from striate.geometry import ConvShape
 from striate.ops import convolution, norm
@@ -96,7 +96,7 @@ class _Convolved:
 class _Normed:
     """A normalisation of maps with this one's memory layout. Its operands are residual, weight and bias."""
 
-    plan: norms.Plan
+    plan: normalization.Plan
     eps: float
     strides: tuple[int, ...]
     operands: ClassVar[int] = 3
@@ -383,5 +383,5 @@ def _normed(x: Tensor, link: Normalization) -> _Normed | None:
     form = Form(activation, residual is not None, training)
     if not norm.fit(x, residual, (weight, bias, mean, variance), training, momentum, eps):
         return None
-    plan = norms.plan(form, x)
+    plan = normalization.plan(form, x)
     return None if plan is None else _Normed(plan, eps, x.stride())

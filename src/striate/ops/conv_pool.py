@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
-from striate.engine import Pass, pooled, traced, tuning
+from striate.engine import Pass, conv_pool, traced, tuning
 from striate.engine.layout import is_channels_last
 from striate.errors import OperandError
 from striate.geometry import ConvShape, Padding, PoolShape
@@ -75,7 +75,7 @@ class _Known:
     pool: PoolShape
     channels_last: bool  #: the network, by input or weight
     input_last: bool  #: the input
-    maximum: pooled.Maximum
+    maximum: conv_pool.Maximum
     #: The functions that compute the gradients, by what else these depend on.
     weight_grads: dict[tuple[Any, ...], Callable[..., tuple[Tensor, Tensor]]] = field(default_factory=dict)
     input_grads: dict[tuple[Any, ...], Callable[..., Tensor]] = field(default_factory=dict)
@@ -83,20 +83,20 @@ class _Known:
     def weight_grad(self, x: Tensor, g: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         key = (x.stride(), *self._lie(g, positions))
         if key not in self.weight_grads:
-            self.weight_grads[key] = pooled.weight_grad(self.shape, self.pool, x, g, positions)
+            self.weight_grads[key] = conv_pool.weight_grad(self.shape, self.pool, x, g, positions)
         return self.weight_grads[key](x, g, positions)
 
     def input_grad(self, w: Tensor, g: Tensor, positions: Tensor) -> Tensor:
         key = (w.stride(), *self._lie(g, positions))
         if key not in self.input_grads:
             lie = (w, g, positions, self.input_last)
-            made = pooled.input_grad(self.shape, self.pool, *lie, self._through_all, self.how.local)
+            made = conv_pool.input_grad(self.shape, self.pool, *lie, self._through_all, self.how.local)
             self.input_grads[key] = made
         return self.input_grads[key](w, g, positions)
 
     def _through_all(self, w: Tensor, g: Tensor, positions: Tensor) -> Tensor:
         """The input's gradient through that of the whole map before pooling."""
-        operands = {Pass.WEIGHT_GRAD: w, Pass.OUTPUT: pooled.spread(self.pool, positions, g)}
+        operands = {Pass.WEIGHT_GRAD: w, Pass.OUTPUT: conv_pool.spread(self.pool, positions, g)}
         return convolution.contract(self.shape, self.channels_last, Pass.INPUT_GRAD, operands, local=self.how.local)
 
     def composed(
@@ -183,7 +183,7 @@ def conv_max_pool(
 ) -> Tensor:
     """Max pooling of an activation of a convolution: the same numbers and gradients as of these three, up to rounding.
 
-    If gradients are needed and the engine has kernels (see :mod:`striate.engine.pooled`), the map before pooling is
+    If gradients are needed and the engine has kernels (see :mod:`striate.engine.conv_pool`), the map before pooling is
     not saved, and its gradient is never computed as a whole map. Otherwise the three operations run one by one.
 
     Where the input has infinities or NaNs, the sparse sums mostly skip them, because zero gradients are left out. Dense
@@ -250,16 +250,16 @@ def _learned(
 ) -> _Known | None:
     shape = convolution.problem_of(input.shape, weight.shape, *how)
     pool = pooling.problem_of("max", shape.output_shape, *window)
-    if pooled.refusal(shape, pool, activation, input.dtype, "cpu") is not None:
+    if conv_pool.refusal(shape, pool, activation, input.dtype, "cpu") is not None:
         return None
     last = is_channels_last(input) or is_channels_last(weight)
 
-    def apart(x: Tensor, w: Tensor, b: Tensor | None, interleaved: bool) -> Tensor:
+    def apart(x: Tensor, w: Tensor, b: Tensor | None, channels_last: bool) -> Tensor:
         operands = {Pass.INPUT_GRAD: x, Pass.WEIGHT_GRAD: w}
-        return convolution.contract(shape, interleaved, Pass.OUTPUT, operands, b, local)
+        return convolution.contract(shape, channels_last, Pass.OUTPUT, operands, b, local)
 
     with torch.no_grad():  # it may be measured
-        maximum = pooled.maximum(shape, pool, input, weight, bias, activation, last, apart, local)
+        maximum = conv_pool.maximum(shape, pool, input, weight, bias, activation, last, apart, local)
     return _Known(_How(*how, activation, window, local), shape, pool, last, is_channels_last(input), maximum)
 
 

@@ -50,10 +50,10 @@ from torch.autograd import forward_ad
 from striate.engine import Pass, traced, tuning
 from striate.engine.backends import fixed
 from striate.engine.layout import is_channels_last
-from striate.engine.llvm import norms
-from striate.engine.llvm.activations import parsed
-from striate.engine.llvm.normalization import Form
-from striate.engine.llvm.norms import Plan
+from striate.engine.llvm.functions.activations import parsed
+from striate.engine.llvm.normalization import dispatch as normalization
+from striate.engine.llvm.normalization.dispatch import Plan
+from striate.engine.llvm.normalization.formulas import Form
 from striate.errors import OperandError
 from striate.ops._autograd import own
 from striate.ops._calls import overridable
@@ -360,7 +360,7 @@ def batch_norm(
     form, tables = Form(activation, residual is not None, training), (weight, bias, running_mean, running_var)
     operands = (input, residual, weight, bias, (running_mean, running_var))
     if fit(input, residual, tables, training, momentum, eps) and not (training and aliased(*tables)):
-        plan = norms.plan(form, input)
+        plan = normalization.plan(form, input)
         if plan is not None and _chosen(plan, *operands, momentum, eps):
             return _generated(*operands, plan, momentum, eps)
     return _composed(*operands, form, momentum, eps)

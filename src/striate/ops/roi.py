@@ -27,8 +27,8 @@ from torch._compile import _disable_dynamo
 from striate.engine import Pass, regions, traced
 from striate.engine.backends import has_memory, watched
 from striate.engine.layout import is_channels_last
-from striate.engine.llvm import relayout
-from striate.engine.llvm import roi_align as kernels
+from striate.engine.llvm.memory import relayout
+from striate.engine.llvm.regions import roi_align as kernels
 from striate.engine.regions import RegionShape
 from striate.errors import GeometryError, OperandError
 from striate.geometry import per_axis

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from striate.engine import traced
-from striate.engine.llvm import nms as kernel
+from striate.engine.llvm.regions import nms as kernel
 from striate.errors import OperandError
 from striate.ops._calls import check_tensor
 from striate.ops.boxes import wide

@@ -40,7 +40,7 @@ def depthwise(seeds: Sequence[int], say: Say) -> Finding:
         with torch.no_grad():
             for seed in seeds:
                 x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-                seconds = tuning.interleaved({"full": lambda: full(x), "separable": lambda: separable(x)})  # noqa: B023
+                seconds = tuning.in_turns({"full": lambda: full(x), "separable": lambda: separable(x)})  # noqa: B023
                 ratios.append(seconds["full"] / seconds["separable"])
         faster.append(Measured.of(f"{channels} channels: times faster, one image", ratios))
         say(f"{channels} channels: {savings[-1]:.2f} times fewer MACs, {faster[-1].value:.2f} times faster")

@@ -223,11 +223,11 @@ def _striates(coverage: Coverage | None) -> Iterator[None]:
 
     Guards are passed by as soon as they have passed, if nothing has changed.
     """
-    from striate.acceleration import shortcuts
+    from striate.acceleration.guards import shortcuts
     from striate.engine import tuning
-    from striate.engine.llvm.program import Program
+    from striate.engine.llvm.codegen.program import Program
 
-    def interleaved(candidates: dict[str, Callable[[], object]], *_: float) -> dict[str, float]:
+    def in_turns(candidates: dict[str, Callable[[], object]], *_: float) -> dict[str, float]:
         for run in candidates.values():
             run()
         return {name: 1.0 if name in ("", "aten") else 1e-3 for name in candidates}
@@ -237,8 +237,8 @@ def _striates(coverage: Coverage | None) -> Iterator[None]:
     except ImportError:  # nothing is captured
         Compiled = None  # noqa: N806
 
-    before, patience = (tuning._enabled, tuning.interleaved), (shortcuts._FIRST, shortcuts._LAST)
-    tuning._enabled, tuning.interleaved = True, interleaved  # type: ignore[assignment]
+    before, patience = (tuning._enabled, tuning.in_turns), (shortcuts._FIRST, shortcuts._LAST)
+    tuning._enabled, tuning.in_turns = True, in_turns  # type: ignore[assignment]
     shortcuts._FIRST = shortcuts._LAST = 1  # type: ignore[misc]
     found = shortcuts.Shortcuts.find
 
@@ -254,7 +254,7 @@ def _striates(coverage: Coverage | None) -> Iterator[None]:
         with _counting(Program, coverage, "walks"), _counting(Compiled, coverage, "graphs"), _counted(coverage):
             yield
     finally:
-        tuning._enabled, tuning.interleaved = before
+        tuning._enabled, tuning.in_turns = before
         shortcuts._FIRST, shortcuts._LAST = patience  # type: ignore[misc]
         shortcuts.Shortcuts.find = found  # type: ignore[method-assign]
         tuning.forget()

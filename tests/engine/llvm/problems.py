@@ -1,15 +1,19 @@
-"""Random problems for generated kernels, and the check that each goes through."""
+"""Random problems for generated kernels, the check that each goes through, and what planted bugs need."""
 
 from __future__ import annotations
 
 import random
 
+import pytest
 import torch
 from torch import Tensor
 
 from cases import assert_same, image, operands
 from striate.engine import FORM, Pass, reference
 from striate.engine.llvm import LlvmBackend
+from striate.engine.llvm.convolution import dispatch as convolution_kernels
+from striate.engine.llvm.convolution import sums, weight_sums
+from striate.engine.llvm.pooling import dispatch as pooling_kernels
 from striate.errors import GeometryError
 from striate.geometry import ConvShape, PoolShape, Window
 
@@ -45,7 +49,7 @@ def convolution(seed: int) -> ConvShape:
             continue  # a window longer than the padded input: draw another
 
 
-def interleaved(seed: int) -> ConvShape:
+def many_channels(seed: int) -> ConvShape:
     """Two axes and whole vectors of output channels: what the kernels with lanes over channels take."""
     draw = random.Random(seed)
     while True:
@@ -160,3 +164,30 @@ def check_pooling(shape: PoolShape, seed: int, backend: LlvmBackend = BACKEND) -
     assert torch.equal(positions.long(), places)
     assert_same(values, expected)
     assert_same(backend.maximum_grad(shape, positions, g), reference.maximum_grad(shape.size, places, g), taps)
+
+
+#: A process keeps its kernels, so a batch of problems costs little more than its new ones.
+BATCH = 2
+
+
+def batches(count: int) -> pytest.MarkDecorator:
+    """Batches of ``count`` random problems; those after the first are slow."""
+    later = [pytest.param(start, marks=pytest.mark.slow) for start in range(BATCH, count, BATCH)]
+    return pytest.mark.parametrize("start", [0, *later])
+
+
+def fresh_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels made from here on are made anew, and forgotten afterwards."""
+    for module in (convolution_kernels, sums, weight_sums, pooling_kernels):
+        for name, cached in list(vars(module).items()):
+            if hasattr(cached, "cache_clear"):
+                monkeypatch.setattr(module, name, cached.__wrapped__)
+
+
+def caught(check, problems) -> bool:
+    for seed, shape in enumerate(problems):
+        try:
+            check(shape, seed)
+        except AssertionError:
+            return True
+    return False

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from striate.engine.llvm.arenas import Arena, Arenas
+from striate.engine.llvm.memory.arenas import Arena, Arenas
 
 
 class Program:

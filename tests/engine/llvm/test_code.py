@@ -16,33 +16,27 @@ from problems import BACKEND
 
 from cases import conv, operands
 from striate.engine import FORM, Pass
-from striate.engine.llvm import compile as compiler
-from striate.engine.llvm import (
-    elementwise,
-    epilogue,
-    interleaved,
-    interleaved_depthwise,
-    interleaved_depthwise_weight,
-    interleaved_pooling,
-    interleaved_weight,
-    isa,
-    launch,
-    layer_normalization,
-    planar,
-    planar_pooled,
-    planar_pooling_grad,
-    planar_weight,
+from striate.engine.llvm.codegen import isa, launch, machine_code
+from striate.engine.llvm.conv_pool import output, sparse, sparse_input_grad, sparse_weight_grad
+from striate.engine.llvm.convolution import (
+    nchw,
+    nchw_weight,
+    nhwc,
+    nhwc_depthwise,
+    nhwc_depthwise_weight,
+    nhwc_weight,
     pointwise_weight,
-    relayout,
-    sparse,
-    sparse_input,
-    sparse_weight,
-    winograd,
-    winograd_forms,
-    winograd_pooled,
 )
-from striate.engine.llvm import pooling as pooling_kernels
-from striate.engine.llvm.packing import Axis
+from striate.engine.llvm.functions import elementwise, epilogue
+from striate.engine.llvm.memory import relayout
+from striate.engine.llvm.memory.rows import Axis
+from striate.engine.llvm.normalization import layer as layer_normalization
+from striate.engine.llvm.pooling import nchw as pooling_nchw
+from striate.engine.llvm.pooling import nchw_grad
+from striate.engine.llvm.pooling import nhwc as pooling_nhwc
+from striate.engine.llvm.winograd import forms as winograd_forms
+from striate.engine.llvm.winograd import kernels as winograd
+from striate.engine.llvm.winograd import pooled as winograd_pooled
 from striate.errors import BackendError
 
 AXIS = Axis(3, 1, 1, 1)
@@ -57,55 +51,51 @@ def kernels(target: isa.Isa) -> dict[str, object]:
     made = {}
     for stride in (1, 2, 3):
         axis = Axis(3, stride, 1, 1)
-        made[f"output {stride}"] = planar.generate(
-            target, axis, axis, planar.Tile.choose(target, 16, both(axis), 14, 14)
-        )
-        made[f"depthwise {stride}"] = planar.generate(
-            target, axis, axis, planar.Tile.choose(target, 1, both(axis), 14, 14)
-        )
-    across = planar.Tile.choose(target, 3, both(AXIS), 14, 32)
-    made["output across"] = planar.generate(target, AXIS, AXIS, across, across=True)
+        made[f"output {stride}"] = nchw.generate(target, axis, axis, nchw.Tile.choose(target, 16, both(axis), 14, 14))
+        made[f"depthwise {stride}"] = nchw.generate(target, axis, axis, nchw.Tile.choose(target, 1, both(axis), 14, 14))
+    across = nchw.Tile.choose(target, 3, both(AXIS), 14, 32)
+    made["output across"] = nchw.generate(target, AXIS, AXIS, across, across=True)
     for outer, inner in ((16, 8), (1, 1)):
-        weights = planar_weight.WeightTile.choose(target, outer, inner, both(AXIS))
-        made[f"weight {outer}"] = planar_weight.generate(target, AXIS, AXIS, weights)
-    made["interleaved output"] = interleaved.generate(target, interleaved.ChannelTile.choose(target, 32, 14))
+        weights = nchw_weight.WeightTile.choose(target, outer, inner, both(AXIS))
+        made[f"weight {outer}"] = nchw_weight.generate(target, AXIS, AXIS, weights)
+    made["nhwc output"] = nhwc.generate(target, nhwc.ChannelTile.choose(target, 32, 14))
     for backwards in (False, True):
-        tile = interleaved_depthwise.Columns.choose(target, AXIS, 14, backwards)
-        each = interleaved_depthwise.generate(target, AXIS, AXIS, tile.together, backwards)
-        made[f"interleaved depthwise {backwards}"] = each
-    made["interleaved weight"] = interleaved_weight.generate(target, interleaved_weight.TapTile.choose(target, 32, 3))
+        tile = nhwc_depthwise.Columns.choose(target, AXIS, 14, backwards)
+        each = nhwc_depthwise.generate(target, AXIS, AXIS, tile.together, backwards)
+        made[f"nhwc depthwise {backwards}"] = each
+    made["nhwc weight"] = nhwc_weight.generate(target, nhwc_weight.TapTile.choose(target, 32, 3))
     point = pointwise_weight.PointTile.choose(target, 24, 40, 2)
     made["pointwise weight"] = pointwise_weight.generate(target, point, 3)
-    deep = interleaved_depthwise_weight.DepthwiseTile.choose(target, AXIS, AXIS, 14)
-    made["interleaved depthwise weight"] = interleaved_depthwise_weight.generate(target, AXIS, AXIS, deep)
-    made["maximum"] = pooling_kernels.generate_maximum(target, AXIS, AXIS, "i16")
-    joined = planar_pooled.Windows(AXIS, AXIS, 2, 2)
-    made["planar pooled"] = planar_pooled.generate(target, joined, "i16", "relu6")
-    made["planar pooled, interleaved"] = planar_pooled.generate_interleaved(target, joined, epilogue.Epilogue("tanh"))
+    deep = nhwc_depthwise_weight.DepthwiseTile.choose(target, AXIS, AXIS, 14)
+    made["nhwc depthwise weight"] = nhwc_depthwise_weight.generate(target, AXIS, AXIS, deep)
+    made["maximum"] = pooling_nchw.generate_maximum(target, AXIS, AXIS, "i16")
+    joined = output.Windows(AXIS, AXIS, 2, 2)
+    made["nchw pooled"] = output.generate(target, joined, "i16", "relu6")
+    made["nchw pooled, nhwc"] = output.generate_nhwc(target, joined, epilogue.Epilogue("tanh"))
     for side_by_side in (False, True):
         geometry = sparse.Geometry(AXIS, AXIS, Axis(2, 2, 0, 1), 6, side_by_side, "i16")
-        made[f"sparse weight {side_by_side}"] = sparse_weight.generate(target, geometry)
-        made[f"sparse input {side_by_side}"] = sparse_input.generate(target, geometry, geometry.kernel_rows(target))
-    made["average"] = pooling_kernels.generate_average(target, AXIS, AXIS)
-    made["maximum grad"] = pooling_kernels.generate_maximum_grad(target, "i32")
-    made["average grad"] = pooling_kernels.generate_average_grad(target, AXIS, AXIS)
-    for index in ("", "i16", "i32", "i64"):
-        made[f"planar spread {index}"] = planar_pooling_grad.generate(target, AXIS, AXIS, 3, index)
-    for index in ("i16", "i32", "i64"):
-        made[f"interleaved maximum grad {index}"] = interleaved_pooling.generate_maximum_grad(
-            target, AXIS, AXIS, 3, index
+        made[f"sparse weight {side_by_side}"] = sparse_weight_grad.generate(target, geometry)
+        made[f"sparse input {side_by_side}"] = sparse_input_grad.generate(
+            target, geometry, geometry.kernel_rows(target)
         )
+    made["average"] = pooling_nchw.generate_average(target, AXIS, AXIS)
+    made["maximum grad"] = pooling_nchw.generate_maximum_grad(target, "i32")
+    made["average grad"] = pooling_nchw.generate_average_grad(target, AXIS, AXIS)
+    for index in ("", "i16", "i32", "i64"):
+        made[f"nchw spread {index}"] = nchw_grad.generate(target, AXIS, AXIS, 3, index)
+    for index in ("i16", "i32", "i64"):
+        made[f"nhwc maximum grad {index}"] = pooling_nhwc.generate_maximum_grad(target, AXIS, AXIS, 3, index)
     for index in ("", "i16", "i32"):
-        made[f"interleaved maximum {index}"] = interleaved_pooling.generate_maximum(target, AXIS, AXIS, 3, index)
-    made["planar largest"] = pooling_kernels.generate_largest(target, AXIS, AXIS)
-    made["interleaved average"] = interleaved_pooling.generate_average(target, AXIS, AXIS, 3)
+        made[f"nhwc maximum {index}"] = pooling_nhwc.generate_maximum(target, AXIS, AXIS, 3, index)
+    made["nchw largest"] = pooling_nchw.generate_largest(target, AXIS, AXIS)
+    made["nhwc average"] = pooling_nhwc.generate_average(target, AXIS, AXIS, 3)
     for name in epilogue.FUNCTIONS:
         settings = {"clamp": (0.0, 6.0), "elu": (1.0, 1.0, 1.0), "leaky_relu": (0.1,), "softplus": (1.0, 20.0)}
         numbers = settings.get(name, ())
         after = epilogue.Epilogue(name, numbers, adds=True)
         made[f"pairs {name}"] = elementwise.generate_pairs(target, "fmul", epilogue.Epilogue(name, numbers))
-        made[f"direct {name}"] = interleaved.generate(target, interleaved.ChannelTile(2, 2), after, direct=True)
-    form, tile = winograd_forms.Form(4, 3), interleaved.ChannelTile(2, 2)
+        made[f"direct {name}"] = nhwc.generate(target, nhwc.ChannelTile(2, 2), after, direct=True)
+    form, tile = winograd_forms.Form(4, 3), nhwc.ChannelTile(2, 2)
     made["winograd"] = winograd.generate(target, form, tile, epilogue.Epilogue("clamp", (0.0, 6.0), adds=True))
     for index in ("i16", "i32"):
         made[f"winograd pooled {index}"] = winograd_pooled.generate(target, form, tile, "relu6", index)
@@ -120,7 +110,7 @@ def kernels(target: isa.Isa) -> dict[str, object]:
         made[f"transpose few {back}"] = relayout.generate_few(target, 6, back)
     made["layer norm"] = layer_normalization.generate(target)
     made["copy"] = elementwise.generate_copy(target)
-    made["interleaved average grad"] = interleaved_pooling.generate_average_grad(target, AXIS, AXIS, 3)
+    made["nhwc average grad"] = pooling_nhwc.generate_average_grad(target, AXIS, AXIS, 3)
     return made
 
 
@@ -131,21 +121,21 @@ TARGETS = (*isa.ISAS, isa.AVX512.shorter)
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 def test_every_instruction_set_gets_code(target: isa.Isa) -> None:
     for name, function in kernels(target).items():
-        code = compiler.to_object(launch.module(function), target)
+        code = machine_code.to_object(launch.module(function), target)
         assert code[:4] == b"\x7fELF" or sys.platform != "linux", name
 
 
 def test_an_instruction_set_gets_some_code() -> None:
     """One kernel of every ten."""
     for name, function in list(kernels(isa.X86_64).items())[::10]:
-        code = compiler.to_object(launch.module(function), isa.X86_64)
+        code = machine_code.to_object(launch.module(function), isa.X86_64)
         assert code[:4] == b"\x7fELF" or sys.platform != "linux", name
 
 
 @pytest.mark.parametrize("target", isa.ISAS, ids=lambda target: target.name)
 def test_a_tile_fits_the_registers_and_keeps_the_multipliers_busy(target: isa.Isa) -> None:
     for channels, width in [(1, 56), (3, 14), (6, 28), (64, 56), (64, 7)]:
-        tile = planar.Tile.choose(target, channels, both(AXIS), 16, width)
+        tile = nchw.Tile.choose(target, channels, both(AXIS), 16, width)
         totals = tile.channels * tile.rows * tile.vectors
         assert totals + min(tile.channels, tile.rows * tile.vectors) + 2 <= target.registers
         assert totals >= min(8, channels * 16)
@@ -183,7 +173,7 @@ def test_short_rows_and_halves_of_vectors_get_shorter_vectors() -> None:
 def _code() -> tuple[str, isa.Isa]:
     target = isa.host()
     assert target is not None
-    return launch.module(pooling_kernels.generate_maximum_grad(target, "i16")), target
+    return launch.module(pooling_nchw.generate_maximum_grad(target, "i16")), target
 
 
 @pytest.fixture
@@ -198,58 +188,58 @@ def _entry(cache: Path) -> Path:
 
 
 def test_code_is_kept_and_found_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = compiler.code(*_code())
+    made = machine_code.code(*_code())
     if os.name == "posix":
         assert stat.S_IMODE(_entry(cache).stat().st_mode) == 0o600
         assert stat.S_IMODE(cache.stat().st_mode) == 0o700
-    monkeypatch.setattr(compiler, "to_object", lambda *a: pytest.fail("compiled again"))
-    assert compiler.code(*_code()) == made
+    monkeypatch.setattr(machine_code, "to_object", lambda *a: pytest.fail("compiled again"))
+    assert machine_code.code(*_code()) == made
     assert not list(cache.glob("*.partial"))
 
 
 @pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:50], lambda b: b[:-1], lambda b: b"\0" * len(b)])
 def test_a_damaged_entry_is_built_again(cache: Path, damage) -> None:
-    made = compiler.code(*_code())
+    made = machine_code.code(*_code())
     entry = _entry(cache)
     whole = entry.read_bytes()
     entry.write_bytes(damage(whole))
-    assert compiler.code(*_code()) == made
+    assert machine_code.code(*_code()) == made
     assert entry.read_bytes() == whole
 
 
 def test_one_wrong_bit_is_seen(cache: Path) -> None:
-    made = compiler.code(*_code())
+    made = machine_code.code(*_code())
     entry = _entry(cache)
     content = bytearray(entry.read_bytes())
     content[-5] ^= 1
     entry.write_bytes(content)
-    assert compiler.code(*_code()) == made
+    assert machine_code.code(*_code()) == made
 
 
 def test_a_folder_that_cannot_be_written_costs_compiling_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "file"
     file.write_text("")
     monkeypatch.setenv("STRIATE_CACHE_DIR", str(file / "inside"))
-    assert compiler.code(*_code())
+    assert machine_code.code(*_code())
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setenv("STRIATE_CACHE_DIR", str(tmp_path / "full"))
     monkeypatch.setattr(os, "replace", full)
-    assert compiler.code(*_code())
+    assert machine_code.code(*_code())
     assert not list((tmp_path / "full").iterdir())
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root writes everywhere")
 def test_a_read_only_folder_is_tolerated(cache: Path) -> None:
     cache.mkdir(mode=0o500)
-    assert compiler.code(*_code())
+    assert machine_code.code(*_code())
 
 
 def test_another_instruction_set_or_ir_is_another_entry() -> None:
     ir, target = _code()
-    names = {compiler.key(ir, target), compiler.key(ir + "\n", target), compiler.key(ir, isa.X86_64)}
+    names = {machine_code.key(ir, target), machine_code.key(ir + "\n", target), machine_code.key(ir, isa.X86_64)}
     assert len(names) == 3 or target is isa.X86_64
 
 

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from cases import POOLINGS, assert_same, conv, image, operands, pool, slow_but
 from striate.engine import Pass, reference
-from striate.engine.llvm import elementwise
-from striate.engine.llvm.epilogue import FUNCTIONS, Epilogue
-from striate.engine.llvm.isa import ISAS, Isa, host, the_isa
-from striate.engine.llvm.pools import interleaved_values
-from striate.engine.llvm.sums import interleaved_sum
-from striate.engine.llvm.views import axes
-from striate.engine.llvm.weights import Weights, pack
+from striate.engine.llvm.codegen.isa import ISAS, Isa, host, the_isa
+from striate.engine.llvm.convolution.sums import nhwc_sum
+from striate.engine.llvm.functions import elementwise
+from striate.engine.llvm.functions.epilogue import FUNCTIONS, Epilogue
+from striate.engine.llvm.memory.views import axes
+from striate.engine.llvm.memory.weights import Weights, pack
+from striate.engine.llvm.pooling.dispatch import nhwc_values
 
 #: Each function with settings, its definition, and how far it may be off, in units of float32's rounding.
 DEFINITIONS: dict[str, tuple[tuple[float, ...], Callable[[Tensor], Tensor], float]] = {
@@ -100,7 +100,7 @@ def test_sums_with_an_epilogue(line: str, threads: int, adds: bool) -> None:
     bias, added = torch.randn(shape.out_channels), tensors[Pass.OUTPUT].contiguous(memory_format=torch.channels_last)
     each = (shape.groups, shape.out_channels // shape.groups, shape.in_channels // shape.groups)
     epilogue = Epilogue("clamp", (0.0, 3.0), adds)
-    made = interleaved_sum(the_isa(), shape.batch, *each, shape.size, axes(shape), shape.output_size, threads, epilogue)
+    made = nhwc_sum(the_isa(), shape.batch, *each, shape.size, axes(shape), shape.output_size, threads, epilogue)
     packed = pack(the_isa(), Weights.of(w, shape.groups), bias, made.channels, True)
     y, scratch = torch.empty_like(added), torch.empty(made.scratch)
     pointers = [tensor.data_ptr() for tensor in (x, packed, y, scratch)]
@@ -118,7 +118,7 @@ def test_shares_of_channels_and_spans_of_columns_do_not_change_a_bit() -> None:
         results = []
         for threads in (1, 2, 3, 8):
             one = axes(conv("conv2d 1x1x1x1 1x1x1x1"))
-            made = interleaved_sum(the_isa(), 1, 1, outer, inner, (1, positions), one, (1, positions), threads)
+            made = nhwc_sum(the_isa(), 1, 1, outer, inner, (1, positions), one, (1, positions), threads)
             assert made.items >= min(threads, 4)
             packed = pack(the_isa(), Weights.of(w, 1), None, made.channels, True)
             y = torch.empty(positions, outer)
@@ -134,7 +134,7 @@ def test_pooling_without_positions(line: str) -> None:
     shape = pool(line)
     x = image(shape, torch.float32).contiguous(memory_format=torch.channels_last)
     x[0, 0, 0, 0] = math.nan
-    made = interleaved_values(shape)
+    made = nhwc_values(shape)
     y = torch.empty(shape.output_shape, memory_format=torch.channels_last)
     row = shape.size[1] * shape.channels
     made.kernel(made.items, made.words(x.data_ptr(), y.data_ptr(), (row * shape.size[0], row)), 1)

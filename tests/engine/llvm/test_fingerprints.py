@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from striate.engine.llvm.fingerprints import BLOCK, SAMPLES, WHOLE, Fingerprints
-from striate.engine.llvm.isa import the_isa
+from striate.engine.llvm.codegen.isa import the_isa
+from striate.engine.llvm.memory.fingerprints import BLOCK, SAMPLES, WHOLE, Fingerprints
 
 
 @given(st.lists(st.integers(0, 3 * BLOCK * WHOLE), min_size=1, max_size=6), st.data())

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from striate.engine.llvm import layer_normalization
-from striate.engine.llvm.emit import real_word
-from striate.engine.llvm.isa import the_isa
+from striate.engine.llvm.codegen.ir import real_word
+from striate.engine.llvm.codegen.isa import the_isa
+from striate.engine.llvm.normalization import layer as layer_normalization
 
 EPS = torch.finfo(torch.float32).eps
 #: Below, at and beyond vectors and stretches of 4, 8 and 16 lanes.

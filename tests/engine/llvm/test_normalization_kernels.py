@@ -14,12 +14,13 @@ from torch import Tensor
 
 from cases import ACTIVATIONS as THEIRS
 from cases import slow_but
-from striate.engine.llvm import activations, interleaved_normalization, isa, launch, norms
-from striate.engine.llvm import compile as compiler
-from striate.engine.llvm import planar_normalization as planar
-from striate.engine.llvm.emit import Function
-from striate.engine.llvm.interleaved_normalization import vectors_together
-from striate.engine.llvm.normalization import Form
+from striate.engine.llvm.codegen import isa, launch, machine_code
+from striate.engine.llvm.codegen.ir import Function
+from striate.engine.llvm.functions import activations
+from striate.engine.llvm.normalization import dispatch as normalization
+from striate.engine.llvm.normalization import nchw, nhwc
+from striate.engine.llvm.normalization.formulas import Form
+from striate.engine.llvm.normalization.nhwc import vectors_together
 
 FORMS = [Form(*each) for each in itertools.product(THEIRS, [False, True], [False, True])]
 #: Planes, then channels side by side; sizes around one and several vectors, turns and blocks.
@@ -53,7 +54,7 @@ def check(form: Form, shape: tuple[int, ...], side_by_side: bool) -> None:
     # Where rounding might decide on a slope, there is no gradient.
     g[sum((z - kink).abs() < 1e-4 for kink in (-3, 0, 3, 6)) > 0] = 0.0
     expected = THEIRS[form.activation](z)
-    plan = norms.plan(form, x)
+    plan = normalization.plan(form, x)
     assert plan is not None
     y, kept = plan.forward(x, residual, weight, bias, running, 0.1, 1e-5)
     goes_back = form.keeps or not (form.activation and form.residual)
@@ -97,16 +98,16 @@ def test_chunks_of_many_rows(shape: tuple[int, ...]) -> None:
 def test_every_instruction_set_gets_code(target: isa.Isa) -> None:
     form = Form("relu", True, True)
     for function in (
-        planar.generate_forward(target, form),
-        planar.generate_backward(target, Form("hardswish", False, True), 8),
-        interleaved_normalization.generate_sums(target, 3),
-        interleaved_normalization.generate_settle(target, True),
-        interleaved_normalization.generate_forward(target, Form("silu", True, True), 4),
-        interleaved_normalization.generate_grad_sums(target, form, 4),
-        interleaved_normalization.generate_grad_settle(target),
-        interleaved_normalization.generate_backward(target, form, 1),
+        nchw.generate_forward(target, form),
+        nchw.generate_backward(target, Form("hardswish", False, True), 8),
+        nhwc.generate_sums(target, 3),
+        nhwc.generate_settle(target, True),
+        nhwc.generate_forward(target, Form("silu", True, True), 4),
+        nhwc.generate_grad_sums(target, form, 4),
+        nhwc.generate_grad_settle(target),
+        nhwc.generate_backward(target, form, 1),
     ):
-        code = compiler.to_object(launch.module(function), target)
+        code = machine_code.to_object(launch.module(function), target)
         assert code[:4] == b"\x7fELF" or sys.platform != "linux", function.name
 
 
@@ -121,7 +122,7 @@ def test_nothing_is_written_beyond_the_maps(
         made.append(memory)
         return memory[64:-64].as_strided(like.shape, like.stride(), 64)
 
-    monkeypatch.setattr(norms.torch, "empty_like", guarded)
+    monkeypatch.setattr(normalization.torch, "empty_like", guarded)
     check(Form("relu", True, True), shape, side_by_side)
     assert len(made) == 3
     for memory in made:
@@ -159,17 +160,17 @@ def test_which_maps_have_a_plan() -> None:
     form = Form("relu", False, True)
 
     def kind(x: Tensor) -> str:
-        return type(norms.plan(form, x)).__name__.strip("_")
+        return type(normalization.plan(form, x)).__name__.strip("_")
 
     x = torch.randn(2, 8, 4, 4)
-    assert kind(x) == "Planar"
-    assert kind(x.contiguous(memory_format=torch.channels_last)) == "Interleaved"
-    assert kind(torch.randn(2, 8)) == kind(torch.randn(2, 8, 1, 1)) == "Interleaved"
-    assert kind(torch.randn(2, 8, 5)) == kind(torch.randn(2, 8, 5, 4, 3)) == "Planar"
+    assert kind(x) == "Nchw"
+    assert kind(x.contiguous(memory_format=torch.channels_last)) == "Nhwc"
+    assert kind(torch.randn(2, 8)) == kind(torch.randn(2, 8, 1, 1)) == "Nhwc"
+    assert kind(torch.randn(2, 8, 5)) == kind(torch.randn(2, 8, 5, 4, 3)) == "Nchw"
     for other in (x[:, :, 1:], x.transpose(2, 3), x[:, 1:], x[:, :, :1].expand(2, 8, 4, 4), x.transpose(0, 1)):
-        assert norms.plan(form, other) is None
+        assert normalization.plan(form, other) is None
     # The strides of axes of length 1 say nothing.
-    assert kind(torch.randn(1, 8, 4, 4).as_strided((1, 8, 4, 4), (1, 16, 4, 1))) == "Planar"
+    assert kind(torch.randn(1, 8, 4, 4).as_strided((1, 8, 4, 4), (1, 16, 4, 1))) == "Nchw"
 
 
 def test_vectors_of_channels_leave_no_remainder_where_they_can() -> None:

@@ -10,11 +10,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from striate.engine.llvm import elementwise, launch
-from striate.engine.llvm.arenas import Arena
-from striate.engine.llvm.epilogue import Epilogue
-from striate.engine.llvm.isa import the_isa
-from striate.engine.llvm.program import Buffer, Foreign, Operand, Program, Step, arranged
+from striate.engine.llvm.codegen import launch
+from striate.engine.llvm.codegen.isa import the_isa
+from striate.engine.llvm.codegen.program import Buffer, Foreign, Operand, Program, Step, arranged
+from striate.engine.llvm.functions import elementwise
+from striate.engine.llvm.functions.epilogue import Epilogue
+from striate.engine.llvm.memory.arenas import Arena
 
 
 @given(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 20), st.integers(0, 6)), min_size=1, max_size=15))

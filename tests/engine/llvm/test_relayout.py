@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from striate.engine.llvm import relayout
+from striate.engine.llvm.memory import relayout
 
 SHAPES = [(3, 16, 16, 16), (2, 33, 9, 15), (1, 40, 1, 128), (5, 17, 31, 2), (2, 64, 8, 8), (1, 300, 4, 5)]
 #: Fewer channels, or positions, than a vector has lanes; one and several parts.

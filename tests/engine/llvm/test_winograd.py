@@ -17,12 +17,13 @@ import striate
 from cases import assert_same, conv, operands, slow_but
 from striate import engine, nn, ops
 from striate.engine import FORM, Pass, reference
-from striate.engine.llvm import LlvmBackend, isa
-from striate.engine.llvm.winograd_forms import Form, transposed
+from striate.engine.llvm import LlvmBackend
+from striate.engine.llvm.codegen import isa
+from striate.engine.llvm.winograd.forms import Form, transposed
 from striate.errors import GeometryError
 from striate.geometry import ConvShape, PoolShape, Window
 
-winograd = importlib.import_module("striate.engine.winograd")
+winograd = importlib.import_module("striate.engine.llvm.winograd.backend")
 BACKEND = winograd.WinogradBackend()
 ALL_FORMS = [form for forms in winograd.FORMS.values() for form in forms]
 

@@ -19,13 +19,14 @@ from cases import conv, operands, slow_but
 from striate import engine
 from striate.acceleration import plan_of
 from striate.engine import Pass, fresh
-from striate.engine.llvm import isa, winograd_values
-from striate.engine.llvm.epilogue import PLAIN, Epilogue
-from striate.engine.llvm.weights import Weights
-from striate.engine.llvm.winograd_forms import Form
+from striate.engine.llvm.codegen import isa
+from striate.engine.llvm.functions.epilogue import PLAIN, Epilogue
+from striate.engine.llvm.memory.weights import Weights
+from striate.engine.llvm.winograd import values as winograd_values
+from striate.engine.llvm.winograd.forms import Form
 from striate.geometry import ConvShape, PoolShape
 
-winograd = importlib.import_module("striate.engine.winograd")
+winograd = importlib.import_module("striate.engine.llvm.winograd.backend")
 BACKEND = winograd.WinogradBackend()
 NAN, INF = math.nan, math.inf
 #: Half a unit in the last place of 1.

@@ -6,8 +6,8 @@ from array import array
 
 import pytest
 
-from striate.engine.llvm.isa import host
-from striate.engine.llvm.words import Words
+from striate.engine.llvm.codegen.isa import host
+from striate.engine.llvm.memory.words import Words
 
 ISA = host()
 pytestmark = pytest.mark.skipif(ISA is None, reason="there are no kernels for this machine")

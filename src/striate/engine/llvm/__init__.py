@@ -1,12 +1,22 @@
-"""CPU kernels generated with LLVM.
+"""CPU kernels generated with LLVM, by family.
 
-From the bottom: :mod:`isa` (vectors and registers), :mod:`emit` (IR from Python), :mod:`compile` (machine code and its
-cache), :mod:`launch` (threads); then a file for each family of kernels, over :mod:`packing`: :mod:`planar`,
-:mod:`planar_weight`, :mod:`pooling` and :mod:`planar_pooling_grad` (NCHW, lanes along the width), :mod:`interleaved`,
-:mod:`interleaved_weight`, :mod:`interleaved_depthwise`, :mod:`interleaved_depthwise_weight` and
-:mod:`interleaved_pooling` (channels last, lanes over channels); then :mod:`sums`, :mod:`weight_sums` and :mod:`pools`,
-which hand tensors to kernels; then :mod:`contraction`, which says what sums a convolution is; then :mod:`backend`,
-which the table of backends holds.
+Every family of problems has a folder: its ``dispatch.py`` takes tensors, chooses a kernel, tile and work items, and
+fills in addresses; the other files generate kernels and begin with their loops in words. In file names ``nchw`` puts
+vector lanes along the width of planes, ``nhwc`` over channels that lie side by side (channels last).
+
+======================  ================================================================================
+:mod:`codegen`          instruction sets, IR from Python, machine code and its cache, threads, programs
+:mod:`memory`           operands as planes and rows, packed weights, copies between layouts, arenas
+:mod:`functions`        activations and other functions of single numbers; epilogues of kernels
+:mod:`convolution`      convolution's three passes
+:mod:`winograd`         the same with fewer multiplications
+:mod:`pooling`          max and average pooling with gradients
+:mod:`conv_pool`        convolution, activation and max pooling as one block
+:mod:`normalization`    batch and layer normalisation
+:mod:`regions`          NMS and RoIAlign
+======================  ================================================================================
+
+:mod:`backend` is the entry in the table of backends for convolution and pooling.
 """
 
 from striate.engine.llvm.backend import LlvmBackend

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from striate.engine.backends import Backend, Pass, Ready
 from striate.engine.layout import is_channels_last
-from striate.engine.llvm import contraction, pools
-from striate.engine.llvm.isa import host
-from striate.engine.llvm.relayout import laid_out
+from striate.engine.llvm.codegen.isa import host
+from striate.engine.llvm.convolution import dispatch as convolution
+from striate.engine.llvm.memory.relayout import laid_out
+from striate.engine.llvm.pooling import dispatch as pooling
 from striate.errors import OperandError
 from striate.geometry import ConvShape, PoolShape, Problem
 
@@ -78,7 +79,7 @@ class LlvmBackend(Backend):
         channels_last: bool = False,
     ) -> Tensor:
         first, second, bias = checked_operands(shape, open_, first, second, bias)
-        return contraction.ready(shape, open_, first, second, bias is not None, channels_last)(first, second, bias)
+        return convolution.ready(shape, open_, first, second, bias is not None, channels_last)(first, second, bias)
 
     def ready(
         self,
@@ -90,19 +91,19 @@ class LlvmBackend(Backend):
         channels_last: bool = False,
     ) -> Ready:
         first, second, bias = checked_operands(shape, open_, first, second, bias)
-        return contraction.ready(shape, open_, first, second, bias is not None, channels_last)
+        return convolution.ready(shape, open_, first, second, bias is not None, channels_last)
 
     def average(self, shape: PoolShape, open_: Pass, operand: Tensor, channels_last: bool = False) -> Tensor:
         if open_ is Pass.OUTPUT:
-            return laid_out(pools.average(shape, _checked(shape, operand, shape.input_shape)), channels_last)
-        return laid_out(pools.average_grad(shape, _checked(shape, operand, shape.output_shape)), channels_last)
+            return laid_out(pooling.average(shape, _checked(shape, operand, shape.input_shape)), channels_last)
+        return laid_out(pooling.average_grad(shape, _checked(shape, operand, shape.output_shape)), channels_last)
 
     def largest(self, shape: PoolShape, input: Tensor) -> Tensor:
-        return laid_out(pools.largest(shape, _checked(shape, input, shape.input_shape)), is_channels_last(input))
+        return laid_out(pooling.largest(shape, _checked(shape, input, shape.input_shape)), is_channels_last(input))
 
     def maximum(self, shape: PoolShape, input: Tensor) -> tuple[Tensor, Tensor]:
         last = is_channels_last(input)
-        values, positions = pools.maximum(shape, _checked(shape, input, shape.input_shape))
+        values, positions = pooling.maximum(shape, _checked(shape, input, shape.input_shape))
         return laid_out(values, last), laid_out(positions, last)
 
     def maximum_grad(
@@ -111,7 +112,7 @@ class LlvmBackend(Backend):
         g = _checked(shape, grad_output, shape.output_shape)
         if indices.shape != shape.output_shape or indices.device.type != "cpu":
             raise OperandError(str(shape), f"got indices {tuple(indices.shape)}", f"needed {shape.output_shape}")
-        return laid_out(pools.maximum_grad(shape, indices, g), channels_last)
+        return laid_out(pooling.maximum_grad(shape, indices, g), channels_last)
 
 
 def checked_operands(

@@ -1,0 +1,355 @@
+"""Inference by plans: a captured graph's kernels in a row, walked by one native call.
+
+A graph that was captured with gradients off has a plan for inputs of some sizes and strides if
+
+- its inputs are tensors on the CPU (what has no kernel on the way is a call of an operator of PyTorch);
+- the engine may choose and measure (no backend but its own is fixed, no ``STRIATE_TUNE=0``, no run that is to be
+  repeated number by number), and has found the plan to be faster than the ordinary call.
+
+A plan is made when inputs of these sizes come for the second time. The first few of a graph are timed against the
+ordinary call, which takes as long as some five calls, and a fifth of a second more where one thread and several are
+(threads.py); later ones go by what was measured for the most similar size. All plans of a graph share its packed
+weights (constants.py), and all plans of the process their memory (engine/llvm/memory/arenas.py).
+
+That modules, attributes and whatever else the graph was captured with are still the same is for PyTorch's guards to
+say. What they don't see are numbers: weights are packed, and batch normalisation is folded into them, when the first
+plan is made and whenever weights.py finds other numbers in the model's tensors. A call that comes while another thread
+walks a plan of the same graph goes the ordinary way.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from striate.acceleration.plans.capture import Graph, Refusal, Value, captured, is_number
+from striate.acceleration.plans.constants import Constants
+from striate.acceleration.plans.lowering import lowered
+from striate.acceleration.plans.threads import ThreadChoice
+from striate.acceleration.plans.weights import Weights
+from striate.engine import fresh, tuning
+from striate.engine.backends import fixed, watched
+from striate.engine.llvm.codegen import launch
+from striate.engine.llvm.codegen.isa import Isa, host
+from striate.engine.llvm.codegen.program import Foreign, Program
+from striate.engine.llvm.memory.arenas import ARENAS
+
+#: Sizes that a graph knows plans for, or refusals.
+_KEPT: Final = 256
+#: Sizes that are timed, before the others go by what was found.
+_TIMED: Final = 3
+#: How many times as many numbers inputs may have that go by what was found for others.
+_SIMILAR: Final = 4
+#: Seconds that one thread and several are timed for: the scheduler lets single runs wait.
+_LONGER: Final = 0.1
+#: Seconds of a first walk up to which one thread is tried as well.
+_ALONE: Final = 0.02
+
+Run = Callable[..., Sequence[Any]]
+
+
+@dataclass(slots=True)
+class _Entry:
+    """What is known of inputs of some sizes and strides."""
+
+    calls: int = 0
+    plan: Plan | None = None
+    refusal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    numbers: int  #: of the inputs together
+    refusal: str
+    company: ThreadChoice | None
+
+
+class Plans:
+    """Those of one captured graph.
+
+    Args:
+        graph: the graph, of PyTorch's functions, as it was captured.
+        ordinary: what computes it where there is no plan.
+        owned: which of its arguments are tensors of the model's own.
+        settle: called with arguments before the ordinary way is timed on them, so that it is the best one.
+    """
+
+    def __init__(
+        self,
+        graph: Run,
+        ordinary: Run,
+        owned: Sequence[bool],
+        settle: Callable[[tuple[Any, ...]], object] | None = None,
+    ) -> None:
+        self._graph, self._ordinary, self._owned, self._settle_ordinary = graph, ordinary, tuple(owned), settle
+        self._mine = _items([at for at, own in enumerate(owned) if own])
+        self._given = [at for at, own in enumerate(owned) if not own]
+        self._entries: OrderedDict[tuple[Any, ...], _Entry] = OrderedDict()
+        self._verdicts: list[_Verdict] = []
+        self._lock = threading.Lock()
+        self._isa = host()
+        self._constants: Constants | None = None
+        self._weights = None if self._isa is None else Weights(self._isa)
+
+    def __call__(self, arguments: tuple[Any, ...]) -> list[Any] | None:
+        """The graph's outputs, or None where the ordinary way is to be gone."""
+        if why_not():
+            return None
+        key = self._key(arguments)
+        entry = None if key is None else self._entries.get(key)
+        if key is None or (entry is not None and entry.refusal) or not self._lock.acquire(blocking=False):
+            return None
+        # Whoever comes meanwhile goes the ordinary way; so do the calls that are timed.
+        try:
+            if entry is not None and entry.plan is not None:
+                self._entries.move_to_end(key)
+                return self._by(entry.plan, arguments)
+            entry = self._entries.setdefault(key, _Entry())
+            if len(self._entries) > _KEPT:
+                self._entries.popitem(last=False)
+            entry.calls += 1
+            if entry.calls > 1:
+                self._settle(entry, arguments)
+            return None
+        finally:
+            self._lock.release()
+
+    def _key(self, arguments: Sequence[Any]) -> tuple[Any, ...] | None:
+        """What a plan is made for; None where there can be none."""
+        key: list[Any] = [torch.get_num_threads()]
+        for at in self._given:
+            each = arguments[at]
+            if is_number(each):
+                key.append(each.item())
+            elif isinstance(each, Tensor):
+                is_plain = type(each) is Tensor or type(each) is Parameter
+                if not is_plain or not each.is_cpu or each.is_neg() or each.is_conj() or each.layout != torch.strided:
+                    return None
+                key += (each.dtype, each.shape, each.stride())
+            else:
+                key.append(each)
+        return tuple(key)
+
+    def _by(self, plan: Plan, arguments: tuple[Any, ...], alone: bool | None = None) -> list[Any] | None:
+        tensors = self._mine(arguments)
+        assert self._weights is not None
+        assert self._constants is not None
+        same = self._weights.same(tensors)
+        if same is None:
+            return None
+        if not same:
+            self._weights.take(tensors)
+            self._constants.again(arguments)
+        return plan(arguments, alone)
+
+    def _settle(self, entry: _Entry, arguments: tuple[Any, ...]) -> None:
+        try:
+            entry.plan = self._fastest(arguments)
+        except Refusal as refusal:
+            entry.refusal = str(refusal)
+        except Exception as error:
+            # A plan is something to gain; that making one fails must not make a call fail that would have gone well.
+            entry.refusal = f"{type(error).__name__} while it was made: {error}"
+            warnings.warn(f"striate: no plan, by a mistake of its own: {entry.refusal}", stacklevel=2)
+
+    def made(self, arguments: tuple[Any, ...], ordinary: Run) -> Plan:
+        """A plan for arguments like these.
+
+        Raises:
+            Refusal: there is none.
+        """
+        tensors = self._mine(arguments)
+        if any(tensor.is_inference() for tensor in tensors):
+            raise Refusal("the model has tensors made in inference mode, which count no versions")
+        if any(tensor.dtype.itemsize % 4 or not tensor.is_cpu for tensor in tensors):
+            raise Refusal("the model has tensors of other numbers, or on other devices")
+        if self._isa is None or self._weights is None:
+            raise Refusal("there are no kernels for this machine")
+        graph = captured(self._graph, arguments, self._owned)
+        # Tensors without numbers don't always lie as PyTorch's results do.
+        for value, told in zip(graph.outputs, ordinary(*arguments), strict=True):
+            if isinstance(value, Value) and value.argument is None:
+                value.stride = told.stride()
+        if self._constants is None or not self._weights.same(tensors):
+            self._weights.take(tensors)
+            if self._constants is None:
+                self._constants = Constants(arguments)
+            else:
+                self._constants.again(arguments)
+        self._constants.settle(arguments)
+        try:
+            return Plan(graph, self._constants, launch.threads(), self._isa)
+        finally:
+            self._constants.settle(())
+
+    def _fastest(self, arguments: tuple[Any, ...]) -> Plan:
+        """The plan, on as many threads as it is fastest on, if it is faster than the ordinary way."""
+        numbers = sum(each.numel() for each in map(arguments.__getitem__, self._given) if isinstance(each, Tensor))
+        known = self._known(numbers)
+        if known is not None and known.refusal:
+            raise Refusal(known.refusal)
+        # A graph that does more than compute is refused here, before it is called for timing.
+        plan = self.made(arguments, self._ordinary)
+        if known is not None:
+            if known.company is not None and plan.program.threads > 1:
+                plan.company = ThreadChoice()
+                plan.company.alone = known.company.alone
+            return plan
+        refusal = self._timed(plan, arguments)
+        if numbers:
+            self._verdicts.append(_Verdict(numbers, refusal, plan.company))
+        if refusal:
+            raise Refusal(refusal)
+        return plan
+
+    def _known(self, numbers: int) -> _Verdict | None:
+        """What was found for the inputs that are most similar in size, where that says something of these."""
+        if not self._verdicts or not numbers:
+            return None
+        nearest = min(self._verdicts, key=lambda each: abs(math.log(each.numbers / numbers)))
+        alike = max(nearest.numbers, numbers) <= _SIMILAR * min(nearest.numbers, numbers)
+        return nearest if alike and len(self._verdicts) >= _TIMED else None
+
+    def _timed(self, plan: Plan, arguments: tuple[Any, ...]) -> str:
+        """Why the plan isn't taken; empty if it is the fastest way."""
+        if self._settle_ordinary is not None:
+            self._settle_ordinary(arguments)
+        many = plan.program.threads
+        if many > 1:
+            start = time.perf_counter()
+            self._by(plan, arguments)
+            plan.company = ThreadChoice() if time.perf_counter() - start < _ALONE else None
+        counts = (many, 1) if plan.company else (many,)
+        runs: dict[str, Callable[[], object]]
+        runs = {counted(count): partial(self._by, plan, arguments, many > count == 1) for count in counts}
+        times = tuning.in_turns({"": lambda: self._ordinary(*arguments)} | runs)
+        if plan.company:
+            if min(times, key=times.__getitem__):
+                times |= tuning.in_turns(runs, _LONGER)
+            plan.company.settle(*(times[name] for name in runs))
+        if tuning.fastest(times, ["", counted(plan.threads)]):
+            return ""
+        told = ", ".join(f"{times[name] * 1e6:,.0f} us on {name}" for name in runs)
+        return f"the plan isn't faster: {told}, the ordinary call {times[''] * 1e6:,.0f} us"
+
+    def told(self, arguments: tuple[Any, ...]) -> str:
+        """The plan for arguments like these, step by step; or why there is none."""
+        key, reason = self._key(arguments), why_not()
+        if key is None:
+            return "no plan: an input is no plain tensor on the CPU"
+        entry = self._entries.get(key)
+        if entry is not None and entry.plan is not None:
+            return str(entry.plan)
+        if entry is not None and entry.refusal:
+            return f"no plan: {entry.refusal}"
+        with self._lock:
+            try:
+                made = self.made(arguments, self._ordinary)
+            except Refusal as refusal:
+                return f"no plan: {refusal}"
+        return f"not taken yet ({reason or 'it is made when such an input comes for the second time'}): {made}"
+
+
+def _items(places: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """What gets the items at these places."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda items: [items[at] for at in places]
+
+
+def why_not() -> str:
+    """Why no plan may be taken now, whatever the graph; empty if one may."""
+    if watched() or torch._C._are_functorch_transforms_active():
+        return "somebody looks on: a compiler, a tracer, a transform or a mode"
+    if fixed() not in (None, "llvm"):
+        return f"the backend is fixed to {fixed()}"
+    return "" if tuning.measuring() else "nothing may be measured now"
+
+
+class Plan:
+    """A program for inputs of some sizes and strides, on at most so many threads. One call at a time."""
+
+    def __init__(self, graph: Graph, constants: Constants, threads: int, isa: Isa) -> None:
+        with torch.inference_mode(False), torch.no_grad():
+            made = lowered(graph, constants, threads)
+            self.program = Program(made.steps, made.sources, made.results, isa, threads)
+        if not ARENAS.fits(self.program.numbers):
+            raise Refusal(f"it needs {4 * self.program.numbers >> 20:,} MiB of memory")
+        ARENAS.reserve(self, self.program.numbers)
+        self._inputs = [value.argument for value in graph.inputs if value.argument is not None]
+        #: Shapes and strides of the results, and whether they come from operators of PyTorch's.
+        self._results = list(zip(made.shapes, self.program.foreign_results, strict=True))
+        self._held = made.held
+        results = {value: at for at, value in enumerate(graph.results)}
+        #: For each output which result, argument or constant it is.
+        self._outputs: list[tuple[str, int]] = []
+        self._numbers: list[Any] = []
+        for each in graph.outputs:
+            if not isinstance(each, Value):
+                self._outputs.append(("constant", len(self._numbers)))
+                self._numbers.append(each)
+            elif each.argument is not None:
+                self._outputs.append(("argument", each.argument))
+            else:
+                self._outputs.append(("result", results[each]))
+        #: Whether the outputs are the program's results in their order.
+        self._plainly = self._outputs == [("result", at) for at in range(len(self._results))]
+        #: Who walks the program, where that is open.
+        self.company: ThreadChoice | None = None
+
+    @property
+    def threads(self) -> int:
+        """How many threads walk it now."""
+        return 1 if self.company is not None and self.company.alone else self.program.threads
+
+    def __call__(self, arguments: Sequence[Any], alone: bool | None = None) -> list[Any] | None:
+        """The graph's outputs; None where there is no memory for them.
+
+        ``alone`` says whether one thread walks the program; else its company does.
+        """
+        arena = ARENAS.borrow(self.program.numbers)
+        if arena is None:
+            return None
+        try:
+            passed = [arguments[at] for at in self._inputs]
+            passed += [None if foreign else fresh.empty_strided(*how) for how, foreign in self._results]
+            if alone is not None or self.company is None:
+                self.program(passed, arena, bool(alone))
+            else:
+                alone, start = self.company.turn(), time.perf_counter()
+                self.program(passed, arena, alone)
+                self.company.took(alone, time.perf_counter() - start)
+        finally:
+            ARENAS.give_back(arena)
+        results = passed[len(self._inputs) :]
+        if self._plainly:
+            return results
+        sources: dict[str, Sequence[Any]] = {"result": results, "argument": arguments, "constant": self._numbers}
+        return [sources[kind][at] for kind, at in self._outputs]
+
+    def __str__(self) -> str:
+        program, memory = self.program, self.program.numbers * 4 / 1024
+        lines = [f"{len(program.steps)} steps on {counted(self.threads)}, {memory:,.0f} KiB of memory"]
+        for step in program.steps:
+            if isinstance(step, Foreign):
+                lines.append(f"  PyTorch: {step.name}")
+                continue
+            shared = f"{step.items} shares on {counted(min(step.threads, self.threads))}"
+            lines.append(f"  {step.kernel.name}, {shared}: {step.name}")
+        return "\n".join(lines)
+
+
+def counted(threads: int) -> str:
+    return f"{threads} thread" + "s" * (threads > 1)

@@ -1,0 +1,172 @@
+"""Convolution, activation and max pooling as one block, where gradients are wanted: who has kernels for it.
+
+Max pooling lets through one gradient of a window. What the convolution's own gradients need is a list of these, so a
+block keeps the positions, and neither the map before pooling nor its gradient, most of which would be zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache, lru_cache, partial
+
+import torch
+from torch import Tensor
+
+from striate.engine import tuning
+from striate.engine.backends import Pass, fixed
+from striate.engine.llvm.backend import LlvmBackend
+from striate.engine.llvm.conv_pool import dispatch as conv_pool_kernels
+from striate.engine.llvm.memory.relayout import laid_out
+from striate.engine.llvm.pooling import dispatch as pooling
+from striate.engine.llvm.pooling.nchw import LIMITS
+from striate.engine.llvm.winograd import backend as winograd_backend
+from striate.geometry import ConvShape, PoolShape
+
+_llvm, _winograd = LlvmBackend(), winograd_backend.WinogradBackend()
+#: Gradients that go back into one window's inputs must be this few, or there is nothing to save: 1 in 3.
+_SPARSE = 3
+#: Input channels up to which nothing computes planes quicker than the kernel that pools as well.
+_MOST_CHANNELS = 32
+#: Tiles that a kernel of this geometry would write out one by one, at most.
+_MOST_TILES = 64
+#: Vectors of a tile from which what is loaded beside weights doesn't count for much.
+_WORTH = 4
+
+
+@lru_cache(maxsize=1024)
+def _refusal(shape: ConvShape, pool: PoolShape, activation: str, dtype: torch.dtype, device: str) -> str | None:
+    if activation not in LIMITS:
+        return f"has no kernels that clamp as {activation} does"
+    for problem, open_ in (
+        (shape, Pass.INPUT_GRAD),
+        (shape, Pass.WEIGHT_GRAD),
+        (pool, Pass.OUTPUT),
+    ):
+        refused = _llvm.refusal(problem, open_, dtype, device)
+        if refused is not None:
+            return refused
+    if pool.kind != "max":
+        return "has kernels for maxima"
+    if shape.groups > 1:
+        return "has kernels for one group of channels"
+    if shape.dilation[-1] > 1:
+        return "reads rows of taps that lie side by side, undilated"
+    if torch.Size(pool.stride).numel() < _SPARSE:
+        return "windows that lie so close leave few zeros"
+    if len(conv_pool_kernels.weight_rows(shape).tiles()) > _MOST_TILES:
+        return f"writes tiles out one by one, up to {_MOST_TILES}"
+    return None
+
+
+def refusal(shape: ConvShape, pool: PoolShape, activation: str, dtype: torch.dtype, device: str) -> str | None:
+    """Why the block isn't computed as one, or None if it is."""
+    if fixed() not in (None, "llvm"):
+        return "another backend has been fixed"
+    return _refusal(shape, pool, activation, dtype, device)
+
+
+#: What gives the pooled map and its positions from input, weight and bias.
+Maximum = Callable[[Tensor, Tensor, "Tensor | None"], tuple[Tensor, Tensor]]
+
+
+def maximum(
+    shape: ConvShape,
+    pool: PoolShape,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str,
+    channels_last: bool,
+    apart: Callable[[Tensor, Tensor, Tensor | None, bool], Tensor],
+    local: bool,
+) -> Maximum:
+    """What gives the pooled map and its positions, -1 where the activation lets no gradient back, from operands that
+    lie in memory as these do.
+
+    ``apart`` computes the map before pooling by itself, in channels_last or not, and ``local`` or not as
+    :class:`striate.engine.Backend` says.
+    """
+
+    by_winograd = not local and not fixed() and winograd_backend.pools(shape, pool)
+    # Winograd's convolution makes interleaved maps; of these the pooled one is the least to put in order.
+    between = channels_last or by_winograd
+
+    def one_by_one(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        values, positions = pooling.maximum(pool, apart(input, weight, bias, between), activation)
+        # Nobody but the way back sees positions, which goes on in their layout.
+        return laid_out(values, channels_last), positions
+
+    def transformed(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        values, positions = winograd_backend.maximum(shape, pool, activation, input, weight, bias)
+        return laid_out(values, channels_last), positions
+
+    # The first one unless another is quicker. Direct sums that aren't quick enough to pool at once aren't either apart.
+    ways: dict[str, Callable[[], Maximum]] = {"apart": lambda: one_by_one}
+    if not channels_last and shape.in_channels <= _MOST_CHANNELS and conv_pool_kernels.joins(pool):
+        ways = {"pooled": partial(conv_pool_kernels.maximum, shape, pool, input, weight, bias, activation)}
+    (best,) = ways
+    if by_winograd:
+        ways["transformed"] = lambda: transformed
+        if _winograd.recommends(shape, Pass.OUTPUT, channels_last):
+            best = "transformed"
+        if tuning.measuring():
+            operands = (input, weight, bias)
+            best = _quickest(ways, Pass.OUTPUT, shape, pool, activation or "linear", channels_last, operands)
+    return ways[best]()
+
+
+def _quickest(
+    ways: Mapping[str, Callable[[], Callable[..., object]]],
+    open_: Pass,
+    shape: ConvShape,
+    pool: PoolShape,
+    word: str,
+    channels_last: bool,
+    operands: tuple[Tensor | None, ...],
+) -> str:
+    """Of several ways of computing a pass of the block the quickest, as measured; the first unless it is beaten.
+
+    A way is made when it is measured: where times are known, no kernel is compiled for those that aren't taken.
+    """
+    words = (*str(shape).split()[2:], *str(pool).split()[2:], word)
+    line = tuning.Line("conv_max_pool", shape.input_shape, words)
+    question = tuning.Question(line, open_, torch.float32, "cpu", channels_last, torch.get_num_threads())
+
+    def run(way: Callable[[], Callable[..., object]]) -> Callable[[], object]:
+        made = cache(way)
+        return lambda: made()(*operands)
+
+    times = tuning.measure(question, {name: run(way) for name, way in ways.items()})
+    return tuning.fastest(times, list(ways))
+
+
+spread = pooling.maximum_grad
+weight_grad = conv_pool_kernels.weight_grad
+
+
+def input_grad(
+    shape: ConvShape,
+    pool: PoolShape,
+    weight: Tensor,
+    grad: Tensor,
+    positions: Tensor,
+    channels_last: bool,
+    whole: Callable[[Tensor, Tensor, Tensor], Tensor],
+    local: bool,
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """What gives the input's gradient from weight, gradient and positions that lie in memory as these do.
+
+    ``whole`` computes it through the gradient of the whole map, ``local`` or not as :class:`striate.engine.Backend`
+    says.
+    """
+    rows = conv_pool_kernels.input_rows(shape)
+    if len(rows.tiles()) > _MOST_TILES:
+        return whole
+    few = rows.rows_together * rows.vectors_together < min(_WORTH, rows.count * rows.vectors)
+    lists = partial(conv_pool_kernels.input_grad, shape, pool, weight, grad, positions, channels_last)
+    ways: dict[str, Callable[[], Callable[[Tensor, Tensor, Tensor], Tensor]]] = {"lists": lists, "whole": lambda: whole}
+    best = "whole" if few else "lists"
+    if tuning.measuring() and not fixed():
+        word = "local" if local else "any"
+        best = _quickest(ways, Pass.INPUT_GRAD, shape, pool, word, channels_last, (weight, grad, positions))
+    return ways[best]()

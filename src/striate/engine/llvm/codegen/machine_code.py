@@ -1,0 +1,111 @@
+"""From IR to something that can be called, and a cache of machine code on disk.
+
+An entry of the cache is a file named by the SHA-256 of everything its code depends on. It starts with the SHA-256 of
+the code, so an entry that was cut off, or was never one, is told before LLVM sees it, and built again. Entries are
+written beside their place and moved there, so that another process finds a whole one or none. A folder that can't be
+read or written costs compiling again and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import threading
+from functools import cache
+from typing import Any, Final
+
+import llvmlite.binding as llvm
+
+from striate.engine import cache as kept_on_disk
+from striate.engine.llvm.codegen.isa import Isa
+
+#: Changes when the way from IR to code changes without the IR doing so.
+_RECIPE: Final = "1"
+_lock = threading.Lock()
+_libraries: list[Any] = []
+
+
+@cache
+def _prepare() -> None:
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+
+
+def target(isa: Isa) -> Any:
+    """LLVM's description of the machine to generate for; for any but the host's family, a Linux one."""
+    _prepare()
+    own = llvm.get_process_triple()
+    family = own.split("-")[0].replace("arm64", "aarch64")
+    triple = own if family == isa.triple else f"{isa.triple}-unknown-linux-gnu"
+    return llvm.Target.from_triple(triple).create_target_machine(
+        cpu=isa.cpu, features=isa.features, opt=3, reloc="pic", codemodel="small"
+    )
+
+
+def _optimised(ir: str, isa: Isa) -> tuple[Any, Any]:
+    """LLVM's target machine, and the module after LLVM's optimisation passes."""
+    machine = target(isa)
+    module = llvm.parse_assembly(ir)
+    module.triple, module.data_layout = machine.triple, str(machine.target_data)
+    module.verify()
+    # Kernels are unrolled and vectorised as generated; LLVM doing it once more makes them longer, not faster.
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    options.loop_unrolling = options.slp_vectorization = options.loop_vectorization = False
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    return machine, module
+
+
+def to_object(ir: str, isa: Isa) -> bytes:
+    """Machine code of a module, as an object file's bytes."""
+    machine, module = _optimised(ir, isa)
+    code: bytes = machine.emit_object(module)
+    return code
+
+
+def to_assembly(ir: str, isa: Isa) -> str:
+    """The machine code of :func:`to_object` as text, for reading."""
+    machine, module = _optimised(ir, isa)
+    text: str = machine.emit_assembly(module)
+    return text
+
+
+def key(ir: str, isa: Isa) -> str:
+    """The name of a module's code: a digest of all that decides it."""
+    version = ".".join(map(str, llvm.llvm_version_info))
+    return hashlib.sha256("\0".join([_RECIPE, version, isa.name, isa.cpu, isa.features, ir]).encode()).hexdigest()
+
+
+def code(ir: str, isa: Isa) -> bytes:
+    """Machine code of a module, from the cache or into it."""
+    entry = f"{key(ir, isa)}.o"
+    kept = kept_on_disk.read(entry) or b""
+    digest, body = kept[:32], kept[32:]
+    # An entry that was cut off, or was never one, is told before LLVM sees it.
+    if body and hashlib.sha256(body).digest() == digest:
+        return body
+    made = to_object(ir, isa)
+    kept_on_disk.write(entry, hashlib.sha256(made).digest() + made)
+    return made
+
+
+@cache
+def _linker() -> Any:
+    _prepare()
+    # One module for all kernels of a process would tie their lifetimes; one linker holds many libraries.
+    machine = llvm.Target.from_default_triple().create_target_machine(reloc="pic", codemodel="small")
+    # The older linker maps code and constants apart, and stops the process where they come to lie more than 2 GiB from
+    # each other: in one that maps much memory.
+    return llvm.create_lljit_compiler(machine, use_jit_link=sys.platform != "win32")
+
+
+def link(ir: str, isa: Isa, symbols: tuple[str, ...]) -> tuple[int, ...]:
+    """Addresses of a module's functions. They stay valid as long as the process lives."""
+    body = code(ir, isa)
+    with _lock:
+        builder = llvm.JITLibraryBuilder().add_object_img(body).add_current_process()
+        for symbol in symbols:
+            builder.export_symbol(symbol)
+        library = builder.link(_linker(), f"striate{len(_libraries)}")
+        _libraries.append(library)
+    return tuple(library[symbol] for symbol in symbols)

@@ -1,0 +1,335 @@
+"""Kernels in a row on memory of their own, walked by one native call; and between them calls of PyTorch's operators.
+
+    on every thread
+        for every step
+            if this thread is one of the step's: its share of the step's items
+            wait for the others, if this step or the next one has more threads than one
+
+Threads are started once for the whole walk, and what lies between two kernels is a barrier instead of Python. A step
+that is too small to be shared runs on the first thread; one small step after the other needs no barrier between.
+
+Buffers live from the first step that names them to the last. Those that live at the same time lie side by side in one
+arena, others on top of each other, so that a small network's numbers stay in the caches. The arena is lent for each
+call (memory/arenas.py), mostly the same one again: its addresses are written into the tables when it is another one,
+those of the inputs and results at every call.
+
+What has no kernel is a foreign step (:class:`Foreign`): an operator of PyTorch's on tensors over the program's
+memory. Its results are tensors of PyTorch's own, whose addresses are written into the tables of the kernels that
+follow. Kernels between two foreign steps are one walk.
+
+Source of the order in which buffers find their places, the largest first: Pisarchyk & Lee, "Efficient memory management
+for deep neural net inference", 2020 (arXiv:2001.03288), section 5.2.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from striate.engine.llvm.codegen import launch, machine_code
+from striate.engine.llvm.codegen.ir import LINE
+from striate.engine.llvm.codegen.isa import Isa
+from striate.engine.llvm.codegen.launch import Kernel
+from striate.engine.llvm.memory.arenas import Arena
+
+# The header of a program's table: OpenMP's three functions and the number of steps; then for every step four words,
+# its kernel's part function, its table, its threads, and whether the others are waited for after it.
+_HEADER, _ENTRY = 4, 4
+
+_WALKER = """
+define internal void @steps(ptr %table, i64 %thread, i64 %threads) nounwind {
+entry:
+  %barrier.place = getelementptr i64, ptr %table, i64 2
+  %barrier = load ptr, ptr %barrier.place
+  %count.place = getelementptr i64, ptr %table, i64 3
+  %count = load i64, ptr %count.place
+  br label %test
+test:
+  %step = phi i64 [ 0, %entry ], [ %next, %done ]
+  %more = icmp slt i64 %step, %count
+  br i1 %more, label %body, label %end
+body:
+  %scaled = mul i64 %step, 4
+  %offset = add i64 %scaled, 4
+  %entry.place = getelementptr i64, ptr %table, i64 %offset
+  %part = load ptr, ptr %entry.place
+  %own.place = getelementptr i64, ptr %entry.place, i64 1
+  %own = load ptr, ptr %own.place
+  %wanted.place = getelementptr i64, ptr %entry.place, i64 2
+  %wanted = load i64, ptr %wanted.place
+  %shared = call i64 @llvm.smin.i64(i64 %wanted, i64 %threads)
+  %mine = icmp slt i64 %thread, %shared
+  br i1 %mine, label %work, label %wait
+work:
+  call void %part(ptr %own, i64 %thread, i64 %shared)
+  br label %wait
+wait:
+  %waits.place = getelementptr i64, ptr %entry.place, i64 3
+  %waits = load i64, ptr %waits.place
+  %asked = icmp ne i64 %waits, 0
+  %several = icmp sgt i64 %threads, 1
+  %stop = and i1 %asked, %several
+  br i1 %stop, label %together, label %done
+together:
+  call void %barrier()
+  br label %done
+done:
+  %next = add i64 %step, 1
+  br label %test
+end:
+  ret void
+}
+
+declare i64 @llvm.smin.i64(i64, i64)
+
+define void @alone(ptr %table) nounwind {
+  call void @steps(ptr %table, i64 0, i64 1)
+  ret void
+}
+
+define void @walk(ptr %table) nounwind {
+  %which = load ptr, ptr %table
+  %place = getelementptr i64, ptr %table, i64 1
+  %many = load ptr, ptr %place
+  %thread = call i32 %which()
+  %threads = call i32 %many()
+  %thread.wide = sext i32 %thread to i64
+  %threads.wide = sext i32 %threads to i64
+  call void @steps(ptr %table, i64 %thread.wide, i64 %threads.wide)
+  ret void
+}
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Buffer:
+    """So many numbers, wherever the program puts them."""
+
+    numbers: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """A kernel with its arguments, in which a buffer stands for its address. ``name`` says what it computes."""
+
+    name: str
+    kernel: Kernel
+    items: int
+    threads: int
+    words: Sequence[int | Buffer]
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor of a foreign step: a buffer, seen with a shape and strides, from a number on."""
+
+    buffer: Buffer
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    start: int = 0
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """An operator of PyTorch's. In its arguments operands stand for tensors.
+
+    ``results``: of each tensor that it makes the buffer, with the shape and the strides that others count on; None for
+    those that nobody uses. ``copied``: whether they lie in an operand's memory, from where they are copied.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    results: tuple[Operand | None, ...]
+    copied: bool = False
+
+    @property
+    def operands(self) -> list[Operand]:
+        return [each for each in tree_leaves((self.args, self.kwargs)) if isinstance(each, Operand)]
+
+
+class Program:
+    """Steps made ready to run, on ``threads`` threads at most; every call passes ``sources`` and ``results``."""
+
+    def __init__(
+        self,
+        steps: Sequence[Step | Foreign],
+        sources: Sequence[Buffer],
+        results: Sequence[Buffer],
+        isa: Isa,
+        threads: int,
+    ) -> None:
+        self.steps = tuple(steps)
+        kernels = [step for step in steps if isinstance(step, Step)]
+        foreign = [step for step in steps if isinstance(step, Foreign)]
+        passed = [*sources, *results]
+        made = [each.buffer for step in foreign for each in step.results if each is not None]
+        self.numbers, self._offsets = arranged(steps, {*passed, *made})
+        openmp = launch.openmp()
+        self.threads = 1 if openmp is None else min(threads, max((step.threads for step in kernels), default=1))
+        flat: list[int] = []
+        starts: list[int] = []
+        places: dict[Buffer, list[int]] = {buffer: [] for buffer in (*passed, *made)}
+        #: Words that hold an address in the arena, each with its distance in bytes from the arena's first number.
+        self._inside: list[tuple[int, int]] = []
+        for step in kernels:
+            starts.append(len(flat))
+            flat += [0, 0, step.items]
+            for word in step.words:
+                if isinstance(word, int):
+                    flat.append(word)
+                    continue
+                if word in places:
+                    places[word].append(len(flat))
+                else:
+                    self._inside.append((len(flat), 4 * self._offsets[word]))
+                flat.append(0)
+        self._words, self._base = array("q", flat), 0
+        self._buffers, self._places = passed, places
+        #: Whether operators of PyTorch's make it, for each of the results.
+        self.foreign_results = [buffer in made for buffer in results]
+        own = self._words.buffer_info()[0]
+        header = [openmp.which, openmp.many, openmp.barrier] if openmp is not None else [0, 0, 0]
+        tables = iter([own + 8 * start for start in starts])
+        self._header = header
+        self._walks: list[array[int] | Foreign] = []
+        #: After which walk a tensor of PyTorch's is needed no longer.
+        last: dict[Buffer, int] = {}
+        for is_foreign, some in itertools.groupby(steps, lambda step: isinstance(step, Foreign)):
+            group = list(some)
+            if not is_foreign:
+                self._walks.append(self._table([each for each in group if isinstance(each, Step)], tables))
+            for one in group:
+                if isinstance(one, Foreign):
+                    self._walks.append(one)
+                    last |= {each.buffer: len(self._walks) - 1 for each in one.results if each is not None}
+                last |= {each: len(self._walks) - 1 for each in named(one) if each in last}
+        self._over: list[list[Buffer]] = [[] for _ in self._walks]
+        for buffer, at in last.items():
+            if buffer not in passed:
+                self._over[at].append(buffer)
+        only = self._walks[0] if len(self._walks) == 1 else None
+        self._whole = None if isinstance(only, Foreign) else only
+        self._start = None if openmp is None else openmp.start
+        self._alone, self._walk = _walker(isa)
+
+    def _table(self, steps: list[Step], tables: Iterator[int]) -> array[int]:
+        entries = []
+        for step, following in itertools.zip_longest(steps, steps[1:]):
+            waits = following is not None and max(step.threads, following.threads) > 1
+            entries += [step.kernel.part, next(tables), step.threads, int(waits)]
+        return array("q", [*self._header, len(steps), *entries])
+
+    def __call__(self, passed: list[Tensor | None], arena: Arena, alone: bool = False) -> None:
+        """Runs all steps, ``alone`` on one thread. One call at a time.
+
+        ``passed``: sources and results, in their order; None for results that operators of PyTorch's make, which are
+        put there. ``arena``: memory for ``numbers`` numbers.
+        """
+        words = self._words
+        if arena.address != self._base:
+            for place, offset in self._inside:
+                words[place] = arena.address + offset
+            self._base = arena.address
+        for buffer, tensor in zip(self._buffers, passed, strict=True):
+            if tensor is not None:
+                address = tensor.data_ptr()
+                for place in self._places[buffer]:
+                    words[place] = address
+        together = not alone and self._start is not None and min(self.threads, launch.threads()) > 1
+        if self._whole is not None:
+            self._run(self._whole, together)
+            return
+        known = {buffer: each for buffer, each in zip(self._buffers, passed, strict=True) if each is not None}
+        for walk, over in zip(self._walks, self._over, strict=True):
+            if isinstance(walk, Foreign):
+                self._call(walk, known, arena)
+            else:
+                self._run(walk, together)
+            for buffer in over:
+                del known[buffer]
+        passed[:] = [known[buffer] for buffer in self._buffers]
+
+    def _run(self, table: array[int], together: bool) -> None:
+        if together and self._start is not None:
+            self._start(self._walk, table.buffer_info()[0], self.threads, 0)
+        else:
+            self._alone(table.buffer_info()[0])
+
+    def _call(self, step: Foreign, known: dict[Buffer, Tensor], arena: Arena) -> None:
+        """Calls an operator of PyTorch's. Its results join the tensors that are known."""
+
+        def tensor(operand: Operand) -> Tensor:
+            held = known.get(operand.buffer)
+            if held is not None:
+                start = held.storage_offset() + operand.start
+                return held.as_strided(operand.shape, operand.stride, start)
+            start = (arena.address - arena.memory.data_ptr()) // 4 + self._offsets[operand.buffer] + operand.start
+            return arena.memory.as_strided(operand.shape, operand.stride, start)
+
+        args, kwargs = tree_map_only(Operand, tensor, (step.args, step.kwargs))
+        made = [each for each in tree_leaves(step.function(*args, **kwargs)) if isinstance(each, Tensor)]
+        for result, wanted in zip(made, step.results, strict=True):
+            if wanted is None:
+                continue
+            if step.copied or result.stride() != wanted.stride:
+                # PyTorch is free in how its results lie; what follows was made for one way.
+                result = torch.empty_strided(wanted.shape, wanted.stride, dtype=result.dtype).copy_(result)
+            known[wanted.buffer] = result
+            for place in self._places[wanted.buffer]:
+                self._words[place] = result.data_ptr()
+
+
+def named(step: Step | Foreign) -> list[Buffer]:
+    """The buffers that a step reads, and those that a kernel writes."""
+    if isinstance(step, Foreign):
+        return [each.buffer for each in step.operands]
+    return [word for word in step.words if isinstance(word, Buffer)]
+
+
+def arranged(steps: Sequence[Step | Foreign], elsewhere: set[Buffer]) -> tuple[int, dict[Buffer, int]]:
+    """How many numbers an arena needs, and where in it every buffer lies that isn't elsewhere."""
+    lives: dict[Buffer, tuple[int, int]] = {}
+    for at, step in enumerate(steps):
+        for buffer in named(step):
+            if buffer not in elsewhere:
+                lives[buffer] = (lives.get(buffer, (at, at))[0], at)
+    offsets: dict[Buffer, int] = {}
+    total = 0
+    for buffer in sorted(lives, key=lambda each: -each.numbers):
+        first, last = lives[buffer]
+        taken = sorted(
+            (offsets[other], offsets[other] + _rounded(other.numbers))
+            for other in offsets
+            if lives[other][0] <= last and first <= lives[other][1]
+        )
+        offset = 0
+        for start, stop in taken:
+            if offset + _rounded(buffer.numbers) <= start:
+                break
+            offset = max(offset, stop)
+        offsets[buffer] = offset
+        total = max(total, offset + _rounded(buffer.numbers))
+    return total, offsets
+
+
+def _rounded(numbers: int) -> int:
+    """Whole lines of the cache: no two threads write into the same line of two buffers."""
+    return -(-numbers // LINE) * LINE
+
+
+@cache
+def _walker(isa: Isa) -> tuple[ctypes._CFunctionType, int]:
+    """What walks on the calling thread, and the address of what every one of several threads walks."""
+    alone, walk = machine_code.link(_WALKER, isa, ("alone", "walk"))
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(alone), walk

@@ -1,0 +1,178 @@
+"""Convolution of channels last (NHWC): lanes over channels. Outputs, and input gradients of stride 1.
+
+Depthwise convolutions have kernels of their own (nhwc_depthwise.py).
+
+    for every item: a share of the output channels, an image n, a block of output rows, a span of their columns
+        copy the block's input rows with zeros for padding: packed[row][column][channel]
+        for every V vectors of the share's channels, for every row of the block, for every P columns of the span
+            total[P][V] = bias[V]
+            for every kernel row i, for every kernel column j, for every input channel c
+                total[p][v] += packed[row(i), column(p, j), c] * weight[i, j, c, v]
+            (where columns aren't dilated j and c are one loop over numbers that lie side by side)
+            write the epilogue of total (see functions/activations.py) to y[n, row, column p, channels v]
+
+An input is one number for all lanes and a weight one vector for all P columns. P * V totals, V weights and an input
+have to fit the registers. Where a row doesn't end with a tile, the last one starts earlier and writes a few columns
+again.
+
+Where no window reaches beyond the image rows are read where they lie (``direct``) instead of being copied.
+
+Only tile, epilogue, way of reading and the number of channels in a last vector that isn't full are generated. Kernel,
+stride, dilation and all sizes are passed: with the channels innermost the loops over taps cost next to nothing, so one
+piece of code serves every geometry.
+
+Packed weight: [V vectors of channels] of [V * lanes] biases and [kernel row][kernel column][C_in][V * lanes].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from striate.engine.llvm.codegen.ir import Function, Number, Pointer, Variable
+from striate.engine.llvm.codegen.isa import Isa
+from striate.engine.llvm.functions.epilogue import PLAIN, Epilogue
+from striate.engine.llvm.memory.rows import pack_row
+
+
+@dataclass(frozen=True)
+class ChannelTile:
+    """What stays in registers: P columns of V vectors of channels."""
+
+    columns: int
+    vectors: int
+
+    @classmethod
+    @cache
+    def choose(cls, isa: Isa, channels: int, width: int) -> ChannelTile:
+        """The tile that should cost the fewest cycles for ``channels`` output channels and rows of ``width``."""
+        across = -(-channels // isa.lanes)
+        best: tuple[float, ChannelTile] | None = None
+        for vectors in range(1, min(across, isa.registers) + 1):
+            for columns in range(1, min(width, isa.registers) + 1):
+                totals = columns * vectors
+                if totals > isa.tile(vectors + 1):
+                    break
+                # See nchw.Tile for the cost.
+                loads = vectors + columns
+                cost = max(totals, loads, 8) / 2 + 0.1 * loads
+                cost *= -(-across // vectors) * -(-width // columns)
+                if best is None or cost < best[0] - 1e-9:
+                    best = (cost, cls(columns, vectors))
+        assert best is not None
+        return best[1]
+
+
+class Block:
+    """A block of interleaved rows and the problem it belongs to; sizes are the kernel's arguments, in this order."""
+
+    def __init__(self, f: Function, x: Pointer, scratch: Pointer) -> None:
+        self.f, self.x, self.scratch = f, x, scratch
+        self.kernel_rows, self.kernel_columns = f.size(), f.size()
+        self.row_stride, self.column_stride = f.size(), f.size()
+        self.row_before, self.column_before = f.size(), f.size()
+        self.row_dilation, self.column_dilation = f.size(), f.size()
+        self.inner, self.outer = f.size(), f.size()
+        self.height, self.width, self.out_height, self.out_width = f.size(), f.size(), f.size(), f.size()
+        self.x_image, self.x_row = f.size(), f.size()
+        self.block, self.blocks, self.deep, self.row_size, self.scratch_size = (f.size() for _ in range(5))
+
+    def pack(self, item: Number) -> tuple[Pointer, Number, Number, Number]:
+        """Copies an item's input rows; where they are, the image, and the output rows from and to."""
+        f = self.f
+        image, start, stop = self.rows(item)
+        packed = self.scratch + f.thread * self.scratch_size
+        top = start * self.row_stride - self.row_before
+        with f.loop(0, self.deep) as row:
+            source, target = top + row, packed + row * self.row_size
+            there = f.both(f.less(-1, source), f.less(source, self.height))
+            with f.when(there):
+                line = self.x + (image * self.x_image + source * self.x_row)
+                before = self.column_before * self.inner
+                pack_row(f, 1, before, line, self.width * self.inner, target, self.row_size, f.zeros())
+            with f.when(f.negation(there)), f.loop(0, self.row_size, f.lanes) as place:
+                f.store(f.zeros(), target + place)
+        return packed, image, start, stop
+
+    def rows(self, item: Number) -> tuple[Number, Number, Number]:
+        """An item's image, and its output rows from and to."""
+        start = (item % self.blocks) * self.block
+        return item // self.blocks, start, self.f.smaller(start + self.block, self.out_height)
+
+    def find(self, item: Number) -> tuple[Pointer, Number, Number, Number]:
+        """Like :meth:`pack` of input rows that are read where they lie, one after the other."""
+        image, start, stop = self.rows(item)
+        top = start * self.row_stride - self.row_before
+        corner = image * self.x_image + top * self.x_row - self.column_before * self.inner
+        return self.x + corner, image, start, stop
+
+
+@dataclass
+class _Generator:
+    f: Function
+    tile: ChannelTile
+    epilogue: Epilogue
+    direct: bool
+    rest: int
+
+    def emit(self) -> None:
+        f, tile = self.f, self.tile
+        x, self.weight, y = f.pointer(), f.pointer(), f.pointer()
+        added = f.pointer() if self.epilogue.adds else None
+        block = self.block = Block(f, x, x if self.direct else f.pointer())
+        share, places, span, spans = f.size(), f.size(), f.size(), f.size()
+        self.runs, self.run = f.size(), f.size()
+        group = tile.vectors * f.lanes
+        self.weight_size = (block.kernel_rows * block.kernel_columns * block.inner + 1) * group
+        self.pitch = block.x_row if self.direct else block.row_size
+        with f.loop(f.first, f.last) as item:
+            channels, place = (item // places) * share, item % places
+            lines, image, start, stop = (block.find if self.direct else block.pack)(place // spans)
+            left = (place % spans) * span
+            right = f.smaller(left + span, block.out_width)
+            with (
+                f.loop(channels, f.smaller(channels + share, block.outer), group) as first,
+                f.loop(start, stop) as row,
+            ):
+                offset = (image * block.out_height + row) * block.out_width * block.outer + first
+                line = lines + (row - start) * block.row_stride * self.pitch
+                with f.loop(left, right, tile.columns) as next_:
+                    column = f.smaller(next_, block.out_width - tile.columns)
+                    self._tile(line, y + offset, None if added is None else added + offset, first, column)
+
+    def _tile(self, lines: Pointer, out: Pointer, added: Pointer | None, first: Number, column: Number) -> None:
+        f, tile, block = self.f, self.tile, self.block
+        group = tile.vectors * f.lanes
+        weights = self.weight + first // group * self.weight_size
+        totals: dict[tuple[int, int], Variable] = {}
+        for v in range(tile.vectors):
+            bias = f.load(weights + v * f.lanes)
+            for p in range(tile.columns):
+                totals[p, v] = f.variable(bias)
+        step = block.column_stride * block.inner
+        with f.loop(0, block.kernel_rows) as i, f.loop(0, self.runs) as j:
+            place = (column * block.column_stride + j * block.column_dilation) * block.inner
+            seen = lines + (i * block.row_dilation * self.pitch + place)
+            with f.loop(0, self.run) as c:
+                factors = weights + ((i * self.runs + j) * self.run + c + 1) * group
+                held = [f.load(factors + v * f.lanes) for v in range(tile.vectors)]
+                for p in range(tile.columns):
+                    value = f.broadcast(seen + p * step + c)
+                    for v in range(tile.vectors):
+                        totals[p, v].set(f.fma(value, held[v], totals[p, v].get()))
+        for p in range(tile.columns):
+            # The last tile may reach beyond the channels; what was summed there is dropped.
+            offset = (column + p) * block.outer
+            here = None if added is None else added + offset
+            made = [totals[p, v].get() for v in range(tile.vectors)]
+            self.epilogue.store_row(f, made, out + offset, here, block.outer - first, self.rest)
+
+
+def generate(isa: Isa, tile: ChannelTile, epilogue: Epilogue = PLAIN, direct: bool = False, rest: int = 0) -> Function:
+    """The kernel; its arguments in the order in which they are asked for above.
+
+    ``rest`` is the number of channels in a last vector that isn't full.
+    """
+    f = Function("nhwc_output", isa)
+    _Generator(f, tile, epilogue, direct, rest).emit()
+    return f

@@ -1,0 +1,421 @@
+"""Sums over windows, which outputs and input gradients are: which kernel, with which tile, over which items.
+
+Channels side by side in memory get lanes over channels, planes get lanes along the width. All that follows from sizes
+is worked out once for a problem; a call fills in addresses.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from striate.engine import fresh
+from striate.engine.llvm.codegen import launch
+from striate.engine.llvm.codegen.ir import LINE
+from striate.engine.llvm.codegen.isa import Isa, second_level_cache, the_isa
+from striate.engine.llvm.codegen.launch import Kernel, Start
+from striate.engine.llvm.convolution import nchw, nhwc, nhwc_depthwise, nhwc_grouped
+from striate.engine.llvm.convolution.nchw import Tile
+from striate.engine.llvm.convolution.nhwc import ChannelTile
+from striate.engine.llvm.convolution.nhwc_depthwise import Columns
+from striate.engine.llvm.convolution.nhwc_grouped import GroupTile
+from striate.engine.llvm.functions.epilogue import PLAIN, Epilogue
+from striate.engine.llvm.memory.relayout import laid_out
+from striate.engine.llvm.memory.rows import Axis
+from striate.engine.llvm.memory.views import planes, rounded
+from striate.engine.llvm.memory.weights import Packing, Weights, packing
+
+#: Numbers that a block's packed rows may take: half of a second-level cache.
+BLOCK = second_level_cache() // 8
+#: Numbers of a row that a span may take, half of a first-level cache, and positions that reading weights is worth.
+_SPAN, _LEAST_SPAN = 1 << 12, 24
+#: Columns of a depthwise output up to which copying it to channels_last and back was worth it.
+_NARROW = 16
+#: Columns up to which all of a depthwise window's are written out.
+_WRITTEN_OUT = 32
+_FORMATS = {False: torch.contiguous_format, True: torch.channels_last}
+
+
+@cache
+def _output_kernel(isa: Isa, rows: Axis, columns: Axis, tile: Tile, across: bool) -> Kernel:
+    return Kernel(nchw.generate(isa, rows, columns, tile, across), isa)
+
+
+@cache
+def _channel_kernel(isa: Isa, tile: ChannelTile, epilogue: Epilogue, direct: bool, rest: int) -> Kernel:
+    return Kernel(nhwc.generate(isa, tile, epilogue, direct, rest), isa)
+
+
+@cache
+def _grouped_kernel(isa: Isa, tile: GroupTile, epilogue: Epilogue, rests: tuple[int, ...]) -> Kernel:
+    return Kernel(nhwc_grouped.generate(isa, tile, epilogue, rests), isa)
+
+
+@cache
+def _depthwise_kernel(
+    isa: Isa,
+    rows: Axis,
+    columns: Axis,
+    width: int,
+    backwards: bool,
+    epilogue: Epilogue,
+    widths: tuple[int, int] | None,
+) -> Kernel:
+    tile = Columns.choose(isa, columns, width, backwards)
+    return Kernel(nhwc_depthwise.generate(isa, rows, columns, tile.together, backwards, epilogue, widths), isa)
+
+
+def suits_nhwc(x: Tensor, sizes: Sequence[int]) -> bool:
+    """Whether channels lie side by side and are enough, or in groups, to put lanes over them.
+
+    ``sizes`` are those of :class:`Weights`.
+    """
+    groups, outer, inner = sizes[:3]
+    channels = x.shape[1]
+    enough = True
+    if groups == 1 or outer == inner == 1:
+        enough = groups * outer >= 4
+    return enough and channels > 1 and x.stride(1) == 1 and x.stride(3) == channels
+
+
+def is_narrow(sizes: Sequence[int], width: int) -> bool:
+    """Whether depthwise windows over rows of this width are worth two copies to have lanes over channels."""
+    groups, outer, inner = sizes[:3]
+    return outer == inner == 1 and groups >= 2 * the_isa().lanes and width <= _NARROW
+
+
+def narrow(size: tuple[int, int], outputs: tuple[int, int]) -> tuple[int, int] | None:
+    """The widths of maps that are so narrow that depthwise kernels are worth writing for these alone."""
+    return (size[1], outputs[1]) if max(size[1], outputs[1]) <= _WRITTEN_OUT else None
+
+
+def lies_across(x: Tensor, sizes: Sequence[int], width: int, columns: Axis) -> bool:
+    """Whether planar kernels can pack channels that lie side by side, for ``width`` columns: see ``pack_across``."""
+    groups, channels, lanes = sizes[0], x.shape[1], the_isa().fitting(width).lanes
+    side_by_side = x.stride(1) == 1 and x.stride(3) == channels
+    if not side_by_side or not groups == columns.stride == 1 or channels % lanes:
+        return False
+    seen = min(x.shape[3], columns.pitch(width, lanes) - columns.before)
+    return seen - max(0, -columns.before) >= lanes
+
+
+def readable(x: Tensor, sizes: Sequence[int], width: int, columns: Axis) -> Tensor:
+    """The operand as a kernel reads it for ``width`` columns of windows; itself, where it lies so."""
+    if is_narrow(sizes, width):
+        x = laid_out(x, True)
+    return x if suits_nhwc(x, sizes) or lies_across(x, sizes, width, columns) else planes(x)
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """What a sum comes to once sizes are known, but for the addresses: looked up, it costs nothing again."""
+
+    kernel: Kernel
+    channels: int  #: output channels of a block of packed weights
+    items: int
+    threads: int
+    scratch: int
+    before: list[int]  #: the kernel's words up to the operand's strides
+    after: list[int]
+    together: int = 1  #: groups of several channels that share a block of packed weights
+
+    def words(self, x: Any, weight: Any, y: Any, scratch: Any, strides: Sequence[int], added: Any = None) -> list[Any]:
+        """The kernel's arguments, from addresses or from what will be addresses."""
+        pointers = [x, weight, y] if added is None else [x, weight, y, added]
+        if self.scratch:
+            pointers.append(scratch)
+        return [*pointers, *self.before, *strides, *self.after]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A sum as it is called: its weights are packed, its result gets memory, and its kernel the addresses."""
+
+    pack: Packing
+    start: Start
+    shape: tuple[int, ...]
+    layout: tuple[int, ...]  #: the result's strides
+    scratch: int  #: numbers: the packed weights, and behind them the kernel's own if it has any
+    own: int  #: bytes to these; 0 if it has none
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        y = fresh.empty_strided(self.shape, self.layout)  # half of what empty takes to work strides out
+        scratch = fresh.empty(self.scratch)
+        packed = scratch.data_ptr()
+        self.pack.fill(weight, bias, packed)
+        if self.own:
+            self.start(x.data_ptr(), packed, y.data_ptr(), packed + self.own)
+        else:
+            self.start(x.data_ptr(), packed, y.data_ptr())
+        return y
+
+    def of_rows(self) -> Prepared:
+        """With a result that has no axis for the one row of its planes."""
+        return replace(self, shape=(*self.shape[:2], self.shape[3]), layout=(*self.layout[:2], self.layout[3]))
+
+
+@lru_cache(maxsize=4096)
+def _prepared(
+    isa: Isa,
+    x_shape: tuple[int, ...],
+    x_strides: tuple[int, ...],
+    geometry: tuple[Any, ...],
+    biased: bool,
+    side_by_side: bool,
+    windows: tuple[Axis, Axis],
+    size: tuple[int, int],
+    backwards: bool,
+    across: bool,
+    threads: int,
+) -> Prepared:
+    """The sum over an operand of this shape and these strides, with weights that :class:`Weights` describes so."""
+    batch, _, *source = x_shape
+    groups, outer, inner = geometry[1][:3]
+    known = (windows, size, threads)
+    each = (isa, batch, groups, outer, inner, (source[0], source[1]), *known)
+    if backwards:
+        made = _depthwise_sum(isa, batch, groups, (source[0], source[1]), *known, True)
+    else:
+        made = nhwc_sum(*each) if side_by_side else nchw_sum(*each, across=across)
+    pack = packing(isa, *geometry, biased, made.channels, side_by_side, threads, made.together)
+    strides = (x_strides[0], x_strides[2]) if side_by_side else x_strides[:3]
+    shape = (batch, groups * outer, *size)
+    layout = torch.empty(shape, device="meta", memory_format=_FORMATS[side_by_side]).stride()
+    own = rounded(math.prod(pack.shape), LINE) if made.scratch else 0
+    start = made.kernel.start([*made.before, *strides, *made.after], 4 if own else 3, made.items, made.threads)
+    return Prepared(pack, start, shape, layout, own + made.scratch or math.prod(pack.shape), 4 * own)
+
+
+def prepared(
+    x: Tensor,
+    geometry: Sequence[Any],
+    biased: bool,
+    windows: tuple[Axis, Axis],
+    size: tuple[int, int],
+    backwards: bool = False,
+) -> Prepared:
+    """The sum over an operand that is :func:`readable`; ``geometry`` is all of :class:`Weights` but the tensor."""
+    side_by_side = suits_nhwc(x, geometry[1])
+    across = not side_by_side and lies_across(x, geometry[1], size[1], windows[1])
+    how = (x.shape, x.stride(), tuple(geometry), biased, side_by_side, windows, size, backwards, across)
+    return _prepared(the_isa(), *how, launch.threads())
+
+
+def summed(
+    x: Tensor, weights: Weights, bias: Tensor | None, windows: tuple[Axis, Axis], size: tuple[int, int]
+) -> Tensor:
+    """y[n, o] = bias[o] + sum over c, t of x[n, c, position(t)] * weight[g, o, c, t], ``size`` positions of it."""
+    x = readable(x, weights.sizes, size[1], windows[1])
+    tensor, *geometry = weights
+    return prepared(x, geometry, bias is not None, windows, size)(x, tensor, bias)
+
+
+@lru_cache(maxsize=4096)
+def nchw_sum(
+    isa: Isa,
+    batch: int,
+    groups: int,
+    outer: int,
+    inner: int,
+    size: tuple[int, int],
+    windows: tuple[Axis, Axis],
+    outputs: tuple[int, int],
+    threads: int,
+    apart: tuple[int, int] = (1, 1),
+    whole: tuple[int, int] | None = None,
+    missing: frozenset[tuple[int, int]] = frozenset(),
+    across: bool = False,
+) -> Sum:
+    """The sum on planes. ``apart``: results are so many rows and columns apart in planes of size ``whole``, and outer
+    channels are each plane's columns in between (see nchw.py). ``across``: of inputs that :func:`lies_across`.
+    """
+    rows, columns = windows
+    out_height, out_width = outputs
+    isa = isa.fitting(out_width)
+    tile = Tile.choose(isa, outer, windows, out_height, out_width, apart[1], missing)
+    tiles = -(-outer // tile.channels)
+    pitch = columns.pitch(out_width, isa.lanes)
+    line = inner * pitch * columns.stride
+    wanted = max(1, BLOCK // (line * rows.stride))
+    # With few images their blocks of rows are what threads share; a block repeats the rows that two blocks see.
+    if batch * groups < 4 * threads:
+        wanted = min(wanted, -(-out_height * batch * groups // (4 * threads)))
+    block = rounded(min(wanted, out_height), tile.rows)
+    blocks = -(-out_height // block)
+    deep = rows.span(block)
+    items = batch * blocks * groups
+    threads = min(threads, items)
+    y_height, y_width = whole or outputs
+    plane = y_height * y_width
+    after = [groups * outer // apart[1] * plane, plane, y_width * apart[0], block, blocks, deep, pitch, deep * line]
+    if apart[1] > 1:
+        after.append(y_width)
+    if across:
+        after.append(inner)
+    before = [inner, groups, tiles, outer, *size, *outputs]
+    scratch = threads * deep * line
+    kernel = _output_kernel(isa, rows, columns, tile, across)
+    return Sum(kernel, tile.channels, items, threads, scratch, before, after)
+
+
+@lru_cache(maxsize=4096)
+def nhwc_sum(
+    isa: Isa,
+    batch: int,
+    groups: int,
+    outer: int,
+    inner: int,
+    size: tuple[int, int],
+    windows: tuple[Axis, Axis],
+    outputs: tuple[int, int],
+    threads: int,
+    epilogue: Epilogue = PLAIN,
+) -> Sum:
+    """The sum with channels side by side, in the operand and in the result: dense (one group), depthwise or grouped."""
+    rows, columns = windows
+    if groups > 1 and inner == outer == 1:
+        return _depthwise_sum(isa, batch, groups, size, windows, outputs, threads, False, epilogue)
+    if groups > 1:
+        return _grouped_sum(isa, batch, groups, outer, inner, size, windows, outputs, threads, epilogue)
+    isa = isa.fitting(outer)
+    numbers = batch * size[0] * size[1] * inner, rows.kernel * columns.kernel * inner * outer
+    share = outer
+    if batch * outputs[0] < threads and numbers[1] > numbers[0]:
+        share = rounded(-(-outer // threads), isa.lanes)  # of the channels, since there is nothing else to share out
+    tile = ChannelTile.choose(isa, share, outputs[1])
+    together = tile.vectors * isa.lanes
+    each = (batch, inner, size, windows, outputs, outer, tile.columns, together, isa, threads)
+    items, before, after = nhwc_block(*each)
+    direct = all(
+        axis.before <= 0 and axis.span(count) - axis.before <= length
+        for axis, count, length in zip(windows, outputs, size, strict=True)
+    )
+    share, span = _divided(items, outputs, tile, outer, together, numbers, inner if direct else 0, threads)
+    spans = -(-outputs[1] // span)
+    runs = 1 if columns.dilation == 1 else columns.kernel
+    after += [share, items * spans, span, spans, runs, columns.kernel * inner // runs]
+    items *= spans * -(-outer // share)
+    threads = min(threads, items)
+    scratch = 0 if direct else threads * after[4]
+    kernel = _channel_kernel(isa, tile, epilogue, direct, outer % isa.lanes)
+    return Sum(kernel, together, items, threads, scratch, before, after)
+
+
+def _divided(
+    blocks: int,
+    outputs: tuple[int, int],
+    tile: ChannelTile,
+    outer: int,
+    together: int,
+    numbers: tuple[int, int],
+    inner: int,
+    threads: int,
+) -> tuple[int, int]:
+    """The channels and the columns that an item computes of its block of rows.
+
+    Where weights are more ``numbers`` than the image threads share out the channels, so that each reads a weight once.
+    A single row that is read where it lies (``inner`` numbers a position, 0 if it isn't) is done in spans that stay in
+    the first-level cache while all channels are computed.
+    """
+    share, span = rounded(outer, together), outputs[1]
+    if blocks < threads and numbers[1] > numbers[0]:
+        return rounded(-(-outer // threads), together), span
+    if inner and outputs[0] == 1:
+        fair = span if threads == 1 else -(-span // (2 * threads))
+        span = min(span, rounded(min(fair, max(_SPAN // inner, _LEAST_SPAN)), tile.columns))
+    return share, span
+
+
+def nhwc_block(
+    batch: int,
+    inner: int,
+    size: tuple[int, int],
+    windows: tuple[Axis, Axis],
+    outputs: tuple[int, int],
+    channels: int,
+    columns_together: int,
+    channels_together: int,
+    isa: Isa,
+    threads: int,
+) -> tuple[int, list[int], list[int]]:
+    """The number of items, and the words of nhwc.Block before and after the operand's strides.
+
+    The last of them is the scratch that a thread needs.
+    """
+    rows, columns = windows
+    pitch = columns.span(rounded(outputs[1], columns_together))
+    row_size = rounded(pitch * inner + channels_together, isa.lanes)
+    wanted = max(1, BLOCK // (row_size * rows.stride))
+    if batch < 4 * threads:
+        wanted = min(wanted, -(-outputs[0] * batch // (4 * threads)))
+    block = min(wanted, outputs[0])
+    blocks, deep = -(-outputs[0] // block), rows.span(block)
+    both = [(getattr(rows, name), getattr(columns, name)) for name in ("kernel", "stride", "before", "dilation")]
+    before = [*itertools.chain(*both), inner, channels, *size, *outputs]
+    return batch * blocks, before, [block, blocks, deep, row_size, deep * row_size]
+
+
+def _grouped_sum(
+    isa: Isa,
+    batch: int,
+    groups: int,
+    outer: int,
+    inner: int,
+    size: tuple[int, int],
+    windows: tuple[Axis, Axis],
+    outputs: tuple[int, int],
+    threads: int,
+    epilogue: Epilogue,
+) -> Sum:
+    """The sum of groups of several channels (see nhwc_grouped.py)."""
+    rows, columns = windows
+    isa = nhwc_grouped.fitting(isa, inner, outer)
+    tile = GroupTile.choose(isa, inner, outer, columns.stride, outputs[1])
+    chunks = -(-groups // tile.together)
+    pitch = columns.span(outputs[1])
+    row_size = rounded(pitch * tile.together * inner, isa.lanes) + 2 * isa.lanes
+    wanted = max(1, BLOCK // (row_size * rows.stride))
+    if batch * chunks < 4 * threads:
+        wanted = min(wanted, -(-outputs[0] * batch * chunks // (4 * threads)))
+    block = min(wanted, outputs[0])
+    blocks, deep = -(-outputs[0] // block), rows.span(block)
+    items = batch * chunks * blocks
+    threads = min(threads, items)
+    before = [rows.kernel, columns.kernel, rows.stride, rows.before, columns.before, rows.dilation, columns.dilation]
+    before += [groups, *size, *outputs]
+    after = [block, blocks, deep, pitch, row_size, deep * row_size]
+    if tile.together > 1:
+        rests = tuple(sorted({outer * tile.together, outer * (groups % tile.together)} - {0}))
+    else:
+        rests = (outer % isa.lanes,)
+    kernel = _grouped_kernel(isa, tile, epilogue, rests)
+    together = tile.vectors * isa.lanes
+    return Sum(kernel, together, items, threads, threads * deep * row_size, before, after, tile.together)
+
+
+@lru_cache(maxsize=4096)
+def _depthwise_sum(
+    isa: Isa,
+    batch: int,
+    channels: int,
+    size: tuple[int, int],
+    windows: tuple[Axis, Axis],
+    outputs: tuple[int, int],
+    threads: int,
+    backwards: bool,
+    epilogue: Epilogue = PLAIN,
+) -> Sum:
+    """The sum of one channel each; ``backwards`` from the output's gradient to the input's."""
+    rows, columns = windows
+    # The tile depends on the width, of which few are worth code of their own.
+    width = min(outputs[1], isa.registers)
+    kernel = _depthwise_kernel(isa, rows, columns, width, backwards, epilogue, narrow(size, outputs))
+    items = batch * outputs[0]
+    return Sum(kernel, isa.lanes, items, min(threads, items), 0, [channels, *size, *outputs], [])

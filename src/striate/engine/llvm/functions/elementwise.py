@@ -1,0 +1,103 @@
+"""Functions of single numbers, and of pairs of them, over positions of channels last; and copies across layouts.
+
+    pairs, for every item: a block of positions
+        for every position p of the block, for every vector of channels c
+            y[p, c] = epilogue(a[p, c] (+, -, *) b[p // period * step + c])
+
+With period 1 and step C the other operand has a number for every one of the first; with step 0 one for every channel;
+with the positions of an image as period and step C one for every channel of an image.
+
+    a copy, for every item: one index (i, j) of the first two axes
+        for every k, for every l
+            y[i, j, k, l] = x[i * s + j * t + k * u + l * v]                   y is dense, x has any strides
+
+    a copy of rows, for every item: so many rows
+        for every number c of the row r
+            y[r * pitch + start + c] = x[r * other pitch + other start + c]
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from striate.engine.llvm.codegen.ir import Function
+from striate.engine.llvm.codegen.isa import Isa
+from striate.engine.llvm.codegen.launch import Kernel
+from striate.engine.llvm.functions.epilogue import PLAIN, Epilogue
+
+
+def generate_pairs(isa: Isa, operation: str, epilogue: Epilogue) -> Function:
+    """``operation`` is ``fadd``, ``fsub``, ``fmul``, or empty where there is one operand only.
+
+    With ``affine`` the other operand has a factor for every channel, and then a term for every channel.
+    """
+    f = Function("elementwise", isa)
+    a, b, y = f.pointer(), f.pointer(), f.pointer()
+    channels, positions, block, period, step = (f.size() for _ in range(5))
+    with f.loop(f.first, f.last) as item:
+        start = item * block
+        with f.loop(start, f.smaller(start + block, positions)) as position:
+            line, other = position * channels, position // period * step
+            with f.loop(0, channels, f.lanes) as channel:
+                whole = f.less(channel + (f.lanes - 1), channels)
+                for masked, condition in ((False, whole), (True, f.negation(whole))):
+                    with f.when(condition):
+                        mask = f.inside(channel, channels) if masked else ""
+                        value = f.load(a + (line + channel), mask)
+                        if operation == "affine":
+                            factor, term = (f.load(b + (start + channel), mask) for start in (0, channels))
+                            value = f.fma(value, factor, term)
+                        elif operation:
+                            value = f.arithmetic(operation, value, f.load(b + (other + channel), mask))
+                        f.store(epilogue.apply(f, value, None), y + (line + channel), mask)
+    return f
+
+
+def generate_copy(isa: Isa) -> Function:
+    f = Function("copy", isa)
+    x, y = f.pointer(), f.pointer()
+    second, third, fourth = f.size(), f.size(), f.size()
+    strides = [f.size() for _ in range(4)]
+    with f.loop(f.first, f.last) as item:
+        source = x + (item // second * strides[0] + item % second * strides[1])
+        target = y + item * third * fourth
+        with f.loop(0, third) as k, f.loop(0, fourth) as channel:
+            value = f.scalar(source + (k * strides[2] + channel * strides[3]))
+            f.line(f"store float {value}, ptr {(target + (k * fourth + channel)).text}")
+    return f
+
+
+def generate_rows(isa: Isa) -> Function:
+    """Rows whose numbers lie side by side, from among others and into others."""
+    f = Function("rows", isa)
+    x, y = f.pointer(), f.pointer()
+    length, rows, block = f.size(), f.size(), f.size()
+    places = [(f.size(), f.size()) for _ in range(2)]
+    with f.loop(f.first, f.last) as item:
+        first = item * block
+        with f.loop(first, f.smaller(first + block, rows)) as row:
+            source, target = (
+                pointer + (row * pitch + start) for pointer, (start, pitch) in zip((x, y), places, strict=True)
+            )
+            with f.loop(0, length, f.lanes) as at:
+                whole = f.less(at + (f.lanes - 1), length)
+                for masked, condition in ((False, whole), (True, f.negation(whole))):
+                    with f.when(condition):
+                        mask = f.inside(at, length) if masked else ""
+                        f.store(f.load(source + at, mask), target + at, mask)
+    return f
+
+
+@cache
+def pairs(isa: Isa, operation: str = "", epilogue: Epilogue = PLAIN) -> Kernel:
+    return Kernel(generate_pairs(isa, operation, epilogue), isa)
+
+
+@cache
+def copy(isa: Isa) -> Kernel:
+    return Kernel(generate_copy(isa), isa)
+
+
+@cache
+def rows(isa: Isa) -> Kernel:
+    return Kernel(generate_rows(isa), isa)

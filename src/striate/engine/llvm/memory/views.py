@@ -1,0 +1,43 @@
+"""Tensors and windows as kernels take them: planes of rows, whichever axes a problem has."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from torch import Tensor
+
+from striate.engine.llvm.memory.relayout import moved
+from striate.engine.llvm.memory.rows import Axis
+from striate.geometry import Problem
+
+
+@lru_cache(maxsize=4096)
+def axes(shape: Problem) -> tuple[Axis, Axis]:
+    """The windows as kernels take them; one axis is a row of a plane of height 1."""
+    made = [Axis(1, 1, 0, 1)] + [
+        Axis(window.kernel, window.stride, before, window.dilation)
+        for window, (before, _) in zip(shape.windows, shape.pads, strict=True)
+    ]
+    return made[-2], made[-1]
+
+
+def plane_size(size: tuple[int, ...]) -> tuple[int, int]:
+    return (1, *size)[-2], size[-1]
+
+
+def plane(tensor: Tensor) -> Tensor:
+    """(N, C, H, W), one axis being a row of height 1."""
+    return tensor.unsqueeze(2) if tensor.dim() == 3 else tensor
+
+
+def planes(tensor: Tensor) -> Tensor:
+    """(N, C, H, W) with neighbours along the width side by side."""
+    flat = plane(tensor)
+    if flat.stride(3) == 1 or flat.shape[3] == 1:
+        return flat
+    made = moved(flat, False)
+    return flat.contiguous() if made is None else made
+
+
+def rounded(number: int, step: int) -> int:
+    return -(-number // step) * step

@@ -1,0 +1,194 @@
+"""Normalisation of planes (NCHW): lanes along a plane.
+
+    forward, for every channel
+        for every image, for every vector of the plane: add x and its square; where that loses digits, once more
+        settle the channel's statistics
+        for every image, for every vector: y = act((x - centre) * scale + shift + residual)
+
+    backward, for every channel
+        for every image, for every vector: g' = g * act'(...), add g' and g' * (x - centre)
+        settle the gradients of weight and bias
+        for every image, for every vector: grad_input = (g' - level + (x - centre) * tilt) * scale
+
+A channel is one work item, so its planes are still in the second-level cache when they are met again, and a result
+doesn't hang on the number of threads. They are met again from the last to the first: of more than the cache holds it
+has the last ones. While one image's plane is walked through, the next one's is asked for: planes are short, and far
+from one another. Where the activation's slope needs more than x, g' is written on the first way,
+since it is also the residual's gradient, and read on the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from striate.engine.llvm.codegen.ir import LINE, Function, Number, Pointer
+from striate.engine.llvm.codegen.isa import Isa
+from striate.engine.llvm.normalization.formulas import (
+    Channelwise,
+    Form,
+    Gradients,
+    GradientSums,
+    OneChannel,
+    Statistics,
+    before_activation,
+    forward,
+    grad_input,
+)
+from striate.engine.llvm.normalization.moments import Doubles, Shifted, Sums, centre, lost, squares, variance
+
+#: Vectors in a turn of the innermost loop. Gradients are summed in 32 bits within a turn, from turn to turn in 64.
+_TOGETHER = 4
+#: The same of gradients on planes of so many vectors, where what no turn takes along counts for little.
+_MORE, _LONG = 8, 128
+#: How many gradients a lane are summed in 32 bits of what turns leave.
+_FEW = 16
+
+
+def vectors_together(size: int, lanes: int) -> int:
+    """Vectors in a turn where gradients of planes of so many numbers are summed.
+
+    >>> vectors_together(28 * 28, 16), vectors_together(56 * 56, 16)
+    (4, 8)
+    """
+    return _MORE if size >= _LONG * lanes else _TOGETHER
+
+
+class _Planes:
+    """Where a channel's planes are; sizes are the kernel's arguments, in this order."""
+
+    def __init__(self, f: Function, channels: Number) -> None:
+        self.f, self.channels = f, channels
+        self.images, self.size = f.size(), f.size()
+
+    def start(self, image: Number, channel: Number) -> Number:
+        return (image * self.channels + channel) * self.size
+
+    @contextmanager
+    def of(self, channel: Number) -> Iterator[Number]:
+        """Runs the block for where each plane of the channel begins."""
+        with self.f.loop(0, self.images) as image:
+            yield self.start(image, channel)
+
+    @contextmanager
+    def back(self, channel: Number) -> Iterator[Number]:
+        """The same from the last one to the first."""
+        with self.f.loop(0, self.images) as image:
+            yield self.start(self.images - 1 - image, channel)
+
+    def ask(self, places: list[Number], *tables: Pointer, ahead: int = 1) -> None:
+        """Asks for the same places of the next image's plane, or with -1 of the one before, a line at a time."""
+        for at in places[:: max(1, LINE // self.f.lanes)]:
+            for table in tables:
+                self.f.prefetch(table + (at + ahead * (self.channels * self.size)))
+
+    def vectors(self, start: Number, write: Callable[[list[Number], str], None], together: int = _TOGETHER) -> None:
+        """Calls for every few vectors of a plane, and what remains of them one by one: where they are, and the mask."""
+        f, turn = self.f, together * self.f.lanes
+        turns, whole = self.size // turn * turn, self.size // f.lanes * f.lanes
+        with f.loop(0, turns, turn) as at:
+            write([start + at + which * f.lanes for which in range(together)], "")
+        with f.loop(turns, whole, f.lanes) as at:
+            write([start + at], "")
+        with f.when(f.less(whole, self.size)):
+            write([start + whole], f.inside(whole, self.size))
+
+
+def _moments(f: Function, planes: _Planes, channel: Number, x: Pointer, share: str) -> tuple[str, str]:
+    """Mean and variance of a channel."""
+    one, lanes = Doubles(f, 1), Doubles(f, f.lanes)
+
+    def summed(about: str) -> list[str]:
+        """T and Q about a number, or about 0."""
+        sums = Shifted(lanes, lanes.splat(about) if about else "", _TOGETHER)
+        # Lanes beyond a plane count as being there.
+        beyond = f.splat(one.rounded(about)) if about else f.zeros()
+
+        def add(places: list[Number], mask: str) -> None:
+            planes.ask(places, x)
+            for part, at in enumerate(places):
+                sums.add(f.load(x + at, mask, beyond), part)
+
+        with planes.of(channel) as start:
+            planes.vectors(start, add)
+        return list(map(lanes.total, sums.totals()))
+
+    plain, square = summed("")
+    mean = one.variable(one.arithmetic("fmul", plain, share))
+    about_mean = one.variable(squares(one, plain, square, share))
+    with f.when(lost(one, plain, square, share)):
+        about = centre(one, plain, share)
+        plain, square = summed(about)
+        mean.set(one.fma(plain, share, about))
+        about_mean.set(squares(one, plain, square, share))
+    return mean.get(), variance(one, about_mean.get(), share)
+
+
+def generate_forward(isa: Isa, form: Form) -> Function:
+    f = Function("nchw_normalization", isa)
+    x, y, residual = f.pointer(), f.pointer(), f.pointer()
+    statistics, channelwise = Statistics(f), Channelwise(f)
+    planes, share = _Planes(f, statistics.count), f.double()  # 1 / the numbers of a channel
+    with f.loop(f.first, f.last) as channel:
+        place = OneChannel(f, channel)
+        if form.training:
+            channelwise.settle(statistics, place, *_moments(f, planes, channel, x, share))
+        else:
+            channelwise.take(statistics, place)
+        scaling = statistics.scaling(place)
+
+        def write(places: list[Number], mask: str) -> None:
+            planes.ask(places, y, *([residual] if form.residual else []), ahead=-1)
+            for at in places:
+                added = f.load(residual + at, mask) if form.residual else ""
+                f.store(forward(f, form, scaling, f.load(x + at, mask), added), y + at, mask)
+
+        with planes.back(channel) as start:
+            planes.vectors(start, write)
+    return f
+
+
+def generate_backward(isa: Isa, form: Form, together: int) -> Function:
+    f = Function("nchw_normalization_grad", isa)
+    g, x, kept, middle, grad = (f.pointer() for _ in range(5))
+    statistics, gradients = Statistics(f), Gradients(f)
+    planes = _Planes(f, statistics.count)
+    with f.loop(f.first, f.last) as channel:
+        place = OneChannel(f, channel)
+        scaling = statistics.scaling(place)
+        lanes = Doubles(f, f.lanes)
+        sums = Sums(lanes, 2)
+        images = f.larger(1, _FEW // (planes.size % (together * f.lanes) // f.lanes + 1))
+        with f.loop(0, planes.images, images) as image:
+            rest = GradientSums(f)
+
+            def add(places: list[Number], mask: str, rest: GradientSums = rest) -> None:
+                planes.ask(places, x, g, *([kept] if form.keeps else []))
+                few = rest if len(places) == 1 else GradientSums(f, 2)
+                for which, at in enumerate(places):
+                    value = f.load(x + at, mask, scaling.centre)
+                    other = f.load(kept + at, mask) if form.keeps else ""
+                    sent = before_activation(f, form, scaling, f.load(g + at, mask), value, other)
+                    if form.keeps:
+                        f.store(sent, middle + at, mask)
+                    few.add(sent, scaling.apart(f, value), which % len(few.parts))
+                if few is not rest:
+                    sums.put(few.widened())
+
+            with f.loop(image, f.smaller(image + images, planes.images)) as each:
+                planes.vectors(planes.start(each, channel), add, together)
+            sums.put(rest.widened())
+        settled = gradients.settle(statistics, place, *map(lanes.total, sums.totals()))
+        tilt, level = (f.splat(place.wide.rounded(each)) for each in settled)
+
+        def write(places: list[Number], mask: str) -> None:
+            planes.ask(places, grad, ahead=-1)
+            for at in places:
+                value = f.load(x + at, mask)
+                sent = f.load((middle if form.keeps else g) + at, mask)
+                sent = before_activation(f, form.behind, scaling, sent, value, "")
+                f.store(grad_input(f, form, scaling, sent, value, tilt, level), grad + at, mask)
+
+        with planes.back(channel) as start:
+            planes.vectors(start, write)
+    return f

@@ -1,0 +1,229 @@
+"""Pooling of planes (NCHW): lanes along the width.
+
+    for every item: a plane (an image's channel), a block of output rows
+        pack the block's input rows, padding being -infinity for a maximum and 0 for a sum (see memory/rows.py)
+        for every row of the block, for every vector of the row
+            for every kernel row i, for every kernel column j (unrolled)
+                maximum: where the input is larger than the best one so far, or NaN, it (and, where somebody wants to
+                    know, its position) becomes the best
+                average: total += input
+            write the best (and its position), or total / cells
+
+A position is one of the plane's, counted row by row, in the smallest integers that hold it. Where nothing in a window
+is larger than -infinity its position is that of the first tap on the input, which the caller tells for every row and
+every column; the number of cells of a window is likewise the product of one number a row and one a column.
+
+An activation that clamps the maximum may follow at once; where it does, no gradient goes back, and the position is -1.
+
+Backwards small windows gather (nchw_grad.py). For the others, and for maxima of rows that would leave vectors
+half empty, a plane of zeros is made and every output's gradient added where it belongs: a plane is small enough for the
+first-level cache, and no two threads share one.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from striate.engine.llvm.codegen.ir import AHEAD, Function, Number, Pointer
+from striate.engine.llvm.codegen.isa import Isa
+from striate.engine.llvm.memory.rows import Axis, Rows, pack
+
+#: What may follow a maximum, as the lowest and the highest value that it lets through.
+LIMITS: Final[dict[str, tuple[str | None, str | None]]] = {
+    "": (None, None),
+    "relu": ("0.0", None),
+    "relu6": ("0.0", "6.0"),
+}
+
+
+def clamped(f: Function, activation: str, best: str, where: str, index: str) -> tuple[str, str]:
+    """Maxima after an activation, and their positions, -1 where it clamps; 32-bit ones, made ``index`` numbers."""
+    for comparison, limit in zip(("ole", "oge"), LIMITS[activation], strict=True):
+        if limit is not None:
+            edge = f.splat(limit)
+            shut = f.value(f"fcmp {comparison} {f.vector} {best}, {edge}")
+            best, where = f.select(shut, edge, best), f.select(shut, f.splat("-1", "i32"), where, "i32")
+    if index == "i16":
+        where = f.value(f"trunc <{f.lanes} x i32> {where} to <{f.lanes} x i16>")
+    return best, where
+
+
+def takes_over(f: Function, value: str, best: str) -> str:
+    """Where a value is the maximum of those met so far: of equals the first is, of NaNs the last."""
+    larger = f.value(f"fcmp ogt {f.vector} {value}, {best}")
+    return f.mask_or(larger, f.value(f"fcmp uno {f.vector} {value}, {value}"))
+
+
+def larger_of(f: Function, best: str, value: str) -> str:
+    """The larger one; a NaN, once met, stays."""
+    smaller = f.value(f"fcmp ole {f.vector} {value}, {best}")
+    spoilt = f.value(f"fcmp uno {f.vector} {best}, {best}")
+    return f.select(f.mask_or(smaller, spoilt), best, value)
+
+
+class _Planes:
+    """The loops that all three share: over planes, blocks, rows and vectors."""
+
+    fill = "0xFFF0000000000000"  #: what padding holds: -infinity
+    tables = ""  #: the type of a number for every row and every column, if there are some
+
+    def __init__(self, f: Function, rows: Axis, columns: Axis, out: tuple[str, ...]) -> None:
+        self.f, self.rows, self.columns, self.out = f, rows, columns, out
+
+    def emit(self) -> None:
+        f = self.f
+        x, scratch = f.pointer(), f.pointer()
+        outputs = [f.pointer(kind) for kind in self.out]
+        if self.tables:
+            self.row_table, self.column_table = f.pointer(self.tables), f.pointer(self.tables)
+        channels, height, self.width, out_height, self.out_width = (f.size() for _ in range(5))
+        x_image, x_channel, x_row = f.size(), f.size(), f.size()
+        block, blocks, deep, self.pitch, scratch_size = (f.size() for _ in range(5))
+        with f.loop(f.first, f.last) as item:
+            start, plane = (item % blocks) * block, item // blocks
+            self.top = start * self.rows.stride - self.rows.before
+            place = x + ((plane // channels) * x_image + (plane % channels) * x_channel)
+            own = scratch + f.thread * scratch_size
+            packed = pack(
+                f, self.columns, place, 1, 0, x_row, self.top, deep, height, self.width, own, self.pitch, self.fill
+            )
+            stop = f.smaller(start + block, out_height)
+            with f.loop(start, stop) as row:
+                places = [output + (plane * out_height + row) * self.out_width for output in outputs]
+                line = packed.scratch + (row - start) * self.rows.stride * packed.row_size
+                with f.loop(0, self.out_width, f.lanes) as column:
+                    for place in places:
+                        f.prefetch(place + (column + AHEAD), write=True)
+                    values = self._pool(packed, line, row, column)
+                    # What a whole vector writes beyond a row is a later row's, which is still to come.
+                    room = (stop - row) * self.out_width - column
+                    whole = f.less(f.lanes - 1, room)
+                    for masked, condition in ((False, whole), (True, f.negation(whole))):
+                        with f.when(condition):
+                            mask = f.inside(0, room) if masked else ""
+                            for value, where in zip(values, places, strict=True):
+                                f.store(value, where + column, mask, where.element)
+
+    def _pool(self, packed: Rows, line: Pointer, row: Number, column: Number) -> list[str]:
+        raise NotImplementedError
+
+    def _inputs(self, packed: Rows, line: Pointer, i: Number, column: Number) -> list[str]:
+        """What the vector sees through the taps of kernel row i."""
+        here = line + (i * self.rows.dilation * packed.row_size + column)
+        return [self.f.load(here + self.columns.place(j, self.pitch)) for j in range(self.columns.kernel)]
+
+
+class _Largest(_Planes):
+    def _pool(self, packed: Rows, line: Pointer, row: Number, column: Number) -> list[str]:
+        f = self.f
+        best = f.variable(f.splat(self.fill))
+        with f.loop(0, self.rows.kernel) as i:
+            for value in self._inputs(packed, line, i, column):
+                best.set(larger_of(f, best.get(), value))
+        return [best.get()]
+
+
+class _Maximum(_Planes):
+    tables = "i32"
+    activation = ""
+
+    def _pool(self, packed: Rows, line: Pointer, row: Number, column: Number) -> list[str]:
+        f, wide = self.f, f"<{self.f.lanes} x i32>"
+        best = f.variable(f.splat(self.fill))
+        first = f.value(f"mul i32 {f.scalar(self.row_table + row)}, {f.narrow(self.width)}")
+        start = f.value(f"add {wide} {f.splat(first, 'i32')}, {f.load_as(self.column_table + column)}")
+        where = f.variable(start, wide)
+        corner = (row * self.rows.stride - self.rows.before) * self.width
+        with f.loop(0, self.rows.kernel) as i:
+            along = corner + i * self.rows.dilation * self.width
+            for j, value in enumerate(self._inputs(packed, line, i, column)):
+                origin = along + (column * self.columns.stride + (j * self.columns.dilation - self.columns.before))
+                better = takes_over(f, value, best.get())
+                where.set(f.select(better, f.positions(origin, self.columns.stride), where.get(), "i32"))
+                best.set(f.select(better, value, best.get()))
+        return list(clamped(f, self.activation, best.get(), where.get(), self.out[1]))
+
+
+class _Average(_Planes):
+    fill, tables = "0.0", "float"
+
+    def _pool(self, packed: Rows, line: Pointer, row: Number, column: Number) -> list[str]:
+        f = self.f
+        total = f.variable(f.zeros())
+        with f.loop(0, self.rows.kernel) as i:
+            for value in self._inputs(packed, line, i, column):
+                total.set(f.arithmetic("fadd", total.get(), value))
+        cells = f.arithmetic("fmul", f.broadcast(self.row_table + row), f.load(self.column_table + column))
+        return [f.arithmetic("fdiv", total.get(), cells)]
+
+
+def generate_maximum(isa: Isa, rows: Axis, columns: Axis, index: str, activation: str = "") -> Function:
+    """Values and positions; ``index`` is the positions' type, ``i16`` or ``i32``."""
+    f = Function("nchw_maximum", isa)
+    kernel = _Maximum(f, rows, columns, ("float", index))
+    kernel.activation = activation
+    kernel.emit()
+    return f
+
+
+def generate_largest(isa: Isa, rows: Axis, columns: Axis) -> Function:
+    """Values without positions."""
+    f = Function("nchw_largest", isa)
+    _Largest(f, rows, columns, ("float",)).emit()
+    return f
+
+
+def generate_average(isa: Isa, rows: Axis, columns: Axis) -> Function:
+    f = Function("nchw_average", isa)
+    _Average(f, rows, columns, ("float",)).emit()
+    return f
+
+
+def _clear(f: Function, place: Pointer, size: Number) -> None:
+    whole = size // f.lanes * f.lanes
+    with f.loop(0, whole, f.lanes) as at:
+        f.prefetch(place + (at + AHEAD), write=True)
+        f.store(f.zeros(), place + at)
+    with f.loop(whole, size) as at:
+        f.line(f"store float 0.0, ptr {(place + at).text}")
+
+
+def generate_maximum_grad(isa: Isa, index: str) -> Function:
+    """Adds every gradient of a plane at its position."""
+    f = Function("nchw_maximum_grad", isa)
+    g, positions, grad = f.pointer(), f.pointer(index), f.pointer()
+    size, outputs = f.size(), f.size()
+    with f.loop(f.first, f.last) as plane:
+        mine = grad + plane * size
+        _clear(f, mine, size)
+        with f.loop(0, outputs) as output:
+            at = plane * outputs + output
+            position = f.widened(f.scalar(positions + at), index)
+            # Positions come from outside; one that lies in no plane must not reach memory.
+            with f.when(f.both(f.less(-1, position), f.less(position, size))):
+                f.add_to(mine + position, f.scalar(g + at))
+    return f
+
+
+def generate_average_grad(isa: Isa, rows: Axis, columns: Axis) -> Function:
+    """Adds every gradient of a plane, divided by its window's cells, to all of its window's inputs."""
+    f = Function("nchw_average_grad", isa)
+    g, grad, row_table, column_table = f.pointer(), f.pointer(), f.pointer(), f.pointer()
+    height, width, out_height, out_width = f.size(), f.size(), f.size(), f.size()
+    with f.loop(f.first, f.last) as plane:
+        mine = grad + plane * height * width
+        _clear(f, mine, height * width)
+        with f.loop(0, out_height) as row, f.loop(0, rows.kernel) as i:
+            source = row * rows.stride - rows.before + i * rows.dilation
+            with f.when(f.both(f.less(-1, source), f.less(source, height))):
+                line, gradients = mine + source * width, g + (plane * out_height + row) * out_width
+                many = f.scalar(row_table + row)
+                with f.loop(0, out_width) as column:
+                    cells = f.value(f"fmul float {many}, {f.scalar(column_table + column)}")
+                    share = f.value(f"fdiv float {f.scalar(gradients + column)}, {cells}")
+                    first = column * columns.stride - columns.before
+                    for j in range(columns.kernel):
+                        place = first + j * columns.dilation
+                        with f.when(f.both(f.less(-1, place), f.less(place, width))):
+                            f.add_to(line + place, share)
+    return f

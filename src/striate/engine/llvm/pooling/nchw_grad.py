@@ -1,0 +1,182 @@
+"""The way back through pooling of planes (NCHW): lanes along the width, a stride's rows and columns at once.
+
+    for every item: a plane, a block of places (a stride's rows each)
+        pack the rows of gradients that see the block, with zeros around: for an average each over its window's cells;
+        for a maximum their positions as well, with -1 around
+        for every place down, for every vector of places along
+            for every phase, which is an input of each place
+                total = 0
+                for every output that sees the phase (known when the code is generated)
+                    maximum: where the output's position is this input's, total += its gradient
+                    average: total += its gradient
+            write the phases of a row, dealt round to whole vectors
+
+Every input is written once and nothing is added to memory, so a plane's gradient needn't be cleared first; and since
+positions come from outside, one may lie in no plane: it is nobody's.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+from striate.engine.llvm.codegen.ir import AHEAD, LINE, Function, Number, Pointer
+from striate.engine.llvm.codegen.isa import Isa
+from striate.engine.llvm.memory.rows import Axis, interleaved
+
+#: Inputs of a place, and outputs that see one of them, up to which this is worth its code.
+_MOST = 16
+#: Outputs of a row up to which adding maxima's gradients one by one is as quick.
+_SHORT = 8
+
+
+class Reach:
+    """Along one axis: which outputs see which input of a stride's, counted from the stride's place."""
+
+    def __init__(self, axis: Axis) -> None:
+        self.stride = axis.stride
+        self.seers = [axis.seers(phase) for phase in range(axis.stride)]
+        # Where padding is wider than windows the first ones of all see none of it.
+        every = [0, *(at for each in self.seers for at in each)]
+        self.first, self.last = min(every), max(every)
+
+    def places(self, size: int) -> int:
+        """Strides that an axis of so many inputs takes."""
+        return -(-size // self.stride)
+
+    def outputs(self, places: int) -> int:
+        """Outputs that so many places in a row are seen by, from the first to the last."""
+        return places + self.last - self.first
+
+    def pitch(self, size: int, outputs: int, lanes: int) -> int:
+        """Numbers in a packed row: all outputs, and whole vectors wherever one begins."""
+        most = max(-(-self.places(size) // lanes) * lanes + self.last, outputs + lanes) - self.first
+        return -(-most // lanes) * lanes
+
+
+def is_worth(rows: Axis, columns: Axis, out_width: int, index: str) -> bool:
+    """Whether windows are small enough to be written out, and rows long enough for positions to be compared."""
+    few = max(rows.kernel * columns.kernel, rows.stride * columns.stride) <= _MOST
+    return few and (not index or out_width > _SHORT)
+
+
+def generate(isa: Isa, rows: Axis, columns: Axis, rest: int, index: str) -> Function:
+    """The kernel; its arguments in the order in which they are asked for.
+
+    ``rest`` is how many numbers of a row a last vector of places has, 0 if it is full. ``index`` is the type of a
+    maximum's positions; there is none for an average.
+    """
+    f = Function("nchw_maximum_spread" if index else "nchw_average_spread", isa)
+    down, along = Reach(rows), Reach(columns)
+    g, scratch = f.pointer(), f.pointer()
+    positions = f.pointer(index) if index else g
+    grad = f.pointer()
+    tables = (g, g) if index else (f.pointer(), f.pointer())
+    height, width, out_height, out_width = (f.size() for _ in range(4))
+    numbers, block, blocks, pitch, deep = (f.size() for _ in range(5))
+    wide = f"<{f.lanes} x i32>"
+    places_down = (height + (down.stride - 1)) // down.stride
+    own = scratch + f.thread * (deep * pitch * (2 if index else 1))
+    own_positions = Pointer(f, (own + deep * pitch).text, "i32")
+
+    def clear(at: Number, size: Number) -> None:
+        """Nobody's gradients, from a number of the packed rows on."""
+        with f.loop(at, at + size, f.lanes) as place:
+            f.store(f.zeros(), own + place)
+            if index:
+                f.store("splat (i32 -1)", own_positions + place, kind="i32")
+
+    def pack(plane: Number, top: Number) -> None:
+        with f.loop(0, deep) as row:
+            source = top + row
+            there = f.both(f.less(-1, source), f.less(source, out_height))
+            with f.when(there):
+                pack_row(
+                    own + row * pitch, own_positions + row * pitch, source, (plane * out_height + source) * out_width
+                )
+            with f.when(f.negation(there)):
+                clear(row * pitch, pitch)
+
+    def pack_row(line: Pointer, marks: Pointer, source: Number, start: Number) -> None:
+        """A row of outputs: vectors, of the last of which only what belongs to the row is kept."""
+        whole = out_width // f.lanes * f.lanes
+        cells = "" if index else f.scalar(tables[0] + source)
+
+        def vector(at: Number, mask: str) -> None:
+            f.prefetch(g + (start + at + AHEAD))
+            value = f.load(g + (start + at))
+            if index:
+                f.prefetch(positions + (start + at + AHEAD))
+                mark = _as_i32(f, f.load_as(positions + (start + at)), index, wide)
+                mark = f.select(mask, mark, "splat (i32 -1)", "i32") if mask else mark
+                f.store(mark, marks + (at - along.first), kind="i32")
+            else:
+                many = f.arithmetic("fmul", f.splat(cells), f.load(tables[1] + at))
+                value = f.arithmetic("fdiv", value, many)
+            f.store(f.select(mask, value, f.zeros()) if mask else value, line + (at - along.first))
+
+        with f.loop(0, whole, f.lanes) as at:
+            vector(at, "")
+        # Only the last row of all has nothing behind it that a vector could read.
+        there = f.less(start + whole + (f.lanes - 1), numbers)
+        with f.when(f.both(there, f.less(whole, out_width))):
+            vector(whole, f.inside(whole, out_width))
+        with f.when(f.negation(there)), f.loop(whole, out_width) as at:
+            number = f.scalar(g + (start + at))
+            if index:
+                f.put(_as_i32(f, f.scalar(positions + (start + at)), index, "i32"), marks + (at - along.first))
+            else:
+                many = f.value(f"fmul float {cells}, {f.scalar(tables[1] + at)}")
+                number = f.value(f"fdiv float {number}, {many}")
+            f.put(number, line + (at - along.first))
+
+    def total(here: Number, base: Number, phase: tuple[int, int]) -> str:
+        """Of one phase of a vector of places, whose first one's first row is packed at ``here``."""
+        made = f.zeros()
+        itself = f.positions(base + phase[1], along.stride) if index else ""
+        for i, j in itertools.product(down.seers[phase[0]], along.seers[phase[1]]):
+            place = here + ((i - down.first) * pitch + (j - along.first))
+            value = f.load(own + place)
+            if index:
+                ours = f.value(f"icmp eq {wide} {f.load_as(own_positions + place)}, {itself}")
+                value = f.select(ours, value, f.zeros())
+            made = f.arithmetic("fadd", made, value)
+        return made
+
+    def write(plane: Number, down_: Number, along_: Number, here: Number, full: bool) -> None:
+        """One vector of places; the last one of a row, where it isn't ``full``."""
+        for up in range(down.stride):
+            row = down_ * down.stride + up
+            with f.when(f.less(row, height) if up else "true"):
+                base = row * width + along_ * along.stride
+                parts = [total(here, base, (up, phase)) for phase in range(along.stride)]
+                place = grad + (plane * height * width + base)
+                for at, value in enumerate(interleaved(f, parts)):
+                    if at % max(1, LINE // f.lanes) == 0:
+                        f.prefetch(place + (at * f.lanes + AHEAD), write=True)
+                    if full or (at + 1) * f.lanes <= rest:
+                        f.store(value, place + at * f.lanes)
+                    elif at * f.lanes < rest:
+                        f.store_first(value, place + at * f.lanes, rest - at * f.lanes)
+
+    # Around the rows nothing is ever written again, so it is cleared once.
+    clear(0, deep * pitch)
+    with f.loop(f.first, f.last) as item:
+        plane, start = item // blocks, item % blocks * block
+        pack(plane, start + down.first)
+        with f.loop(start, f.smaller(start + block, places_down)) as down_:
+            line = (down_ - start) * pitch
+            whole = width // (along.stride * f.lanes) * f.lanes
+            with f.loop(0, whole, f.lanes) as along_:
+                write(plane, down_, along_, line + along_, True)
+            if rest:
+                write(plane, down_, whole, line + whole, False)
+    return f
+
+
+def _as_i32(f: Function, value: str, index: str, kind: str) -> str:
+    """Positions of the type ``index``, one or a vector of them, as ``kind``."""
+    if index == "i32":
+        return value
+    lanes = kind.removesuffix("i32>")
+    here = f"{lanes}{index}>" if lanes != kind else index
+    return f.value(f"{'sext' if index == 'i16' else 'trunc'} {here} {value} to {kind}")

@@ -1,0 +1,83 @@
+"""Non-maximum suppression of boxes that lie class by class, each class by falling score.
+
+    for every box that nothing has suppressed, in order
+        for every vector of boxes after it, up to the end of its class
+            suppressed |= shared / (area + areas - shared) > limit
+
+Each box is compared with later ones of its class only, and a box that is suppressed with none. The arithmetic is that
+of one pair after the other, to the last bit.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from striate.engine import fresh
+from striate.engine.backends import fixed
+from striate.engine.llvm.codegen.ir import Function, Int, real_word
+from striate.engine.llvm.codegen.isa import Isa, host, the_isa
+from striate.engine.llvm.codegen.launch import Kernel
+
+#: Sides of a box, and its area.
+_LINES = 5
+_LIMIT = 1 << 31
+
+
+def generate(isa: Isa) -> Function:
+    """The kernel; its arguments in the order in which they are asked for."""
+    f = Function("nms", isa)
+    boxes, ends, gone = f.pointer(), f.pointer("i64"), f.pointer("i32")
+    count, pitch = f.size(), f.size()
+    limit = f.real()
+    lines = [boxes + line * pitch for line in range(_LINES)]
+
+    def above(own: list[str], others: list[str]) -> str:
+        (left, top, right, bottom, area), (x1, y1, x2, y2, areas) = own, others
+        width = f.at_least(f.arithmetic("fsub", f.at_most(x2, right), f.at_least(x1, left)), f.zeros())
+        height = f.at_least(f.arithmetic("fsub", f.at_most(y2, bottom), f.at_least(y1, top)), f.zeros())
+        shared = f.arithmetic("fmul", width, height)
+        union = f.arithmetic("fsub", f.arithmetic("fadd", area, areas), shared)
+        # Of two boxes without area this is 0 / 0, which is above nothing.
+        return f.compare("ogt", f.arithmetic("fdiv", shared, union), limit)
+
+    with f.loop(f.first, f.last), f.loop(0, count) as box, f.when(f.value(f"icmp eq i32 {f.scalar(gone + box)}, 0")):
+        own = [f.broadcast(line + box) for line in lines]
+        end = Int(f, f.scalar(ends + box))
+        with f.loop(box + 1, end, f.lanes) as other:
+            found = above(own, [f.load(line + other) for line in lines])
+            found = f.value(f"and {f.mask} {found}, {f.below(f.positions(other), end)}")
+            f.store(f.select(found, "splat (i32 1)", f.load_as(gone + other), "i32"), gone + other, kind="i32")
+    return f
+
+
+@cache
+def _kernel(isa: Isa) -> Kernel:
+    return Kernel(generate(isa), isa)
+
+
+def takes(boxes: Tensor) -> bool:
+    """Whether there is a kernel for such boxes."""
+    plain = boxes.is_cpu and boxes.dtype == torch.float32 and 0 < len(boxes) < _LIMIT
+    return plain and fixed() in (None, "llvm") and host() is not None
+
+
+def stays(boxes: Tensor, ends: Tensor, limit: float) -> Tensor:
+    """Which boxes (N, 4), ordered by class and then by falling score, stay: a mask (N,).
+
+    Args:
+        boxes: float32 on the CPU.
+        ends: (N,) int64, for each box where its class ends.
+        limit: the largest IoU that doesn't suppress, a float32 number.
+    """
+    isa, count = the_isa(), len(boxes)
+    pitch = count + isa.lanes  # the last vectors reach beyond the last box
+    lines = fresh.zeros(_LINES, pitch)
+    lines[:4, :count] = boxes.T
+    lines[4, :count] = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    gone, ends = fresh.zeros(pitch, dtype=torch.int32), ends.contiguous()
+    words = [lines.data_ptr(), ends.data_ptr(), gone.data_ptr(), count, pitch, real_word(limit)]
+    _kernel(isa)(1, words, 1)
+    return gone[:count] == 0

@@ -1,0 +1,440 @@
+"""The backend of Winograd's convolution: a fraction of the multiplications for windows one stride apart.
+
+A tile of outputs is computed from all inputs that any of them sees; what an input adds to outputs that don't see it
+cancels, but for rounding. So an output may move by a rounding error when an input next to its window changes. Exact
+analysis must not see that: the backend competes only where the caller says that outputs need not be local to the last
+bit, as :func:`striate.accelerate` does.
+
+What "up to rounding" means, in numbers. Let u be 2^-24, half a unit in the last place of 1; w an output's filter and x
+the inputs in its own window, both as vectors over all C channels and r x r taps, and |.| a vector's length. Then an
+output y of finite numbers, before what follows the convolution, is off by at most
+
+    6 R u |w| |x| + u |y|               R = growth * (rounded + min(C, 32) + C / 32 rounded up)
+
+    windows     tiles of outputs        growth      rounded
+    3 x 3       2 x 2                   10.0        22
+    3 x 3       4 x 4                   67.4        30
+    5 x 5       2 x 2                   80.4        34
+
+where direct sums have r * r * C in place of 6 R. Both are for the worst case. What is met is, on normal numbers,
+rectified or not, 2 to 3.4 times the error of PyTorch's kernels in the root of the mean square, for 16 to 512 channels;
+and less than 24 u |w| |x| in all tests.
+
+What lies beside the window isn't in the bound: a bright pixel costs outputs that don't see it no digits, and infinities
+and NaN stay where direct sums have them. Outputs whose tile's values don't allow for that are summed directly, within
+the same kernel; :mod:`striate.engine.llvm.winograd.values` says which, and how that is seen. Of maps that networks
+compute of photographs they are a few in a thousand, behind filters that see differences only up to 3 in a hundred. A
+map that has no others takes up to twice the time of direct sums.
+
+A weight's gradient is a sum over all positions, of which each tap sees all but some at the borders. Its error is a
+rounding of what it sees: in the same tests less than 24 u |x| |g|, of an input's channel and an output gradient's.
+Channels whose borders are more than 6 times as bright as all that every tap sees are summed directly, and everything is
+where there are infinities or NaN. What sets a limit to that: a bright pixel that meets zeros only isn't nothing, as in
+direct sums, but rounds what its channel comes to otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache, partial
+from typing import Any, Final, NamedTuple, TypeAlias, cast
+
+import torch
+from torch import Tensor
+
+from striate.engine import fresh
+from striate.engine.backends import ConvolutionBackend, Pass
+from striate.engine.layout import new_empty
+from striate.engine.llvm.backend import LlvmBackend, checked_operands
+from striate.engine.llvm.codegen import launch
+from striate.engine.llvm.codegen.ir import LINE
+from striate.engine.llvm.codegen.isa import Isa, host, the_isa
+from striate.engine.llvm.codegen.launch import Kernel
+from striate.engine.llvm.conv_pool.dispatch import joins
+from striate.engine.llvm.convolution.nhwc import ChannelTile
+from striate.engine.llvm.functions.epilogue import PLAIN, Epilogue
+from striate.engine.llvm.memory.relayout import laid_out, moved
+from striate.engine.llvm.memory.weights import Weights
+from striate.engine.llvm.pooling.dispatch import INDEX, compact
+from striate.engine.llvm.winograd import kernels as winograd
+from striate.engine.llvm.winograd import pooled as winograd_pooled
+from striate.engine.llvm.winograd import values as winograd_values
+from striate.engine.llvm.winograd.forms import Form
+from striate.engine.llvm.winograd.kernels import GAP
+from striate.geometry import ConvShape, PoolShape, Problem
+
+#: The forms there are for windows of so many taps.
+FORMS: Final = {3: (Form(2, 3), Form(4, 3)), 5: (Form(2, 5),)}
+#: Channels below which transforming tiles costs what it saves.
+_FEW_CHANNELS = 16
+#: Pairs of channels whose weights, up to 36 numbers each, are small enough to be transformed.
+_MOST_WEIGHTS = 1 << 20
+#: Tiles as which transforming a weight counts, and reading it where it was transformed before.
+_PACKING, _READING = 40, 12
+#: How many times as many multiplications a direct sum needs before a plan gives it up unmeasured.
+_PAYING = 1.25
+#: Tiles of a chunk at least and at most, and the numbers that a thread's tiles should not exceed by much.
+_LEAST_TILES, _MOST_TILES, _CHUNK = 24, 48, 1 << 18
+#: Numbers of transformed tiles that a weight gradient sums over at once: they should stay in a third-level cache.
+_SUMMED = 1 << 20
+
+
+def pays(problem: ConvShape) -> bool:
+    """Whether an output, of a weight transformed before, is likely to be the quicker for it."""
+    if _backend.refusal(problem, Pass.OUTPUT, torch.float32, "cpu") is not None:
+        return False
+    outputs, taps = problem.output_size, problem.kernel[0]
+    form = _form(taps, problem.batch, outputs, _READING)
+    count = problem.batch * math.prod(_tiles(form, outputs)) + _READING
+    direct = taps**2 * (problem.batch * math.prod(outputs) + _READING)
+    return _PAYING * form.elements * count < direct
+
+
+class WinogradBackend(ConvolutionBackend):
+    """Generated CPU kernels with fewer multiplications than taps, for windows of 3x3 and 5x5 one stride apart."""
+
+    name = "winograd"
+    local = False
+
+    def refusal(self, problem: Problem, open_: Pass, dtype: torch.dtype, device: str) -> str | None:
+        if not isinstance(problem, ConvShape) or problem.dims != 2 or problem.groups > 1:
+            return "convolves images in one group"
+        refused = _llvm.refusal(problem, open_, dtype, device)
+        if refused is not None:
+            return refused
+        if problem.kernel[0] != problem.kernel[1] or problem.kernel[0] not in FORMS:
+            return "has forms for windows of 3x3 and 5x5"
+        if max(problem.stride) > 1 or max(problem.dilation) > 1:
+            return "shares inputs between windows one stride apart that aren't dilated"
+        isa = host()
+        few = min(problem.in_channels, problem.out_channels) < _FEW_CHANNELS
+        common = math.gcd(problem.in_channels, problem.out_channels)
+        if isa is None or few or common % isa.dividing(common).lanes:
+            return f"needs whole vectors of channels, {_FEW_CHANNELS} or more on both sides"
+        if problem.in_channels * problem.out_channels > _MOST_WEIGHTS:
+            return "transformed weights would take several times their memory"
+        return None
+
+    def recommends(self, problem: Problem, open_: Pass, channels_last: bool) -> bool:
+        """Where transforming weights and tiles is small against the products."""
+        assert isinstance(problem, ConvShape)
+        many = min(problem.in_channels, problem.out_channels) >= 2 * _FEW_CHANNELS
+        return many and problem.batch * math.prod(problem.output_size) >= 8 * _PACKING
+
+    def contract(
+        self,
+        shape: ConvShape,
+        open_: Pass,
+        first: Tensor,
+        second: Tensor,
+        bias: Tensor | None,
+        channels_last: bool = False,
+    ) -> Tensor:
+        first, second, bias = checked_operands(shape, open_, first, second, bias)
+        if open_ is Pass.WEIGHT_GRAD:
+            return _weight_grad(shape, _nhwc(first), _nhwc(second), channels_last)
+        if open_ is Pass.OUTPUT:
+            made = _sums(shape, _nhwc(first), Weights.of(second, 1), bias, False)
+        else:
+            taps = range(shape.kernel[0] - 1, -1, -1)
+            weights = Weights.of(first, 1, transposed=True).taps(taps, taps)
+            made = _sums(shape, _nhwc(second), weights, bias, True)
+        return laid_out(made, channels_last)
+
+
+_llvm, _backend = LlvmBackend(), WinogradBackend()
+
+
+@cache
+def _output_kernel(isa: Isa, form: Form, tile: ChannelTile, epilogue: Epilogue) -> Kernel:
+    return Kernel(winograd.generate(isa, form, tile, epilogue), isa)
+
+
+@cache
+def _pooled_kernel(isa: Isa, form: Form, tile: ChannelTile, pooled: Pooled) -> Kernel:
+    after, kind = pooled
+    if isinstance(after, Epilogue):
+        return Kernel(winograd_pooled.generate_largest(isa, form, tile, after), isa)
+    return Kernel(winograd_pooled.generate(isa, form, tile, after, kind), isa)
+
+
+@cache
+def _weights_kernel(isa: Isa, form: Form, vectors: int, side_by_side: str) -> Kernel:
+    return Kernel(winograd.generate_weights(isa, form, vectors, side_by_side), isa)
+
+
+@cache
+def _parts_kernel(isa: Isa, form: Form, of_gradients: bool) -> Kernel:
+    return Kernel(winograd.generate_parts(isa, form, of_gradients), isa)
+
+
+@cache
+def _products_kernel(isa: Isa, form: Form, tile: ChannelTile, side_by_side: bool) -> Kernel:
+    return Kernel(winograd.generate_products(isa, form, tile, side_by_side), isa)
+
+
+@cache
+def _edges_kernel(isa: Isa) -> Kernel:
+    return Kernel(winograd_values.generate_edges(isa), isa)
+
+
+class Pooled(NamedTuple):
+    """What is made of outputs instead of writing them all: maxima, with their positions if an activation is named."""
+
+    after: str | Epilogue
+    kind: str = ""  #: the positions' type, as pools.INDEX calls it
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What a convolution's output comes to once sizes are known, but for the addresses."""
+
+    isa: Isa
+    form: Form
+    kernel: Kernel
+    vectors: int
+    channels: int  #: output channels in whole tiles
+    inner: int
+    items: int
+    threads: int
+    scratch: int
+    after: list[int]  #: the kernel's words after the addresses, but for the weight's
+    kept: bool
+
+    @classmethod
+    @lru_cache(maxsize=4096)
+    def of(
+        cls,
+        isa: Isa,
+        shape: ConvShape,
+        threads: int,
+        epilogue: Epilogue | Pooled = PLAIN,
+        packed: bool = False,
+        backwards: bool = False,
+    ) -> Sums:
+        """``packed``: a weight is transformed once for many calls, and kept; ``backwards``: for the input gradient."""
+        inner, outer, size, outputs = shape.in_channels, shape.out_channels, shape.size, shape.output_size
+        isa = isa.dividing(math.gcd(inner, outer))
+        before = [low for low, _ in shape.pads]
+        if backwards:
+            inner, outer, size, outputs = outer, inner, outputs, size
+            # Input i sees output i + before - tap: the kernel turned around begins so far before it.
+            before = [kernel - 1 - low for kernel, low in zip(shape.kernel, before, strict=True)]
+        form = _form(shape.kernel[0], shape.batch, outputs, _READING if packed else _PACKING)
+        down, across = _tiles(form, outputs)
+        tiles = shape.batch * down * across
+        tile = ChannelTile.choose(isa, outer, _MOST_TILES)
+        channels = _rounded(outer, tile.vectors * isa.lanes)
+        most = min(_MOST_TILES, max(_LEAST_TILES, _CHUNK // (form.elements * (inner + channels))))
+        # As many chunks for every thread.
+        items = -(-tiles // most)
+        items = min(_rounded(items, threads), -(-tiles // tile.columns))
+        chunk = _rounded(-(-tiles // items), tile.columns)
+        items = -(-tiles // chunk)
+        scratch = form.elements * (chunk * (inner + channels) + 2 * GAP) + channels
+        # Room for a tile, states and flags, and the taps in the order of direct sums, should one be needed.
+        scratch += form.elements * inner + chunk + channels // (tile.vectors * isa.lanes)
+        scratch = _rounded(scratch + (0 if packed else form.taps**2 * inner * channels), LINE)
+        threads = min(threads, items)
+        image = [inner, *size, math.prod(size) * inner, size[1] * inner]
+        after = [tiles, down, across, *before, outer, channels // (tile.vectors * isa.lanes), *outputs]
+        after += [chunk, scratch, *image]
+        kernels = _pooled_kernel if isinstance(epilogue, Pooled) else _output_kernel
+        kernel = kernels(isa, form, tile, epilogue)
+        return cls(isa, form, kernel, tile.vectors, channels, inner, items, threads, threads * scratch, after, packed)
+
+    def pack(self, weights: Weights, bias: Tensor | None, into: Tensor | None = None) -> Tensor:
+        """The transformed weight; ``into`` is where it was packed before."""
+        _, outer, inner, _, _ = weights.sizes
+        count, largest, direct, end = self._parts()
+        packed = fresh.empty(end) if into is None else into
+        packed[count:largest].zero_()
+        if bias is not None:
+            packed[count : count + outer] = bias
+        blocks = self.channels // (self.vectors * self.isa.lanes)
+        address = packed.data_ptr()
+        words = [_start(weights), address, address + 4 * largest, address + 4 * direct, int(self.kept)]
+        words += [inner, outer, blocks, *weights.strides[1:]]
+        strides = {1: ""} | {weights.strides[2]: "inner", weights.strides[1]: "outer"}
+        kernel = _weights_kernel(self.isa, self.form, self.vectors, strides[1])
+        kernel(blocks * inner // self.isa.lanes, words, launch.threads())
+        return packed
+
+    def _parts(self) -> tuple[int, int, int, int]:
+        """Where in a packed weight the bias begins, the largest magnitudes and the taps; where it ends."""
+        bias = self.form.elements * self.inner * self.channels
+        largest = bias + self.channels + self.inner
+        direct = largest + self.inner // self.isa.lanes * self.channels
+        return bias, largest, direct, direct + (self.form.taps**2 * self.inner * self.channels if self.kept else 0)
+
+    def words(
+        self, x: Any, packed: Any, y: Any, scratch: Any, added: Any = None, weights: Weights | None = None
+    ) -> list[Any]:
+        """The kernel's arguments, from addresses or from what will be addresses.
+
+        ``added``: a map, or the positions; ``weights``: what was packed, unless it is kept.
+        """
+        if weights is None:
+            assert self.kept
+            source = [packed + 4 * self._parts()[2], 0, 0, 0, 0]
+        else:
+            source = [_start(weights), *weights.strides[1:]]
+        return [x, packed, y, *([] if added is None else [added]), scratch, *self.after, *source, int(self.kept)]
+
+
+def _start(weights: Weights) -> int:
+    """The address of a weight's first number."""
+    return weights.tensor.data_ptr() + weights.offset * weights.tensor.element_size()
+
+
+def _nhwc(image: Tensor) -> Tensor:
+    made = moved(image, True)
+    return image.contiguous(memory_format=torch.channels_last) if made is None else made
+
+
+def _rounded(number: int, step: int) -> int:
+    return -(-number // step) * step
+
+
+def _tiles(form: Form, outputs: Sequence[int]) -> tuple[int, int]:
+    down, across = (-(-n // form.outputs) for n in outputs)
+    return down, across
+
+
+def _form(taps: int, batch: int, outputs: Sequence[int], weights: int) -> Form:
+    """The form with the fewest multiplications, transforming weights counted as tiles."""
+    return min(FORMS[taps], key=lambda form: form.elements * (batch * math.prod(_tiles(form, outputs)) + weights))
+
+
+def _sums(shape: ConvShape, x: Tensor, weights: Weights, bias: Tensor | None, backwards: bool) -> Tensor:
+    sums = Sums.of(the_isa(), shape, launch.threads(), backwards=backwards)
+    packed, scratch = sums.pack(weights, bias), fresh.empty(sums.scratch)
+    whole = shape.input_shape if backwards else shape.output_shape
+    y = fresh.empty(whole, memory_format=torch.channels_last)
+    words = sums.words(x.data_ptr(), packed.data_ptr(), y.data_ptr(), scratch.data_ptr(), weights=weights)
+    sums.kernel(sums.items, words, sums.threads)
+    return y
+
+
+def pools(shape: ConvShape, pool: PoolShape) -> bool:
+    """Whether an output can go through max pooling before it is written."""
+    refused = _backend.refusal(shape, Pass.OUTPUT, torch.float32, "cpu") is not None
+    return not refused and pool.kernel == (winograd_pooled.WINDOW,) * 2 and joins(pool)
+
+
+def maximum(
+    shape: ConvShape, pool: PoolShape, activation: str, x: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The pooled map of a problem that pools and its positions, -1 where the activation lets no gradient back; both
+    with channels side by side.
+    """
+    x, weight, bias = checked_operands(shape, Pass.OUTPUT, x, weight, bias)
+    x, dtype = _nhwc(x), compact(pool)
+    sums = Sums.of(the_isa(), shape, launch.threads(), Pooled(activation, INDEX[dtype]))
+    weights = Weights.of(weight, 1)
+    packed, scratch = sums.pack(weights, bias), fresh.empty(sums.scratch)
+    last = torch.channels_last
+    values = fresh.empty(pool.output_shape, memory_format=last)
+    positions = fresh.empty(pool.output_shape, dtype=dtype, memory_format=last)
+    results = values.data_ptr(), positions.data_ptr()
+    words = sums.words(x.data_ptr(), packed.data_ptr(), results[0], scratch.data_ptr(), results[1], weights)
+    sums.kernel(sums.items, words, sums.threads)
+    return values, positions
+
+
+def _weight_grad(shape: ConvShape, x: Tensor, g: Tensor, channels_last: bool) -> Tensor:
+    inner, outer = shape.in_channels, shape.out_channels
+    isa, threads = the_isa().dividing(math.gcd(inner, outer)), launch.threads()
+    before = [low for low, _ in shape.pads]
+    form = _form(shape.kernel[0], shape.batch, shape.output_size, _READING)
+    down, across = _tiles(form, shape.output_size)
+    tiles = shape.batch * down * across
+    vectors = 2 if inner % (2 * isa.lanes) == 0 else 1
+    tile = ChannelTile(isa.tile(vectors + 1) // vectors, vectors)
+    items = -(-outer // tile.columns) * (inner // (vectors * isa.lanes))
+    chunk = min(tiles, max(_LEAST_TILES, _SUMMED // (form.elements * (inner + outer))))
+    slices = chunk * inner + GAP, chunk * outer + GAP
+    # The last output channels of a tile may be read where there are none.
+    parts = [fresh.empty(form.elements * slice_ + GAP) for slice_ in slices]
+    # Sums that are complete at once need not be kept. Others are taken an element after the other, whose tiles stay in
+    # a second-level cache.
+    at_once, kept = chunk == tiles, form.elements * tile.columns * vectors * isa.lanes
+    total = fresh.empty((threads if at_once else items) * kept)
+    where = [0, kept] if at_once else [kept, 0]
+    zeros, staging = fresh.zeros(max(inner, outer)), fresh.empty(threads * form.elements * max(inner, outer))
+    made = new_empty(g, shape.weight_shape, channels_last)
+    told = torch.zeros(1 + inner + outer, dtype=torch.int32, device="cpu")
+    products = _products_kernel(isa, form, tile, made.stride(1) == 1)
+    marks = told.data_ptr() + 4
+    for image, ends in zip((x, g), _seen_by_all(shape), strict=True):
+        channels, height, width = image.shape[1:]
+        words = [image.data_ptr(), marks, told.data_ptr(), shape.batch, channels, height, width]
+        _edges_kernel(isa)(channels // isa.lanes, [*words, height * width * channels, width * channels, *ends], threads)
+        marks += 4 * channels
+    for start in range(0, tiles, chunk):
+        count = min(chunk, tiles - start)
+        each = zip((x, g), parts, slices, (before, [0, 0]), (False, True), strict=True)
+        for image, part, slice_, corner, of_gradients in each:
+            channels, height, width = image.shape[1:]
+            words = [image.data_ptr(), part.data_ptr(), zeros.data_ptr(), staging.data_ptr(), tiles, down, across]
+            words += [channels, height, width]
+            words += [height * width * channels, width * channels, *corner, start, slice_]
+            _parts_kernel(isa, form, of_gradients)(count, words, threads)
+        words = [*(part.data_ptr() for part in parts), total.data_ptr(), made.data_ptr(), told.data_ptr()]
+        rest = [inner, outer, *slices]
+        if at_once:
+            products(items, [*words, count, *rest, form.elements, *where, 0, 1, *made.stride()], threads)
+        else:
+            products(form.elements * items, [*words, count, *rest, 1, *where, start, 0, *made.stride()], threads)
+    if not at_once:
+        products(items, [*words, 0, *rest, form.elements, *where, 1, 1, *made.stride()], threads)
+    if int(told[0]):
+        return _repaired(shape, x, g, made, told[1:], channels_last)
+    return made
+
+
+def _repaired(shape: ConvShape, x: Tensor, g: Tensor, made: Tensor, marked: Tensor, channels_last: bool) -> Tensor:
+    """A weight gradient whose marked channels, of inputs and outputs, may be poor, or which has infinities or NaN."""
+    direct = partial(_llvm.contract, open_=Pass.WEIGHT_GRAD, bias=None)
+    if not made.isfinite().all():
+        # These spread; and numbers may be so large that only here something overflows.
+        return direct(shape, first=x, second=g, channels_last=channels_last)
+    marks = marked.split((shape.in_channels, shape.out_channels))
+    of_x, of_g = (_poor(*each) for each in zip((x, g), marks, _seen_by_all(shape), strict=True))
+    if len(of_x):
+        made[:, of_x] = direct(replace(shape, in_channels=len(of_x)), first=x[:, of_x], second=g)
+    if len(of_g):
+        made[of_g] = direct(replace(shape, out_channels=len(of_g)), first=x, second=g[:, of_g])
+    return made
+
+
+#: The first and the last row, and the first and the last column, of a rectangle.
+_Ends: TypeAlias = tuple[int, int, int, int]
+
+
+@lru_cache(maxsize=4096)
+def _seen_by_all(shape: ConvShape) -> tuple[_Ends, _Ends]:
+    """The inputs that all taps see, and the outputs that see no padding; empty ones end before they begin."""
+    inputs: list[int] = []
+    outputs: list[int] = []
+    for size, out, taps, (low, _) in zip(shape.size, shape.output_size, shape.kernel, shape.pads, strict=True):
+        for ends, count, first, last in (
+            (inputs, size, taps - 1 - low, out - 1 - low),
+            (outputs, out, low, size - taps + low),
+        ):
+            ends += [min(max(first, 0), count), max(min(last, count - 1), -1)]
+    return cast(_Ends, tuple(inputs)), cast(_Ends, tuple(outputs))
+
+
+def _poor(image: Tensor, marked: Tensor, ends: _Ends) -> Tensor:
+    """The marked channels whose largest value isn't within reach of the largest one that all taps see."""
+    (channels,) = marked.nonzero(as_tuple=True)
+    values = image[:, channels].abs()
+    top, bottom, left, right = ends
+    seen = values[:, :, top : bottom + 1, left : right + 1]
+    if not seen.numel():
+        return channels
+    limit = math.sqrt(winograd_values.SPREAD) * seen.amax((0, 2, 3))
+    return channels[~(values.amax((0, 2, 3)) <= limit)]

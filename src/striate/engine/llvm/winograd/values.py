@@ -1,0 +1,358 @@
+"""Where Winograd's convolution holds, by the values that it is used on; direct sums everywhere else.
+
+A tile's outputs are computed from all of its inputs, and what an output doesn't see cancels, but for rounding: an error
+in proportion to the tile's values, whatever lies in the output's own window. NaN and infinity don't cancel at all. So
+for every tile, the squares of whose inputs add up to E over all channels, and for every output of it, the squares of
+whose window add up to e, the output
+
+    is computed with the tile       if E <= 36 e and 2^-100 <= E <= 2^120, or if the tile has zeros only
+    is the bias                     if its window has zeros only
+    is summed directly              otherwise, as are its neighbours in a square of 2 x 2
+
+and everything is summed directly for blocks of filters of which one's largest magnitude lies outside 2^-40 and 2^40,
+unless it is 0. Within these limits nothing on the way overflows, or loses digits by being small; together with
+:meth:`striate.engine.llvm.winograd.forms.Form.bound` they bound an output's error by its own window. Where all is
+equally bright a tile of 4 x 4 outputs has E = 4 e, so the limit is a tile three times as bright as a window in it, in
+the root of the mean square.
+
+What has to be looked at of every tile is little (:class:`Watch`). Four outputs in a square share the inputs in the
+middle of their windows: while a tile is transformed, the squares of these are added up apart from all others. Where
+they are bright enough by themselves, no window is looked at. On photographs a few tiles in a hundred are looked at. It
+is all decided by a tile's values and nothing else, so results don't hang on chunks and threads.
+
+A weight's gradient sums over all positions, so no value of a channel is a stranger to it but for those at the borders,
+which some taps don't see (:func:`generate_edges`).
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Sequence
+from itertools import product
+from typing import TYPE_CHECKING, Final
+
+from striate.engine.llvm.codegen.ir import Function, Int, Number, Pointer
+from striate.engine.llvm.codegen.isa import Isa
+from striate.engine.llvm.convolution.nhwc import ChannelTile
+from striate.engine.llvm.winograd.forms import Form, Tile
+
+if TYPE_CHECKING:
+    from striate.engine.llvm.winograd.kernels import Image
+
+#: How many times a window's sum of squares its tile's may be. 36 keeps the error next to a spike, at the limit, at some
+#: four times that of even numbers, and leaves less than one output in a hundred of photographs' maps to direct sums.
+SPREAD: Final = 36
+#: A tile's sum of squares at least and at most, unless it is 0.
+LEAST, MOST = 2.0**-100, 2.0**120
+#: The largest magnitude of a filter at least and at most, unless it is 0.
+LEAST_WEIGHT, MOST_WEIGHT = 2.0**-40, 2.0**40
+#: Rows and columns of outputs that are summed directly together.
+SQUARE: Final = 2
+#: Where in a tile's state the outputs begin that see zeros only; those to be summed directly begin at 0.
+ZEROS: Final = 16
+#: Numbers below have squares that are no longer exact.
+TINY: Final = 2.0**-62
+
+
+class Watch:
+    """Looks at tiles as they are transformed, and writes down each one's state.
+
+    A bit for every output that has to be summed directly, and further on for every one that is the bias.
+    """
+
+    def __init__(
+        self, f: Function, form: Form, channels: Number, limits: tuple[Number, Number], states: Pointer
+    ) -> None:
+        self.f, self.form, self.channels, self.limits, self.states = f, form, channels, limits, states
+        #: Where squares of outputs begin, with the inputs that all four of these see.
+        self.shared = {
+            (i, j): {(i + u, j + v) for u, v in product(range(1, form.taps), repeat=2)}
+            for i, j in product(range(0, form.outputs, SQUARE), repeat=2)
+        }
+        self.sums = {key: f.variable(f.zeros()) for key in (None, *self.shared)}
+        self.open: dict[tuple[int, int] | None, str] = {}
+
+    def begin(self) -> None:
+        """Begins a tile."""
+        for total in self.sums.values():
+            total.set(self.f.zeros())
+
+    def add(self, j: int, column: Sequence[str]) -> None:
+        """Takes a vector of channels of column j of a tile's inputs. After the last column all are added up."""
+        f = self.f
+        for i, value in enumerate(column):
+            key = next((start for start, inputs in self.shared.items() if (i, j) in inputs), None)
+            if key in self.open:
+                self.open[key] = f.fma(value, value, self.open[key])
+            else:
+                self.open[key] = f.arithmetic("fmul", value, value)
+        for key in list(self.open):
+            # Registers are short, and freed as soon as nothing more comes.
+            last = self.form.size - 1 if key is None else max(column for _, column in self.shared[key])
+            if j == last:
+                self.sums[key].set(f.arithmetic("fadd", self.sums[key].get(), self.open.pop(key)))
+
+    def settle(self, tile: Number) -> None:
+        """Ends a tile: writes down which squares of its outputs have to be looked at."""
+        f = self.f
+        every, *shared = (sum_.get() for sum_ in self.sums.values())
+        for sum_ in shared:
+            every = f.arithmetic("fadd", every, sum_)
+        bits = f.value(f"bitcast {f.mask} {self._poor(_totals(f, [every]), _totals(f, shared))} to i{f.lanes}")
+        f.put(f.value(f"zext i{f.lanes} {bits} to i32"), self.states + tile)
+
+    def look(
+        self,
+        tile: Number,
+        image: Image,
+        place: Callable[[], tuple[Number, Number, Number]],
+        before: tuple[Number, ...],
+    ) -> None:
+        """Writes the state of a tile, looking at its windows where it has to.
+
+        ``place`` tells the tile's image, and the first row and column of its outputs.
+        """
+        f = self.f
+        poor = f.widened(f.scalar(self.states + tile), "i32")
+        with f.when(f.less(0, poor)):
+            number, *corner = place()
+            asked: Number = 0
+            for at, (i, j) in enumerate(self.shared):
+                # Nobody asks for outputs beyond the image.
+                down, across = (f.less(first + k, n) for first, k, n in zip(corner, (i, j), self.limits, strict=True))
+                bit = f.integer("and", f.integer("lshr", poor, at * f.lanes // len(self.shared)), 1)
+                asked = f.integer("or", asked, f.choose(f.both(down, across), bit, 0))
+            f.put("0", self.states + tile)
+            with f.when(f.less(0, asked)):
+                top, left = (first - more for first, more in zip(corner, before, strict=True))
+                pixels = [pixel for row in image.patch(number, top, left, self.form.size) for pixel in row]
+                with f.when(f.any(self._lanes(pixels, self._not_zero))):
+                    state = self._windows(pixels, corner)
+                    zeros = f.integer("lshr", state, ZEROS)
+                    found = f.variable(state.text, "i64")
+                    with f.when(f.less(0, zeros)):
+                        # Squares of tiny numbers are 0, too.
+                        direct = f.integer("and", f.integer("or", state, zeros), (1 << ZEROS) - 1)
+                        found.set(f.choose(f.any(self._lanes(pixels, self._tiny)), direct, state).text)
+                    f.put(f.narrow(Int(f, found.get())), self.states + tile)
+
+    def _windows(self, pixels: list[Pointer], corner: list[Number]) -> Int:
+        """A tile's state, by the sums of squares of all windows."""
+        f, m, n, taps = self.f, self.form.outputs, self.form.size, self.form.taps
+        outputs = list(product(range(m), repeat=2))
+        totals = {key: f.variable(f.zeros()) for key in (None, *outputs)}
+        with f.loop(0, self.channels, f.lanes) as channel:
+            squares = [f.arithmetic("fmul", value, value) for value in (f.load(pixel + channel) for pixel in pixels)]
+            rows = [self._runs(squares[n * i : n * i + n], taps) for i in range(n)]
+            columns = [self._runs(list(column), taps) for column in zip(*rows, strict=True)]
+            for key, total in totals.items():
+                more = self._runs(squares, n * n)[0] if key is None else columns[key[1]][key[0]]
+                total.set(f.arithmetic("fadd", total.get(), more))
+        every = _totals(f, [totals[None].get()])
+        state: Number = 0
+        for start in range(0, len(outputs), SQUARE**2):
+            four = outputs[start : start + SQUARE**2]
+            sums = _totals(f, [totals[key].get() for key in four])
+            zeros, poor = f.compare("oeq", sums, f.zeros()), self._poor(every, sums)
+            for at, key in enumerate(four):
+                inside = (
+                    f.less(first + more, limit) for first, more, limit in zip(corner, key, self.limits, strict=True)
+                )
+                direct, zero = (self._bit(mask, at, len(four)) for mask in (poor, zeros))
+                told = f.choose(f.less(0, zero), 1 << ZEROS, direct)
+                told = f.integer("shl", f.choose(f.both(*inside), told, 0), key[0] * m + key[1])
+                state = f.integer("or", state, told)
+        assert isinstance(state, Int)
+        return state
+
+    def _runs(self, values: list[str], length: int) -> list[str]:
+        """The sums of so many neighbours."""
+        found = []
+        for start in range(len(values) - length + 1):
+            total = values[start]
+            for value in values[start + 1 : start + length]:
+                total = self.f.arithmetic("fadd", total, value)
+            found.append(total)
+        return found
+
+    def _lanes(self, pixels: list[Pointer], holds: Callable[[str], str]) -> str:
+        """In which lanes something holds of one of these pixels' bits."""
+        f = self.f
+        found = f.variable("zeroinitializer", f.mask)
+        with f.loop(0, self.channels, f.lanes) as channel:
+            for pixel in pixels:
+                found.set(f.mask_or(found.get(), holds(f.magnitude_bits(f.load(pixel + channel)))))
+        return found.get()
+
+    def _not_zero(self, bits: str) -> str:
+        return self.f.value(f"icmp ne <{self.f.lanes} x i32> {bits}, zeroinitializer")
+
+    def _tiny(self, bits: str) -> str:
+        """Without a sign the number before 0 is the largest one."""
+        kind = f"<{self.f.lanes} x i32>"
+        before = self.f.value(f"sub {kind} {bits}, splat (i32 1)")
+        return self.f.value(f"icmp ult {kind} {before}, splat (i32 {bits_of(TINY) - 1})")
+
+    def _poor(self, every: str, sums: str) -> str:
+        """Where a tile's sum of squares is too large for parts of it, too small or too large."""
+        f = self.f
+        fine = f.compare("ole", every, f.arithmetic("fmul", sums, f.constant(SPREAD)))
+        for how, limit in (("oge", LEAST), ("ole", MOST)):
+            fine = f.value(f"and {f.mask} {fine}, {f.compare(how, every, f.constant(limit))}")
+        return f.value(f"xor {f.mask} {fine}, splat (i1 true)")
+
+    def _bit(self, mask: str, share: int, shares: int) -> Int:
+        """1 if the mask has a share's lanes, which are alike."""
+        lane = self.f.value(f"extractelement {self.f.mask} {mask}, i64 {share * self.f.lanes // shares}")
+        return self.f.choose(lane, 1, 0)
+
+
+def _totals(f: Function, vectors: list[str]) -> str:
+    """The sums of one or four vectors' lanes, of each in a share of the lanes of a vector."""
+    width = f.lanes
+    while len(vectors) > 1:
+        width //= 2
+        found = []
+        for one, other in zip(vectors[::2], vectors[1::2], strict=True):
+            low = [lane for lane in range(2 * f.lanes) if not lane & width]
+            halves = (f.shuffle(one, other, [lane + more for lane in low]) for more in (0, width))
+            found.append(f.arithmetic("fadd", *halves))
+        vectors = found
+    (total,) = vectors
+    while width > 1:
+        width //= 2
+        total = f.arithmetic("fadd", total, f.shuffle(total, total, [lane ^ width for lane in range(f.lanes)]))
+    return total
+
+
+class Direct:
+    """Direct sums of squares of outputs. Their weight is [block][input channel][tap][channel of the block].
+
+    Who packs a weight for many calls packs that, too; else each thread puts the taps in order when it needs them first.
+    """
+
+    def __init__(
+        self,
+        f: Function,
+        form: Form,
+        tile: ChannelTile,
+        sizes: tuple[Number, Number],
+        source: tuple[Pointer, tuple[Number, ...]],
+        packed: tuple[Pointer, Number],
+    ) -> None:
+        """``sizes``: channels that go in and come out; ``source``: the weight and its strides; ``packed``: where the
+        taps are in order, if the number isn't 0, and else are put.
+        """
+        self.f, self.form, self.tile, self.packed = f, form, tile, packed[0]
+        self.inner, self.outer = sizes
+        self.weight, self.strides = source
+        self.there = f.variable(str(packed[1]), "i64")
+
+    def prepare(self) -> None:
+        f, taps, group = self.f, self.form.taps, self.tile.vectors * self.f.lanes
+        with f.when(f.same(Int(f, self.there.get()), 0)):
+            self.there.set("1")
+            with f.loop(0, self.outer) as o, f.loop(0, self.inner) as c:
+                from_ = self.weight + (o * self.strides[0] + c * self.strides[1])
+                for i, j in product(range(taps), repeat=2):
+                    number = f.scalar(from_ + (i * self.strides[2] + j * self.strides[3]))
+                    f.put(number, self._place(o // group, c, i * taps + j) + o % group)
+
+    def _place(self, block: Number, c: Number, tap: int) -> Pointer:
+        group = self.tile.vectors * self.f.lanes
+        return self.packed + ((block * self.inner + c) * (self.form.taps**2 * group) + tap * group)
+
+    def sums(self, block: Number, pixels: list[list[Pointer]], channels: Number) -> list[Tile]:
+        """For every vector of a block the square of outputs that sees these pixels, over so many input channels."""
+        f, taps, vectors = self.f, self.form.taps, range(self.tile.vectors)
+        square = list(product(range(SQUARE), repeat=2))
+        totals = {(v, at): f.variable(f.zeros()) for v in vectors for at in square}
+        with f.loop(0, channels) as c:
+            values = [[f.broadcast(pixel + c) for pixel in row] for row in pixels]
+            for v in vectors:
+                # The sum of a channel's taps is added as one: long sums round the more the longer.
+                found = dict.fromkeys(square, "")
+                for i, j in product(range(taps), repeat=2):
+                    weight = f.load(self._place(block, c, i * taps + j) + v * f.lanes)
+                    for (u, w), sum_ in found.items():
+                        value = values[i + u][j + w]
+                        found[u, w] = f.fma(value, weight, sum_) if sum_ else f.arithmetic("fmul", value, weight)
+                for at, sum_ in found.items():
+                    total = totals[v, at]
+                    total.set(f.arithmetic("fadd", total.get(), sum_))
+        return [[[totals[v, (u, w)].get() for w in range(SQUARE)] for u in range(SQUARE)] for v in vectors]
+
+
+def suspects(f: Function, tile: ChannelTile, largest: Pointer, sizes: tuple[Number, Number], flags: Pointer) -> Number:
+    """Marks the blocks of filters of which one is too large, too small, or no number; gives back whether there are any.
+
+    ``largest``: each filter's largest magnitudes over several shares of its input channels, as whole numbers;
+    ``sizes``: shares and blocks.
+    """
+    (shares, blocks), wide = sizes, f"<{f.lanes} x i32>"
+    least, most = (bits_of(limit) for limit in (LEAST_WEIGHT, MOST_WEIGHT))
+    found, group = f.variable("0", "i64"), tile.vectors * f.lanes
+    with f.loop(0, blocks) as block:
+        bad = f.variable("false", "i1")
+        for v in range(tile.vectors):
+            top = f.variable(f.zeros(), wide)
+            with f.loop(0, shares) as share:
+                here = f.load_as(largest + ((share * blocks + block) * group + v * f.lanes))
+                top.set(larger_bits(f, top.get(), here))
+            bits = top.get()
+            large = f.value(f"icmp sgt {wide} {bits}, splat (i32 {most})")
+            small = f.value(f"icmp slt {wide} {bits}, splat (i32 {least})")
+            some = f.value(f"icmp ne {wide} {bits}, zeroinitializer")
+            outside = f.mask_or(large, f.value(f"and {f.mask} {small}, {some}"))
+            bad.set(f.value(f"or i1 {bad.get()}, {f.any(outside)}"))
+        flag = f.choose(bad.get(), 1, 0)
+        f.put(f.narrow(flag), flags + block)
+        found.set(f.integer("or", Int(f, found.get()), flag).text)
+    return Int(f, found.get())
+
+
+def generate_edges(isa: Isa) -> Function:
+    """Marks the channels of images whose pixels at the borders outshine those next to them: ``told[channel]`` is -1.
+
+    At the borders are rows and columns before a first and after a last one, which some of a window's taps don't see. An
+    item is a vector of channels. Where one is marked ``any`` becomes 1.
+    """
+    f = Function("winograd_edges", isa)
+    x, told, any_ = f.pointer(), f.pointer("i32"), f.pointer("i32")
+    images, channels, height, width, image_stride, row_stride = (f.size() for _ in range(6))
+    top, bottom, left, right = (f.size() for _ in range(4))
+    kind = f"<{f.lanes} x i32>"
+    with f.loop(f.first, f.last) as item:
+        outside, inside = (f.variable(f.zeros(), kind) for _ in range(2))
+        with f.loop(0, images) as image, f.loop(0, height) as row:
+            line = x + (image * image_stride + row * row_stride + item * f.lanes)
+            there = f.both(f.less(top - 1, row), f.less(row, bottom + 1))
+            between = f.both(f.less(top, row), f.less(row, bottom))
+            start, stop = f.choose(there, left, width), f.choose(there, right + 1, width)
+            # Of what lies next to the borders, a whole row, or its two ends.
+            step = f.choose(between, f.larger(right - left, 1), 1)
+            for largest, *columns in ((outside, 0, start, 1), (inside, start, stop, step), (outside, stop, width, 1)):
+                with f.loop(*columns) as column:
+                    bits = f.magnitude_bits(f.load(line + column * channels))
+                    largest.set(larger_bits(f, largest.get(), bits))
+        tops = [f.value(f"bitcast {kind} {largest.get()} to {f.vector}") for largest in (outside, inside)]
+        fine = f.compare("ole", tops[0], f.arithmetic("fmul", tops[1], f.constant(math.sqrt(SPREAD))))
+        poor = f.value(f"xor {f.mask} {fine}, splat (i1 true)")
+        f.store(f.value(f"sext {f.mask} {poor} to {kind}"), told + item * f.lanes, kind="i32")
+        with f.when(f.any(poor)):
+            f.put("1", any_)
+    return f
+
+
+def larger_bits(f: Function, one: str, other: str) -> str:
+    """The larger ones of two vectors of magnitudes as whole numbers."""
+    wide = f"<{f.lanes} x i32>"
+    return f.call(wide, f"llvm.smax.v{f.lanes}i32", (wide, one), (wide, other))
+
+
+def bits_of(number: float) -> int:
+    """A magnitude's bits as a whole number."""
+    (bits,) = struct.unpack("<i", struct.pack("<f", number))
+    assert isinstance(bits, int)
+    return bits
