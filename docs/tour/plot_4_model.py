@@ -35,9 +35,9 @@ got = model(images)
 torch.testing.assert_close(got, expected)
 
 # %%
-# **Blocks.** With gradients, ``acceleration/blocks/fusion.py`` looks for groups of functions whose intermediate maps nobody
-# else reads, and fuses each into one operation with one gradient. Here six layers became two operations: convolution,
-# ReLU and pooling; convolution, batch normalisation and ReLU.
+# **Blocks.** With gradients, ``acceleration/blocks/fusion.py`` looks for groups of functions whose intermediate maps
+# nobody else reads, and fuses each into one operation with one gradient. Here six layers became two operations:
+# convolution, ReLU and pooling; convolution, batch normalisation and ReLU.
 
 print(acceleration.blocks_of(model))
 assert acceleration.blocks_of(model) == {"": "0 + 1 + 2, 3 + 4 + 5"}

@@ -10,6 +10,7 @@ VARIABLES: Final = {
     "STRIATE_TUNE": "0: don't measure which kernels are fastest, each backend's own rule chooses. 1: all at once.",
     "STRIATE_DETERMINISTIC": "1: the same, so that no clock decides in which order sums are made.",
     "STRIATE_ISA": "The instruction set of generated kernels: avx512, avx2, x86-64 or neon [default: the best].",
+    "STRIATE_LOG": "choices: print each choice of a kernel when it is made, with the times of the others.",
     "STRIATE_KEEP_MEMORY": "0: give freed memory back to the system at once.",
     "XDG_CACHE_HOME": "The user's cache, except on Windows and macOS [default: ~/.cache].",
     "LOCALAPPDATA": "The same on Windows.",

@@ -26,7 +26,7 @@ from striate.engine.backends import forget
 from striate.engine.llvm.backend import LlvmBackend
 from striate.errors import OperandError
 from striate.geometry import ConvShape
-from striate.ops import _left
+from striate.ops import _dispatch
 
 
 class Functional(torch.nn.Module):
@@ -224,7 +224,7 @@ def test_a_call_that_pytorch_does_best_is_pytorchs(backend: str, node: str, monk
 
 @pytest.mark.parametrize(("saved", "node"), [(50e-6, "ConvolutionBackward0"), (400e-6, "_ContractionBackward")])
 def test_small_savings_are_not_worth_a_detour(saved: float, node: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_left, "gain", lambda *_: saved)
+    monkeypatch.setattr(_dispatch, "gain", lambda *_: saved)
     fast = striate.accelerate(torch.nn.Conv2d(2, 5, 3))
     x = torch.randn(2, 2, 11, 11, requires_grad=True)
     fast(x)

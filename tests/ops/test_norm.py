@@ -18,6 +18,7 @@ from striate import engine
 from striate.engine import tuning
 from striate.engine.llvm.normalization import dispatch as normalization
 from striate.errors import OperandError
+from striate.geometry import NormShape
 from striate.ops import norm
 from striate.ops.norm import batch_norm
 
@@ -642,7 +643,7 @@ def test_measuring_leaves_no_traces_and_is_kept(monkeypatch: pytest.MonkeyPatch)
         assert all(each.grad is None for each in p.operands)
         known = tuning.known(
             tuning.Question(
-                tuning.Line("batch_norm", (4, 8, 9, 9), ("relu", "residual", "training")),
+                NormShape((4, 8, 9, 9), "relu", residual=True, training=True),
                 engine.Pass.INPUT_GRAD,
                 torch.float32,
                 "cpu",

@@ -1,8 +1,8 @@
 """striate as a compiler of PyTorch's: ``torch.compile(model, backend="striate")``.
 
 TorchDynamo captures a model's Python as graphs of torch functions, under guards that say when a graph may be used
-again, and hands each to :func:`striate_backend`. What comes back computes the graph: operation by operation, with
-neighbours put together (blocks/fusion.py), so that gradients of every order are PyTorch's autograd's and striate's; and, where
+again, and hands each to :func:`striate_backend`, which returns a callable that computes the graph: operation by
+operation, with some of them fused into blocks (blocks/fusion.py), so that gradients of every order exist; and, where
 gradients are off, by a plan (plans/running.py) for inputs whose sizes have come before.
 """
 

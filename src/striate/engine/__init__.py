@@ -1,5 +1,6 @@
 """How an operation gets computed: a table of backends, the choice among them, and the reference they answer to."""
 
+from striate.engine import conv_pool, normalization  # noqa: F401 - they register families of problems
 from striate.engine.aten import AtenBackend
 from striate.engine.backends import (
     FORM,
@@ -14,6 +15,8 @@ from striate.engine.backends import (
     traced,
     use,
 )
+from striate.engine.choice import Choice
+from striate.engine.choice import made as choices
 from striate.engine.explanation import Explanation, explain
 from striate.engine.llvm.backend import LlvmBackend
 from striate.engine.llvm.winograd.backend import WinogradBackend
@@ -31,10 +34,12 @@ register(ReferenceBackend())
 __all__ = [
     "FORM",
     "Backend",
+    "Choice",
     "Explanation",
     "Pass",
     "Timing",
     "backends",
+    "choices",
     "choose",
     "explain",
     "gain",

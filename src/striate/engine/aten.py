@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from striate.engine.backends import Backend, Pass, traced
+from striate.engine.backends import NO_STEPS, Backend, Pass, traced
 from striate.engine.layout import new_empty, phantom, reshaped
 from striate.geometry import ConvShape, PoolShape, Problem
 
@@ -35,6 +35,8 @@ class AtenBackend(Backend):
     name = "aten"
 
     def refusal(self, problem: Problem, open_: Pass, dtype: torch.dtype, device: str) -> str | None:
+        if open_ is Pass.PACKED:
+            return NO_STEPS
         if dtype == torch.bool:
             return "PyTorch has no arithmetic on booleans"
         if dtype.is_complex:

@@ -5,23 +5,18 @@ A convolution is one trilinear form T(x, w, g) of input, weight and output gradi
 output open and it is the forward pass, the input and it is the input gradient (and transposed convolution), the weight
 and it is the weight gradient. Pooling walks the same windows; output and input gradient are its two contractions.
 
-Choosing is a documented list of decisions, of which the first that says something counts:
-
-1. what ``use`` has fixed; if that backend refuses, it is an error;
-2. of the backends that accept and compete the fastest, as measured on this machine (:mod:`striate.engine.tuning`);
-3. where nothing may be measured, the first of them that recommends itself for the problem, else the last of them;
-4. the first one that accepts.
+``use`` may fix the backend; if that one refuses a problem, it is an error. Otherwise choice.py chooses among those that
+accept and compete; among those that don't compete, the first one that accepts.
 
 explanation.py shows the choice and its reasons.
 """
 
 from __future__ import annotations
 
-import enum
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from types import TracebackType
 from typing import Final
 
@@ -29,37 +24,39 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from striate.engine import tuning
+from striate.engine import choice, tuning
+from striate.engine.choice import Asked, Implementation
+from striate.engine.passes import FORM, Pass, passes
 from striate.errors import BackendError
 from striate.geometry import ConvShape, PoolShape, Problem
 
-
-class Pass(enum.IntEnum):
-    """What is computed of a problem: which operand is open, in the order of the trilinear form; or more than that."""
-
-    INPUT_GRAD = 0
-    WEIGHT_GRAD = 1
-    OUTPUT = 2
-    #: Of max pooling: the output with the positions that its values come from, which gradients need.
-    POSITIONS = 3
-
-    # Looked up several times a call; an enumeration's own hash is a function in Python.
-    __hash__ = int.__hash__
-
+__all__ = [
+    "FORM",
+    "Backend",
+    "ConvolutionBackend",
+    "Pass",
+    "Ready",
+    "backends",
+    "choose",
+    "fixed",
+    "forget",
+    "gain",
+    "has_memory",
+    "passes",
+    "ready",
+    "register",
+    "table",
+    "traced",
+    "use",
+    "watched",
+]
 
 #: A contraction of two operands and a bias that lie in memory as those did that it was made for.
 Ready = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
-#: The operands of the trilinear form, each of which may be the open one.
-FORM: Final = (Pass.INPUT_GRAD, Pass.WEIGHT_GRAD, Pass.OUTPUT)
-
-
-def passes(problem: Problem) -> tuple[Pass, ...]:
-    """What there is to compute of a problem."""
-    if isinstance(problem, ConvShape):
-        return Pass.OUTPUT, Pass.INPUT_GRAD, Pass.WEIGHT_GRAD
-    return (Pass.OUTPUT, Pass.POSITIONS, Pass.INPUT_GRAD) if problem.kind == "max" else (Pass.OUTPUT, Pass.INPUT_GRAD)
+#: Why a backend has no steps of inference plans, which need kernels on memory that is planned before.
+NO_STEPS: Final = "has no kernels for inference plans"
 
 
 class Backend(ABC):
@@ -216,15 +213,30 @@ def fixed() -> str | None:
     return _forced
 
 
-#: What has been chosen in this process, to be looked up at every call.
-_chosen: dict[tuple[Problem, Pass, torch.dtype, str, bool, bool, int, int], Backend] = {}
-
-
 def forget() -> None:
     """Forgets what has been chosen in this process."""
-    _chosen.clear()
+    choice.forget()
     _ready.clear()
     tuning.forget()
+
+
+@choice.family(ConvShape)
+@choice.family(PoolShape)
+def _family(asked: Asked) -> list[Implementation]:
+    """The backends, in the order of the table; those that don't compete compute what all others refuse."""
+    problem, open_, dtype, device, channels_last, local = asked
+    assert isinstance(problem, (ConvShape, PoolShape))
+    listed, taken = [], False
+    for name, backend in sorted(_TABLE.items(), key=lambda entry: not entry[1].competes):
+        refusal = backend.refusal(problem, open_, dtype, device)
+        if refusal is None and local and not backend.local:
+            refusal = "an output depends on more than its window, so only accelerated models use this"
+        if refusal is None and taken and not backend.competes:
+            refusal = "computes what all others refuse"
+        recommended = refusal is None and backend.recommends(problem, open_, channels_last)
+        listed.append(Implementation(name, refusal, recommended))
+        taken = taken or refusal is None
+    return listed
 
 
 def choose(
@@ -255,14 +267,8 @@ def choose(
         raise BackendError(
             str(problem), f"backend {_forced} refuses: {refusal}", remedy='let another do it: use("auto")'
         )
-    key = (problem, open_, dtype, device, channels_last, local, torch.get_num_threads(), tuning.generation)
-    found = _chosen.get(key)
-    if found is None:
-        if len(_chosen) >= 16384:
-            _chosen.clear()
-        asked = (problem, open_, dtype, device, channels_last, local)
-        found = _chosen[key] = _decide(*asked, runs if tuning.measuring() else None)
-    return found
+    asked = Asked(problem, open_, dtype, device, channels_last, local)
+    return _TABLE[choice.choose(asked, lambda name: runs(_TABLE[name])).name]
 
 
 #: What contractions have come to in this process, by all that they depend on but the numbers.
@@ -321,20 +327,20 @@ def gain(
         if _forced == "aten":
             return None
         return math.inf if by is None else -math.inf
-    dtype, device, threads = operand.dtype, operand.device.type, torch.get_num_threads()
-    rest = (dtype, device, channels_last, local, threads, tuning.generation)
-    key = (problem, passes, by, *rest)
+    rest = (operand.dtype, operand.device.type, channels_last, local)
+    key = (problem, passes, by, *rest, torch.get_num_threads(), tuning.generation)
     if key in _gains:
         return _gains[key]
     total = 0.0
     for open_ in passes:
-        chosen = _chosen.get((problem, open_, *rest))
+        asked = Asked(problem, open_, *rest)
+        chosen = choice.known(asked)
         if chosen is None:
             if tuning.measuring():
                 return None
             # The rule can be asked before the first call, which is then computed as all others are.
-            chosen = _decide(problem, open_, dtype, device, channels_last, local, None)
-        times = tuning.known(tuning.Question(problem, open_, dtype, device, channels_last, threads)) or {}
+            chosen = choice.choose(asked, None)
+        times = tuning.known(asked.question()) or {}
         name = chosen.name if by is None else by
         both = tuning.measuring() and times.keys() >= {"aten", name}
         if not both and name != chosen.name:
@@ -347,49 +353,6 @@ def gain(
         _gains.clear()
     _gains[key] = total
     return total
-
-
-def _decide(
-    problem: Problem,
-    open_: Pass,
-    dtype: torch.dtype,
-    device: str,
-    channels_last: bool,
-    local: bool,
-    runs: Callable[[Backend], Callable[[], object]] | None,
-) -> Backend:
-    asked = contenders(problem, open_, dtype, device, local)
-    times = None
-    if runs is not None and len(asked) > 1:
-        question = tuning.Question(problem, open_, dtype, device, channels_last, torch.get_num_threads())
-        times = tuning.measure(question, {name: _lazy(partial(runs, _TABLE[name])) for name in asked})
-    return _TABLE[best(asked, times, problem, open_, channels_last)]
-
-
-def _lazy(make: Callable[[], Callable[[], object]]) -> Callable[[], object]:
-    """What ``make`` makes, made when it is called first: no kernel is compiled where times are known."""
-    made = cache(make)
-    return lambda: made()()
-
-
-def contenders(problem: Problem, open_: Pass, dtype: torch.dtype, device: str, local: bool) -> list[str]:
-    """Who accepts and competes; if nobody does, the first one that accepts."""
-    refusals = {name: backend.refusal(problem, open_, dtype, device) for name, backend in _TABLE.items()}
-    accepting = [name for name, refusal in refusals.items() if refusal is None]
-    if not accepting:
-        told = "; ".join(f"{name}: {refusal}" for name, refusal in refusals.items())
-        raise BackendError(str(problem), f"every backend refuses ({told})")
-    competing = [name for name in accepting if _TABLE[name].competes and _TABLE[name].local >= local]
-    return competing or accepting[:1]
-
-
-def best(names: list[str], times: dict[str, float] | None, problem: Problem, open_: Pass, channels_last: bool) -> str:
-    """By measured times where there are some for all of these backends, else by the rule."""
-    if len(names) > 1 and times is not None and times.keys() >= set(names):
-        # PyTorch's kernels were there first: others have to beat them.
-        return tuning.fastest(times, sorted(names, key=lambda name: name != "aten"))
-    recommended = (name for name in names if _TABLE[name].recommends(problem, open_, channels_last))
-    return next(recommended, names[-1])
 
 
 def watched() -> bool:

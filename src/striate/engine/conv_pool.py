@@ -7,20 +7,21 @@ block keeps the positions, and neither the map before pooling nor its gradient, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
-from striate.engine import tuning
+from striate.engine import choice
 from striate.engine.backends import Pass, fixed
+from striate.engine.choice import Asked, Implementation
 from striate.engine.llvm.backend import LlvmBackend
 from striate.engine.llvm.conv_pool import dispatch as conv_pool_kernels
 from striate.engine.llvm.memory.relayout import laid_out
 from striate.engine.llvm.pooling import dispatch as pooling
 from striate.engine.llvm.pooling.nchw import LIMITS
 from striate.engine.llvm.winograd import backend as winograd_backend
-from striate.geometry import ConvShape, PoolShape
+from striate.geometry import ConvPoolShape, ConvShape, PoolShape
 
 _llvm, _winograd = LlvmBackend(), winograd_backend.WinogradBackend()
 #: Gradients that go back into one window's inputs must be this few, or there is nothing to save: 1 in 3.
@@ -87,9 +88,11 @@ def maximum(
     :class:`striate.engine.Backend` says.
     """
 
-    by_winograd = not local and not fixed() and winograd_backend.pools(shape, pool)
-    # Winograd's convolution makes interleaved maps; of these the pooled one is the least to put in order.
-    between = channels_last or by_winograd
+    asked = Asked(ConvPoolShape(shape, pool, activation), Pass.POSITIONS, input.dtype, "cpu", channels_last, local)
+    # Winograd's convolution makes maps in channels last; of these the pooled one is the least to put in order.
+    between = channels_last or any(
+        each.name == "transformed" and each.refusal is None for each in choice.implementations(asked)
+    )
 
     def one_by_one(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         values, positions = pooling.maximum(pool, apart(input, weight, bias, between), activation)
@@ -100,44 +103,23 @@ def maximum(
         values, positions = winograd_backend.maximum(shape, pool, activation, input, weight, bias)
         return laid_out(values, channels_last), positions
 
-    # The first one unless another is quicker. Direct sums that aren't quick enough to pool at once aren't either apart.
-    ways: dict[str, Callable[[], Maximum]] = {"apart": lambda: one_by_one}
-    if not channels_last and shape.in_channels <= _MOST_CHANNELS and conv_pool_kernels.joins(pool):
-        ways = {"pooled": partial(conv_pool_kernels.maximum, shape, pool, input, weight, bias, activation)}
-    (best,) = ways
-    if by_winograd:
-        ways["transformed"] = lambda: transformed
-        if _winograd.recommends(shape, Pass.OUTPUT, channels_last):
-            best = "transformed"
-        if tuning.measuring():
-            operands = (input, weight, bias)
-            best = _quickest(ways, Pass.OUTPUT, shape, pool, activation or "linear", channels_last, operands)
-    return ways[best]()
+    ways: dict[str, Callable[[], Maximum]] = {
+        "apart": lambda: one_by_one,
+        "pooled": partial(conv_pool_kernels.maximum, shape, pool, input, weight, bias, activation),
+        "transformed": lambda: transformed,
+    }
+    return ways[_choose(asked, ways, (input, weight, bias))]()
 
 
-def _quickest(
-    ways: Mapping[str, Callable[[], Callable[..., object]]],
-    open_: Pass,
-    shape: ConvShape,
-    pool: PoolShape,
-    word: str,
-    channels_last: bool,
-    operands: tuple[Tensor | None, ...],
+def _choose(
+    asked: Asked, ways: Mapping[str, Callable[[], Callable[..., object]]], operands: tuple[Tensor | None, ...]
 ) -> str:
-    """Of several ways of computing a pass of the block the quickest, as measured; the first unless it is beaten.
+    """The name of the way that computes a pass of the block."""
 
-    A way is made when it is measured: where times are known, no kernel is compiled for those that aren't taken.
-    """
-    words = (*str(shape).split()[2:], *str(pool).split()[2:], word)
-    line = tuning.Line("conv_max_pool", shape.input_shape, words)
-    question = tuning.Question(line, open_, torch.float32, "cpu", channels_last, torch.get_num_threads())
+    def runs(name: str) -> Callable[[], object]:
+        return partial(ways[name](), *operands)
 
-    def run(way: Callable[[], Callable[..., object]]) -> Callable[[], object]:
-        made = cache(way)
-        return lambda: made()(*operands)
-
-    times = tuning.measure(question, {name: run(way) for name, way in ways.items()})
-    return tuning.fastest(times, list(ways))
+    return choice.choose(asked, None if fixed() else runs).name
 
 
 spread = pooling.maximum_grad
@@ -159,14 +141,42 @@ def input_grad(
     ``whole`` computes it through the gradient of the whole map, ``local`` or not as :class:`striate.engine.Backend`
     says.
     """
-    rows = conv_pool_kernels.input_rows(shape)
-    if len(rows.tiles()) > _MOST_TILES:
-        return whole
-    few = rows.rows_together * rows.vectors_together < min(_WORTH, rows.count * rows.vectors)
-    lists = partial(conv_pool_kernels.input_grad, shape, pool, weight, grad, positions, channels_last)
-    ways: dict[str, Callable[[], Callable[[Tensor, Tensor, Tensor], Tensor]]] = {"lists": lists, "whole": lambda: whole}
-    best = "whole" if few else "lists"
-    if tuning.measuring() and not fixed():
-        word = "local" if local else "any"
-        best = _quickest(ways, Pass.INPUT_GRAD, shape, pool, word, channels_last, (weight, grad, positions))
-    return ways[best]()
+    asked = Asked(ConvPoolShape(shape, pool), Pass.INPUT_GRAD, grad.dtype, "cpu", channels_last, local)
+    ways: dict[str, Callable[[], Callable[[Tensor, Tensor, Tensor], Tensor]]] = {
+        "lists": partial(conv_pool_kernels.input_grad, shape, pool, weight, grad, positions, channels_last),
+        _whole(local): lambda: whole,
+    }
+    return ways[_choose(asked, ways, (weight, grad, positions))]()
+
+
+def _whole(local: bool) -> str:
+    """The gradient through the whole map, which takes a time of its own where backends have to be local."""
+    return "whole, local" if local else "whole"
+
+
+@choice.family(ConvPoolShape)
+def _family(asked: Asked) -> list[Implementation]:
+    """Ways of computing the block, where it isn't computed as two operations (``separate``)."""
+    problem, open_, dtype, device, channels_last, local = asked
+    assert isinstance(problem, ConvPoolShape)
+    shape, pool = problem.conv, problem.pool
+    refused = refusal(shape, pool, problem.activation, dtype, device)
+    listed: list[Implementation] = []
+    if open_ is Pass.INPUT_GRAD:
+        rows = conv_pool_kernels.input_rows(shape)
+        few = rows.rows_together * rows.vectors_together < min(_WORTH, rows.count * rows.vectors)
+        many = f"writes tiles out one by one, up to {_MOST_TILES}" if len(rows.tiles()) > _MOST_TILES else None
+        listed = [Implementation(_whole(local), refused, few), Implementation("lists", refused or many)]
+    else:
+        not_transformed = refused
+        if local or fixed() or not winograd_backend.pools(shape, pool):
+            not_transformed = refused or "for windows of 2x2 on Winograd's convolution, in accelerated models"
+        by_winograd = _winograd.recommends(shape, Pass.OUTPUT, channels_last)
+        at_once = not channels_last and shape.in_channels <= _MOST_CHANNELS and conv_pool_kernels.joins(pool)
+        # Direct sums that aren't quick enough to pool at once aren't either apart.
+        listed = [
+            Implementation("transformed", not_transformed, by_winograd),
+            Implementation("pooled", refused or (None if at_once else "pools planes of few channels, without overlap")),
+            Implementation("apart", refused or ("the kernel that pools at once computes this" if at_once else None)),
+        ]
+    return [*listed, Implementation("separate", None if refused else "is computed as one operation")]

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from striate.engine.backends import ConvolutionBackend, Pass
+from striate.engine.backends import NO_STEPS, ConvolutionBackend, Pass
 from striate.engine.layout import is_channels_last, laid_out, new_empty, reshaped
 from striate.geometry import ConvShape, Problem
 
@@ -40,6 +40,8 @@ class MatmulBackend(ConvolutionBackend):
     name = "matmul"
 
     def refusal(self, problem: Problem, open_: Pass, dtype: torch.dtype, device: str) -> str | None:
+        if open_ is Pass.PACKED:
+            return NO_STEPS
         if not isinstance(problem, ConvShape):
             return "multiplies matrices"
         if dtype not in (torch.float32, torch.float64) or device != "cpu":

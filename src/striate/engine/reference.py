@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from striate.engine.backends import FORM, Backend, Pass
+from striate.engine.backends import FORM, NO_STEPS, Backend, Pass
 from striate.errors import OperandError
 from striate.geometry import ConvShape, PoolShape, Problem, Window
 
@@ -29,7 +29,7 @@ class ReferenceBackend(Backend):
     competes = False
 
     def refusal(self, problem: Problem, open_: Pass, dtype: torch.dtype, device: str) -> str | None:
-        return None
+        return NO_STEPS if open_ is Pass.PACKED else None
 
     def contract(
         self,

@@ -35,7 +35,7 @@ from pathlib import Path
 import torch
 
 from striate.engine import cache as kept
-from striate.geometry import Problem
+from striate.geometry import AnyProblem
 
 #: Seconds that one candidate may be measured for, unless a single run takes longer.
 BUDGET = 0.02
@@ -55,22 +55,10 @@ _SHARE = 0.25
 
 
 @dataclass(frozen=True)
-class Line:
-    """What is computed where no geometry is needed to say so: a name, the input's shape, and words."""
-
-    name: str
-    shape: tuple[int, ...]
-    words: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return " ".join([self.name, "x".join(map(str, self.shape)), *self.words])
-
-
-@dataclass(frozen=True)
 class Question:
     """All that a measured time depends on."""
 
-    problem: Problem | Line
+    problem: AnyProblem
     open_: int
     dtype: torch.dtype
     device: str
@@ -128,11 +116,8 @@ def known(question: Question) -> dict[str, float] | None:
     return _table().get(question.line())
 
 
-def measure(question: Question, candidates: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Seconds a run of every candidate, measured now and kept.
-
-    Where there is no time to measure, infinity for all but PyTorch's kernels, or the first candidate if these are none.
-    """
+def measure(question: Question, candidates: dict[str, Callable[[], object]]) -> dict[str, float] | None:
+    """Seconds a run of every candidate, measured now and kept; None where there is no time to measure."""
     global put_off, _spent, _begun
     # Two threads measuring would measure each other.
     with _lock:
@@ -143,9 +128,8 @@ def measure(question: Question, candidates: dict[str, Callable[[], object]]) -> 
         _begun = _begun or start
         if not _affordable():
             put_off = True
-            standing = "aten" if "aten" in candidates else next(iter(candidates))
-            return {name: 0.0 if name == standing else math.inf for name in candidates}
-        times = in_turns(candidates)
+            return None
+        times = (found or {}) | in_turns(candidates)
         _spent += time.perf_counter() - start
         _table()[question.line()] = times
         kept.append(_name(), json.dumps({"question": question.line(), "seconds": times}))

@@ -2,6 +2,8 @@
 
     conv2d 8x64x56x56 128x64x3x3 stride=2 padding=1
     max_pool2d 8x64x112x112 kernel=3 stride=2 padding=1
+    batch_norm 8x64x56x56 relu residual training
+    conv_max_pool2d 8x1x28x28 6x1x5x5 padding=2 then kernel=2 stride=2 relu
 
 The shapes are those of the input and, for a convolution, of the weight. Lengths along the axes are joined by ``x`` (one
 number stands for all axes), the two sides of a padding by ``:``. Omitted settings have their defaults.
@@ -10,13 +12,53 @@ number stands for all axes), the two sides of a padding by ``:``. Omitted settin
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
 
 from striate.errors import GeometryError
+from striate.geometry.blocks import ConvPoolShape, NormShape
 from striate.geometry.shapes import ConvShape, PoolShape, Problem
 from striate.geometry.window import AxisPadding
 
+#: Everything that the engine computes: a windowed operation, or several operations as one.
+AnyProblem: TypeAlias = ConvShape | PoolShape | NormShape | ConvPoolShape
+
 _FLAGS = ("ceil_mode", "exclude_pad")
+
+
+def parse_any(line: str) -> AnyProblem:
+    """:func:`parse` of every kind of problem, also of several operations that are computed as one.
+
+    Raises:
+        GeometryError: a line that no problem prints as.
+
+    >>> for line in (
+    ...     "batch_norm 8x64x56x56 leaky_relu:0.1 training",
+    ...     "conv_max_pool2d 8x1x28x28 6x1x5x5 padding=2 then kernel=2 stride=2 relu",
+    ... ):
+    ...     assert str(parse_any(line)) == line
+    """
+    name, *words = line.split() or [""]
+    made: AnyProblem
+    if name == "batch_norm" and words:
+        flags = {word for word in words[1:] if word in ("residual", "training")}
+        activation = [word for word in words[1:] if word not in flags]
+        shape = tuple(_lengths(words[0], line))
+        made = NormShape(shape, " ".join(activation), "residual" in flags, "training" in flags)
+        if len(shape) < 2 or min(shape) < 0 or len(activation) > 1:
+            raise _unreadable(line)
+        return made
+    if name.startswith("conv_max_pool") and "then" in words:
+        dims, split = name.removeprefix("conv_max_pool"), words.index("then")
+        conv = parse(" ".join([f"conv{dims}", *words[:split]]))
+        window = [word for word in words[split + 1 :] if "=" in word or word in _FLAGS]
+        activation = [word for word in words[split + 1 :] if word not in window]
+        shape_word = "x".join(map(str, conv.output_shape))
+        pool = parse(" ".join([f"max_pool{dims}", shape_word, *window]))
+        made = ConvPoolShape(cast(ConvShape, conv), cast(PoolShape, pool), " ".join(activation))
+        if len(activation) > 1:
+            raise _unreadable(line)
+        return made
+    return parse(line)
 
 
 def parse(line: str) -> Problem:

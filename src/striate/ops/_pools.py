@@ -118,7 +118,7 @@ class Maximum(Differentiable):
 
 
 class Recorded(torch.autograd.Function):
-    """Max pooling for a call in the dispatch cache (see _left.py), for autograd alone: kernels are looked up once."""
+    """Max pooling for a call in the dispatch cache (_dispatch.py), for autograd alone: kernels are looked up once."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, way: Way) -> Tensor:

@@ -38,7 +38,7 @@ from striate.geometry import ConvShape
 from striate.ops import convolution, norm
 from striate.ops._autograd import own, upstream_in, wanted
 from striate.ops._calls import settled
-from striate.ops._left import is_plain
+from striate.ops._dispatch import is_plain
 
 
 class Convolution(NamedTuple):
@@ -125,7 +125,7 @@ class _Places(NamedTuple):
     kept: tuple[_Place, _Place, _Place, _Place]
 
 
-class _Known:
+class _Prepared:
     """A cached dispatch of a chain: everything that follows from shapes, strides and settings.
 
     Saved for backward are operands, maps and statistics, in this order. Intermediate maps are results too, after the
@@ -268,7 +268,7 @@ class _Chain(torch.autograd.Function):
 #: 16 MiB is worth more than Python's cost.
 _LARGE: Final = 1 << 22
 #: Chains that this process has seen; None for those that aren't computed as one.
-_known: dict[tuple[Any, ...], _Known | None] = {}
+_prepared: dict[tuple[Any, ...], _Prepared | None] = {}
 _UNMET: Final[Any] = object()
 
 
@@ -316,11 +316,11 @@ def as_one(input: Tensor, links: Sequence[Link | None], local: bool = True) -> T
     if not _graded(*operands):
         return None
     by = tuple(key)
-    found = _known.get(by, _UNMET)
+    found = _prepared.get(by, _UNMET)
     if found is _UNMET:
-        if len(_known) >= 4096:
-            _known.clear()
-        found = _known[by] = _learned(input, parts, local, operands)
+        if len(_prepared) >= 4096:
+            _prepared.clear()
+        found = _prepared[by] = _prepare(input, parts, local, operands)
     return None if found is None else cast(Tensor, _Chain.apply(*found.of_present(operands), parts, found)[0])
 
 
@@ -336,7 +336,7 @@ def _lie(tensors: Iterable[Tensor | None], key: list[Any]) -> bool:
     return True
 
 
-def _learned(input: Tensor, parts: Sequence[_Part], local: bool, operands: Sequence[Tensor | None]) -> _Known | None:
+def _prepare(input: Tensor, parts: Sequence[_Part], local: bool, operands: Sequence[Tensor | None]) -> _Prepared | None:
     """How the parts are computed, found by computing them once; None if one has no kernels."""
     if fixed() not in (None, "llvm"):
         return None
@@ -359,7 +359,7 @@ def _learned(input: Tensor, parts: Sequence[_Part], local: bool, operands: Seque
             if stage is None or x.numel() >= _LARGE:
                 return None
             stages.append(stage)
-    return _Known(stages, operands)
+    return _Prepared(stages, operands)
 
 
 def _graded(*operands: Tensor | None) -> bool:

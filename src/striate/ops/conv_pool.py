@@ -67,7 +67,7 @@ class _How:
 
 
 @dataclass(slots=True)
-class _Known:
+class _Prepared:
     """A cached dispatch: everything about a call that follows from shapes, strides and settings."""
 
     how: _How
@@ -138,7 +138,7 @@ class _Block(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, known: _Known) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, known: _Prepared) -> tuple[Tensor, Tensor]:
         values, positions = known.maximum(x, w, b)
         nothing = values.new_empty(0)
         of_x, of_w = ctx.needs_input_grad[:2]
@@ -226,20 +226,20 @@ def as_one(
     how, window = settled(how), settled(window)
     lie = (input.shape, input.stride(), weight.shape, weight.stride(), bias is None)
     key = (*lie, how, activation, window, local, torch.get_num_threads(), tuning.generation)
-    found = _known.get(key, _UNMET)
+    found = _prepared.get(key, _UNMET)
     if found is _UNMET:
-        if len(_known) >= 4096:
-            _known.clear()
-        found = _known[key] = _learned(input, weight, bias, how, activation, window, local)
+        if len(_prepared) >= 4096:
+            _prepared.clear()
+        found = _prepared[key] = _prepare(input, weight, bias, how, activation, window, local)
     return None if found is None else cast(Tensor, _Block.apply(input, weight, bias, found)[0])
 
 
 #: The dispatch cache: calls of this process; None for calls that aren't computed as one operation.
-_known: dict[tuple[Any, ...], _Known | None] = {}
+_prepared: dict[tuple[Any, ...], _Prepared | None] = {}
 _UNMET: Final[Any] = object()
 
 
-def _learned(
+def _prepare(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -247,7 +247,7 @@ def _learned(
     activation: str,
     window: tuple[Any, ...],
     local: bool,
-) -> _Known | None:
+) -> _Prepared | None:
     shape = convolution.problem_of(input.shape, weight.shape, *how)
     pool = pooling.problem_of("max", shape.output_shape, *window)
     if conv_pool.refusal(shape, pool, activation, input.dtype, "cpu") is not None:
@@ -260,7 +260,7 @@ def _learned(
 
     with torch.no_grad():  # it may be measured
         maximum = conv_pool.maximum(shape, pool, input, weight, bias, activation, last, apart, local)
-    return _Known(_How(*how, activation, window, local), shape, pool, last, is_channels_last(input), maximum)
+    return _Prepared(_How(*how, activation, window, local), shape, pool, last, is_channels_last(input), maximum)
 
 
 def _plain(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

@@ -32,7 +32,7 @@ from striate.engine.layout import is_channels_last
 from striate.geometry import ConvShape, Padding
 from striate.ops._autograd import Differentiable, is_constant, upstream_in, wanted
 from striate.ops._calls import autocast, autocasts, batched, check_weight, fold, overridable, prepared
-from striate.ops._left import Left, is_plain
+from striate.ops._dispatch import Dispatch, is_plain
 
 # The operands that each pass has, in the order of the form; the third one is open.
 _OPERANDS = {open_: tuple(role for role in FORM if role is not open_) for open_ in FORM}
@@ -155,7 +155,7 @@ def _contract_complex(
 _compiled = AtenBackend()
 problem_of = prepared(ConvShape.of)
 transposed_problem_of = prepared(ConvShape.of_transposed)
-_left, _left_transposed = Left(problem_of), Left(transposed_problem_of, Pass.INPUT_GRAD)
+_dispatch, _dispatch_transposed = Dispatch(problem_of), Dispatch(transposed_problem_of, Pass.INPUT_GRAD)
 _PYTORCHS: Final = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _PYTORCHS_TRANSPOSED: Final = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
@@ -184,7 +184,7 @@ def convolve(
     local: bool = True,
 ) -> Tensor:
     """Convolution along ``dims`` axes; ``local`` as :func:`contract` takes it."""
-    known = _left.known(dims, (input, weight), (stride, padding, dilation, groups), local)
+    known = _dispatch.find(dims, (input, weight), (stride, padding, dilation, groups), local)
     if known is not None and _fits(bias, weight, weight.shape[0]):
         if known.linear:
             return _linear(input, weight, bias)
@@ -223,7 +223,7 @@ def convolve_transposed(
     local: bool = True,
 ) -> Tensor:
     """Transposed convolution along ``dims`` axes; ``local`` as :func:`contract` takes it."""
-    known = _left_transposed.known(dims, (input, weight), (stride, padding, output_padding, groups, dilation), local)
+    known = _dispatch_transposed.find(dims, (input, weight), (stride, padding, output_padding, groups, dilation), local)
     if known is not None and known.padding is not None and _fits(bias, weight, weight.shape[1] * groups):
         how = (stride, known.padding, output_padding, groups, dilation)
         return _PYTORCHS_TRANSPOSED[dims](input, weight, bias, *how)

@@ -47,14 +47,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from striate.engine import Pass, traced, tuning
+from striate.engine import Pass, choice, traced, tuning
 from striate.engine.backends import fixed
+from striate.engine.choice import Asked
 from striate.engine.layout import is_channels_last
 from striate.engine.llvm.functions.activations import parsed
 from striate.engine.llvm.normalization import dispatch as normalization
 from striate.engine.llvm.normalization.dispatch import Plan
 from striate.engine.llvm.normalization.formulas import Form
 from striate.errors import OperandError
+from striate.geometry import NormShape
 from striate.ops._autograd import own
 from striate.ops._calls import overridable
 
@@ -366,8 +368,7 @@ def batch_norm(
     return _composed(*operands, form, momentum, eps)
 
 
-#: Whether the engine's kernels are used, by everything that the choice depends on. A plan stands for shape, layout and
-#: threads.
+#: Whether the engine's kernels are used: the choice, looked up at every call. A plan stands for shape, layout, threads.
 _choices: dict[tuple[Plan, bool, int], bool] = {}
 
 
@@ -381,7 +382,7 @@ def _chosen(
     momentum: float,
     eps: float,
 ) -> bool:
-    """Whether the engine's kernels are faster: measured, or decided by a rule if measuring is not allowed."""
+    """Whether the engine's kernels are chosen; see :mod:`striate.engine.normalization`."""
     if fixed() is not None:
         return fixed() == "llvm"
     backward = _needs_gradient(input, residual, weight, bias)
@@ -390,14 +391,15 @@ def _chosen(
     if found is None:
         if len(_choices) >= 4096:
             _choices.clear()
-        found = input.numel() >= plan.least
-        if tuning.measuring():
-            found = _measured(plan, backward, input, residual, weight, bias, running, momentum, eps)
-        _choices[key] = found
+        runs = _runs(plan, backward, input, residual, weight, bias, running, momentum, eps)
+        form, open_ = plan.form, Pass.INPUT_GRAD if backward else Pass.OUTPUT
+        problem = NormShape(tuple(input.shape), form.activation, form.residual, form.training)
+        asked = Asked(problem, open_, input.dtype, input.device.type, is_channels_last(input))
+        found = _choices[key] = choice.choose(asked, runs).name == "llvm"
     return found
 
 
-def _measured(
+def _runs(
     plan: Plan,
     backward: bool,
     input: Tensor,
@@ -407,24 +409,21 @@ def _measured(
     running: _Pair,
     momentum: float,
     eps: float,
-) -> bool:
-    form = plan.form
-    words = [word for word in (form.activation, "residual" * form.residual, "training" * form.training) if word]
-    line = tuning.Line("batch_norm", tuple(input.shape), tuple(words))
-    open_ = Pass.INPUT_GRAD if backward else Pass.OUTPUT
-    last = is_channels_last(input)
-    question = tuning.Question(line, open_, input.dtype, input.device.type, last, torch.get_num_threads())
+) -> choice.Runs:
+    """What computes this call by PyTorch's operators and by kernels, for measuring."""
     # Measuring must not affect gradients or the running statistics.
     operands = [
         None if tensor is None else tensor.detach().requires_grad_(backward and tensor.requires_grad)
         for tensor in (input, residual, weight, bias)
     ]
     copies = tuple(None if tensor is None else tensor.clone() for tensor in running)
+    ways: dict[str, tuple[Callable[..., Tensor], Form | Plan]]
+    ways = {"aten": (_composed, plan.form), "llvm": (_generated, plan)}
 
-    def run(compute: Callable[..., Tensor], how: Form | Plan) -> None:
+    def run(name: str) -> None:
+        compute, how = ways[name]
         y = compute(*operands, copies, how, momentum, eps)
         if backward:
             torch.autograd.grad(y, [each for each in operands if each is not None and each.requires_grad], y.detach())
 
-    times = tuning.measure(question, {"aten": partial(run, _composed, form), "llvm": partial(run, _generated, plan)})
-    return tuning.fastest(times, ["aten", "llvm"]) == "llvm"
+    return lambda name: partial(run, name)

@@ -28,7 +28,7 @@ from striate.errors import GeometryError, OperandError
 from striate.geometry import Padding, PoolShape, per_axis
 from striate.ops._autograd import is_constant
 from striate.ops._calls import batched, overridable, prepared
-from striate.ops._left import Known, Left
+from striate.ops._dispatch import Dispatch, Entry
 from striate.ops._pools import Average, Maximum, Recorded, Way, largest
 
 Ints: TypeAlias = int | Sequence[int]
@@ -36,9 +36,9 @@ Ints: TypeAlias = int | Sequence[int]
 
 _compiled = AtenBackend()
 problem_of = prepared(PoolShape.of)
-_left = {
-    "max": Left(partial(problem_of, "max"), recorded=Pass.POSITIONS),
-    "avg": Left(partial(problem_of, "avg")),
+_dispatch = {
+    "max": Dispatch(partial(problem_of, "max"), recorded=Pass.POSITIONS),
+    "avg": Dispatch(partial(problem_of, "avg")),
 }
 _PYTORCHS: Final = {kind: {dims: getattr(F, f"{kind}_pool{dims}d") for dims in (1, 2, 3)} for kind in ("max", "avg")}
 
@@ -72,7 +72,7 @@ def _max_pool(
     return_indices: bool,
 ) -> Any:
     how = (kernel_size, stride, padding, dilation, ceil_mode)
-    known = None if return_indices else _left["max"].known(dims, (input,), how)
+    known = None if return_indices else _dispatch["max"].find(dims, (input,), how)
     if known is not None:
         if known.padding is not None:
             return _PYTORCHS["max"][dims](input, kernel_size, stride, known.padding, dilation, ceil_mode)
@@ -91,7 +91,7 @@ def _max_pool(
     return (values, indices.long()) if return_indices else values
 
 
-def _values(input: Tensor, shape: PoolShape, known: Known | None = None) -> Tensor:
+def _values(input: Tensor, shape: PoolShape, known: Entry | None = None) -> Tensor:
     """Max pooling for callers that don't need positions. Gradients do need them."""
     transformed = torch._C._are_functorch_transforms_active()
     if transformed or not is_constant(input):
@@ -125,7 +125,7 @@ def _avg_pool(
     dilation: Any,
 ) -> Tensor:
     how = (ceil_mode, count_include_pad, divisor_override)
-    known = _left["avg"].known(dims, (input,), (kernel_size, stride, padding, dilation, *how))
+    known = _dispatch["avg"].find(dims, (input,), (kernel_size, stride, padding, dilation, *how))
     if known is not None:
         if known.padding is not None:
             return cast(Tensor, _PYTORCHS["avg"][dims](input, kernel_size, stride, known.padding, *how[:2]))

@@ -15,7 +15,8 @@ since, they would pass again. So the state is looked up guard by guard, and watc
 
 This is at least as strict as the guards: a write of an equal number may count as a change, a change never as none.
 After a change Dynamo's guards decide, as they do where a guard reads something else (:class:`UnwatchableError`), and on
-a Python whose dictionaries don't tell of writes (:func:`striate.acceleration.guards.objects.tells` finds that out by trying).
+a Python whose dictionaries don't tell of writes (:func:`striate.acceleration.guards.objects.tells` finds that out by
+trying).
 """
 
 from __future__ import annotations

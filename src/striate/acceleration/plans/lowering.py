@@ -26,8 +26,9 @@ from striate.acceleration.plans.foreign import ForeignSteps
 from striate.acceleration.plans.functions import function, is_function
 from striate.acceleration.plans.fusing import Followers, Sum, filled, max_pooling, normalisation
 from striate.acceleration.plans.placement import Placement, along, innermost, innermost_axes, of_channels, stretched
-from striate.engine import Pass, fresh
+from striate.engine import Pass, choice, fresh
 from striate.engine.backends import table
+from striate.engine.choice import Asked
 from striate.engine.llvm.codegen.ir import real_word
 from striate.engine.llvm.codegen.program import Buffer, Foreign, Step
 from striate.engine.llvm.conv_pool import dispatch as conv_pool_kernels
@@ -40,6 +41,7 @@ from striate.engine.llvm.memory.weights import Weights, pack
 from striate.engine.llvm.normalization import layer as layer_normalization
 from striate.engine.llvm.pooling import dispatch as pooling_kernels
 from striate.engine.llvm.winograd import backend as winograd_backend
+from striate.engine.llvm.winograd.backend import WinogradBackend
 from striate.geometry import ConvShape, PoolShape, Problem
 from striate.ops import convolution, pooling
 
@@ -148,7 +150,7 @@ class _Lowering(ForeignSteps):
         pool = self.followers.pooling(last, made)
         if pool is not None and self.pooled(pool, made, x, problem):
             return
-        if winograd_backend.pays(problem):
+        if self.by_winograd(problem):
             self.winograd(last, made, x, problem, made.epilogue)
             return
         batch, channels, size = input.shape[0], input.shape[1], input.shape[2:]
@@ -229,10 +231,14 @@ class _Lowering(ForeignSteps):
     ) -> Tensor:
         return pack(self.isa, Weights.of(weight.contiguous(), groups), bias, channels, innermost, into, together)
 
+    def by_winograd(self, problem: ConvShape) -> bool:
+        asked = Asked(problem, Pass.PACKED, channels_last=True, local=False)
+        return choice.choose(asked, None).name == WinogradBackend.name
+
     def pooled(self, node: Node, made: Sum, x: Placement, problem: ConvShape) -> bool:
         """Max pooling of a convolution that is never written, where there are kernels for it."""
         pool = max_pooling(node)
-        by_winograd = winograd_backend.pays(problem) and winograd_backend.pools(problem, pool)
+        by_winograd = self.by_winograd(problem) and winograd_backend.pools(problem, pool)
         # Of one channel planes lie as images of channels last do, and filters that fill no vector are worth it.
         few = problem.in_channels == 1 and problem.out_channels < self.isa.lanes and conv_pool_kernels.joins(pool)
         if not by_winograd and not few:

@@ -56,6 +56,8 @@ class LlvmBackend(Backend):
 
     def recommends(self, problem: Problem, open_: Pass, channels_last: bool) -> bool:
         """Where its kernels were ahead of PyTorch's, all told, in ``benchmarks/results/operations.csv``."""
+        if open_ is Pass.PACKED:
+            return True
         if isinstance(problem, PoolShape):
             if problem.kind == "max":
                 return open_ is not Pass.INPUT_GRAD or not channels_last

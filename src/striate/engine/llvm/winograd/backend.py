@@ -81,17 +81,6 @@ _LEAST_TILES, _MOST_TILES, _CHUNK = 24, 48, 1 << 18
 _SUMMED = 1 << 20
 
 
-def pays(problem: ConvShape) -> bool:
-    """Whether an output, of a weight transformed before, is likely to be the quicker for it."""
-    if _backend.refusal(problem, Pass.OUTPUT, torch.float32, "cpu") is not None:
-        return False
-    outputs, taps = problem.output_size, problem.kernel[0]
-    form = _form(taps, problem.batch, outputs, _READING)
-    count = problem.batch * math.prod(_tiles(form, outputs)) + _READING
-    direct = taps**2 * (problem.batch * math.prod(outputs) + _READING)
-    return _PAYING * form.elements * count < direct
-
-
 class WinogradBackend(ConvolutionBackend):
     """Generated CPU kernels with fewer multiplications than taps, for windows of 3x3 and 5x5 one stride apart."""
 
@@ -120,6 +109,13 @@ class WinogradBackend(ConvolutionBackend):
     def recommends(self, problem: Problem, open_: Pass, channels_last: bool) -> bool:
         """Where transforming weights and tiles is small against the products."""
         assert isinstance(problem, ConvShape)
+        if open_ is Pass.PACKED:
+            # The weight was transformed before: multiplications alone count, and how often a weight is read.
+            outputs, taps = problem.output_size, problem.kernel[0]
+            form = _form(taps, problem.batch, outputs, _READING)
+            count = problem.batch * math.prod(_tiles(form, outputs)) + _READING
+            direct = taps**2 * (problem.batch * math.prod(outputs) + _READING)
+            return _PAYING * form.elements * count < direct
         many = min(problem.in_channels, problem.out_channels) >= 2 * _FEW_CHANNELS
         return many and problem.batch * math.prod(problem.output_size) >= 8 * _PACKING
 

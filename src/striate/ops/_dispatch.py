@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from striate.engine import Pass, gain, tuning
+from striate.engine import Pass, choice, gain, tuning
 from striate.engine.backends import has_memory, watched
 from striate.engine.layout import is_channels_last
 from striate.engine.matmul import MatmulBackend, is_linear
@@ -29,7 +29,7 @@ _DETOUR, _DETOUR_AND_BACK = 10e-6, 120e-6
 
 
 @dataclass(slots=True)
-class Known:
+class Entry:
     """A cached dispatch: a kind of call that was seen before, whose tensors need no further checks."""
 
     padding: tuple[int, ...] | None  #: in PyTorch's form, if PyTorch's function is to be called
@@ -41,7 +41,7 @@ class Known:
     ready: list[Callable[..., Any] | None] = field(default_factory=lambda: [None, None])
 
 
-class Left:
+class Dispatch:
     """The dispatch cache of one function. It says which calls fall back to PyTorch; the key is all that decides this.
 
     Args:
@@ -55,9 +55,9 @@ class Left:
     ) -> None:
         self._problem_of, self._forward = problem_of, forward
         self._recorded = forward if recorded is None else recorded
-        self._known: dict[tuple[Any, ...], Known] = {}
+        self._entries: dict[tuple[Any, ...], Entry] = {}
 
-    def known(self, dims: int, tensors: tuple[Tensor, ...], how: tuple[Any, ...], local: bool = True) -> Known | None:
+    def find(self, dims: int, tensors: tuple[Tensor, ...], how: tuple[Any, ...], local: bool = True) -> Entry | None:
         """The cache entry of a call; None if the call is new, or if a tensor isn't plain numbers in memory.
 
         ``tensors`` are the input, and the weight if there is one; ``local`` as :func:`striate.engine.choose` takes it.
@@ -73,12 +73,12 @@ class Left:
                 return None
             key += (shape, tensor.stride(), tensor.device, tensor.requires_grad)
         key += tuple(map(id, how))
-        found = self._known.get(key)
-        return self._learned(key, tensors, how, local) if found is None else found
+        found = self._entries.get(key)
+        return self._prepare(key, tensors, how, local) if found is None else found
 
-    def _learned(
+    def _prepare(
         self, key: tuple[Any, ...], tensors: tuple[Tensor, ...], how: tuple[Any, ...], local: bool
-    ) -> Known | None:
+    ) -> Entry | None:
         if not unchanging(how) or tensors[0].device != tensors[-1].device:
             return None
         wanted = [torch.is_grad_enabled() and tensor.requires_grad for tensor in tensors]
@@ -96,16 +96,18 @@ class Left:
         worth = saved > detour
         # PyTorch would save the input, which only the weight's gradient needs.
         worth |= wanted == [True, False]
+        if not worth:
+            choice.log(f"{problem}: PyTorch's function; kernels save {saved:.2g} s a call, Python costs {detour:.2g} s")
         linear = False
         # Autograd's own matrix product avoids the detour. Its result is a view, so this is only for calls with
         # gradients: a view made without them must not be changed in place once they are on.
         if any(wanted) and self._forward is Pass.OUTPUT and is_linear(problem):
             alone = gain(problem, tuple(passes), tensors[0], last, local, MatmulBackend.name)
             linear = alone is not None and alone > 0 and alone >= saved - detour
-        if len(self._known) >= 4096:
-            self._known.clear()
-        self._known[key] = Known(None if worth else _pytorchs_padding(problem), linear, problem, last, how)
-        return self._known[key]
+        if len(self._entries) >= 4096:
+            self._entries.clear()
+        self._entries[key] = Entry(None if worth else _pytorchs_padding(problem), linear, problem, last, how)
+        return self._entries[key]
 
 
 def is_plain(tensor: Tensor) -> bool:
