@@ -196,7 +196,7 @@ FUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "0 + 1 + 2",
     ),
     "norm and ELU": (lambda: nn.Sequential(conv(), nn.BatchNorm2d(3), nn.ELU(0.5)), "0 + 1 + 2"),
-    "norm and tanh": (lambda: nn.Sequential(conv(), nn.BatchNorm2d(3), nn.Tanh(), nn.Sigmoid()), "0 + 1 + 2"),
+    "norm and tanh": (lambda: nn.Sequential(conv(), nn.BatchNorm2d(3), nn.Tanh(), nn.Sigmoid()), "0 + 1 + 2 + 3"),
     "norm without weights": (lambda: nn.Sequential(nn.BatchNorm2d(3, affine=False), nn.Hardswish()), "0 + 1"),
     "norm before pooling": (
         lambda: nn.Sequential(conv(), nn.BatchNorm2d(3), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
@@ -463,11 +463,9 @@ def _in_place_on_its_input(self: Any, x: Tensor) -> Tensor:
 
 
 UNFUSED: dict[str, Callable[[], nn.Module]] = {
-    "used twice": lambda: Written(_used_twice, c=conv()),
     "in place on its input": lambda: Written(_in_place_on_its_input, a=nn.ReLU(inplace=True), c=conv()),
     "in place on what may be its input": lambda: nn.Sequential(nn.Identity(), nn.ReLU(True), nn.MaxPool2d(2)),
     "indices": lambda: Written(lambda self, x: F.max_pool2d(self.c(x), 2, return_indices=True)[0], c=conv()),
-    "another activation": lambda: nn.Sequential(conv(), nn.LeakyReLU(), nn.MaxPool2d(2)),
     "other bounds": lambda: nn.Sequential(conv(), nn.Hardtanh(-1, 1), nn.MaxPool2d(2)),
     "clamp": lambda: Written(lambda self, x: F.max_pool2d(self.c(x).clamp(min=0), 2), c=conv()),
     "nothing there": lambda: nn.Sequential(nn.Tanh(), nn.Flatten()),
@@ -481,6 +479,24 @@ def test_neighbours_that_are_none_stay_apart(name: str, train: bool) -> None:
     fast = accelerated(model)
     assert_alike(model, fast, torch.randint(-3, 4, (2, 3, 8, 8)).float(), train=train)
     assert blocks_of(fast) == {}
+
+
+@pytest.mark.parametrize(
+    ("model", "blocks"),
+    [
+        (Written(_used_twice, c=conv()), {"": "c + relu"}),
+        (nn.Sequential(conv(), nn.LeakyReLU(), nn.MaxPool2d(2)), {"": "0 + 1"}),
+        (nn.Sequential(conv(), nn.Tanh(), nn.AvgPool2d(2), conv(), nn.GELU()), {"": "0 + 1 + 2 + 3 + 4"}),
+        (nn.Sequential(conv(), nn.AvgPool2d(2), nn.AvgPool2d(2), conv()), {"": "0 + 1 + 2 + 3"}),
+        (nn.Sequential(nn.Tanh(), conv(), nn.SiLU()), {"": "1 + 2"}),
+        (nn.Sequential(conv(), nn.Tanh(), nn.AvgPool2d(2, divisor_override=3)), {"": "0 + 1"}),
+    ],
+    ids=["used twice", "another activation", "LeNet's", "pooled twice", "not first", "another divisor"],
+)
+def test_an_activation_belongs_to_the_convolution_before_it(model: nn.Module, blocks: dict[str, str]) -> None:
+    fast = accelerated(model)
+    assert_alike(model, fast, torch.randint(-3, 4, (2, 3, 12, 12)).float(), train=True)
+    assert blocks_of(fast) == blocks
 
 
 class Small(nn.Module):

@@ -82,6 +82,15 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "norm, relu, pooling": ends(nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)),
     "norm, relu6": ends(nn.BatchNorm2d(8), nn.ReLU6()),
     "norm, silu": ends(nn.BatchNorm2d(8), nn.SiLU()),
+    **{
+        f"{activation.__class__.__name__}, result written over": ends(activation)
+        for activation in (nn.ReLU6(), nn.SiLU(), nn.GELU(), nn.Hardswish(), nn.LeakyReLU(0.1), nn.ELU())
+    },
+    "tanh, average pooling": ends(nn.Tanh(), nn.AvgPool2d(2)),
+    "sigmoid, average pooling, convolution, tanh": ends(
+        nn.Sigmoid(), nn.AvgPool2d(3), nn.Conv2d(8, 4, 3), nn.Tanh(), nn.Conv2d(4, 4, 1)
+    ),
+    "average pooling, gelu": ends(nn.AvgPool2d((1, 2)), nn.GELU(), nn.Conv2d(8, 4, 3), nn.ReLU(), nn.AvgPool2d(4)),
     "a residual that is written over": Added,
     "one convolution twice": Twice,
     **{

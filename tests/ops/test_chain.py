@@ -18,15 +18,18 @@ from striate import engine
 from striate.engine.layout import is_channels_last
 from striate.engine.llvm.normalization import dispatch as kernels
 from striate.ops import chain
-from striate.ops.chain import Convolution, Normalization
+from striate.ops.chain import Activated, Convolution, Normalization
+from striate.ops.norm import activate
 
 ACTIVATIONS = {
     **{name: getattr(F, name) for name in ("relu", "relu6", "silu", "hardswish", "gelu")},
     "": lambda z: z,
     "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
     "leaky_relu:0.1": lambda z: F.leaky_relu(z, 0.1),
 }
 CONVOLVE = {1: F.conv1d, 2: F.conv2d}
+AVERAGE = {1: F.avg_pool1d, 2: F.avg_pool2d}
 
 
 @pytest.fixture(autouse=True)
@@ -38,12 +41,14 @@ def _kernels() -> Iterator[None]:
 @dataclass
 class Problem:
     input: Tensor
-    links: list[Convolution | Normalization]
+    links: list[Convolution | Normalization | Activated]
 
     @property
     def leaves(self) -> list[Tensor]:
         found = [self.input]
         for link in self.links:
+            if isinstance(link, Activated):
+                continue
             residual = () if isinstance(link, Convolution) else (link.residual,)
             found += [each for each in (*residual, link.weight, link.bias) if each is not None]
         return found
@@ -70,6 +75,9 @@ class Problem:
         for link in self.links:
             if isinstance(link, Convolution):
                 x = CONVOLVE[x.dim() - 2](x, link.weight, link.bias, *link.how)
+            elif isinstance(link, Activated):
+                x = ACTIVATIONS[link.name](x)
+                x = x if link.window is None else AVERAGE[x.dim() - 2](x, *link.window)
             else:
                 how = link.mean, link.variance, link.weight, link.bias, link.training, link.momentum, link.eps
                 z = F.batch_norm(x, *how)
@@ -115,16 +123,30 @@ def normalization(draw: random.Random, x: Tensor, **settings: Any) -> Normalizat
     return Normalization(**{**asked, **settings})
 
 
+def activated(draw: random.Random, x: Tensor) -> Activated:
+    window = None
+    if draw.random() < 0.5:
+        kernel: Any = draw.choice([1, 2, 2, 3])
+        if x.dim() == 4 and draw.random() < 0.3:
+            kernel = (draw.choice([1, 2]), draw.choice([1, 3]))
+        if min(x.shape[2:]) >= 3:
+            window = (kernel, None, 0, False, True)
+    return Activated(draw.choice(list(ACTIVATIONS)), window)
+
+
 def problem(seed: int, words: str = "", **settings: Any) -> Problem:
-    """A chain of convolutions (c) and normalisations (n)."""
+    """A chain of convolutions (c), normalisations (n) and activations (a)."""
     draw = random.Random(seed)
     torch.manual_seed(seed)
-    words = words or "".join(draw.choice("cn") for _ in range(draw.randint(1, 5)))
+    words = words or draw.choice("cn") + "".join(draw.choice("cna") for _ in range(draw.randint(0, 4)))
     size = [draw.choice([5, 8, 13]) for _ in range(draw.choice([1, 2, 2, 2]))]
     x = lay(torch.randn(draw.randint(2, 4), draw.choice([3, 8, 17]), *size), draw.random() < 0.5)
     made, at = Problem(x, []), x
     for word in words:
-        made.links.append(convolution(draw, at) if word == "c" else normalization(draw, at, **settings))
+        if word == "a":
+            made.links.append(activated(draw, at))
+        else:
+            made.links.append(convolution(draw, at) if word == "c" else normalization(draw, at, **settings))
         at = Problem(at, made.links[-1:]).map(lambda tensor: tensor.to("meta")).one_by_one()
     return made
 
@@ -177,9 +199,11 @@ def test_gradients_of_some(which: int) -> None:
     torch.testing.assert_close(frozen.leaves[which].grad, expected[which])
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_gradients_can_be_differentiated(training: bool) -> None:
-    made = problem(5, "cnc", activation="silu", training=training, tracked=True)
+@pytest.mark.parametrize(
+    ("words", "training"), [("cnc", True), ("cnc", False), ("cac", True), ("cacaca", True), ("canac", True)]
+)
+def test_gradients_can_be_differentiated(words: str, training: bool) -> None:
+    made = problem(5, words, activation="silu", training=training, tracked=True)
 
     def second(p: Problem, y: Tensor) -> tuple[Tensor, ...]:
         first = torch.autograd.grad(y.square().sum(), p.leaves, create_graph=True)
@@ -191,6 +215,41 @@ def test_gradients_can_be_differentiated(training: bool) -> None:
         assert (mine is None) == (theirs is None)
         if mine is not None:
             near(mine, theirs, 1e-2)
+
+
+@pytest.mark.parametrize("window", [None, (2, None, 0, False, True)])
+@pytest.mark.parametrize("name", [*ACTIVATIONS, "gelu", "elu:0.5", "hardswish", "sigmoid"])
+def test_an_activation_between_convolutions(name: str, window: tuple[Any, ...] | None) -> None:
+    torch.manual_seed(0)
+    x, v, w = torch.randn(2, 3, 9, 8), torch.randn(5, 3, 3, 3), torch.randn(4, 5, 3, 3)
+    how = (1, 1, 1, 1)
+    exact = Problem(x.double(), [Convolution(v.double(), None, how)]).requires_grad()
+    z = activate(name, exact.one_by_one())
+    z = F.conv2d(z if window is None else F.avg_pool2d(z, *window), w.double(), None, *how)
+    made = Problem(x, [Convolution(v, None, how), Activated(name, window), Convolution(w, None, how)]).requires_grad()
+    y = made.as_one()
+    near(y, z)
+    g = torch.randn(y.shape)
+    found = torch.autograd.grad(y, made.leaves[:2], g)
+    for mine, theirs in zip(found, torch.autograd.grad(z, exact.leaves, g.double()), strict=True):
+        near(mine, theirs)
+
+
+def test_activations_in_place_do_not_lose_what_others_keep() -> None:
+    """relu after a residual keeps its result, and so does tanh: what follows must not be written over it."""
+    x = torch.randn(2, 4, 6, 6)
+    made = row(x, residual=True)
+    made.links += [Activated("tanh"), Activated("sigmoid"), Activated("relu")]
+    exact = made.double().requires_grad()
+    y, z = made.requires_grad().as_one(), exact.one_by_one()
+    near(y, z)
+    found, wanted = torch.autograd.grad(y.sum(), made.leaves), torch.autograd.grad(z.sum(), exact.leaves)
+    for mine, theirs in zip(found, wanted, strict=True):
+        near(mine, theirs)
+
+
+def test_an_activation_never_comes_first() -> None:
+    assert chain.as_one(torch.randn(2, 3, 8, 8, requires_grad=True), [Activated("tanh")]) is None
 
 
 def test_many_gradients_at_once() -> None:

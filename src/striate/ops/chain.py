@@ -1,16 +1,23 @@
-"""A chain of convolutions and batch normalisations as one operation.
+"""A chain of convolutions, batch normalisations and activations as one operation.
 
     m[0] = input,    m[k + 1] = link k of m[k],    the last one is the result
 
-A link is a convolution, or ``activation(batch norm + residual)``. Links and their gradients are computed as in
-:mod:`striate.ops.convolution` and :mod:`striate.ops.norm`. The chain avoids the cost between them: autograd's
+A link is a convolution, ``activation(batch norm + residual)``, or an activation with the average pooling after it, if
+there is one. The first two and their gradients are computed as in :mod:`striate.ops.convolution` and
+:mod:`striate.ops.norm`. With p(m) = average pooling of f(m), the third has the gradient
+
+    dL/dm = f'(m) * (transposed average of dL/dp)
+
+in one pass over m (:mod:`striate.engine.llvm.pooling.activated`). The chain avoids the cost between them: autograd's
 bookkeeping and its calls of Python functions take some 50 microseconds per link and direction, as much as the kernels
 of a small map.
 
 The chain saves for backward what the single links save (see the tables there): a convolution's input if its weight has
 a gradient, its weight if its input has one; a normalisation's input and weight, and its result if it has a residual and
-relu. Links whose result gets no gradient save nothing; residuals and biases are never saved. Of the tensors that
-callers can see (the first map, the last map and the operands), PyTorch's functions save at least as much.
+relu; an activation's operand, or its result if that stands in the operand's place (relu, tanh, sigmoid without
+pooling). An activation never comes first, so its operand is a map that callers don't see. Links whose result gets no
+gradient save nothing; residuals and biases are never saved. Of the tensors that callers can see (the first map, the
+last map and the operands), PyTorch's functions save at least as much.
 
 The saved intermediate maps are outputs of the autograd function, too, but only gradients see them: second derivatives
 go back through these maps as functions of the operands.
@@ -31,14 +38,18 @@ from torch.autograd import forward_ad
 from striate.engine import FORM, Pass, ready, traced, tuning
 from striate.engine.backends import Ready, fixed, watched
 from striate.engine.layout import is_channels_last
+from striate.engine.llvm.codegen import launch
 from striate.engine.llvm.normalization import dispatch as normalization
 from striate.engine.llvm.normalization.formulas import Form
+from striate.engine.llvm.pooling import activated
 from striate.errors import StriateError
 from striate.geometry import ConvShape
 from striate.ops import convolution, norm
 from striate.ops._autograd import own, upstream_in, wanted
 from striate.ops._calls import settled
 from striate.ops._dispatch import is_plain
+from striate.ops._pools import Average
+from striate.ops.pooling import problem_of as pooling_problem_of
 
 
 class Convolution(NamedTuple):
@@ -63,9 +74,20 @@ class Normalization(NamedTuple):
     activation: str
 
 
-Link = Convolution | Normalization
-#: A link, or the activation of one that is computed after it.
-_Part: TypeAlias = Link | str
+class Activated(NamedTuple):
+    """A link that applies an activation and average pooling.
+
+    Args:
+        name: as :func:`striate.ops.norm.activate` takes it; ``""`` for none.
+        window: of :func:`striate.ops.avg_pool2d` kernel_size, stride, padding, ceil_mode and count_include_pad; None
+            for no pooling.
+    """
+
+    name: str
+    window: tuple[Any, ...] | None = None
+
+
+Link = Convolution | Normalization | Activated
 
 
 @dataclass(slots=True)
@@ -104,10 +126,19 @@ class _Normed:
 
 @dataclass(slots=True)
 class _Activated:
-    """An activation that isn't fused with the addition of the residual before it."""
+    """An activation and average pooling of maps with this one's memory layout."""
 
-    name: str
+    plan: activated.Activation
     operands: ClassVar[int] = 0
+
+    def composed(self, g: Tensor, kept: Tensor) -> Tensor:
+        """The gradient as a differentiable function of the upstream one, and of the operand or result."""
+        name, pool = self.plan.name, self.plan.pool
+        if self.plan.in_place:
+            return norm.sent_back_from_result(name, g, kept)
+        if pool is not None:
+            g = Average.of(g, pool, Pass.INPUT_GRAD, self.plan.channels_last)
+        return norm.sent_back(name, g, kept) if name else g
 
 
 _Stage: TypeAlias = _Convolved | _Normed | _Activated
@@ -142,6 +173,8 @@ class _Prepared:
             if isinstance(stage, _Convolved):
                 maps[at] |= graded[first]
                 kept[first] = any(graded[:first])
+            elif isinstance(stage, _Activated) and stage.plan.in_place:
+                maps[at + 1] = goes_back
             else:
                 maps[at] |= goes_back
             if isinstance(stage, _Normed):
@@ -204,7 +237,7 @@ class _Chain(torch.autograd.Function):
                 how = (part.weight, part.bias, (part.mean, part.variance), part.momentum, part.eps)
                 x, kept = stage.plan.forward(x, residual, *how)
             else:
-                x = norm.activate(stage.name, x)
+                x = stage.plan.forward(x)
             maps.append(x)
             statistics.append(kept)
         ctx.known = known
@@ -246,7 +279,13 @@ class _Chain(torch.autograd.Function):
                 )
                 g = stage.grad(Pass.INPUT_GRAD, weight, g, composed) if any(asked[:end]) else None
             elif isinstance(stage, _Activated):
-                g = norm.sent_back(stage.name, g, x)
+                kept = y if stage.plan.in_place else x
+                if composed:
+                    g = stage.composed(g, kept)
+                else:
+                    over = mine and g.stride() == stage.plan.result_strides
+                    g = g if over else _laid_out(g, stage.plan.result_strides)
+                    g = stage.plan.backward(g, _laid_out(kept, stage.plan.strides), over)
             elif composed:
                 how = (stage.plan.form, stage.eps, g, x, weight, ctx.biases[at], statistics)
                 g, *grads = norm.gradients(*how, y if stage.plan.form.keeps else None)
@@ -293,13 +332,19 @@ def as_one(input: Tensor, links: Sequence[Link | None], local: bool = True) -> T
         return None
     operands: list[Tensor | None] = [input]
     key: list[Any] = [torch.get_num_threads(), tuning.generation, local]
-    parts: list[_Part] = []
+    parts: list[Link] = []
     for link in links:
         if link is None:
             return None
         if isinstance(link, Convolution):
             operands += link[:2]
             key.append(settled(link.how))
+            parts.append(link)
+            continue
+        if isinstance(link, Activated):
+            if not parts:
+                return None  # its operand may be overwritten by callers
+            key += (link.name, settled(link.window))
             parts.append(link)
             continue
         tables = (link.weight, link.bias, link.mean, link.variance)
@@ -310,7 +355,7 @@ def as_one(input: Tensor, links: Sequence[Link | None], local: bool = True) -> T
         if link.residual is None or link.activation in norm.AFTER_RESIDUALS:
             parts.append(link)
         else:
-            parts += (link._replace(activation=""), link.activation)
+            parts += (link._replace(activation=""), Activated(link.activation))
     if not _lie(operands, key):
         return None
     if not _graded(*operands):
@@ -336,7 +381,7 @@ def _lie(tensors: Iterable[Tensor | None], key: list[Any]) -> bool:
     return True
 
 
-def _prepare(input: Tensor, parts: Sequence[_Part], local: bool, operands: Sequence[Tensor | None]) -> _Prepared | None:
+def _prepare(input: Tensor, parts: Sequence[Link], local: bool, operands: Sequence[Tensor | None]) -> _Prepared | None:
     """How the parts are computed, found by computing them once; None if one has no kernels."""
     if fixed() not in (None, "llvm"):
         return None
@@ -345,8 +390,9 @@ def _prepare(input: Tensor, parts: Sequence[_Part], local: bool, operands: Seque
     with torch.no_grad():  # passes may be measured
         for part in parts:
             stage: _Stage | None
-            if isinstance(part, str):
-                stage = _Activated(part)
+            if isinstance(part, Activated):
+                stage = _activated(x, part, stages[-1])
+                x = x if stage is None else stage.plan.forward(x)
             elif isinstance(part, Convolution):
                 stage = _convolved(x, part, local)
                 x = x if stage is None else stage.forward(x, part.weight, part.bias)
@@ -376,6 +422,30 @@ def _convolved(x: Tensor, link: Convolution, local: bool) -> _Convolved | None:
         return None
     last = is_channels_last(x) or is_channels_last(weight)
     return _Convolved(shape, last, local, ready(shape, Pass.OUTPUT, x, weight, bias, last, local))
+
+
+def _activated(x: Tensor, link: Activated, before: _Stage) -> _Activated | None:
+    pool = None
+    if link.window is not None:
+        kernel, stride, padding, ceil_mode, count_include_pad = link.window
+        try:
+            pool = pooling_problem_of("avg", x.shape, kernel, stride, padding, 1, ceil_mode, count_include_pad, None)
+        except StriateError:
+            return None  # the operation itself raises the error
+    if isinstance(before, _Convolved):
+        unread = True
+    else:
+        # Its gradient may need its result.
+        unread = not (before.plan.form.keeps if isinstance(before, _Normed) else before.plan.in_place)
+    plan = activated.activation(link.name, x.shape, x.stride(), pool, unread, launch.threads())
+    return None if plan is None else _Activated(plan)
+
+
+def _laid_out(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """The numbers with these strides. Upstream gradients may have others, and so may saved tensors behind hooks."""
+    if tensor.stride() == strides and not tensor.is_neg():
+        return tensor
+    return tensor.new_empty_strided(tensor.shape, strides).copy_(tensor)
 
 
 def _normed(x: Tensor, link: Normalization) -> _Normed | None:

@@ -98,6 +98,15 @@ _SENT_BACK: Final[dict[str, Callable[..., Tensor]]] = {
 }
 
 
+def sent_back_from_result(name: str, g: Tensor, y: Tensor) -> Tensor:
+    """The gradient of an activation's operand from its result: relu, tanh and sigmoid."""
+    if name == "tanh":
+        return cast(Tensor, _aten.tanh_backward(g, y))
+    if name == "sigmoid":
+        return cast(Tensor, _aten.sigmoid_backward(g, y))
+    return sent_back(name, g, y)
+
+
 def activate(name: str, z: Tensor) -> Tensor:
     """The activation with this name, which may contain a number."""
     kind, number = parsed(name)

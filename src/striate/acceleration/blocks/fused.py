@@ -30,6 +30,7 @@ def pays(input: Tensor, *others: Tensor | None) -> bool:
 
 _JOIN: Final[dict[str, Callable[[Any, Any], Any]]] = {"add": operator.add, "iadd": operator.iadd}
 _CONVOLVE: Final = {1: F.conv1d, 2: F.conv2d}
+_AVERAGE: Final = {1: F.avg_pool1d, 2: F.avg_pool2d}
 _POOL: Final = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 
@@ -91,8 +92,8 @@ class Normed(NamedTuple):
         )
 
 
-def chained(input: Tensor, *links: chain.Convolution | Normed) -> Tensor:
-    """Convolutions and normalisations, each of the result of the one before."""
+def chained(input: Tensor, *links: chain.Convolution | chain.Activated | Normed) -> Tensor:
+    """Convolutions, normalisations and activations, each of the result of the one before."""
     if pays(input):
         known = [link.link() if isinstance(link, Normed) else link for link in links]
         found = chain.as_one(input, known, local=False)
@@ -101,6 +102,10 @@ def chained(input: Tensor, *links: chain.Convolution | Normed) -> Tensor:
     for link in links:
         if isinstance(link, Normed):
             input = link.alone(input)
+        elif isinstance(link, chain.Activated):
+            input = activate(link.name, input) if link.name else input
+            if link.window is not None:
+                input = FUNCTIONS[_AVERAGE[input.dim() - 2]](input, *link.window)
         else:
             input = FUNCTIONS[_CONVOLVE[link.weight.dim() - 2]](input, link.weight, link.bias, *link.how)
     return input

@@ -2,7 +2,8 @@
 
     (convolution) + clamp* + max pooling + clamp*          -> conv_max_pool as one, or the pooling before the clamps
     batch norm + (addition) + (activation)                 -> normalize
-    convolution + batch norm + ... + convolution + ...     -> one operation for autograd
+    convolution + batch norm + activation + average pooling + convolution + ...
+                                                           -> one operation for autograd
 
 A map that somebody else uses too is never fused away. An activation that works in place is like any other where it
 works on what a convolution or normalisation has just made. A group of operations stands where its first member stood;
@@ -60,6 +61,14 @@ _NORM: Final = {
     "training": False,
     "momentum": 0.1,
     "eps": 1e-5,
+}
+_AVERAGES: Final[dict[Any, int]] = {getattr(room, f"avg_pool{dims}d"): dims for room in (F, ops) for dims in (1, 2)}
+_AVERAGED: Final = {
+    "stride": None,
+    "padding": 0,
+    "ceil_mode": False,
+    "count_include_pad": True,
+    "divisor_override": None,
 }
 _WINDOW: Final = {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False}
 #: Functions whose result is new memory.
@@ -164,6 +173,8 @@ class Fusion:
 
     def _fuse_chain(self, first: Node) -> list[Node]:
         """Fuses as many links as follow one another from here on, and nothing else between them; returns them."""
+        if not _calls(first, _CONVOLUTIONS) and first.target is not normalize:
+            return []  # an activation that comes first would have to save what callers may overwrite
         members: list[Node] = []
         node: Node | None = first
         while node is not None and _is_link(node):
@@ -171,10 +182,9 @@ class Fusion:
                 break
             members.append(node)
             node = _only_user(node)
-        normed = [node for node in members if node.target is normalize]
         dims = {_CONVOLUTIONS.get(node.target) for node in members} - {None}
-        if 0 < len(normed) < len(members) and len(dims) == 1:
-            arguments = _map(first), *(_link(node) for node in members)
+        if len(dims) == 1 and not all(_calls(node, _CONVOLUTIONS) for node in members):
+            arguments = _map(first), *_links(members)
             self._replace(members, chained, arguments, at=members[-1])
         return members
 
@@ -366,13 +376,38 @@ def _window(node: Node) -> tuple[Any, ...] | None:
 def _is_link(node: Node) -> bool:
     if _calls(node, _CONVOLUTIONS):
         return _bound(node, _CONVOLVED) is not None
-    return node.target is normalize
+    return node.target is normalize or _activation(node) is not None or _average(node) is not None
 
 
 def _map(link: Node) -> Any:
     """The map that a link is a function of."""
     arguments: Any = link.args
     return arguments[0][0] if link.target is normalize else _operand(link)
+
+
+def _average(node: Node) -> tuple[Any, ...] | None:
+    """The window of average pooling as a link of a chain has it; None if a node is no such pooling."""
+    if not _calls(node, _AVERAGES):
+        return None
+    bound = _bound(node, {"input": None, "kernel_size": None, **_AVERAGED})
+    numbers: list[Node] = []
+    torch.fx.map_arg(() if bound is None else bound[1:], lambda each: numbers.append(each))
+    return None if bound is None or bound[-1] is not None or numbers else bound[1:-1]
+
+
+def _links(members: list[Node]) -> list[chain.Convolution | chain.Activated | Normed]:
+    """The links of a chain; average pooling belongs to the activation before it."""
+    links: list[chain.Convolution | chain.Activated | Normed] = []
+    for node in members:
+        window = _average(node)
+        if window is None:
+            name = _activation(node)
+            links.append(_link(node) if name is None else chain.Activated(name))
+        elif links and isinstance(last := links[-1], chain.Activated) and last.window is None:
+            links[-1] = chain.Activated(last.name, window)
+        else:
+            links.append(chain.Activated("", window))
+    return links
 
 
 def _link(node: Node) -> chain.Convolution | Normed:

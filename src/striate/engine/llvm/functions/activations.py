@@ -187,5 +187,16 @@ def sent_back(f: Function, name: str, g: str, z: str) -> str:
     return g
 
 
+def sent_back_from_result(f: Function, name: str, g: str, y: str) -> str:
+    """The gradient of the operand from the activation's result y, for relu, tanh and sigmoid."""
+    kind, _ = parsed(name)
+    if kind in SLOPE_FROM_RESULT:
+        return sent_back(f, name, g, y)
+    one = f.constant(1.0)
+    if kind == "tanh":
+        return f.arithmetic("fmul", g, f.fma(f.negative(y), y, one))
+    return f.arithmetic("fmul", g, f.arithmetic("fmul", y, f.arithmetic("fsub", one, y)))
+
+
 _OF_ONE: Final = {"tanh": tanh, "sigmoid": sigmoid, "gelu": gelu}
 _OF_TWO: Final = {"leaky_relu": leaky_relu, "elu": elu}
