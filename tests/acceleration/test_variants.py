@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import striate
-from striate import ops
-from striate.acceleration import choices_of, variants
+from striate import engine, ops
+from striate.acceleration import choices_of, plan_of, variants
 from striate.acceleration.backend import Compiled
-from striate.engine import tuning
+from striate.engine import choice, tuning
 
 NAMES = ["blocks", "PyTorch's functions", "blocks, channels last", "PyTorch's functions, channels last"]
 
@@ -334,3 +334,44 @@ def test_memory_tells_of_views_that_no_list_has(monkeypatch: pytest.MonkeyPatch)
     for function in (writes, writes_to_its_own):
         torch.compile(function, backend=kept)(torch.zeros(2, 3))
     assert [variants.computes_only(graph) for graph in graphs] == [False, True]
+
+
+def small() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+
+
+@pytest.mark.usefixtures("planning")
+def test_the_first_call_in_inference_chooses_no_kernel() -> None:
+    model = striate.accelerate(small(), quiet=True)
+    x = torch.randn(2, 3, 9, 11)
+    choice.forget()
+    with torch.no_grad():
+        model(x)
+        assert engine.choices() == ()
+        model(x)
+        assert engine.choices() != ()
+
+
+@pytest.mark.usefixtures("measuring")
+@pytest.mark.parametrize(("plan", "measured"), [(0.5, False), (0.9, True), (2.0, True)])
+def test_blocks_are_measured_where_a_plan_is_not_clearly_faster(
+    plan: float, measured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def in_turns(candidates: dict[str, Callable[[], object]], *_: float) -> dict[str, float]:
+        for run in candidates.values():
+            run()
+        plans = [name for name in candidates if "thread" in name]
+        return {name: plan if name in plans else 1.0 for name in candidates}
+
+    settled = []
+    real = variants.Variants.settle
+    monkeypatch.setattr(tuning, "in_turns", in_turns)
+    monkeypatch.setattr(variants.Variants, "settle", lambda self, given: settled.append(1) or real(self, given))
+    model = striate.accelerate(small(), quiet=True)
+    x = torch.randn(2, 3, 9, 11)
+    with torch.no_grad():
+        for _ in range(2):
+            model(x)
+        told = str(plan_of(model, x))
+    assert bool(settled) == measured
+    assert ("the plan isn't faster" in told) == (plan > 1)

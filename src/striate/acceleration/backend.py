@@ -78,8 +78,7 @@ class Compiled:
             self.variants = Variants(graph, rewritten, owned, self.training)
             self.blocks = self.variants
         if plans and not self.training and not _changes_modes(graph):
-            settle = self.variants.settle if self.variants else None
-            self.plans = Plans(self.plain, self.blocks, owned, settle)
+            self.plans = Plans(self.plain, self.blocks, owned, self.variants)
 
     def __call__(self, *arguments: Any) -> Any:
         calls = asked()

@@ -150,6 +150,21 @@ class Variants:
                 self.settle(arguments)
         return (entry.run or self.blocks)(*arguments)
 
+    def plain(self, arguments: tuple[Any, ...]) -> dict[str, Run]:
+        """PyTorch's functions for such arguments in both layouts, as far as results lie as they are expected to.
+
+        Of a graph that is known to compute only.
+        """
+        images = [at for at in self._images if _is_plane(arguments[at])] if self._known else []
+        made: dict[str, Run] = {_PLAIN: self._graphs[_PLAIN].forward}
+        if images:
+            with torch.no_grad():
+                expected = made[_PLAIN](*arguments)
+                turned = _in_channels_last(made[_PLAIN], images, arguments, expected)
+            if turned is not None:
+                made[f"{_PLAIN}, {_LAST}"] = turned
+        return made
+
     def settle(self, arguments: tuple[Any, ...]) -> None:
         """Measures the variants for inputs of these sizes, unless that was done, may not be done, or is being done."""
         if not self._known or not tuning.measuring() or fixed() is not None:

@@ -6,8 +6,9 @@ time it is met, every candidate computes it in turns on the very operands of the
 go into a file of lines in :func:`striate.engine.cache.folder`, one JSON object each, and later processes read them
 there. A file belongs to one processor, one PyTorch and one striate, which its name says.
 
-Measuring a deep network takes up to a minute, so a process spends a second on it, and then no more than a quarter of
-the time that goes by. What that leaves unmeasured PyTorch's kernels compute, until there is time (:func:`resume`).
+Measuring a deep network takes up to a minute, so a process spends a quarter of a second on it, which a first call takes
+longer, and then no more than a quarter of the time that goes by. What that leaves unmeasured PyTorch's kernels compute,
+until there is time (:func:`resume`).
 
 Read from the environment when striate is imported:
 
@@ -40,7 +41,7 @@ from striate.geometry import AnyProblem
 #: Seconds that one candidate may be measured for, unless a single run takes longer.
 BUDGET = 0.02
 #: Seconds of a run from which on its time is taken once: the machine's hiccups are shorter.
-LONG = 0.25
+LONG = 0.1
 #: Runs of each candidate, at least and at most.
 RUNS = 3, 15
 #: A challenger has to be so much faster than the one asked first: below, noise would choose.
@@ -50,7 +51,7 @@ LEAST = 5e-6
 
 
 #: Seconds that a process measures for at once, and the share of the time after that.
-_ALLOWANCE: float = math.inf if os.environ.get("STRIATE_TUNE") == "1" else 1.0
+_ALLOWANCE: float = math.inf if os.environ.get("STRIATE_TUNE") == "1" else 0.25
 _SHARE = 0.25
 
 

@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
@@ -46,6 +46,9 @@ from striate.engine.llvm.codegen.isa import Isa, host
 from striate.engine.llvm.codegen.program import Foreign, Program
 from striate.engine.llvm.memory.arenas import ARENAS
 
+if TYPE_CHECKING:
+    from striate.acceleration.variants import Variants
+
 #: Sizes that a graph knows plans for, or refusals.
 _KEPT: Final = 256
 #: Sizes that are timed, before the others go by what was found.
@@ -56,6 +59,8 @@ _SIMILAR: Final = 4
 _LONGER: Final = 0.1
 #: Seconds of a first walk up to which one thread is tried as well.
 _ALONE: Final = 0.02
+#: Share of PyTorch's time below which a plan is so much faster that blocks needn't be measured.
+_CLEARLY: Final = 0.8
 
 Run = Callable[..., Sequence[Any]]
 
@@ -83,7 +88,8 @@ class Plans:
         graph: the graph, of PyTorch's functions, as it was captured.
         ordinary: what computes it where there is no plan.
         owned: which of its arguments are tensors of the model's own.
-        settle: called with arguments before the ordinary way is timed on them, so that it is the best one.
+        variants: measures the ordinary way for arguments, so that it is the best one, and knows PyTorch's functions in
+            both layouts.
     """
 
     def __init__(
@@ -91,9 +97,9 @@ class Plans:
         graph: Run,
         ordinary: Run,
         owned: Sequence[bool],
-        settle: Callable[[tuple[Any, ...]], object] | None = None,
+        variants: Variants | None = None,
     ) -> None:
-        self._graph, self._ordinary, self._owned, self._settle_ordinary = graph, ordinary, tuple(owned), settle
+        self._graph, self._ordinary, self._owned, self._variants = graph, ordinary, tuple(owned), variants
         self._mine = _items([at for at, own in enumerate(owned) if own])
         self._given = [at for at, own in enumerate(owned) if not own]
         self._entries: OrderedDict[tuple[Any, ...], _Entry] = OrderedDict()
@@ -122,7 +128,8 @@ class Plans:
             entry.calls += 1
             if entry.calls > 1:
                 self._settle(entry, arguments)
-            return None
+            # Until that is decided PyTorch's functions compute it, for which no kernel has to be compiled or measured.
+            return None if entry.refusal else list(self._graph(*arguments))
         finally:
             self._lock.release()
 
@@ -224,8 +231,6 @@ class Plans:
 
     def _timed(self, plan: Plan, arguments: tuple[Any, ...]) -> str:
         """Why the plan isn't taken; empty if it is the fastest way."""
-        if self._settle_ordinary is not None:
-            self._settle_ordinary(arguments)
         many = plan.program.threads
         if many > 1:
             start = time.perf_counter()
@@ -234,7 +239,16 @@ class Plans:
         counts = (many, 1) if plan.company else (many,)
         runs: dict[str, Callable[[], object]]
         runs = {counted(count): partial(self._by, plan, arguments, many > count == 1) for count in counts}
-        times = tuning.in_turns({"": lambda: self._ordinary(*arguments)} | runs)
+        plain = {"": self._graph} if self._variants is None else self._variants.plain(arguments)
+        others: dict[str, Callable[[], object]] = {name: partial(run, *arguments) for name, run in plain.items()}
+        times = tuning.in_turns(others | runs)
+        if min(times[name] for name in runs) > _CLEARLY * min(times[name] for name in others):
+            # Blocks may be faster than PyTorch's functions. Measuring them takes longer than all of this.
+            if self._variants is not None:
+                self._variants.settle(arguments)
+            others = {"": lambda: self._ordinary(*arguments)}
+            times = tuning.in_turns(others | runs)
+        times[""] = min(times.pop(name) for name in others)
         if plan.company:
             if min(times, key=times.__getitem__):
                 times |= tuning.in_turns(runs, _LONGER)
