@@ -1,4 +1,4 @@
-"""The implementations of batch normalisation with what follows it: generated kernels, or PyTorch's operators."""
+"""The implementations of batch normalisation fused with what follows it: generated kernels or PyTorch's operators."""
 
 from __future__ import annotations
 
