@@ -1,7 +1,7 @@
-"""The formulas of windows in a row, with numbers put in, as plain data for a page.
+"""The formulas of a sequence of windows, with numbers filled in, as plain data for a page.
 
-Each formula is three texts: its symbols, the same with this layer's numbers, and the value. The value is what the
-library says; a test computes the middle text and compares.
+Each formula has three texts: the symbols, the same with this layer's numbers, and the value. The library computes the
+value; a test evaluates the second text and compares.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _AFTER: Final = "n'"
 
 
 def describe(size: int, channels: int, layers: Sequence[Layer], dims: int = 2) -> dict[str, Any]:
-    """All that a page shows of layers in a row.
+    """Everything that a page shows of a sequence of layers.
 
     Args:
         size: input positions along each axis.
-        channels: of the input.
-        layers: one or more.
+        channels: channels of the input.
+        layers: one or more layers.
         dims: 1 or 2 axes.
 
     Raises:
@@ -50,7 +50,7 @@ def describe(size: int, channels: int, layers: Sequence[Layer], dims: int = 2) -
 
 
 def _with(field: Window | None, step: Step) -> Window | None:
-    """The windows so far and the step's as one; None behind a transposed window, which is no window of its input."""
+    """Composes the windows so far with the step's window; None after a transposed window, which isn't a window."""
     if field is None or step.layer.kind == "transposed":
         return None
     return field.then(step.window)
@@ -85,11 +85,10 @@ def _told(step: Step, before: Window | None, field: Window | None, dims: int) ->
 
 
 def _stretched(step: Step) -> dict[str, Any] | None:
-    """The transposed window as a plain one: the flipped kernel at stride 1 over positions set apart by zeros.
+    """The transposed window as a plain one: the flipped kernel with stride 1 over positions separated by zeros.
 
-    That is how a transposed convolution makes its output of its input, and how gradients go from a convolution's output
-    back to its input. ``cells`` are the positions that it starts from in the order in which they stand, None for a
-    zero; what it makes at ``i`` begins at cell ``i``. None of a pooling.
+    A transposed convolution computes its output in this way, and so does the input gradient of a convolution. ``cells``
+    are the input positions in order, with None for a zero; output ``i`` begins at cell ``i``. None for pooling.
     """
     if step.layer.pools:
         return None
@@ -99,7 +98,7 @@ def _stretched(step: Step) -> dict[str, Any] | None:
     zero: list[int | None] = [None]
     cells = zero * ((given - 1) * adjoint.expansion + 1)
     cells[:: adjoint.expansion] = range(given)
-    # Zeros come before and after, or cells are cut off.
+    # Add zeros before and after, or cut off cells.
     cells = zero * adjoint.before + cells[max(-adjoint.before, 0) :]
     cells = cells[: len(cells) + min(adjoint.after, 0)] + zero * adjoint.after
     return {
@@ -150,7 +149,7 @@ def _output(step: Step) -> Formula:
     before, after = window.pads(0)
     e, s = window.effective_kernel, window.stride
     if step.layer.kind == "transposed":
-        # What "same" adds at the end is part of the size that it fixes.
+        # The extra padding of "same" at the end is part of the fixed size.
         extra = step.outputs - ((size - 1) * s + e - before - after)
         return _formula(
             "Output size",
@@ -184,7 +183,7 @@ def _output(step: Step) -> Formula:
 
 
 def _other_paddings(step: Step) -> list[Formula]:
-    """What the words same and full would make of this window."""
+    """The results of this window with the padding words same and full."""
     window = step.window
     found = []
     for word, symbols in (("same", "⌈n / s⌉"), ("full", "⌊(n + 2·(e - 1) - e) / s⌋ + 1")):
@@ -274,7 +273,7 @@ def _looked_at(step: Step, dims: int) -> Formula:
 
 
 def _adjoint(step: Step) -> Formula:
-    """The transposed window, which carries gradients back."""
+    """The transposed window, which computes the input gradient."""
     window, size = step.window, step.size
     adjoint = window.adjoint(size)
     spread = (step.outputs - 1) * adjoint.expansion + 1
@@ -294,7 +293,7 @@ def _adjoint(step: Step) -> Formula:
 
 
 def call(size: int, channels: int, layers: Sequence[Layer], dims: int = 2) -> str:
-    """Python that prints the same numbers with the library's public names."""
+    """Python code that prints the same numbers, with the library's public names."""
     made = steps(size, channels, layers, dims)
     shapes = {"PoolShape" if step.layer.pools else "ConvShape" for step in made}
     plain = all(step.layer.kind != "transposed" for step in made)

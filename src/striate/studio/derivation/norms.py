@@ -1,4 +1,4 @@
-"""Normalisation: by a channel's statistics, a layer's or a group's; and softmax, which makes weights of a row."""
+"""Normalisation by the statistics of a channel, a layer or a group; and softmax."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def _softmax(question: Question) -> Derivation:
 
 @derives("linalg_vector_norm", "var", "std", "var_mean", "norm", "prod", "any", "all", "count_nonzero", "std_mean")
 def _reduction(question: Question) -> Derivation:
-    """One number of many: all of them are shown, and the operator itself works the number out again."""
+    """A reduction of many numbers: shows all of them, and computes the result again by the operator itself."""
     from striate.studio.derivation.pools import reduced
 
     operation = question.operation
@@ -186,7 +186,7 @@ def _reduction(question: Question) -> Derivation:
 
 
 def _again(question: Question, numbers: Tensor) -> float:
-    """A reduction of numbers in float64."""
+    """The reduction of numbers in float64."""
     operation, name = question.operation, question.name
     if name == "linalg_vector_norm":
         return float(torch.linalg.vector_norm(numbers, operation.argument("ord", 2)))
