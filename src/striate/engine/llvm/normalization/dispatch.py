@@ -19,19 +19,19 @@ from striate.engine.llvm.codegen.ir import real_word
 from striate.engine.llvm.codegen.isa import Isa, host, the_isa
 from striate.engine.llvm.codegen.launch import Kernel, Start
 from striate.engine.llvm.normalization import nchw, nhwc
-from striate.engine.llvm.normalization.formulas import KEPT, Form
+from striate.engine.llvm.normalization.formulas import KEPT, NormVariant
 
 #: The most chunks of rows with sums of their own, and so the most threads that sum.
 _CHUNKS = 32
 
 
 @cache
-def _nchw_forward(isa: Isa, form: Form) -> Kernel:
+def _nchw_forward(isa: Isa, form: NormVariant) -> Kernel:
     return Kernel(nchw.generate_forward(isa, form), isa)
 
 
 @cache
-def _nchw_backward(isa: Isa, form: Form, together: int) -> Kernel:
+def _nchw_backward(isa: Isa, form: NormVariant, together: int) -> Kernel:
     return Kernel(nchw.generate_backward(isa, form, together), isa)
 
 
@@ -46,12 +46,12 @@ def _settle(isa: Isa, training: bool) -> Kernel:
 
 
 @cache
-def _forward(isa: Isa, form: Form, together: int) -> Kernel:
+def _forward(isa: Isa, form: NormVariant, together: int) -> Kernel:
     return Kernel(nhwc.generate_forward(isa, form, together), isa)
 
 
 @cache
-def _grad_sums(isa: Isa, form: Form, together: int) -> Kernel:
+def _grad_sums(isa: Isa, form: NormVariant, together: int) -> Kernel:
     return Kernel(nhwc.generate_grad_sums(isa, form, together), isa)
 
 
@@ -61,17 +61,17 @@ def _grad_settle(isa: Isa) -> Kernel:
 
 
 @cache
-def _backward(isa: Isa, form: Form, together: int) -> Kernel:
+def _backward(isa: Isa, form: NormVariant, together: int) -> Kernel:
     return Kernel(nhwc.generate_backward(isa, form, together), isa)
 
 
-class Plan(ABC):
+class NormKernels(ABC):
     """The normalisation of maps of one shape and layout on a number of threads; only addresses are missing."""
 
     #: The least number of elements for which the kernels save more than Python dispatch costs.
     least: int
 
-    def __init__(self, form: Form, images: int, channels: int, size: int, threads: int) -> None:
+    def __init__(self, form: NormVariant, images: int, channels: int, size: int, threads: int) -> None:
         self.form, self.isa, self.threads = form, the_isa(), threads
         self.images, self.channels, self.size = images, channels, size
         #: Numbers per channel.
@@ -132,12 +132,12 @@ class Plan(ABC):
 _STATISTICS, _CHANNELWISE, _GRADIENTS = 2, 8, 3
 
 
-class _Nchw(Plan):
+class _Nchw(NormKernels):
     """The kernels for planes; a work item is a channel."""
 
     least = 1 << 15
 
-    def __init__(self, form: Form, images: int, channels: int, size: int, threads: int) -> None:
+    def __init__(self, form: NormVariant, images: int, channels: int, size: int, threads: int) -> None:
         super().__init__(form, images, channels, size, threads)
         self._sizes = [images, size]
 
@@ -161,12 +161,12 @@ class _Nchw(Plan):
         self._back(*maps, *statistics, *gradients)
 
 
-class _Nhwc(Plan):
+class _Nhwc(NormKernels):
     """The kernels for channels last; a work item is a chunk or a block of rows."""
 
     least = 1 << 17
 
-    def __init__(self, form: Form, images: int, channels: int, size: int, threads: int) -> None:
+    def __init__(self, form: NormVariant, images: int, channels: int, size: int, threads: int) -> None:
         super().__init__(form, images, channels, size, threads)
         chunk = -(-self.many // (_CHUNKS * nhwc.BLOCK)) * nhwc.BLOCK
         self._chunks, self._blocks = -(-self.many // chunk), -(-self.many // nhwc.BLOCK)
@@ -208,7 +208,7 @@ class _Nhwc(Plan):
         apply(middle, input, grad_input, lines.data_ptr(), *statistics)
 
 
-def plan(form: Form, input: Tensor) -> Plan | None:
+def plan(form: NormVariant, input: Tensor) -> NormKernels | None:
     """The plan for normalising float32 maps on the CPU, or None if there are no kernels for them.
 
     There are kernels for (N, C, ...) in planes and in channels last, both without gaps. For planes, threads divide the
@@ -218,7 +218,7 @@ def plan(form: Form, input: Tensor) -> Plan | None:
 
 
 @lru_cache(maxsize=4096)
-def _plan(form: Form, shape: tuple[int, ...], strides: tuple[int, ...], threads: int) -> Plan | None:
+def _plan(form: NormVariant, shape: tuple[int, ...], strides: tuple[int, ...], threads: int) -> NormKernels | None:
     images, channels, *axes = shape
     size = math.prod(axes)
     if _follows(shape, strides, range(len(shape))):

@@ -31,7 +31,7 @@ from striate.engine.llvm.normalization.moments import Doubles
 KEPT = 5
 
 
-class Form(NamedTuple):
+class NormVariant(NamedTuple):
     """The variant of batch normalisation for which a kernel is generated."""
 
     activation: str
@@ -47,9 +47,9 @@ class Form(NamedTuple):
         return self.residual and self.activation in SLOPE_FROM_RESULT
 
     @property
-    def behind(self) -> Form:
+    def behind(self) -> NormVariant:
         """The form that remains after the gradient has been propagated through the activation."""
-        return Form("", False, self.training) if self.keeps else self
+        return NormVariant("", False, self.training) if self.keeps else self
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Channels:
         self.f.store(value, table + self.channel, self.mask, "double")
 
 
-Place = OneChannel | Channels
+ChannelPlace = OneChannel | Channels
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Statistics:
         rows = [kept + row * self.count for row in range(KEPT)]
         self.centre, self.scale, self.shift, self.offset, self.inverse = rows
 
-    def scaling(self, place: Place) -> Scaling:
+    def scaling(self, place: ChannelPlace) -> Scaling:
         return Scaling(*(place.get(table) for table in (self.centre, self.scale, self.shift)))
 
 
@@ -144,7 +144,7 @@ class Channelwise:
         self.stays, self.comes, self.comes_unbiased = f.double(), f.double(), f.double()
         self.eps = f.double()
 
-    def settle(self, to: Statistics, place: Place, mean: str, variance: str) -> None:
+    def settle(self, to: Statistics, place: ChannelPlace, mean: str, variance: str) -> None:
         """Saves a channel's statistics, given in 64 bits, and updates the running statistics."""
         wide = place.wide
         self._keep(to, place, mean, variance)
@@ -152,11 +152,11 @@ class Channelwise:
             old = wide.arithmetic("fmul", place.get_wide(table), wide.splat(self.stays))
             place.put_wide(table, wide.fma(now, wide.splat(share), old))
 
-    def take(self, to: Statistics, place: Place) -> None:
+    def take(self, to: Statistics, place: ChannelPlace) -> None:
         """Saves the running statistics as a channel's statistics."""
         self._keep(to, place, place.get_wide(self.mean), place.get_wide(self.variance))
 
-    def _keep(self, to: Statistics, place: Place, mean: str, variance: str) -> None:
+    def _keep(self, to: Statistics, place: ChannelPlace, mean: str, variance: str) -> None:
         wide = place.wide
         centre = wide.of(wide.rounded(mean))
         offset = wide.arithmetic("fsub", mean, centre)
@@ -173,14 +173,14 @@ class Channelwise:
             place.put_wide(table, value)
 
 
-class Gradients:
+class AffineGradients:
     """The gradients of weight and bias; reads the kernel's arguments in this order."""
 
     def __init__(self, f: Function) -> None:
         self.weight, self.bias = f.pointer(), f.pointer()
         self.share = f.double()  # 1 / numbers per channel
 
-    def settle(self, of: Statistics, place: Place, plain: str, product: str) -> tuple[str, str]:
+    def settle(self, of: Statistics, place: ChannelPlace, plain: str, product: str) -> tuple[str, str]:
         """Writes a channel's gradients from the sums of g' and g' * (x - centre); returns tilt and level in 64 bits."""
         wide = place.wide
         offset, inverse, share = place.get_wide(of.offset), place.get_wide(of.inverse), wide.splat(self.share)
@@ -215,7 +215,7 @@ class GradientSums:
         return [wide.of(reduce(add, (part.get() for part in parts))) for parts in zip(*self.parts, strict=True)]
 
 
-def forward(f: Function, form: Form, scaling: Scaling, x: str, residual: str) -> str:
+def forward(f: Function, form: NormVariant, scaling: Scaling, x: str, residual: str) -> str:
     """A vector of the result."""
     z = scaling.of(f, x)
     if form.residual:
@@ -223,7 +223,7 @@ def forward(f: Function, form: Form, scaling: Scaling, x: str, residual: str) ->
     return activated(f, form.activation, z)
 
 
-def before_activation(f: Function, form: Form, scaling: Scaling, g: str, x: str, kept: str) -> str:
+def before_activation(f: Function, form: NormVariant, scaling: Scaling, g: str, x: str, kept: str) -> str:
     """A vector of g', computed from the result if the form saves it."""
     if not form.activation:
         return g
@@ -231,7 +231,7 @@ def before_activation(f: Function, form: Form, scaling: Scaling, g: str, x: str,
     return sent_back(f, form.activation, g, kept if form.keeps else scaling.of(f, x))
 
 
-def grad_input(f: Function, form: Form, scaling: Scaling, g: str, x: str, tilt: str, level: str) -> str:
+def grad_input(f: Function, form: NormVariant, scaling: Scaling, g: str, x: str, tilt: str, level: str) -> str:
     """A vector of the input gradient, from a vector of g'."""
     if not form.training:
         return f.arithmetic("fmul", g, scaling.scale)

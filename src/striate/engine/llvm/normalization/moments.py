@@ -114,7 +114,7 @@ class Doubles:
         return self.f.value(f"extractelement <1 x double> {value}, i64 0")
 
 
-class Sums:
+class VectorSums:
     """Sums of vectors, each in several independent parts, so that no addition waits for the one before."""
 
     def __init__(self, wide: Doubles, sums: int, parts: int = 1) -> None:
@@ -132,7 +132,7 @@ class Sums:
         return [reduce(add, (part.get() for part in parts)) for parts in zip(*self.parts, strict=True)]
 
 
-class Shifted(Sums):
+class Shifted(VectorSums):
     """T and Q about a centre, or about 0 without one."""
 
     def __init__(self, wide: Doubles, centre: str = "", parts: int = 1) -> None:

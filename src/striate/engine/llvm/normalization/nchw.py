@@ -25,17 +25,17 @@ from contextlib import contextmanager
 from striate.engine.llvm.codegen.ir import LINE, Function, Number, Pointer
 from striate.engine.llvm.codegen.isa import Isa
 from striate.engine.llvm.normalization.formulas import (
+    AffineGradients,
     Channelwise,
-    Form,
-    Gradients,
     GradientSums,
+    NormVariant,
     OneChannel,
     Statistics,
     before_activation,
     forward,
     grad_input,
 )
-from striate.engine.llvm.normalization.moments import Doubles, Shifted, Sums, centre, lost, squares, variance
+from striate.engine.llvm.normalization.moments import Doubles, Shifted, VectorSums, centre, lost, squares, variance
 
 #: Vectors per iteration of the innermost loop; gradients are summed in 32 bits within an iteration, in 64 bits across.
 _TOGETHER = 4
@@ -124,7 +124,7 @@ def _moments(f: Function, planes: _Planes, channel: Number, x: Pointer, share: s
     return mean.get(), variance(one, about_mean.get(), share)
 
 
-def generate_forward(isa: Isa, form: Form) -> Function:
+def generate_forward(isa: Isa, form: NormVariant) -> Function:
     f = Function("nchw_normalization", isa)
     x, y, residual = f.pointer(), f.pointer(), f.pointer()
     statistics, channelwise = Statistics(f), Channelwise(f)
@@ -148,16 +148,16 @@ def generate_forward(isa: Isa, form: Form) -> Function:
     return f
 
 
-def generate_backward(isa: Isa, form: Form, together: int) -> Function:
+def generate_backward(isa: Isa, form: NormVariant, together: int) -> Function:
     f = Function("nchw_normalization_grad", isa)
     g, x, kept, middle, grad = (f.pointer() for _ in range(5))
-    statistics, gradients = Statistics(f), Gradients(f)
+    statistics, gradients = Statistics(f), AffineGradients(f)
     planes = _Planes(f, statistics.count)
     with f.loop(f.first, f.last) as channel:
         place = OneChannel(f, channel)
         scaling = statistics.scaling(place)
         lanes = Doubles(f, f.lanes)
-        sums = Sums(lanes, 2)
+        sums = VectorSums(lanes, 2)
         images = f.larger(1, _FEW // (planes.size % (together * f.lanes) // f.lanes + 1))
         with f.loop(0, planes.images, images) as image:
             rest = GradientSums(f)

@@ -29,11 +29,11 @@ from functools import reduce
 from striate.engine.llvm.codegen.ir import AHEAD, LINE, Function, Number, Pointer
 from striate.engine.llvm.codegen.isa import Isa
 from striate.engine.llvm.normalization.formulas import (
+    AffineGradients,
     Channels,
     Channelwise,
-    Form,
-    Gradients,
     GradientSums,
+    NormVariant,
     Statistics,
     before_activation,
     forward,
@@ -182,7 +182,7 @@ def generate_settle(isa: Isa, training: bool) -> Function:
     return f
 
 
-def generate_forward(isa: Isa, form: Form, together: int) -> Function:
+def generate_forward(isa: Isa, form: NormVariant, together: int) -> Function:
     """Forward: the result."""
     f = Function("nhwc_normalization", isa)
     x, y, residual, statistics = f.pointer(), f.pointer(), f.pointer(), Statistics(f)
@@ -201,7 +201,7 @@ def generate_forward(isa: Isa, form: Form, together: int) -> Function:
     return f
 
 
-def generate_grad_sums(isa: Isa, form: Form, together: int) -> Function:
+def generate_grad_sums(isa: Isa, form: NormVariant, together: int) -> Function:
     """Backward: the two sums of every chunk, and g' if the form requires that it is written."""
     f = Function("nhwc_normalization_grad_sums", isa)
     wide = Doubles(f, f.lanes)
@@ -244,7 +244,7 @@ def generate_grad_sums(isa: Isa, form: Form, together: int) -> Function:
 def generate_grad_settle(isa: Isa) -> Function:
     """Backward: the gradients of weight and bias, and tilt and level, (2, C); there is one work item."""
     f = Function("nhwc_normalization_grad_settle", isa)
-    table, lines, statistics, gradients = f.pointer("double"), f.pointer(), Statistics(f), Gradients(f)
+    table, lines, statistics, gradients = f.pointer("double"), f.pointer(), Statistics(f), AffineGradients(f)
     rows, chunks = _Rows(f, statistics.count, 1), f.size()
     partial = _Partial(table, 2, statistics.count)
 
@@ -264,7 +264,7 @@ def generate_grad_settle(isa: Isa) -> Function:
     return f
 
 
-def generate_backward(isa: Isa, form: Form, together: int) -> Function:
+def generate_backward(isa: Isa, form: NormVariant, together: int) -> Function:
     """Backward: the input gradient, from g, or from g' if that was written."""
     f = Function("nhwc_normalization_grad", isa)
     g, x, grad, lines = (f.pointer() for _ in range(4))
