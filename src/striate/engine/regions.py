@@ -50,14 +50,14 @@ class RegionShape:
     aligned: bool
 
 
-class Line(NamedTuple):
+class AxisSamples(NamedTuple):
     """The pixels that each bin sums along one axis, and their weights, (K, bins, T) each."""
 
     places: Tensor
     weights: Tensor
 
 
-def lines(shape: RegionShape, boxes: Tensor) -> tuple[Line, Line]:
+def axis_samples(shape: RegionShape, boxes: Tensor) -> tuple[AxisSamples, AxisSamples]:
     """The rows and columns that boxes (K, 5) sample; the first number of a box is its image.
 
     Raises:
@@ -69,13 +69,13 @@ def lines(shape: RegionShape, boxes: Tensor) -> tuple[Line, Line]:
     if not shape.aligned:
         extent = extent.clamp(min=1)
     rows, columns = (
-        _line(start[:, 1 - axis], extent[:, 1 - axis], shape.bins[axis], shape.size[axis], shape.samples)
+        _along_axis(start[:, 1 - axis], extent[:, 1 - axis], shape.bins[axis], shape.size[axis], shape.samples)
         for axis in (0, 1)
     )
     return rows, columns
 
 
-def _line(start: Tensor, extent: Tensor, bins: int, pixels: int, samples: int) -> Line:
+def _along_axis(start: Tensor, extent: Tensor, bins: int, pixels: int, samples: int) -> AxisSamples:
     width = extent / bins
     count = torch.full_like(width, samples) if samples > 0 else width.ceil().clamp(min=0)
     most = samples if samples > 0 else _most(count)
@@ -91,7 +91,7 @@ def _line(start: Tensor, extent: Tensor, bins: int, pixels: int, samples: int) -
     places = torch.stack([low, (low + 1).clamp(max=pixels - 1)], -1).flatten(2).long()
     # Pixels with weight 0 may be NaN, so read one that counts instead.
     places = places.where(weights > 0, places.gather(2, weights.argmax(2, keepdim=True)))
-    return Line(places, weights) if samples > 0 else _merged(Line(places, weights), pixels)
+    return AxisSamples(places, weights) if samples > 0 else _merged(AxisSamples(places, weights), pixels)
 
 
 def _most(count: Tensor) -> int:
@@ -105,19 +105,19 @@ def _most(count: Tensor) -> int:
     return max(1, int(most))
 
 
-def _merged(line: Line, pixels: int) -> Line:
+def _merged(line: AxisSamples, pixels: int) -> AxisSamples:
     """Merges samples that are at most a pixel apart, so that each pixel of a bin occurs once."""
     first = line.places.amin(2, keepdim=True)
     at = line.places - first
     many = int(at.amax()) + 1 if at.numel() else 1
     weights = line.weights.new_zeros(*line.weights.shape[:2], many).scatter_add(2, at, line.weights)
     places = first + torch.arange(many, device=first.device)
-    return Line(places.where(weights > 0, first).clamp(max=pixels - 1), weights)
+    return AxisSamples(places.where(weights > 0, first).clamp(max=pixels - 1), weights)
 
 
 def _entries(shape: RegionShape, boxes: Tensor) -> tuple[Tensor, Tensor]:
     """The matrix, (K * P * Q, T): for each bin the indices of its pixels (among N * H * W) and their weights."""
-    rows, columns = lines(shape, boxes)
+    rows, columns = axis_samples(shape, boxes)
     image = boxes[:, 0].long()[:, None, None, None, None]
     row, column = rows.places[:, :, None, :, None], columns.places[:, None, :, None, :]
     weights = rows.weights[:, :, None, :, None] * columns.weights[:, None, :, None, :]

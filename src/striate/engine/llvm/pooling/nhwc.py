@@ -36,7 +36,7 @@ _WRITTEN_OUT = 16
 _LOWEST = "0xFFF0000000000000"  # -infinity
 
 
-class _Axis:
+class _PoolAxis:
     """A window along one axis, compiled in; the sizes of input and output are arguments."""
 
     kernel: int
@@ -74,7 +74,7 @@ class _Kernel:
 
     def __init__(self, name: str, isa: Isa, rows: Axis, columns: Axis, rest: int) -> None:
         f = self.f = Function(name, isa)
-        self.rows, self.columns, self.rest = _Axis(f, rows), _Axis(f, columns), rest
+        self.rows, self.columns, self.rest = _PoolAxis(f, rows), _PoolAxis(f, columns), rest
         self.channels = f.size()
         taps, strides = rows.kernel * columns.kernel, rows.stride * columns.stride
         #: Whether the taps of a window, and also the inputs of a stride, are few enough to unroll.
@@ -285,7 +285,7 @@ class _Spread(_Kernel):
             place = self._place(image, (down + 1) * rows.stride + down_, along * columns.stride + along_, channel)
             f.prefetch(self.grad + place, write=True)
 
-    def _has_all(self, place: Number, axis: _Axis, stride: int, seers: list[list[int]]) -> str:
+    def _has_all(self, place: Number, axis: _PoolAxis, stride: int, seers: list[list[int]]) -> str:
         f, every = self.f, [distance for each in seers for distance in each]
         inside = f.less(place * stride + (stride - 1), axis.size)
         if not every:
@@ -324,7 +324,7 @@ class _Spread(_Kernel):
         self._put(total.get(), image, row, column, channel, mask)
 
 
-def _there(f: Function, place: Number, axis: _Axis) -> str:
+def _there(f: Function, place: Number, axis: _PoolAxis) -> str:
     return f.both(f.less(-1, place), f.less(place, axis.outputs))
 
 

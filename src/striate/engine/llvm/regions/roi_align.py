@@ -1,7 +1,7 @@
 """RoIAlign in channels last, and its gradient.
 
 The pixels of a bin and their weights follow from two short lists, one for each axis
-(:func:`striate.engine.regions.lines`). Forward, each bin is written once:
+(:func:`striate.engine.regions.axis_samples`). Forward, each bin is written once:
 
     for every item: a box
         for every bin, for every tile of vectors of channels (in registers)
@@ -35,7 +35,7 @@ from striate.engine.llvm.codegen.ir import Function, Int, Number, Pointer
 from striate.engine.llvm.codegen.isa import Isa, host, the_isa
 from striate.engine.llvm.codegen.launch import Kernel
 from striate.engine.llvm.memory.relayout import laid_out
-from striate.engine.regions import Line, RegionShape, lines
+from striate.engine.regions import AxisSamples, RegionShape, axis_samples
 
 #: Vectors of channels for which the weights of a bin are read once.
 _TILE = 8
@@ -161,7 +161,7 @@ def refusal(shape: RegionShape, operand: Tensor) -> str | None:
 
 def contract(shape: RegionShape, open_: Pass, operand: Tensor, boxes: Tensor) -> Tensor:
     """:func:`striate.engine.regions.contract` of an accepted problem; the result is in channels last."""
-    rows, columns = lines(shape, boxes)
+    rows, columns = axis_samples(shape, boxes)
     # The kernels need channels last, so convert planes first.
     given = laid_out(operand.resolve_neg(), True)
     isa, channels, threads = the_isa().fitting(given.shape[1]), given.shape[1], launch.threads()
@@ -185,7 +185,7 @@ class _Words(list[int]):
     """The arguments of a kernel, with references that keep their memory alive."""
 
     def __init__(
-        self, shape: RegionShape, map_: Tensor, bins: Tensor, boxes: Tensor, rows: Line, columns: Line
+        self, shape: RegionShape, map_: Tensor, bins: Tensor, boxes: Tensor, rows: AxisSamples, columns: AxisSamples
     ) -> None:
         self._kept = [each.contiguous() for each in (boxes[:, 0].long(), *rows, *columns)]
         super().__init__(each.data_ptr() for each in (map_, bins, *self._kept))
