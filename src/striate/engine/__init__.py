@@ -15,8 +15,7 @@ from striate.engine.backends import (
     traced,
     use,
 )
-from striate.engine.choice import Choice
-from striate.engine.choice import made as choices
+from striate.engine.choice import Choice, choices
 from striate.engine.explanation import Explanation, explain
 from striate.engine.llvm.backend import LlvmBackend
 from striate.engine.llvm.winograd.backend import WinogradBackend

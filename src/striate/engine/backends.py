@@ -336,7 +336,7 @@ def gain(
     total = 0.0
     for open_ in passes:
         asked = Asked(problem, open_, *rest)
-        chosen = choice.known(asked)
+        chosen = choice.cached(asked)
         if chosen is None:
             if tuning.measuring():
                 return None

@@ -9,7 +9,7 @@ The first of these decisions that applies is final:
 3. Otherwise choose the first one that the rule recommends, or the last one if it recommends none.
 
 The default is PyTorch's kernels (``aten``), or the last implementation where ``aten`` doesn't accept. Any other one has
-to be faster by more than noise. Choices are cached (:func:`made`) and printed under ``STRIATE_LOG=choices``.
+to be faster by more than noise. Choices are cached (:func:`choices`) and printed under ``STRIATE_LOG=choices``.
 :func:`striate.engine.explain` reports the same choice without computing anything.
 """
 
@@ -140,12 +140,12 @@ def choose(asked: Asked, runs: Runs | None) -> Choice:
     return found
 
 
-def known(asked: Asked) -> Choice | None:
+def cached(asked: Asked) -> Choice | None:
     """The cached choice of :func:`choose` under the present settings; None if there is none."""
     return _made.get((asked, torch.get_num_threads(), tuning.generation))
 
 
-def made() -> tuple[Choice, ...]:
+def choices() -> tuple[Choice, ...]:
     """All cached choices of this process, in the order in which they were made."""
     return tuple(_made.values())
 
