@@ -100,7 +100,7 @@ class _Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class VariantChoice:
     """A measurement of a graph: the seconds of each variant, and the ``name`` of the chosen one."""
 
     inputs: tuple[tuple[int, ...], ...]
@@ -135,7 +135,7 @@ class Variants:
         self._kinds: OrderedDict[tuple[Any, ...], dict[tuple[int, ...], _Entry]] = OrderedDict()
         self._lock = threading.Lock()
         #: All measurements, in order.
-        self.choices: list[Choice] = []
+        self.choices: list[VariantChoice] = []
 
     def __call__(self, *arguments: Any) -> Any:
         if not self._known or not tuning.measuring() or fixed() is not None:
@@ -217,7 +217,7 @@ class Variants:
         shapes = tuple(
             tuple(each.shape) for each in map(arguments.__getitem__, self._given) if isinstance(each, Tensor)
         )
-        self.choices.append(Choice(shapes, self._training, name, times))
+        self.choices.append(VariantChoice(shapes, self._training, name, times))
         return runs[name]
 
     def _step(self, run: Run, given: Sequence[Any]) -> None:

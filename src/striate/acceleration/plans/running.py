@@ -38,7 +38,7 @@ from striate.acceleration.plans.capture import Graph, Refusal, Value, captured, 
 from striate.acceleration.plans.constants import Constants
 from striate.acceleration.plans.lowering import lowered
 from striate.acceleration.plans.threads import ThreadChoice
-from striate.acceleration.plans.weights import Weights
+from striate.acceleration.plans.weights import WeightSnapshot
 from striate.engine import fresh, tuning
 from striate.engine.backends import fixed, watched
 from striate.engine.llvm.codegen import launch
@@ -57,7 +57,7 @@ _LONGER: Final = 0.1
 #: One thread is only tried if the first run takes at most this many seconds.
 _ALONE: Final = 0.02
 
-Run = Callable[..., Sequence[Any]]
+OrdinaryCall = Callable[..., Sequence[Any]]
 
 
 @dataclass(slots=True)
@@ -88,8 +88,8 @@ class Plans:
 
     def __init__(
         self,
-        graph: Run,
-        ordinary: Run,
+        graph: OrdinaryCall,
+        ordinary: OrdinaryCall,
         owned: Sequence[bool],
         settle: Callable[[tuple[Any, ...]], object] | None = None,
     ) -> None:
@@ -101,7 +101,7 @@ class Plans:
         self._lock = threading.Lock()
         self._isa = host()
         self._constants: Constants | None = None
-        self._weights = None if self._isa is None else Weights(self._isa)
+        self._weights = None if self._isa is None else WeightSnapshot(self._isa)
 
     def __call__(self, arguments: tuple[Any, ...]) -> list[Any] | None:
         """The graph's outputs, or None if the ordinary call should compute them."""
@@ -164,7 +164,7 @@ class Plans:
             entry.refusal = f"{type(error).__name__} while it was made: {error}"
             warnings.warn(f"striate: no plan, by a mistake of its own: {entry.refusal}", stacklevel=2)
 
-    def made(self, arguments: tuple[Any, ...], ordinary: Run) -> Plan:
+    def made(self, arguments: tuple[Any, ...], ordinary: OrdinaryCall) -> Plan:
         """Makes a plan for arguments like these.
 
         Raises:

@@ -21,10 +21,10 @@ from striate.engine.llvm.memory.fingerprints import Fingerprints
 
 _version: Final = attrgetter("_version")
 #: All living instances, for :func:`look_again`.
-_living: Final[weakref.WeakSet[Weights]] = weakref.WeakSet()
+_living: Final[weakref.WeakSet[WeightSnapshot]] = weakref.WeakSet()
 
 
-class Weights:
+class WeightSnapshot:
     """A snapshot of tensors, taken by :meth:`take`."""
 
     def __init__(self, isa: Isa) -> None:
