@@ -67,7 +67,7 @@ class Ask:
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class ShownResult:
     """A result for the page.
 
     Args:
@@ -168,7 +168,7 @@ def scoring(whole: nn.Module, task: str) -> nn.Module:
 # ---------------------------------------------------------------------------------------------------------- working
 
 
-def work(workspace: Workspace, ask: Ask, gallery: Callable[[], Gallery]) -> Shown:
+def work(workspace: Workspace, ask: Ask, gallery: Callable[[], Gallery]) -> ShownResult:
     """Computes the result of a request on a copy of the network, so that the studio can go on meanwhile.
 
     Raises:
@@ -208,7 +208,7 @@ def _given(**options: Any) -> str:
     return "".join(f", {name}={value!r}" for name, value in options.items() if value is not None)
 
 
-def _explained(model: nn.Module, picture: Picture, ask: Ask, subject: Subject) -> Shown:
+def _explained(model: nn.Module, picture: Picture, ask: Ask, subject: Subject) -> ShownResult:
     more = {"layer": ask.layer} if ask.layer is not None and takes_layer(ask.method) else {}
     found: Explanation = METHODS[ask.method](model, picture.inputs, ask.target, **more)
     if picture.pixels is not None and picture.pixels.shape[1:] == found.map.shape[1:]:
@@ -230,10 +230,10 @@ def _explained(model: nn.Module, picture: Picture, ask: Ask, subject: Subject) -
             first=picture.code,
         ),
     }
-    return Shown(header, {"map": values[None]}, found)
+    return ShownResult(header, {"map": values[None]}, found)
 
 
-def _filtered(model: nn.Module, ask: Ask, subject: Subject) -> Shown:
+def _filtered(model: nn.Module, ask: Ask, subject: Subject) -> ShownResult:
     found: Filters = filters(model, ask.layer, fit=False, most=_MOST_FILTERS)
     header = {
         "kind": "filters",
@@ -250,10 +250,12 @@ def _filtered(model: nn.Module, ask: Ask, subject: Subject) -> Shown:
             "striate.explain.filters",
         ),
     }
-    return Shown(header, {"kernels": found.kernels, "patterns": found.patterns, "responses": found.responses}, found)
+    return ShownResult(
+        header, {"kernels": found.kernels, "patterns": found.patterns, "responses": found.responses}, found
+    )
 
 
-def _patched(model: nn.Module, ask: Ask, subject: Subject, gallery: Gallery) -> Shown:
+def _patched(model: nn.Module, ask: Ask, subject: Subject, gallery: Gallery) -> ShownResult:
     layer = _named(ask.layer)
     assert subject.preprocessing is not None
     images = subject.as_own(subject.preprocessing.normalization(gallery.images))
@@ -280,7 +282,9 @@ def _patched(model: nn.Module, ask: Ask, subject: Subject, gallery: Gallery) -> 
             first=f"{preprocessing_code(subject)}\n{gallery.code}",
         ),
     }
-    return Shown(header, {"patches": _cut(gallery, found), "images": gallery.images[[p.image for p in found.patches]]})
+    return ShownResult(
+        header, {"patches": _cut(gallery, found), "images": gallery.images[[p.image for p in found.patches]]}
+    )
 
 
 def _cut(gallery: Gallery, found: Patches) -> Tensor:
@@ -307,7 +311,7 @@ def _named(layer: str | None) -> str:
     return layer
 
 
-def _maximized(model: nn.Module, ask: Ask, subject: Subject) -> Shown:
+def _maximized(model: nn.Module, ask: Ask, subject: Subject) -> ShownResult:
     if subject.preprocessing is None:
         raise StudioError(subject.name, "takes something else than one picture", "needed a network of pictures")
     normalization = subject.preprocessing.normalization
@@ -336,10 +340,10 @@ def _maximized(model: nn.Module, ask: Ask, subject: Subject) -> Shown:
             first=preprocessing_code(subject),
         ),
     }
-    return Shown(header, {"pictures": 255 * found.pictures}, found)
+    return ShownResult(header, {"pictures": 255 * found.pictures}, found)
 
 
-def _viewed(model: nn.Module, picture: Picture, ask: Ask, subject: Subject) -> Shown:
+def _viewed(model: nn.Module, picture: Picture, ask: Ask, subject: Subject) -> ShownResult:
     """The result of a view that only the library draws."""
     if picture.pixels is None or subject.preprocessing is None:
         raise StudioError(picture.name, "is no picture", "needed one with pixels")
@@ -364,4 +368,4 @@ def _viewed(model: nn.Module, picture: Picture, ask: Ask, subject: Subject) -> S
             first=f"{pixels_code(picture)}\n{preprocessing_code(subject)}",
         ),
     }
-    return Shown(header, {}, found)
+    return ShownResult(header, {}, found)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from striate import ops
 from striate.errors import StudioError
-from striate.studio.explaining import Shown
+from striate.studio.explaining import ShownResult
 from striate.studio.jobs import Report
 from striate.studio.pictures import pixels_code
 from striate.studio.predictions import Predictions, Proposals, heats, predictions
@@ -48,7 +48,7 @@ class Candidates:
 
 
 @dataclass(frozen=True, eq=False)
-class Found(Shown):
+class Found(ShownResult):
     """The boxes found, and the detector's predictions at every position; None if they aren't known."""
 
     predicted: Predictions | None = None

@@ -13,7 +13,7 @@ from striate.analysis.field import rows_by_value
 from striate.errors import AnalysisError, StudioError
 from striate.studio.pictures import Moves
 from striate.studio.recording import Recording
-from striate.studio.tensors import Form, forms_of, maps_of
+from striate.studio.tensors import MapForm, forms_of, maps_of
 
 #: The most maps of one layer that are shown.
 MOST_MAPS: Final = 12
@@ -33,7 +33,7 @@ class Place:
 
     number: int
     name: str
-    form: Form
+    form: MapForm
     strides: tuple[float, float] | None
 
     def apart(self, size: tuple[int, int]) -> tuple[float, float]:

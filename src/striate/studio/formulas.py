@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from striate.geometry import Window
-from striate.studio.windows import KINDS, Layer, Step, steps
+from striate.studio.windows import KINDS, Layer, LayerStep, steps
 
 Formula = dict[str, Any]
 
@@ -49,14 +49,14 @@ def describe(size: int, channels: int, layers: Sequence[Layer], dims: int = 2) -
     }
 
 
-def _with(field: Window | None, step: Step) -> Window | None:
+def _with(field: Window | None, step: LayerStep) -> Window | None:
     """Composes the windows so far with the step's window; None after a transposed window, which isn't a window."""
     if field is None or step.layer.kind == "transposed":
         return None
     return field.then(step.window)
 
 
-def _told(step: Step, before: Window | None, field: Window | None, dims: int) -> dict[str, Any]:
+def _told(step: LayerStep, before: Window | None, field: Window | None, dims: int) -> dict[str, Any]:
     layer, window = step.layer, step.window
     first, last = window.pads(0)
     return {
@@ -84,7 +84,7 @@ def _told(step: Step, before: Window | None, field: Window | None, dims: int) ->
     }
 
 
-def _stretched(step: Step) -> dict[str, Any] | None:
+def _stretched(step: LayerStep) -> dict[str, Any] | None:
     """The transposed window as a plain one: the flipped kernel with stride 1 over positions separated by zeros.
 
     A transposed convolution computes its output in this way, and so does the input gradient of a convolution. ``cells``
@@ -114,7 +114,7 @@ def _stretched(step: Step) -> dict[str, Any] | None:
 # -------------------------------------------------------------------------------------------------------- formulas
 
 
-def _formulas(step: Step, before: Window | None, field: Window | None, dims: int) -> list[Formula]:
+def _formulas(step: LayerStep, before: Window | None, field: Window | None, dims: int) -> list[Formula]:
     found = [_effective(step), _output(step)]
     if step.layer.kind != "transposed" and not isinstance(step.layer.padding, str) and step.layer.padding == 0:
         found += _other_paddings(step)
@@ -133,7 +133,7 @@ def _formula(name: str, symbols: str, numbers: str, value: int, note: str = "") 
     return {"name": name, "symbols": symbols, "numbers": numbers, "value": value, "note": note}
 
 
-def _effective(step: Step) -> Formula:
+def _effective(step: LayerStep) -> Formula:
     window = step.window
     return _formula(
         "Effective kernel",
@@ -144,7 +144,7 @@ def _effective(step: Step) -> Formula:
     )
 
 
-def _output(step: Step) -> Formula:
+def _output(step: LayerStep) -> Formula:
     window, size = step.window, step.size
     before, after = window.pads(0)
     e, s = window.effective_kernel, window.stride
@@ -182,7 +182,7 @@ def _output(step: Step) -> Formula:
     )
 
 
-def _other_paddings(step: Step) -> list[Formula]:
+def _other_paddings(step: LayerStep) -> list[Formula]:
     """The results of this window with the padding words same and full."""
     window = step.window
     found = []
@@ -211,7 +211,7 @@ def _powers(base: int | str, dims: int) -> str:
     return "·".join([str(base)] * dims)
 
 
-def _parameters(step: Step, dims: int) -> Formula:
+def _parameters(step: LayerStep, dims: int) -> Formula:
     layer = step.layer
     inner = step.channels // layer.groups
     return _formula(
@@ -224,7 +224,7 @@ def _parameters(step: Step, dims: int) -> Formula:
     )
 
 
-def _macs(step: Step, dims: int) -> Formula:
+def _macs(step: LayerStep, dims: int) -> Formula:
     layer = step.layer
     places = step.size if layer.kind == "transposed" else step.outputs
     which = "n" if layer.kind == "transposed" else "n'"
@@ -237,7 +237,7 @@ def _macs(step: Step, dims: int) -> Formula:
     )
 
 
-def _in_bounds(step: Step, dims: int) -> Formula:
+def _in_bounds(step: LayerStep, dims: int) -> Formula:
     window, layer = step.window, step.layer
     size = step.outputs if layer.kind == "transposed" else step.size
     pairs = window.in_bounds_taps(size)
@@ -250,7 +250,7 @@ def _in_bounds(step: Step, dims: int) -> Formula:
     )
 
 
-def _dense(step: Step, dims: int) -> Formula:
+def _dense(step: LayerStep, dims: int) -> Formula:
     inputs = step.channels * step.size**dims
     outputs = step.out_channels * step.outputs**dims
     return _formula(
@@ -262,7 +262,7 @@ def _dense(step: Step, dims: int) -> Formula:
     )
 
 
-def _looked_at(step: Step, dims: int) -> Formula:
+def _looked_at(step: LayerStep, dims: int) -> Formula:
     return _formula(
         "Numbers looked at",
         f"C·{_powers(_AFTER, dims)}·{_powers('k', dims)}",
@@ -272,7 +272,7 @@ def _looked_at(step: Step, dims: int) -> Formula:
     )
 
 
-def _adjoint(step: Step) -> Formula:
+def _adjoint(step: LayerStep) -> Formula:
     """The transposed window, which computes the input gradient."""
     window, size = step.window, step.size
     adjoint = window.adjoint(size)
@@ -306,7 +306,7 @@ def call(size: int, channels: int, layers: Sequence[Layer], dims: int = 2) -> st
     return "\n".join(lines) + "\n"
 
 
-def _lines(step: Step, dims: int, plain: bool) -> list[str]:
+def _lines(step: LayerStep, dims: int, plain: bool) -> list[str]:
     layer = step.layer
     shape = (1, step.channels, *(step.size,) * dims)
     words = f"stride={layer.stride}, padding={_padding(layer, dims)}, dilation={layer.dilation}"

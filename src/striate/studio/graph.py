@@ -31,7 +31,7 @@ _LEADING: Final = ("conv", "pool", "attention", "norm", "dense")
 
 
 @dataclass(frozen=True)
-class Node:
+class GraphNode:
     """A node of the graph: an operator, a closed box, an input or an output.
 
     Args:
@@ -79,7 +79,7 @@ class Edge:
 
 
 @dataclass(frozen=True)
-class Box:
+class GraphBox:
     """An open box, with the names of the nodes and boxes in it, in the order of computation."""
 
     id: str
@@ -91,11 +91,11 @@ class Box:
 
 
 @dataclass(frozen=True)
-class View:
+class GraphView:
     """The graph for a set of open boxes; ``boxes`` also has the network itself, under ``""``."""
 
-    nodes: dict[str, Node]
-    boxes: dict[str, Box]
+    nodes: dict[str, GraphNode]
+    boxes: dict[str, GraphBox]
     edges: tuple[Edge, ...]
 
 
@@ -254,20 +254,25 @@ class Network:
 
     # ------------------------------------------------------------------ a view
 
-    def view(self, open_: Collection[str], *, within: int = 0) -> View:
+    def view(self, open_: Collection[str], *, within: int = 0) -> GraphView:
         """Nodes, boxes and edges for these open boxes; with ``within`` of one call, without inputs and outputs."""
         opened = {self._named[name] for name in self.known(open_)} | {within}
-        nodes: dict[str, Node] = {}
-        boxes: dict[str, Box] = {}
+        nodes: dict[str, GraphNode] = {}
+        boxes: dict[str, GraphBox] = {}
         owner: dict[int, str] = {}
         self._fill(within, opened, nodes, boxes, owner)
         edges = self._edges(owner, nodes, whole=within == 0)
         if within == 0:
             self._ends(nodes, boxes, edges)
-        return View(nodes, boxes, tuple(edges))
+        return GraphView(nodes, boxes, tuple(edges))
 
     def _fill(
-        self, number: int, opened: Collection[int], nodes: dict[str, Node], boxes: dict[str, Box], owner: dict[int, str]
+        self,
+        number: int,
+        opened: Collection[int],
+        nodes: dict[str, GraphNode],
+        boxes: dict[str, GraphBox],
+        owner: dict[int, str],
     ) -> None:
         member = self._members[number]
         contents = []
@@ -285,23 +290,23 @@ class Network:
             owner.update(dict.fromkeys([each] if kind == "op" else self._members[each].operations, node.id))
         total = self._total(member.operations)
         layer = type(member.call.layer).__name__
-        boxes[member.name] = Box(member.name, member.call.path, layer, tuple(contents), total[0], total[1])
+        boxes[member.name] = GraphBox(member.name, member.call.path, layer, tuple(contents), total[0], total[1])
 
     def _total(self, operations: Collection[int]) -> tuple[int, ...]:
         return tuple(map(sum, zip(*(self._counts[each] for each in operations), strict=True))) or (0, 0, 0, 0)
 
-    def _operator(self, place: int) -> Node:
+    def _operator(self, place: int) -> GraphNode:
         operation = self._operations[place]
         outputs = operation.outputs or tuple(new for _, new in operation.written[:1])
         values = tuple(self.recording.number_of(each) for each in outputs)
         name = operation.name.rpartition(".")[2].strip("_") or operation.name
         parameters, macs, flops, size = self._counts[place]
-        return Node(
+        return GraphNode(
             f"op:{place}", "operator", name, operation.name, family(operation), values, outputs[0].shape,
             False, parameters, macs, flops, size, 1, describe(operation),
         )  # fmt: skip
 
-    def _closed(self, number: int, within: str) -> Node:
+    def _closed(self, number: int, within: str) -> GraphNode:
         member = self._members[number]
         call = member.call
         last = self._operations[member.operations[-1]]
@@ -314,7 +319,7 @@ class Network:
             kind = "box"
         name = member.name.removeprefix(f"{within}.") if within else member.name
         parameters, macs, flops, size = self._total(member.operations)
-        return Node(
+        return GraphNode(
             member.name, "box", name, type(call.layer).__name__, kind, values, outputs[0].shape if outputs else (),
             self.opens(number), parameters, macs, flops, size, len(member.operations), self._about(member),
             "" if call.leaf else self._parts(number),
@@ -334,7 +339,7 @@ class Network:
         listed = sorted(counts.items(), key=lambda each: -each[1])
         return ", ".join(f"{count} {name}" if count > 1 else name for name, count in listed[:3])
 
-    def _edges(self, owner: dict[int, str], nodes: dict[str, Node], *, whole: bool) -> list[Edge]:
+    def _edges(self, owner: dict[int, str], nodes: dict[str, GraphNode], *, whole: bool) -> list[Edge]:
         makers: dict[Value, str] = {}
         if whole:
             for name, value in self.recording.trace.inputs.items():
@@ -360,12 +365,12 @@ class Network:
                     edges[source, f"output:{rank}", number] = Edge(source, f"output:{rank}", number, value.shape)
         return list(edges.values())
 
-    def _ends(self, nodes: dict[str, Node], boxes: dict[str, Box], edges: list[Edge]) -> None:
+    def _ends(self, nodes: dict[str, GraphNode], boxes: dict[str, GraphBox], edges: list[Edge]) -> None:
         """Adds the network's inputs and outputs as nodes."""
         trace, number_of = self.recording.trace, self.recording.number_of
         before, after = {}, {}
         for name, value in trace.inputs.items():
-            before[f"input:{name}"] = Node(
+            before[f"input:{name}"] = GraphNode(
                 f"input:{name}", "input", name, "input", "input", (number_of(value),), value.shape, operators=0
             )
         labels = output_names(self.recording)
@@ -373,7 +378,7 @@ class Network:
         for rank, value in enumerate(dict.fromkeys(trace.outputs)):
             if (node := f"output:{rank}") in used:
                 name = labels.get(number_of(value), "output")
-                after[node] = Node(
+                after[node] = GraphNode(
                     node, "output", name, "output", "output", (number_of(value),), value.shape, operators=0
                 )
         inner = dict(nodes)
@@ -381,7 +386,7 @@ class Network:
         nodes.update({**before, **inner, **after})
         root = boxes[ROOT]
         contents = (*before, *root.contents, *after)
-        boxes[ROOT] = Box(root.id, root.name, root.type, contents, root.parameters, root.macs)
+        boxes[ROOT] = GraphBox(root.id, root.name, root.type, contents, root.parameters, root.macs)
 
     # ------------------------------------------------------------------ search
 

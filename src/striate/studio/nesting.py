@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from striate.studio.graph import ROOT, Edge, View
+from striate.studio.graph import ROOT, Edge, GraphView
 from striate.studio.layout import Item, Layout, Link, place
 
 #: The space in a box around its contents, and above them for its name.
@@ -55,13 +55,13 @@ class _Laid:
     ports: dict[str, float]
 
 
-def arrange(view: View, size: Callable[[str], tuple[float, float]], width: float = 1400.0) -> Placed:
+def arrange(view: GraphView, size: Callable[[str], tuple[float, float]], width: float = 1400.0) -> Placed:
     """Places a view's nodes, whose width and height ``size`` returns, in rows up to ``width`` if possible."""
     return _Arranging(view, size).placed(width)
 
 
 class _Arranging:
-    def __init__(self, view: View, size: Callable[[str], tuple[float, float]]) -> None:
+    def __init__(self, view: GraphView, size: Callable[[str], tuple[float, float]]) -> None:
         self._view, self._size = view, size
         self._parent: dict[str, str] = {}
         for name, box in view.boxes.items():

@@ -20,7 +20,7 @@ _ROW: Final = 32
 
 
 @dataclass(frozen=True)
-class Form:
+class MapForm:
     """A way of displaying a tensor as maps.
 
     Args:
@@ -45,46 +45,46 @@ class Form:
         return vars(self).copy()
 
 
-def forms_of(shape: tuple[int, ...]) -> tuple[Form, ...]:
+def forms_of(shape: tuple[int, ...]) -> tuple[MapForm, ...]:
     """The forms for a tensor of this shape, the most suitable one first.
 
     >>> [form.name for form in forms_of((1, 197, 768))]
     ['tokens', 'rows']
     >>> forms_of((1, 64, 56, 56))[0]
-    Form(name='maps', samples=1, channels=64, height=56, width=56, skipped=0)
+    MapForm(name='maps', samples=1, channels=64, height=56, width=56, skipped=0)
     """
     if len(shape) <= 2:
         rows, length = (shape[0], shape[1]) if len(shape) == 2 else (1, math.prod(shape))
         width = max(1, min(length, _ROW))
-        vector = Form("vector", rows, 1, -(-length // width), width)
-        matrix = Form("rows", 1, 1, rows, length)
+        vector = MapForm("vector", rows, 1, -(-length // width), width)
+        matrix = MapForm("rows", 1, 1, rows, length)
         return (vector,) if len(shape) < 2 else (vector, matrix) if rows == 1 else (matrix, vector)
-    rows_form = Form("rows", math.prod(shape[:-2]), 1, shape[-2], shape[-1])
+    rows_form = MapForm("rows", math.prod(shape[:-2]), 1, shape[-2], shape[-1])
     if len(shape) == 3:
         tokens = _tokens(shape)
         return (tokens, rows_form) if tokens else (rows_form,)
     if len(shape) == 4 and shape[2:] == (1, 1):
         width = max(1, min(shape[1], _ROW))
-        return (Form("vector", shape[0], 1, -(-shape[1] // width), width), Form("maps", *shape))
+        return (MapForm("vector", shape[0], 1, -(-shape[1] // width), width), MapForm("maps", *shape))
     if len(shape) == 4:
-        maps = Form("maps", shape[0], shape[1], shape[2], shape[3])
-        last = Form("maps_last", shape[0], shape[3], shape[1], shape[2])
+        maps = MapForm("maps", shape[0], shape[1], shape[2], shape[3])
+        last = MapForm("maps_last", shape[0], shape[3], shape[1], shape[2])
         found = (last, maps) if 1 < shape[1] == shape[2] != shape[3] > 1 else (maps, last)
-        return (*found, Form("filters", shape[1], shape[0], shape[2], shape[3]))
+        return (*found, MapForm("filters", shape[1], shape[0], shape[2], shape[3]))
     if len(shape) == 5:
-        return Form("volume", shape[0], shape[1] * shape[2], shape[3], shape[4]), rows_form
+        return MapForm("volume", shape[0], shape[1] * shape[2], shape[3], shape[4]), rows_form
     return (rows_form,)
 
 
-def _tokens(shape: tuple[int, ...]) -> Form | None:
+def _tokens(shape: tuple[int, ...]) -> MapForm | None:
     for extra in _EXTRA:
         side = math.isqrt(max(shape[1] - extra, 0))
         if side >= 2 and side * side == shape[1] - extra:
-            return Form("tokens", shape[0], shape[2], side, side, extra)
+            return MapForm("tokens", shape[0], shape[2], side, side, extra)
     return None
 
 
-def form_named(shape: tuple[int, ...], name: str | None) -> Form:
+def form_named(shape: tuple[int, ...], name: str | None) -> MapForm:
     """The form with a name; for None the most suitable one.
 
     Raises:
@@ -97,7 +97,7 @@ def form_named(shape: tuple[int, ...], name: str | None) -> Form:
     raise RequestError("form", f"got {name!r}", f"needed one of {', '.join(form.name for form in forms)}")
 
 
-def maps_of(tensor: Tensor, form: Form, sample: int = 0) -> Tensor:
+def maps_of(tensor: Tensor, form: MapForm, sample: int = 0) -> Tensor:
     """A tensor's maps (channels, height, width), in floating point; the last row of a vector is padded with NaN."""
     tensor = _real(tensor)
     if form.name == "vector":
@@ -127,7 +127,9 @@ def _real(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
-def place_of(form: Form, shape: tuple[int, ...], sample: int, channel: int, y: int, x: int) -> tuple[int, ...] | None:
+def place_of(
+    form: MapForm, shape: tuple[int, ...], sample: int, channel: int, y: int, x: int
+) -> tuple[int, ...] | None:
     """The place in the tensor of a map's pixel; None beyond the end of a vector."""
     if form.name == "maps":
         return sample, channel, y, x

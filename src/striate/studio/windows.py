@@ -14,7 +14,7 @@ from striate.errors import GeometryError
 from striate.geometry import PADDING_WORDS, ConvShape, PoolShape, Window
 from striate.geometry.window import AxisPadding
 
-Kind = Literal["conv", "transposed", "max", "avg"]
+LayerKind = Literal["conv", "transposed", "max", "avg"]
 
 #: The kinds of layers, with their names for display.
 KINDS: Final[dict[str, str]] = {
@@ -49,7 +49,7 @@ class Layer:
         GeometryError: a number is out of range, or the kind is unknown.
     """
 
-    kind: Kind = "conv"
+    kind: LayerKind = "conv"
     kernel: int = 3
     stride: int = 1
     padding: AxisPadding = 0
@@ -111,7 +111,7 @@ class Layer:
             else:
                 needed = "needed " + ", ".join(f"{each}=" for each in (*_NUMBERS, "padding")) + " or ceil_mode"
                 raise GeometryError("layer", f"got {word[:40]!r}", needed)
-        return cls(cast(Kind, kind), **given)
+        return cls(cast(LayerKind, kind), **given)
 
     def __str__(self) -> str:
         padding = ":".join(map(str, self.padding)) if isinstance(self.padding, tuple) else str(self.padding)
@@ -126,7 +126,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Step:
+class LayerStep:
     """A layer applied to an input of a given size, with the results of :mod:`striate.geometry`.
 
     Args:
@@ -197,7 +197,7 @@ def _met(window: Window, size: int, outputs: int) -> list[list[tuple[int, int]]]
     return met
 
 
-def steps(size: int, channels: int, layers: Sequence[Layer], dims: int = 2) -> list[Step]:
+def steps(size: int, channels: int, layers: Sequence[Layer], dims: int = 2) -> list[LayerStep]:
     """Applies layers in sequence to an input of ``channels`` and ``size`` positions along each of ``dims`` axes.
 
     Raises:
@@ -210,7 +210,7 @@ def steps(size: int, channels: int, layers: Sequence[Layer], dims: int = 2) -> l
     _bounded("channels", channels, 1, MOST_CHANNELS)
     _bounded("dims", dims, 1, 2)
     _bounded("number of layers", len(layers), 1, MOST_LAYERS)
-    made: list[Step] = []
+    made: list[LayerStep] = []
     pairs = 0
     for number, layer in enumerate(layers, 1):
         try:
@@ -227,7 +227,7 @@ def steps(size: int, channels: int, layers: Sequence[Layer], dims: int = 2) -> l
     return made
 
 
-def _step(layer: Layer, size: int, channels: int, dims: int) -> Step:
+def _step(layer: Layer, size: int, channels: int, dims: int) -> LayerStep:
     padding = [layer.padding] * dims
     taps, places = (layer.kernel,) * dims, (1, channels, *(size,) * dims)
     stride, dilation, groups = layer.stride, layer.dilation, layer.groups
@@ -242,8 +242,8 @@ def _step(layer: Layer, size: int, channels: int, dims: int) -> Step:
         weight = (channels, layer.out // groups, *taps)
         problem = ConvShape.of_transposed(places, weight, stride, padding, layer.extra, groups, dilation)
         made = problem.size[0]
-        return Step(layer, size, channels, made, problem, layer.window.resolve(made))
-    return Step(layer, size, channels, problem.output_size[0], problem, layer.window.resolve(size))
+        return LayerStep(layer, size, channels, made, problem, layer.window.resolve(made))
+    return LayerStep(layer, size, channels, problem.output_size[0], problem, layer.window.resolve(size))
 
 
 def _divides(groups: int, channels: int) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from striate.analysis.operators import Value
 from striate.studio.derivation.products import tokens
-from striate.studio.derivation.result import Derivation, Hop, Step, Strand
+from striate.studio.derivation.result import Derivation, DerivationStep, Hop, Strand
 from striate.studio.derivation.table import Question, as_value, derives, grid
 
 
@@ -28,9 +28,9 @@ def _normalised(
     beta = question.hop(shift, affine, "shift") if isinstance(shift, Value) else None
     result = centred * (float(gamma.number) if gamma else 1.0) + (float(beta.number) if beta else 0.0)
     steps = (
-        Step("μ", "mean", mean),
-        Step("σ²", "variance", variance),
-        Step("x̂", f"(x - μ) / √(σ² + {epsilon:g})", centred),
+        DerivationStep("μ", "mean", mean),
+        DerivationStep("σ²", "variance", variance),
+        DerivationStep("x̂", f"(x - μ) / √(σ² + {epsilon:g})", centred),
     )
     factor = abs(float(gamma.number)) if gamma else 1.0
     size = factor * (abs(number) + abs(mean)) / root * (8 + len(window.numbers if window else ())) + abs(result)
@@ -137,7 +137,7 @@ def _softmax(question: Question) -> Derivation:
     most = float(row.numbers.max())
     shifted = row.numbers - (most if math.isfinite(most) else 0.0)
     total = math.fsum(shifted.exp().tolist())
-    steps = (Step("m", "largest of the row", most), Step("s", "Σ exp(xⱼ - m)", total))
+    steps = (DerivationStep("m", "largest of the row", most), DerivationStep("s", "Σ exp(xⱼ - m)", total))
     if own is None:
         result = most + math.log(total)
         told = ("log of a sum of exponentials", "A smooth maximum of the row.", "y = m + log s")

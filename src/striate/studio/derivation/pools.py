@@ -11,7 +11,7 @@ from torch import Tensor
 from striate.analysis.operators import Value
 from striate.geometry import PoolShape
 from striate.studio.derivation.products import spread
-from striate.studio.derivation.result import Derivation, Number, Terms, number_of
+from striate.studio.derivation.result import Derivation, RecordedNumber, Terms, number_of
 from striate.studio.derivation.table import Question, as_value, derives, grid, strongest
 
 _MAX: Final = (
@@ -222,7 +222,7 @@ def _chosen(question: Question) -> Derivation:
         return pointwise(question)
     places = reduced(question, x)
     seen = question.strand(x, "x", places)
-    recorded: Number = question.recorded
+    recorded: RecordedNumber = question.recorded
     of_place = name.startswith("arg") or question.rank == 1
     if of_place:
         winner = min(int(recorded), len(places) - 1)

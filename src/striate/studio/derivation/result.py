@@ -17,10 +17,10 @@ _LARGEST: Final = 64
 #: The most places of shared weights that are listed.
 MOST_PLACES: Final = 4096
 
-Number = float | int | bool | str
+RecordedNumber = float | int | bool | str
 
 
-def number_of(tensor: Tensor) -> Number:
+def number_of(tensor: Tensor) -> RecordedNumber:
     """A tensor of one element as a Python number; complex numbers as text."""
     found = tensor.item()
     return str(found) if isinstance(found, complex) else found
@@ -119,12 +119,12 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Step:
-    """An intermediate number: ``Step("m", "max of the row", 3.5)``."""
+class DerivationStep:
+    """An intermediate number: ``DerivationStep("m", "max of the row", 3.5)``."""
 
     name: str
     formula: str
-    number: Number
+    number: RecordedNumber
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Hop:
     value: int
     place: tuple[int, ...]
     name: str
-    number: Number
+    number: RecordedNumber
     contribution: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -164,8 +164,8 @@ class Check:
         tolerance: the largest rounding error of the recorded number.
     """
 
-    computed: Number
-    recorded: Number
+    computed: RecordedNumber
+    recorded: RecordedNumber
     tolerance: float
 
     @property
@@ -220,7 +220,7 @@ class Derivation:
     window: Strand | None = None
     winner: int | None = None
     ties: tuple[int, ...] = ()
-    steps: tuple[Step, ...] = ()
+    steps: tuple[DerivationStep, ...] = ()
     check: Check | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     call: str = ""

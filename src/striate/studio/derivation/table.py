@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from striate.analysis.operators import Operation, Value
-from striate.studio.derivation.result import Check, Derivation, Hop, Number, Strand, number_of, rounding
+from striate.studio.derivation.result import Check, Derivation, Hop, RecordedNumber, Strand, number_of, rounding
 from striate.studio.recording import Recording
 
 
@@ -46,7 +46,7 @@ class Question:
         return self.recording.numbers[self.recording.number_of(value)]
 
     @property
-    def recorded(self) -> Number:
+    def recorded(self) -> RecordedNumber:
         """The number to derive."""
         return number_of(self.tensor(self.value)[self.place])
 

@@ -17,7 +17,7 @@ from striate.analysis import memory
 from striate.analysis.field import FieldRow, rows_by_value
 from striate.errors import AnalysisError
 from striate.studio import requests, tensors
-from striate.studio.graph import Network, Node, network_of
+from striate.studio.graph import GraphNode, Network, network_of
 from striate.studio.nesting import arrange
 from striate.studio.recording import Recording
 from striate.studio.requests import RequestError, answer, packed, workspace_of
@@ -102,11 +102,11 @@ def _arranged(graph: Network, opened: frozenset[str] | None, width: int) -> dict
     }
 
 
-def _has_maps(node: Node) -> bool:
+def _has_maps(node: GraphNode) -> bool:
     return bool(node.shape) and len(node.shape) >= 2 and 0 not in node.shape
 
 
-def size_of(node: Node, small: bool) -> tuple[float, float]:
+def size_of(node: GraphNode, small: bool) -> tuple[float, float]:
     """The width and height of a node, with small maps of its result if ``small``."""
     maps = MAPS if small and _has_maps(node) else 0.0
     if node.kind in ("input", "output"):

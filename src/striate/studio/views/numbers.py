@@ -62,7 +62,7 @@ def _range(text: str | None, count: int) -> tuple[int, int]:
 def _maps(
     recording: Recording,
     value: int,
-    form: tensors.Form,
+    form: tensors.MapForm,
     sample: int,
     first: int,
     last: int,
@@ -83,7 +83,7 @@ def _maps(
     return header | {"factor": factor, "channels": _extents(chosen), "extent": _extent(maps)}, shown
 
 
-def _window(form: tensors.Form, cut: tuple[int, ...]) -> dict[str, Any]:
+def _window(form: tensors.MapForm, cut: tuple[int, ...]) -> dict[str, Any]:
     if len(cut) != 5 or cut[0] >= form.channels or cut[1] >= form.height or cut[2] >= form.width or 0 in cut[3:]:
         raise RequestError("at", "got another window", "needed channel, y, x, height, width within the map")
     if cut[3] * cut[4] > MOST:

@@ -13,7 +13,7 @@ from striate.studio.requests import RequestError, answer, number, whole, wholes,
 from striate.studio.views.why import jobs_of, tab_of
 
 if TYPE_CHECKING:
-    from striate.studio.explaining import Shown
+    from striate.studio.explaining import ShownResult
 
 
 async def _objects(request: Request) -> Response:
@@ -22,7 +22,7 @@ async def _objects(request: Request) -> Response:
     picture = workspace.picture(request.query_params.get("picture"))
     score, overlap = (number(request, name, -1.0, low=-1, high=1) for name in ("score", "overlap"))
 
-    def done(report: Report) -> Shown:
+    def done(report: Report) -> ShownResult:
         from striate.studio.finding import objects
 
         report("looking for objects", 0, 2)

@@ -18,7 +18,7 @@ from striate.studio.views.why import jobs_of, tab_of
 from striate.studio.workspace import Picture, Workspace
 
 if TYPE_CHECKING:
-    from striate.studio.explaining import Shown
+    from striate.studio.explaining import ShownResult
     from striate.studio.live import Follower, Snapshot
 
 _guard = threading.Lock()
@@ -122,14 +122,14 @@ async def _confusion(request: Request) -> Response:
     """Begins a job that computes the confusion matrix of checkpoint ``at`` on the held-out images."""
     follower, snapshot = _snapshot(request)
 
-    def done(report: Report) -> Shown:
-        from striate.studio.explaining import Shown
+    def done(report: Report) -> ShownResult:
+        from striate.studio.explaining import ShownResult
 
         report("testing on the held-out images", 0, None)
         call = (
             "from striate.training import Run, evaluate\n\nevaluate(Run.open(path)).confusion  # once it is finished\n"
         )
-        return Shown(follower.confusion(snapshot) | snapshot.to_dict() | {"kind": "confusion", "call": call})
+        return ShownResult(follower.confusion(snapshot) | snapshot.to_dict() | {"kind": "confusion", "call": call})
 
     return answer(jobs_of(request).begin("confusion matrix", tab_of(request), done).to_dict())
 

@@ -15,7 +15,7 @@ from striate.studio.jobs import Jobs, Report
 from striate.studio.requests import RequestError, answer, json_of, packed, text, workspace_of
 
 if TYPE_CHECKING:
-    from striate.studio.explaining import Ask, Shown
+    from striate.studio.explaining import Ask, ShownResult
 
 _MOST_NAME = 300
 _guard = threading.Lock()
@@ -55,7 +55,7 @@ async def _begin(request: Request) -> Response:
     ask = await workspace.read(_asked, given)
     workspace.picture(ask.picture)  # refuses what isn't there
 
-    def done(report: Report) -> Shown:
+    def done(report: Report) -> ShownResult:
         from striate.studio.explaining import work
 
         report(ask.method, 0, None)
@@ -129,8 +129,8 @@ async def _figure(request: Request) -> Response:
     return Response(await workspace_of(request).compute(found.figure), media_type="image/png")
 
 
-def _shown(request: Request) -> Shown:
-    found: Shown = jobs_of(request).result(str(request.path_params["job"]))
+def _shown(request: Request) -> ShownResult:
+    found: ShownResult = jobs_of(request).result(str(request.path_params["job"]))
     return found
 
 
