@@ -31,7 +31,7 @@ class Fold(NamedTuple):
 
 
 @dataclass
-class Sum:
+class FusedSum:
     """A sum over channels and taps, with the operators that have been fused into it."""
 
     place: Placement
@@ -65,7 +65,7 @@ class Followers:
         self._results, self._places = graph.results, places
         self.done: set[Node] = set()
 
-    def absorb(self, made: Sum, value: Value) -> Value:
+    def absorb(self, made: FusedSum, value: Value) -> Value:
         """Fuses the operators that follow a sum into it, and returns the value that the sum then computes."""
         while (user := self._only_user(value)) is not None:
             if user.is_view:
@@ -97,7 +97,7 @@ class Followers:
         self.done.add(user)
         return user.results[0], function(user)
 
-    def pooling(self, value: Value, made: Sum) -> Node | None:
+    def pooling(self, value: Value, made: FusedSum) -> Node | None:
         """The max pooling that follows a sum, if it may be computed before the sum is written."""
         user = self._only_user(value)
         whole = is_nhwc(made.place.meta) and made.place.shape == tuple(value.shape)
@@ -112,7 +112,7 @@ class Followers:
         numbers = all(each.dtype == torch.float32 for each in (*user.values(), user.results[0]))
         return user if numbers else None
 
-    def _fold(self, node: Node, made: Sum) -> Fold | None:
+    def _fold(self, node: Node, made: FusedSum) -> Fold | None:
         """The fold of an operator that can change the weights instead: batch normalisation, or channel factors."""
         meta = made.place.meta
         if node.name in ("native_batch_norm", "_native_batch_norm_legit_no_training"):
@@ -130,7 +130,7 @@ class Followers:
         key = ("factor", factor.key, innermost_axes(meta))
         return Fold(key, lambda owned: (of_channels(owned(factor), meta).clone(), fresh.zeros(())))
 
-    def _addend(self, node: Node, value: Value, made: Sum) -> Placement | None:
+    def _addend(self, node: Node, value: Value, made: FusedSum) -> Placement | None:
         """The other operand of an addition, if it has been computed already and has the layout of the sum."""
         if node.name != "add" or node.kwargs or len(node.args) != 2:
             return None

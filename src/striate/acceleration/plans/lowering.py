@@ -24,7 +24,7 @@ from striate.acceleration.plans.capture import Graph, Node, Refusal, Value
 from striate.acceleration.plans.constants import Constants, Owned
 from striate.acceleration.plans.foreign import ForeignSteps
 from striate.acceleration.plans.functions import function, is_function
-from striate.acceleration.plans.fusing import Followers, Sum, filled, max_pooling, normalisation
+from striate.acceleration.plans.fusing import Followers, FusedSum, filled, max_pooling, normalisation
 from striate.acceleration.plans.placement import Placement, along, innermost, innermost_axes, of_channels, stretched
 from striate.engine import Pass, choice, fresh
 from striate.engine.backends import table
@@ -145,7 +145,7 @@ class _Lowering(ForeignSteps):
         problem = convolution.problem_of(input.shape, weight.shape, stride, sides, dilation, groups)
         self.check(problem)
         x, shape = self.nhwc(input), problem.output_shape
-        made = Sum(self.fresh_image(shape), lambda owned: owned(weight), weight.key, bias, shape[1], Epilogue())
+        made = FusedSum(self.fresh_image(shape), lambda owned: owned(weight), weight.key, bias, shape[1], Epilogue())
         last = self.followers.absorb(made, node.results[0])
         pool = self.followers.pooling(last, made)
         if pool is not None and self.pooled(pool, made, x, problem):
@@ -195,12 +195,12 @@ class _Lowering(ForeignSteps):
             x, sizes = self.rows(input), (inner, 1, 1)
         place = self.fresh((rows, outer), (outer, 1))
         key = ("matrix", weight.key, tuple(sizes))
-        made = Sum(place, lambda owned: owned(weight).t().reshape(outer, *sizes), key, bias, outer, Epilogue())
+        made = FusedSum(place, lambda owned: owned(weight).t().reshape(outer, *sizes), key, bias, outer, Epilogue())
         last = self.followers.absorb(made, node.results[0])
         whole = (1, 1, outer, inner, (1, rows), (_ONE, _ONE), (1, rows))
         self.sum(last, made, x, whole, 1, rows * inner * outer)
 
-    def sum(self, last: Value, made: Sum, x: Placement, sizes: tuple[Any, ...], groups: int, macs: int) -> None:
+    def sum(self, last: Value, made: FusedSum, x: Placement, sizes: tuple[Any, ...], groups: int, macs: int) -> None:
         what = nhwc_sum(self.isa, *sizes, self.shared(macs), made.epilogue)
         how = (groups, what.channels, True, what.together)
         packed = self.packed(made, ("sum", *how), partial(self.pack, *how))
@@ -215,7 +215,9 @@ class _Lowering(ForeignSteps):
         self.steps.append(Step(name, what.kernel, what.items, what.threads, words))
         self.places[last] = made.place
 
-    def packed(self, made: Sum, how: Any, pack_: Callable[[Tensor, Tensor | None, Tensor | None], Tensor]) -> Tensor:
+    def packed(
+        self, made: FusedSum, how: Any, pack_: Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
+    ) -> Tensor:
         """The packed weight and bias of a sum; ``how`` identifies the packing."""
         return self.constant((made.keys, how), lambda owned, into: pack_(*made.numbers(owned), into))
 
@@ -235,7 +237,7 @@ class _Lowering(ForeignSteps):
         asked = Asked(problem, Pass.PACKED, channels_last=True, local=False)
         return choice.choose(asked, None).name == WinogradBackend.name
 
-    def pooled(self, node: Node, made: Sum, x: Placement, problem: ConvShape) -> bool:
+    def pooled(self, node: Node, made: FusedSum, x: Placement, problem: ConvShape) -> bool:
         """Fuses max pooling into a convolution whose output is then never written; returns whether a kernel exists."""
         pool = max_pooling(node)
         by_winograd = self.by_winograd(problem) and winograd_backend.pools(problem, pool)
@@ -262,13 +264,13 @@ class _Lowering(ForeignSteps):
     def winograd(
         self,
         last: Value,
-        made: Sum,
+        made: FusedSum,
         x: Placement,
         problem: ConvShape,
         after: Epilogue | winograd_backend.Pooled,
         more: str = "",
     ) -> None:
-        what = winograd_backend.Sums.of(self.isa, problem, self.shared(problem.macs), after, True)
+        what = winograd_backend.WinogradSums.of(self.isa, problem, self.shared(problem.macs), after, True)
         how = ("winograd", what.isa, what.form, what.vectors, what.channels)
         packed = self.packed(made, how, lambda weight, bias, into: what.pack(Weights.of(weight, 1), bias, into))
         added = None if made.added is None else made.added.buffer

@@ -6,7 +6,6 @@ checked there, and a local variable keeps them alive until the kernel has return
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from striate.engine import fresh
-from striate.engine.backends import Pass
+from striate.engine.backends import Pass, Ready
 from striate.engine.layout import reshaped
 from striate.engine.llvm.codegen import launch
 from striate.engine.llvm.codegen.isa import the_isa
@@ -28,10 +27,6 @@ from striate.geometry import ConvShape
 
 #: The largest column stride for which all column phases of an input gradient are one sum.
 _MOST_PHASES = 4
-
-
-#: A prepared contraction, which is called with the two operands and the bias.
-Ready = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def ready(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, biased: bool, channels_last: bool) -> Ready:

@@ -40,7 +40,7 @@ _SHORT = 4
 
 
 @dataclass(frozen=True)
-class Tile:
+class PlaneTile:
     """The register tile: T output channels, R rows, V vectors of a row; ``tail`` vectors in the last tile of a row.
 
     ``overlap``: whether kernel rows are unrolled, so that an input that several of the R rows see is loaded once.
@@ -69,12 +69,12 @@ class Tile:
         width: int,
         phases: int = 1,
         missing: frozenset[tuple[int, int]] = frozenset(),
-    ) -> Tile:
+    ) -> PlaneTile:
         """The tile with the fewest estimated cycles for ``channels`` channels of a group of ``rows`` x ``width``."""
         window, few = windows[0], windows[0].kernel * windows[1].kernel <= _MOST_OVERLAPPING
         across = -(-width // isa.lanes)
         rest = width % isa.lanes if phases == 1 and across <= _SHORT else None
-        best: tuple[float, Tile] | None = None
+        best: tuple[float, PlaneTile] | None = None
         for vectors in range(1, min(across, 4) + 1):
             for tile in range(phases, channels + 1, phases):
                 for deep in range(1, min(rows, 8) + 1):
@@ -120,7 +120,7 @@ class _Generator:
     f: Function
     rows: Axis
     columns: Axis
-    tile: Tile
+    tile: PlaneTile
     across: bool
 
     def emit(self) -> None:
@@ -243,7 +243,7 @@ class _Generator:
                         totals[0, r, v].set(f.fma(held[i], value, totals[0, r, v].get()))
 
 
-def generate(isa: Isa, rows: Axis, columns: Axis, tile: Tile, across: bool = False) -> Function:
+def generate(isa: Isa, rows: Axis, columns: Axis, tile: PlaneTile, across: bool = False) -> Function:
     """The kernel; its arguments are in the order in which the code above reads them.
 
     ``across``: whether inputs are in channels last, with one group.

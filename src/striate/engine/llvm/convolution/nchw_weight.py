@@ -74,7 +74,7 @@ class WeightTile:
         return dict(sorted(found.items()))
 
     def _cycles(self, windows: tuple[Axis, Axis]) -> float:
-        """Estimated cycles per vector of a row; see nchw.Tile."""
+        """Estimated cycles per vector of a row; see nchw.PlaneTile."""
         cost = 0.0
         for taps, met in _seen(windows, self.inner, self.taps, self.rows):
             loads = self.outer * self.rows + met

@@ -53,7 +53,7 @@ class ChannelTile:
                 totals = columns * vectors
                 if totals > isa.tile(vectors + 1):
                     break
-                # See nchw.Tile for the cost.
+                # See nchw.PlaneTile for the cost.
                 loads = vectors + columns
                 cost = max(totals, loads, 8) / 2 + 0.1 * loads
                 cost *= -(-across // vectors) * -(-width // columns)

@@ -47,7 +47,7 @@ class TapTile:
                 totals = inner * vectors
                 if totals > isa.tile(vectors + 1):
                     continue
-                # See nchw.Tile for the cost.
+                # See nchw.PlaneTile for the cost.
                 loads = vectors + inner
                 cost = (max(totals, loads, 8) / 2 + 0.1 * loads) * (across // vectors) * -(-many // inner)
                 if best is None or cost < best[0] - 1e-9:

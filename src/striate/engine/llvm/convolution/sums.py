@@ -22,7 +22,7 @@ from striate.engine.llvm.codegen.ir import LINE
 from striate.engine.llvm.codegen.isa import Isa, second_level_cache, the_isa
 from striate.engine.llvm.codegen.launch import Kernel, Start
 from striate.engine.llvm.convolution import nchw, nhwc, nhwc_depthwise, nhwc_grouped
-from striate.engine.llvm.convolution.nchw import Tile
+from striate.engine.llvm.convolution.nchw import PlaneTile
 from striate.engine.llvm.convolution.nhwc import ChannelTile
 from striate.engine.llvm.convolution.nhwc_depthwise import Columns
 from striate.engine.llvm.convolution.nhwc_grouped import GroupTile
@@ -45,7 +45,7 @@ _FORMATS = {False: torch.contiguous_format, True: torch.channels_last}
 
 
 @cache
-def _output_kernel(isa: Isa, rows: Axis, columns: Axis, tile: Tile, across: bool) -> Kernel:
+def _output_kernel(isa: Isa, rows: Axis, columns: Axis, tile: PlaneTile, across: bool) -> Kernel:
     return Kernel(nchw.generate(isa, rows, columns, tile, across), isa)
 
 
@@ -115,7 +115,7 @@ def readable(x: Tensor, sizes: Sequence[int], width: int, columns: Axis) -> Tens
 
 
 @dataclass(frozen=True, slots=True)
-class Sum:
+class SumKernel:
     """A sum of given sizes: its kernel, work items, scratch memory and arguments, without the addresses."""
 
     kernel: Kernel
@@ -136,7 +136,7 @@ class Sum:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedSum:
     """A callable sum: it packs the weight, allocates the result and runs the kernel."""
 
     pack: Packing
@@ -157,7 +157,7 @@ class Prepared:
             self.start(x.data_ptr(), packed, y.data_ptr())
         return y
 
-    def of_rows(self) -> Prepared:
+    def of_rows(self) -> PreparedSum:
         """The same sum for 1-D, with a result without the axis of height 1."""
         return replace(self, shape=(*self.shape[:2], self.shape[3]), layout=(*self.layout[:2], self.layout[3]))
 
@@ -175,7 +175,7 @@ def _prepared(
     backwards: bool,
     across: bool,
     threads: int,
-) -> Prepared:
+) -> PreparedSum:
     """Prepares the sum over an operand of this shape and these strides, with a weight of this geometry."""
     batch, _, *source = x_shape
     groups, outer, inner = geometry[1][:3]
@@ -191,7 +191,7 @@ def _prepared(
     layout = torch.empty(shape, device="meta", memory_format=_FORMATS[side_by_side]).stride()
     own = rounded(math.prod(pack.shape), LINE) if made.scratch else 0
     start = made.kernel.start([*made.before, *strides, *made.after], 4 if own else 3, made.items, made.threads)
-    return Prepared(pack, start, shape, layout, own + made.scratch or math.prod(pack.shape), 4 * own)
+    return PreparedSum(pack, start, shape, layout, own + made.scratch or math.prod(pack.shape), 4 * own)
 
 
 def prepared(
@@ -201,7 +201,7 @@ def prepared(
     windows: tuple[Axis, Axis],
     size: tuple[int, int],
     backwards: bool = False,
-) -> Prepared:
+) -> PreparedSum:
     """Prepares the sum over a :func:`readable` operand; ``geometry`` is :class:`Weights` without the tensor."""
     side_by_side = suits_nhwc(x, geometry[1])
     across = not side_by_side and lies_across(x, geometry[1], size[1], windows[1])
@@ -233,7 +233,7 @@ def nchw_sum(
     whole: tuple[int, int] | None = None,
     missing: frozenset[tuple[int, int]] = frozenset(),
     across: bool = False,
-) -> Sum:
+) -> SumKernel:
     """The sum in NCHW.
 
     ``apart``: the distance of results, in rows and columns, in planes of size ``whole``; the output channels of the sum
@@ -242,7 +242,7 @@ def nchw_sum(
     rows, columns = windows
     out_height, out_width = outputs
     isa = isa.fitting(out_width)
-    tile = Tile.choose(isa, outer, windows, out_height, out_width, apart[1], missing)
+    tile = PlaneTile.choose(isa, outer, windows, out_height, out_width, apart[1], missing)
     tiles = -(-outer // tile.channels)
     pitch = columns.pitch(out_width, isa.lanes)
     line = inner * pitch * columns.stride
@@ -266,7 +266,7 @@ def nchw_sum(
     before = [inner, groups, tiles, outer, *size, *outputs]
     scratch = threads * deep * line
     kernel = _output_kernel(isa, rows, columns, tile, across)
-    return Sum(kernel, tile.channels, items, threads, scratch, before, after)
+    return SumKernel(kernel, tile.channels, items, threads, scratch, before, after)
 
 
 @lru_cache(maxsize=4096)
@@ -281,7 +281,7 @@ def nhwc_sum(
     outputs: tuple[int, int],
     threads: int,
     epilogue: Epilogue = PLAIN,
-) -> Sum:
+) -> SumKernel:
     """The sum in channels last, for the operand and the result: dense (one group), depthwise or grouped."""
     rows, columns = windows
     if groups > 1 and inner == outer == 1:
@@ -309,7 +309,7 @@ def nhwc_sum(
     threads = min(threads, items)
     scratch = 0 if direct else threads * after[4]
     kernel = _channel_kernel(isa, tile, epilogue, direct, outer % isa.lanes)
-    return Sum(kernel, together, items, threads, scratch, before, after)
+    return SumKernel(kernel, together, items, threads, scratch, before, after)
 
 
 def _divided(
@@ -377,7 +377,7 @@ def _grouped_sum(
     outputs: tuple[int, int],
     threads: int,
     epilogue: Epilogue,
-) -> Sum:
+) -> SumKernel:
     """The sum of groups of several channels (see nhwc_grouped.py)."""
     rows, columns = windows
     isa = nhwc_grouped.fitting(isa, inner, outer)
@@ -401,7 +401,7 @@ def _grouped_sum(
         rests = (outer % isa.lanes,)
     kernel = _grouped_kernel(isa, tile, epilogue, rests)
     together = tile.vectors * isa.lanes
-    return Sum(kernel, together, items, threads, threads * deep * row_size, before, after, tile.together)
+    return SumKernel(kernel, together, items, threads, threads * deep * row_size, before, after, tile.together)
 
 
 @lru_cache(maxsize=4096)
@@ -415,11 +415,11 @@ def _depthwise_sum(
     threads: int,
     backwards: bool,
     epilogue: Epilogue = PLAIN,
-) -> Sum:
+) -> SumKernel:
     """The depthwise sum; with ``backwards`` the input gradient from the output gradient."""
     rows, columns = windows
     # The tile depends on the width; limiting the width limits the number of kernels.
     width = min(outputs[1], isa.registers)
     kernel = _depthwise_kernel(isa, rows, columns, width, backwards, epilogue, narrow(size, outputs))
     items = batch * outputs[0]
-    return Sum(kernel, isa.lanes, items, min(threads, items), 0, [channels, *size, *outputs], [])
+    return SumKernel(kernel, isa.lanes, items, min(threads, items), 0, [channels, *size, *outputs], [])

@@ -61,12 +61,12 @@ from striate.engine.llvm.pooling.dispatch import INDEX, compact
 from striate.engine.llvm.winograd import kernels as winograd
 from striate.engine.llvm.winograd import pooled as winograd_pooled
 from striate.engine.llvm.winograd import values as winograd_values
-from striate.engine.llvm.winograd.forms import Form
+from striate.engine.llvm.winograd.forms import WinogradForm
 from striate.engine.llvm.winograd.kernels import GAP
 from striate.geometry import ConvShape, PoolShape, Problem
 
 #: The forms by the number of taps of a window along an axis.
-FORMS: Final = {3: (Form(2, 3), Form(4, 3)), 5: (Form(2, 5),)}
+FORMS: Final = {3: (WinogradForm(2, 3), WinogradForm(4, 3)), 5: (WinogradForm(2, 5),)}
 #: With fewer channels, transforming tiles costs as much as it saves.
 _FEW_CHANNELS = 16
 #: The most pairs of channels; a transformed weight has up to 36 numbers for each.
@@ -144,12 +144,12 @@ _llvm, _backend = LlvmBackend(), WinogradBackend()
 
 
 @cache
-def _output_kernel(isa: Isa, form: Form, tile: ChannelTile, epilogue: Epilogue) -> Kernel:
+def _output_kernel(isa: Isa, form: WinogradForm, tile: ChannelTile, epilogue: Epilogue) -> Kernel:
     return Kernel(winograd.generate(isa, form, tile, epilogue), isa)
 
 
 @cache
-def _pooled_kernel(isa: Isa, form: Form, tile: ChannelTile, pooled: Pooled) -> Kernel:
+def _pooled_kernel(isa: Isa, form: WinogradForm, tile: ChannelTile, pooled: Pooled) -> Kernel:
     after, kind = pooled
     if isinstance(after, Epilogue):
         return Kernel(winograd_pooled.generate_largest(isa, form, tile, after), isa)
@@ -157,17 +157,17 @@ def _pooled_kernel(isa: Isa, form: Form, tile: ChannelTile, pooled: Pooled) -> K
 
 
 @cache
-def _weights_kernel(isa: Isa, form: Form, vectors: int, side_by_side: str) -> Kernel:
+def _weights_kernel(isa: Isa, form: WinogradForm, vectors: int, side_by_side: str) -> Kernel:
     return Kernel(winograd.generate_weights(isa, form, vectors, side_by_side), isa)
 
 
 @cache
-def _parts_kernel(isa: Isa, form: Form, of_gradients: bool) -> Kernel:
+def _parts_kernel(isa: Isa, form: WinogradForm, of_gradients: bool) -> Kernel:
     return Kernel(winograd.generate_parts(isa, form, of_gradients), isa)
 
 
 @cache
-def _products_kernel(isa: Isa, form: Form, tile: ChannelTile, side_by_side: bool) -> Kernel:
+def _products_kernel(isa: Isa, form: WinogradForm, tile: ChannelTile, side_by_side: bool) -> Kernel:
     return Kernel(winograd.generate_products(isa, form, tile, side_by_side), isa)
 
 
@@ -184,11 +184,11 @@ class Pooled(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Sums:
+class WinogradSums:
     """The output of a convolution of given sizes: kernel, work items and arguments, without the addresses."""
 
     isa: Isa
-    form: Form
+    form: WinogradForm
     kernel: Kernel
     vectors: int
     channels: int  #: output channels in whole tiles
@@ -209,7 +209,7 @@ class Sums:
         epilogue: Epilogue | Pooled = PLAIN,
         packed: bool = False,
         backwards: bool = False,
-    ) -> Sums:
+    ) -> WinogradSums:
         """``packed``: whether the weight is transformed once for many calls; ``backwards``: for the input gradient."""
         inner, outer, size, outputs = shape.in_channels, shape.out_channels, shape.size, shape.output_size
         isa = isa.dividing(math.gcd(inner, outer))
@@ -294,18 +294,18 @@ def _rounded(number: int, step: int) -> int:
     return -(-number // step) * step
 
 
-def _tiles(form: Form, outputs: Sequence[int]) -> tuple[int, int]:
+def _tiles(form: WinogradForm, outputs: Sequence[int]) -> tuple[int, int]:
     down, across = (-(-n // form.outputs) for n in outputs)
     return down, across
 
 
-def _form(taps: int, batch: int, outputs: Sequence[int], weights: int) -> Form:
+def _form(taps: int, batch: int, outputs: Sequence[int], weights: int) -> WinogradForm:
     """The form with the fewest multiplications; transforming the weight is counted as ``weights`` tiles."""
     return min(FORMS[taps], key=lambda form: form.elements * (batch * math.prod(_tiles(form, outputs)) + weights))
 
 
 def _sums(shape: ConvShape, x: Tensor, weights: Weights, bias: Tensor | None, backwards: bool) -> Tensor:
-    sums = Sums.of(the_isa(), shape, launch.threads(), backwards=backwards)
+    sums = WinogradSums.of(the_isa(), shape, launch.threads(), backwards=backwards)
     packed, scratch = sums.pack(weights, bias), fresh.empty(sums.scratch)
     whole = shape.input_shape if backwards else shape.output_shape
     y = fresh.empty(whole, memory_format=torch.channels_last)
@@ -329,7 +329,7 @@ def maximum(
     """
     x, weight, bias = checked_operands(shape, Pass.OUTPUT, x, weight, bias)
     x, dtype = _nhwc(x), compact(pool)
-    sums = Sums.of(the_isa(), shape, launch.threads(), Pooled(activation, INDEX[dtype]))
+    sums = WinogradSums.of(the_isa(), shape, launch.threads(), Pooled(activation, INDEX[dtype]))
     weights = Weights.of(weight, 1)
     packed, scratch = sums.pack(weights, bias), fresh.empty(sums.scratch)
     last = torch.channels_last

@@ -28,7 +28,7 @@ _POINTS: Final = {3: (0, 1, -1), 5: (0, Fraction(5, 8), Fraction(-5, 8), Fractio
 
 
 @dataclass(frozen=True)
-class Form:
+class WinogradForm:
     """The matrices for tiles of m outputs of windows of r taps along an axis."""
 
     outputs: int
@@ -117,10 +117,10 @@ def transposed(matrix: Matrix) -> Matrix:
     return tuple(zip(*matrix, strict=True))
 
 
-Tile: TypeAlias = list[list[str]]
+TileValues: TypeAlias = list[list[str]]
 
 
-def both(f: Function, matrix: Matrix, tile: Tile) -> Tile:
+def both(f: Function, matrix: Matrix, tile: TileValues) -> TileValues:
     """matrix * tile * matrix', where the elements of the tile are vectors."""
     columns = [times(f, matrix, column) for column in zip(*tile, strict=True)]
     return [times(f, matrix, row) for row in zip(*columns, strict=True)]

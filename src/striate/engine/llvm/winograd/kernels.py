@@ -37,16 +37,16 @@ from striate.engine.llvm.codegen.isa import Isa
 from striate.engine.llvm.convolution.nhwc import ChannelTile
 from striate.engine.llvm.functions.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.memory.rows import transposed_vectors
-from striate.engine.llvm.winograd.forms import TOGETHER, Form, Matrix, Tile, both, times, transposed
+from striate.engine.llvm.winograd.forms import TOGETHER, Matrix, TileValues, WinogradForm, both, times, transposed
 from striate.engine.llvm.winograd.values import SQUARE, ZEROS, Direct, Watch, larger_bits, suspects
 
 #: Numbers between the slices of two elements, so that they don't map to the same cache sets.
 GAP: Final = 16
 
 #: Writes a square of outputs for a vector of channels, given the first channel.
-Put: TypeAlias = Callable[[Number, Tile], None]
+Put: TypeAlias = Callable[[Number, TileValues], None]
 #: Conditions, one for each output of a square.
-Kept: TypeAlias = list[list[str]]
+KeptOutputs: TypeAlias = list[list[str]]
 
 
 class Tiles:
@@ -133,7 +133,7 @@ class Generator:
     """The kernel of the output; subclasses define what is written."""
 
     f: Function
-    form: Form
+    form: WinogradForm
     tile: ChannelTile
 
     def emit(self) -> Function:
@@ -186,7 +186,7 @@ class Generator:
     def ask(self) -> None:
         """Reads further arguments, which follow the result."""
 
-    def put(self, image: Number, top: Number, left: Number, size: int, kept: Kept | None = None) -> Put:
+    def put(self, image: Number, top: Number, left: Number, size: int, kept: KeptOutputs | None = None) -> Put:
         """A function that writes ``size`` rows and columns of outputs from a corner, only those ``kept``."""
         raise NotImplementedError
 
@@ -225,7 +225,7 @@ class Generator:
                             bias = f.load(self.bias + channel)
                             put(channel, [[f.arithmetic("fadd", total, bias) for total in row] for row in square])
 
-    def outputs(self, tile: Number, channel: Number) -> Tile:
+    def outputs(self, tile: Number, channel: Number) -> TileValues:
         """The outputs of a tile for a vector of channels."""
         f, size = self.f, self.form.size
         bias, seen = f.load(self.bias + channel), self.sums + (tile * self.sums_row + channel)
@@ -263,7 +263,7 @@ class _Whole(Generator):
     def ask(self) -> None:
         self.added = self.f.pointer() if self.epilogue.adds else None
 
-    def put(self, image: Number, top: Number, left: Number, size: int, kept: Kept | None = None) -> Put:
+    def put(self, image: Number, top: Number, left: Number, size: int, kept: KeptOutputs | None = None) -> Put:
         f = self.f
         each = (self.waste, (top, left), (self.out_height, self.out_width))
         strides = (self.out_width * self.outer, self.outer)
@@ -274,7 +274,7 @@ class _Whole(Generator):
             pairs = (zip(*rows, strict=True) for rows in zip(kept, targets, strict=True))
             targets = [[f.either(keep, place, self.waste) for keep, place in row] for row in pairs]
 
-        def put(channel: Number, square: Tile) -> None:
+        def put(channel: Number, square: TileValues) -> None:
             for i, row in enumerate(square):
                 for j, total in enumerate(row):
                     more = added[i][j] + channel if added else None
@@ -345,12 +345,12 @@ def _transform(
             watch.settle(tile)
 
 
-def generate(isa: Isa, form: Form, tile: ChannelTile, epilogue: Epilogue = PLAIN) -> Function:
+def generate(isa: Isa, form: WinogradForm, tile: ChannelTile, epilogue: Epilogue = PLAIN) -> Function:
     """The kernel of the output; its arguments are in the order in which the code above reads them."""
     return _Whole(Function("winograd_output", isa), form, tile, epilogue).emit()
 
 
-def generate_weights(isa: Isa, form: Form, vectors: int, side_by_side: str) -> Function:
+def generate_weights(isa: Isa, form: WinogradForm, vectors: int, side_by_side: str) -> Function:
     """Packs a weight: [element][block of ``vectors`` of output channels][input channel][channel of the block].
 
     ``largest`` receives the largest magnitudes of these channels' taps, as integers; ``direct`` the taps themselves, if
@@ -409,7 +409,7 @@ def generate_weights(isa: Isa, form: Form, vectors: int, side_by_side: str) -> F
     return f
 
 
-def generate_parts(isa: Isa, form: Form, of_gradients: bool) -> Function:
+def generate_parts(isa: Isa, form: WinogradForm, of_gradients: bool) -> Function:
     """Transforms tiles of inputs, or of output gradients, for a weight gradient; a work item is a tile."""
     f = Function("winograd_gradient_parts" if of_gradients else "winograd_input_parts", isa)
     x, part, zeros, staging = (f.pointer() for _ in range(4))
@@ -422,7 +422,7 @@ def generate_parts(isa: Isa, form: Form, of_gradients: bool) -> Function:
     return f
 
 
-def generate_products(isa: Isa, form: Form, tile: ChannelTile, side_by_side: bool) -> Function:
+def generate_products(isa: Isa, form: WinogradForm, tile: ChannelTile, side_by_side: bool) -> Function:
     """``made[o, c] = G' total G`` with ``total[e] += sum over tiles of other[e][tile][o] * part[e][tile][c]``.
 
     A work item is ``together`` elements e of P output channels o and V vectors of input channels c, which have to be

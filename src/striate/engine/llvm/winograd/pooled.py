@@ -21,8 +21,8 @@ from striate.engine.llvm.codegen.isa import Isa
 from striate.engine.llvm.convolution.nhwc import ChannelTile
 from striate.engine.llvm.functions.epilogue import Epilogue
 from striate.engine.llvm.pooling.nchw import clamped, larger_of, takes_over
-from striate.engine.llvm.winograd.forms import Form, Tile
-from striate.engine.llvm.winograd.kernels import Generator, Kept, Put, places
+from striate.engine.llvm.winograd.forms import TileValues, WinogradForm
+from striate.engine.llvm.winograd.kernels import Generator, KeptOutputs, Put, places
 
 #: Rows and columns of a window.
 WINDOW = 2
@@ -44,7 +44,7 @@ class _Windows(Generator):
         return self.f.value(f"or i1 {direct}, {mixed}")
 
 
-def windows(square: Tile) -> Iterator[tuple[int, int, dict[tuple[int, int], str]]]:
+def windows(square: TileValues) -> Iterator[tuple[int, int, dict[tuple[int, int], str]]]:
     """The windows of a square of outputs by row and column, with their taps."""
     for i, j in product(range(len(square) // WINDOW), repeat=2):
         taps = product(range(WINDOW), repeat=2)
@@ -61,11 +61,11 @@ class _Recorded(_Windows):
     def ask(self) -> None:
         self.positions = self.f.pointer(self.index)
 
-    def put(self, image: Number, top: Number, left: Number, size: int, kept: Kept | None = None) -> Put:
+    def put(self, image: Number, top: Number, left: Number, size: int, kept: KeptOutputs | None = None) -> Put:
         f, corner = self.f, (image, top, left, size)
         values, positions = self.places(self.y, *corner), self.places(self.positions, *corner)
 
-        def put(channel: Number, square: Tile) -> None:
+        def put(channel: Number, square: TileValues) -> None:
             for i, j, taps in windows(square):
                 first = (top + i * WINDOW) * self.out_width + (left + j * WINDOW)
                 value, position = self._largest(taps, first)
@@ -95,10 +95,10 @@ class _Largest(_Windows):
 
     epilogue: Epilogue
 
-    def put(self, image: Number, top: Number, left: Number, size: int, kept: Kept | None = None) -> Put:
+    def put(self, image: Number, top: Number, left: Number, size: int, kept: KeptOutputs | None = None) -> Put:
         f, values = self.f, self.places(self.y, image, top, left, size)
 
-        def put(channel: Number, square: Tile) -> None:
+        def put(channel: Number, square: TileValues) -> None:
             for i, j, taps in windows(square):
                 best = reduce(partial(larger_of, f), taps.values())
                 f.store(self.epilogue.apply(f, best, None), values[i][j] + channel)
@@ -106,11 +106,11 @@ class _Largest(_Windows):
         return put
 
 
-def generate(isa: Isa, form: Form, tile: ChannelTile, activation: str, index: str) -> Function:
+def generate(isa: Isa, form: WinogradForm, tile: ChannelTile, activation: str, index: str) -> Function:
     """The kernel with positions; its arguments are those of kernels.py, with positions (``index``) after the values."""
     return _Recorded(Function("winograd_pooled", isa), form, tile, activation, index).emit()
 
 
-def generate_largest(isa: Isa, form: Form, tile: ChannelTile, epilogue: Epilogue) -> Function:
+def generate_largest(isa: Isa, form: WinogradForm, tile: ChannelTile, epilogue: Epilogue) -> Function:
     """The kernel without positions; its arguments are those of kernels.py."""
     return _Largest(Function("winograd_largest", isa), form, tile, epilogue).emit()

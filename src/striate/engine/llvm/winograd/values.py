@@ -10,10 +10,10 @@ the squares in its window. The output
     is summed directly              otherwise, as are its neighbours in a square of 2 x 2
 
 Everything is summed directly for blocks of filters in which a largest magnitude is outside 2^-40 to 2^40 and not 0.
-Within these limits no intermediate number overflows or loses digits by underflow; together with
-:meth:`striate.engine.llvm.winograd.forms.Form.bound` they bound an output's error by its own window. If all values are
-equal, a tile of 4 x 4 outputs has E = 4 e; so the limit is a tile whose root mean square is three times that of a
-window in it.
+Within these limits no intermediate number overflows or loses digits by underflow. Together with
+:meth:`striate.engine.llvm.winograd.forms.WinogradForm.bound` they bound an output's error by its own window. If all
+values are equal, a tile of 4 x 4 outputs has E = 4 e; so the limit is a tile whose root mean square is three times that
+of a window in it.
 
 The check is cheap (:class:`Watch`). Four outputs in a square share the inputs in the middle of their windows. While a
 tile is transformed, the squares of these inputs are summed separately. If they are large enough by themselves, the
@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Final
 from striate.engine.llvm.codegen.ir import Function, Int, Number, Pointer
 from striate.engine.llvm.codegen.isa import Isa
 from striate.engine.llvm.convolution.nhwc import ChannelTile
-from striate.engine.llvm.winograd.forms import Form, Tile
+from striate.engine.llvm.winograd.forms import TileValues, WinogradForm
 
 if TYPE_CHECKING:
     from striate.engine.llvm.winograd.kernels import Image
@@ -62,7 +62,7 @@ class Watch:
     """
 
     def __init__(
-        self, f: Function, form: Form, channels: Number, limits: tuple[Number, Number], states: Pointer
+        self, f: Function, form: WinogradForm, channels: Number, limits: tuple[Number, Number], states: Pointer
     ) -> None:
         self.f, self.form, self.channels, self.limits, self.states = f, form, channels, limits, states
         #: The corners of the squares of outputs, with the inputs that all four outputs see.
@@ -236,7 +236,7 @@ class Direct:
     def __init__(
         self,
         f: Function,
-        form: Form,
+        form: WinogradForm,
         tile: ChannelTile,
         sizes: tuple[Number, Number],
         source: tuple[Pointer, tuple[Number, ...]],
@@ -264,7 +264,7 @@ class Direct:
         group = self.tile.vectors * self.f.lanes
         return self.packed + ((block * self.inner + c) * (self.form.taps**2 * group) + tap * group)
 
-    def sums(self, block: Number, pixels: list[list[Pointer]], channels: Number) -> list[Tile]:
+    def sums(self, block: Number, pixels: list[list[Pointer]], channels: Number) -> list[TileValues]:
         """For every vector of a block, the square of outputs that sees these pixels, summed over the channels."""
         f, taps, vectors = self.f, self.form.taps, range(self.tile.vectors)
         square = list(product(range(SQUARE), repeat=2))
