@@ -440,7 +440,7 @@ def plan_of(model: torch.nn.Module, *inputs: Any, **named: Any) -> str:
         del _asked.calls
     told = [graph.plan_told(arguments) for graph, arguments in calls]
     if not told:
-        return "no plan: nothing of the model was captured, since somebody looks on or nothing of it is on the CPU"
+        return "no plan: nothing was captured, because a tracer or mode is active or the model isn't on the CPU"
     if len(told) == 1:
         return told[0]
     return "\n".join(f"piece {at} of {len(told)}: {text}" for at, text in enumerate(told, 1))

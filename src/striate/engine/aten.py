@@ -45,8 +45,8 @@ class AtenBackend(Backend):
         if dtype.is_floating_point or open_ in (Pass.OUTPUT, Pass.POSITIONS):
             return None
         if isinstance(problem, PoolShape) or open_ is Pass.WEIGHT_GRAD:
-            return "PyTorch has no gradient kernels for whole numbers"
-        return None if dtype == torch.int64 else "PyTorch transposes convolutions of int64 only, of all whole numbers"
+            return "PyTorch has no gradient kernels for integers"
+        return None if dtype == torch.int64 else "of all integers, PyTorch transposes convolutions of int64 only"
 
     # ---------------------------------------------------------------- convolution
 

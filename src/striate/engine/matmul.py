@@ -44,13 +44,13 @@ class MatmulBackend(ConvolutionBackend):
         if open_ is Pass.PACKED:
             return NO_STEPS
         if not isinstance(problem, ConvShape):
-            return "multiplies matrices"
+            return "computes convolutions only"
         if dtype not in (torch.float32, torch.float64) or device != "cpu":
-            return "stands in for CPU kernels in float32 and float64"
+            return "computes in float32 and float64 on CPUs only"
         if problem.groups > 1:
-            return "multiplies one matrix, not one a group"
+            return "has no kernels for groups"
         if 0 in problem.input_shape or 0 in problem.weight_shape:
-            return "leaves empty tensors to others"
+            return "has no kernels for empty tensors"
         if _is_apart(problem):
             return None
         if math.prod(problem.output_size) > _FEW_POSITIONS or math.prod(problem.kernel) > _MOST_TAPS:

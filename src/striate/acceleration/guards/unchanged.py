@@ -165,7 +165,7 @@ class Unchanged:
     ) -> None:
         isa = host()
         if isa is None or not objects.tells(isa):
-            raise UnwatchableError("dictionaries of this Python don't tell of writes")
+            raise UnwatchableError("dictionaries of this Python have no version tag")
         self._names, self._variables = names, variables
         self._found: dict[Source, Any] = {}
         self._places: list[int] = []
@@ -437,7 +437,7 @@ class Unchanged:
     def _of_object(self, base: Any, name: str) -> Any:
         kind = type(base)
         if kind.__getattribute__ is not _LOOKUP:
-            raise UnwatchableError(f"attributes of {kind.__name__}, which has a way of its own to look for them")
+            raise UnwatchableError(f"attributes of {kind.__name__}, which defines its own attribute lookup")
         self._object(base)
         own = vars(base) if hasattr(base, "__dict__") else {}
         if name == "__dict__":

@@ -42,7 +42,7 @@ class Builder:
             image = self.rows_of(self.flattened[value])
             self.places[value] = Placement(image.buffer, image.meta.view(value.shape))
         if value not in self.places:
-            raise Refusal("a tensor is asked for before it is made")
+            raise Refusal("a tensor is used before it is computed")
         return self.places[value]
 
     def fresh(self, shape: tuple[int, ...], stride: tuple[int, ...]) -> Placement:

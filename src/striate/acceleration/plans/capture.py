@@ -267,17 +267,17 @@ class _Recorder(TorchDispatchMode):
             if isinstance(each, Tensor):
                 value = self.known.get(id(each))
                 if value is None:
-                    raise Refusal("it gives back a tensor that it didn't compute")
+                    raise Refusal("it returns a tensor that it didn't compute")
                 storage = each.untyped_storage()._cdata
                 if value.argument is None and value.fixed:
-                    raise Refusal("it gives back what doesn't hang on its inputs")
+                    raise Refusal("it returns a tensor that doesn't depend on its inputs")
                 if seen.setdefault(storage, value) is not value or (
                     value.argument is None
                     and any(self.known[id(one)].argument is not None for one in self.storages[storage])
                 ):
-                    raise Refusal("it gives back a view of what others have too")
+                    raise Refusal("it returns a view of memory that is used elsewhere")
             elif each is not None and not isinstance(each, (int, float, bool)):
-                raise Refusal(f"it gives back a {type(each).__name__}")
+                raise Refusal(f"it returns a {type(each).__name__}")
             told.append(value)
         return told
 
@@ -295,7 +295,7 @@ class _Recorder(TorchDispatchMode):
         if found is not None:
             return found
         if id(tensor) not in self.constants:
-            raise Refusal("it uses a tensor that is neither an argument nor a number written in its code")
+            raise Refusal("it uses a tensor that is neither an argument nor a constant in its code")
         return self.value_of(tensor, tensor, True)
 
     def __torch_dispatch__(
@@ -312,7 +312,7 @@ class _Recorder(TorchDispatchMode):
         if torch.Tag.nondeterministic_seeded in function.tags and not _drops_nothing(function, args, kwargs):
             raise Refusal(f"{function.overloadpacket} is random")
         if function.overloadpacket in _OF_BATCH and args[5]:
-            raise Refusal("batch normalisation by the batch's own numbers, of which it may keep books")
+            raise Refusal("batch normalisation by statistics of the batch, which it may record")
         if function.overloadpacket is torch.ops.aten.lift_fresh:
             # A constant in the model's code.
             self.constants.add(id(args[0]))
@@ -326,7 +326,7 @@ class _Recorder(TorchDispatchMode):
         for leaf in tree_leaves(made):
             if not isinstance(leaf, Tensor):
                 if leaf is not None:
-                    raise Refusal(f"{function.overloadpacket} makes a number, on which the rest may hang")
+                    raise Refusal(f"{function.overloadpacket} returns a Python number, on which the rest may depend")
                 continue
             value = self.value_of(leaf, None, fixed)
             value.maker = node
@@ -343,7 +343,7 @@ class _Recorder(TorchDispatchMode):
         for tensor in tree_leaves([args[at] if at < len(args) else kwargs.get(names[at]) for at in changed]):
             shared = self.storages.get(tensor.untyped_storage()._cdata, []) if isinstance(tensor, Tensor) else []
             if any((known := self.known[id(each)]).argument is not None or known.fixed for each in shared):
-                raise Refusal(f"{name} changes its input or something of its own")
+                raise Refusal(f"{name} writes to an input or to a tensor of the model")
         if changed != [0] or not name.endswith("_") or not hasattr(torch.ops.aten, name[:-1]):
             self.changes.append(f"{name} writes into a tensor")
             return node

@@ -50,7 +50,7 @@ class ForeignSteps(Builder):
     def foreign(self, node: Node) -> None:
         """Adds a foreign step for a node."""
         if node.name in _OF_MEMORY:
-            raise Refusal(f"{node.name} asks how a tensor lies in memory")
+            raise Refusal(f"{node.name} depends on the memory layout of a tensor")
         function = torch.ops.aten.reshape.default if node.function in _VIEWS else node.function
         self.call(node.name, function, node.args, node.kwargs, node.results)
 
@@ -99,7 +99,7 @@ class ForeignSteps(Builder):
         if all(size == 1 or one == other for size, one, other in steps):
             return
         if place.meta.dtype != torch.float32:
-            raise Refusal("an operand of other numbers, of an operator of PyTorch's own, that lies otherwise")
+            raise Refusal("an operand of a PyTorch operator has another dtype and another layout")
         wanted = self.fresh(value.shape, value.stride)
         if not is_dense(wanted):
             wanted = self.fresh(value.shape, _steps(value.shape))
@@ -138,7 +138,7 @@ class ForeignSteps(Builder):
         pitch, start = math.prod(result.shape[each] for each in order[at:]), 0
         for part in parts:
             if part.fixed:
-                raise Refusal("concatenation with what doesn't hang on the inputs")
+                raise Refusal("concatenation with a tensor that doesn't depend on the inputs")
             place = self.nhwc(part) if images else self.rows(part)
             length = math.prod(part.shape[each] for each in order[at:])
             name = f"part from {start} of rows of {pitch}: {'x'.join(map(str, part.shape))}"

@@ -157,9 +157,9 @@ def filled(given: Sequence[Any], defaults: tuple[Any, ...]) -> tuple[Any, ...]:
 def normalisation(node: Node) -> Fold:
     _, weight, bias, mean, variance, *rest = node.args
     if node.name == "native_batch_norm" and rest[0]:
-        raise Refusal("batch normalisation by the batch's own numbers")
+        raise Refusal("batch normalisation by statistics of the batch")
     if mean is None or variance is None or any(value.users for value in node.results[1:]):
-        raise Refusal("batch normalisation without numbers of its own")
+        raise Refusal("batch normalisation without running statistics of the model")
     epsilon = rest[-1]
 
     def fold(owned: Owned) -> tuple[Tensor, Tensor]:

@@ -82,7 +82,7 @@ class _Lowering(ForeignSteps):
         if any(0 in value.shape for value in (*told, *(each for node in self.graph.nodes for each in node.values()))):
             # Kernels don't handle empty tensors, which only occur where there is little to compute.
             # Unused results may be empty: batch normalisation with running statistics has two of them.
-            raise Refusal("there are tensors without numbers")
+            raise Refusal("there are empty tensors")
         for node in self.graph.nodes:
             if node not in self.followers.done and not all(value.fixed for value in node.results):
                 self.lower_or_call(node)
@@ -119,7 +119,7 @@ class _Lowering(ForeignSteps):
 
     def lower(self, node: Node) -> None:
         if any(value.dtype != torch.float32 for value in (*node.values(), node.results[0])):
-            raise Refusal(f"{node.name} of other numbers than float32")
+            raise Refusal(f"{node.name} of another dtype than float32")
         own = getattr(self, f"lower_{node.name}", None)
         if own is not None:
             own(node)
@@ -303,7 +303,7 @@ class _Lowering(ForeignSteps):
         if len(normalised) != 1 or any(value.users for value in node.results[1:]):
             raise Refusal("layer normalisation of more than one axis")
         if not all(value is None or value.fixed for value in (weight, bias)):
-            raise Refusal("layer normalisation by computed numbers")
+            raise Refusal("layer normalisation with a computed weight or bias")
         x = self.dense(input)
         if x.meta.stride(-1) != 1:
             x = self.rows(input)
@@ -324,13 +324,13 @@ class _Lowering(ForeignSteps):
 
     def lower_max_pool2d_with_indices(self, node: Node) -> None:
         if node.results[1].users or len(node.args[0].shape) != 4:
-            raise Refusal("positions of largest values are used, or pooling of an image without a batch")
+            raise Refusal("positions of max pooling are used, or an image has no batch axis")
         last, epilogue = self.followers.functions(node.results[0], Epilogue())
         self.pool(last, node.args[0], max_pooling(node), epilogue)
 
     def lower_avg_pool2d(self, node: Node) -> None:
         if len(node.args[0].shape) != 4:
-            raise Refusal("pooling of an image without a batch")
+            raise Refusal("pooling of an image without a batch axis")
         kernel, stride, padding, *how = filled(node.args[1:], (None, None, 0, False, True, None))
         problem = pooling.problem_of("avg", node.args[0].shape, kernel, stride or None, padding, 1, *how)
         self.pool(node.results[0], node.args[0], problem, Epilogue())
@@ -378,7 +378,7 @@ class _Lowering(ForeignSteps):
         if operation != "fsub" and (not isinstance(one, Value) or one.shape != node.results[0].shape or one.fixed):
             one, other = other, one
         if not isinstance(one, Value) or one.fixed or one.shape != node.results[0].shape:
-            raise Refusal(f"{node.name} whose first operand is stretched")
+            raise Refusal(f"{node.name} whose first operand is broadcast")
         x = self.dense(one)
         last, epilogue = self.followers.functions(node.results[0], Epilogue())
         if isinstance(other, Value) and not other.fixed:
@@ -407,7 +407,7 @@ class _Lowering(ForeignSteps):
             address = other.buffer
             if not along(x.meta, other.meta):
                 if not stretched(other.meta, x.meta):
-                    raise Refusal("operands that fit in neither all numbers nor the channels of images")
+                    raise Refusal("operands that have neither the same shape nor a number for each channel")
                 period = positions // x.meta.shape[0]
         threads = self.shared(count * PASS)
         block = -(-positions // (1 if threads == 1 else 4 * threads))

@@ -172,9 +172,9 @@ class Plans:
         """
         tensors = self._mine(arguments)
         if any(tensor.is_inference() for tensor in tensors):
-            raise Refusal("the model has tensors made in inference mode, which count no versions")
+            raise Refusal("the model has tensors that were created in inference mode and have no versions")
         if any(tensor.dtype.itemsize % 4 or not tensor.is_cpu for tensor in tensors):
-            raise Refusal("the model has tensors of other numbers, or on other devices")
+            raise Refusal("the model has tensors of other dtypes, or on other devices")
         if self._isa is None or self._weights is None:
             raise Refusal("there are no kernels for this machine")
         graph = captured(self._graph, arguments, self._owned)
@@ -248,7 +248,7 @@ class Plans:
         """The text of the plan for arguments like these, step by step, or the reason why there is none."""
         key, reason = self._key(arguments), why_not()
         if key is None:
-            return "no plan: an input is no plain tensor on the CPU"
+            return "no plan: an input isn't a plain tensor on the CPU"
         entry = self._entries.get(key)
         if entry is not None and entry.plan is not None:
             return str(entry.plan)
@@ -259,7 +259,7 @@ class Plans:
                 made = self.made(arguments, self._ordinary)
             except Refusal as refusal:
                 return f"no plan: {refusal}"
-        return f"not taken yet ({reason or 'it is made when such an input comes for the second time'}): {made}"
+        return f"not taken yet ({reason or 'it is used when such an input occurs for the second time'}): {made}"
 
 
 def _items(places: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
@@ -272,7 +272,7 @@ def _items(places: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
 def why_not() -> str:
     """The reason why no plan may be used now for any graph; empty if plans may be used."""
     if watched() or torch._C._are_functorch_transforms_active():
-        return "somebody looks on: a compiler, a tracer, a transform or a mode"
+        return "a compiler, a tracer, a transform or a mode is active"
     if fixed() not in (None, "llvm"):
         return f"the backend is fixed to {fixed()}"
     return "" if tuning.measuring() else "nothing may be measured now"

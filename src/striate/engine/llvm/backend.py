@@ -43,15 +43,15 @@ class LlvmBackend(Backend):
         if isinstance(problem, ConvShape):
             shapes.append(problem.weight_shape)
         if any(0 in shape for shape in shapes):
-            return "leaves empty tensors to others"
+            return "has no kernels for empty tensors"
         if any(torch.Size(shape[2:]).numel() >= _LIMIT for shape in shapes):
-            return "counts positions of a plane in 32 bits"
+            return "has 32-bit positions, too few for this plane"
         if problem.kernel[-1] > _MOST_COLUMNS:
-            return f"writes kernel columns out one by one, up to {_MOST_COLUMNS}"
+            return f"unrolls kernel columns, at most {_MOST_COLUMNS}"
         if isinstance(problem, PoolShape):
             return None
         if open_ is Pass.WEIGHT_GRAD and torch.Size(problem.kernel).numel() > _MOST_TAPS:
-            return f"writes the taps of a weight gradient out one by one, up to {_MOST_TAPS}"
+            return f"unrolls the taps of a weight gradient, at most {_MOST_TAPS}"
         return None
 
     def recommends(self, problem: Problem, open_: Pass, channels_last: bool) -> bool:

@@ -92,7 +92,7 @@ def _tiles(f: Function, channels: Number, tile: int, body: Callable[[Number, lis
 
 
 def generate_output(isa: Isa, tile: int = _TILE) -> Function:
-    """The kernel; its arguments in the order in which they are asked for."""
+    """The forward kernel; its arguments are in the order in which the code reads them."""
     f = Function("roi_align", isa)
     a = _Problem(f)
 
@@ -110,7 +110,7 @@ def generate_output(isa: Isa, tile: int = _TILE) -> Function:
 
 
 def generate_input_grad(isa: Isa, tile: int) -> Function:
-    """The kernel; its arguments in the order in which they are asked for."""
+    """The backward kernel; its arguments are in the order in which the code reads them."""
     f = Function("roi_align_grad", isa)
     a = _Problem(f)
 
@@ -156,7 +156,7 @@ def refusal(shape: RegionShape, operand: Tensor) -> str | None:
         return "generates code for x86-64; on 64-bit ARM if STRIATE_ISA=neon says so"
     if operand.shape[1] >= _LIMIT:
         return "counts channels in 32 bits"
-    return "leaves empty tensors to others" if operand.numel() == 0 or 0 in shape.size else None
+    return "has no kernels for empty tensors" if operand.numel() == 0 or 0 in shape.size else None
 
 
 def contract(shape: RegionShape, open_: Pass, operand: Tensor, boxes: Tensor) -> Tensor:
