@@ -342,7 +342,7 @@ def gain(
                 return None
             # The rule needs no operands, so it can decide before the first call.
             chosen = choice.choose(asked, None)
-        times = tuning.known(asked.question()) or {}
+        times = tuning.known(asked.timing_key()) or {}
         name = chosen.name if by is None else by
         both = tuning.measuring() and times.keys() >= {"aten", name}
         if not both and name != chosen.name:

@@ -64,10 +64,10 @@ class Asked(NamedTuple):
     channels_last: bool = False
     local: bool = True
 
-    def question(self) -> tuning.Question:
+    def timing_key(self) -> tuning.TimingKey:
         """The key under which measured times are stored: everything that they depend on."""
         layout, threads = self.channels_last, torch.get_num_threads()
-        return tuning.Question(self.problem, self.open_, self.dtype, self.device, layout, threads)
+        return tuning.TimingKey(self.problem, self.open_, self.dtype, self.device, layout, threads)
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def decide(asked: Asked, runs: Runs | None, times: Mapping[str, float] | None = 
     first = "aten" if "aten" in names else names[-1]
     if runs is not None:
         candidates = {name: _lazy(partial(runs, name)) for name in names}
-        times = tuning.measure(asked.question(), candidates)
+        times = tuning.measure(asked.timing_key(), candidates)
         if times is None:
             return Choice(asked, first, "not measured yet", {}, refusals)
     if times is not None and times.keys() >= set(names):

@@ -99,7 +99,7 @@ def explain(
     for open_ in (*passes(known), *packed):
         asked = Asked(known, open_, asked_dtype, kind, channels_last, local)
         refusals[open_] = {each.name: each.refusal for each in choice.implementations(asked)}
-        seconds[open_] = tuning.known(asked.question()) or {}
+        seconds[open_] = tuning.known(asked.timing_key()) or {}
         accepting = [name for name, refusal in refusals[open_].items() if refusal is None]
         if (name := fixed()) is not None and name in refusals[open_]:
             chosen[open_], why[open_] = name if name in accepting else None, "fixed by use"

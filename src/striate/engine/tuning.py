@@ -55,7 +55,7 @@ _SHARE = 0.25
 
 
 @dataclass(frozen=True)
-class Question:
+class TimingKey:
     """The key of measured times: everything that they depend on."""
 
     problem: AnyProblem
@@ -111,17 +111,17 @@ def fixed() -> Iterator[None]:
         generation += 1
 
 
-def known(question: Question) -> dict[str, float] | None:
+def known(key: TimingKey) -> dict[str, float] | None:
     """Seconds per run of every candidate if they have been measured on this machine, else None."""
-    return _table().get(question.line())
+    return _table().get(key.line())
 
 
-def measure(question: Question, candidates: dict[str, Callable[[], object]]) -> dict[str, float] | None:
+def measure(key: TimingKey, candidates: dict[str, Callable[[], object]]) -> dict[str, float] | None:
     """Seconds per run of every candidate, measured now and stored; None if there is no time to measure."""
     global put_off, _spent, _begun
     # Two threads that measure at the same time would slow each other down.
     with _lock:
-        found = known(question)
+        found = known(key)
         if found is not None and found.keys() >= candidates.keys():
             return found
         start = time.perf_counter()
@@ -131,8 +131,8 @@ def measure(question: Question, candidates: dict[str, Callable[[], object]]) -> 
             return None
         times = (found or {}) | in_turns(candidates)
         _spent += time.perf_counter() - start
-        _table()[question.line()] = times
-        kept.append(_name(), json.dumps({"question": question.line(), "seconds": times}))
+        _table()[key.line()] = times
+        kept.append(_name(), json.dumps({"question": key.line(), "seconds": times}))
         return times
 
 
