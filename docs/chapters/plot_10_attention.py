@@ -153,3 +153,48 @@ assert 0.45 < between / (linear + between) < 0.5
 #    doesn't it happen to those of a convolution?
 # 3. Give ``nn.SelfAttention2d`` a ``size``: it learns a bias for each difference of two places. Which of the three
 #    properties above does it lose, and which does it gain?
+#
+# **Answers**
+#
+# 1. At 384x384 there are 577 places and six thousand million, almost nine times as many as at 224x224: the pairs grow
+#    with the fourth power of the side. Patches of 32 leave 145 places, a quarter, and about a sixteenth of the pairs.
+
+counts = {}
+for side, patch in ((224, 16), (384, 16), (384, 32)):
+    places = (side // patch) ** 2 + 1
+    counts[side, patch] = 12 * 2 * places**2 * wide
+    print(f"{side} pixels, patches of {patch}: {places} places, {counts[side, patch] / 1e6:,.0f} million between pairs")
+assert 8.5 < counts[384, 16] / counts[224, 16] < (384 / 224) ** 4
+assert 15.5 < counts[384, 16] / counts[384, 32] < 16
+
+# %%
+# 2. The scores are products of two patches, so they become four times as large, and the softmax gives more weight to
+#    the few best places. The weights of a convolution don't depend on the picture, so twice the contrast gives twice
+#    the output.
+
+for name, weights in seen.items():
+    place = panels[f"attention {name}"][1]
+    sharper = torch.softmax((2 * patches[place]) @ (2 * patches).T / 192**0.5, -1)
+    largest = [float(each.topk(16).values.sum()) for each in (weights, sharper)]
+    print(f"{name}: the 16 largest of 256 weights sum to {largest[0]:.2f}, with twice the contrast to {largest[1]:.2f}")
+    assert largest[1] > largest[0]
+torch.testing.assert_close(ops.conv2d(2 * small, filters), 2 * ops.conv2d(small, filters))
+
+# %%
+# 3. It loses the second: shuffled places no longer give the same outputs in another order. It also takes maps of one
+#    size only. It keeps the first, a sum over all places. It gains the third: it can learn by itself to be the
+#    convolution, because the bias that leaves one neighbour depends on nothing but the difference of two places.
+
+known = nn.SelfAttention2d(16, heads=2, size=(6, 6))
+with torch.no_grad():
+    known.relative_bias.normal_()
+    shuffled = known(maps.flatten(2)[..., order].reshape(maps.shape))
+    assert not torch.allclose(shuffled, known(maps).flatten(2)[..., order].reshape(maps.shape), atol=1e-3)
+    learnt = nn.SelfAttention2d(2, heads=9, out_channels=18, size=(6, 6))
+    learnt.in_proj_weight.zero_()[36:] = torch.eye(2).repeat(9, 1)
+    learnt.out_proj.weight[:4] = filters.permute(0, 2, 3, 1).reshape(4, 18)
+    learnt.relative_bias.fill_(-1e4)
+    for head, (dy, dx) in enumerate(steps):
+        learnt.relative_bias[head, 5 - dy, 5 - dx] = 0  # the table's middle is the place itself
+    made = learnt(small)[:, :4, 1:-1, 1:-1]
+torch.testing.assert_close(made, ops.conv2d(small, filters), rtol=1e-4, atol=1e-4)

@@ -177,3 +177,54 @@ assert knows[256][0] > 0.99 * plane.ceiling
 # 2. For which probability of a bright pixel has the maximum of four *less* entropy than one pixel?
 # 3. Shuffle the labels in the last cell. How much do 256 bins tell of the shuffled labels? What does that say of the
 #    column on the right?
+#
+# **Answers**
+#
+# 1. The means keep more of the label. The comparison isn't fair: a mean of black and white pixels has several values, a
+#    maximum has two. Rounded to two values, means still keep more, but much less than before. (More symbols also mean
+#    fewer images for each, which by itself makes counted information larger.)
+
+averages, halves = {"4x4": ink}, {"4x4": ink}
+for side in (4, 2, 1):
+    averages[f"{side}x{side}"] = ops.avg_pool2d(list(averages.values())[-1], 2)
+    halves[f"{side}x{side}"] = (ops.avg_pool2d(list(halves.values())[-1], 2) >= 0.5).double()
+for side, maximum in zip((4, 2, 1), told[2:], strict=True):
+    kept = [
+        information.mutual_information(way[f"{side}x{side}"].flatten(1).numpy(), data.labels.numpy(), unit="bits")
+        for way in (averages, halves)
+    ]
+    print(f"{side}x{side}: bits of the label: maximum {maximum:.2f}, mean {kept[0]:.2f}, rounded mean {kept[1]:.2f}")
+    assert kept[0] > kept[1] > maximum
+
+# %%
+# 2. Above 0.2755. At this probability the maximum is dark as often as a pixel is bright: it solves (1 - p)⁴ = p.
+
+low, high = 0.1, 0.9
+for _ in range(60):
+    middle = (low + high) / 2
+    more = coin(1 - (1 - middle) ** 4) > coin(middle)
+    low, high = (middle, high) if more else (low, middle)
+assert round(low, 4) == 0.2755
+assert abs((1 - low) ** 4 - low) < 1e-9
+chances = np.linspace(0.005, 0.995, 199)
+figure, axis = plt.subplots(figsize=(8, 3.2))
+axis.plot(chances, [coin(p) for p in chances], label="one pixel")
+axis.plot(chances, [coin(1 - (1 - p) ** 4) for p in chances], "--", label="maximum of four")
+axis.axvline(low, color="black", linestyle=":", label=f"p = {low:.4f}")
+axis.set(xlabel="probability of a bright pixel", ylabel="entropy, bits")
+axis.legend()
+figure.tight_layout()
+plt.show()
+
+# %%
+# 3. All of the label entropy: nearly every image has a symbol of its own, which determines any label that the image is
+#    given. So at 256 bins the column on the right says that the symbols distinguish the images. It says nothing about
+#    what the network has learnt.
+
+shuffled = data.labels[torch.randperm(len(data.labels), generator=torch.Generator().manual_seed(0))]
+for count in (2, 256):
+    plane = information.information(
+        network, data.images, shuffled, layers=["2"], binning=information.Binning(count, atom=None), unit="bits"
+    )
+    print(f"{count:3} bins: {plane.rows[0].label:.2f} of {plane.label_entropy:.2f} bits about shuffled labels")
+assert plane.rows[0].label > 0.99 * plane.label_entropy

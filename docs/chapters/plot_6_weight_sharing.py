@@ -136,3 +136,40 @@ assert changes["then a convolution, stride 2"][1] < 1e-5
 # 2. Draw the matrix of ``ops.conv2d(pixels, kernel, stride=2)``. How far to the right does each row move now?
 # 3. Replace the zeros at the border by ``padding_mode="replicate"`` in :class:`striate.nn.Conv2d`. Is the map of the
 #    flat image flat now? Does the map of any other image follow a shift at the border?
+#
+# **Answers**
+#
+# 1. By shifts of whole multiples of 4, the product of the strides. A shift by 2 moves the first map by one place, which
+#    the second stride doesn't follow.
+
+torch.manual_seed(0)
+layers = torch.nn.Sequential(nn.Conv2d(1, 8, 3, 2, padding=1), nn.Conv2d(8, 8, 3, 2, padding=1))
+followed = analysis.equivariance(layers, (4, 1, 16, 16), range(1, 9))
+exact = {name: [k + 1 for k, error in enumerate(followed.at(name).error) if error < 1e-5] for name in ("0", "1")}
+assert exact == {"0": [2, 4, 6, 8], "1": [4, 8]}
+
+# %%
+# 2. Each row starts two columns to the right of the row above. The map has three rows of three outputs, and a new row
+#    of outputs starts two rows of pixels further on: at column 16 and at column 32.
+
+strided = ops.conv2d(pixels, kernel, stride=2).reshape(64, 9).T
+starts = (strided != 0).int().argmax(1).tolist()
+assert starts == [0, 2, 4, 16, 18, 20, 32, 34, 36]
+
+figure, axis = plt.subplots(figsize=(8, 2))
+axis.imshow(strided.numpy(), cmap="PuOr", vmin=-5, vmax=5)
+axis.set(xlabel="input pixel, row by row", ylabel="output", title="the same filter with stride 2")
+figure.tight_layout()
+plt.show()
+
+# %%
+# 3. Yes, the flat image has a flat map: the repeated pixels continue it. The map of another image still doesn't follow
+#    a shift at the border. A repeated pixel is a guess at what lies outside, and a moved image shows that it was wrong.
+
+framed = nn.Conv2d(1, 1, 3, padding=1, padding_mode="replicate", bias=False)
+framed.weight.data.fill_(1 / 9)
+assert torch.allclose(framed(flat), flat)
+scene = torch.rand(1, 1, 24, 27)  # the camera moves by three pixels over a wider scene
+before, after = framed(scene[..., 3:]).detach(), framed(scene[..., :-3]).detach()
+torch.testing.assert_close(after[..., 4:-1], before[..., 1:-4])  # windows inside both images
+assert (after[..., 3] - before[..., 0]).abs().max() > 0.01  # column 0 sees repeated pixels, column 3 real ones

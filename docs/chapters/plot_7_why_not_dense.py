@@ -124,3 +124,31 @@ assert rows["resnet50"][1] > 1e12  # ResNet-50 would have more than a million mi
 # 2. A 1x1 convolution from 64 to 128 channels on 1x1 pixels: what are F27 and F28? Why are they the same weights?
 # 3. Count a locally connected LeNet-5: multiply each row of ``summarize`` by its number of places. How many times as
 #    many parameters is that?
+#
+# **Answers**
+#
+# 1. 160 pixels: 25.6 million weights, a little more than the 25.56 million parameters of ResNet-50.
+
+assert 1000 * 159**2 < rows["resnet50"][0] < 1000 * 160**2
+
+# %%
+# 2. Both count the same 64 times 128 weights, and F27 also a bias for each of the 128 outputs. On one pixel there is no
+#    connection to leave out and no second place to share weights with: the convolution is the fully connected layer.
+
+pixel = torch.nn.Sequential(nn.Conv2d(64, 128, 1))
+counted = analysis.summarize(pixel, (64, 1, 1))
+assert counted.parameters == counted.dense_parameters == 64 * 128 + 128
+x, linear = torch.rand(1, 64), torch.nn.Linear(64, 128)
+linear.weight.data, linear.bias.data = pixel[0].weight.data.flatten(1), pixel[0].bias.data
+assert torch.allclose(pixel(x[..., None, None]).flatten(1), linear(x), atol=1e-5)
+
+# %%
+# 3. 6.9 times as many. The two convolutions on large maps have hardly any parameters when they share them; without
+#    sharing they have most of them.
+
+lenet = analysis.summarize(models.create("lenet5"), models.input_shape("lenet5"))
+apart = {row.name: row.parameters * math.prod(row.output_shape[2:]) for row in lenet if row.parameters}
+shares = {name: count / sum(apart.values()) for name, count in apart.items()}
+print(f"{sum(apart.values()):,} instead of {lenet.parameters:,} parameters")
+assert round(sum(apart.values()) / lenet.parameters, 1) == 6.9
+assert shares["c1"] + shares["c3"] > 0.8

@@ -154,3 +154,48 @@ plt.show()
 #    that is due to the larger image alone?
 # 4. ``models.create("se_resnet50")`` adds gates to ResNet-50. How many parameters and how many multiplications do they
 #    cost? Why are the two shares so different?
+#
+# **Answers**
+#
+# 1. The first linear layer has 62 % of the parameters. The second convolution has the most multiplications: its kernel
+#    is large, and so is its map.
+
+alexnet = summaries["alexnet_2012"]
+most = {by: max(alexnet, key=lambda row, by=by: getattr(row, by)) for by in ("parameters", "macs")}
+for by, row in most.items():
+    share = getattr(row, by) / getattr(alexnet, by)
+    print(f"most {by}: {row.name} ({row.kind}), {share:.0%} of {getattr(alexnet, by):,}")
+assert most["parameters"].kind == "Linear"
+assert round(most["parameters"].parameters / alexnet.parameters, 2) == 0.62
+assert most["macs"].kernel == (5, 5)
+
+# %%
+# 2. 15.2 million, a ninth of VGG-16.
+
+body = vgg.parameters - sum(row.parameters for row in vgg if row.kind == "Linear")
+without = body + 512 * 1000 + 1000
+assert without == 15_227_688
+assert 9 < vgg.parameters / without < 9.1
+
+# %%
+# 3. 1.5 times the parameters and 1.8 times the multiplications. The larger image alone has no effect on parameters; it
+#    makes 1.2 times the multiplications. The greater depth makes the rest.
+
+with torch.device("meta"):
+    b0, b1 = models.create("efficientnet_b0"), models.create("efficientnet_b1")
+assert models.input_shape("efficientnet_b1") == (3, 240, 240)
+deeper, larger = (analysis.summarize(network, (3, 240, 240)) for network in (b1, b0))
+ratios = [deeper.parameters / small.parameters, deeper.macs / small.macs, larger.macs / small.macs]
+print([round(ratio, 2) for ratio in ratios])
+assert larger.parameters == small.parameters
+assert [round(ratio, 1) for ratio in ratios] == [1.5, 1.8, 1.2]
+
+# %%
+# 4. 10 % of the parameters, and less than 0.1 % of the multiplications. A gate is computed from one mean for each
+#    channel, so it uses each of its weights once for an image. A convolution uses a weight at every place of the map.
+
+with torch.device("meta"):
+    gated = analysis.summarize(models.create("se_resnet50"), models.input_shape("se_resnet50"))
+print(f"{gated.parameters / resnet.parameters - 1:.1%} more parameters, {gated.macs / resnet.macs - 1:.2%} more MACs")
+assert round(gated.parameters / resnet.parameters - 1, 2) == 0.10
+assert gated.macs / resnet.macs - 1 < 0.001

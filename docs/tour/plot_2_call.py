@@ -33,7 +33,7 @@ assert len(later) < 40 < len(first)
 
 first_remarks = {
     "ops/convolution.py:conv2d": "the public function",
-    "ops/_left.py:Left.known": "looks in the dispatch cache: new",
+    "ops/_dispatch.py:Dispatch.find": "looks in the dispatch cache: new",
     "geometry/shapes.py:ConvShape.of": "the problem: sizes, windows, groups",
     "engine/backends.py:gain": "worth leaving PyTorch for?",
     "engine/backends.py:ready": "asks for something to call",
@@ -42,13 +42,13 @@ first_remarks = {
     "engine/llvm/convolution/dispatch.py:ready": "which sum is this pass?",
     "engine/llvm/convolution/sums.py:readable": "how do the planes lie in memory?",
     "engine/llvm/convolution/sums.py:nchw_sum": "which kernel, blocks, threads?",
-    "engine/llvm/convolution/nchw.py:Tile.choose": "which totals stay in registers?",
-    "engine/llvm/convolution/sums.py:Prepared.__call__": "computes",
+    "engine/llvm/convolution/nchw.py:PlaneTile.choose": "which totals stay in registers?",
+    "engine/llvm/convolution/sums.py:PreparedSum.__call__": "computes",
 }
 later_remarks = {
     "ops/convolution.py:conv2d": "the public function",
-    "ops/_left.py:Left.known": "looks in the dispatch cache: known",
-    "engine/llvm/convolution/sums.py:Prepared.__call__": "memory for the result",
+    "ops/_dispatch.py:Dispatch.find": "looks in the dispatch cache: known",
+    "engine/llvm/convolution/sums.py:PreparedSum.__call__": "memory for the result",
     "engine/llvm/memory/weights.py:Packing.fill": "weights in the order of the loops",
     "engine/llvm/codegen/launch.py:Start.__call__": "fills in addresses, starts threads",
 }
@@ -97,7 +97,7 @@ remarks = {
     "ops/convolution.py:_Contraction.backward": "called by autograd",
     "ops/convolution.py:contract": "the form T(x, w, g) with x open",
     "ops/convolution.py:_Contraction.forward": "an operation again: it has gradients too",
-    "engine/llvm/convolution/sums.py:Prepared.__call__": "the input gradient, a sum over windows",
+    "engine/llvm/convolution/sums.py:PreparedSum.__call__": "the input gradient, a sum over windows",
     "engine/llvm/convolution/weight_sums.py:_WeightSum.__call__": "the weight gradient, a sum over places",
 }
 tour.draw_path({"backward": (backward, remarks)})

@@ -35,7 +35,7 @@ assert torch.isclose(defined[0, 7, 2, 5], pixel)
 # in memory (*channels last*), and a vector register holds neighbouring *output* channels.
 
 text = nhwc.__doc__
-print(text[text.index("    for every item") : text.index("An input is one number")].rstrip())
+print(text[text.index("    for every item") : text.index("An input is broadcast")].rstrip())
 
 # %%
 # **The tile.** A sum that stays in a register costs no memory access. AVX2 has 16 vector registers of 8 numbers. The

@@ -876,7 +876,7 @@ def test_a_plan_can_be_read() -> None:
     model, x = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AvgPool2d(2)).eval(), torch.randn(1, 1, 10, 10)
     fast = accelerated(model)
     assert plan_of(fast, x).startswith(
-        "not taken yet (it is made when such an input comes for the second time): 3 steps"
+        "not taken yet (it is used when such an input occurs for the second time): 3 steps"
     )
     told = plan_of(planned(fast, x), x)
     assert told.splitlines()[1:] == [
@@ -1012,9 +1012,9 @@ class Strange(nn.Module):
 #: What a plan is refused for, and what the model does instead of giving back what it computed.
 STRANGE = {
     "is random": lambda module, x: F.dropout(x, training=True),
-    "changes its input or something of its own": lambda module, x: (module.count.add_(1), x)[1],
-    "a view of what others have too": lambda module, x: (x, x.view(-1)),
-    "how a tensor lies in memory": lambda module, x: x.as_strided((1, 2, 2, 2), (8, 4, 2, 1)),
+    "writes to an input or to a tensor of the model": lambda module, x: (module.count.add_(1), x)[1],
+    "a view of memory that is used elsewhere": lambda module, x: (x, x.view(-1)),
+    "depends on the memory layout of a tensor": lambda module, x: x.as_strided((1, 2, 2, 2), (8, 4, 2, 1)),
 }
 
 
@@ -1077,7 +1077,7 @@ def test_what_is_more_than_operators(do: Callable[[nn.Module, Tensor], Any]) -> 
 @pytest.mark.parametrize("change", [lambda x: x.relu_(), lambda x: x.view(1, 25).relu_().view(1, 1, 5, 5)])
 def test_an_input_changed_in_place_is_no_plans(change: Callable[[Tensor], Tensor]) -> None:
     convolution = nn.Conv2d(1, 2, 3)
-    with pytest.raises(Refusal, match=r"changes its input|seen elsewhere"):
+    with pytest.raises(Refusal, match=r"writes to an input|seen elsewhere"):
         captured(lambda x: (convolution(change(x)),), [torch.randn(1, 1, 5, 5)], [False])
 
 

@@ -47,9 +47,9 @@ OTHERS = {
     "conv2d 2x3x5x5 4x3x4x4": "32 channels",
     "conv2d 2x32x9x9 32x32x3x3 padding=1": "64 positions",
     "conv2d 2x32x9x9 32x32x6x6": "25 taps",
-    "conv2d 2x4x3x3 4x2x3x3 groups=2": "one a group",
+    "conv2d 2x4x3x3 4x2x3x3 groups=2": "groups",
     "conv2d 0x4x3x3 4x4x3x3": "empty",
-    "max_pool2d 1x1x2x2 kernel=2": "multiplies matrices",
+    "max_pool2d 1x1x2x2 kernel=2": "computes convolutions only",
 }
 
 

@@ -304,7 +304,7 @@ def test_files_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_questions_name_all_that_times_depend_on() -> None:
-    line = tuning.Question(parse(PROBLEM + " stride=2"), 2, torch.float32, "cpu", True, 3).line()
+    line = tuning.TimingKey(parse(PROBLEM + " stride=2"), 2, torch.float32, "cpu", True, 3).line()
     assert line == "conv2d 1x2x5x5 3x2x3x3 stride=2 | pass 2 | float32 channels_last on cpu | threads 3"
 
 

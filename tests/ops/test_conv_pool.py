@@ -198,7 +198,7 @@ def test_the_quicker_way_to_the_inputs_gradient_is_taken(
     x = x.detach().contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     asked, went = [], []
 
-    def measured(question: tuning.Question, runs: dict) -> dict[str, float]:
+    def measured(question: tuning.TimingKey, runs: dict) -> dict[str, float]:
         if "lists" in runs:
             asked.append(question.line())
             torch.testing.assert_close(*(run() for run in runs.values()), rtol=1e-4, atol=1e-4)

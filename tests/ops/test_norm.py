@@ -642,7 +642,7 @@ def test_measuring_leaves_no_traces_and_is_kept(monkeypatch: pytest.MonkeyPatch)
         close(p.mean, exact.mean)
         assert all(each.grad is None for each in p.operands)
         known = tuning.known(
-            tuning.Question(
+            tuning.TimingKey(
                 NormShape((4, 8, 9, 9), "relu", residual=True, training=True),
                 engine.Pass.INPUT_GRAD,
                 torch.float32,

@@ -11,7 +11,7 @@ from torch import nn
 
 from striate import models
 from striate.analysis import receptive_field, summarize
-from striate.studio.graph import Network, View
+from striate.studio.graph import GraphView, Network
 from striate.studio.naming import output_names
 from striate.studio.nesting import arrange
 from striate.studio.recording import record
@@ -30,7 +30,7 @@ def every_box(graph: Network) -> frozenset[str]:
     return frozenset(member.name for number, member in graph._members.items() if graph.opens(number))
 
 
-def reaches(view: View) -> dict[str, set[str]]:
+def reaches(view: GraphView) -> dict[str, set[str]]:
     after: dict[str, set[str]] = {name: set() for name in view.nodes}
     for edge in sorted(view.edges, key=lambda each: list(view.nodes).index(each.source), reverse=True):
         after[edge.source] |= {edge.target} | after[edge.target]

@@ -1,9 +1,9 @@
-"""striate as a compiler of PyTorch's: ``torch.compile(model, backend="striate")``.
+"""The compiler backend for PyTorch: ``torch.compile(model, backend="striate")``.
 
-TorchDynamo captures a model's Python as graphs of torch functions, under guards that say when a graph may be used
-again, and hands each to :func:`striate_backend`, which returns a callable that computes the graph: operation by
-operation, with some of them fused into blocks (blocks/fusion.py), so that gradients of every order exist; and, where
-gradients are off, by a plan (plans/running.py) for inputs whose sizes have come before.
+TorchDynamo captures a model's Python code as graphs of torch functions, with guards that decide when a graph may be
+reused, and passes each graph to :func:`striate_backend`. This returns a callable that computes the graph operation by
+operation, with some operations fused into blocks (blocks/fusion.py), so gradients of every order exist. If gradients
+are off, a plan (plans/running.py) computes the graph for inputs whose sizes have occurred before.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ _OPTIONS: Final = {"blocks": True, "plans": True}
 
 
 def striate_backend(graph: GraphModule, examples: Sequence[Any], *, options: Any = None, **_: Any) -> Compiled:
-    """The backend that ``torch.compile`` finds by the name ``striate``.
+    """The compiler backend registered under the name ``striate``.
 
     Args:
-        graph: torch functions, as Dynamo captured them.
+        graph: the graph of torch functions that Dynamo captured.
         examples: its arguments.
-        options: of ``torch.compile``: ``{"blocks": False}`` puts no operations together, ``{"plans": False}`` has no
-            inference plans.
+        options: the options of ``torch.compile``: ``{"blocks": False}`` disables fusion into blocks, ``{"plans":
+        False}``
+            disables inference plans.
 
     Raises:
-        OperandError: there is no such option.
+        OperandError: an unknown option.
 
     >>> model = torch.compile(torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU()), backend="striate")
     >>> model(torch.randn(1, 1, 5, 5)).shape
@@ -47,7 +48,7 @@ def striate_backend(graph: GraphModule, examples: Sequence[Any], *, options: Any
 
 
 def chosen(options: Any) -> dict[str, bool]:
-    """The backend's options, all of them."""
+    """The backend's options, with defaults filled in."""
     given = dict(options or {})
     if unknown := given.keys() - _OPTIONS.keys():
         raise OperandError("striate", f"got the option {sorted(unknown)[0]!r}", f"needed {' or '.join(_OPTIONS)}")
@@ -55,14 +56,14 @@ def chosen(options: Any) -> dict[str, bool]:
 
 
 class Compiled:
-    """A captured graph, computed by the engine. ``told`` says what was put together in it."""
+    """A captured graph, computed by the engine; ``told`` describes the fused operations."""
 
     def __init__(self, graph: GraphModule, examples: Sequence[Any], *, blocks: bool, plans: bool) -> None:
         owned = _owned(graph, examples)
         graph = with_calls(graph, owned)
         self.graph, self.plain = graph, graph.forward
         self.training = torch.is_grad_enabled()
-        #: How many results there are.
+        #: The number of results.
         self.outputs = len(next(iter(reversed(graph.graph.nodes))).args[0])
         self.told: list[list[str]] = []
         self.reason = _why_not(graph, examples)
@@ -90,19 +91,19 @@ class Compiled:
             if found is not None:
                 return found
         elif torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
-            # Somebody keeps what backward needs, or computes it again: the same operations have to come every time.
+            # Hooks on saved tensors (offloading, recomputation) need the same operations at every call.
             return self.plain(*arguments)
         return self.blocks(*arguments)
 
     def plan_told(self, arguments: tuple[Any, ...]) -> str:
-        """The plan for arguments like these; or why there is none."""
+        """The text of the plan for arguments like these, or the reason why there is none."""
         if self.plans is not None:
             return self.plans.told(arguments)
         return f"no plan: {self.reason or 'gradients are on, or plans are switched off'}"
 
 
 def _why_not(graph: GraphModule, examples: Sequence[Any]) -> str:
-    """Why a graph is left to PyTorch; empty if it isn't."""
+    """The reason why PyTorch computes a graph; empty if the engine does."""
     if torch.is_autocast_enabled("cpu") or _has(graph, (torch.amp.autocast_mode._enter_autocast,)):
         return "autocast is on"
     if not any(isinstance(each, Tensor) and each.is_cpu and each.dtype is torch.float32 for each in examples):
@@ -111,7 +112,7 @@ def _why_not(graph: GraphModule, examples: Sequence[Any]) -> str:
 
 
 def _changes_modes(graph: GraphModule) -> bool:
-    """Whether gradients are switched on or off on the way."""
+    """Whether the graph switches gradients on or off."""
     return _has(graph, (torch._C._set_grad_enabled, torch.autograd.grad_mode._enter_inference_mode))
 
 
@@ -120,29 +121,29 @@ def _has(graph: GraphModule, functions: Iterable[Any]) -> bool:
 
 
 def _owned(graph: GraphModule, examples: Sequence[Any]) -> list[bool]:
-    """Which arguments are parameters and buffers of modules: the same tensors at every call, or nearly."""
+    """Which arguments are parameters and buffers of modules, and so usually the same tensors at every call."""
     placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
     alike = zip(placeholders, examples, strict=True)
     return [isinstance(example, Tensor) and _is_of_a_module(node) for node, example in alike]
 
 
 def _is_of_a_module(node: torch.fx.Node) -> bool:
-    """Whether Dynamo found a tensor among a module's parameters or buffers."""
+    """Whether Dynamo's source of a tensor is a module's parameter or buffer."""
     source = getattr(node.meta.get("grapharg"), "source", None)
     name = getattr(source, "name", "")
     told = str(name() if callable(name) else name)
     return told.rpartition("[")[0].endswith(("._parameters", "._buffers"))
 
 
-#: Operations that Dynamo looks into.
+#: Modules whose operations Dynamo traces into.
 _LOOKED_INTO: Final = tuple(f"striate.ops.{name}" for name in ("boxes", "suppression", "roi", "losses", "resize"))
 
 
 def _prepare() -> None:
-    """Has Dynamo take striate's operations as they are, instead of looking into them.
+    """Makes Dynamo put calls of striate's operations into the graph, instead of tracing into them.
 
-    Not those of detection: how many boxes remain depends on values, so a graph can't hold them as they are, and they
-    say themselves where a graph has to end.
+    Operations of detection are excepted: the number of boxes that remain depends on values, so a graph can't contain
+    their calls; they break the graph themselves.
     """
     from torch.compiler import allow_in_graph
 

@@ -1,10 +1,10 @@
-"""Calls that Dynamo captures as operators with graphs of their own, made the calls again that they stand for.
+"""Replaces Dynamo's higher-order operators, which have graphs of their own, by the calls that they were captured from.
 
-These operators are made for compilers. Called as they are,
+These operators are meant for compilers. If they were called directly,
 
-- a checkpoint draws other random numbers when it computes again, so that gradients are those of another function; and
-  it holds buffers that it writes itself, as batch normalisation does, to what they were;
-- a function with a derivative of its own has no second one: what it keeps for backward has lost where it came from.
+- a checkpoint would draw other random numbers when it recomputes, so its gradients would belong to another function;
+  and it would reset buffers that it has written itself, such as the statistics of batch normalisation;
+- an autograd function would have no second derivative, because its saved tensors would have lost their history.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _FUNCTION: Final = torch._functorch.autograd_function.autograd_function_apply
 
 
 def with_calls(graph: GraphModule, owned: Sequence[bool]) -> GraphModule:
-    """The graph, with PyTorch's checkpoints and functions of autograd called wherever its Python called them.
+    """The graph with calls of PyTorch's checkpoints and autograd functions, as in the model's Python code.
 
     Args:
-        graph: torch functions, as Dynamo captured them.
-        owned: which of its arguments are tensors of the model's own.
+        graph: the graph of torch functions that Dynamo captured.
+        owned: which of its arguments are the model's own tensors.
     """
     if not any(node.target in (_CHECKPOINT, _FUNCTION) for node in graph.graph.nodes):
         return graph
@@ -50,18 +50,18 @@ def with_calls(graph: GraphModule, owned: Sequence[bool]) -> GraphModule:
 
 
 def _held(graph: GraphModule, node: Node) -> GraphModule:
-    """The graph that a node reads."""
+    """The subgraph that a node refers to."""
     held = graph.get_submodule(str(node.target))
     assert isinstance(held, GraphModule)
     return held
 
 
 def recomputed(body: GraphModule, given: tuple[int, ...], how: dict[str, Any], *operands: Any) -> Any:
-    """``body(*operands)``, computed again in backward.
+    """``body(*operands)``, recomputed in the backward pass.
 
     Args:
-        body: what is computed.
-        given: which operands are arguments of ``checkpoint``; the others are the model's own, found where they are.
+        body: the graph to compute.
+        given: which operands are arguments of ``checkpoint``; the others are the model's own tensors.
         how: the settings of ``checkpoint``.
         operands: numbers and tensors.
     """
@@ -81,12 +81,12 @@ def recomputed(body: GraphModule, given: tuple[int, ...], how: dict[str, Any], *
 
 
 class Derived(torch.nn.Module):
-    """A function of autograd's, by graphs of its two directions.
+    """An autograd function, given by its forward and its backward graph.
 
     Args:
-        forward: from arguments to (outputs, what is kept for backward).
-        backward: from gradients by outputs and what was kept to gradients by arguments.
-        how: which of what is kept was given to ``save_for_backward``, and which outputs are marked.
+        forward: maps arguments to (outputs, saved values).
+        backward: maps output gradients and saved values to gradients of the arguments.
+        how: which saved values were passed to ``save_for_backward``, and which outputs are marked.
     """
 
     def __init__(self, forward: GraphModule, backward: GraphModule, how: dict[str, Any]) -> None:
@@ -101,7 +101,7 @@ class Derived(torch.nn.Module):
                 several = outputs if isinstance(outputs, (tuple, list)) else [outputs]
                 ctx.mark_dirty(*(several[at] for at in written))
                 ctx.mark_non_differentiable(*(several[at] for at in unmarked))
-                # The very tensors that were given or are handed out: by these autograd knows them again.
+                # Save the same tensor objects that are inputs or outputs, so that autograd recognises them.
                 ctx.is_saved = [at in saved and isinstance(each, Tensor) for at, each in enumerate(kept)]
                 ctx.save_for_backward(*compress(kept, ctx.is_saved))
                 ctx.kept = [None if held else each for held, each in zip(ctx.is_saved, kept, strict=True)]
@@ -120,7 +120,7 @@ class Derived(torch.nn.Module):
 
 
 def _differentiable(backward: GraphModule) -> GraphModule:
-    """A backward graph without the switch that Dynamo puts around it: autograd knows whether a derivative is wanted."""
+    """A backward graph without Dynamo's switch of the gradient mode, because autograd sets the mode itself."""
     made = GraphModule(backward, copy.deepcopy(backward.graph))
     inner = [node for node in made.graph.nodes if node.op not in ("placeholder", "output")]
     ends = [node for node in (*inner[:1], *inner[-1:]) if node.target is torch._C._set_grad_enabled]

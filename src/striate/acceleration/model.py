@@ -1,4 +1,4 @@
-"""Any model, computed by the engine, and the way back."""
+"""Accelerates a model in place, and restores it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
-#: Layers whose functions have kernels of striate's own.
+#: Layers whose functions have striate's kernels.
 _LAYERS: Final = tuple(
     getattr(room, f"{kind}{dims}d")
     for room in (torch.nn, nn)
@@ -41,57 +41,59 @@ _LAYERS: Final = tuple(
     for dims in (1, 2)
     if hasattr(room, f"{kind}{dims}d")
 )
-#: How often a model's code is captured for other attributes, sizes and modes, before new ones are left to PyTorch.
+#: How often a model's code is captured for other attributes, sizes and modes, before PyTorch computes new ones.
 _CAPTURES: Final = 8
-#: What Dynamo assumes to stay as it was, and is told to look at: hooks, defaults of functions, parameters that share
-#: memory, and parameters whose ``data`` has been replaced. And NumPy's random numbers are NumPy's.
+#: Dynamo's configuration: guard what Dynamo otherwise assumes to be unchanged (hooks, defaults of functions, parameters
+#: that share memory, parameters whose ``data`` has been replaced), and leave NumPy's random numbers to NumPy.
 _GUARDED: Final[dict[str, Any]] = {
     "skip_nnmodule_hook_guards": False,
     "assume_dunder_attributes_remain_unchanged": False,
     "skip_no_tensor_aliasing_guards_on_parameters": False,
     "skip_tensor_guards_with_matching_dict_tags": False,
     "use_numpy_random_stream": True,
-    # Gradients are autograd's, one by one: DistributedDataParallel sends them as they come, of whole graphs too.
+    # Autograd delivers gradients one by one, so DistributedDataParallel can send them without splitting graphs.
     "optimize_ddp": False,
     "recompile_limit": _CAPTURES,
-    # What Dynamo fails on runs as it is.
+    # If Dynamo fails on code, it runs uncaptured.
     "suppress_errors": True,
-    # Profilers are not told how long it takes to look up the arguments of a graph; telling takes longer than that.
+    # Don't record profiler events for looking up the arguments of a graph; recording takes longer than the look-up.
     "record_runtime_overhead": False,
 }
 
 
 def accelerate(model: Model, *, blocks: bool = True, plans: bool = True, quiet: bool = False) -> Model:
-    """Has striate's engine compute a model; returns the model, which is changed in place.
+    """Makes striate's engine compute a model; returns the model, which is changed in place.
 
-    ``torch.compile(model, backend="striate")``, but in place: the model stays the object that it was, with its class,
-    parameters, hooks and ``state_dict``, and what is compiled is its call (``torch.nn.Module.compile``). PyTorch's
-    Dynamo captures the model's Python at the first call of a kind, which takes from half a second to some seconds, and
-    guards all that it read: attributes, globals, modes, hooks. Whatever can't be captured runs as it is.
+    This is ``torch.compile(model, backend="striate")``, but in place: the model stays the same object, with its class,
+    parameters, hooks and ``state_dict``; only its call is compiled (``torch.nn.Module.compile``). PyTorch's Dynamo
+    captures the model's Python code at the first call of each kind, which takes from half a second to some seconds. It
+    guards everything that the code reads: attributes, globals, modes, hooks. Code that can't be captured runs
+    unchanged.
 
-    Results are the same up to rounding (:mod:`striate.engine.llvm.winograd.backend` says how much that is); gradients
-    exist of every order. Inference (gradients off) becomes a list of kernels once inputs of a size have come twice,
-    where that was measured to be faster; :func:`~striate.acceleration.plan_of` shows it. Weights may be changed in any
-    way; :func:`~striate.acceleration.look_again` says which writes aren't seen at once. And the C library is told to
-    keep freed memory for the next step's tensors (:func:`striate.engine.memory.keep_freed_memory`).
+    Results are the same up to rounding (:mod:`striate.engine.llvm.winograd.backend` gives the bound), and gradients of
+    every order exist. Inference (gradients off) becomes a list of kernels when inputs of a size occur for the second
+    time, if that was measured to be faster; :func:`~striate.acceleration.plan_of` shows the list. Weights may be
+    changed in any way; :func:`~striate.acceleration.look_again` describes which writes aren't noticed at once. The C
+    library is set to keep freed memory for the next step's tensors (:func:`striate.engine.memory.keep_freed_memory`).
 
-    While a tracer, a mode, a transform or forward-mode differentiation looks on, the model runs as it is. Copies and
-    pickles of it are plain models.
+    While a tracer, a mode, a transform or forward-mode differentiation is active, the model's own code runs. Copies and
+    pickles of the model are plain models.
 
-    A model whose call is mostly bookkeeping around tensors, as a detector's is, which takes lists of pictures of any
-    sizes, may name the submodules in which it computes, in a tuple ``dense`` of its class; then it is their calls.
+    A model whose call is mostly bookkeeping, such as a detector, which takes lists of pictures of any sizes, may name
+    the submodules that compute in a tuple ``dense`` of its class. Then the calls of these submodules are compiled.
 
     Args:
-        model: any module. Doing it twice does nothing more.
-        blocks: puts neighbouring operations together (:func:`~striate.acceleration.blocks_of` tells which).
-        plans: makes inference plans.
-        quiet: doesn't print, in one line on stderr, what will be computed by the engine and why the rest won't.
+        model: any module. Accelerating it again has no effect.
+        blocks: fuse neighbouring operations (:func:`~striate.acceleration.blocks_of` lists them).
+        plans: use inference plans.
+        quiet: don't print the line on stderr that says which layers the engine computes, and why it doesn't compute the
+            others.
 
     Returns:
-        The same object. :func:`restore` takes it back.
+        The same object; :func:`restore` undoes the change.
 
     Raises:
-        OperandError: what was given is no module.
+        OperandError: the argument isn't a module.
 
     >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2))
     >>> accelerate(model, quiet=True)(torch.randn(1, 1, 8, 8)).shape
@@ -107,7 +109,7 @@ def accelerate(model: Model, *, blocks: bool = True, plans: bool = True, quiet: 
         for part in dense_parts(model):
             before = accelerated(part)
             if before is None or before.options != options:
-                # Past a model's own __setattr__, as PyTorch's compile() would also want it.
+                # Bypass the model's own __setattr__; compile() should do this, too.
                 vars(part)["_compiled_call_impl"] = Accelerated(part, options)
     if not quiet:
         done, left = _counted(model)
@@ -118,7 +120,7 @@ def accelerate(model: Model, *, blocks: bool = True, plans: bool = True, quiet: 
 
 
 def restore(model: Model) -> Model:
-    """Takes back what :func:`accelerate` did; returns the model, changed in place.
+    """Undoes :func:`accelerate`; returns the model, changed in place.
 
     >>> model = accelerate(torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3)), quiet=True)
     >>> restore(model)._compiled_call_impl is None
@@ -131,8 +133,8 @@ def restore(model: Model) -> Model:
 
 
 def dense_parts(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """The modules whose calls are computed by the engine in a model's place: those that it names, or itself."""
-    # Of its class, since a model may well have a layer that it calls dense.
+    """The modules whose calls are compiled: those that the model names in ``dense``, or the model itself."""
+    # Read the attribute of the class, because a model may have a layer named dense.
     names = getattr(type(model), "dense", ())
     if not isinstance(names, tuple):
         return [model]
@@ -140,13 +142,13 @@ def dense_parts(model: torch.nn.Module) -> list[torch.nn.Module]:
 
 
 def accelerated(module: torch.nn.Module) -> Accelerated | None:
-    """What leads an accelerated module's calls; None for others."""
+    """The :class:`Accelerated` object of an accelerated module; None for other modules."""
     call = vars(module).get("_compiled_call_impl")
     return call if isinstance(call, Accelerated) else None
 
 
 class Accelerated:
-    """What an accelerated model's call leads to: the compiled one, or the model's own where somebody looks on."""
+    """The call of an accelerated model: the compiled code, or the model's own code while it is observed."""
 
     def __init__(self, module: torch.nn.Module, options: dict[str, bool]) -> None:
         self.module, self.options = module, options
@@ -154,17 +156,17 @@ class Accelerated:
         self._call: Callable[..., Any] | None = None
         self._met: set[tuple[bool, bool]] = set()
         self._methods: Methods | None = None
-        self._outdated = False  # something was captured since the methods were looked at
+        self._outdated = False  # something was captured since the methods were checked
         self._shortcuts: Shortcuts | None = None
         self._again = 0
 
     @property
     def graphs(self) -> list[Compiled]:
-        """What Dynamo has captured and may use again, in the order in which it was captured."""
+        """The captured graphs that Dynamo may use again, in the order of capture."""
         return [graph for graph in (each() for each in self._captured) if graph is not None]
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
-        # Copies of the model are plain, whatever way the model has of copying itself.
+        # Copies of the model are plain models, however the model copies itself.
         return type(None), ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -179,7 +181,7 @@ class Accelerated:
         return self._guarded(args, kwargs)
 
     def _guarded(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A call by way of Dynamo, which evaluates its guards, and captures the model's code where none pass."""
+        """A call through Dynamo, which evaluates its guards, and captures the model's code if none pass."""
         methods = self._methods  # another thread may capture meanwhile
         if methods is not None and not self._outdated and not methods.same():
             self._call = self._methods = self._shortcuts = None
@@ -200,7 +202,7 @@ class Accelerated:
         finally:
             _STRICT.leave()
             if self._methods is None or self._outdated:
-                # Not before: what the model has left behind in this call is no change.
+                # Only now, because changes that the model itself made in this call don't count.
                 self._outdated = False
                 self._methods = Methods(self.module, self._methods)
             if self._shortcuts is not None:
@@ -210,7 +212,7 @@ class Accelerated:
         from striate.acceleration.backend import Compiled
         from striate.acceleration.guards.shortcuts import Shortcuts
 
-        # Dynamo never forgets a backend, which must not keep the model.
+        # Dynamo keeps backends forever, so a backend must not keep the model alive.
         options, held = self.options, weakref.ref(self)
 
         def backend(graph: torch.fx.GraphModule, examples: Sequence[Any], **_: Any) -> Compiled:
@@ -228,17 +230,17 @@ class Accelerated:
 
 
 def _forget(code: CodeType) -> None:
-    """Has Dynamo let go of what it captured of a model that is gone: it and the model's code keep each other."""
+    """Makes Dynamo free the captures of a deleted model, because they and the model's code keep each other alive."""
     from torch._dynamo.eval_frame import reset_code  # type: ignore[attr-defined]
 
     reset_code(code)
 
 
 def _own_code(module: torch.nn.Module) -> FunctionType:
-    """The module's call as a function whose code, and whose name, nobody else has.
+    """The module's call as a function with a code object and a name of its own.
 
-    Dynamo keeps what it captured with the code, and counts it there. By name it remembers which sizes and numbers have
-    changed between calls; of another model's it would conclude that they change here.
+    Dynamo stores captures, and counts them, by code object. By name, it stores which sizes and numbers have changed
+    between calls; with a shared name, changes in another model would make sizes dynamic in this one.
     """
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -252,7 +254,7 @@ _numbered: Final = itertools.count()
 
 
 class _Strictness(threading.local):
-    """Dynamo's configuration, which every thread has its own of, while accelerated models are called within another."""
+    """Dynamo's configuration during nested calls of accelerated models; Dynamo has one configuration per thread."""
 
     def __init__(self) -> None:
         self._calls = 0
@@ -264,7 +266,7 @@ class _Strictness(threading.local):
         self._calls += 1
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Leaves out PyTorch's words on code that it couldn't capture: that runs as it is, and tells what fails."""
+        """Drops PyTorch's warnings about code that couldn't be captured; such code runs, and reports its own errors."""
         told = str(record.msg)
         return not self._calls or ("WON'T CONVERT" not in told and "failed while attempting" not in told)
 
@@ -279,7 +281,7 @@ _STRICT: Final = _Strictness()
 
 @cache
 def _patch() -> Callable[[], Callable[[], None]]:
-    """Sets the configuration; what it gives back sets it as it was."""
+    """Sets the configuration, and returns a function that restores it."""
     import torch._dynamo.config as config
 
     _mend_dynamo()
@@ -291,10 +293,10 @@ def _patch() -> Callable[[], Callable[[], None]]:
 
 
 def _mend_dynamo() -> None:
-    """Has what Dynamo 2.13 takes for something else run as it is, for all that is compiled from now on.
+    """Makes code run uncaptured that Dynamo 2.13 would capture wrongly, for everything compiled from now on.
 
-    Of random generators of Python's own (``random.Random``) it takes the state at capture for the state at every call,
-    so that the same number comes again and again. Of a ``deque`` with a largest length it forgets that length.
+    Dynamo treats the state of Python's random generators (``random.Random``) at capture as a constant, so the same
+    number would be drawn at every call. It drops the maximum length of a ``deque``.
     """
     from torch._dynamo.exc import unimplemented
     from torch._dynamo.variables import builder, misc
@@ -313,14 +315,14 @@ def _mend_dynamo() -> None:
         return wrapped(self, value)
 
     builder.VariableBuilder.wrap_listlike = wrap  # type: ignore[method-assign]
-    # A table of methods by type, which remembers the one before.
+    # Dynamo caches a table of methods by type, which still has the original method.
     table = getattr(builder.VariableBuilder, "_type_dispatch_impl", None)
     getattr(table, "cache_clear", lambda: None)()
 
 
 @contextmanager
 def _any_batch(given: Any) -> Iterator[None]:
-    """Has what is captured meanwhile serve batches of every size: an epoch's last one is no reason to capture again."""
+    """Marks the batch size as dynamic for captures in this context, so an epoch's last batch needs no new capture."""
     from torch._dynamo import maybe_mark_dynamic
 
     tensors = [each for each in torch.utils._pytree.tree_leaves(given) if type(each) is Tensor and each.dim() > 1]
@@ -330,14 +332,16 @@ def _any_batch(given: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        # The marks are attributes of the caller's tensors.
+        # The marks are attributes of the caller's tensors, so restore them.
         for each, attributes in zip(tensors, before, strict=True):
             for name in vars(each).keys() - attributes.keys():
                 del vars(each)[name]
 
 
 def _is_observed() -> bool:
-    """Whether somebody looks on to whom a compiled call would tell something else than the model's own."""
+    """Whether a tracer, mode or transform is active that would observe a difference between the compiled call and the
+    model's own.
+    """
     depth = torch._C._len_torch_function_stack()
     return bool(
         (depth and any(type(torch._C._get_function_stack_at(at)) is not DeviceContext for at in range(depth)))
@@ -351,13 +355,13 @@ def _is_observed() -> bool:
 
 
 def _concerns(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether there may be something on the CPU to compute."""
+    """Whether the arguments may lead to computation on the CPU."""
     concerned = not (args or kwargs)
     for each in (*args, *kwargs.values()):
         if not isinstance(each, Tensor):
             concerned = True
         elif type(each) is not Tensor and type(each) is not Parameter:
-            return False  # it has a way of its own with functions
+            return False  # a tensor subclass that handles functions itself
         elif each.is_cpu:
             concerned = True
     return concerned
@@ -365,7 +369,7 @@ def _concerns(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 @cache
 def _keep_replicas_plain() -> None:
-    """``torch.nn.DataParallel`` copies a module's dictionary with the compiled call in it, which is the original's."""
+    """Removes the compiled call from replicas that ``torch.nn.DataParallel`` makes by copying a module's dictionary."""
     replicate = torch.nn.Module._replicate_for_data_parallel
 
     @wraps(replicate)
@@ -382,7 +386,7 @@ def _keep_replicas_plain() -> None:
 
 
 def _counted(model: torch.nn.Module) -> tuple[Counter[str], Counter[str]]:
-    """The layers that the engine has kernels for, and those with windows that it has none for, with the reason."""
+    """The layers for which the engine has kernels; and layers with windows for which it has none, with the reason."""
     done: Counter[str] = Counter()
     left: Counter[str] = Counter()
     for module in model.modules():
@@ -407,15 +411,15 @@ _asked = threading.local()
 
 
 def asked() -> list[tuple[Compiled, tuple[Any, ...]]] | None:
-    """Where captured graphs say that they are called, while :func:`plan_of` asks."""
+    """The list in which captured graphs record their calls while :func:`plan_of` runs; otherwise None."""
     return getattr(_asked, "calls", None)
 
 
 def plan_of(model: torch.nn.Module, *inputs: Any, **named: Any) -> str:
-    """The plan by which a model's inference on inputs like these goes, step by step; or why there is none.
+    """The inference plan for inputs like these, step by step; or the reason why there is none.
 
-    Each line names a kernel, the threads among which how many shares of work are divided, and what is computed. The
-    model is called once, with gradients off. Where its code is captured in several pieces, each has its plan.
+    Each line has a kernel, the number of work items and of threads, and a description. The model is called once, with
+    gradients off. If its code is captured in several pieces, each piece has a plan.
 
     Raises:
         OperandError: the model isn't accelerated.
@@ -436,16 +440,16 @@ def plan_of(model: torch.nn.Module, *inputs: Any, **named: Any) -> str:
         del _asked.calls
     told = [graph.plan_told(arguments) for graph, arguments in calls]
     if not told:
-        return "no plan: nothing of the model was captured, since somebody looks on or nothing of it is on the CPU"
+        return "no plan: nothing was captured, because a tracer or mode is active or the model isn't on the CPU"
     if len(told) == 1:
         return told[0]
     return "\n".join(f"piece {at} of {len(told)}: {text}" for at, text in enumerate(told, 1))
 
 
 def blocks_of(model: torch.nn.Module) -> dict[str, str]:
-    """What is fused in each module of an accelerated model, in what has been captured so far.
+    """The fused operations in each module of an accelerated model, in everything captured so far.
 
-    A key is the path of the innermost module that holds all of the operations that were put together.
+    A key is the path of the innermost module that contains all of the fused operations.
 
     >>> import striate
     >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2))
@@ -469,11 +473,11 @@ def blocks_of(model: torch.nn.Module) -> dict[str, str]:
 
 
 def choices_of(model: torch.nn.Module) -> list[str]:
-    """What was measured of an accelerated model's graphs so far: a line for each graph and kind of input.
+    """The measurements of an accelerated model's graphs so far: a line for each graph and kind of input.
 
-    A line has the inputs' shapes, the variant that was taken, and the times of all: the graph's operations put together
-    to blocks or left as PyTorch's functions, with images as they come or with their channels side by side. A graph is
-    measured when inputs of some sizes come for the third time.
+    A line has the shapes of the inputs, the chosen variant, and the times of all variants: fused blocks or PyTorch's
+    functions, with images in their own layout or in channels last. A graph is measured when inputs of some sizes occur
+    for the third time.
 
     >>> import striate
     >>> model = striate.accelerate(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU()), quiet=True)

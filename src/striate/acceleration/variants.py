@@ -1,13 +1,13 @@
-"""The variants of a captured graph, of which the fastest is taken: PyTorch's functions or blocks, in either layout.
+"""Chooses the fastest variant of a captured graph: PyTorch's functions or blocks, each in either memory layout.
 
-Whether blocks pay, and whether images are better kept with their channels side by side (channels last), depends on the
-network, the sizes and the machine. So a graph that comes for the third time with inputs of some sizes is measured: all
-variants in turns, forward and, where gradients are on, backward. It is measured on copies: parameters without their
-hooks, buffers of their own, a random generator that is put back. A variant in channels last converts the inputs, and
-those results that would otherwise lie differently.
+Whether blocks and channels last are faster depends on the network, the sizes and the machine. So a graph is measured
+when inputs of some sizes occur for the third time: all variants in turns, forward and, if gradients are on, backward.
+Measurements run on copies: parameters without their hooks, copies of buffers, and a random generator that is restored
+afterwards. A variant in channels last converts the inputs, and those results whose layout would differ.
 
-That needs graphs of which each function is known: it computes, and writes only to memory that it has just made or to
-the statistics of a normalisation. In others, and where nothing may be measured, blocks are taken as they are.
+Measuring requires that every function of the graph is known to be pure, except for writes to memory that the graph has
+allocated and to the statistics of a normalisation. Other graphs, and graphs that must not be measured, run as blocks in
+their own layout.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ from striate.engine.backends import fixed
 
 Run = Callable[..., Any]
 
-#: Calls with inputs of some sizes before they are measured, so that a script of a few calls doesn't pay for it.
+#: The number of calls with inputs of some sizes before the first measurement, so that short scripts don't pay for it.
 _BEFORE: Final = 2
-#: How much faster a variant has to be than the blocks as they are: medians of whole graphs are that steady.
+#: The factor by which a variant has to be faster than the blocks; medians of whole graphs are that stable.
 _MARGIN: Final = 1.03
-#: Seconds that each variant is measured for, where a run of it takes less.
+#: The seconds for measuring a variant, unless a single run takes longer.
 _BUDGET: Final = 0.1
-#: Sizes that are remembered, and how many times as many numbers inputs may have that go by what was found for others.
+#: The most sizes that are stored, and the largest ratio of sizes between which a measurement is reused.
 _KEPT, _SIMILAR = 256, 2
-#: How far results in the other layout may be off, of the largest: these are other sums of the same numbers.
+#: The largest deviation of results in the other layout, relative to the largest result; sums have another order.
 _CLOSE: Final = 1e-2
 
 BLOCKS: Final = "blocks"
 _PLAIN, _LAST = "PyTorch's functions", "channels last"
 
 _words = str.split
-#: Names of functions and of methods.
+#: Names that are both functions and methods.
 _OF_BOTH: Final = _words("""
     conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d max_pool1d max_pool2d avg_pool1d
     avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d batch_norm group_norm instance_norm
@@ -65,7 +65,7 @@ _OF_BOTH: Final = _words("""
     binary_cross_entropy dropout alpha_dropout dropout1d dropout2d dropout3d feature_alpha_dropout empty zeros
     ones full arange tensor
     """)
-#: Functions that compute, and whose results don't depend on how their operands lie.
+#: Pure functions, whose results don't depend on the memory layout of their operands.
 _FUNCTIONS: Final = frozenset(
     [getattr(room, name) for room in (F, torch, ops) for name in _OF_BOTH if hasattr(room, name)]
     + [operator.add, operator.sub, operator.mul, operator.truediv, operator.neg, operator.pow, operator.matmul]
@@ -78,7 +78,7 @@ _METHODS: Final = frozenset(
     new_ones new_zeros numel repeat repeat_interleave size t type_as unbind unflatten view view_as
     """)
 )
-#: Of these, whose results may be views of their operand: what is written to them is written to that.
+#: Those of them whose results may be views of their operand, so that writes to the result change the operand.
 _VIEWS: Final = frozenset(
     _words("""
     alpha_dropout channel_shuffle chunk contiguous dropout einsum expand expand_as dropout1d dropout2d dropout3d
@@ -86,22 +86,22 @@ _VIEWS: Final = frozenset(
     split squeeze t transpose type_as unbind unflatten unsqueeze view view_as
     """)
 )
-#: Functions whose gradients PyTorch computes for planes alone: in channels last it writes to address 0 where not all
-#: of them are asked for (PyTorch 2.13, weights that are frozen or missing).
+#: Functions whose gradients PyTorch only computes correctly for planes. In channels last it writes to address 0 if some
+#: gradients aren't needed (PyTorch 2.13, with weights that are frozen or missing).
 _PLANES_ALONE: Final = ("group_norm",)
 
 
 @dataclass(slots=True)
 class _Entry:
-    """What is known of inputs of some sizes."""
+    """The state of inputs of some sizes."""
 
     calls: int = 0
     run: Run | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """What was measured for a graph: seconds of each variant, of which ``name`` was taken."""
+class VariantChoice:
+    """A measurement of a graph: the seconds of each variant, and the ``name`` of the chosen one."""
 
     inputs: tuple[tuple[int, ...], ...]
     training: bool
@@ -115,13 +115,13 @@ class Choice:
 
 
 class Variants:
-    """Those of one captured graph; called in its place.
+    """The variants of one captured graph; calling this object computes the graph.
 
     Args:
-        graph: the graph, of PyTorch's functions, as it was captured.
-        blocks: the same with operations put together, which computes it where no measurement says otherwise.
-        owned: which of its arguments are tensors of the model's own.
-        training: whether gradients were on when it was captured.
+        graph: the captured graph of PyTorch's functions.
+        blocks: the graph with fused blocks, which is used unless a measurement favours another variant.
+        owned: which of its arguments are the model's own tensors.
+        training: whether gradients were on at capture.
     """
 
     def __init__(self, graph: GraphModule, blocks: GraphModule, owned: Sequence[bool], training: bool) -> None:
@@ -131,11 +131,11 @@ class Variants:
         self._known = computes_only(graph)
         lies = self._known and not (training and any(_name(node) in _PLANES_ALONE for node in graph.graph.nodes))
         self._images = [at for at in self._given if _may_lie_otherwise(graph, at)] if lies else []
-        #: By what inputs are but for the batch's size, then by this.
+        #: Entries by the kind of the inputs without the batch size, then by batch size.
         self._kinds: OrderedDict[tuple[Any, ...], dict[tuple[int, ...], _Entry]] = OrderedDict()
         self._lock = threading.Lock()
-        #: What was measured, in that order.
-        self.choices: list[Choice] = []
+        #: All measurements, in order.
+        self.choices: list[VariantChoice] = []
 
     def __call__(self, *arguments: Any) -> Any:
         if not self._known or not tuning.measuring() or fixed() is not None:
@@ -145,7 +145,7 @@ class Variants:
         entry = self._entry(arguments)
         if entry.run is None:
             entry.calls += 1
-            # Blocks are worth measuring once their operations have been.
+            # Measure blocks only after the single problems in them have been measured.
             if entry.calls > _BEFORE and not tuning.put_off:
                 self.settle(arguments)
         return (entry.run or self.blocks)(*arguments)
@@ -166,7 +166,7 @@ class Variants:
         return made
 
     def settle(self, arguments: tuple[Any, ...]) -> None:
-        """Measures the variants for inputs of these sizes, unless that was done, may not be done, or is being done."""
+        """Measures the variants for inputs of these sizes, unless this was done, isn't allowed, or is in progress."""
         if not self._known or not tuning.measuring() or fixed() is not None:
             return
         entry = self._entry(arguments)
@@ -175,7 +175,7 @@ class Variants:
                 with torch.random.fork_rng(devices=[]):
                     entry.run = self._fastest(arguments)
             except Exception as error:
-                # The graph itself goes on: measuring is something to gain, and must not make a call fail.
+                # Measuring is optional, so its errors must not make a call fail.
                 entry.run = self.blocks
                 told = f"{type(error).__name__}: {error}"
                 warnings.warn(f"striate: variants of a graph weren't measured: {told}", stacklevel=2)
@@ -196,7 +196,7 @@ class Variants:
         known = self._kinds.setdefault(tuple(kind), {})
         found = known.get(tuple(sizes))
         if found is None:
-            # Lists, since other threads may add to what is looked through.
+            # Copy to lists, because other threads may add entries meanwhile.
             if sum(map(len, list(self._kinds.values()))) >= _KEPT:
                 self._kinds.popitem(last=False)
                 known = self._kinds.setdefault(tuple(kind), {})
@@ -209,7 +209,7 @@ class Variants:
         images = [at for at in self._images if _is_plane(arguments[at])]
         if images:
             state = torch.get_rng_state()
-            with torch.no_grad():  # the maps that gradients need would take the memory of several steps
+            with torch.no_grad():  # saved maps of several runs would take too much memory
                 expected = self.blocks(*given)
                 for name, graph in self._graphs.items():
                     torch.set_rng_state(state)
@@ -223,7 +223,8 @@ class Variants:
         try:
             times = tuning.in_turns(steps, _BUDGET)
         except RuntimeError:
-            # Plain PyTorch fails where a tensor is overwritten that a gradient needs. Blocks may not need that tensor.
+            # PyTorch's functions fail if a tensor that a gradient needs is overwritten; blocks may not need that
+            # tensor.
             self._step(self.blocks, given)
             return self.blocks
         best = min(times, key=times.__getitem__)
@@ -231,7 +232,7 @@ class Variants:
         shapes = tuple(
             tuple(each.shape) for each in map(arguments.__getitem__, self._given) if isinstance(each, Tensor)
         )
-        self.choices.append(Choice(shapes, self._training, name, times))
+        self.choices.append(VariantChoice(shapes, self._training, name, times))
         return runs[name]
 
     def _step(self, run: Run, given: Sequence[Any]) -> None:
@@ -245,7 +246,7 @@ class Variants:
 
 
 def _alike(known: dict[tuple[int, ...], _Entry], sizes: Sequence[int]) -> Run | None:
-    """What was found for another batch size, if that is like these."""
+    """The variant chosen for a similar batch size, if there is one."""
     for others, entry in list(known.items()):
         near = (max(one, other) <= _SIMILAR * min(one, other) for one, other in zip(others, sizes, strict=True))
         if entry.run is not None and all(near):
@@ -254,23 +255,23 @@ def _alike(known: dict[tuple[int, ...], _Entry], sizes: Sequence[int]) -> Run | 
 
 
 def _copied(argument: Any, own: bool) -> Any:
-    """An argument that may be computed with, without what is done to it being seen anywhere."""
+    """A copy of an argument, so that measuring has no side effects on it."""
     if not isinstance(argument, Tensor):
         return argument
-    # Statistics are written to; they may be attributes that aren't buffers.
+    # Statistics are overwritten, and may be attributes that aren't buffers.
     if not isinstance(argument, Parameter) and (own or argument.dim() < 2):
         return argument.detach().clone().requires_grad_(argument.requires_grad)
     return argument.detach().requires_grad_(argument.requires_grad) if argument.is_floating_point() else argument
 
 
 def _is_plane(tensor: Any) -> bool:
-    """Whether a tensor is of images that lie as planes, and could lie otherwise."""
+    """Whether a tensor has images in NCHW for which channels last would be a different layout."""
     plain = isinstance(tensor, Tensor) and tensor.dim() == 4 and tensor.dtype is torch.float32 and tensor.is_cpu
     return plain and tensor.is_contiguous() and not tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 def _in_channels_last(run: Run, images: Sequence[int], given: Sequence[Any], expected: Sequence[Any]) -> Run | None:
-    """The same with these arguments in channels last and results that lie as they are expected to; None if it isn't."""
+    """The graph with these arguments in channels last, and results in the expected layout; None if results differ."""
 
     def turned(arguments: Sequence[Any]) -> list[Any]:
         made = list(arguments)
@@ -281,7 +282,7 @@ def _in_channels_last(run: Run, images: Sequence[int], given: Sequence[Any], exp
     try:
         results = run(*turned(given))
     except RuntimeError:
-        # ``view`` asks for memory that lies as planes do.
+        # ``view`` requires NCHW memory.
         return None
     planes = []
     memory = [each.untyped_storage().data_ptr() for each in expected if isinstance(each, Tensor)]
@@ -289,7 +290,7 @@ def _in_channels_last(run: Run, images: Sequence[int], given: Sequence[Any], exp
         if not isinstance(found, Tensor):
             continue
         if found.stride() != wanted.stride():
-            # A copy shares no memory with other results, and lies as planes do.
+            # A converted result is a contiguous copy, which shares no memory with other results.
             if not wanted.is_contiguous() or memory.count(wanted.untyped_storage().data_ptr()) > 1:
                 return None
             planes.append(at)
@@ -309,7 +310,7 @@ def _in_channels_last(run: Run, images: Sequence[int], given: Sequence[Any], exp
 
 
 def _is_close(found: Tensor, wanted: Tensor) -> bool:
-    """Whether results are the same up to rounding, and the same where they are no finite numbers."""
+    """Whether results are equal up to rounding, and have the same infinities and NaN."""
     if not wanted.is_floating_point() or not wanted.numel():
         return found.shape == wanted.shape
     finite = wanted.isfinite()
@@ -322,7 +323,7 @@ def _is_close(found: Tensor, wanted: Tensor) -> bool:
 
 
 def computes_only(graph: GraphModule) -> bool:
-    """Whether all that a graph does is to compute its results and to keep statistics of normalisations."""
+    """Whether a graph only computes its results and updates statistics of normalisations."""
     nodes = list(graph.graph.nodes)
     given = set[int]().union(*(_storages(node) for node in nodes if _is_given(node)))
     return all(_computes(node, given) for node in nodes if not _is_given(node) and node.op != "output")
@@ -339,7 +340,7 @@ def _computes(node: Node, given: set[int]) -> bool:
 
 
 def _is_own_memory(node: Node, given: set[int]) -> bool:
-    """Whether a node writes to memory that the graph has made, and of which nobody holds a view.
+    """Whether a node writes to memory that the graph has allocated, and of which no node takes a view.
 
     Args:
         node: the node.
@@ -354,7 +355,7 @@ def _is_own_memory(node: Node, given: set[int]) -> bool:
     if not made or made & given:
         return False
     same = [root]
-    for each in same:  # grows meanwhile
+    for each in same:  # grows during the loop
         if any(_name(user) in _VIEWS for user in each.users):
             return False
         same += [user for user in each.users if _writes(user) and user.args[:1] == (each,)]
@@ -366,7 +367,7 @@ def _is_given(node: Node) -> bool:
 
 
 def _storages(node: Node) -> set[int]:
-    """The memory of what a node made when it was captured."""
+    """The storages of a node's result at capture."""
     leaves = tree_leaves(node.meta.get("example_value"))
     return {each.untyped_storage()._cdata for each in leaves if isinstance(each, Tensor)}
 
@@ -381,7 +382,7 @@ def _writes(node: Node) -> bool:
 
 @cache
 def _place_of_inplace(function: Any) -> int | None:
-    """Where among a function's arguments it is told to work in place."""
+    """The position of a function's ``inplace`` argument, or None."""
     try:
         names = list(inspect.signature(function).parameters)
     except (TypeError, ValueError):
@@ -394,10 +395,10 @@ def _name(node: Node) -> str:
 
 
 def _may_lie_otherwise(graph: GraphModule, at: int) -> bool:
-    """Whether no result is a view of an argument: in another layout it would be one of a copy."""
+    """Whether no result is a view of the argument; after a conversion it would be a view of the copy."""
     nodes = list(graph.graph.nodes)
     seen = [[node for node in nodes if node.op == "placeholder"][at]]
-    for each in seen:  # grows meanwhile
+    for each in seen:  # grows during the loop
         if any(user.op == "output" for user in each.users):
             return False
         seen += [user for user in each.users if _name(user) in _VIEWS and _holds_tensors(user)]
@@ -409,7 +410,7 @@ def _holds_tensors(node: Node) -> bool:
 
 
 def _drawing_as_planes(graph: GraphModule) -> Run | None:
-    """A graph that draws the same random numbers for the same places, however maps lie; None if that can't be done."""
+    """A graph that draws the same random numbers for the same positions in any layout; None if that isn't possible."""
     draws = [node for node in graph.graph.nodes if _draws(node)]
     if not draws:
         return graph.forward
@@ -424,7 +425,7 @@ def _drawing_as_planes(graph: GraphModule) -> Run | None:
 
 
 def _draws(node: Node) -> bool:
-    """Whether a node draws random numbers for more than rows, in the order in which these lie."""
+    """Whether a node draws random numbers in memory order, for a tensor that isn't just rows."""
     if node.op != "call_function" or node.target not in _DRAWS:
         return False
     value = node.meta.get("example_value")
@@ -433,7 +434,7 @@ def _draws(node: Node) -> bool:
 
 
 def _draws_for_planes(node: Node) -> bool:
-    """Whether what it draws for lies as planes, which nobody reads that it is written over."""
+    """Whether a node draws for a tensor in NCHW, and no other node reads a tensor that it overwrites."""
     operand = node.args[0] if node.args else None
     value = node.meta.get("example_value")
     if not isinstance(operand, Node) or not isinstance(value, Tensor) or value.dim() != 4 or not value.is_contiguous():
@@ -442,7 +443,7 @@ def _draws_for_planes(node: Node) -> bool:
 
 
 def _dropout(input: Tensor, *how: Any, **named: Any) -> Tensor:
-    """Dropout of a map in channels last, by the numbers that one of planes gets."""
+    """Dropout of a map in channels last, with the random numbers that the map in NCHW would get."""
     return F.dropout(input.contiguous(), *how, **named).contiguous(memory_format=torch.channels_last)
 
 
@@ -450,5 +451,5 @@ def _alpha_dropout(input: Tensor, *how: Any, **named: Any) -> Tensor:
     return F.alpha_dropout(input.contiguous(), *how, **named).contiguous(memory_format=torch.channels_last)
 
 
-#: Functions that draw a number for each of their operand in the order in which these lie, and what is called instead.
+#: Functions that draw a random number for each element in memory order, and their replacements.
 _DRAWS: Final[dict[Any, Run]] = {F.dropout: _dropout, F.alpha_dropout: _alpha_dropout}

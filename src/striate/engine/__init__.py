@@ -1,6 +1,6 @@
-"""How an operation gets computed: a table of backends, the choice among them, and the reference they answer to."""
+"""Computes operations: a table of backends, the choice among them, and the reference that defines correct results."""
 
-from striate.engine import conv_pool, normalization  # noqa: F401 - they register families of problems
+from striate.engine import conv_pool, normalization  # noqa: F401 - importing them registers their problem families
 from striate.engine.aten import AtenBackend
 from striate.engine.backends import (
     FORM,
@@ -15,8 +15,7 @@ from striate.engine.backends import (
     traced,
     use,
 )
-from striate.engine.choice import Choice
-from striate.engine.choice import made as choices
+from striate.engine.choice import Choice, choices
 from striate.engine.explanation import Explanation, explain
 from striate.engine.llvm.backend import LlvmBackend
 from striate.engine.llvm.winograd.backend import WinogradBackend
@@ -24,7 +23,7 @@ from striate.engine.matmul import MatmulBackend
 from striate.engine.reference import ReferenceBackend
 from striate.engine.timing import Timing, time_problem
 
-# The reference comes last: it computes everything, slowly.
+# The reference comes last: it accepts every problem, but is slow.
 register(MatmulBackend())
 register(WinogradBackend())
 register(LlvmBackend())

@@ -1,7 +1,8 @@
-"""PyTorch's own kernels (oneDNN on CPUs, cuDNN on NVIDIA GPUs), and what they lack composed from them.
+"""PyTorch's own kernels (oneDNN on CPUs, cuDNN on NVIDIA GPUs), and compositions of them for what they don't support.
 
-PyTorch pads both sides of an axis alike, doesn't dilate averages, and lets pooling pad by half a kernel at most. What
-is beyond that is padded or cut before and after, or added up tap by tap over whole strided views; never cell by cell.
+PyTorch pads both sides of an axis alike, has no dilated average pooling, and limits the padding of pooling to half a
+kernel. For other problems this backend pads the input or crops the result, or sums strided views tap by tap. No loop
+runs over single pixels.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ _MAX_POOL: Final = {2: _aten.max_pool2d_with_indices, 3: _aten.max_pool3d_with_i
 _MAX_POOL_GRAD: Final = {2: _aten.max_pool2d_with_indices_backward, 3: _aten.max_pool3d_with_indices_backward}
 _AVG_POOL: Final = {2: _aten.avg_pool2d, 3: _aten.avg_pool3d}
 _AVG_POOL_GRAD: Final = {2: _aten.avg_pool2d_backward, 3: _aten.avg_pool3d_backward}
-# One overload needn't be looked for at every call.
+# The overload, so that PyTorch doesn't resolve it at every call.
 _convolution_backward: Final = _aten.convolution_backward.default
 _INPUT_ONLY: Final = [True, False, False]
 _WEIGHT_ONLY: Final = [False, True, False]
-#: What sums of narrow numbers are kept in.
+#: The dtypes in which sums of half-precision numbers are accumulated.
 _ACCUMULATE: Final = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
 
@@ -44,8 +45,8 @@ class AtenBackend(Backend):
         if dtype.is_floating_point or open_ in (Pass.OUTPUT, Pass.POSITIONS):
             return None
         if isinstance(problem, PoolShape) or open_ is Pass.WEIGHT_GRAD:
-            return "PyTorch has no gradient kernels for whole numbers"
-        return None if dtype == torch.int64 else "PyTorch transposes convolutions of int64 only, of all whole numbers"
+            return "PyTorch has no gradient kernels for integers"
+        return None if dtype == torch.int64 else "of all integers, PyTorch transposes convolutions of int64 only"
 
     # ---------------------------------------------------------------- convolution
 
@@ -92,7 +93,7 @@ class AtenBackend(Backend):
     def largest(self, shape: PoolShape, input: Tensor) -> Tensor:
         if shape.dims > 1 or not _pools(shape):
             return self.maximum(shape, input)[0]
-        # Of rows PyTorch takes maxima without positions, which is quicker by far.
+        # In 1-D PyTorch has a kernel without positions, which is much faster.
         return torch.max_pool1d(
             input, shape.kernel, shape.stride, [pad for pad, _ in shape.pads], shape.dilation, shape.ceil_mode
         )
@@ -116,11 +117,11 @@ class AtenBackend(Backend):
 
 
 class _Call(NamedTuple):
-    """A problem as PyTorch's convolution takes it."""
+    """The arguments of PyTorch's convolution for a problem."""
 
-    how: tuple[Any, ...]  #: stride, padding alike on both sides, dilation, transposed, output_padding, groups
-    extra: list[tuple[int, int]] | None  #: the rest of the padding, if there is any, which costs a copy
-    padded_shape: tuple[int, ...]  #: of the input with that
+    how: tuple[Any, ...]  #: stride, symmetric padding, dilation, transposed, output_padding, groups
+    extra: list[tuple[int, int]] | None  #: the asymmetric rest of the padding, which costs a copy; None if symmetric
+    padded_shape: tuple[int, ...]  #: of the input with the extra padding
     weight_shape: tuple[int, ...]
 
 
@@ -137,15 +138,15 @@ _known_call = lru_cache(maxsize=4096)(_call)
 
 
 def _input_grad(shape: ConvShape, call: _Call, weight: Tensor, grad_output: Tensor, channels_last: bool) -> Tensor:
-    """The gradient of the input with what padding differs on its two sides."""
+    """The gradient of the input with its extra padding."""
     if grad_output.dtype.is_floating_point and not traced(grad_output):
-        # The kernel asks for the operand that is open, too, but only looks at its shape and layout.
+        # The kernel also takes the input, but only reads its shape and layout.
         input = phantom(grad_output, call.padded_shape, channels_last)
         grads = _convolution_backward(grad_output, input, weight, None, *call.how, _INPUT_ONLY)
         grad: Tensor = grads[0]
         return grad
     stride, padding, dilation, _, _, groups = call.how
-    # Whole numbers have no gradient kernels, and exporters know none; both have transposed convolutions.
+    # Integers have no gradient kernels, and exporters don't support them; transposed convolution works for both.
     unreached = [
         n + 2 * cells - window.effective_kernel - (outputs - 1) * window.stride
         for n, cells, window, outputs in zip(
@@ -156,14 +157,15 @@ def _input_grad(shape: ConvShape, call: _Call, weight: Tensor, grad_output: Tens
 
 
 def spread(indices: Tensor, grad_output: Tensor, size: tuple[int, ...], channels_last: bool) -> Tensor:
-    """(N, C, *size) of zeros, to which every gradient is added at its flat index within its channel."""
+    """Scatters gradients: (N, C, *size), where each gradient is added at its flat index within its channel."""
     if not torch._C._has_storage(grad_output):
-        # A batch of gradients in one: what is written into has to be one as well.
+        # A batched gradient: the tensor that it is added to has to be batched as well.
         values = grad_output.reshape(*grad_output.shape[:2], -1)
         empty = values.new_zeros(*grad_output.shape[:2], math.prod(size))
         return empty.scatter_add(2, indices.reshape(values.shape).long(), values).reshape(*grad_output.shape[:2], *size)
     grad = new_empty(grad_output, (*grad_output.shape[:2], *size), channels_last).zero_()
-    # Windows overlap, so positions repeat: their gradients add up. With channels last, positions come before channels.
+    # Windows may overlap, so a position can occur several times and its gradients add up. In channels last, positions
+    # come before channels.
     flat, positions, values = (
         tensor.movedim(1, -1).flatten(1, -2) if channels_last else tensor.flatten(2)
         for tensor in (grad, indices, grad_output)
@@ -173,7 +175,7 @@ def spread(indices: Tensor, grad_output: Tensor, size: tuple[int, ...], channels
 
 
 def _pad(tensor: Tensor, sides: list[tuple[int, int]], value: float = 0.0) -> Tensor:
-    """Pads the spatial axes; negative sides cut."""
+    """Pads the spatial axes; negative sides crop."""
     if any(cells > 0 for pair in sides for cells in pair):
         tensor = F.pad(tensor, [max(cells, 0) for pair in reversed(sides) for cells in pair], value=value)
     for axis, (before, after) in enumerate(sides, start=2):
@@ -184,14 +186,14 @@ def _pad(tensor: Tensor, sides: list[tuple[int, int]], value: float = 0.0) -> Te
 
 
 def _empty_planes(shape: PoolShape, flat: Tensor, channels_last: bool) -> Tensor:
-    """What the gradient kernels want to see of their input: its shape and layout."""
+    """A stand-in for the input, of which the gradient kernels read only the shape and layout."""
     row = [1] * (flat.dim() - 2 - shape.dims)
     wanted = (*flat.shape[:2], *row, *shape.size)
     return (new_empty if traced(flat) else phantom)(flat, wanted, channels_last)
 
 
 def _pools(shape: PoolShape) -> bool:
-    """Whether PyTorch's pooling takes this padding: alike on both sides and half a kernel at most."""
+    """Whether PyTorch's pooling supports this padding: the same on both sides, and half a kernel at most."""
     return all(
         before == after and before <= kernel // 2
         for (before, after), kernel in zip(shape.pads, shape.kernel, strict=True)
@@ -199,7 +201,7 @@ def _pools(shape: PoolShape) -> bool:
 
 
 def _as_planes(shape: PoolShape, tensor: Tensor) -> tuple[Tensor, list[int], list[int], list[int], list[int]]:
-    """1-D pooling is 2-D pooling of one row; 2-D and 3-D stay as they are."""
+    """Maps 1-D pooling to 2-D pooling of one row; 2-D and 3-D are unchanged."""
     row = shape.dims == 1
     flat = tensor.unsqueeze(2) if row else tensor
     padding = [before for before, _ in shape.pads]
@@ -208,8 +210,8 @@ def _as_planes(shape: PoolShape, tensor: Tensor) -> tuple[Tensor, list[int], lis
 
 
 def _average_by_taps(shape: PoolShape, open_: Pass, operand: Tensor, channels_last: bool) -> Tensor:
-    """Averages for any geometry: a sum over a box is a sum along one axis after the other."""
-    # Narrow numbers would overflow before the division.
+    """Average pooling of any geometry: sums along one axis after the other, tap by tap."""
+    # Sums in half precision could overflow before the division.
     wide = operand.to(_ACCUMULATE.get(operand.dtype, operand.dtype))
     if not wide.dtype.is_floating_point:
         wide = wide.long()
@@ -230,7 +232,7 @@ def _average_by_taps(shape: PoolShape, open_: Pass, operand: Tensor, channels_la
         spread = new_empty(grad, reached, channels_last).zero_()
         for tap in range(shape.kernel[axis]):
             spread[_tap(shape, axis, tap)] += grad
-        # Input that no window reaches gets no gradient: it is put back as zeros.
+        # Inputs that no window reaches have a gradient of zero: pad the gradient to the size of the input.
         sides = [(0, 0)] * shape.dims
         sides[axis] = (-before, before + shape.size[axis] - length)
         grad = _pad(spread, sides)
@@ -238,12 +240,12 @@ def _average_by_taps(shape: PoolShape, open_: Pass, operand: Tensor, channels_la
 
 
 def _reach(shape: PoolShape, axis: int) -> int:
-    """Positions from the start of the padding to the last one that a window reaches."""
+    """The number of positions from the start of the padding to the last position that a window reaches."""
     return (shape.output_size[axis] - 1) * shape.stride[axis] + shape.windows[axis].effective_kernel
 
 
 def _framed(tensor: Tensor, shape: PoolShape, axis: int, value: float = 0.0) -> Tensor:
-    """The tensor with its padding along one axis, exactly as far as the windows reach."""
+    """Pads the tensor along one axis, exactly as far as the windows reach."""
     before = shape.pads[axis][0]
     sides = [(0, 0)] * shape.dims
     sides[axis] = (before, _reach(shape, axis) - before - shape.size[axis])
@@ -251,7 +253,7 @@ def _framed(tensor: Tensor, shape: PoolShape, axis: int, value: float = 0.0) -> 
 
 
 def _tap(shape: PoolShape, axis: int, tap: int) -> tuple[slice, ...]:
-    """The view of a framed tensor that all outputs see through one tap."""
+    """The slice of a padded tensor that all outputs see through one tap."""
     first = tap * shape.dilation[axis]
     last = first + (shape.output_size[axis] - 1) * shape.stride[axis]
     return (*[slice(None)] * (2 + axis), slice(first, last + 1, shape.stride[axis]))
@@ -267,7 +269,7 @@ def _divisor(shape: PoolShape, like: Tensor) -> Tensor | int:
 
 
 def _maximum_framed(shape: PoolShape, input: Tensor) -> tuple[Tensor, Tensor]:
-    """Max pooling for any padding: framed by the lowest value, positions told in the unframed input."""
+    """Max pooling of any padding: pads with the lowest value, and converts positions to those of the unpadded input."""
     lowest = float("-inf") if input.dtype.is_floating_point else torch.iinfo(input.dtype).min
     framed = input
     for axis in range(shape.dims):
@@ -281,8 +283,8 @@ def _maximum_framed(shape: PoolShape, input: Tensor) -> tuple[Tensor, Tensor]:
     for axis in reversed(range(shape.dims)):
         along = rest % inner.size[axis] - shape.pads[axis][0]
         rest = rest // inner.size[axis]
-        # Where everything is as low as the frame the first tap wins, which may lie in the frame: then the first
-        # tap inside is meant.
+        # If the whole window is as low as the padding, the first tap wins, which may lie in the padding. Its position
+        # is then replaced by that of the first tap inside the input.
         along = torch.maximum(along, _first_inside(shape, axis, along))
         position = position + along * scale
         scale *= shape.size[axis]

@@ -1,12 +1,12 @@
-"""The table of backends: who can compute a problem, who does, and why the others don't.
+"""The table of backends: which backends accept a problem, which one computes it, and why the others refuse.
 
 A convolution is one trilinear form T(x, w, g) of input, weight and output gradient (see
-:class:`striate.geometry.ConvShape`). A backend implements *the contraction with one operand left open*: leave the
-output open and it is the forward pass, the input and it is the input gradient (and transposed convolution), the weight
-and it is the weight gradient. Pooling walks the same windows; output and input gradient are its two contractions.
+:class:`striate.geometry.ConvShape`). A backend implements *the contraction with one operand open*. With the output
+open it is the forward pass; with the input open, the input gradient (and transposed convolution); with the weight open,
+the weight gradient. Pooling uses the same windows; its two contractions are the output and the input gradient.
 
-``use`` may fix the backend; if that one refuses a problem, it is an error. Otherwise choice.py chooses among those that
-accept and compete; among those that don't compete, the first one that accepts.
+``use`` may fix the backend; then a problem that this backend refuses is an error. Otherwise choice.py chooses among
+the competing backends that accept the problem. If there are none, the first other backend that accepts computes it.
 
 explanation.py shows the choice and its reasons.
 """
@@ -51,37 +51,38 @@ __all__ = [
     "watched",
 ]
 
-#: A contraction of two operands and a bias that lie in memory as those did that it was made for.
+#: A contraction, prepared for operands and a bias of given shapes and strides.
 Ready = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
-#: Why a backend has no steps of inference plans, which need kernels on memory that is planned before.
+#: The reason for refusing steps of inference plans, which need kernels that write to memory planned in advance.
 NO_STEPS: Final = "has no kernels for inference plans"
 
 
 class Backend(ABC):
-    """A way of computing problems.
+    """An implementation of convolution and pooling.
 
-    Laws, which the tests hold every backend to:
+    The tests require of every backend:
 
-    - what it accepts it computes as :mod:`striate.engine.reference` does, up to the rounding of the operands' dtype;
+    - for every problem that it accepts, its results equal those of :mod:`striate.engine.reference`, up to the rounding
+      of the operands' dtype;
     - the passes of one problem are adjoint to each other: ``<contract(OUTPUT, x, w), g>``, ``<x, contract(INPUT_GRAD,
-      w, g)>`` and ``<w, contract(WEIGHT_GRAD, x, g)>`` are one number, T(x, w, g);
-    - operands are never written to, and results share no memory with them.
+      w, g)>`` and ``<w, contract(WEIGHT_GRAD, x, g)>`` are the same number, T(x, w, g);
+    - it never writes to operands, and its results share no memory with them.
     """
 
     name: str
-    #: Whether it may be the fastest; if not, it only takes what everybody else refuses.
+    #: Whether the chooser compares its speed; if False, it only computes problems that all other backends refuse.
     competes: bool = True
-    #: Whether an output depends on what its window sees and, to the last bit, on nothing else.
+    #: Whether an output depends, to the last bit, only on the inputs in its window.
     local: bool = True
 
     @abstractmethod
     def refusal(self, problem: Problem, open_: Pass, dtype: torch.dtype, device: str) -> str | None:
-        """Why this backend doesn't compute the problem, or None if it does."""
+        """The reason for refusing the problem, or None if the backend accepts it."""
 
     def recommends(self, problem: Problem, open_: Pass, channels_last: bool) -> bool:
-        """Whether it should be taken where nothing may be measured: its own rule of what it is good at."""
+        """Whether to choose this backend where measuring isn't allowed: its own rule for the problems it is fast at."""
         return True
 
     @abstractmethod
@@ -94,10 +95,10 @@ class Backend(ABC):
         bias: Tensor | None,
         channels_last: bool = False,
     ) -> Tensor:
-        """The convolution's form with one operand open, from the other two in the order input, weight, output.
+        """The contraction of two operands, given in the order input, weight, output, with the third one open.
 
-        A bias, one number for each channel of the result, is added for the passes OUTPUT and INPUT_GRAD.
-        ``channels_last`` is the layout that images have in this network, for whoever makes one.
+        The passes OUTPUT and INPUT_GRAD add the bias, one number for each channel of the result. ``channels_last`` is
+        the layout in which a backend should return images.
         """
 
     def ready(
@@ -109,15 +110,15 @@ class Backend(ABC):
         bias: Tensor | None,
         channels_last: bool = False,
     ) -> Ready:
-        """:meth:`contract` with all looked up that follows from shapes, strides, dtypes and devices.
+        """Prepares :meth:`contract` for operands of these shapes, strides, dtypes and devices.
 
-        What it gives back is called with these operands and others like them, none of them marked as negated.
+        The returned function is called with these operands and others like them, none with the negative bit set.
         """
         return lambda first, second, bias: self.contract(shape, open_, first, second, bias, channels_last)
 
     @abstractmethod
     def average(self, shape: PoolShape, open_: Pass, operand: Tensor, channels_last: bool = False) -> Tensor:
-        """Average pooling of the input (OUTPUT), or the gradient it sends back (INPUT_GRAD)."""
+        """Average pooling (OUTPUT), or its input gradient (INPUT_GRAD)."""
 
     def largest(self, shape: PoolShape, input: Tensor) -> Tensor:
         """Max pooling (OUTPUT)."""
@@ -125,13 +126,13 @@ class Backend(ABC):
 
     @abstractmethod
     def maximum(self, shape: PoolShape, input: Tensor) -> tuple[Tensor, Tensor]:
-        """Max pooling (POSITIONS): values, and each one's flat position within its channel, in any integer dtype."""
+        """Max pooling (POSITIONS): the maxima, and their flat positions within the channel, in any integer dtype."""
 
     @abstractmethod
     def maximum_grad(
         self, shape: PoolShape, indices: Tensor, grad_output: Tensor, channels_last: bool = False
     ) -> Tensor:
-        """The gradient that max pooling sends back: every output's to the position in ``indices``."""
+        """The input gradient of max pooling: adds the gradient of each output at its position in ``indices``."""
 
 
 class ConvolutionBackend(Backend):
@@ -149,13 +150,13 @@ class ConvolutionBackend(Backend):
         raise BackendError(str(shape), f"backend {self.name} doesn't pool")
 
 
-#: In the order in which they are asked.
+#: Backends by name, in the order in which the chooser considers them.
 _TABLE: dict[str, Backend] = {}
 _forced: str | None = None
 
 
 def register(backend: Backend) -> None:
-    """Puts a backend at the end of the table; a name that stands there already is an error."""
+    """Appends a backend to the table; a name that is already registered is an error."""
     if backend.name in _TABLE:
         raise BackendError("engine", f"a backend named {backend.name!r} exists", "needed a new name")
     _TABLE[backend.name] = backend
@@ -163,25 +164,25 @@ def register(backend: Backend) -> None:
 
 
 def backends() -> tuple[str, ...]:
-    """Names of the backends, in the order in which they are asked."""
+    """Names of the backends, in the order in which the chooser considers them."""
     return tuple(_TABLE)
 
 
 def table() -> dict[str, Backend]:
-    """The backends by name, in the order in which they are asked."""
+    """The backends by name, in the order in which the chooser considers them."""
     return dict(_TABLE)
 
 
 class use:  # noqa: N801 - a statement, like torch.no_grad
     """Fixes the backend: ``use("reference")`` from now on, or ``with use("reference"): ...`` for a block.
 
-    The choice is the process's, since gradients may be computed in other threads than the one that asked for them.
-    Code that a compiler or an exporter traces isn't touched: it is made of PyTorch's own operators.
+    The setting applies to the whole process, because autograd may compute gradients in threads of its own. Code that a
+    compiler or an exporter traces isn't affected: it consists of PyTorch's own operators.
 
     Args:
-        name: a name from :func:`backends`, or ``"auto"`` for the fastest of those that accept.
+        name: a name from :func:`backends`, or ``"auto"`` for the fastest backend that accepts.
 
-    With a fixed backend a problem that it refuses is a BackendError rather than somebody else's work.
+    With a fixed backend, a problem that this backend refuses raises a BackendError; there is no fallback.
 
     >>> import striate
     >>> with striate.engine.use("reference"):
@@ -209,12 +210,12 @@ class use:  # noqa: N801 - a statement, like torch.no_grad
 
 
 def fixed() -> str | None:
-    """The backend that :func:`use` has fixed."""
+    """The backend that :func:`use` has fixed, or None."""
     return _forced
 
 
 def forget() -> None:
-    """Forgets what has been chosen in this process."""
+    """Clears all cached choices, prepared contractions and measured times of this process."""
     choice.forget()
     _ready.clear()
     tuning.forget()
@@ -223,7 +224,7 @@ def forget() -> None:
 @choice.family(ConvShape)
 @choice.family(PoolShape)
 def _family(asked: Asked) -> list[Implementation]:
-    """The backends, in the order of the table; those that don't compete compute what all others refuse."""
+    """The backends in the order of the table, then those that don't compete, which accept only if no other does."""
     problem, open_, dtype, device, channels_last, local = asked
     assert isinstance(problem, (ConvShape, PoolShape))
     listed, taken = [], False
@@ -247,17 +248,17 @@ def choose(
     runs: Callable[[Backend], Callable[[], object]],
     local: bool = True,
 ) -> Backend:
-    """The backend that computes ``problem`` on a tensor like ``operand``.
+    """Chooses the backend that computes ``problem`` on a tensor like ``operand``.
 
     Args:
-        problem, open_: what is computed.
-        operand: its dtype and device count.
-        channels_last: the layout of images.
-        runs: what computes the pass with a backend, for measuring.
-        local: leaves out backends that aren't (see :class:`Backend`), unless :func:`use` has fixed one.
+        problem, open_: the problem and the pass.
+        operand: a tensor with the dtype and the device.
+        channels_last: whether images are in channels last.
+        runs: returns a function that computes the pass with a backend, for measuring.
+        local: leaves out non-local backends (see :class:`Backend`), unless :func:`use` has fixed one.
 
     Raises:
-        BackendError: every backend refuses, or the one does that :func:`use` has fixed.
+        BackendError: every backend refuses, or the backend that :func:`use` has fixed refuses.
     """
     dtype, device = operand.dtype, operand.device.type
     if _forced is not None:
@@ -271,7 +272,7 @@ def choose(
     return _TABLE[choice.choose(asked, lambda name: runs(_TABLE[name])).name]
 
 
-#: What contractions have come to in this process, by all that they depend on but the numbers.
+#: Prepared contractions by call signature: everything that they depend on, except the numbers in the tensors.
 _ready: dict[tuple[object, ...], Ready] = {}
 
 
@@ -284,7 +285,7 @@ def ready(
     channels_last: bool,
     local: bool,
 ) -> Ready:
-    """The contraction by the backend that :func:`choose` finds, for operands like these; see :meth:`Backend.ready`."""
+    """The contraction prepared by the backend that :func:`choose` returns; see :meth:`Backend.ready`."""
     if tuning.put_off:
         tuning.resume()
     operands = (first.shape, first.stride(), second.shape, second.stride(), first.dtype, second.dtype)
@@ -304,9 +305,10 @@ def ready(
     return found
 
 
-#: Share of PyTorch's time that isn't believed to be saved: passes are measured by themselves, and caches remember more.
+#: Share of PyTorch's time that is subtracted from every gain: passes are measured one by one, with warmer caches than
+#: in a network.
 _DOUBT = 0.05
-#: What :func:`gain` found, by all that it depends on.
+#: Results of :func:`gain`, by everything that they depend on.
 _gains: dict[tuple[object, ...], float] = {}
 
 
@@ -318,10 +320,10 @@ def gain(
     local: bool = True,
     by: str | None = None,
 ) -> float | None:
-    """Seconds that the backends chosen for these passes save over PyTorch's kernels; None as long as one isn't chosen.
+    """Seconds that the backends chosen for these passes save over PyTorch's kernels; None while a choice is missing.
 
-    Infinite where the choice was fixed or went by a rule, and isn't PyTorch's kernels throughout. ``by``: what this one
-    saves if it computes all of them; minus infinity where that isn't known.
+    The gain is infinite if the choice was fixed or made by the rule, and isn't ``aten`` for all passes. With ``by``, it
+    is the gain of that backend computing all passes, and minus infinity if it hasn't been measured.
     """
     if _forced is not None:
         if _forced == "aten":
@@ -334,13 +336,13 @@ def gain(
     total = 0.0
     for open_ in passes:
         asked = Asked(problem, open_, *rest)
-        chosen = choice.known(asked)
+        chosen = choice.cached(asked)
         if chosen is None:
             if tuning.measuring():
                 return None
-            # The rule can be asked before the first call, which is then computed as all others are.
+            # The rule needs no operands, so it can decide before the first call.
             chosen = choice.choose(asked, None)
-        times = tuning.known(asked.question()) or {}
+        times = tuning.known(asked.timing_key()) or {}
         name = chosen.name if by is None else by
         both = tuning.measuring() and times.keys() >= {"aten", name}
         if not both and name != chosen.name:
@@ -356,24 +358,26 @@ def gain(
 
 
 def watched() -> bool:
-    """Whether a compiler, exporter, tracer or counter looks on."""
+    """Whether a compiler, exporter, tracer or operator counter is active."""
     return bool(torch.compiler.is_compiling() or torch._C._is_tracing() or torch._C._len_torch_dispatch_stack())
 
 
 def has_memory(tensor: Tensor) -> bool:
-    """Whether a tensor has numbers of its own: batches of gradients in one have none, and zeros needn't."""
+    """Whether a tensor has memory of its own: batched gradients have none, and zero tensors may have none."""
     return torch._C._has_storage(tensor) and not tensor._is_zerotensor()
 
 
 def traced(*tensors: Tensor) -> bool:
-    """Whether somebody looks on who knows PyTorch's own operators: a compiler, exporter, tracer, counter, or a tensor
-    that stands for something else than numbers in memory (fake, distributed, opaque). They get to see just those.
+    """Whether a call has to run PyTorch's own operators instead of kernels.
+
+    This is so under a compiler, exporter, tracer or operator counter, and for tensors that aren't plain numbers in
+    memory (fake, distributed, opaque).
     """
     if watched():
         return True
     for tensor in tensors:
         kind = type(tensor)
-        # A proxy is no tensor, and would answer all other questions with a proxy.
+        # Check the type first: a proxy isn't a tensor, and its attributes are proxies, too.
         is_plain = kind is Tensor or kind is Parameter
         if not is_plain and getattr(kind, "__torch_dispatch__", None) is not Tensor.__torch_dispatch__:
             return True

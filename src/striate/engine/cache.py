@@ -1,6 +1,6 @@
-"""What striate keeps on disk between processes, and how: for the user alone, written whole or not at all.
+"""Files that striate caches on disk between processes: private to the user, and written atomically.
 
-Nothing kept here is needed: a folder that can't be read or written costs finding things out again, and nothing else.
+The cache is optional. If its folder can't be read or written, results are computed again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 
 
 def folder() -> Path | None:
-    """Where it is: ``STRIATE_CACHE_DIR``, or a folder in the user's cache directory; None for who has neither."""
+    """The cache folder: ``STRIATE_CACHE_DIR``, or a folder in the user's cache directory; None if there is neither."""
     said = os.environ.get("STRIATE_CACHE_DIR")
     if said:
         return Path(said)
@@ -24,10 +24,10 @@ def folder() -> Path | None:
         base = Path()
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not base.is_absolute():  # not said, or somewhere below wherever the process was started, which is no place
+    if not base.is_absolute():  # not set, or relative to the working directory
         try:
             base = Path.home() / _AT_HOME.get(sys.platform, ".cache")
-        except RuntimeError:  # no HOME, and no entry in the list of users either
+        except RuntimeError:  # no HOME, and no entry in the user database
             return None
     return base / "striate"
 
@@ -36,9 +36,9 @@ _AT_HOME: Final = {"win32": "", "darwin": "Library/Caches"}
 
 
 def read(name: str) -> bytes | None:
-    """What was written under a name, or None; also None for what somebody else wrote or may write.
+    """The content written under a name; None if there is none, or if another user owns or may write the file.
 
-    Machine code lies here: in a folder that others can write to, theirs must not be run.
+    The cache holds machine code, so a file that another user could have written must not be run.
     """
     if (place := folder()) is None:
         return None
@@ -49,18 +49,18 @@ def read(name: str) -> bytes | None:
                 return None
             return file.read()
     except OSError:
-        return None  # not there, or not ours to read
+        return None  # missing, or not readable
 
 
 def write(name: str, content: bytes) -> None:
-    """Keeps content under a name; another process finds all of it or none."""
+    """Stores content under a name, atomically: another process sees all of it or none."""
     if (place := folder()) is None:
         return
     entry = place / name
     # A cache that can't be written must not stop a computation that needs none.
     with contextlib.suppress(OSError):
         entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # mkstemp's files are the user's alone to read and write.
+        # Only the user can read and write the files that mkstemp creates.
         handle, partial = tempfile.mkstemp(dir=entry.parent, prefix=entry.stem[:8], suffix=".partial")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -72,7 +72,7 @@ def write(name: str, content: bytes) -> None:
 
 
 def append(name: str, line: str) -> None:
-    """Adds a line to a file of lines. One call of the system, so lines of several processes don't mix."""
+    """Appends a line to a file, by one system call, so that lines of several processes don't mix."""
     if (place := folder()) is None:
         return
     entry = place / name

@@ -1,16 +1,16 @@
-"""One chooser for everything that the engine computes: which implementation computes a pass of a problem, and why.
+"""Chooses the implementation of every pass of every problem that the engine computes, and records the reason.
 
-A problem says what is computed (:data:`striate.geometry.AnyProblem`). Each kind of problem has a *family*, a function
-that lists its implementations: their names, why some refuse, and which the rule recommends. The first of these
-decisions that says something counts:
+A problem describes one computation (:data:`striate.geometry.AnyProblem`). Each kind of problem has a *family*, a
+function that lists its implementations: their names, their reasons for refusing, and whether the rule recommends them.
+The first of these decisions that applies is final:
 
-1. one implementation accepts: it is taken;
-2. where measuring is allowed, the fastest as measured on this machine (:mod:`striate.engine.tuning`);
-3. the first one that the rule recommends, else the last one.
+1. If only one implementation accepts, choose it.
+2. If measuring is allowed, choose the fastest as measured on this machine (:mod:`striate.engine.tuning`).
+3. Otherwise choose the first one that the rule recommends, or the last one if it recommends none.
 
-PyTorch's kernels (``aten``), or the last implementation where these aren't among them, were there first: others have to
-be faster by more than noise. What was chosen is kept (:func:`made`) and printed under ``STRIATE_LOG=choices``.
-:func:`striate.engine.explain` asks the same without computing anything.
+The default is PyTorch's kernels (``aten``), or the last implementation where ``aten`` doesn't accept. Any other one has
+to be faster by more than noise. Choices are cached (:func:`choices`) and printed under ``STRIATE_LOG=choices``.
+:func:`striate.engine.explain` reports the same choice without computing anything.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from striate.geometry import AnyProblem
 
 @dataclass(frozen=True)
 class Implementation:
-    """One way of computing a pass of a problem.
+    """An implementation of one pass of one problem.
 
     Args:
-        name: what it is called in tables and times.
-        refusal: why it doesn't compute this one; None if it does.
-        recommended: whether the rule takes it where nothing may be measured.
+        name: its name in tables and measured times.
+        refusal: the reason for refusing this problem; None if the implementation accepts it.
+        recommended: whether the rule may choose it where measuring isn't allowed.
     """
 
     name: str
@@ -46,11 +46,15 @@ class Implementation:
 
 
 class Asked(NamedTuple):
-    """A pass of a problem on operands of some kind.
+    """A request to the chooser: a pass of a problem, and the properties of its operands.
 
     Args:
-        channels_last: the layout of images.
-        local: whether outputs may depend, to the last bit, on nothing but what their windows see.
+        problem: the problem.
+        open_: the pass.
+        dtype: of the operands.
+        device: of the operands.
+        channels_last: whether images are in channels last.
+        local: whether an output has to depend, to the last bit, only on the inputs in its window.
     """
 
     problem: AnyProblem
@@ -60,18 +64,18 @@ class Asked(NamedTuple):
     channels_last: bool = False
     local: bool = True
 
-    def question(self) -> tuning.Question:
-        """All that measured times depend on."""
+    def timing_key(self) -> tuning.TimingKey:
+        """The key under which measured times are stored: everything that they depend on."""
         layout, threads = self.channels_last, torch.get_num_threads()
-        return tuning.Question(self.problem, self.open_, self.dtype, self.device, layout, threads)
+        return tuning.TimingKey(self.problem, self.open_, self.dtype, self.device, layout, threads)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What computes a pass of a problem.
+    """The implementation chosen for a pass of a problem, and the reason.
 
-    ``why`` is ``"measured"``, ``"by rule"``, ``"no other accepts"``, or ``"not measured yet"`` where there was no time.
-    ``seconds`` has measured times, ``refusals`` the reasons of those that don't compute it.
+    ``why`` is ``"measured"``, ``"by rule"``, ``"no other accepts"``, or ``"not measured yet"`` if there was no time to
+    measure. ``seconds`` has the measured times, ``refusals`` the reasons of the implementations that refused.
     """
 
     asked: Asked
@@ -89,21 +93,21 @@ class Choice:
         return f"{self.asked.problem}, {what}{layout}: {self.name}, {self.why}{rest}"
 
 
-#: Lists the implementations of a pass, those first that the rule asks first.
+#: Lists the implementations of a pass, in the order in which the rule considers them.
 Family = Callable[[Asked], list[Implementation]]
-#: What makes an implementation ready to be run on the operands of a call.
+#: Maps an implementation's name to a function that runs it on the operands of a call.
 Runs = Callable[[str], Callable[[], object]]
 
 _F = TypeVar("_F", bound=Family)
 _FAMILIES: Final[dict[type, Family]] = {}
-#: What has been chosen in this process, to be looked up at every call.
+#: The choices of this process, looked up at every call.
 _made: dict[tuple[Any, ...], Choice] = {}
 _MOST: Final = 16384
 _LOGS: Final = "choices" in os.environ.get("STRIATE_LOG", "").split(",")
 
 
 def family(kind: type) -> Callable[[_F], _F]:
-    """Makes a function the family of a kind of problem."""
+    """Registers a function as the family of a kind of problem."""
 
     def register(function: _F) -> _F:
         _FAMILIES[kind] = function
@@ -113,12 +117,14 @@ def family(kind: type) -> Callable[[_F], _F]:
 
 
 def implementations(asked: Asked) -> list[Implementation]:
-    """All that could compute a pass, with the reasons of those that don't."""
+    """All implementations of a pass, with the reasons of those that refuse."""
     return _FAMILIES[type(asked.problem)](asked)
 
 
 def choose(asked: Asked, runs: Runs | None) -> Choice:
-    """What computes a pass; ``runs`` prepares an implementation for measuring, None where there are no operands.
+    """Returns the cached choice for a pass, or makes it.
+
+    ``runs`` prepares an implementation for measuring; None if there are no operands to measure on.
 
     Raises:
         BackendError: no implementation accepts.
@@ -134,29 +140,29 @@ def choose(asked: Asked, runs: Runs | None) -> Choice:
     return found
 
 
-def known(asked: Asked) -> Choice | None:
-    """What :func:`choose` found for this, if it was asked under the present settings."""
+def cached(asked: Asked) -> Choice | None:
+    """The cached choice of :func:`choose` under the present settings; None if there is none."""
     return _made.get((asked, torch.get_num_threads(), tuning.generation))
 
 
-def made() -> tuple[Choice, ...]:
-    """The choices of this process, in the order in which they were made."""
+def choices() -> tuple[Choice, ...]:
+    """All cached choices of this process, in the order in which they were made."""
     return tuple(_made.values())
 
 
 def forget() -> None:
-    """Forgets what this process has chosen."""
+    """Clears the cached choices."""
     _made.clear()
 
 
 def log(told: object) -> None:
-    """Prints a choice if ``STRIATE_LOG=choices`` asks for it."""
+    """Prints a choice if ``STRIATE_LOG`` contains ``choices``."""
     if _LOGS:
         print(f"striate: {told}", file=sys.stderr)
 
 
 def decide(asked: Asked, runs: Runs | None, times: Mapping[str, float] | None = None) -> Choice:
-    """The choice itself: by ``times``, else by measuring ``runs``, else by the rule."""
+    """Makes a choice without the cache: by measuring ``runs`` if given, else by ``times``, else by the rule."""
     all_ = implementations(asked)
     refusals = {each.name: each.refusal for each in all_ if each.refusal is not None}
     accepting = [each for each in all_ if each.refusal is None]
@@ -169,7 +175,7 @@ def decide(asked: Asked, runs: Runs | None, times: Mapping[str, float] | None = 
     first = "aten" if "aten" in names else names[-1]
     if runs is not None:
         candidates = {name: _lazy(partial(runs, name)) for name in names}
-        times = tuning.measure(asked.question(), candidates)
+        times = tuning.measure(asked.timing_key(), candidates)
         if times is None:
             return Choice(asked, first, "not measured yet", {}, refusals)
     if times is not None and times.keys() >= set(names):
@@ -181,6 +187,6 @@ def decide(asked: Asked, runs: Runs | None, times: Mapping[str, float] | None = 
 
 
 def _lazy(make: Callable[[], Callable[[], object]]) -> Callable[[], object]:
-    """What ``make`` makes, made when it is called first: no kernel is compiled where times are known."""
+    """Delays ``make`` until the first call, so that no kernel is compiled if the times are already known."""
     ready = cache(make)
     return lambda: ready()()

@@ -1,4 +1,4 @@
-"""What computes a problem, as people read it: the choice that choice.py makes, and the others' times or refusals."""
+"""Explains a choice as text: what choice.py chooses for a problem, and the times and refusals of the others."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from striate.geometry import AnyProblem, ConvShape, parse_any
 
 @dataclass(frozen=True)
 class Explanation:
-    """What computes a problem: for each pass and implementation None (accepts) or the reason for refusing.
+    """The implementations chosen for the passes of a problem, and the reasons.
 
-    ``chosen`` has None where nothing would: all refuse, or the backend does that :func:`use` has fixed. ``why`` says
-    what decided. ``seconds`` has what was measured on this machine; where nothing was, the first call measures.
+    ``refusals`` has, for each pass and implementation, None (accepts) or the reason for refusing. ``chosen`` is None
+    for a pass that all refuse, or that the backend fixed by :func:`use` refuses. ``why`` says how the choice was made.
+    ``seconds`` has the times measured on this machine; if there are none, the first call measures.
     """
 
     problem: AnyProblem
@@ -53,11 +54,11 @@ def explain(
     channels_last: bool = False,
     local: bool = True,
 ) -> Explanation:
-    """What computes ``problem`` (or the line that one prints as) and why nothing else does.
+    """Explains which implementation computes ``problem`` (or the problem that a line describes), and why.
 
-    Eagerly, that is: what a compiler or an exporter traces is made of PyTorch's own operators. ``local=False`` is how
-    accelerated models ask: outputs may move by a rounding error when inputs next to their windows change. Then a
-    convolution has one more pass, ``PACKED``, the step of an inference plan.
+    This holds for eager calls: code that a compiler or an exporter traces consists of PyTorch's own operators.
+    ``local=False`` gives the choice for accelerated models, where an output may change by a rounding error when inputs
+    next to its window change. A convolution then has one more pass, ``PACKED``, the step of an inference plan.
 
     >>> print(explain("conv2d 8x3x32x32 16x3x3x3 padding=1", torch.float64))
     conv2d 8x3x32x32 16x3x3x3 padding=1
@@ -81,7 +82,7 @@ def explain(
         aten: accepts
         reference: computes what all others refuse
 
-    Operations that are computed as one are explained in the same way:
+    Fused operations are explained in the same way:
 
     >>> explain("batch_norm 8x64x56x56 relu training", torch.float64).refusals[Pass.OUTPUT]
     {'llvm': 'computes in float32, not float64', 'aten': None}
@@ -98,12 +99,12 @@ def explain(
     for open_ in (*passes(known), *packed):
         asked = Asked(known, open_, asked_dtype, kind, channels_last, local)
         refusals[open_] = {each.name: each.refusal for each in choice.implementations(asked)}
-        seconds[open_] = tuning.known(asked.question()) or {}
+        seconds[open_] = tuning.known(asked.timing_key()) or {}
         accepting = [name for name, refusal in refusals[open_].items() if refusal is None]
         if (name := fixed()) is not None and name in refusals[open_]:
             chosen[open_], why[open_] = name if name in accepting else None, "fixed by use"
         elif accepting:
-            # What nobody has measured yet goes by the rule here, since nothing is computed.
+            # Nothing is computed here, so the rule decides if there are no measured times.
             found = choice.decide(asked, None, seconds[open_] if tuning.measuring() else None)
             chosen[open_], why[open_] = found.name, found.why
         else:

@@ -1,4 +1,4 @@
-"""Memory for kernels: float32 on the CPU, whatever dtype and device PyTorch has been told to make tensors of."""
+"""Allocates tensors for kernels: float32 on the CPU, independent of PyTorch's default dtype and device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory layouts: results lie in memory as their operands do, so that a network in channels_last stays in it."""
+"""Memory layouts: results have the layout of their operands, so a network in channels last stays in channels last."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def is_channels_last(tensor: Tensor) -> bool:
-    """Whether channels lie side by side in memory and the other axes in their order, gaps between them or not.
+    """Whether a tensor is in channels last: channels adjacent in memory, the other axes in order, with or without gaps.
 
-    PyTorch's results are in channels_last for such operands. Where it makes no difference (maps of one pixel, images of
-    one channel): no.
+    For such operands PyTorch returns results in channels last. False where both layouts are the same (maps of one
+    pixel, images of one channel).
     """
-    # Read off the strides, since some wrappers (batched tensors) don't answer is_contiguous(memory_format).
+    # Computed from the strides, because batched tensors don't support is_contiguous(memory_format).
     if tensor.dim() not in _CHANNELS_LAST or tensor.stride(1) != 1 or tensor.shape[1] == 1 or tensor.is_contiguous():
         return False
     shape, strides = tensor.shape, tensor.stride()
@@ -32,34 +32,34 @@ def is_channels_last(tensor: Tensor) -> bool:
 
 
 def laid_out(tensor: Tensor, channels_last: bool) -> Tensor:
-    """The tensor in a layout; itself, if it has that already."""
+    """The tensor in a layout; the tensor itself if it has that layout already."""
     if torch._C._are_functorch_transforms_active() or not torch._C._has_storage(tensor):
-        return tensor  # batched tensors know no layouts
+        return tensor  # batched tensors have no layout
     if channels_last and tensor.dim() in _CHANNELS_LAST:
         return tensor.contiguous(memory_format=_CHANNELS_LAST[tensor.dim()])
     return tensor.contiguous()
 
 
 def new_empty(like: Tensor, shape: tuple[int, ...], channels_last: bool) -> Tensor:
-    """Unwritten memory in a layout, of the dtype and device of ``like``."""
+    """An uninitialised tensor in a layout, with the dtype and device of ``like``."""
     if not channels_last or len(shape) not in _CHANNELS_LAST:
         return like.new_empty(shape)
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=_CHANNELS_LAST[len(shape)])
 
 
-#: A mapping of pages for each dtype that was asked for.
+#: The mapping of pages behind the phantoms of each dtype.
 _phantoms: dict[torch.dtype, Tensor] = {}
-#: Where it can be said, no memory is set aside for pages that nobody touches.
+#: Where the system supports it, the mapping reserves no memory for pages that are never touched.
 _PAGES: dict[str, int] = (
     {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE} if hasattr(mmap, "MAP_NORESERVE") else {}
 )
 
 
 def phantom(like: Tensor, shape: tuple[int, ...], channels_last: bool) -> Tensor:
-    """A tensor for kernels that ask for one and look at its shape and layout only: it takes no memory.
+    """A tensor without memory, for PyTorch kernels that take an operand only for its shape and layout.
 
-    All of a dtype lie over one mapping of pages that nobody touches. Fresh memory instead costs up to a third of a
-    gradient kernel's time: it pushes the result out of the memory that was used last.
+    All phantoms of a dtype are views of one mapping of pages that is never touched. Allocating memory would cost up to
+    a third of a gradient kernel's time, because the result would then not get the block that was used last.
     """
     found = _phantom(like.dtype, shape, channels_last) if like.is_cpu else None
     return new_empty(like, shape, channels_last) if found is None else found
@@ -74,13 +74,13 @@ def _phantom(dtype: torch.dtype, shape: tuple[int, ...], channels_last: bool) ->
             pages = mmap.mmap(-1, max(2 * count * dtype.itemsize, 1 << 26), **_PAGES)
             known = _phantoms[dtype] = torch.frombuffer(pages, dtype=dtype)
         except (OSError, ValueError, OverflowError):
-            return None  # address space is scarce here
+            return None  # no address space left
     return known.as_strided(shape, strides)
 
 
 @lru_cache(maxsize=4096)
 def _extent(shape: tuple[int, ...], channels_last: bool) -> tuple[int, tuple[int, ...]]:
-    """How many numbers there are, and the strides."""
+    """The number of elements, and the strides."""
     last = channels_last and len(shape) in _CHANNELS_LAST
     order = (shape[0], *shape[2:], shape[1]) if last else shape
     strides = [1]
@@ -92,9 +92,9 @@ def _extent(shape: tuple[int, ...], channels_last: bool) -> tuple[int, tuple[int
 
 
 def reshaped(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A tensor nobody else holds, with axes of length 1 put in or left out; not a view of it.
+    """Inserts or removes axes of length 1 in a tensor that has no other reference; the result isn't a view.
 
-    What an autograd function returns must not be a view, or PyTorch refuses to let anybody change it in place.
+    If an autograd function returned a view, PyTorch would refuse in-place operations on it.
     """
     if tensor.shape == shape:
         return tensor

@@ -1,15 +1,16 @@
-"""Convolutions as matrix products, one a tap.
+"""Convolutions as matrix products, one product for each tap.
 
-For a tap t the outputs o whose window has it inside the image, and the inputs it sees there, are a matrix each,
-positions by channels, and with the tap's weights w[t], C_out by C_in, contractions are sums of products of matrices:
+For a tap t, take the outputs o for which the tap lies inside the image, and the inputs that they see through it. Both
+are matrices of positions by channels. With the tap's weights w[t], C_out by C_in, each contraction is a sum of matrix
+products:
 
     output          y[o]  += x[o * stride - before + t * dilation]  w[t]'
     input gradient  dx[o * stride - before + t * dilation]  +=  g[o]  w[t]
     weight gradient dw[t]  =  g[o]'  x[o * stride - before + t * dilation]
 
-What lies outside the image is never multiplied: on the small maps deep inside a network that is more than half of all.
-A window that is one position, or sees the whole image once, is one product. PyTorch's convolutions reorder weights for
-tiles that such maps have no use for, and take up to ten times as long as its matrix products.
+Padding is never multiplied. On the small maps deep inside a network, more than half of all multiplications are with
+padding. A window of one position, or a single window over the whole image, is one product. PyTorch's convolutions
+reorder weights for tiles that are larger than such maps, and take up to ten times as long as its matrix products.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ from striate.engine.backends import NO_STEPS, ConvolutionBackend, Pass
 from striate.engine.layout import is_channels_last, laid_out, new_empty, reshaped
 from striate.geometry import ConvShape, Problem
 
-#: Positions of an output up to which several products, each with its copies, may be worth their while.
+#: The most positions of an output for which one product for each tap, with its copies, may be fast.
 _FEW_POSITIONS: Final = 64
-#: Numbers that the weight gradients of single images may take before they are added up.
+#: The most numbers of weight gradients of single images that are held before they are added up.
 _MATRICES: Final = 1 << 22
-#: Channels from which on a tap's product outweighs its copies, and taps up to which it is tried.
+#: The fewest channels for which a product takes longer than its copies, and the most taps.
 _FEW_CHANNELS, _MOST_TAPS = 32, 25
 
 
 class MatmulBackend(ConvolutionBackend):
-    """PyTorch's matrix product for convolutions of single positions, of small maps, and of windows over all."""
+    """Matrix products for convolutions with windows that don't overlap, of small maps, and of the whole image."""
 
     name = "matmul"
 
@@ -43,13 +44,13 @@ class MatmulBackend(ConvolutionBackend):
         if open_ is Pass.PACKED:
             return NO_STEPS
         if not isinstance(problem, ConvShape):
-            return "multiplies matrices"
+            return "computes convolutions only"
         if dtype not in (torch.float32, torch.float64) or device != "cpu":
-            return "stands in for CPU kernels in float32 and float64"
+            return "computes in float32 and float64 on CPUs only"
         if problem.groups > 1:
-            return "multiplies one matrix, not one a group"
+            return "has no kernels for groups"
         if 0 in problem.input_shape or 0 in problem.weight_shape:
-            return "leaves empty tensors to others"
+            return "has no kernels for empty tensors"
         if _is_apart(problem):
             return None
         if math.prod(problem.output_size) > _FEW_POSITIONS or math.prod(problem.kernel) > _MOST_TAPS:
@@ -86,14 +87,14 @@ class MatmulBackend(ConvolutionBackend):
 
 
 def _is_apart(problem: ConvShape) -> bool:
-    """Whether windows lie within the image without overlapping, and see all that they reach over."""
+    """Whether there is no padding, windows don't overlap, and they have no dilation."""
     each = zip(problem.kernel, problem.stride, problem.dilation, problem.output_size, strict=True)
     apart = all((k <= s or count == 1) and (d == 1 or k == 1) for k, s, d, count in each)
     return apart and not any(map(any, problem.pads))
 
 
 def is_linear(problem: Problem) -> bool:
-    """Whether it is a linear layer: one window, which sees all of the image."""
+    """Whether the problem is a linear layer: one window that covers the whole image."""
     if not isinstance(problem, ConvShape) or problem.groups > 1 or any(map(any, problem.pads)):
         return False
     return problem.kernel == problem.size
@@ -102,8 +103,8 @@ def is_linear(problem: Problem) -> bool:
 def _linear(
     shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, bias: Tensor | None, channels_last: bool
 ) -> Tensor:
-    """One product of two matrices, each with one row an image or an output channel."""
-    # What is larger says in which order an image's numbers are best read.
+    """A linear layer as one matrix product: rows are images or output channels."""
+    # The larger operand decides the order of the numbers of an image, so that it isn't copied.
     larger = first if open_ is not Pass.OUTPUT or first.numel() > second.numel() else second
     innermost = channels_last if open_ is Pass.INPUT_GRAD else is_channels_last(larger)
 
@@ -129,9 +130,9 @@ def _linear(
 
 
 class _Patches:
-    """Images as matrices: a row for each window, a column for each number that a window sees.
+    """Images as matrices of patches: a row for each window, a column for each number in a window.
 
-    The columns are in the order of (C, kernel rows, kernel columns), or with channels innermost.
+    The columns are in the order (C, kernel rows, kernel columns), or with channels innermost.
     """
 
     def __init__(self, shape: ConvShape, innermost: bool) -> None:
@@ -141,34 +142,34 @@ class _Patches:
         self.windows, self.numbers = math.prod(shape.output_size), math.prod(shape.weight_shape[1:])
 
     def of(self, image: Tensor) -> Tensor:
-        """(N, outputs, window): a view of an image, what no window sees left out."""
+        """The patches of an image as a view, (N, outputs, window), without the inputs that no window sees."""
         for axis, (length, step) in enumerate(zip(self.shape.kernel, self.shape.stride, strict=True), start=2):
             image = image.unfold(axis, length, step)
         return image.permute(self.order)
 
     def rows(self, image: Tensor) -> Tensor:
-        """(N, windows, numbers of a window), copied where they don't lie so."""
+        """The patches as (N, windows, numbers of a window), copied if that isn't a view."""
         return self.of(image).reshape(-1, self.windows, self.numbers)
 
     def weight(self, weight: Tensor) -> Tensor:
-        """(C_out, numbers of a window), a view where the layout is the one said."""
+        """The weight as (C_out, numbers of a window), a view if it has the same layout as the patches."""
         return (weight.movedim(1, -1) if self.innermost else weight).flatten(1)
 
 
 def _apart(
     shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, bias: Tensor | None, channels_last: bool
 ) -> Tensor:
-    """One product, or on planes of several positions one an image."""
+    """A convolution of windows that don't overlap: one product, or one for each image in NCHW with several windows."""
     if open_ is Pass.INPUT_GRAD:
         return _apart_input_grad(shape, first, second, bias, channels_last)
-    # What is larger says in which order a window's numbers are best read.
+    # The larger operand decides the order of the numbers in a window, so that it isn't copied.
     larger = first if open_ is Pass.WEIGHT_GRAD or first.numel() > second.numel() else second
     patches = _Patches(shape, is_channels_last(larger))
     x = patches.rows(first)
     if open_ is Pass.WEIGHT_GRAD:
         made = new_empty(second, shape.weight_shape, patches.innermost)
         if patches.windows > 1 and not is_channels_last(second):
-            # A matrix for each image, of as many images at once as memory is worth.
+            # One matrix for each image, for as many images at once as the memory limit allows.
             together = max(1, _MATRICES // math.prod(shape.weight_shape))
             pairs = zip(second.flatten(2).split(together), x.split(together), strict=True)
             parts = [torch.matmul(*pair).sum(0) for pair in pairs]
@@ -210,17 +211,17 @@ def _apart_input_grad(shape: ConvShape, w: Tensor, g: Tensor, bias: Tensor | Non
 
 
 class _Tap(NamedTuple):
-    """Indices of tensors with channels at the end."""
+    """The indices of one tap, into tensors with channels at the end."""
 
-    outputs: tuple[slice, ...]  #: those whose window has the tap inside the image
-    inputs: tuple[slice, ...]  #: what it sees there
+    outputs: tuple[slice, ...]  #: the outputs for which the tap lies inside the image
+    inputs: tuple[slice, ...]  #: the inputs that they see through the tap
     weight: tuple[slice | int, ...]
-    everywhere: bool  #: whether all outputs have it
+    everywhere: bool  #: whether the tap lies inside the image for all outputs
 
 
 @lru_cache(maxsize=1024)
 def _taps(shape: ConvShape) -> tuple[_Tap, ...]:
-    """The taps that some window has inside the image; one that all have comes first, if there is one."""
+    """The taps that lie inside the image for some output; a tap that does for all outputs comes first."""
     axes = []
     for window, (before, _), size, count in zip(shape.windows, shape.pads, shape.size, shape.output_size, strict=True):
         axis = []
@@ -241,17 +242,17 @@ def _taps(shape: ConvShape) -> tuple[_Tap, ...]:
 
 
 def _positions(tensor: Tensor) -> Tensor:
-    """(N, ..., C), numbers of a position side by side; of a weight (C_out, ..., C_in)."""
+    """Moves channels to the end, contiguous: (N, ..., C), or (C_out, ..., C_in) for a weight."""
     return tensor.movedim(1, -1).contiguous()
 
 
 def _matrix(tensor: Tensor) -> Tensor:
-    """Positions by channels."""
+    """A tensor with channels at the end as a matrix of positions by channels."""
     return tensor.reshape(-1, tensor.shape[-1])
 
 
 def _new(like: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Unwritten memory with channels innermost, and the same as (N, ..., C)."""
+    """An uninitialised tensor with channels innermost, and its view as (N, ..., C)."""
     _, channels, *size = shape
     steps = [channels * math.prod(size[i + 1 :]) for i in range(len(size))]
     made = torch.empty_strided(shape, [channels * math.prod(size), 1, *steps], dtype=like.dtype, device=like.device)

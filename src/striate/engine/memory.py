@@ -1,8 +1,8 @@
-"""Memory that is freed stays with the process, for the next tensor.
+"""Keeps freed memory in the process, for the next tensor.
 
-The C library hands large blocks back to the system when they are freed, and the system hands them out again page by
-page, each with a fault and filled with zeros. Networks free and ask for the same blocks in every step, and for maps of
-some megabytes the faults cost as much as the arithmetic.
+By default the C library returns large blocks to the system when they are freed. The system then hands them out again
+page by page, each with a page fault and filled with zeros. Networks free and allocate the same blocks in every step,
+and for maps of some megabytes the page faults cost as much as the arithmetic.
 """
 
 from __future__ import annotations
@@ -11,31 +11,32 @@ import ctypes
 import os
 from functools import cache
 
-#: From mallopt(3).
+#: Parameters of mallopt(3).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-#: The most that is kept, whatever the machine has: mallopt takes an int.
+#: The most bytes that can be kept on any machine, because mallopt takes an int.
 _MOST = (1 << 31) - 1
-#: Older C libraries refuse thresholds beyond half of the heap that a thread other than the first one gets.
+#: Thresholds to try: older C libraries refuse more than half the heap size of a secondary thread.
 _BLOCKS = (1 << 30, 1 << 25)
 
 
 def keeps_memory() -> bool:
-    """Whether memory that nobody uses now may be kept for later (``STRIATE_KEEP_MEMORY``)."""
+    """Whether freed memory may be kept for later (``STRIATE_KEEP_MEMORY``)."""
     return os.environ.get("STRIATE_KEEP_MEMORY", "1") != "0"
 
 
 @cache
 def keep_freed_memory() -> int:
-    """Has the C library keep freed memory, up to an eighth of the machine's and 2 GiB; returns how many bytes.
+    """Makes the C library keep freed memory, up to an eighth of the machine's memory and 2 GiB; returns the limit.
 
-    It counts for the whole process, PyTorch's tensors included, and can't be taken back. 0 where it isn't done: with
-    ``STRIATE_KEEP_MEMORY=0``, or where the C library isn't glibc.
+    The setting applies to the whole process, PyTorch's tensors included, and can't be undone. Returns 0 and changes
+    nothing if ``STRIATE_KEEP_MEMORY=0``, or if the C library isn't glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is None or not keeps_memory():
         return 0
     kept = min(_MOST, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8)
-    # Blocks of their own (mmap) always go back; so they come from the heap, whose end is kept.
+    # Blocks that come from mmap are always returned to the system, so allocate large blocks from the heap and keep its
+    # end.
     if not any(mallopt(_MMAP_THRESHOLD, size) for size in _BLOCKS) or not mallopt(_TRIM_THRESHOLD, kept):
         return 0
     return kept

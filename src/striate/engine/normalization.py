@@ -1,4 +1,4 @@
-"""The implementations of batch normalisation with what follows it: generated kernels, or PyTorch's operators."""
+"""The implementations of batch normalisation fused with what follows it: generated kernels or PyTorch's operators."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from striate.engine import choice
 from striate.engine.choice import Asked, Implementation
 from striate.engine.llvm.codegen.isa import host
 from striate.engine.llvm.normalization import dispatch
-from striate.engine.llvm.normalization.formulas import Form
+from striate.engine.llvm.normalization.formulas import NormVariant
 from striate.geometry import NormShape
 
 
@@ -27,7 +27,7 @@ def _family(asked: Asked) -> list[Implementation]:
         like = torch.empty(problem.input_shape, device="meta")
         if asked.channels_last:
             like = like.movedim(1, -1).contiguous().movedim(-1, 1)
-        plan = dispatch.plan(Form(problem.activation, problem.residual, problem.training), like)
+        plan = dispatch.plan(NormVariant(problem.activation, problem.residual, problem.training), like)
         if plan is None:
             refusal = "has fewer channels than threads"
         else:

@@ -9,28 +9,28 @@ from striate.geometry import AnyProblem, ConvPoolShape, ConvShape, NormShape
 
 
 class Pass(enum.IntEnum):
-    """What is computed of a problem: which operand is open, in the order of the trilinear form; or more than that."""
+    """One computation of a problem: an open operand, in the order of the trilinear form, or a variant of the output."""
 
     INPUT_GRAD = 0
     WEIGHT_GRAD = 1
     OUTPUT = 2
-    #: Of max pooling: the output with the positions that its values come from, which gradients need.
+    #: Of max pooling: the output, and for each value its position in the input, which the gradient needs.
     POSITIONS = 3
-    #: Of a convolution: the output from a weight that was packed before, as a step of an inference plan computes it.
+    #: Of a convolution: the output from a packed weight, as a step of an inference plan computes it.
     PACKED = 4
 
-    # Looked up several times a call; an enumeration's own hash is a function in Python.
+    # Passes are dictionary keys that each call looks up several times, and the hash of an Enum is a Python function.
     __hash__ = int.__hash__
 
 
-#: The operands of the trilinear form, each of which may be the open one.
+#: The passes of the trilinear form, one for each operand that may be open.
 FORM: Final = (Pass.INPUT_GRAD, Pass.WEIGHT_GRAD, Pass.OUTPUT)
 
 
 def passes(problem: AnyProblem) -> tuple[Pass, ...]:
-    """What there is to compute of a problem.
+    """The passes of a problem.
 
-    Of a normalisation, INPUT_GRAD is forward and backward together: one implementation computes both.
+    For a normalisation, INPUT_GRAD means forward and backward together, because one implementation computes both.
     """
     if isinstance(problem, ConvShape):
         return Pass.OUTPUT, Pass.INPUT_GRAD, Pass.WEIGHT_GRAD

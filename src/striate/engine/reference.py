@@ -1,10 +1,10 @@
-"""The definitions: every operation as the direct sum that a textbook writes, in float64, forward and gradients.
+"""The definitions: every operation as a direct sum in float64, forward and gradients.
 
-This is the oracle that everything else is tested against, so it is written to be believed rather than to be fast: one
-loop over the taps of the window, input positions from :class:`striate.geometry.Window`, nothing else. Whatever the
-operands' dtype, results are float64 (complex128 for complex operands).
+All other implementations are tested against this one, so it is written to be checked by reading, not to be fast: one
+loop over the taps of the window, with input positions from :class:`striate.geometry.Window`. For operands of any dtype,
+results are float64 (complex128 for complex operands).
 
-Here they take problems; :mod:`striate.ops.reference` has them under the operations' names and arguments.
+These functions take problems; :mod:`striate.ops.reference` has them with the names and arguments of the operations.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _exact(tensor: Tensor) -> Tensor:
 def _taps(
     windows: Sequence[Window], size: Sequence[int], outputs: Sequence[int]
 ) -> Iterator[tuple[Any, Tensor, Tensor]]:
-    """For every tap: its index, each output's flat input position through it, and whether that lies inside."""
+    """For every tap: its index, the flat input position that each output sees through it, and whether it is inside."""
     resolved = [window.resolve(n) for window, n in zip(windows, size, strict=True)]
     for tap in itertools.product(*(range(window.kernel) for window in resolved)):
         flat, inside = torch.zeros((), dtype=torch.long), torch.ones((), dtype=torch.bool)
@@ -81,10 +81,10 @@ def _taps(
 
 
 def contract(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor) -> Tensor:
-    """T(x, w, g) with one operand open, ``first`` and ``second`` being the other two in that order.
+    """T(x, w, g) with one operand open; ``first`` and ``second`` are the other two in that order.
 
-    y[n, o, p] = sum over c, t of x[n, c, position(p, t)] * w[o, c, t], and the same terms summed over what is not in
-    dx[n, c, position(p, t)] or dw[o, c, t].
+    y[n, o, p] = sum over c, t of x[n, c, position(p, t)] * w[o, c, t]. The gradients dx[n, c, position(p, t)] and
+    dw[o, c, t] sum the same products over the indices that they don't have.
 
     Formula: F1, F2, F3, F8, F13, F14, F15, F16, F17, W1, W2, W3.
     """
@@ -109,7 +109,7 @@ def contract(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor) -> Te
     }
     x, w, y = (form[role] for role in (Pass.INPUT_GRAD, Pass.WEIGHT_GRAD, Pass.OUTPUT))
     for tap, position, inside in _taps(shape.windows, shape.size, shape.output_size):
-        # Terms with a position in the padding have a factor of zero, so they are left out.
+        # Positions in the padding contribute zero, so they are left out.
         here, there = inside.nonzero().flatten().to(device), position[inside].to(device)
         weight = w[(..., *tap)]
         if open_ is Pass.OUTPUT:
@@ -125,7 +125,7 @@ def contract(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor) -> Te
 
 
 def maximum(shape: PoolShape, input: Tensor) -> tuple[Tensor, Tensor]:
-    """y[p] = max over t of x[position(p, t)], with the flat position of the first maximum; NaN wins over all.
+    """y[p] = max over t of x[position(p, t)], with the flat position of the first maximum; NaN is the largest value.
 
     Formula: F36, F41, W4.
     """
@@ -140,7 +140,7 @@ def maximum(shape: PoolShape, input: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def maximum_grad(size: Sequence[int], indices: Tensor, grad_output: Tensor) -> Tensor:
-    """dx[i] = sum over all p whose maximum stands at i of g[p].
+    """dx[i] = sum of g[p] over all p whose maximum is at i.
 
     Formula: F39, W5.
     """
@@ -164,7 +164,7 @@ def average(shape: PoolShape, input: Tensor) -> Tensor:
 
 
 def average_grad(shape: PoolShape, grad_output: Tensor) -> Tensor:
-    """dx[i] = sum over all (p, t) with position(p, t) = i of g[p] / cells(p).
+    """dx[i] = sum of g[p] / cells(p) over all (p, t) with position(p, t) = i.
 
     Formula: F40, W7.
     """

@@ -1,6 +1,6 @@
-"""The definitions of what detection needs, as loops that papers write, in float64: regions, overlaps, suppression.
+"""The definitions of the operations of detection, as loops in float64: region pooling, IoU, suppression.
 
-As in :mod:`striate.engine.reference`: written to be believed, and without autograd.
+As in :mod:`striate.engine.reference`, they are written to be checked by reading, and have no autograd.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _neighbours(place: float, pixels: int) -> list[tuple[int, float]]:
 
 
 def _terms(shape: RegionShape, boxes: Tensor) -> Iterator[tuple[int, int, int, int, int, int, float]]:
-    """Every (box, image, bin down, bin along, row, column, weight) that is summed."""
+    """All terms of the sum: (box, image, bin row, bin column, pixel row, pixel column, weight)."""
     for box, (image, x1, y1, x2, y2) in enumerate(boxes.double().tolist()):
         for p, y, down in _samples(y1, y2, shape.bins[0], shape):
             for q, x, along in _samples(x1, x2, shape.bins[1], shape):
@@ -64,7 +64,7 @@ def roi_align_input_grad(shape: RegionShape, grad_output: Tensor, boxes: Tensor)
 
 
 def roi_pool(input: Tensor, boxes: Tensor, bins: tuple[int, int], scale: float) -> Tensor:
-    """y[k, c, p, q] = the maximum over the pixels of bin (p, q) of box k, rounded to pixels; 0 where there are none."""
+    """y[k, c, p, q] = the maximum over the pixels of bin (p, q) of box k, rounded to pixels; 0 for an empty bin."""
     x = input.detach().double()
     y = x.new_zeros(len(boxes), x.shape[1], *bins)
     for box, (image, *corners) in enumerate(boxes.double().tolist()):
@@ -84,7 +84,7 @@ def _cuts(first: int, last: int, bins: int, pixels: int) -> list[tuple[int, int]
 
 
 def box_iou(one: list[float], other: list[float]) -> float:
-    """The overlap of two boxes; 0 where neither has an area."""
+    """The intersection over union of two boxes; 0 if neither has an area."""
     width = max(0.0, min(one[2], other[2]) - max(one[0], other[0]))
     height = max(0.0, min(one[3], other[3]) - max(one[1], other[1]))
     areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
@@ -93,7 +93,7 @@ def box_iou(one: list[float], other: list[float]) -> float:
 
 
 def nms(boxes: Tensor, scores: Tensor, threshold: float, classes: Tensor | None = None) -> Tensor:
-    """Box after box by falling score: taken, unless one of its class that was taken before overlaps it too much."""
+    """Goes through the boxes by falling score; keeps a box unless a kept box of its class overlaps it too much."""
     kinds = [0] * len(boxes) if classes is None else classes.tolist()
     corners, taken = boxes.double().tolist(), list[int]()
     for box in sorted(range(len(boxes)), key=lambda box: -scores[box].item()):

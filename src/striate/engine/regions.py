@@ -1,14 +1,14 @@
-"""Aligned pooling of regions by PyTorch's operators: both passes, on any device, in float32 and float64.
+"""RoIAlign by PyTorch's operators: forward and backward, on any device, in float32 and float64.
 
-Along one axis every bin of a box is a weighted sum of pixels; the weights of two axes multiply. So the output is a
-matrix times the map, with a row for each bin of each box and a column for each pixel, that has few numbers in a row:
+Along one axis, every bin of a box is a weighted sum of pixels, and the weights of the two axes multiply. So the output
+is a sparse matrix times the map, with a row for each bin of each box and a column for each pixel:
 
     y[k, c, p, q] = sum over i and j of  u[k, p, i] * v[k, q, j] * x[n(k), c, i, j]
 
-The input's gradient is the transposed matrix times the upstream gradient. Both are sums of rows of a table, which
-PyTorch calls an embedding bag; for the transposed one entries are sorted by pixel, so that sums have one order.
+The input gradient is the transposed matrix times the upstream gradient. Both are computed as sums of rows of a table
+(PyTorch's embedding bag). For the transposed matrix, entries are sorted by pixel, so the order of the sums is fixed.
 
-A sample whose weight is 0 is never read: a pixel that isn't finite shows only in bins that see it.
+A pixel with weight 0 is never read, so NaN and infinity appear only in bins that sample them.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from torch import Tensor
 from striate.engine.backends import Pass, watched
 from striate.errors import GeometryError
 
-#: Entries of the matrix that are made at a time.
+#: The most entries of the matrix that are in memory at a time.
 _ENTRIES = 1 << 22
-#: Samples of a bin along an axis that are still believed to be meant.
+#: The most samples of a bin along an axis; more is an error.
 _MOST_SAMPLES = 1 << 16
 
 
 @dataclass(frozen=True)
 class RegionShape:
-    """What is known of aligned pooling without its tensors.
+    """The sizes and settings of RoIAlign, without its tensors.
 
     Args:
-        batch: images.
+        batch: number of images.
         size: height and width of the map.
         bins: height and width of the output.
-        scale: from the boxes' coordinates to the map's.
-        samples: of a bin along each axis; 0: as many as pixels, rounded up.
-        aligned: whether coordinates are moved by half a pixel; else boxes are at least a pixel wide and high.
+        scale: factor from the coordinates of the boxes to those of the map.
+        samples: samples of a bin along each axis; 0 for as many as the bin has pixels, rounded up.
+        aligned: whether coordinates are shifted by half a pixel; if not, boxes are at least one pixel wide and high.
     """
 
     batch: int
@@ -50,18 +50,18 @@ class RegionShape:
     aligned: bool
 
 
-class Line(NamedTuple):
-    """Along one axis: the pixels that each bin sums and their weights, (K, bins, T) each."""
+class AxisSamples(NamedTuple):
+    """The pixels that each bin sums along one axis, and their weights, (K, bins, T) each."""
 
     places: Tensor
     weights: Tensor
 
 
-def lines(shape: RegionShape, boxes: Tensor) -> tuple[Line, Line]:
-    """The two axes, rows first, of boxes (K, 5) with the image in front.
+def axis_samples(shape: RegionShape, boxes: Tensor) -> tuple[AxisSamples, AxisSamples]:
+    """The rows and columns that boxes (K, 5) sample; the first number of a box is its image.
 
     Raises:
-        GeometryError: boxes that aren't finite, where the number of samples is theirs to say.
+        GeometryError: boxes that aren't finite, if the number of samples depends on them.
     """
     offset = 0.5 if shape.aligned else 0.0
     corners = boxes[:, 1:] * shape.scale - offset
@@ -69,19 +69,19 @@ def lines(shape: RegionShape, boxes: Tensor) -> tuple[Line, Line]:
     if not shape.aligned:
         extent = extent.clamp(min=1)
     rows, columns = (
-        _line(start[:, 1 - axis], extent[:, 1 - axis], shape.bins[axis], shape.size[axis], shape.samples)
+        _along_axis(start[:, 1 - axis], extent[:, 1 - axis], shape.bins[axis], shape.size[axis], shape.samples)
         for axis in (0, 1)
     )
     return rows, columns
 
 
-def _line(start: Tensor, extent: Tensor, bins: int, pixels: int, samples: int) -> Line:
+def _along_axis(start: Tensor, extent: Tensor, bins: int, pixels: int, samples: int) -> AxisSamples:
     width = extent / bins
     count = torch.full_like(width, samples) if samples > 0 else width.ceil().clamp(min=0)
     most = samples if samples > 0 else _most(count)
     bin_, sample = (torch.arange(n, device=start.device, dtype=start.dtype) for n in (bins, most))
     start, width, count = (each[:, None, None] for each in (start, width, count))
-    # In this order, since rounding decides of a sample at the very border whether it counts.
+    # The order of operations matters: rounding decides whether a sample exactly at the border counts.
     place = start + bin_[:, None] * width + (sample + 0.5) * width / count.clamp(min=1)
     counts = (place >= -1) & (place <= pixels) & (sample < count)
     place = place.where(counts, 0).clamp(min=0)
@@ -89,13 +89,13 @@ def _line(start: Tensor, extent: Tensor, bins: int, pixels: int, samples: int) -
     part = (place - low).where(low < pixels - 1, 0)
     weights = (torch.stack([1 - part, part], -1) * (counts / count.clamp(min=1))[..., None]).flatten(2)
     places = torch.stack([low, (low + 1).clamp(max=pixels - 1)], -1).flatten(2).long()
-    # Instead of pixels that don't count one that does is read: their weight is 0, and theirs may be NaN.
+    # Pixels with weight 0 may be NaN, so read one that counts instead.
     places = places.where(weights > 0, places.gather(2, weights.argmax(2, keepdim=True)))
-    return Line(places, weights) if samples > 0 else _merged(Line(places, weights), pixels)
+    return AxisSamples(places, weights) if samples > 0 else _merged(AxisSamples(places, weights), pixels)
 
 
 def _most(count: Tensor) -> int:
-    """Samples of the largest bin."""
+    """The number of samples of the largest bin."""
     if count.numel() == 0:
         return 1
     most = float(count.amax())
@@ -105,19 +105,19 @@ def _most(count: Tensor) -> int:
     return max(1, int(most))
 
 
-def _merged(line: Line, pixels: int) -> Line:
-    """Samples no more than a pixel apart, as many pixels in a row: each once."""
+def _merged(line: AxisSamples, pixels: int) -> AxisSamples:
+    """Merges samples that are at most a pixel apart, so that each pixel of a bin occurs once."""
     first = line.places.amin(2, keepdim=True)
     at = line.places - first
     many = int(at.amax()) + 1 if at.numel() else 1
     weights = line.weights.new_zeros(*line.weights.shape[:2], many).scatter_add(2, at, line.weights)
     places = first + torch.arange(many, device=first.device)
-    return Line(places.where(weights > 0, first).clamp(max=pixels - 1), weights)
+    return AxisSamples(places.where(weights > 0, first).clamp(max=pixels - 1), weights)
 
 
 def _entries(shape: RegionShape, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """The matrix: for each bin (K * P * Q) the pixels (N * H * W) of its row and their numbers, (K * P * Q, T)."""
-    rows, columns = lines(shape, boxes)
+    """The matrix, (K * P * Q, T): for each bin the indices of its pixels (among N * H * W) and their weights."""
+    rows, columns = axis_samples(shape, boxes)
     image = boxes[:, 0].long()[:, None, None, None, None]
     row, column = rows.places[:, :, None, :, None], columns.places[:, None, :, None, :]
     weights = rows.weights[:, :, None, :, None] * columns.weights[:, None, :, None, :]
@@ -126,7 +126,7 @@ def _entries(shape: RegionShape, boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _chunks(shape: RegionShape, boxes: Tensor) -> list[Tensor]:
-    """Boxes whose entries are made together."""
+    """Splits boxes into chunks whose matrix entries fit into the limit."""
     if watched():
         return [boxes]
     per_bin = [
@@ -154,7 +154,7 @@ def _input_grad(shape: RegionShape, operand: Tensor, boxes: Tensor) -> Tensor:
     pixels = shape.batch * shape.size[0] * shape.size[1]
     table = _table(operand)
     grad, start = table.new_zeros(pixels, table.shape[1]), 0
-    # One more than there are, for entries that aren't any: what is sent to it is nobody's.
+    # One more pixel than there are: entries with weight 0 are summed there and dropped.
     every = torch.arange(pixels + 1, device=operand.device)
     for some in _chunks(shape, boxes):
         places, weights = _entries(shape, some)
@@ -167,13 +167,14 @@ def _input_grad(shape: RegionShape, operand: Tensor, boxes: Tensor) -> Tensor:
 
 
 def contract(shape: RegionShape, open_: Pass, operand: Tensor, boxes: Tensor) -> Tensor:
-    """The output of a map, or the input's gradient of an output's.
+    """Computes the output from a map, or the input gradient from an output gradient.
 
     Args:
-        operand: (N, C, H, W), or (K, C, P, Q) of :attr:`Pass.INPUT_GRAD`; float32 or float64.
+        operand: the map (N, C, H, W), or for :attr:`Pass.INPUT_GRAD` the output gradient (K, C, P, Q); float32 or
+            float64.
         boxes: (K, 5) of the same dtype.
 
     Returns:
-        The other of the two.
+        The output (K, C, P, Q), or the input gradient (N, C, H, W).
     """
     return (_output if open_ is Pass.OUTPUT else _input_grad)(shape, operand, boxes)

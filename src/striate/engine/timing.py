@@ -1,8 +1,8 @@
-"""How long a problem takes each backend on this machine, and how much of the machine that uses.
+"""Times a problem with each backend on this machine, and compares the times with the roofline.
 
 The roofline (Williams, Waterman & Patterson, "Roofline: an insightful visual performance model", CACM 52(4), 2009): a
-pass can't be quicker than its operations at the processor's peak, nor than its operands and result through the memory's
-bandwidth. Both ceilings are measured here, on the number of threads that is set.
+pass can't be faster than its operations at the processor's peak, nor than moving its operands and result at the
+bandwidth of the memory. Both limits are measured here, on the current number of threads.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from striate.geometry import ConvShape, PoolShape, Problem, parse
 
 @dataclass(frozen=True)
 class Roofline:
-    """What a machine can do: floating-point operations and bytes a second, measured, and on how many threads."""
+    """The measured limits of a machine on a number of threads: floating-point operations and bytes per second."""
 
     flops: float
     bandwidth: float
@@ -35,20 +35,20 @@ class Roofline:
 
     @property
     def ridge(self) -> float:
-        """Operations a byte below which memory is what takes the time."""
+        """The arithmetic intensity, in operations per byte, below which memory is the limit."""
         return self.flops / self.bandwidth
 
     def seconds(self, flops: float, bytes_: float) -> float:
-        """The least time in which so much can be computed and moved."""
+        """The least time for this many operations and bytes."""
         return max(flops / self.flops, bytes_ / self.bandwidth)
 
 
 @dataclass(frozen=True)
 class PassTiming:
-    """One pass of a problem: median seconds of the backends that compute it, and why the others don't."""
+    """One pass of a problem: median seconds of the backends that accept it, and why the others refuse."""
 
     open_: Pass
-    flops: int  #: of the definition, multiplications with padding not counted; a maximum's comparisons count as one
+    flops: int  #: of the definition, without multiplications by padding; a comparison counts as one
     bytes_: int  #: operands read once, the result written once
     seconds: dict[str, float]
     refusals: dict[str, str]
@@ -65,11 +65,11 @@ class Timing:
     passes: tuple[PassTiming, ...]
 
     def share(self, pass_: PassTiming, name: str) -> float:
-        """Of the roofline's speed, how much a backend reaches: 1 is all there is. For more see :meth:`above`."""
+        """The share of the roofline's speed that a backend reaches, 1 at the roofline; see :meth:`above` for more."""
         return self.roofline.seconds(pass_.flops, pass_.bytes_) / pass_.seconds[name]
 
     def above(self, pass_: PassTiming, name: str) -> str:
-        """Why a backend is quicker than the roofline allows, where it is by half a percent or more; "" elsewhere."""
+        """Why a backend is faster than the roofline, if it is by half a percent or more; otherwise ""."""
         if round(100 * self.share(pass_, name)) <= 100:
             return ""
         if pass_.bytes_ / self.roofline.bandwidth >= pass_.flops / self.roofline.flops:
@@ -145,7 +145,7 @@ _Runs = Callable[[Backend], Callable[[], object]]
 
 
 def _runs(problem: Problem, dtype: torch.dtype, channels_last: bool) -> list[tuple[Pass, _Runs]]:
-    """For each pass what computes it, by backend."""
+    """For each pass, a function that prepares a run with a backend."""
 
     def image(shape: tuple[int, ...]) -> Tensor:
         return laid_out(torch.randn(shape, dtype=dtype), channels_last)
@@ -182,14 +182,16 @@ def _contraction(
 
 
 def flops(problem: Problem) -> int:
-    """Operations of one pass by its definition: those with padding aren't counted; a maximum's comparison is one."""
+    """Operations of one pass by its definition, without those on padding; a comparison counts as one."""
     if isinstance(problem, ConvShape):
         return 2 * problem.in_bounds_macs
     return torch.Size(problem.output_shape).numel() * torch.Size(problem.kernel).numel()
 
 
 def moved(problem: Problem, open_: Pass) -> int:
-    """Numbers that a pass has to read or write: input, output and weight; of a maximum its positions beyond OUTPUT."""
+    """Numbers that a pass reads or writes: input, output, weight; for POSITIONS and the gradient of max pooling also
+    the positions.
+    """
     total = torch.Size(problem.input_shape).numel() + torch.Size(problem.output_shape).numel()
     if isinstance(problem, ConvShape):
         return total + torch.Size(problem.weight_shape).numel()
@@ -199,7 +201,7 @@ def moved(problem: Problem, open_: Pass) -> int:
 
 @cache
 def last_level_cache() -> int:
-    """Bytes of the processor's largest cache as Linux tells them; elsewhere 8 MiB."""
+    """Bytes of the processor's largest cache as Linux reports them; on other systems 8 MiB."""
     sizes = []
     for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         with suppress(OSError, ValueError):
@@ -217,10 +219,10 @@ def _word(dtype: torch.dtype) -> str:
 
 @cache
 def roofline(threads: int) -> Roofline:
-    """The machine's ceilings on so many threads, measured once a process; it takes about half a second.
+    """Measures the machine's limits on this many threads, once per process; takes about half a second.
 
-    The peak is that of a large float32 matrix product, the best a library gets out of the processor; the bandwidth that
-    of a copy far larger than the caches, bytes read and bytes written.
+    The peak is the speed of a large float32 matrix product. The bandwidth is that of a copy far larger than the caches,
+    and counts the bytes read and the bytes written.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -241,5 +243,5 @@ def _quickest(run: Callable[[], object], times: int = 8) -> float:
         start = time.perf_counter()
         run()
         taken.append(time.perf_counter() - start)
-    # A ceiling is what the machine can do undisturbed: the better half of the runs.
+    # A limit is what an undisturbed machine reaches, so use the faster half of the runs.
     return statistics.median(sorted(taken)[: times // 2])

@@ -1,20 +1,20 @@
-"""Measured choice: of the backends that accept a problem the fastest here, measured once and kept on disk.
+"""Measures which implementation of a problem is fastest on this machine, and stores the times on disk.
 
-What counts as one problem: its windows and channels, its sizes (about: three significant bits, so that images of every
-size don't mean measuring for ever), the pass, dtype, device, the layout of images and the number of threads. The first
-time it is met, every candidate computes it in turns on the very operands of the call, for a bounded time; the medians
-go into a file of lines in :func:`striate.engine.cache.folder`, one JSON object each, and later processes read them
-there. A file belongs to one processor, one PyTorch and one striate, which its name says.
+Times belong to a problem's windows and channels, its sizes (rounded to three significant bits, so that varying image
+sizes don't lead to endless measuring), the pass, dtype, device, layout of images and number of threads. When a process
+first meets a problem, all candidates compute it in turns on the operands of that call, for a bounded time. The medians
+are appended to a file in :func:`striate.engine.cache.folder`, one JSON object per line, and later processes read them.
+The name of the file contains a digest of the processor and the versions of PyTorch and striate.
 
-Measuring a deep network takes up to a minute, so a process spends a quarter of a second on it, which a first call takes
-longer, and then no more than a quarter of the time that goes by. What that leaves unmeasured PyTorch's kernels compute,
-until there is time (:func:`resume`).
+Measuring a deep network takes up to a minute. So a process measures for a quarter of a second at first, which makes a
+first call longer, and after that for no more than a quarter of the elapsed time. PyTorch's kernels compute the problems
+that aren't measured yet (:func:`resume`).
 
 Read from the environment when striate is imported:
 
     STRIATE_TUNE=0             never measure: each backend's own rule chooses (``Backend.recommends``)
-    STRIATE_TUNE=1             measure each problem when it is met first, however long that takes
-    STRIATE_DETERMINISTIC=1    the same, so that no clock decides how sums are ordered
+    STRIATE_TUNE=1             measure each problem when it is first met, without a time limit
+    STRIATE_DETERMINISTIC=1    never measure, so that the order of sums doesn't depend on a clock
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ import torch
 from striate.engine import cache as kept
 from striate.geometry import AnyProblem
 
-#: Seconds that one candidate may be measured for, unless a single run takes longer.
+#: The time in seconds for measuring one candidate, unless a single run takes longer.
 BUDGET = 0.02
-#: Seconds of a run from which on its time is taken once: the machine's hiccups are shorter.
+#: Runs of this many seconds or more are timed only once, because disturbances are shorter.
 LONG = 0.1
-#: Runs of each candidate, at least and at most.
+#: The least and the largest number of runs of each candidate.
 RUNS = 3, 15
-#: A challenger has to be so much faster than the one asked first: below, noise would choose.
+#: A candidate replaces the default only if it is faster by this factor; less may be noise.
 MARGIN = 1.1
-#: Seconds that it also has to save: what its way through Python costs a model that could have been left to PyTorch.
+#: The seconds that it has to save in addition: the cost of Python dispatch, which PyTorch's kernels don't have.
 LEAST = 5e-6
 
 
-#: Seconds that a process measures for at once, and the share of the time after that.
+#: Seconds that a process may spend on measuring at first, and the share of the elapsed time after that.
 _ALLOWANCE: float = math.inf if os.environ.get("STRIATE_TUNE") == "1" else 0.25
 _SHARE = 0.25
 
 
 @dataclass(frozen=True)
-class Question:
-    """All that a measured time depends on."""
+class TimingKey:
+    """The key of measured times: everything that they depend on."""
 
     problem: AnyProblem
     open_: int
@@ -67,7 +67,7 @@ class Question:
     threads: int
 
     def line(self) -> str:
-        """The question as a line that another process asks it by."""
+        """The key as a line in the file, with rounded sizes."""
         name, shape, *rest = str(self.problem).split()
         batch, channels, *size = map(int, shape.split("x"))
         about = "x".join(map(str, (rounded(batch), channels, *map(rounded, size))))
@@ -89,19 +89,19 @@ def rounded(number: int) -> int:
 _answers: dict[str, dict[str, float]] | None = None
 _lock = threading.RLock()
 _fixed = 0
-#: Counts what may change a choice, so that choices made before don't hold after.
+#: A counter that is part of the key of cached choices; raising it makes them invalid.
 generation = 0
 _enabled = os.environ.get("STRIATE_TUNE") != "0" and os.environ.get("STRIATE_DETERMINISTIC") != "1"
 
 
 def measuring() -> bool:
-    """Whether problems that are met for the first time are measured."""
+    """Whether new problems are measured."""
     return _enabled and not _fixed
 
 
 @contextlib.contextmanager
 def fixed() -> Iterator[None]:
-    """While entered nothing is measured and the rule chooses, so that two runs compute the same."""
+    """A context in which nothing is measured and the rule chooses, so that runs are reproducible."""
     global _fixed, generation
     _fixed += 1
     generation += 1
@@ -112,17 +112,17 @@ def fixed() -> Iterator[None]:
         generation += 1
 
 
-def known(question: Question) -> dict[str, float] | None:
-    """Seconds a run of every candidate, if somebody has measured them on this machine."""
-    return _table().get(question.line())
+def known(key: TimingKey) -> dict[str, float] | None:
+    """Seconds per run of every candidate if they have been measured on this machine, else None."""
+    return _table().get(key.line())
 
 
-def measure(question: Question, candidates: dict[str, Callable[[], object]]) -> dict[str, float] | None:
-    """Seconds a run of every candidate, measured now and kept; None where there is no time to measure."""
+def measure(key: TimingKey, candidates: dict[str, Callable[[], object]]) -> dict[str, float] | None:
+    """Seconds per run of every candidate, measured now and stored; None if there is no time to measure."""
     global put_off, _spent, _begun
-    # Two threads measuring would measure each other.
+    # Two threads that measure at the same time would slow each other down.
     with _lock:
-        found = known(question)
+        found = known(key)
         if found is not None and found.keys() >= candidates.keys():
             return found
         start = time.perf_counter()
@@ -132,12 +132,12 @@ def measure(question: Question, candidates: dict[str, Callable[[], object]]) -> 
             return None
         times = (found or {}) | in_turns(candidates)
         _spent += time.perf_counter() - start
-        _table()[question.line()] = times
-        kept.append(_name(), json.dumps({"question": question.line(), "seconds": times}))
+        _table()[key.line()] = times
+        kept.append(_name(), json.dumps({"question": key.line(), "seconds": times}))
         return times
 
 
-#: Whether some problem was met that there was no time to measure; when measuring began, and seconds spent on it.
+#: Whether a problem was met without time to measure it; the time when measuring began, and the seconds spent on it.
 put_off = False
 _begun, _spent = 0.0, 0.0
 
@@ -147,7 +147,7 @@ def _affordable() -> bool:
 
 
 def resume() -> None:
-    """Has all choices made again if some were put off and there is time now; those that are known cost a look-up."""
+    """Invalidates all choices if some couldn't be measured and there is time now; measured problems cost a look-up."""
     global put_off, generation
     if put_off and _affordable():
         put_off = False
@@ -156,7 +156,7 @@ def resume() -> None:
 
 @contextlib.contextmanager
 def at_once() -> Iterator[None]:
-    """While entered every problem is measured when it is met, and those that were put off are met again."""
+    """A context in which every new problem is measured at once, also those that had been postponed."""
     global _ALLOWANCE, _begun, _spent
     allowance, _ALLOWANCE = _ALLOWANCE, math.inf
     resume()
@@ -167,7 +167,7 @@ def at_once() -> Iterator[None]:
 
 
 def fastest(times: dict[str, float], candidates: list[str]) -> str:
-    """The quickest of the candidates; an earlier one unless a later one is quicker beyond noise."""
+    """The fastest candidate; a later one wins only if it is faster by more than noise."""
     best = candidates[0]
     for name in candidates[1:]:
         if times[name] * MARGIN + LEAST < times[best]:
@@ -176,9 +176,9 @@ def fastest(times: dict[str, float], candidates: list[str]) -> str:
 
 
 def in_turns(candidates: dict[str, Callable[[], object]], budget: float = BUDGET) -> dict[str, float]:
-    """Median seconds of each candidate, all taking turns, so that what slows the machine slows them alike.
+    """Median seconds of each candidate; candidates run in turns, so a disturbance slows them alike.
 
-    Each takes about ``budget`` seconds; where a single run takes long, one of each has to do.
+    Each candidate takes about ``budget`` seconds; if a single run takes long, each is timed once.
     """
     once: dict[str, float] = {}
     for name, run in candidates.items():
@@ -191,7 +191,7 @@ def in_turns(candidates: dict[str, Callable[[], object]], budget: float = BUDGET
         return once
     least, most = RUNS
     turns = max(least, min(most, int(budget / max(longest, 1e-6))))
-    # Short runs are repeated within a turn: a clock's tick and a cold cache would weigh too much.
+    # Repeat short runs within a turn; otherwise the clock's resolution and cold caches would distort the time.
     each = max(1, int(budget / most / max(longest, 1e-6)))
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(turns):
@@ -204,7 +204,7 @@ def in_turns(candidates: dict[str, Callable[[], object]], budget: float = BUDGET
 
 
 def forget() -> None:
-    """Forgets what this process has read or measured; the file stays. For tests, and for a moved cache folder."""
+    """Clears the times in memory; the file stays. For tests, and if the cache folder has moved."""
     global _answers, generation
     _answers = None
     generation += 1
@@ -216,7 +216,7 @@ def _table() -> dict[str, dict[str, float]]:
         if _answers is None:
             _answers = {}
             for line in (kept.read(_name()) or b"").decode(errors="replace").splitlines():
-                # A line cut off by a full disk, or by somebody's editor, is as good as none.
+                # Skip lines that are incomplete (a full disk) or edited.
                 with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
                     said = json.loads(line)
                     times = {str(name): float(seconds) for name, seconds in said["seconds"].items()}

@@ -40,7 +40,7 @@ from striate.engine.backends import Ready, fixed, watched
 from striate.engine.layout import is_channels_last
 from striate.engine.llvm.codegen import launch
 from striate.engine.llvm.normalization import dispatch as normalization
-from striate.engine.llvm.normalization.formulas import Form
+from striate.engine.llvm.normalization.formulas import NormVariant
 from striate.engine.llvm.pooling import activated
 from striate.errors import StriateError
 from striate.geometry import ConvShape
@@ -118,7 +118,7 @@ class _Convolved:
 class _Normed:
     """A normalisation of maps with this one's memory layout. Its operands are residual, weight and bias."""
 
-    plan: normalization.Plan
+    plan: normalization.NormKernels
     eps: float
     strides: tuple[int, ...]
     operands: ClassVar[int] = 3
@@ -450,7 +450,7 @@ def _laid_out(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
 
 def _normed(x: Tensor, link: Normalization) -> _Normed | None:
     weight, bias, mean, variance, training, momentum, eps, residual, activation = link
-    form = Form(activation, residual is not None, training)
+    form = NormVariant(activation, residual is not None, training)
     if not norm.fit(x, residual, (weight, bias, mean, variance), training, momentum, eps):
         return None
     plan = normalization.plan(form, x)

@@ -53,8 +53,8 @@ from striate.engine.choice import Asked
 from striate.engine.layout import is_channels_last
 from striate.engine.llvm.functions.activations import parsed
 from striate.engine.llvm.normalization import dispatch as normalization
-from striate.engine.llvm.normalization.dispatch import Plan
-from striate.engine.llvm.normalization.formulas import Form
+from striate.engine.llvm.normalization.dispatch import NormKernels
+from striate.engine.llvm.normalization.formulas import NormVariant
 from striate.errors import OperandError
 from striate.geometry import NormShape
 from striate.ops._autograd import own
@@ -137,7 +137,7 @@ class _BatchNorm(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         running: _Pair,
-        plan: Plan,
+        plan: NormKernels,
         momentum: float,
         eps: float,
     ) -> Tensor:
@@ -169,7 +169,7 @@ def _forward(
     weight: Tensor | None,
     bias: Tensor | None,
     running: _Pair,
-    plan: Plan,
+    plan: NormKernels,
     momentum: float,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
@@ -185,7 +185,7 @@ def laid_out_as(like: Tensor, tensor: Tensor) -> Tensor:
 
 
 def gradients(
-    form: Form,
+    form: NormVariant,
     eps: float,
     upstream: Tensor,
     input: Tensor,
@@ -197,7 +197,7 @@ def gradients(
     """The gradients of input, residual, weight and bias by PyTorch's operators, as functions of all they depend on.
 
     ``bias`` is only used for its autograd history, since callers may have overwritten its numbers. ``kept`` is what
-    :meth:`Plan.forward` saved, and ``y`` is the result if it is saved.
+    :meth:`NormKernels.forward` saved, and ``y`` is the result if it is saved.
     """
     each, axes = [-1, *[1] * (input.dim() - 2)], [0, *range(2, input.dim())]
     centre, scale, shift, offset, inverse = (row.view(each) for row in kept)
@@ -240,7 +240,7 @@ def _composed(
     weight: Tensor | None,
     bias: Tensor | None,
     running: _Pair,
-    form: Form,
+    form: NormVariant,
     momentum: float,
     eps: float,
 ) -> Tensor:
@@ -368,7 +368,7 @@ def batch_norm(
             return activate(activation, batch_norm(*arguments) + residual)
         if activation not in AFTER_RESIDUALS:
             return activate(activation, batch_norm(*arguments, residual=residual))
-    form, tables = Form(activation, residual is not None, training), (weight, bias, running_mean, running_var)
+    form, tables = NormVariant(activation, residual is not None, training), (weight, bias, running_mean, running_var)
     operands = (input, residual, weight, bias, (running_mean, running_var))
     if fit(input, residual, tables, training, momentum, eps) and not (training and aliased(*tables)):
         plan = normalization.plan(form, input)
@@ -378,11 +378,11 @@ def batch_norm(
 
 
 #: Whether the engine's kernels are used: the choice, looked up at every call. A plan stands for shape, layout, threads.
-_choices: dict[tuple[Plan, bool, int], bool] = {}
+_choices: dict[tuple[NormKernels, bool, int], bool] = {}
 
 
 def _chosen(
-    plan: Plan,
+    plan: NormKernels,
     input: Tensor,
     residual: Tensor | None,
     weight: Tensor | None,
@@ -409,7 +409,7 @@ def _chosen(
 
 
 def _runs(
-    plan: Plan,
+    plan: NormKernels,
     backward: bool,
     input: Tensor,
     residual: Tensor | None,
@@ -426,7 +426,7 @@ def _runs(
         for tensor in (input, residual, weight, bias)
     ]
     copies = tuple(None if tensor is None else tensor.clone() for tensor in running)
-    ways: dict[str, tuple[Callable[..., Tensor], Form | Plan]]
+    ways: dict[str, tuple[Callable[..., Tensor], NormVariant | NormKernels]]
     ways = {"aten": (_composed, plan.form), "llvm": (_generated, plan)}
 
     def run(name: str) -> None:

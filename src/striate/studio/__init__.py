@@ -1,7 +1,7 @@
 """The studio: any network with its numbers, in the browser.
 
-``striate studio MODEL`` and :func:`show` start a server on this machine alone. The page shows the network's operators
-as a graph, the numbers of every tensor for a picture, and where each of them comes from.
+``striate studio MODEL`` and :func:`show` start a server that only this machine can reach. The page shows the network's
+operators as a graph, the numbers of every tensor for a picture, and how each number was computed.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ def show(
     port: int = 0,
     open_browser: bool = False,
 ) -> Studio:
-    """Shows a network with its numbers in the browser, from a thread of this process; in a notebook as a link.
+    """Serves a network with its numbers to the browser, from a thread of this process; shown as a link in notebooks.
 
     Args:
-        model: any network; it is used as it is, in the mode that it has.
-        images: what it is shown. With ``preprocessing``: image files, or pictures uint8 (N, C, H, W). Without: its
-            input as it takes it, a float tensor (N, C, H, W), each of whose N images is a picture of its own, or
-            whatever else it takes (a list of positional inputs, a dictionary by name), which is one.
-        name: what the page calls it; its class by default.
-        classes: the names of its outputs.
-        preprocessing: from pictures to its input.
-        port: 0 for any that is free.
-        open_browser: open the page as well.
+        model: any network; it is used in its current mode.
+        images: the inputs. With ``preprocessing``: image files, or pictures uint8 (N, C, H, W). Without: the network's
+            input, either a float tensor (N, C, H, W), whose N images are separate pictures, or any other input (a list
+            of positional inputs, a dictionary by name), which is one picture.
+        name: the name on the page; the class of the network by default.
+        classes: the names of the outputs.
+        preprocessing: converts pictures to the network's input.
+        port: the port; 0 for any free one.
+        open_browser: whether to open the page.
 
     Returns:
-        The server: ``address`` is what to open, ``stop()`` ends it. It ends with the process too.
+        The server: open ``address`` in a browser, and call ``stop()`` to end it. It also ends with the process.
 
     Raises:
-        StudioError: no inputs, or the packages of the studio aren't installed.
+        StudioError: there are no inputs, or the packages of the studio aren't installed.
 
     >>> import torch
     >>> studio = show(torch.nn.Conv2d(1, 2, 3), torch.rand(2, 1, 8, 8))
@@ -87,10 +87,10 @@ def show(
 
 
 def needs() -> None:
-    """Sees that the studio's packages are there.
+    """Checks that the studio's packages are installed.
 
     Raises:
-        StudioError: they aren't.
+        StudioError: a package is missing.
     """
     try:
         import starlette  # noqa: F401

@@ -1,4 +1,4 @@
-"""The studio's application: the page's API behind Starlette's routes, and what becomes of errors."""
+"""The studio's application: the routes of the page's API, and the handling of errors."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ _LOG: Final = logging.getLogger("striate.studio")
 
 
 def build(workspace: Workspace) -> ASGIApp:
-    """The whole application: the page, the subject and all views. The graph's view is there from the start, and the
-    others once one of them is asked for, or when the studio has time."""
+    """Builds the application: the page, the subject and all views.
+
+    The graph's view is imported at once; the others at the first request for one of them, or when the studio is idle.
+    """
     app = Starlette(
         routes=[
             Route("/api/subject", _subject),
@@ -40,7 +42,7 @@ def build(workspace: Workspace) -> ASGIApp:
 
 
 class _Survivor:
-    """Answers what no handler has: Starlette sends a 500 and raises the error again, which would only fill the log."""
+    """Handles unexpected errors: Starlette answers with a 500 and raises the error again; this drops the second."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -63,7 +65,7 @@ async def _subject(request: Request) -> Response:
 
 
 async def _pixels(request: Request) -> Response:
-    """A picture's pixels, (C, H, W) from 0 to 255: what the network sees, or with ``what=source`` the picture."""
+    """A picture's pixels, (C, H, W) from 0 to 255: the network's view of it, or with ``what=source`` the original."""
     picture = workspace_of(request).picture(str(request.path_params["picture"]))
     shown = picture.source if word(request, "what", ("seen", "source"), "seen") == "source" else picture.pixels
     if shown is None:

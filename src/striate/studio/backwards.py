@@ -1,4 +1,4 @@
-"""The ways back of a workspace's recordings: the last one is kept, since it holds all of autograd's graph."""
+"""A cache of the backward passes of a workspace's recordings; only the last one is kept, with autograd's graph."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 from striate.studio.gradients import Backward
 from striate.studio.workspace import Workspace
 
-#: How many are kept.
+#: The number of backward passes that are cached.
 KEPT: Final = 1
 
 _GUARD: Final = threading.Lock()
@@ -20,10 +20,10 @@ _KNOWN: Final[weakref.WeakKeyDictionary[Workspace, OrderedDict[tuple[str, bool],
 
 
 def backward_of(workspace: Workspace, picture: str | None, *, training: bool = False) -> Backward:
-    """The way back of a picture's recording; for callers in a thread, within :meth:`Workspace.compute`.
+    """The backward pass of a picture's recording; to be called in a thread, within :meth:`Workspace.compute`.
 
     Raises:
-        StriateError: no such picture, or a network that doesn't run with gradients.
+        StriateError: no such picture, or the network doesn't run with gradients.
     """
     recording = workspace.recording(picture, training=training)
     shown = workspace.picture(picture)

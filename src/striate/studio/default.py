@@ -1,4 +1,4 @@
-"""What a studio shows when nothing is named: what ``make demo`` trained, or LeNet-5, trained on the digits once."""
+"""The default subject of a studio: the run of ``make demo``, or a LeNet-5 that is trained on the digits once."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from striate.engine import cache
 from striate.errors import RunError
 from striate.studio.subject import Subject, find, of_run
 
-#: Where ``make demo`` leaves its run.
+#: The folder of the run of ``make demo``.
 DEMO: Final = Path("runs") / "demo"
-#: Under which name the run of the LeNet-5 is kept.
+#: The name of the LeNet-5's run in the cache.
 _KEPT: Final = "studio-lenet5-1"
 _EPOCHS: Final = 6
 
 
 def default_subject(say: Callable[[str], object] = lambda text: None) -> Subject:
-    """The run of ``make demo`` where there is one; else LeNet-5 on the digits, from the cache, or trained now.
+    """The run of ``make demo`` if there is one; else LeNet-5 on the digits, from the cache, or trained now.
 
     Args:
-        say: is told if a network has to be trained.
+        say: called with a message if a network has to be trained.
     """
     from striate.training.folder import is_finished
 
@@ -36,7 +36,7 @@ def default_subject(say: Callable[[str], object] = lambda text: None) -> Subject
         try:
             return _named(find(str(kept)))
         except RunError:
-            shutil.rmtree(kept, ignore_errors=True)  # of another version of striate
+            shutil.rmtree(kept, ignore_errors=True)  # from another version of striate
     say("training LeNet-5 on the digits, once; this takes some seconds")
     return _trained(kept)
 
@@ -54,10 +54,10 @@ def _trained(kept: Path | None) -> Subject:
                 kept.with_suffix(f".{folder.name}").rename(kept)
                 return _named(find(str(kept)))
             except OSError:
-                pass  # a cache that can't be written, or another process was faster
+                pass  # the cache can't be written, or another process was faster
         return _named(of_run(run.path))
     finally:
-        # The subject holds the weights; samples are read when pictures are made, from the data itself.
+        # The subject has the weights in memory; samples are read later from the data, not from this folder.
         shutil.rmtree(folder, ignore_errors=True)
 
 

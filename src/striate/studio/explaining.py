@@ -1,4 +1,4 @@
-"""Why: explanations, filters, patches and synthesised pictures, as jobs compute them and the page draws them."""
+"""The view "Why": explanations, filters, patches and synthesised pictures, computed by jobs and drawn by the page."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from striate.studio.recording import Recording
 from striate.studio.subject import Subject
 from striate.studio.workspace import Picture, Workspace
 
-#: What the page draws itself; the other views come as the library's own figures.
+#: The views that the page draws itself; the others are figures by the library.
 DRAWN: Final = ("filters", "top_patches", "maximize")
-#: Views that need more than a picture, a layer and a channel, or that other views of the studio show.
+#: Views that need more than a picture, a layer and a channel, or that the studio shows elsewhere.
 _LEFT_OUT: Final = ("activation_maps",)
 _MOST_STEPS: Final = 1024
 _MOST_CLASSES: Final = 2000
-#: Kernels that are shown, those with the largest norms.
+#: The most kernels that are shown; those with the largest norms.
 _MOST_FILTERS: Final = 64
 
 
 @dataclass(frozen=True)
 class Ask:
-    """What a page wants to see.
+    """A page's request for a result.
 
     Args:
         method: one of ``explain.METHODS`` or ``explain.views.VIEWS``.
@@ -67,13 +67,13 @@ class Ask:
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class ShownResult:
     """A result for the page.
 
     Args:
-        header: in words and small numbers, for JSON.
-        parts: tensors by name, which are asked for one by one.
-        result: as the library gave it, which draws figures.
+        header: text and small numbers, for JSON.
+        parts: tensors by name, which the page requests one by one.
+        result: the library's result, which can draw figures.
     """
 
     header: dict[str, Any]
@@ -81,10 +81,10 @@ class Shown:
     result: Pictured | None = None
 
     def figure(self) -> bytes:
-        """The library's own drawing, as PNG.
+        """The library's figure of the result, as PNG.
 
         Raises:
-            StudioError: nothing that is drawn.
+            StudioError: there is no figure of this result.
         """
         if self.result is None:
             raise StudioError("figure", "got a result without one", "needed another")
@@ -94,7 +94,7 @@ class Shown:
 
 
 def options(workspace: Workspace, picture: Picture) -> dict[str, Any]:
-    """What can be asked of a picture: methods, layers with maps, convolutions, classes."""
+    """The choices for a picture: methods, layers with maps, convolutions, classes."""
     subject = workspace.subject
     recording = workspace.recording(picture.id)
     classes, says = _outputs(recording), likeliest(recording, subject.classes)
@@ -132,7 +132,7 @@ def _takes(name: str) -> list[str]:
 
 
 def _outputs(recording: Recording) -> int:
-    """How many classes a recording's output has; 0 where it is something else."""
+    """The number of classes of a recording's output; 0 if the output isn't class scores."""
     if not isinstance(recording.outputs, int):
         return 0
     shape = recording.numbers[recording.outputs].shape
@@ -140,7 +140,7 @@ def _outputs(recording: Recording) -> int:
 
 
 def _scored(network: nn.Module, picture: Picture) -> int:
-    """How many classes a network of objects or pixels scores; 0 where it can't be asked."""
+    """The number of classes of a network for objects or pixels; 0 if it can't be determined."""
     try:
         with torch.no_grad():
             return int(network(picture.inputs).shape[1])
@@ -149,9 +149,9 @@ def _scored(network: nn.Module, picture: Picture) -> int:
 
 
 def scoring(whole: nn.Module, task: str) -> nn.Module:
-    """A network as one with a score for each class, (N, K), whether it is for pictures, objects or pixels.
+    """Wraps a network for pictures, objects or pixels as one that returns a score for each class, (N, K).
 
-    A detector that can't be asked so stays as it is: the methods say what they need.
+    A detector without class scores is returned unchanged; the methods report what they need.
     """
     from striate.tasks.explained import object_scores, pixel_scores
 
@@ -168,11 +168,11 @@ def scoring(whole: nn.Module, task: str) -> nn.Module:
 # ---------------------------------------------------------------------------------------------------------- working
 
 
-def work(workspace: Workspace, ask: Ask, gallery: Callable[[], Gallery]) -> Shown:
-    """Does what was asked, on a copy of the network, so that the studio goes on meanwhile.
+def work(workspace: Workspace, ask: Ask, gallery: Callable[[], Gallery]) -> ShownResult:
+    """Computes the result of a request on a copy of the network, so that the studio can go on meanwhile.
 
     Raises:
-        StriateError: what the method says.
+        StriateError: the error of the method.
     """
     subject, picture = workspace.subject, workspace.picture(ask.picture)
     with workspace.lock:
@@ -180,7 +180,7 @@ def work(workspace: Workspace, ask: Ask, gallery: Callable[[], Gallery]) -> Show
     model = dense_part(whole) or whole
     scores = scoring(whole, subject.task)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what they say stands in the result's notes
+        warnings.simplefilter("ignore")  # the result's notes contain the warnings
         if ask.method in METHODS:
             return _explained(scores, picture, ask, subject)
         if ask.method == "filters":
@@ -199,7 +199,7 @@ def _call(subject: Subject, lines: str, *names: str, first: str = "") -> str:
 
 
 def _scoring_code(subject: Subject) -> str:
-    """Python that makes ``model`` a network with one score for each class, where it isn't one."""
+    """Python code that wraps ``model`` as a network with one score for each class, if it isn't one."""
     name = {"detection": "object_scores", "instance": "object_scores", "semantic": "pixel_scores"}.get(subject.task)
     return f"from striate.tasks.explained import {name}\n\nmodel = {name}(model)\n\n" if name else ""
 
@@ -208,7 +208,7 @@ def _given(**options: Any) -> str:
     return "".join(f", {name}={value!r}" for name, value in options.items() if value is not None)
 
 
-def _explained(model: nn.Module, picture: Picture, ask: Ask, subject: Subject) -> Shown:
+def _explained(model: nn.Module, picture: Picture, ask: Ask, subject: Subject) -> ShownResult:
     more = {"layer": ask.layer} if ask.layer is not None and takes_layer(ask.method) else {}
     found: Explanation = METHODS[ask.method](model, picture.inputs, ask.target, **more)
     if picture.pixels is not None and picture.pixels.shape[1:] == found.map.shape[1:]:
@@ -230,10 +230,10 @@ def _explained(model: nn.Module, picture: Picture, ask: Ask, subject: Subject) -
             first=picture.code,
         ),
     }
-    return Shown(header, {"map": values[None]}, found)
+    return ShownResult(header, {"map": values[None]}, found)
 
 
-def _filtered(model: nn.Module, ask: Ask, subject: Subject) -> Shown:
+def _filtered(model: nn.Module, ask: Ask, subject: Subject) -> ShownResult:
     found: Filters = filters(model, ask.layer, fit=False, most=_MOST_FILTERS)
     header = {
         "kind": "filters",
@@ -250,10 +250,12 @@ def _filtered(model: nn.Module, ask: Ask, subject: Subject) -> Shown:
             "striate.explain.filters",
         ),
     }
-    return Shown(header, {"kernels": found.kernels, "patterns": found.patterns, "responses": found.responses}, found)
+    return ShownResult(
+        header, {"kernels": found.kernels, "patterns": found.patterns, "responses": found.responses}, found
+    )
 
 
-def _patched(model: nn.Module, ask: Ask, subject: Subject, gallery: Gallery) -> Shown:
+def _patched(model: nn.Module, ask: Ask, subject: Subject, gallery: Gallery) -> ShownResult:
     layer = _named(ask.layer)
     assert subject.preprocessing is not None
     images = subject.as_own(subject.preprocessing.normalization(gallery.images))
@@ -280,11 +282,13 @@ def _patched(model: nn.Module, ask: Ask, subject: Subject, gallery: Gallery) -> 
             first=f"{preprocessing_code(subject)}\n{gallery.code}",
         ),
     }
-    return Shown(header, {"patches": _cut(gallery, found), "images": gallery.images[[p.image for p in found.patches]]})
+    return ShownResult(
+        header, {"patches": _cut(gallery, found), "images": gallery.images[[p.image for p in found.patches]]}
+    )
 
 
 def _cut(gallery: Gallery, found: Patches) -> Tensor:
-    """The patches' pixels, (N, C, h, w) from 0 to 255, NaN where a field hangs over the border or is smaller."""
+    """The patches' pixels, (N, C, h, w) from 0 to 255; NaN where a field reaches beyond the border or is smaller."""
     height = max(patch.inside.shape[0] for patch in found.patches)
     width = max(patch.inside.shape[1] for patch in found.patches)
     cut = torch.full((len(found.patches), gallery.images.shape[1], height, width), math.nan)
@@ -307,7 +311,7 @@ def _named(layer: str | None) -> str:
     return layer
 
 
-def _maximized(model: nn.Module, ask: Ask, subject: Subject) -> Shown:
+def _maximized(model: nn.Module, ask: Ask, subject: Subject) -> ShownResult:
     if subject.preprocessing is None:
         raise StudioError(subject.name, "takes something else than one picture", "needed a network of pictures")
     normalization = subject.preprocessing.normalization
@@ -336,11 +340,11 @@ def _maximized(model: nn.Module, ask: Ask, subject: Subject) -> Shown:
             first=preprocessing_code(subject),
         ),
     }
-    return Shown(header, {"pictures": 255 * found.pictures}, found)
+    return ShownResult(header, {"pictures": 255 * found.pictures}, found)
 
 
-def _viewed(model: nn.Module, picture: Picture, ask: Ask, subject: Subject) -> Shown:
-    """A view that only the library draws."""
+def _viewed(model: nn.Module, picture: Picture, ask: Ask, subject: Subject) -> ShownResult:
+    """The result of a view that only the library draws."""
     if picture.pixels is None or subject.preprocessing is None:
         raise StudioError(picture.name, "is no picture", "needed one with pixels")
     normalization = subject.preprocessing.normalization
@@ -364,4 +368,4 @@ def _viewed(model: nn.Module, picture: Picture, ask: Ask, subject: Subject) -> S
             first=f"{pixels_code(picture)}\n{preprocessing_code(subject)}",
         ),
     }
-    return Shown(header, {}, found)
+    return ShownResult(header, {}, found)

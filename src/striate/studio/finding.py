@@ -1,4 +1,4 @@
-"""What a detector finds on a picture, what non-maximum suppression removes and why, and a segmentation's classes."""
+"""A detector's boxes on a picture, the boxes that non-maximum suppression removes, and a segmentation's classes."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from torch import Tensor, nn
 
 from striate import ops
 from striate.errors import StudioError
-from striate.studio.explaining import Shown
+from striate.studio.explaining import ShownResult
 from striate.studio.jobs import Report
 from striate.studio.pictures import pixels_code
 from striate.studio.predictions import Predictions, Proposals, heats, predictions
 from striate.studio.subject import Subject
 from striate.studio.workspace import Picture, Workspace
 
-#: Boxes that are shown, the surest; and masks, which are as large as the picture.
+#: The most boxes that are shown, those with the highest scores; and the most masks, which have the picture's size.
 MOST_BOXES: Final = 300
 _MOST_MASKS: Final = 24
 
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """Boxes of one picture before any is suppressed, the surest first.
+    """The boxes of one picture before suppression, by falling score.
 
     Args:
-        boxes: (N, 4) left, top, right, bottom, pixels.
+        boxes: (N, 4) left, top, right, bottom, in pixels.
         scores, labels: (N,).
-        kept: bool (N,): whether suppression keeps it.
-        by: int64 (N,): the box that each removed one overlaps, the surest that is kept; -1 of those that are kept, and
-            of those that go because the network gives no more boxes.
-        overlap: (N,): intersection over union with that.
-        masks: (M, H, W) of the first ones that are kept, or None.
+        kept: bool (N,): whether suppression keeps the box.
+        by: int64 (N,): for each removed box, the kept box with the highest score that it overlaps; -1 for kept boxes,
+        and
+            for boxes that are dropped because the network returns a limited number.
+        overlap: (N,): intersection over union with that box.
+        masks: (M, H, W) of the first kept boxes, or None.
     """
 
     boxes: Tensor
@@ -47,8 +48,8 @@ class Candidates:
 
 
 @dataclass(frozen=True, eq=False)
-class Found(Shown):
-    """What was found, and what the detector says at every position; None where it isn't known."""
+class Found(ShownResult):
+    """The boxes found, and the detector's predictions at every position; None if they aren't known."""
 
     predicted: Predictions | None = None
 
@@ -56,10 +57,10 @@ class Found(Shown):
 def suppressed(
     boxes: Tensor, scores: Tensor, labels: Tensor, overlap: float, limit: int = MOST_BOXES
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What suppression makes of candidates that are sorted by score, falling: ``kept``, ``by``, ``overlap``.
+    """Suppresses candidates that are sorted by falling score; returns ``kept``, ``by`` and ``overlap``.
 
-    A box is removed by the surest kept one of its class that it overlaps by more than the threshold. Of those that
-    nothing removes at most ``limit`` are kept.
+    A box is removed by the kept box of its class with the highest score that it overlaps by more than the threshold. Of
+    the remaining boxes, at most ``limit`` are kept.
 
     >>> boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [20, 20, 30, 30]])
     >>> suppressed(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([1, 1, 1]), 0.5)[:2]
@@ -74,7 +75,7 @@ def suppressed(
         guilty = (ious > overlap) & (labels[:, None] == labels[places]) & (places < torch.arange(len(boxes))[:, None])
         guilty &= ~kept[:, None]
         some = guilty.any(1)
-        first = guilty.to(torch.uint8).argmax(1)  # the surest, since they are sorted
+        first = guilty.to(torch.uint8).argmax(1)  # the one with the highest score, because they are sorted
         by[some] = places[first[some]]
         share[some] = ious[some, first[some]]
     kept[places[limit:]] = False
@@ -82,21 +83,21 @@ def suppressed(
 
 
 def candidates(model: nn.Module, pixels: Tensor, score: float | None, overlap: float | None) -> Candidates:
-    """What a detector finds on a picture.
+    """Runs a detector on a picture, with suppression switched off, and suppresses the boxes.
 
     Args:
-        model: called with pictures (C, H, W) from 0 to 1; its own copy, whose thresholds are changed.
+        model: called with pictures (C, H, W) from 0 to 1; a copy, whose thresholds are changed.
         pixels: uint8 (C, H, W).
-        score, overlap: thresholds; None for the network's own. Networks without suppression keep all.
+        score, overlap: thresholds; None for the network's own. Networks without suppression keep all boxes.
 
     Raises:
-        StudioError: results of another form.
+        StudioError: the network's results have another form.
     """
     heads = _deciding(model)
     own, limit = getattr(heads, "nms_thresh", None), getattr(heads, "detections_per_img", MOST_BOXES)
     if own is not None:
         overlap = float(own) if overlap is None else overlap
-        heads.nms_thresh = 2.0  # nothing overlaps by more than 1, so nothing is removed
+        heads.nms_thresh = 2.0  # no IoU exceeds 1, so nothing is removed
         heads.detections_per_img = MOST_BOXES
     if score is not None:
         setattr(heads, _threshold(heads), score)
@@ -122,7 +123,7 @@ def candidates(model: nn.Module, pixels: Tensor, score: float | None, overlap: f
 
 
 def _deciding(model: nn.Module) -> Any:
-    """The part of a detector whose thresholds, plain attributes, decide which boxes are left."""
+    """The part of a detector that has the thresholds of score and overlap as attributes."""
     return getattr(model, "roi_heads", model)
 
 
@@ -138,10 +139,10 @@ def _image(model: nn.Module, pixels: Tensor) -> Tensor:
 def objects(
     workspace: Workspace, picture: Picture, score: float | None, overlap: float | None, report: Report | None = None
 ) -> Found:
-    """What the network of a studio finds on a picture, on a copy of it.
+    """Runs a copy of the studio's network on a picture to find objects or classes of pixels.
 
     Raises:
-        StudioError: a network for something else.
+        StudioError: the network has another task.
     """
     subject = workspace.subject
     if subject.task not in ("detection", "instance", "semantic") or picture.pixels is None:
@@ -184,7 +185,7 @@ def _listed(found: Candidates, names: list[str]) -> list[dict[str, Any]]:
 
 
 def _proposed(given: Proposals) -> dict[str, Any]:
-    """The likeliest proposals, and what suppression within their levels makes of them."""
+    """The most likely proposals, and the result of suppression within each level."""
     boxes, scores, levels = (each[:MOST_BOXES].float() for each in (given.boxes, given.scores, given.levels))
     kept, by, share = suppressed(boxes, scores, levels, given.overlap, given.most)
     names = [f"level {int(level)}" for level in levels]
@@ -193,7 +194,7 @@ def _proposed(given: Proposals) -> dict[str, Any]:
 
 
 def _code(subject: Subject, picture: Picture, score: float | None, overlap: float | None) -> str:
-    """Python that gives the boxes that are left, at these thresholds."""
+    """Python code that computes the remaining boxes at these thresholds."""
     heads = _deciding(subject.whole)
     owner = "model" if heads is subject.whole else "model.roi_heads"
     set_ = f"{owner}.{_threshold(heads)} = {score}\n" if score is not None else ""
@@ -228,6 +229,6 @@ def _classes(model: nn.Module, picture: Picture, subject: Subject) -> Found:
 
 
 def name_of(subject: Subject, label: int, *, background: int = 1) -> str:
-    """A label in words; detectors count from 1, since 0 is the background."""
+    """The name of a label; detectors count from 1, because 0 is the background."""
     number = label - background
     return subject.classes[number] if 0 <= number < len(subject.classes) else f"class {number}"

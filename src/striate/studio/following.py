@@ -1,4 +1,4 @@
-"""A moved picture's maps beside those of the picture: whether a layer follows the move."""
+"""Compares the maps of a moved picture with those of the picture, to show whether a layer follows the move."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from striate.analysis.field import rows_by_value
 from striate.errors import AnalysisError, StudioError
 from striate.studio.pictures import Moves
 from striate.studio.recording import Recording
-from striate.studio.tensors import Form, forms_of, maps_of
+from striate.studio.tensors import MapForm, forms_of, maps_of
 
-#: Maps of one layer that are shown.
+#: The most maps of one layer that are shown.
 MOST_MAPS: Final = 12
 _WITH_PLACES: Final = ("maps", "tokens", "maps_last")
 
@@ -27,17 +27,17 @@ class Place:
     Args:
         number: its number in recordings.
         name: its layer.
-        form: how it is laid out as maps.
-        strides: (y, x), pixels of the picture from one position to the next; None where no rule gives them.
+        form: the way in which it is displayed as maps.
+        strides: (y, x), pixels of the picture from one position to the next; None if no rule gives them.
     """
 
     number: int
     name: str
-    form: Form
+    form: MapForm
     strides: tuple[float, float] | None
 
     def apart(self, size: tuple[int, int]) -> tuple[float, float]:
-        """Pixels (y, x) between positions; where no rule gives them, as if they were spread evenly over (H, W)."""
+        """The pixels (y, x) between positions; without a rule, as if positions were spread evenly over (H, W)."""
         return self.strides or (size[0] / self.form.height, size[1] / self.form.width)
 
     def to_dict(self) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class Place:
 
 
 def places(recording: Recording) -> list[Place]:
-    """The results that have maps with more than one position, in the order of computation."""
+    """The values that have maps with more than one position, in the order of computation."""
     try:
         rows = rows_by_value(recording.trace)
     except AnalysisError:
@@ -75,7 +75,7 @@ def place_of(recording: Recording, number: int) -> Place:
     """The place with a value's number.
 
     Raises:
-        StudioError: it has no maps.
+        StudioError: the value has no maps.
     """
     for place in places(recording):
         if place.number == number:
@@ -88,12 +88,12 @@ class Followed:
     """Maps of a picture and of a moved one.
 
     Args:
-        channels: which ones, those with the largest means of absolute values first.
-        before: (K, h, w), of the picture.
-        along: (K, h, w), these moved as the picture was: what a layer that follows would make.
-        after: (K, h, w), of the moved picture.
-        error: norm of ``after - along`` over that of ``along``, of all channels, where ``along`` takes nothing from
-            outside; None where nothing is left.
+        channels: the channels shown, by falling mean of absolute values.
+        before: (K, h, w), maps of the picture.
+        along: (K, h, w), these maps moved like the picture: the result of an equivariant layer.
+        after: (K, h, w), maps of the moved picture.
+        error: norm of ``after - along`` over that of ``along``, over all channels, at positions where ``along`` uses
+            nothing from outside; None if there are no such positions.
     """
 
     channels: tuple[int, ...]
@@ -109,11 +109,11 @@ def follow(
     """Compares the maps of two recordings.
 
     Args:
-        before, after: of the picture and of the moved one.
-        place: whose maps.
-        moves: between the two.
+        before, after: recordings of the picture and of the moved picture.
+        place: the value whose maps are compared.
+        moves: the moves between the two pictures.
         size: (H, W) of the picture.
-        most: maps at most.
+        most: the largest number of maps.
     """
     one, other = (maps_of(each.numbers[place.number], place.form) for each in (before, after))
     strides = place.apart(size)
@@ -127,7 +127,7 @@ def follow(
 
 
 def likeliest(recording: Recording, classes: tuple[str, ...], most: int = 5) -> list[dict[str, Any]]:
-    """The likeliest classes of a recording whose output is one row of logits; none where it is something else."""
+    """The most likely classes of a recording whose output is one row of logits; empty for other outputs."""
     if not isinstance(recording.outputs, int):
         return []
     logits = recording.numbers[recording.outputs]

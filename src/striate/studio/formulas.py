@@ -1,7 +1,7 @@
-"""The formulas of windows in a row, with numbers put in, as plain data for a page.
+"""The formulas of a sequence of windows, with numbers filled in, as plain data for a page.
 
-Each formula is three texts: its symbols, the same with this layer's numbers, and the value. The value is what the
-library says; a test computes the middle text and compares.
+Each formula has three texts: the symbols, the same with this layer's numbers, and the value. The library computes the
+value; a test evaluates the second text and compares.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from striate.geometry import Window
-from striate.studio.windows import KINDS, Layer, Step, steps
+from striate.studio.windows import KINDS, Layer, LayerStep, steps
 
 Formula = dict[str, Any]
 
@@ -19,12 +19,12 @@ _AFTER: Final = "n'"
 
 
 def describe(size: int, channels: int, layers: Sequence[Layer], dims: int = 2) -> dict[str, Any]:
-    """All that a page shows of layers in a row.
+    """Everything that a page shows of a sequence of layers.
 
     Args:
         size: input positions along each axis.
-        channels: of the input.
-        layers: one or more.
+        channels: channels of the input.
+        layers: one or more layers.
         dims: 1 or 2 axes.
 
     Raises:
@@ -49,14 +49,14 @@ def describe(size: int, channels: int, layers: Sequence[Layer], dims: int = 2) -
     }
 
 
-def _with(field: Window | None, step: Step) -> Window | None:
-    """The windows so far and the step's as one; None behind a transposed window, which is no window of its input."""
+def _with(field: Window | None, step: LayerStep) -> Window | None:
+    """Composes the windows so far with the step's window; None after a transposed window, which isn't a window."""
     if field is None or step.layer.kind == "transposed":
         return None
     return field.then(step.window)
 
 
-def _told(step: Step, before: Window | None, field: Window | None, dims: int) -> dict[str, Any]:
+def _told(step: LayerStep, before: Window | None, field: Window | None, dims: int) -> dict[str, Any]:
     layer, window = step.layer, step.window
     first, last = window.pads(0)
     return {
@@ -84,12 +84,11 @@ def _told(step: Step, before: Window | None, field: Window | None, dims: int) ->
     }
 
 
-def _stretched(step: Step) -> dict[str, Any] | None:
-    """The transposed window as a plain one: the flipped kernel at stride 1 over positions set apart by zeros.
+def _stretched(step: LayerStep) -> dict[str, Any] | None:
+    """The transposed window as a plain one: the flipped kernel with stride 1 over positions separated by zeros.
 
-    That is how a transposed convolution makes its output of its input, and how gradients go from a convolution's output
-    back to its input. ``cells`` are the positions that it starts from in the order in which they stand, None for a
-    zero; what it makes at ``i`` begins at cell ``i``. None of a pooling.
+    A transposed convolution computes its output in this way, and so does the input gradient of a convolution. ``cells``
+    are the input positions in order, with None for a zero; output ``i`` begins at cell ``i``. None for pooling.
     """
     if step.layer.pools:
         return None
@@ -99,7 +98,7 @@ def _stretched(step: Step) -> dict[str, Any] | None:
     zero: list[int | None] = [None]
     cells = zero * ((given - 1) * adjoint.expansion + 1)
     cells[:: adjoint.expansion] = range(given)
-    # Zeros come before and after, or cells are cut off.
+    # Add zeros before and after, or cut off cells.
     cells = zero * adjoint.before + cells[max(-adjoint.before, 0) :]
     cells = cells[: len(cells) + min(adjoint.after, 0)] + zero * adjoint.after
     return {
@@ -115,7 +114,7 @@ def _stretched(step: Step) -> dict[str, Any] | None:
 # -------------------------------------------------------------------------------------------------------- formulas
 
 
-def _formulas(step: Step, before: Window | None, field: Window | None, dims: int) -> list[Formula]:
+def _formulas(step: LayerStep, before: Window | None, field: Window | None, dims: int) -> list[Formula]:
     found = [_effective(step), _output(step)]
     if step.layer.kind != "transposed" and not isinstance(step.layer.padding, str) and step.layer.padding == 0:
         found += _other_paddings(step)
@@ -134,7 +133,7 @@ def _formula(name: str, symbols: str, numbers: str, value: int, note: str = "") 
     return {"name": name, "symbols": symbols, "numbers": numbers, "value": value, "note": note}
 
 
-def _effective(step: Step) -> Formula:
+def _effective(step: LayerStep) -> Formula:
     window = step.window
     return _formula(
         "Effective kernel",
@@ -145,12 +144,12 @@ def _effective(step: Step) -> Formula:
     )
 
 
-def _output(step: Step) -> Formula:
+def _output(step: LayerStep) -> Formula:
     window, size = step.window, step.size
     before, after = window.pads(0)
     e, s = window.effective_kernel, window.stride
     if step.layer.kind == "transposed":
-        # What "same" adds at the end is part of the size that it fixes.
+        # The extra padding of "same" at the end is part of the fixed size.
         extra = step.outputs - ((size - 1) * s + e - before - after)
         return _formula(
             "Output size",
@@ -183,8 +182,8 @@ def _output(step: Step) -> Formula:
     )
 
 
-def _other_paddings(step: Step) -> list[Formula]:
-    """What the words same and full would make of this window."""
+def _other_paddings(step: LayerStep) -> list[Formula]:
+    """The results of this window with the padding words same and full."""
     window = step.window
     found = []
     for word, symbols in (("same", "⌈n / s⌉"), ("full", "⌊(n + 2·(e - 1) - e) / s⌋ + 1")):
@@ -212,7 +211,7 @@ def _powers(base: int | str, dims: int) -> str:
     return "·".join([str(base)] * dims)
 
 
-def _parameters(step: Step, dims: int) -> Formula:
+def _parameters(step: LayerStep, dims: int) -> Formula:
     layer = step.layer
     inner = step.channels // layer.groups
     return _formula(
@@ -225,7 +224,7 @@ def _parameters(step: Step, dims: int) -> Formula:
     )
 
 
-def _macs(step: Step, dims: int) -> Formula:
+def _macs(step: LayerStep, dims: int) -> Formula:
     layer = step.layer
     places = step.size if layer.kind == "transposed" else step.outputs
     which = "n" if layer.kind == "transposed" else "n'"
@@ -238,7 +237,7 @@ def _macs(step: Step, dims: int) -> Formula:
     )
 
 
-def _in_bounds(step: Step, dims: int) -> Formula:
+def _in_bounds(step: LayerStep, dims: int) -> Formula:
     window, layer = step.window, step.layer
     size = step.outputs if layer.kind == "transposed" else step.size
     pairs = window.in_bounds_taps(size)
@@ -251,7 +250,7 @@ def _in_bounds(step: Step, dims: int) -> Formula:
     )
 
 
-def _dense(step: Step, dims: int) -> Formula:
+def _dense(step: LayerStep, dims: int) -> Formula:
     inputs = step.channels * step.size**dims
     outputs = step.out_channels * step.outputs**dims
     return _formula(
@@ -263,7 +262,7 @@ def _dense(step: Step, dims: int) -> Formula:
     )
 
 
-def _looked_at(step: Step, dims: int) -> Formula:
+def _looked_at(step: LayerStep, dims: int) -> Formula:
     return _formula(
         "Numbers looked at",
         f"C·{_powers(_AFTER, dims)}·{_powers('k', dims)}",
@@ -273,8 +272,8 @@ def _looked_at(step: Step, dims: int) -> Formula:
     )
 
 
-def _adjoint(step: Step) -> Formula:
-    """The transposed window, which carries gradients back."""
+def _adjoint(step: LayerStep) -> Formula:
+    """The transposed window, which computes the input gradient."""
     window, size = step.window, step.size
     adjoint = window.adjoint(size)
     spread = (step.outputs - 1) * adjoint.expansion + 1
@@ -294,7 +293,7 @@ def _adjoint(step: Step) -> Formula:
 
 
 def call(size: int, channels: int, layers: Sequence[Layer], dims: int = 2) -> str:
-    """Python that prints the same numbers with the library's public names."""
+    """Python code that prints the same numbers, with the library's public names."""
     made = steps(size, channels, layers, dims)
     shapes = {"PoolShape" if step.layer.pools else "ConvShape" for step in made}
     plain = all(step.layer.kind != "transposed" for step in made)
@@ -307,7 +306,7 @@ def call(size: int, channels: int, layers: Sequence[Layer], dims: int = 2) -> st
     return "\n".join(lines) + "\n"
 
 
-def _lines(step: Step, dims: int, plain: bool) -> list[str]:
+def _lines(step: LayerStep, dims: int, plain: bool) -> list[str]:
     layer = step.layer
     shape = (1, step.channels, *(step.size,) * dims)
     words = f"stride={layer.stride}, padding={_padding(layer, dims)}, dilation={layer.dilation}"

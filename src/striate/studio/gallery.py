@@ -1,4 +1,4 @@
-"""Many pictures at the network's size, to choose from and to search for what excites a channel."""
+"""Many pictures at the network's size, to choose from, and to search for patches that activate a channel most."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from striate.errors import StriateError, StudioError
 from striate.studio.subject import Subject
 from striate.studio.workspace import Picture
 
-#: Pictures at most, and bytes of them.
+#: The most pictures of a gallery, and their most bytes.
 MOST: Final = 600
 _BYTES: Final = 96 << 20
-#: Crops of each picture where there is no data set.
+#: The number of crops of each picture if there is no data set.
 _CROPS: Final = 48
 
 
@@ -30,10 +30,10 @@ class Gallery:
     """Pictures of a data set, or crops of the studio's own.
 
     Args:
-        name: where they come from, for people.
+        name: the source of the pictures, for display.
         images: uint8 (N, C, H, W) at the network's size.
-        labels: one an image, or empty.
-        code: Python that makes ``images``.
+        labels: one for each image, or empty.
+        code: Python code that creates ``images``.
     """
 
     name: str
@@ -52,10 +52,10 @@ _known: weakref.WeakKeyDictionary[Subject, Gallery] = weakref.WeakKeyDictionary(
 def gallery_of(subject: Subject, pictures: Iterable[Picture]) -> Gallery:
     """The held-out pictures of a run's data set; the digits for networks of grey pictures; else crops of ``pictures``.
 
-    A data set is read once; crops are made anew, since pictures come and go.
+    A data set is read once; crops are computed at every call, because the set of pictures changes.
 
     Raises:
-        StudioError: a network that takes no pictures.
+        StudioError: the network's input isn't a picture.
     """
     if subject.preprocessing is None:
         raise StudioError(subject.name, "takes something else than one picture", "needed a network of pictures")
@@ -85,14 +85,14 @@ def _of_data(subject: Subject) -> Gallery | None:
         labels = test.labels
         chosen = torch.linspace(0, len(test) - 1, min(most, len(test))).long()
         images = test.gather(chosen)
-    except (StriateError, AttributeError):  # the data have gone, or have boxes in place of labels
+    except (StriateError, AttributeError):  # the data no longer exist, or have boxes instead of labels
         return None
     code = f"from striate.data import load\n\nimages = load({subject.data!r}, fit=preprocessing.how).test.images"
     return Gallery(f"held-out images of {subject.data.partition(':')[0]}", images, tuple(labels[chosen].tolist()), code)
 
 
 def _crops(subject: Subject, pictures: Iterable[Picture]) -> Gallery:
-    """Parts of pictures, the same ones every time, and the pictures themselves."""
+    """Crops of the pictures, the same at every call, and the pictures themselves."""
     assert subject.preprocessing is not None
     how, generator = subject.preprocessing, torch.Generator().manual_seed(0)
     sources = [each.source for each in pictures if each.source is not None]

@@ -1,8 +1,8 @@
-"""The graph backwards: how a loss, or one number of the network, moves with every value and every parameter.
+"""The backward pass: gradients of a loss, or of one number of the network, by every value and every parameter.
 
-The network runs once more with autograd on, under the same recorder. Where each value's gradient passes in autograd's
-graph is written down as the values come about, so gradients are autograd's own: to the last bit those of the plain
-network, custom backward functions and writing in place included.
+The network runs again with autograd on, under the same recorder, which notes the place of each value in autograd's
+graph. So gradients are autograd's own: to the last bit those of the plain network, with custom backward functions and
+in-place operators.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from striate.analysis.running import Run, run
 from striate.errors import StudioError, is_out_of_memory
 from striate.studio.recording import Recording, record
 
-#: Steps of gradient descent that are done at most.
+#: The most steps of gradient descent.
 MOST_STEPS = 50
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is differentiated.
+    """The number that is differentiated.
 
     Args:
         value: number of the value in the recording.
-        place: of the element in it; of logits (N, K) with a label only the row, by default row 0.
-        label: the class whose cross entropy is taken; None for the element itself.
+        place: the element's place in the value; for logits (N, K) with a label only the row, by default row 0.
+        label: the class of the cross entropy; None to differentiate the element itself.
     """
 
     value: int
@@ -46,7 +46,7 @@ class Target:
         """The number, as a function of the value.
 
         Raises:
-            StudioError: no such place or class, or a value without gradients.
+            StudioError: no such place or class, or the value has no gradient.
         """
         shape = tuple(tensor.shape)
         if not tensor.is_floating_point():
@@ -70,9 +70,9 @@ class Gradients:
     """Gradients of one number.
 
     Args:
-        target: what was differentiated.
+        target: the differentiated number.
         number: its value.
-        of: by a value's number the gradient, where there is one.
+        of: the gradients by the numbers of values.
     """
 
     target: Target
@@ -86,12 +86,12 @@ class Gradients:
 
 
 class Backward:
-    """A recording with the way back: autograd's graph of the same run.
+    """A recording with its backward pass: autograd's graph of the same run.
 
     Args:
         model: the network of the recording.
-        inputs: what it was recorded on.
-        recording: the run whose values' numbers are used.
+        inputs: the inputs of the recording.
+        recording: the run that defines the numbers of values.
 
     Raises:
         AnalysisError: the network doesn't run with gradients on.
@@ -106,14 +106,14 @@ class Backward:
 
     @property
     def differentiable(self) -> frozenset[int]:
-        """The values that gradients can pass."""
+        """The values through which gradients can flow."""
         return frozenset(self._edges)
 
     def default(self) -> int:
-        """The value that is differentiated where nobody says which: the first output that gradients pass.
+        """The value that is differentiated by default: the first output with gradients.
 
         Raises:
-            StudioError: there is none.
+            StudioError: there is no such output.
         """
         outputs = [self.recording.number_of(value) for value in self.recording.trace.outputs]
         known = [number for number in outputs if number in self._edges and self.recording.values[number].numel]
@@ -122,10 +122,10 @@ class Backward:
         return next((number for number in known if len(self.recording.values[number].shape) == 2), known[0])
 
     def of(self, target: Target, wanted: Collection[int] | None = None) -> Gradients:
-        """Gradients of a number by all values that it depends on, or by those that are wanted.
+        """The gradients of a number by all values on which it depends, or only by the ``wanted`` ones.
 
         Raises:
-            StudioError: no such number, or one without a gradient.
+            StudioError: no such number, or it has no gradient.
         """
         if not 0 <= target.value < len(self.recording.values):
             raise StudioError("target", f"got {target.value}", f"needed 0 to {len(self.recording.values) - 1}")
@@ -137,7 +137,7 @@ class Backward:
                 f"{self.recording.names[target.value]} has no gradient",
                 "needed a value that depends on weights or input",
             )
-        # By the same kernels as the run itself.
+        # Use the same kernels as the run itself.
         with torch.enable_grad(), engine.use("aten"):
             number = target.of(leaf.requires_grad_())
             (first,) = torch.autograd.grad(number, leaf)
@@ -161,10 +161,10 @@ class Backward:
 
 
 def aligned(recording: Recording, done: Run) -> dict[int, Value]:
-    """The values of another run of the same network by the numbers that they have in a recording.
+    """Maps the numbers of a recording to the values of another run of the same network.
 
-    With gradients on, autograd makes views anew after their memory was written, which no recording lists. Operators
-    are matched in order, and values that don't hold the same numbers are left out.
+    With gradients on, autograd recreates views after their memory has been written, which a recording doesn't contain.
+    So operators are matched in order, and values with different contents are left out.
     """
     found: dict[int, Value] = {}
     for mine, theirs in (
@@ -209,7 +209,7 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class Strength:
-    """How large a value and its gradient are.
+    """The magnitudes of a value and of its gradient.
 
     Args:
         value: number in the recording.
@@ -237,7 +237,7 @@ class Strength:
 
 
 def strength(recording: Recording, number: int, gradient: Tensor) -> Strength:
-    """How large one value's gradient is."""
+    """The magnitudes of one value and its gradient."""
     wide = gradient.detach().to("cpu", torch.float64)
     value = recording.values[number]
     count = max(wide.numel(), 1)
@@ -256,19 +256,19 @@ def strength(recording: Recording, number: int, gradient: Tensor) -> Strength:
 
 
 def by_layer(recording: Recording, gradients: Gradients) -> list[Strength]:
-    """The input, and each layer's output in the order of the run: vanishing and exploding at a glance."""
+    """The gradients by the input and each layer's output, in order, which shows vanishing and exploding gradients."""
     wanted = [recording.number_of(value) for value in recording.trace.inputs.values()]
     for call in sorted(recording.trace.calls, key=lambda each: each.last):
         if call.leaf and call.path:
             wanted += [recording.number_of(value) for value in call.outputs[:1]]
-    if len(wanted) < 4:  # functional code: its operators instead
+    if len(wanted) < 4:  # functional code has few layers, so show its operators
         wanted += [recording.number_of(each.outputs[0]) for each in recording.trace.operations if each.outputs]
     known = [number for number in dict.fromkeys(wanted) if number in gradients.of]
     return [strength(recording, number, gradients.of[number]) for number in known]
 
 
 def by_parameter(recording: Recording, gradients: Gradients) -> list[Strength]:
-    """Each parameter's gradient, in the network's order."""
+    """The gradient of each parameter, in the network's order."""
     numbers = dict.fromkeys(recording.number_of(value) for value in recording.trace.parameters.values())
     return [strength(recording, each, gradients.of[each]) for each in numbers if each in gradients.of]
 
@@ -282,10 +282,10 @@ class Descent:
 
     Args:
         rate: learning rate.
-        numbers: the loss before the first step and after each.
-        expected: what the first step should change by its gradient alone: ``-rate * |gradient|²``.
-        scores: the values of the differentiated row before and after, of logits.
-        moved: by parameter name the root mean square of its change.
+        numbers: the loss before the first step and after each step.
+        expected: the change of the first step to first order: ``-rate * |gradient|²``.
+        scores: for logits, the values of the differentiated row before and after.
+        moved: the root mean square of each parameter's change, by name.
     """
 
     rate: float
@@ -308,14 +308,14 @@ def descend(
     training: bool = False,
     seed: int = 0,
 ) -> Descent:
-    """Does some steps of gradient descent on a copy of a network; the network itself stays as it is.
+    """Performs some steps of gradient descent on a copy of a network; the network itself is unchanged.
 
     Args:
         model: the network.
-        inputs: what the loss is taken on.
-        target: the loss, or a number that is made smaller.
+        inputs: the inputs of the loss.
+        target: the loss, or another number to minimise.
         rate: each parameter changes by ``-rate * gradient``.
-        steps: how many; 0 gives the loss as it is.
+        steps: number of steps; 0 returns the current loss.
     """
     if not 0 <= steps <= MOST_STEPS:
         raise StudioError("steps", f"got {steps}", f"needed 0 to {MOST_STEPS}")
@@ -351,7 +351,7 @@ def descend(
 def _parameters(
     model: torch.nn.Module, recording: Recording, gradients: Gradients
 ) -> Iterator[tuple[torch.nn.Parameter, Tensor]]:
-    """Each parameter once, with its gradient."""
+    """The parameters without duplicates, with their gradients."""
     for name, parameter in model.named_parameters():
         gradient = gradients.of.get(recording.number_of(recording.trace.parameters[name]))
         if gradient is not None and parameter.requires_grad:

@@ -1,7 +1,7 @@
-"""A recording as a graph: operators in boxes, which are calls of layers, and tensors between them.
+"""A recording as a graph: operators in boxes, which are calls of layers, with tensors as edges.
 
-Boxes open and close. What is in a closed one is one node; what computes on no input (a weight that is turned, a
-constant) is no node at all, and belongs to the operator that uses it.
+Boxes can be opened and closed. The contents of a closed box are one node. Operators that don't depend on an input (such
+as the transposition of a weight) aren't shown; their costs belong to the operator that uses their result.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from striate.studio.recording import Recording
 #: The name of the network itself among the boxes.
 ROOT: Final = ""
 
-#: Nodes that a first view may have, and those that it has at least where boxes can be opened for it.
+#: The initial view has at least FEW nodes, if boxes can be opened for it, and at most MOST.
 FEW: Final = 8
 MOST: Final = 44
-#: With boxes whose inside branches.
+#: The most nodes of the initial view if it opens boxes whose contents branch.
 BRANCHED: Final = 64
 
-#: Of several families in a layer the one that it is known by.
+#: The family of a layer with operators of several families, by precedence.
 _LEADING: Final = ("conv", "pool", "attention", "norm", "dense")
 
 
 @dataclass(frozen=True)
-class Node:
-    """What is drawn as one: an operator, a closed box, an input or an output.
+class GraphNode:
+    """A node of the graph: an operator, a closed box, an input or an output.
 
     Args:
         id: ``"op:12"``, a box's name, ``"input:x"``, ``"output:0"``.
         kind: ``"operator"``, ``"box"``, ``"input"`` or ``"output"``.
-        name: for people: the layer's path from the box that it stands in, or the operator's name.
+        name: the name on the page: the layer's path relative to the box around it, or the operator's name.
         type: the layer's class or the operator.
-        family: as :func:`family` says, of a box that of its operators if they are all alike; ``"box"`` if not.
-        values: the numbers of what comes out, the main one first.
-        shape: of that one.
+        family: the result of :func:`family`; for a box the common family of its operators, or ``"box"``.
+        values: the numbers of its results, the main one first.
+        shape: the shape of the main result.
         opens: whether it is a box that can be opened.
-        parameters: numbers that are learnt, each counted at the first node that reads it.
-        macs, flops: of its operators.
-        bytes: of new memory that its operators write.
-        operators: how many it stands for.
-        about: kernel, stride and the like, in a few words.
-        parts: what layers are called inside, most frequent first.
+        parameters: number of learnt parameters, each counted at the first node that reads it.
+        macs, flops: the costs of its operators.
+        bytes: new memory that its operators write.
+        operators: number of operators that it contains.
+        about: kernel, stride and the like, as short text.
+        parts: the layers inside, most frequent first.
     """
 
     id: str
@@ -70,7 +70,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Edge:
-    """A tensor that flows from one node to another."""
+    """An edge: a tensor from one node to another."""
 
     source: str
     target: str
@@ -79,8 +79,8 @@ class Edge:
 
 
 @dataclass(frozen=True)
-class Box:
-    """An open box, with the names of the nodes and boxes that stand in it, in the order of computation."""
+class GraphBox:
+    """An open box, with the names of the nodes and boxes in it, in the order of computation."""
 
     id: str
     name: str
@@ -91,17 +91,17 @@ class Box:
 
 
 @dataclass(frozen=True)
-class View:
-    """What is drawn for some open boxes. ``boxes`` has the network itself, under ``""``, too."""
+class GraphView:
+    """The graph for a set of open boxes; ``boxes`` also has the network itself, under ``""``."""
 
-    nodes: dict[str, Node]
-    boxes: dict[str, Box]
+    nodes: dict[str, GraphNode]
+    boxes: dict[str, GraphBox]
     edges: tuple[Edge, ...]
 
 
 @dataclass(eq=False)
 class _Member:
-    """A call of a layer as a box: what it holds, in the order of computation: operators' places, calls' numbers."""
+    """A call of a layer as a box, with its contents in the order of computation: operator indices and call numbers."""
 
     call: Call
     name: str
@@ -113,7 +113,7 @@ class Network:
     """The graph of a recording.
 
     Args:
-        recording: whose operators are shown.
+        recording: the recording whose operators are shown.
     """
 
     def __init__(self, recording: Recording) -> None:
@@ -123,20 +123,20 @@ class Network:
         self._members = self._gathered()
         self._named = {member.name: number for number, member in self._members.items()}
         self._counts = self._counted()
-        #: What views have made of the graph, by what they were asked.
+        #: A cache of results that views compute from the graph, by request.
         self.made: dict[Any, Any] = {}
 
     # ------------------------------------------------------------------ once for a recording
 
     def _flows(self) -> set[Value]:
-        """What comes from an input."""
+        """The values that depend on an input."""
         trace = self.recording.trace
         found = set(trace.inputs.values())
         for operation in self._operations:
             if any(value in found for value in operation.inputs):
                 found.update(operation.outputs)
                 found.update(new for _, new in operation.written)
-        if not any(value in found for value in trace.outputs):  # a network that makes its output of nothing
+        if not any(value in found for value in trace.outputs):  # the network's output doesn't depend on an input
             found.update(value for operation in self._operations for value in operation.outputs)
         return found
 
@@ -146,7 +146,7 @@ class Network:
         )
 
     def _gathered(self) -> dict[int, _Member]:
-        """The calls that compute something, by their number."""
+        """The calls that compute on an input, by number."""
         calls = self.recording.trace.calls
         names: dict[str, int] = {}
         members: dict[int, _Member] = {}
@@ -174,7 +174,7 @@ class Network:
         return members
 
     def _counted(self) -> list[tuple[int, int, int, int]]:
-        """Parameters, MACs, FLOPs and bytes of each operation; those of hidden ones go to the next that is shown."""
+        """Parameters, MACs, FLOPs and bytes of each operation; hidden operations count at the next shown one."""
         trace = self.recording.trace
         own: dict[int, int] = {}
         for value in dict.fromkeys(trace.parameters.values()):
@@ -199,15 +199,15 @@ class Network:
     # ------------------------------------------------------------------ which boxes there are
 
     def opens(self, number: int) -> bool:
-        """Whether there is something to see in a call's box."""
+        """Whether a call's box can be opened."""
         return len(self._members[number].operations) > 1
 
     def known(self, names: Collection[str]) -> frozenset[str]:
-        """Of some names those of boxes that can be opened."""
+        """The given names that are boxes which can be opened."""
         return frozenset(name for name in names if name in self._named and self.opens(self._named[name]))
 
     def first(self) -> frozenset[str]:
-        """The boxes that are open in a first view: few enough nodes to be read, branches shown where there are some."""
+        """The boxes that are open in the initial view: as many as stay readable, boxes with branches included."""
         open_: set[int] = set()
         shown = self._visible(open_)
         while len(shown) < FEW:
@@ -229,7 +229,7 @@ class Network:
         return frozenset(self._members[each].name for each in open_)
 
     def _boxes(self, shown: list[tuple[str, int]]) -> list[int]:
-        """Of what is shown the boxes with other layers in them."""
+        """The shown boxes that contain other layers."""
         return [n for kind, n in shown if kind == "call" and self.opens(n) and not self._members[n].call.leaf]
 
     def _size(self, number: int) -> int:
@@ -242,7 +242,7 @@ class Network:
         return found
 
     def _branches(self, number: int) -> bool:
-        """Whether three or more ways run beside each other in a box, and it isn't too full."""
+        """Whether a box has three or more parallel branches, and isn't too full."""
         view = self.view(frozenset({self._members[number].name}), within=number)
         if not 4 <= len(view.nodes) <= 24:
             return False
@@ -254,20 +254,25 @@ class Network:
 
     # ------------------------------------------------------------------ a view
 
-    def view(self, open_: Collection[str], *, within: int = 0) -> View:
-        """Nodes, boxes and edges for these open boxes; ``within`` a call, without inputs and outputs, or in all."""
+    def view(self, open_: Collection[str], *, within: int = 0) -> GraphView:
+        """Nodes, boxes and edges for these open boxes; with ``within`` of one call, without inputs and outputs."""
         opened = {self._named[name] for name in self.known(open_)} | {within}
-        nodes: dict[str, Node] = {}
-        boxes: dict[str, Box] = {}
+        nodes: dict[str, GraphNode] = {}
+        boxes: dict[str, GraphBox] = {}
         owner: dict[int, str] = {}
         self._fill(within, opened, nodes, boxes, owner)
         edges = self._edges(owner, nodes, whole=within == 0)
         if within == 0:
             self._ends(nodes, boxes, edges)
-        return View(nodes, boxes, tuple(edges))
+        return GraphView(nodes, boxes, tuple(edges))
 
     def _fill(
-        self, number: int, opened: Collection[int], nodes: dict[str, Node], boxes: dict[str, Box], owner: dict[int, str]
+        self,
+        number: int,
+        opened: Collection[int],
+        nodes: dict[str, GraphNode],
+        boxes: dict[str, GraphBox],
+        owner: dict[int, str],
     ) -> None:
         member = self._members[number]
         contents = []
@@ -285,23 +290,23 @@ class Network:
             owner.update(dict.fromkeys([each] if kind == "op" else self._members[each].operations, node.id))
         total = self._total(member.operations)
         layer = type(member.call.layer).__name__
-        boxes[member.name] = Box(member.name, member.call.path, layer, tuple(contents), total[0], total[1])
+        boxes[member.name] = GraphBox(member.name, member.call.path, layer, tuple(contents), total[0], total[1])
 
     def _total(self, operations: Collection[int]) -> tuple[int, ...]:
         return tuple(map(sum, zip(*(self._counts[each] for each in operations), strict=True))) or (0, 0, 0, 0)
 
-    def _operator(self, place: int) -> Node:
+    def _operator(self, place: int) -> GraphNode:
         operation = self._operations[place]
         outputs = operation.outputs or tuple(new for _, new in operation.written[:1])
         values = tuple(self.recording.number_of(each) for each in outputs)
         name = operation.name.rpartition(".")[2].strip("_") or operation.name
         parameters, macs, flops, size = self._counts[place]
-        return Node(
+        return GraphNode(
             f"op:{place}", "operator", name, operation.name, family(operation), values, outputs[0].shape,
             False, parameters, macs, flops, size, 1, describe(operation),
         )  # fmt: skip
 
-    def _closed(self, number: int, within: str) -> Node:
+    def _closed(self, number: int, within: str) -> GraphNode:
         member = self._members[number]
         call = member.call
         last = self._operations[member.operations[-1]]
@@ -314,7 +319,7 @@ class Network:
             kind = "box"
         name = member.name.removeprefix(f"{within}.") if within else member.name
         parameters, macs, flops, size = self._total(member.operations)
-        return Node(
+        return GraphNode(
             member.name, "box", name, type(call.layer).__name__, kind, values, outputs[0].shape if outputs else (),
             self.opens(number), parameters, macs, flops, size, len(member.operations), self._about(member),
             "" if call.leaf else self._parts(number),
@@ -325,7 +330,7 @@ class Network:
         return next((each for each in told if each), "")
 
     def _parts(self, number: int) -> str:
-        """The layers in a box by their class: ``"3 Bottleneck"``."""
+        """The layers in a box, counted by class: ``"3 Bottleneck"``."""
         counts: dict[str, int] = {}
         for kind, each in self._members[number].inside:
             if kind == "call":
@@ -334,7 +339,7 @@ class Network:
         listed = sorted(counts.items(), key=lambda each: -each[1])
         return ", ".join(f"{count} {name}" if count > 1 else name for name, count in listed[:3])
 
-    def _edges(self, owner: dict[int, str], nodes: dict[str, Node], *, whole: bool) -> list[Edge]:
+    def _edges(self, owner: dict[int, str], nodes: dict[str, GraphNode], *, whole: bool) -> list[Edge]:
         makers: dict[Value, str] = {}
         if whole:
             for name, value in self.recording.trace.inputs.items():
@@ -360,12 +365,12 @@ class Network:
                     edges[source, f"output:{rank}", number] = Edge(source, f"output:{rank}", number, value.shape)
         return list(edges.values())
 
-    def _ends(self, nodes: dict[str, Node], boxes: dict[str, Box], edges: list[Edge]) -> None:
-        """The network's inputs and outputs, as nodes of the network itself."""
+    def _ends(self, nodes: dict[str, GraphNode], boxes: dict[str, GraphBox], edges: list[Edge]) -> None:
+        """Adds the network's inputs and outputs as nodes."""
         trace, number_of = self.recording.trace, self.recording.number_of
         before, after = {}, {}
         for name, value in trace.inputs.items():
-            before[f"input:{name}"] = Node(
+            before[f"input:{name}"] = GraphNode(
                 f"input:{name}", "input", name, "input", "input", (number_of(value),), value.shape, operators=0
             )
         labels = output_names(self.recording)
@@ -373,7 +378,7 @@ class Network:
         for rank, value in enumerate(dict.fromkeys(trace.outputs)):
             if (node := f"output:{rank}") in used:
                 name = labels.get(number_of(value), "output")
-                after[node] = Node(
+                after[node] = GraphNode(
                     node, "output", name, "output", "output", (number_of(value),), value.shape, operators=0
                 )
         inner = dict(nodes)
@@ -381,12 +386,12 @@ class Network:
         nodes.update({**before, **inner, **after})
         root = boxes[ROOT]
         contents = (*before, *root.contents, *after)
-        boxes[ROOT] = Box(root.id, root.name, root.type, contents, root.parameters, root.macs)
+        boxes[ROOT] = GraphBox(root.id, root.name, root.type, contents, root.parameters, root.macs)
 
     # ------------------------------------------------------------------ search
 
     def search(self, words: str, most: int = 50) -> Iterator[tuple[str, str, list[str]]]:
-        """Layers and operators whose name or type holds the words: id, what to show, and the boxes to open for it."""
+        """Layers and operators whose name or type contains the words: id, displayed name, and the boxes to open."""
         needle = words.lower()
         found = 0
         for number, member in self._members.items():
@@ -409,7 +414,7 @@ class Network:
                     return
 
     def node_of(self, value: int) -> dict[str, Any] | None:
-        """The node that a value comes from when all boxes around it are open, and these boxes; None for constants."""
+        """The node that computes a value if all boxes around it are open, and these boxes; None for constants."""
         found = self.recording.origins.get(value)
         if found is None:
             names = [
@@ -425,7 +430,7 @@ class Network:
         return {"id": f"op:{found[0]}", "open": self._above(operation.call)}
 
     def _above(self, number: int) -> list[str]:
-        """The boxes around something in a call, the outermost first, without the network itself."""
+        """The boxes around a call, the outermost first, without the network itself."""
         chain = []
         while number > 0:
             chain.append(self._members[number].name)
@@ -434,7 +439,7 @@ class Network:
 
 
 def network_of(recording: Recording) -> Network:
-    """The graph of a recording, made once and kept with it, so that it goes where the recording goes."""
+    """The graph of a recording, computed once and stored with it, so that both are freed together."""
     found: Network | None = vars(recording).get(_GRAPH)
     if found is None:
         found = vars(recording)[_GRAPH] = Network(recording)
@@ -442,7 +447,7 @@ def network_of(recording: Recording) -> Network:
 
 
 def release(recording: Recording) -> None:
-    """Takes the graph from a recording, which else would wait for the garbage collector, for they know each other."""
+    """Removes the graph from a recording, because the reference cycle would keep both until garbage collection."""
     vars(recording).pop(_GRAPH, None)
 
 

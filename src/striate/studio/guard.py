@@ -1,9 +1,9 @@
-"""What stands between the network and the studio: who may ask, how much, and what a page may load.
+"""Access control for the studio: which requests are accepted, their size, and what a page may load.
 
-A server on the loopback address is reached by every page that a browser has open. Three things keep them out. Host must
-name this machine by address, so that a name that another site turns to 127.0.0.1 (DNS rebinding) gets nothing. Origin,
-where a browser sends one, must be the studio's own. And every call under ``/api`` carries a random token, which is in
-the address that the program prints and nowhere else.
+Every page that a browser has open can reach a server on the loopback address. Three checks keep other pages out. Host
+has to name this machine by address, so that a host name that another site resolves to 127.0.0.1 (DNS rebinding) is
+refused. Origin, if the browser sends one, has to be the studio's own. And every call under ``/api`` has to carry a
+random token, which only the address that the program prints contains.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 #: The header that carries the token.
 TOKEN: Final = "X-Striate-Token"
-#: Bytes that a request's body may have.
+#: The most bytes of a request's body.
 MAX_BODY: Final = 32 << 20
 
-#: Scripts, styles and pictures come from the studio alone. Notebooks on this machine may frame it.
+#: Scripts, styles and pictures may only come from the studio. Notebooks on this machine may embed it in a frame.
 POLICY: Final = (
     "default-src 'self'; base-uri 'none'; form-action 'none'; object-src 'none'; "
     "frame-ancestors 'self' http://localhost:* http://127.0.0.1:*"
@@ -42,17 +42,17 @@ def new_token() -> str:
 
 
 class TooLargeError(Exception):
-    """A body that goes past the limit while it is read."""
+    """A request's body exceeds the limit while it is read."""
 
 
 class Guard:
-    """Refuses what isn't the studio's own page, and sets the headers that bind this page.
+    """Refuses requests that don't come from the studio's own page, and sets the headers that restrict this page.
 
     Args:
-        app: what is guarded.
-        token: which calls of the API carry.
-        host: the address that the server is bound to.
-        max_body: bytes of a body.
+        app: the guarded application.
+        token: the token that calls of the API have to carry.
+        host: the address to which the server is bound.
+        max_body: the most bytes of a body.
     """
 
     def __init__(self, app: ASGIApp, token: str, host: str = "127.0.0.1", max_body: int = MAX_BODY) -> None:
@@ -94,7 +94,7 @@ class Guard:
         return f"request: got more than {self._max_body >> 20} MiB; needed a smaller file"
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
-        """Status and line for a request that isn't let in."""
+        """The status and message for a refused request; None if it is accepted."""
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not self._is_own(hosts[0]):
@@ -116,7 +116,7 @@ class Guard:
         return None
 
     def _is_own(self, host: str) -> bool:
-        """Whether a Host header names this server: by an address, which no other site's name can turn into."""
+        """Whether a Host header names this server by its address, which no other site's name can imitate."""
         name, port = _split(host.lower())
         if not port.isdecimal() and port:
             return False
@@ -145,7 +145,7 @@ class Guard:
 
 
 def _split(host: str) -> tuple[str, str]:
-    """Name and port of a Host header; an IPv6 address stands in brackets."""
+    """The name and port of a Host header; an IPv6 address is in brackets."""
     if host.startswith("["):
         name, end, rest = host[1:].partition("]")
         return (name, rest.removeprefix(":")) if end else ("", "")
@@ -154,7 +154,7 @@ def _split(host: str) -> tuple[str, str]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
+    """Whether only this machine can reach an address."""
     if host in _LOOPBACK:
         return True
     try:

@@ -1,7 +1,6 @@
-"""Work that takes longer than a request: in the background, one after the other, with progress and cancelling.
+"""Background jobs for work that takes longer than a request: one after the other, with progress and cancellation.
 
-A page asks for its jobs again and again. A job that nobody has asked for in a while belongs to a tab that was closed,
-and ends at its next step.
+A page polls its jobs. If a job hasn't been polled for a while, its tab was closed, and the job ends at its next step.
 """
 
 from __future__ import annotations
@@ -20,38 +19,38 @@ from striate.errors import StriateError, StudioError, is_out_of_memory, readable
 from striate.studio.requests import RequestError
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
-#: Tells how far a job is: what is done, how much of it, of how much. Raises where the job is to end.
+#: Reports a job's progress: description, amount done, total. Raises an error if the job has to end.
 Report: TypeAlias = Callable[[str, int, int | None], None]
 
-#: Jobs that may wait, of all tabs together and of one.
+#: The most waiting jobs, of all tabs together and of one tab.
 MOST_WAITING: Final = 12
 MOST_OF_A_TAB: Final = 4
-#: Finished jobs whose results are kept.
+#: The most finished jobs whose results are kept.
 MOST_KEPT: Final = 24
-#: Seconds without a question after which a job's page counts as closed.
+#: Seconds without a poll after which a job's page counts as closed.
 PATIENCE: Final = 20.0
 
 _LOG: Final = logging.getLogger("striate.studio")
 
 
 class CancelledError(Exception):
-    """A job that is to end."""
+    """A job was cancelled."""
 
 
 @dataclass
 class Job:
-    """One piece of work.
+    """A background job.
 
     Args:
-        id: in addresses.
-        kind: what is done, for people.
-        tab: of the browser, that asked for it.
-        work: is given a report, and returns the result.
-        state: where it stands.
-        what, done, total: how far it is; ``total`` is None where that isn't known.
-        result: what ``work`` returned.
-        error: one line, where it failed.
-        asked: when its page asked last, by ``time.monotonic``.
+        id: its id in addresses.
+        kind: a description for display.
+        tab: the browser tab that began it.
+        work: called with a function that reports progress; returns the result.
+        state: its state.
+        what, done, total: its progress; ``total`` is None if it isn't known.
+        result: the return value of ``work``.
+        error: one line, if it failed.
+        asked: the time of the last poll, by ``time.monotonic``.
     """
 
     id: str
@@ -69,20 +68,20 @@ class Job:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether the job has ended."""
         return self.state in ("done", "failed", "cancelled")
 
     def to_dict(self) -> dict[str, Any]:
-        """What the page shows while it waits."""
+        """The job's progress, for the page."""
         names = ("id", "kind", "state", "what", "done", "total", "error", "seconds")
         return {name: getattr(self, name) for name in names}
 
 
 class Jobs:
-    """The jobs of one studio, done by one thread, since a network has one set of hooks.
+    """The jobs of one studio, run by one thread, because a network has only one set of hooks.
 
     Args:
-        patience: seconds without a question after which a job ends.
+        patience: seconds without a poll after which a job ends.
     """
 
     def __init__(self, patience: float = PATIENCE) -> None:
@@ -93,7 +92,7 @@ class Jobs:
         self._thread: threading.Thread | None = None
 
     def begin(self, kind: str, tab: str, work: Callable[[Report], Any]) -> Job:
-        """Puts work at the end of the queue.
+        """Adds work to the end of the queue.
 
         Raises:
             RequestError: too many jobs are waiting, of all tabs or of this one.
@@ -118,10 +117,10 @@ class Jobs:
         return job
 
     def find(self, id: str) -> Job:
-        """The job with an id, whose page is still there, since it asks.
+        """The job with an id; this counts as a poll by its page.
 
         Raises:
-            RequestError: there is none, or not any more.
+            RequestError: there is no such job, or it has been removed.
         """
         with self._guard:
             job = self._jobs.get(id)
@@ -131,10 +130,10 @@ class Jobs:
         return job
 
     def result(self, id: str) -> Any:
-        """The result of a job that is done.
+        """The result of a finished job.
 
         Raises:
-            RequestError: it isn't, or it failed, with the line that says why.
+            RequestError: the job isn't finished, or it failed; the message has the reason.
         """
         job = self.find(id)
         if job.state != "done":
@@ -142,14 +141,14 @@ class Jobs:
         return job.result
 
     def cancel(self, id: str) -> Job:
-        """Ends a job: at once if it waits, at its next step if it runs."""
+        """Cancels a job: at once if it is waiting, at its next step if it is running."""
         job = self.find(id)
         with self._guard:
             self._end(job)
         return job
 
     def close(self, tab: str) -> None:
-        """Ends all jobs of a tab."""
+        """Cancels all jobs of a tab."""
         with self._guard:
             for job in self._jobs.values():
                 if job.tab == tab:
@@ -183,13 +182,13 @@ class Jobs:
         state: State = "failed"
         result, error = None, ""
         try:
-            from striate.explain.progress import reporting  # which takes a second, and the server starts without it
+            from striate.explain.progress import reporting  # slow to import, and not needed at the start
 
             with reporting(report):
                 result, state = work(report), "done"
         except CancelledError:
             state = "cancelled"
-        except BaseException as failure:  # whatever a user's network raises, the server goes on
+        except BaseException as failure:  # the user's network may raise any error, and the server has to go on
             error = _line(job.kind, failure)
         with self._guard:
             job.seconds = time.monotonic() - began

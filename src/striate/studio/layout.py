@@ -1,10 +1,10 @@
-"""Where the items of a graph stand: in columns from left to right, and in rows like lines of text.
+"""Places the items of a graph in columns from left to right, and in rows like lines of text.
 
-A layered layout (Sugiyama, Tagawa & Toda, 1981). An item stands in the column after the last of those that it follows.
-A link that passes columns is held by a bend in each; links of one tensor share their bends. Within columns the order is
-that of the neighbours' mean places, in sweeps; heights then minimise the squared distance to what they are linked with,
-exactly for each column (pool adjacent violators). Where so few links pass from one column to the next that they can be
-led around, a row that is full ends, and the next begins below.
+This is a layered layout (Sugiyama, Tagawa & Toda, 1981). An item is in the column after its last predecessor. A link
+that crosses columns has a bend in each; links of one tensor share their bends. Within columns, items are sorted by the
+mean places of their neighbours, in sweeps. Heights then minimise the squared distance to the linked items, exactly for
+each column (pool adjacent violators). A full row ends at a column from which few enough links continue that they can be
+routed around, and the next row begins below.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-#: Between columns, between items of a column, between rows.
+#: The gaps between columns, between items of a column, and between rows.
 COLUMN_GAP: Final = 34.0
 ITEM_GAP: Final = 14.0
 ROW_GAP: Final = 34.0
-#: Height of a bend, so that links keep a distance from items and one another.
+#: The height of a bend, which keeps links apart from items and from one another.
 _BEND: Final = 7.0
-#: Tensors that may be led around to the next row, and in a row that is so many times too long.
+#: The most tensors that are routed around to the next row; more are allowed in a row that is several times too long.
 _AROUND: Final = 1
 _AROUND_LONG: Final = 3
 _LONG: Final = 2.2
-#: Bends that a layout may have; links that would take more are led along below.
+#: The most bends of a layout; links that would need more are routed below the row.
 _MOST_BENDS: Final = 30_000
-#: Items and bends beyond which less is spent on order and heights.
+#: With more items and bends, fewer sweeps are made for order and heights.
 _MANY: Final = 1500
 _FEW: Final = 300
 
@@ -37,10 +37,10 @@ class Item:
     """Something with a size.
 
     Args:
-        name: unlike all others'.
+        name: a unique name.
         width, height: in pixels.
-        entries, exits: where links of a tensor arrive and leave, from its top; the middle by default.
-        pinned: ``"first"`` or ``"last"`` for what stands on the left or right edge; or empty.
+        entries, exits: the heights at which links of a tensor arrive and leave, from the top; the middle by default.
+        pinned: ``"first"`` or ``"last"`` for items on the left or right edge; or empty.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Link:
-    """From one item to a later one; ``tensor`` is what flows."""
+    """A link from one item to a later one; ``tensor`` identifies the tensor."""
 
     source: str
     target: str
@@ -62,7 +62,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Layout:
-    """Places of items (left, top), a way of points for each link, and the size of all."""
+    """The places of items (left, top), a polyline for each link, and the size of the whole layout."""
 
     places: Mapping[str, tuple[float, float]]
     ways: tuple[tuple[tuple[float, float], ...], ...]
@@ -78,7 +78,7 @@ class _Spot:
     column: int
     height: float
     y: float = 0.0
-    #: Towards the left and right: (spot, own port, its port).
+    #: Neighbours to the left and to the right: (spot, own port, its port).
     left: list[tuple[_Spot, float, float]] = field(default_factory=list)
     right: list[tuple[_Spot, float, float]] = field(default_factory=list)
 
@@ -88,12 +88,12 @@ class _Spot:
 
 
 def place(items: Sequence[Item], links: Sequence[Link], width: float = 1400.0) -> Layout:
-    """Places items, of which each link's source comes before its target in the sequence.
+    """Places items; each link's source has to come before its target in the sequence.
 
     Args:
-        items: in an order in which links go forward.
-        links: between them.
-        width: at which rows end, where they can.
+        items: the items, in an order in which all links go forward.
+        links: the links between them.
+        width: the width at which rows end, if possible.
 
     >>> layout = place([Item("a", 10, 10), Item("b", 10, 10)], [Link("a", "b", 0)])
     >>> layout.places["b"], layout.ways[0][0], layout.ways[0][-1]
@@ -116,7 +116,7 @@ def place(items: Sequence[Item], links: Sequence[Link], width: float = 1400.0) -
 
 
 def _layer(items: Sequence[Item], links: Sequence[Link], spots: Mapping[str, _Spot]) -> None:
-    """A column for each item: the first after all that it follows; what follows nothing stands before its first use."""
+    """Assigns columns: an item comes after its predecessors; one without predecessors right before its first use."""
     after: dict[str, list[str]] = defaultdict(list)
     for link in links:
         after[link.source].append(link.target)
@@ -146,7 +146,7 @@ _Chains = dict[tuple[str, Hashable], dict[int, _Spot]]
 
 
 def _bend(links: Sequence[Link], spots: Mapping[str, _Spot]) -> tuple[_Chains, set[int]]:
-    """The bends of each tensor by column, and the numbers of links that are led along below instead."""
+    """The bends of each tensor by column, and the numbers of links that are routed below the row instead."""
     reach: dict[tuple[str, Hashable], int] = {}
     far: set[int] = set()
     spans = sorted(range(len(links)), key=lambda n: spots[links[n].target].column - spots[links[n].source].column)
@@ -199,7 +199,7 @@ def _entry(spot: _Spot, link: Link) -> float:
 
 
 def _columns(spots: Mapping[str, _Spot], chains: _Chains) -> list[list[_Spot]]:
-    # Bends first, so that what skips columns is led above them.
+    # Bends come first, so that links that skip columns pass above the items.
     every = [*(bend for chain in chains.values() for bend in chain.values()), *spots.values()]
     columns: list[list[_Spot]] = [[] for _ in range(1 + max(spot.column for spot in every))]
     for spot in every:
@@ -211,7 +211,7 @@ def _columns(spots: Mapping[str, _Spot], chains: _Chains) -> list[list[_Spot]]:
 
 
 def _order(columns: list[list[_Spot]]) -> None:
-    """Sorts columns by the mean place of what spots are linked with, to and fro; keeps the order that crosses least."""
+    """Sorts columns by the mean places of linked spots, to and fro; keeps the order with the fewest crossings."""
     if all(len(column) == 1 for column in columns):
         return
     many = sum(map(len, columns)) > _MANY
@@ -241,7 +241,7 @@ def _order(columns: list[list[_Spot]]) -> None:
 
 
 def _crossings(columns: Sequence[Sequence[_Spot]]) -> int:
-    """How often links between neighbouring columns cross: inversions, counted with a Fenwick tree."""
+    """The number of crossings of links between neighbouring columns: inversions, counted with a Fenwick tree."""
     total = 0
     for left, right in itertools.pairwise(columns):
         places = {id(spot): place for place, spot in enumerate(right)}
@@ -261,7 +261,7 @@ def _crossings(columns: Sequence[Sequence[_Spot]]) -> int:
 
 
 def _settle(columns: Sequence[Sequence[_Spot]]) -> None:
-    """Heights: each column in turn as near as can be to what it is linked with, to and fro."""
+    """Sets heights: each column in turn as near as possible to the linked spots, in both directions."""
     for column in columns:
         top = 0.0
         for spot in column:
@@ -285,7 +285,7 @@ def _settle(columns: Sequence[Sequence[_Spot]]) -> None:
 
 
 def _straighten(columns: Sequence[Sequence[_Spot]]) -> None:
-    """Makes chains level: a spot that alone follows another one stands as that one does, where there is room."""
+    """Makes chains level: a spot that is the only successor of another one gets its height, if there is room."""
     for column in columns:
         wanted, weights = [], []
         for spot in column:
@@ -298,7 +298,7 @@ def _straighten(columns: Sequence[Sequence[_Spot]]) -> None:
 
 
 def _pull(spot: _Spot, other: _Spot) -> float:
-    """How much a link wants to be level: those between bends most, since a long line shows every step."""
+    """The weight of making a link level; it is largest between two bends, because a long line shows every step."""
     return (4.0 if spot.item is None else 1.0) * (2.0 if other.item is None else 1.0)
 
 
@@ -325,7 +325,9 @@ def _apart(wanted: Sequence[float], weights: Sequence[float], heights: Sequence[
 
 
 def _rows(columns: Sequence[Sequence[_Spot]], width: float) -> list[range]:
-    """Columns in rows: a full row ends where few links pass, the latest such place that isn't in its first third."""
+    """Divides columns into rows: a full row ends at the last place that few links cross and that isn't in its first
+    third.
+    """
     widths = [max(spot.width for spot in column) for column in columns]
     passing = [len({id(spot) for spot in column if spot.right}) for column in columns]
     rows, begin, filled = [], 0, 0.0
@@ -335,7 +337,7 @@ def _rows(columns: Sequence[Sequence[_Spot]], width: float) -> list[range]:
             continue
         most = _AROUND if filled <= _LONG * width else _AROUND_LONG
         breaks = [at for at in range(begin + max(1, (number - begin) // 3), number + 1) if passing[at - 1] <= most]
-        # A column of bends alone, or of an edge of a box, begins no row.
+        # A row doesn't begin with a column that only has bends, or an edge of a box.
         breaks = [at for at in breaks if widths[at] > 0 and sum(widths[begin:at]) > 0]
         if breaks:
             rows.append(range(begin, breaks[-1]))
@@ -346,7 +348,7 @@ def _rows(columns: Sequence[Sequence[_Spot]], width: float) -> list[range]:
 
 
 class _Drawn:
-    """Places and ways in pixels."""
+    """Computes places and polylines in pixels."""
 
     def __init__(
         self,
@@ -433,7 +435,7 @@ class _Drawn:
     def _lead(
         self, last: tuple[float, float], column: int, row: int, link: Link, y: float, x: float
     ) -> list[tuple[float, float]]:
-        """Around the end of a row and back, below it, to the next one's begin; each tensor in a lane of its own."""
+        """Routes a link around the end of a row, and back below it to the start of the next; each tensor has a lane."""
         lane = self._around.setdefault((row, link.source, link.tensor), sum(key[0] == row for key in self._around))
         right = max(self._ends[row - 1], last[0]) + COLUMN_GAP * 0.25 + 6 * lane
         between = self._bottoms[row - 1] + ROW_GAP / 2 + 6 * lane - 3

@@ -1,7 +1,7 @@
-"""A run's folder followed while it trains: its epochs, and the weights of every checkpoint that was seen.
+"""Follows a run's folder during training: its epochs, and the weights of every checkpoint.
 
-A run keeps its last checkpoint only, and none once it is finished. So what this has seen is kept in memory, up to a
-number of bytes; where it would be more, every second one in the middle goes.
+A run keeps only its last checkpoint, and none once it is finished. So the checkpoints seen are kept in memory, up to a
+number of bytes; beyond that, every second checkpoint in the middle is dropped.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from striate.training.folder import CHECKPOINT, EVALUATION, METRICS, SETTINGS, W
 from striate.training.results import Epoch
 from striate.training.run import Run, Settings
 
-#: Bytes of weights that are kept.
+#: The most bytes of weights in memory.
 KEPT: Final = 384 << 20
-#: Seconds from one look to the next, and without a question after which nobody looks.
+#: Seconds between two checks of the folder.
 _PAUSE: Final = 0.5
-#: Kernels and maps that are shown.
+#: The most kernels and maps that are shown.
 MOST_SHOWN: Final = 32
 
 
@@ -40,11 +40,11 @@ class Snapshot:
     """The weights of one moment.
 
     Args:
-        number: in the order in which they were seen.
+        number: the position in the order in which snapshots were seen.
         epoch: finished epochs.
-        step: of the epoch that had begun.
-        final: whether it is what the run came to.
-        state: the tested network's.
+        step: finished steps of the current epoch.
+        final: whether these are the run's final weights.
+        state: the state of the network that is tested.
     """
 
     number: int
@@ -55,11 +55,11 @@ class Snapshot:
 
     @property
     def bytes(self) -> int:
-        """Of its weights."""
+        """The memory of its weights."""
         return sum(each.numel() * each.element_size() for each in self.state.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the weights, for JSON."""
+        """Everything except the weights, for JSON."""
         return {"number": self.number, "epoch": self.epoch, "step": self.step, "final": self.final}
 
 
@@ -67,11 +67,11 @@ class Follower:
     """Watches a run's folder.
 
     Args:
-        path: of the run.
-        kept: bytes of weights.
+        path: the folder of the run.
+        kept: the most bytes of weights in memory.
 
     Raises:
-        RunError: no run's folder.
+        RunError: the folder isn't a run's.
     """
 
     def __init__(self, path: Path, kept: int = KEPT) -> None:
@@ -89,7 +89,7 @@ class Follower:
         self._thread: threading.Thread | None = None
 
     def start(self) -> Follower:
-        """Looks once, and again and again in a thread until the run is finished."""
+        """Checks the folder once, and then repeatedly in a thread until the run is finished."""
         with self._guard:
             first = self._thread is None
             if self._thread is None:
@@ -104,7 +104,7 @@ class Follower:
             time.sleep(_PAUSE)
 
     def look(self) -> bool:
-        """Takes in a checkpoint that is new; whether the run is finished and all of it seen."""
+        """Reads a new checkpoint if there is one; returns whether the run is finished and completely read."""
         with self._looking:
             finished = is_finished(self.path)
             file = self.path / (WEIGHTS if finished else CHECKPOINT)
@@ -115,7 +115,7 @@ class Follower:
                     self._take(file, finished)
                     self._seen = mark
             except (OSError, StriateError):
-                return False  # not there yet, or replaced a moment ago: the next look sees it
+                return False  # missing, or just being replaced; the next check reads it
             return finished
 
     def _take(self, file: Path, finished: bool) -> None:
@@ -129,14 +129,14 @@ class Follower:
             self._snapshots.append(Snapshot(self._count, epoch, step, finished, state))
             self._count += 1
             while len(self._snapshots) > 2 and sum(each.bytes for each in self._snapshots) > self._kept:
-                # The first and the last stay; of the others every second one goes.
+                # Keep the first and the last; drop every second one of the others.
                 thinned = self._snapshots[1:-1][1::2] if len(self._snapshots) > 3 else []
                 self._snapshots = [self._snapshots[0], *thinned, self._snapshots[-1]]
 
     # ------------------------------------------------------------------ what it tells
 
     def history(self) -> tuple[Epoch, ...]:
-        """The finished epochs; a line that is just being written waits for the next look."""
+        """The finished epochs; a line that is just being written is read at the next check."""
         try:
             lines = (self.path / METRICS).read_text(encoding="utf-8").splitlines()
         except OSError:
@@ -150,15 +150,15 @@ class Follower:
         return tuple(found)
 
     def snapshots(self) -> tuple[Snapshot, ...]:
-        """Those that are kept, oldest first."""
+        """The snapshots in memory, oldest first."""
         with self._guard:
             return tuple(self._snapshots)
 
     def snapshot(self, number: int | None) -> Snapshot:
-        """The one with a number; for None the newest.
+        """The snapshot with a number; for None the newest.
 
         Raises:
-            StudioError: there is none, or not any more.
+            StudioError: there is no such snapshot, or it has been dropped.
         """
         found = self.snapshots()
         if not found:
@@ -171,7 +171,7 @@ class Follower:
         raise StudioError("snapshot", f"got {number}", "needed one of " + ", ".join(str(e.number) for e in found[-8:]))
 
     def to_dict(self) -> dict[str, Any]:
-        """What the page shows of the run."""
+        """The state of the run, for the page."""
         settings, history = self.settings, self.history()
         return {
             "run": self.path.name,
@@ -189,7 +189,7 @@ class Follower:
     # ------------------------------------------------------------------ what is computed with it
 
     def model(self, snapshot: Snapshot) -> nn.Module:
-        """The network with a snapshot's weights, in evaluation mode; the same module for all, so one at a time."""
+        """The network with a snapshot's weights, in evaluation mode; all snapshots share one module."""
         if self._model is None:
             self._model = self.settings.new_model().eval()
         self._model.load_state_dict(dict(snapshot.state))
@@ -199,7 +199,7 @@ class Follower:
         """The first kernels of a convolution, (F, C, h, w).
 
         Raises:
-            StudioError: no convolution of that name.
+            StudioError: there is no convolution of that name.
         """
         weight = snapshot.state.get(f"{layer}.weight")
         if weight is None or weight.dim() != 4:
@@ -207,11 +207,11 @@ class Follower:
         return weight[:MOST_SHOWN].float()
 
     def confusion(self, snapshot: Snapshot) -> dict[str, Any]:
-        """How a snapshot's network takes classes for each other, on the run's held-out images.
+        """The confusion matrix of a snapshot's network on the run's held-out images.
 
         Raises:
-            StudioError: another task than classification.
-            StriateError: data that have gone.
+            StudioError: the task isn't classification.
+            StriateError: the data no longer exist.
         """
         if self.settings.task.name != "classification":
             raise StudioError(
@@ -232,7 +232,7 @@ class Follower:
             images, _, _ = images_to_test(run)
             loading = Loading(self.settings.recipe.batch_size, self.settings.preprocessing, torch.device("cpu"))
             task = self.settings.task
-            # A network of its own: this may take long, and the page goes on meanwhile.
+            # Use a separate network, because this may take long and the page goes on meanwhile.
             model = self.settings.new_model().eval()
             model.load_state_dict(dict(snapshot.state))
             found = task.assess(model, task.batches(images, loading)).evaluation

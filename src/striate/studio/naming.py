@@ -1,4 +1,4 @@
-"""What operators are called in a graph: their family, their window in a few words, and the names of outputs."""
+"""Names in a graph: the family of an operator, its window as short text, and the names of outputs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.utils._pytree import keystr, tree_flatten, tree_flatten_with_path
 from striate.analysis.operators import Operation
 from striate.studio.recording import Recording
 
-#: What an operator is, for its colour and for people who look for one.
+#: The family of each operator, which decides its colour and helps searching.
 _FAMILIES: Final = {
     "conv": ("convolution", "_convolution", "mkldnn_convolution", "deform_conv2d"),
     "pool": (
@@ -49,7 +49,7 @@ def family(operation: Operation) -> str:
 
 
 def output_names(recording: Recording) -> dict[int, str]:
-    """The names of what the network returns, by the numbers of values."""
+    """The names of the network's outputs, by the numbers of values."""
     leaves = tree_flatten_with_path(recording.outputs)[0]
     numbers = [leaf for leaf in tree_flatten(recording.outputs)[0] if isinstance(leaf, int)]
     found: dict[int, str] = {}
@@ -61,7 +61,7 @@ def output_names(recording: Recording) -> dict[int, str]:
 
 
 def describe(operation: Operation) -> str:
-    """Kernel, stride, padding and the like of an operator that has a window, in a few words."""
+    """Kernel, stride, padding and the like of an operator with a window, as short text."""
     name = operation.name.rpartition(".")[2]
     if name == "convolution":
         weight = operation.inputs[1].shape

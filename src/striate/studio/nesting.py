@@ -1,7 +1,7 @@
-"""Places for a graph with open boxes: each box is laid out by itself, and is an item in the one around it.
+"""Places the nodes of a graph with open boxes: each box is laid out separately, and is an item in the box around it.
 
-A tensor that comes into a box from outside, or leaves it, passes the box's edge at a port. Ports take part in the
-layout inside, so that links don't run over nodes, and links outside lead to them.
+A tensor that enters or leaves a box crosses its edge at a port. Ports take part in the layout inside the box, so links
+don't run over nodes; links outside the box end at its ports.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from striate.studio.graph import ROOT, Edge, View
+from striate.studio.graph import ROOT, Edge, GraphView
 from striate.studio.layout import Item, Layout, Link, place
 
-#: Space in a box around its contents, and above them for its name.
+#: The space in a box around its contents, and above them for its name.
 PADDING: Final = 16.0
 TITLE: Final = 26.0
-#: Height of a port.
+#: The height of a port.
 _PORT: Final = 8.0
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A graph with places, in pixels from the left top.
+    """A placed graph, in pixels from the top left corner.
 
     Args:
         nodes: (left, top, width, height) by node.
         boxes: the same by open box, the outer ones first.
-        edges: the points of each edge of the view, in its order.
-        width, height: of all.
+        edges: the points of each edge, in the order of the view's edges.
+        width, height: of the whole graph.
     """
 
     nodes: Mapping[str, tuple[float, float, float, float]]
@@ -38,13 +38,13 @@ class Placed:
     height: float
 
 
-#: Where a tensor passes an edge of a box: on the left or the right, and from which node it is.
+#: A port, where a tensor crosses the left or right edge of a box: the side, and the tensor's node and number.
 _Port = tuple[str, str, int]
 
 
 @dataclass(eq=False)
 class _Laid:
-    """A box that is laid out by itself."""
+    """A box whose contents are laid out."""
 
     layout: Layout
     inner: dict[str, _Laid]
@@ -55,13 +55,13 @@ class _Laid:
     ports: dict[str, float]
 
 
-def arrange(view: View, size: Callable[[str], tuple[float, float]], width: float = 1400.0) -> Placed:
-    """Places for a view's nodes, of which ``size`` gives width and height, in rows up to ``width`` where they can."""
+def arrange(view: GraphView, size: Callable[[str], tuple[float, float]], width: float = 1400.0) -> Placed:
+    """Places a view's nodes, whose width and height ``size`` returns, in rows up to ``width`` if possible."""
     return _Arranging(view, size).placed(width)
 
 
 class _Arranging:
-    def __init__(self, view: View, size: Callable[[str], tuple[float, float]]) -> None:
+    def __init__(self, view: GraphView, size: Callable[[str], tuple[float, float]]) -> None:
         self._view, self._size = view, size
         self._parent: dict[str, str] = {}
         for name, box in view.boxes.items():
@@ -86,7 +86,7 @@ class _Arranging:
         return chain
 
     def _through(self, edge: Edge) -> list[tuple[str, str, str, Hashable]]:
-        """An edge as links within boxes: (box, from, to, tensor); a port's name says which edge of the box it is on."""
+        """Splits an edge into links within boxes: (box, from, to, tensor); a port's name has the side of the box."""
         tensor = (edge.source, edge.value)
         outward, inward = self._chain(edge.source), self._chain(edge.target)
         shared = next(each for each in outward if each in set(inward))
@@ -152,7 +152,7 @@ class _Arranging:
         boxes: dict[str, tuple[float, float, float, float]],
         ways: dict[tuple[str, str, str, Hashable], list[tuple[float, float]]],
     ) -> None:
-        """Turns places within boxes into places on the page."""
+        """Converts places within boxes to places on the page."""
         inset, down = (0.0, 0.0) if box == ROOT else (PADDING, TITLE)
         for each, (width, height) in laid.sizes.items():
             x, y = laid.layout.places[each]
@@ -180,5 +180,5 @@ def _split(ports: Mapping[str, float], side: str) -> list[tuple[tuple[str, str],
 
 
 def _by_tensor(links: list[tuple[str, str, Hashable]], named: Mapping[str, float]) -> dict[Hashable, float]:
-    """Ports by the tensor that passes them."""
+    """The heights of ports, by the tensor that crosses them."""
     return {tensor: named[str(tensor)] for _, _, tensor in links if str(tensor) in named}

@@ -1,6 +1,6 @@
-"""The page itself, as files, and the answer to everything else while the network isn't there yet.
+"""Serves the page's files, and answers all other requests while the network is being loaded.
 
-Nothing here imports PyTorch, so a browser has the page while PyTorch is still being imported.
+Nothing here imports PyTorch, so a browser can show the page while PyTorch is being imported.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 STATIC: Final = Path(__file__).parent / "static"
-#: Seconds between looks at whether the application is there.
+#: Seconds between two checks whether the application is ready.
 _PAUSE: Final = 0.03
 
 
@@ -30,14 +30,14 @@ PAGE: Final = (Route("/", _index), Mount("/static", StaticFiles(directory=STATIC
 
 
 class Starting:
-    """Answers with the page; calls wait until ``app`` is there, which answers them.
+    """Serves the page; API calls wait until ``app`` is set, which then answers them.
 
-    A call that waits is answered with status 202 and what is being done whenever that changes; the page asks again.
+    Whenever ``doing`` changes, a waiting call is answered with status 202 and that text; the page then calls again.
 
     Attributes:
         app: the application, which answers everything once it is set.
-        doing: what is being done, for people.
-        patience: seconds that a call waits at most.
+        doing: a description of the current activity, for display.
+        patience: the most seconds that a call waits.
     """
 
     def __init__(self) -> None:

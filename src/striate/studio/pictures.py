@@ -1,7 +1,7 @@
-"""Pictures that come in, and pictures that are moved: uploads, drawings, shift, rotation, noise, something in front.
+"""Pictures from uploads and drawings, and moved pictures: shift, rotation, noise, a rectangle in front.
 
-A moved picture needs no place where it is kept: its id says what it was made of and how, ``p3~x2r30``, so that an
-address with it can be shared, and views ask for it like for any other.
+A moved picture needn't be stored: its id, for example ``p3~x2r30``, names its original and its moves. So addresses with
+it can be shared, and views request it like any other picture.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from striate.studio.samples import reduced
 from striate.studio.subject import Subject
 from striate.studio.workspace import MARK, Picture
 
-#: Bytes and pixels of a picture that is sent.
+#: The limits of an uploaded picture.
 MOST_BYTES: Final = 24 << 20
 MOST_PIXELS: Final = 50_000_000
 _MOST_SIDE: Final = 512
 
 
 class _Sent(io.BytesIO):
-    """A file that was sent, which messages call by its name."""
+    """An uploaded file, with the name that messages use."""
 
     def __init__(self, content: bytes, name: str) -> None:
         super().__init__(content)
@@ -40,11 +40,11 @@ class _Sent(io.BytesIO):
 
 
 def uploaded(content: bytes, name: str, subject: Subject, id: str) -> Picture:
-    """The picture in a file that was sent, upright as its camera says.
+    """The picture in an uploaded file, rotated upright by its EXIF orientation.
 
     Raises:
-        DataError: no picture, too many pixels, a damaged file.
-        StudioError: a network that takes no pictures.
+        DataError: the file isn't a picture, is damaged, or has too many pixels.
+        StudioError: the network's input isn't a picture.
     """
     said = readable(name).strip()[:80] or "the file"
     if not content:
@@ -55,10 +55,10 @@ def uploaded(content: bytes, name: str, subject: Subject, id: str) -> Picture:
 
 
 def drawn(content: bytes, channels: int, height: int, width: int, subject: Subject, id: str) -> Picture:
-    """A drawing, bytes in the order (channel, row, column), 0 black and 255 white.
+    """The picture of a drawing, given as bytes in the order (channel, row, column), 0 black and 255 white.
 
     Raises:
-        DataError: another number of bytes than channels, height and width make.
+        DataError: the number of bytes doesn't match channels, height and width.
     """
     if channels not in (1, 3) or not (1 <= height <= _MOST_SIDE and 1 <= width <= _MOST_SIDE):
         raise DataError("drawing", f"got {channels}x{height}x{width}", f"needed 1 or 3 channels, {_MOST_SIDE} pixels")
@@ -73,17 +73,17 @@ def drawn(content: bytes, channels: int, height: int, width: int, subject: Subje
 
 @dataclass(frozen=True)
 class Moves:
-    """What happens to a picture, in this order, at the network's size.
+    """Changes of a picture at the network's size, applied in this order.
 
     Args:
-        turn: degrees, counter-clockwise, about the middle; linear interpolation, black comes in.
-        across, down: pixels, to larger positions; black comes in. Whole ones are exact.
-        noise: standard deviation of Gaussian noise, in units of 0 to 1; values are cut off there.
-        seed: of the noise.
+        turn: degrees, counter-clockwise, about the middle; linear interpolation, filled with black.
+        across, down: pixels, to larger positions; filled with black. Whole numbers are exact.
+        noise: standard deviation of Gaussian noise for pixels from 0 to 1; results are clamped to this range.
+        seed: seed of the noise.
         cover: (top, left, height, width) of a black rectangle; all 0 for none.
 
     Raises:
-        StudioError: a number out of its bounds.
+        StudioError: a number is out of range.
 
     >>> str(Moves(across=2, down=-3, turn=30))
     'r30x2y-3'
@@ -114,7 +114,7 @@ class Moves:
         """The moves that ``str`` wrote.
 
         Raises:
-            StudioError: text of something else.
+            StudioError: the text doesn't describe moves.
         """
         found = _WRITTEN.fullmatch(text[:120])
         if found is None or len(text) > 120:
@@ -141,7 +141,7 @@ class Moves:
         return "".join(parts)
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Pixels, uint8 (C, H, W), moved."""
+        """Moves pixels, uint8 (C, H, W)."""
         if not str(self):
             return pixels
         images = self.along(pixels[None].float() / 255, (1, 1))
@@ -153,9 +153,9 @@ class Moves:
         return made
 
     def along(self, maps: Tensor, strides: tuple[float, float]) -> Tensor:
-        """Maps (N, C, H, W) turned and shifted as the picture is; of positions that are strides (y, x) apart in it.
+        """Turns and shifts maps (N, C, H, W) like the picture; ``strides`` (y, x) are the pixels between positions.
 
-        What an equivariant layer would make of the moved picture.
+        The result is that of an equivariant layer for the moved picture.
         """
         if self.turn:
             maps = disturbed(maps, "rotation", self.turn)
@@ -163,7 +163,7 @@ class Moves:
 
     @property
     def imports(self) -> list[str]:
-        """Lines of Python that :meth:`lines` and :meth:`lines_along` need."""
+        """The import lines that :meth:`lines` and :meth:`lines_along` need."""
         return ["import torch"] + [
             f"from {module} import {name}"
             for module, name, needed in (
@@ -175,7 +175,7 @@ class Moves:
 
     @property
     def lines(self) -> list[str]:
-        """Python that moves ``pixels``, uint8 (C, H, W)."""
+        """Python code that moves ``pixels``, uint8 (C, H, W)."""
         lines = ["images = pixels[None].float() / 255", *self._along("images", self.down, self.across)]
         if self.noise:
             lines.append(f'images = disturbed(images, "noise", {self.noise:g}, seed={self.seed})')
@@ -186,7 +186,7 @@ class Moves:
         return lines
 
     def lines_along(self, name: str, strides: tuple[float, float]) -> list[str]:
-        """Python that moves maps, a variable (N, C, h, w), along."""
+        """Python code that moves maps, a variable (N, C, h, w), like the picture."""
         return self._along(name, self.down / strides[0], self.across / strides[1])
 
     def _along(self, name: str, down: float, across: float) -> list[str]:
@@ -195,7 +195,7 @@ class Moves:
 
 
 def _short(value: float) -> float:
-    """A whole number as one, so that shifting by it stays exact."""
+    """Converts a float without a fraction to an integer, so that shifting by it stays exact."""
     return int(value) if value == int(value) else value
 
 
@@ -208,10 +208,10 @@ _WRITTEN: Final = re.compile(
 
 
 def moved(picture: Picture, moves: Moves, subject: Subject) -> Picture:
-    """A picture after some moves, with an id that says them.
+    """A moved picture, whose id contains the moves.
 
     Raises:
-        StudioError: an input that is no picture.
+        StudioError: the input isn't a picture.
     """
     if picture.pixels is None or subject.preprocessing is None:
         raise StudioError(picture.name, "is no picture that can be moved", "needed one with pixels")
@@ -229,7 +229,7 @@ def moved(picture: Picture, moves: Moves, subject: Subject) -> Picture:
 
 
 def pixels_code(picture: Picture) -> str:
-    """Python that makes ``pixels``, uint8 (C, H, W), a picture as the network sees it."""
+    """Python code that creates ``pixels``, uint8 (C, H, W), a picture at the network's size."""
     begin, _, last = picture.code.rpartition("inputs = ")
     if last.endswith(".inputs"):
         return f"{begin}pixels = {last.removesuffix('.inputs')}.pixels"
@@ -237,7 +237,7 @@ def pixels_code(picture: Picture) -> str:
 
 
 def preprocessing_code(subject: Subject) -> str:
-    """Python that makes ``preprocessing``, from pictures to the network's input."""
+    """Python code that creates ``preprocessing``, which converts pictures to the network's input."""
     if not subject.found:
         return "preprocessing = ...  # the network's, a striate.data.Preprocessing"
     return f"from striate.studio.subject import find\n\npreprocessing = {subject.found}.preprocessing"

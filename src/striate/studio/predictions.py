@@ -1,6 +1,6 @@
-"""What a detector says at every position of its maps: reference boxes, scores, predicted boxes, and its proposals.
+"""A detector's predictions at every position of its maps: reference boxes, scores, predicted boxes, and proposals.
 
-The numbers come from the detector's own parts, and boxes are in pixels of the picture, as those of its results are.
+The detector's own parts compute the numbers. Boxes are in pixels of the picture, as in its results.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from striate.models.one_stage import OneStageDetector
 from striate.models.ssd import SSD
 from striate.models.two_stage import TwoStageDetector
 
-#: What the reference boxes of a level are, in words of the page.
+#: The kind of reference boxes, as the page names it.
 ANCHORS: Final = "anchors"
 SQUARES: Final = "squares"
 HEAT: Final = "heat"
@@ -27,16 +27,16 @@ HEAT: Final = "heat"
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """What a detector says at the positions of one map, h high and w wide, with B reference boxes at each.
+    """A detector's predictions at the positions of one map of h by w, with B reference boxes at each.
 
     Args:
-        references: (h, w, B, 4): the boxes that predictions start from.
+        references: (h, w, B, 4): the reference boxes, relative to which predictions are made.
         boxes: (h, w, B, 4): the predicted boxes.
-        scores: (h, w, B), of the likeliest class.
+        scores: (h, w, B), of the most likely class.
         labels: int64 (h, w, B): that class, from 1; 0 for an object of any class.
-        cell: height and width of a position's share of the picture, pixels.
-        higher: int64 (h, w): of heat maps the place next to this one, row * w + column, that is surer of its class;
-            -1 at peaks. None for others.
+        cell: height and width of a position's cell in the picture, in pixels.
+        higher: int64 (h, w): for heat maps, the neighbouring position, row * w + column, with a higher score of its
+            class; -1 at peaks. None for other maps.
     """
 
     references: Tensor
@@ -52,21 +52,21 @@ class Level:
         return self.scores.amax(2)
 
     def to_dict(self) -> dict[str, Any]:
-        """The level in small numbers."""
+        """A summary of the level, for JSON."""
         height, width, count = self.scores.shape
         return {"size": [height, width], "count": count, "cell": list(self.cell), "most": float(self.scores.max())}
 
 
 @dataclass(frozen=True, eq=False)
 class Proposals:
-    """The proposals of a detector of two stages before any is suppressed, the likeliest first.
+    """The proposals of a two-stage detector before suppression, by falling score.
 
     Args:
         boxes: (N, 4).
         scores: (N,).
-        levels: int64 (N,), which level each comes from; suppression looks at each level by itself.
+        levels: int64 (N,), the level of each proposal; each level is suppressed separately.
         overlap: the threshold of suppression.
-        most: proposals that are passed on at most.
+        most: the most proposals that are passed to the second stage.
     """
 
     boxes: Tensor
@@ -78,7 +78,7 @@ class Proposals:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """All levels of a detector, the finest first, what their references are, and its proposals if it makes any."""
+    """All levels of a detector, the finest first, the kind of reference boxes, and the proposals if there are any."""
 
     levels: tuple[Level, ...]
     kind: str
@@ -87,7 +87,7 @@ class Predictions:
 
 @torch.no_grad()
 def predictions(model: nn.Module, image: Tensor) -> Predictions | None:
-    """What a detector of the zoo says about a picture (C, H, W) from 0 to 1; None for other networks."""
+    """The predictions of a detector of the zoo for a picture (C, H, W) from 0 to 1; None for other networks."""
     if isinstance(model, OneStageDetector):
         return _one_stage(model, image)
     if isinstance(model, TwoStageDetector):
@@ -164,7 +164,7 @@ def _heat(model: CenterNet, image: Tensor) -> Predictions:
     _, around = nn.functional.max_pool2d(logits, 3, 1, 1, return_indices=True)
     higher = around[0].gather(0, classes[None])[0]
     highest = logits[0].flatten(1)[classes.flatten(), higher.flatten()].reshape(height, width)
-    higher = higher.masked_fill(highest == most, -1)  # of equals each is a peak, though pooling names one
+    higher = higher.masked_fill(highest == most, -1)  # equal neighbours are all peaks, although pooling returns one
     boxes = centers.boxes_of(maps["box"][0].permute(1, 2, 0), places, STRIDE)
     level = Level(
         (torch.cat([places, places + 1], -1) * float(STRIDE))[:, :, None].cpu(),
@@ -178,7 +178,7 @@ def _heat(model: CenterNet, image: Tensor) -> Predictions:
 
 
 def _placed(transform: Any, batch: Any, image: Tensor) -> Callable[[Tensor], Tensor]:
-    """From boxes on the network's input to boxes on the picture, as the detector's own results are brought there."""
+    """A function that maps boxes on the network's input to the picture, as the detector does with its results."""
 
     def placed(boxes: Tensor) -> Tensor:
         (found,) = transform.results([{"boxes": boxes.reshape(-1, 4)}], batch, [_size(image)])
@@ -219,7 +219,7 @@ def _level(
 
 
 def at(predicted: Predictions, level: int, row: int, column: int) -> dict[str, Any]:
-    """All that is said at one position: each reference box with its score, class and predicted box."""
+    """The predictions at one position: each reference box with its score, class and predicted box."""
     found = predicted.levels[level]
     told: dict[str, Any] = {
         "level": level,
@@ -240,5 +240,5 @@ def at(predicted: Predictions, level: int, row: int, column: int) -> dict[str, A
 
 
 def heats(levels: Iterable[Level]) -> dict[str, Tensor]:
-    """The heat of each level by name, as the page asks for it."""
+    """The heat of each level, by the name that the page uses."""
     return {f"heat{number}": level.heat[None] for number, level in enumerate(levels)}

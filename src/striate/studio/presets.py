@@ -1,4 +1,4 @@
-"""Worked examples of windows, each a question that a course asks, with the setting that answers it."""
+"""Worked examples of windows, each a question from a course, with the setting that answers it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Preset:
     """A setting of the geometry view.
 
     Args:
-        name: in addresses.
-        title: a few words.
-        text: what there is to see, one or two sentences.
+        name: its name in addresses.
+        title: a short title.
+        text: a description in one or two sentences.
         size, channels, dims: of the input.
-        layers: one or more, as :meth:`Layer.parse` reads them.
+        layers: one or more, in the notation of :meth:`Layer.parse`.
         x, w, g: numbers of a single small layer, row by row; empty for none.
-        flipped: true convolution.
+        flipped: whether it is true convolution.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""One run of a network on pictures, every tensor with its number and its numbers."""
+"""A recording: one run of a network on a picture, with the contents of every tensor."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from striate.analysis.running import SEED, run
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """One run of a network: its operators, as ``analysis.trace`` lists them, and every tensor's numbers.
+    """One run of a network: its operators, as ``analysis.trace`` lists them, and the contents of every tensor.
 
     Args:
         trace: the operators, values and calls of layers.
-        values: in the order in which they came about: inputs, parameters, buffers, results, constants where they are
-            first used. A value's place in this tuple is its number, in addresses and everywhere in the studio.
-        numbers: the tensor of each value by its number. Memory is shared wherever the run shared it; parameters are the
-            network's own memory, so a network that is trained on is recorded again.
-        outputs: what the network returned, with values' numbers in place of tensors.
-        training: whether it ran as in training.
-        seed: of the noise that it drew.
+        values: in the order of the run: inputs, parameters, buffers, results, and constants at their first use. The
+            index of a value in this tuple is its number, in addresses and everywhere in the studio.
+        numbers: the tensor of each value by its number. Tensors share memory as in the run; parameters share the
+            network's own memory, so a network has to be recorded again after training.
+        outputs: the network's return value, with numbers of values in place of tensors.
+        training: whether it ran in training mode.
+        seed: the seed of its random numbers.
     """
 
     trace: Trace
@@ -43,14 +43,14 @@ class Recording:
         return {value: number for number, value in enumerate(self.values)}
 
     def number_of(self, value: Value) -> int:
-        """The number of a value of this recording's trace."""
+        """The number of a value in this recording."""
         return self._places[value]
 
     @functools.cached_property
     def origins(self) -> Mapping[int, tuple[int, int]]:
-        """By a value's number: the operation that made it, and which of that one's results it is.
+        """For each value's number, the index of the operation that computed it, and the index of the result.
 
-        A value that changed because another view of its memory was written into has the place -1.
+        A value that changed because another view of its memory was written to has the result index -1.
         """
         found: dict[int, tuple[int, int]] = {}
         for place, operation in enumerate(self.trace.operations):
@@ -63,13 +63,13 @@ class Recording:
         return found
 
     def operation_of(self, number: int) -> Operation | None:
-        """The operation that made a value; None for inputs, parameters, buffers and constants."""
+        """The operation that computed a value; None for inputs, parameters, buffers and constants."""
         found = self.origins.get(number)
         return None if found is None else self.trace.operations[found[0]]
 
     @functools.cached_property
     def uses(self) -> Mapping[int, tuple[int, ...]]:
-        """By a value's number: the operations that read it."""
+        """For each value's number, the operations that read it."""
         found: dict[int, list[int]] = {}
         for place, operation in enumerate(self.trace.operations):
             for value in dict.fromkeys(operation.inputs):
@@ -78,7 +78,7 @@ class Recording:
 
     @functools.cached_property
     def names(self) -> Mapping[int, str]:
-        """By number: an input's, parameter's or buffer's name; a result's layer, or layer and operator."""
+        """Names by number: of an input, parameter or buffer; for a result its layer, or layer and operator."""
         found: dict[int, str] = {}
         for named in (self.trace.inputs, self.trace.parameters, self.trace.buffers):
             for name, value in named.items():
@@ -101,7 +101,7 @@ class Recording:
 
     @functools.cached_property
     def bytes(self) -> int:
-        """Memory that the recording holds on to, each storage once; the network's own parameters left out."""
+        """The memory that the recording keeps alive, each storage once, without the network's parameters."""
         own = {self.numbers[self._places[each]].untyped_storage()._cdata for each in self.trace.parameters.values()}
         held = {}
         for tensor in self.numbers.values():
@@ -113,16 +113,16 @@ class Recording:
 
 
 def record(model: torch.nn.Module, inputs: InputSize, *, training: bool = False, seed: int = SEED) -> Recording:
-    """Runs a copy of ``model`` on real inputs and keeps every tensor; the model is left as it is.
+    """Runs a copy of ``model`` on real inputs and keeps every tensor; the model itself is unchanged.
 
     Args:
         model: any network, on any device.
         inputs: a tensor, a list of positional inputs or a dictionary of inputs by name.
-        training: run as in training: dropout's masks are among the values.
-        seed: of the noise that the network draws; the same seed gives the same numbers.
+        training: whether to run in training mode; then the masks of dropout are among the values.
+        seed: the seed of the network's random numbers; the same seed gives the same numbers.
 
     Raises:
-        AnalysisError: inputs that the network doesn't take, or a network that can't be copied.
+        AnalysisError: the network doesn't accept the inputs, or can't be copied.
 
     >>> recording = record(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU()), torch.ones(1, 1, 5, 5))
     >>> [recording.names[number] for number in range(len(recording.values))]
@@ -139,7 +139,7 @@ def record(model: torch.nn.Module, inputs: InputSize, *, training: bool = False,
 
 
 def values_of(trace: Trace) -> tuple[Value, ...]:
-    """All values of a trace in the order of their numbers, the same for a trace without numbers."""
+    """All values of a trace in the order of their numbers, which is the same for a trace without tensors."""
     found: dict[Value, None] = {}
     for named in (trace.inputs, trace.parameters, trace.buffers):
         found.update(dict.fromkeys(named.values()))
@@ -155,7 +155,7 @@ def values_of(trace: Trace) -> tuple[Value, ...]:
 
 
 def operands(operation: Operation) -> list[tuple[str, Value]]:
-    """The tensors that an operation takes, with the names that the operator's schema gives them."""
+    """The tensor operands of an operation, with their names in the operator's schema."""
     found: list[tuple[str, Value]] = []
     names = [argument.name for argument in operation.target._schema.arguments]
     given = [*zip(names, operation.args, strict=False), *operation.kwargs.items()]

@@ -1,6 +1,6 @@
-"""What a request asks, as checked values, and what the studio answers: JSON, or numbers as they lie in memory.
+"""Reads and checks the parameters of requests, and builds responses: JSON, or binary numbers.
 
-Whatever is wrong with a request is a :class:`RequestError`, which becomes a 4xx status with one line.
+A bad request raises a :class:`RequestError`, which becomes a 4xx status with a message of one line.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from striate.errors import StriateError
 if TYPE_CHECKING:
     from striate.studio.workspace import Workspace
 
-#: Bytes of a JSON body.
+#: The most bytes of a JSON body.
 MAX_JSON: Final = 4 << 20
-#: Digits that a whole number of a request may have.
+#: The most digits of an integer in a request.
 _DIGITS: Final = 15
 
 
 class RequestError(StriateError, ValueError):
-    """A request that can't be answered as it is; ``status`` is the HTTP status that says so."""
+    """A bad request; ``status`` is the HTTP status of the response."""
 
     def __init__(self, where: str, got: str, needed: str = "", remedy: str = "", status: int = 400) -> None:
         super().__init__(where, got[:200], needed, remedy)
@@ -36,13 +36,13 @@ class RequestError(StriateError, ValueError):
 
 
 def workspace_of(request: Request) -> Workspace:
-    """What the server shows."""
+    """The workspace that the server shows."""
     workspace: Workspace = request.app.state.workspace
     return workspace
 
 
 def whole(request: Request, name: str, default: int | None = None, *, low: int = 0, high: int = 1 << 31) -> int:
-    """A whole number of the query, or of the path, from ``low`` to ``high``; without a default it has to be there."""
+    """An integer of the query or the path, from ``low`` to ``high``; required if there is no default."""
     text = request.path_params.get(name, request.query_params.get(name))
     if text is None:
         if default is None:
@@ -52,7 +52,7 @@ def whole(request: Request, name: str, default: int | None = None, *, low: int =
 
 
 def wholes(request: Request, name: str, *, low: int = 0, high: int = 1 << 31, most: int = 64) -> tuple[int, ...] | None:
-    """Whole numbers separated by commas (``at=0,3,1,1``); None where there are none."""
+    """Integers separated by commas (``at=0,3,1,1``); None if the parameter is missing."""
     text = request.query_params.get(name)
     if text is None:
         return None
@@ -84,7 +84,7 @@ def number(request: Request, name: str, default: float, *, low: float = -1e9, hi
 
 
 def word(request: Request, name: str, known: Collection[str], default: str | None = None) -> str:
-    """One of the words that are known."""
+    """A parameter that has to be one of the known words."""
     text = request.query_params.get(name, default)
     if text is None or text not in known:
         got = "none" if text is None else repr(text)
@@ -93,7 +93,7 @@ def word(request: Request, name: str, known: Collection[str], default: str | Non
 
 
 def text(request: Request, name: str, default: str | None = None, *, most: int = 1000) -> str:
-    """Any text of the query that isn't too long."""
+    """A text parameter of the query, of limited length."""
     value = request.query_params.get(name, default)
     if value is None or len(value) > most:
         got = "none" if value is None else f"{len(value)} characters"
@@ -102,7 +102,7 @@ def text(request: Request, name: str, default: str | None = None, *, most: int =
 
 
 async def body(request: Request, most: int) -> bytes:
-    """The body of a request, if it isn't larger than ``most`` bytes."""
+    """The body of a request, of at most ``most`` bytes."""
     parts, size = [], 0
     try:
         async for part in request.stream():
@@ -118,7 +118,7 @@ async def body(request: Request, most: int) -> bytes:
 
 
 async def json_of(request: Request, most: int = MAX_JSON) -> Mapping[str, Any]:
-    """The JSON object that is a request's body."""
+    """The JSON object in a request's body."""
     try:
         value = json.loads(await body(request, most))
     except (ValueError, RecursionError) as error:
@@ -129,12 +129,12 @@ async def json_of(request: Request, most: int = MAX_JSON) -> Mapping[str, Any]:
 
 
 def answer(content: Any, status: int = 200) -> Response:
-    """An answer in JSON. NaN and infinities, which JSON hasn't, are the words ``"nan"``, ``"inf"`` and ``"-inf"``."""
+    """A JSON response; NaN and infinities, which JSON lacks, become the words ``"nan"``, ``"inf"`` and ``"-inf"``."""
     return JSONResponse(plain(content), status)
 
 
 def plain(value: Any) -> Any:
-    """The same with finite numbers, words, lists and dictionaries only."""
+    """Converts a value to finite numbers, strings, lists and dictionaries."""
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, Mapping):
@@ -147,10 +147,10 @@ def plain(value: Any) -> Any:
 
 
 def packed(header: Mapping[str, Any], numbers: Tensor) -> Response:
-    """Numbers as binary float32, little-endian, after a header in JSON.
+    """A response of binary float32 numbers, little-endian, after a header in JSON.
 
-    The first four bytes are the header's length, little-endian; spaces at its end bring the numbers to a multiple of
-    four. ``shape`` in the header is the numbers' own.
+    The first four bytes are the length of the header, little-endian. The header ends with spaces that align the numbers
+    to four bytes. ``shape`` in the header is the shape of the numbers.
     """
     head = json.dumps(plain({**header, "shape": list(numbers.shape)}), allow_nan=False).encode()
     head += b" " * (-len(head) % 4)

@@ -1,4 +1,4 @@
-"""The pictures that a studio begins with where nobody names any: digits, a run's samples, photos, or drawn scenes."""
+"""The default pictures of a studio: digits, a run's samples, photos, or drawn scenes."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from striate.errors import DataError, StudioError
 from striate.studio.subject import Subject
 from striate.studio.workspace import Picture
 
-#: Samples of a run that are taken.
+#: The most samples of a run that are used.
 _MOST: Final = 10
-#: Pixels along the longer side of a picture that is kept.
+#: The largest side of a stored picture, in pixels.
 _SIDE: Final = 1024
 
 
 def pictures_of(subject: Subject, images: Sequence[str | Path] = (), *, max_pixels: int | None = None) -> list[Picture]:
-    """The pictures of a studio: of image files if any are named, else such as suit the network.
+    """The initial pictures of a studio: the given image files, or pictures that suit the network.
 
     Raises:
-        DataError: a file that can't be read as an image.
-        StudioError: the network's input isn't one picture, and it came without an example of what it is.
+        DataError: a file can't be read as an image.
+        StudioError: the network's input isn't a picture, and there are no example inputs.
     """
     pictures = _pictures(subject, images, max_pixels or MAX_PIXELS)
     if not subject.found:
@@ -60,13 +60,13 @@ def _pictures(subject: Subject, images: Sequence[str | Path], max_pixels: int) -
 
 
 def read_pixels(file: Encoded, subject: Subject, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """An image file's pixels, uint8 (C, H, W), turned as its camera says, with the network's number of channels."""
+    """An image file's pixels, uint8 (C, H, W), rotated by its EXIF orientation, with the network's channels."""
     channels = 1 if subject.preprocessing is not None and subject.preprocessing.channels == 1 else 3
     return reduced(load_image(file, channels=channels, max_pixels=max_pixels))
 
 
 def reduced(pixels: Tensor) -> Tensor:
-    """A picture, uint8 (C, H, W), with no side above 1024 pixels: more the studio doesn't keep."""
+    """A picture, uint8 (C, H, W), reduced to at most 1024 pixels along each side, the limit for stored pictures."""
     factor = _SIDE / max(pixels.shape[1:])
     if factor >= 1:
         return pixels
@@ -91,7 +91,7 @@ def _samples(subject: Subject) -> Iterator[tuple[Tensor, str, int | None]]:
 
 
 def digits() -> Iterator[tuple[Tensor, str, int]]:
-    """Of scikit-learn's handwritten digits the last one of each class, which training on them holds out or not."""
+    """The last of scikit-learn's handwritten digits of each class, which training may or may not have held out."""
     from striate.data.digits import read_digits
 
     images, labels = read_digits()
@@ -101,12 +101,12 @@ def digits() -> Iterator[tuple[Tensor, str, int]]:
 
 
 def photos(channels: int = 3) -> Iterator[tuple[Tensor, str, None]]:
-    """scikit-learn's two photos, a flower and a temple; for other than three channels grey.
+    """scikit-learn's two photos, a flower and a temple; in grey unless there are three channels.
 
     Raises:
         StudioError: scikit-learn isn't installed.
     """
-    found = importlib.util.find_spec("sklearn")  # importing it would take longer than reading them
+    found = importlib.util.find_spec("sklearn")  # importing it would take longer than reading the photos
     if found is None or found.origin is None:
         raise StudioError("photos", "scikit-learn, which has them, isn't installed", remedy="name pictures by --image")
     for file, name in (("flower.jpg", "a flower"), ("china.jpg", "a temple")):
@@ -117,7 +117,7 @@ def photos(channels: int = 3) -> Iterator[tuple[Tensor, str, None]]:
 
 
 def _of_run(subject: Subject) -> Iterator[tuple[Tensor, str, int | None]]:
-    """The held-out images that a run keeps."""
+    """The held-out images that a run's folder contains."""
     if subject.run is None or not (subject.run / "samples").is_dir():
         return
     for file in sorted((subject.run / "samples").iterdir())[:_MOST]:

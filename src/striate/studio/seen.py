@@ -1,4 +1,4 @@
-"""What one number of a recording sees of the picture: its receptive field, and how much of that counts."""
+"""The receptive field of one number of a recording, and the influence of each position in it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _KNOWN: MutableMapping[Recording, dict[Value, Maybe]] = weakref.WeakKeyDictionar
 
 
 def source_of(recording: Recording) -> Value:
-    """The input that is looked at: the first with axes to look along.
+    """The input whose positions are shown: the first one that is a map.
 
     Raises:
         StudioError: no input is a map.
@@ -34,10 +34,10 @@ def source_of(recording: Recording) -> Value:
 
 
 def receptive_field(recording: Recording, value: int, place: tuple[int, ...]) -> Tensor:
-    """Which positions of the picture a number depends on, exactly: a mask (H, W).
+    """The exact set of positions of the picture on which a number depends, as a mask (H, W).
 
     Raises:
-        AnalysisError: an operator on the way has no rule.
+        AnalysisError: there is no rule for an operator in between.
         StudioError: no input is a map.
     """
     source = source_of(recording)
@@ -48,7 +48,7 @@ def receptive_field(recording: Recording, value: int, place: tuple[int, ...]) ->
 
 
 def strengths(backward: Backward, value: int, place: tuple[int, ...]) -> Tensor | None:
-    """How much each position of the picture counts: the gradient's absolute sum over channels (H, W); None if unknown.
+    """The influence of each position: the sum of absolute gradients over channels, (H, W); None if unknown.
 
     Source: Luo, Li, Urtasun & Zemel, "Understanding the effective receptive field" (2016), section 3, of one picture.
     """

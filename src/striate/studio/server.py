@@ -1,6 +1,6 @@
 """The studio's server, run by uvicorn in a thread or in the foreground.
 
-It listens and has the page before PyTorch is imported; what is shown can come later.
+It listens and serves the page before PyTorch is imported; the workspace can be set later.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from striate.studio.page import Starting
 if TYPE_CHECKING:
     from striate.studio.workspace import Workspace
 
-#: Seconds from the start until views that nobody has asked for are imported; the first view has this time to itself.
+#: Seconds from the start until the remaining views are imported, so that the first view isn't delayed.
 _PATIENCE = 2.0
 
 
@@ -28,12 +28,12 @@ class Studio:
     """A server that shows a workspace, at :attr:`address`.
 
     Args:
-        workspace: what is shown; None if :meth:`show` says it later.
-        host: the address to bind to; only this machine reaches the default.
-        port: 0 for any that is free.
+        workspace: the workspace; None to set it later by :meth:`show`.
+        host: the address to bind to; only this machine can reach the default.
+        port: the port; 0 for any free one.
 
     Raises:
-        StudioError: the port is taken, or there is no such address.
+        StudioError: the port is taken, or the address doesn't exist.
     """
 
     workspace: Workspace
@@ -62,7 +62,7 @@ class Studio:
             self.show(workspace)
 
     def show(self, workspace: Workspace) -> None:
-        """Shows a workspace from now on."""
+        """Sets the workspace to show."""
         from striate.studio.application import build
 
         self.workspace = workspace
@@ -70,7 +70,7 @@ class Studio:
         threading.Thread(target=self._prepare, name="striate-studio-warm", daemon=True).start()
 
     def tell(self, doing: str) -> None:
-        """Tells a page that waits for the network what is being done."""
+        """Sets the text that a page shows while it waits for the network."""
         self._starting.doing = doing
 
     def _prepare(self) -> None:
@@ -89,7 +89,7 @@ class Studio:
 
     @property
     def address(self) -> str:
-        """What a browser opens; whoever has it sees the network and its pictures."""
+        """The address for the browser, with the token; it gives access to the network and its pictures."""
         return f"{self.origin}/?token={self.token}"
 
     def start(self) -> Studio:
@@ -107,8 +107,8 @@ class Studio:
         """Serves in the foreground until Ctrl-C.
 
         Args:
-            ready: is called once the server answers.
-            made: makes what is shown, after that.
+            ready: called once the server answers.
+            made: called after that; returns the workspace.
         """
         self.start()
         try:
@@ -121,7 +121,7 @@ class Studio:
             self.stop()
 
     def stop(self) -> None:
-        """Ends the server; a page that is open says that it has gone."""
+        """Stops the server; an open page shows that it is gone."""
         self._server.should_exit = True
         if self._thread is not None:
             self._thread.join(5)
@@ -134,5 +134,5 @@ class Studio:
         self.stop()
 
     def _repr_html_(self) -> str:
-        """In a notebook: a link."""
+        """A link, for notebooks."""
         return f'<a href="{self.address}" target="_blank" rel="noopener">striate studio</a>'

@@ -1,4 +1,4 @@
-"""One weight's gradient as the sum over all places that share the weight; one use's share of a value's gradient."""
+"""The gradient of one weight as the sum over all places that share it, and the share of one use of a value."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from striate.studio.derivation.table import as_value, grid, plain_name, wide
 from striate.studio.gradients import Gradients
 from striate.studio.recording import Recording
 
-#: The largest contributions that are listed.
+#: The most contributions that are listed, the largest first.
 MOST: Final = 64
 _VIEWS: Final = frozenset(
     ("t", "transpose", "permute", "view", "_unsafe_view", "reshape", "expand", "alias", "unsqueeze")
@@ -30,13 +30,13 @@ class Use:
     """One operator that uses a weight.
 
     Args:
-        operation: its place in the trace.
-        name: of the layer or operator.
-        result: number of the value that it makes.
-        formula: what each place contributes.
-        places: int64 (T, dims) in the result: where the weight has a say.
-        upstream: float64 (T,), the result's gradient there.
-        factors: float64 (T,), what the weight is multiplied by there.
+        operation: its index in the trace.
+        name: the name of the layer or operator.
+        result: number of the value that it computes.
+        formula: the contribution of each place.
+        places: int64 (T, dims), the places in the result to which the weight contributes.
+        upstream: float64 (T,), the gradient of the result at these places.
+        factors: float64 (T,), the factors by which the weight is multiplied.
     """
 
     operation: int
@@ -75,14 +75,14 @@ class Use:
 
 @dataclass(frozen=True, eq=False)
 class WeightGradient:
-    """One weight's gradient.
+    """The gradient of one weight.
 
     Args:
         value: the parameter's number in the recording.
-        place: of the weight.
-        gradient: autograd's.
-        uses: the operators that use the weight; their sums add up to the gradient.
-        others: the share of operators whose places aren't listed.
+        place: the place of the weight in it.
+        gradient: the gradient by autograd.
+        uses: the operators that use the weight; the sum over their contributions is the gradient.
+        others: the contribution of operators whose places aren't listed.
     """
 
     value: int
@@ -108,10 +108,10 @@ class WeightGradient:
 
 
 def weight_gradient(recording: Recording, gradients: Gradients, value: int, place: tuple[int, ...]) -> WeightGradient:
-    """One weight's gradient as the sum over the places that share the weight.
+    """Splits the gradient of one weight into the contributions of the places that share it.
 
     Raises:
-        StudioError: no such weight, or one without a gradient.
+        StudioError: there is no such weight, or it has no gradient.
     """
     place = position(recording, value, place)
     found = gradients.of.get(value)
@@ -130,7 +130,7 @@ def weight_gradient(recording: Recording, gradients: Gradients, value: int, plac
 
 
 def _uses(recording: Recording, value: Value, place: tuple[int, ...]) -> Iterator[tuple[int, Value, tuple[int, ...]]]:
-    """Operators that compute with a weight, and where the weight stands in the view that they are given."""
+    """The operators that use a weight, with the place of the weight in the view that they read."""
     for at in recording.uses.get(recording.number_of(value), ()):
         operation = recording.trace.operations[at]
         if plain_name(operation) in _VIEWS and len(operation.outputs) == 1:
@@ -144,7 +144,7 @@ def _uses(recording: Recording, value: Value, place: tuple[int, ...]) -> Iterato
 def _places_in(
     recording: Recording, operation: Operation, seen: Value, value: Value, place: tuple[int, ...]
 ) -> list[tuple[int, ...]]:
-    """Where a view of a tensor has one of its elements."""
+    """The places in a view at which an element of the tensor appears."""
     flat = int(torch.arange(value.numel).view(value.shape)[place]) if value.shape else 0
     marks = torch.arange(value.numel, dtype=torch.float64).view(value.shape)
     arguments = tree_map_only(
@@ -156,7 +156,7 @@ def _places_in(
 
 
 def _shared(recording: Recording, gradients: Gradients, at: int, operand: Value, place: tuple[int, ...]) -> Use | None:
-    """The places of one use, for operators that are sums of products; None for others."""
+    """The contributions of one use, for operators that are sums of products; None for others."""
     operation = recording.trace.operations[at]
     name = plain_name(operation)
     if not operation.outputs:
@@ -191,7 +191,7 @@ def _shared(recording: Recording, gradients: Gradients, at: int, operand: Value,
 
 
 def _convolved(recording: Recording, operation: Operation, place: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """For one weight of a convolution all results that it makes, and the input that it multiplies for each."""
+    """The places of all results to which a weight of a convolution contributes, and the inputs that it multiplies."""
     shape = problem_of(operation)
     transposed = bool(operation.argument("transposed"))
     x = as_value(operation.argument("input"))
@@ -218,10 +218,10 @@ def _convolved(recording: Recording, operation: Operation, place: tuple[int, ...
 
 
 def share_of(recording: Recording, gradients: Gradients, at: int, operand: Value) -> Tensor | None:
-    """What one use sends back to a value: the operator's own gradient, given the gradients of its results.
+    """The contribution of one use to a value's gradient: the operator's backward pass on the gradients of its results.
 
     Returns:
-        A tensor of the operand's shape; None where the operator has no gradient, or none reaches it.
+        A tensor of the operand's shape; None if the operator has no gradient, or no gradient reaches it.
     """
     operation = recording.trace.operations[at]
     upstream = [gradients.of.get(recording.number_of(value)) for value in operation.outputs]

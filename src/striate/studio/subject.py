@@ -1,4 +1,4 @@
-"""What a studio shows: a network with all that belongs to it, from a name, a run's folder, a file or a module."""
+"""The subject of a studio: a network with its preprocessing and classes, from a name, a run, a file or a module."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from striate.data import Normalization, Preprocessing
 from striate.errors import StriateError, StudioError
 from striate.studio.workspace import Picture
 
-#: Pixels from 0 to 1, of networks that nobody trained.
+#: The normalisation of untrained networks: pixels from 0 to 1.
 _UNIT: Final = {channels: Normalization((0.0,) * channels, (1.0,) * channels) for channels in (1, 3)}
-#: Pixels along a side of pictures for detectors with random weights.
+#: The side of pictures for detectors with random weights, in pixels.
 _LARGE: Final = 320
 _USAGE: Final = "needed a network's name, the folder of a run, or FILE.py:factory"
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A network and what belongs to it.
+    """A network with its preprocessing, classes and origin.
 
     Args:
-        name: what it is called.
-        model: what is shown: in evaluation mode; of a detector the part that computes maps.
-        classes: the names of its outputs; empty where they have none.
-        preprocessing: from pictures to its input; None where its input isn't one picture.
-        code: Python that makes ``model``.
-        found: the call of :func:`find` that gives this subject; empty where it was made otherwise.
-        weights: where its weights come from, for people: ``"random"``, ``"trained: runs/demo"``.
-        run: the folder of the run that it comes from.
-        task: one of ``striate.models.TASKS``; empty where nobody says.
-        data: the source of the run's images, in the words of :func:`striate.data.load`.
-        examples: inputs, where the input isn't one picture.
-        detector: the whole network, of which ``model`` is the part that computes maps; None where that is all of it.
+        name: its name on the page.
+        model: the network that is shown, in evaluation mode; for a detector, the part that computes maps.
+        classes: the names of its outputs; empty if they have none.
+        preprocessing: converts pictures to its input; None if its input isn't one picture.
+        code: Python code that creates ``model``.
+        found: the call of :func:`find` that returns this subject; empty if it has another origin.
+        weights: the origin of its weights, for display: ``"random"``, ``"trained: runs/demo"``.
+        run: the folder of its run.
+        task: one of ``striate.models.TASKS``; empty if unknown.
+        data: the source of the run's images, in the notation of :func:`striate.data.load`.
+        examples: example inputs, if the input isn't one picture.
+        detector: the whole network, if ``model`` is only the part that computes maps.
     """
 
     name: str
@@ -58,17 +58,17 @@ class Subject:
 
     @property
     def whole(self) -> torch.nn.Module:
-        """The network that :attr:`model` is part of, or itself."""
+        """The whole network: the detector, or :attr:`model`."""
         return self.model if self.detector is None else self.detector
 
     @property
     def input_shape(self) -> tuple[int, int, int] | None:
-        """(C, H, W) of the pictures that it sees; None where its input isn't one picture."""
+        """(C, H, W) of the network's input pictures; None if its input isn't one picture."""
         how = self.preprocessing
         return None if how is None else (how.channels, *how.image_size)
 
     def picture(self, source: Tensor, name: str, *, id: str, label: int | None = None, made: Any = None) -> Picture:
-        """A picture, uint8 (C, H, W) of any size, as the network sees it.
+        """Preprocesses a picture, uint8 (C, H, W) of any size, for the network.
 
         Raises:
             StudioError: the network's input isn't one picture.
@@ -82,7 +82,7 @@ class Subject:
         return Picture(id, name, self.as_own(inputs), pixels[0], source, label, made)
 
     def fitted(self, pixels: Tensor, name: str, *, id: str, label: int | None = None, made: Any = None) -> Picture:
-        """The same of pixels that have the network's size already, uint8 (C, H, W)."""
+        """Like :meth:`picture`, for pixels that have the network's size already, uint8 (C, H, W)."""
         if self.preprocessing is None or tuple(pixels.shape) != self.input_shape:
             raise StudioError(name, f"got pixels {tuple(pixels.shape)}", f"needed {self.input_shape}")
         return Picture(
@@ -90,13 +90,15 @@ class Subject:
         )
 
     def as_own(self, inputs: Tensor) -> Tensor:
-        """In the network's number format, on its device."""
+        """Converts inputs to the network's dtype and device."""
         like = next((each for each in self.model.parameters() if each.is_floating_point()), None)
         return inputs if like is None else inputs.to(like.device, like.dtype)
 
     def given(self, inputs: Any, name: str, *, id: str) -> Picture:
-        """Inputs as the network takes them. A single tensor (1, 1 or 3, H, W) is shown as a picture from its least
-        number, black, to its largest."""
+        """Wraps inputs in the network's own form.
+
+        A single tensor (1, 1 or 3, H, W) is shown as a picture, scaled from its smallest number (black) to its largest.
+        """
         pixels = None
         if isinstance(inputs, Tensor) and inputs.dim() == 4 and inputs.shape[1] in (1, 3) and inputs.numel():
             numbers = inputs[0].detach().float().nan_to_num()
@@ -105,7 +107,7 @@ class Subject:
         return Picture(id, name, inputs, pixels, pixels)
 
     def to_dict(self) -> dict[str, Any]:
-        """What the page says of it."""
+        """A description of the subject, for the page."""
         return {
             "name": self.name,
             "classes": list(self.classes),
@@ -127,7 +129,7 @@ def of_module(
     code: str = "",
     weights: str = "",
 ) -> Subject:
-    """Any network, in the mode that it has."""
+    """The subject of any network, in its current mode."""
     if not isinstance(model, torch.nn.Module):
         raise StudioError("model", f"got {type(model).__name__}", "needed a torch.nn.Module")
     code = code or "model = ...  # the network that striate.studio.show was given"
@@ -135,16 +137,16 @@ def of_module(
 
 
 def find(what: str, *, weights: str | None = None, size: tuple[int, int, int] | None = None) -> Subject:
-    """The subject that a command line names.
+    """The subject for an argument of the command line.
 
     Args:
         what: a network of :func:`striate.models.names`, the folder of a run, or ``FILE.py:factory``.
-        weights: of a network by name: a file, ``hf-hub:...``, or ``"pretrained"``; ``"random"`` for none. By default
-            those that a package ships.
+        weights: for a network by name: a file, ``hf-hub:...``, ``"pretrained"``, or ``"random"`` for none. By default
+            the weights that a package ships.
         size: (C, H, W) of its pictures; by default its own.
 
     Raises:
-        StriateError: there is no such thing, or it can't be read.
+        StriateError: nothing has this name, or it can't be read.
     """
     options = [f"weights={weights!r}"] * (weights is not None) + [f"size={size}"] * (size is not None)
     return replace(_found(what, weights, size), found=f"find({', '.join([repr(what), *options])})")
@@ -168,7 +170,7 @@ def _found(what: str, weights: str | None, size: tuple[int, int, int] | None) ->
 
 
 def of_zoo(name: str, weights: str | None = None, size: tuple[int, int, int] | None = None) -> Subject:
-    """A network of the zoo, with weights that a package ships, with others, or with random ones."""
+    """The subject of a network of the zoo, with weights from a package, other weights, or random ones."""
     from striate import models
     from striate.models.shipped import SHIPPED
     from striate.models.weights import load_weights
@@ -208,11 +210,11 @@ def of_zoo(name: str, weights: str | None = None, size: tuple[int, int, int] | N
 
 
 def _random(name: str, size: tuple[int, int, int] | None) -> tuple[torch.nn.Module, tuple[int, int, int], bool]:
-    """A network with random weights, the (C, H, W) of its pictures, and whether it is the form for small ones."""
+    """A network with random weights, (C, H, W) of its pictures, and whether it is the variant for small pictures."""
     from striate import models
 
     if size is None:
-        # Its own size is known once it is made; models.input_shape would make it once more.
+        # The network knows its size; models.input_shape would create it again.
         model = models.create(name).eval()
         first = next((layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d)), None)
         own = getattr(model, "input_size", None)
@@ -224,7 +226,7 @@ def _random(name: str, size: tuple[int, int, int] | None) -> tuple[torch.nn.Modu
 
 
 def _smaller(shape: tuple[int, int, int], task: str) -> tuple[int, int, int]:
-    """For a network that finds objects in pictures of any size a smaller one: every tensor of a run is kept."""
+    """A smaller size for networks that accept pictures of any size, because a recording keeps every tensor."""
     return shape if task == "classification" or max(shape[1:]) <= _LARGE else (shape[0], _LARGE, _LARGE)
 
 
@@ -242,7 +244,7 @@ def _unit(channels: int) -> Normalization:
 
 
 def of_run(path: Path) -> Subject:
-    """The network of a run's folder, finished or not: one that is being trained has the weights of its checkpoint."""
+    """The subject of a run's folder; a run in progress has the weights of its checkpoint."""
     from striate.files import read_json
     from striate.training import Run
     from striate.training.checkpoint import Checkpoint
@@ -270,7 +272,7 @@ def of_run(path: Path) -> Subject:
 
 
 def _dense(subject: Subject) -> Subject:
-    """Of a detector the part that computes maps: what comes after depends on what is on the picture."""
+    """Restricts a detector to the part that computes maps, because the rest depends on the objects in the picture."""
     from striate.models.dense import dense_part
 
     part = dense_part(subject.model)
@@ -281,7 +283,7 @@ def _dense(subject: Subject) -> Subject:
 
 
 def _of_file(path: Path, factory: str, size: tuple[int, int, int] | None) -> Subject:
-    """What a function in a file of the user's returns: a network, or a network and example inputs."""
+    """The subject that a function in a user's file returns: a network, or a network and example inputs."""
     make = _function(path, factory)
     try:
         made = make()
@@ -313,7 +315,7 @@ def _function(path: Path, name: str) -> Callable[[], Any]:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(path.stem, module)
-    sys.path.insert(0, str(path.parent.resolve()))  # what the file imports from beside it
+    sys.path.insert(0, str(path.parent.resolve()))  # for imports from the file's folder
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -328,7 +330,7 @@ def _function(path: Path, name: str) -> Callable[[], Any]:
 
 
 def _size_of(model: torch.nn.Module, where: str) -> tuple[int, int, int]:
-    """(C, H, W) that a network says it takes, or what suits its first convolution."""
+    """The (C, H, W) that a network declares, or a size that suits its first convolution."""
     first = next((layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d)), None)
     if first is None:
         raise StudioError(where, "its input can't be told", "needed --size CxHxW", "or return (module, inputs)")

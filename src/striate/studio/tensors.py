@@ -1,4 +1,4 @@
-"""A tensor of any shape as maps: which of its axes are channels, height, width, and where a map's pixel lies in it."""
+"""Displays a tensor of any shape as maps: which axes are channels, height and width, and where a map's pixel is."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from torch.nn import functional
 
 from striate.studio.requests import RequestError
 
-#: Tokens that may stand before those of the picture: a class token, a distillation token, registers.
+#: The possible numbers of tokens before those of the picture: class token, distillation token, registers.
 _EXTRA: Final = (0, 1, 2, 4, 5)
-#: Numbers of a vector in a row.
+#: The number of elements of a vector in a row.
 _ROW: Final = 32
 
 
 @dataclass(frozen=True)
-class Form:
-    """How a tensor is laid out as maps.
+class MapForm:
+    """A way of displaying a tensor as maps.
 
     Args:
-        name: ``"maps"`` (N, C, H, W); ``"maps_last"`` (N, H, W, C); ``"filters"`` the same as maps, with the first axis
-            as channels; ``"tokens"`` (N, T, D), each feature a map on the tokens' grid; ``"volume"`` (N, C, D, H, W),
-            slices beside each other; ``"rows"`` any, the last two axes as a map; ``"vector"`` (N, K), (N, K, 1, 1) or
+        name: ``"maps"`` (N, C, H, W); ``"maps_last"`` (N, H, W, C); ``"filters"`` like maps, with the first axis as
+            channels; ``"tokens"`` (N, T, D), each feature a map on the tokens' grid; ``"volume"`` (N, C, D, H, W),
+            slices side by side; ``"rows"`` any shape, the last two axes as a map; ``"vector"`` (N, K), (N, K, 1, 1) or
             (K,), in rows.
-        samples: how many there are to choose from, along the axis that is no part of the maps.
+        samples: the number of samples to choose from, along the axis that isn't part of the maps.
         channels, height, width: of the maps.
-        skipped: tokens before those on the grid.
+        skipped: the number of tokens before those on the grid.
     """
 
     name: str
@@ -41,54 +41,54 @@ class Form:
     skipped: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, for the page, which finds places by them too."""
+        """All fields, for the page, which also computes places from them."""
         return vars(self).copy()
 
 
-def forms_of(shape: tuple[int, ...]) -> tuple[Form, ...]:
-    """The forms that a tensor of this shape can have, the one that suits first.
+def forms_of(shape: tuple[int, ...]) -> tuple[MapForm, ...]:
+    """The forms for a tensor of this shape, the most suitable one first.
 
     >>> [form.name for form in forms_of((1, 197, 768))]
     ['tokens', 'rows']
     >>> forms_of((1, 64, 56, 56))[0]
-    Form(name='maps', samples=1, channels=64, height=56, width=56, skipped=0)
+    MapForm(name='maps', samples=1, channels=64, height=56, width=56, skipped=0)
     """
     if len(shape) <= 2:
         rows, length = (shape[0], shape[1]) if len(shape) == 2 else (1, math.prod(shape))
         width = max(1, min(length, _ROW))
-        vector = Form("vector", rows, 1, -(-length // width), width)
-        matrix = Form("rows", 1, 1, rows, length)
+        vector = MapForm("vector", rows, 1, -(-length // width), width)
+        matrix = MapForm("rows", 1, 1, rows, length)
         return (vector,) if len(shape) < 2 else (vector, matrix) if rows == 1 else (matrix, vector)
-    rows_form = Form("rows", math.prod(shape[:-2]), 1, shape[-2], shape[-1])
+    rows_form = MapForm("rows", math.prod(shape[:-2]), 1, shape[-2], shape[-1])
     if len(shape) == 3:
         tokens = _tokens(shape)
         return (tokens, rows_form) if tokens else (rows_form,)
     if len(shape) == 4 and shape[2:] == (1, 1):
         width = max(1, min(shape[1], _ROW))
-        return (Form("vector", shape[0], 1, -(-shape[1] // width), width), Form("maps", *shape))
+        return (MapForm("vector", shape[0], 1, -(-shape[1] // width), width), MapForm("maps", *shape))
     if len(shape) == 4:
-        maps = Form("maps", shape[0], shape[1], shape[2], shape[3])
-        last = Form("maps_last", shape[0], shape[3], shape[1], shape[2])
+        maps = MapForm("maps", shape[0], shape[1], shape[2], shape[3])
+        last = MapForm("maps_last", shape[0], shape[3], shape[1], shape[2])
         found = (last, maps) if 1 < shape[1] == shape[2] != shape[3] > 1 else (maps, last)
-        return (*found, Form("filters", shape[1], shape[0], shape[2], shape[3]))
+        return (*found, MapForm("filters", shape[1], shape[0], shape[2], shape[3]))
     if len(shape) == 5:
-        return Form("volume", shape[0], shape[1] * shape[2], shape[3], shape[4]), rows_form
+        return MapForm("volume", shape[0], shape[1] * shape[2], shape[3], shape[4]), rows_form
     return (rows_form,)
 
 
-def _tokens(shape: tuple[int, ...]) -> Form | None:
+def _tokens(shape: tuple[int, ...]) -> MapForm | None:
     for extra in _EXTRA:
         side = math.isqrt(max(shape[1] - extra, 0))
         if side >= 2 and side * side == shape[1] - extra:
-            return Form("tokens", shape[0], shape[2], side, side, extra)
+            return MapForm("tokens", shape[0], shape[2], side, side, extra)
     return None
 
 
-def form_named(shape: tuple[int, ...], name: str | None) -> Form:
-    """A form by its name; None for the one that suits.
+def form_named(shape: tuple[int, ...], name: str | None) -> MapForm:
+    """The form with a name; for None the most suitable one.
 
     Raises:
-        RequestError: the tensor can't have it.
+        RequestError: the form isn't possible for this shape.
     """
     forms = forms_of(shape)
     for form in forms:
@@ -97,8 +97,8 @@ def form_named(shape: tuple[int, ...], name: str | None) -> Form:
     raise RequestError("form", f"got {name!r}", f"needed one of {', '.join(form.name for form in forms)}")
 
 
-def maps_of(tensor: Tensor, form: Form, sample: int = 0) -> Tensor:
-    """A tensor's maps (channels, height, width), in floating point; a vector's last row is filled with NaN."""
+def maps_of(tensor: Tensor, form: MapForm, sample: int = 0) -> Tensor:
+    """A tensor's maps (channels, height, width), in floating point; the last row of a vector is padded with NaN."""
     tensor = _real(tensor)
     if form.name == "vector":
         row = tensor.reshape(form.samples, -1)[sample]
@@ -127,8 +127,10 @@ def _real(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
-def place_of(form: Form, shape: tuple[int, ...], sample: int, channel: int, y: int, x: int) -> tuple[int, ...] | None:
-    """Where a map's pixel lies in the tensor; None beyond a vector's end."""
+def place_of(
+    form: MapForm, shape: tuple[int, ...], sample: int, channel: int, y: int, x: int
+) -> tuple[int, ...] | None:
+    """The place in the tensor of a map's pixel; None beyond the end of a vector."""
     if form.name == "maps":
         return sample, channel, y, x
     if form.name == "filters":
@@ -152,7 +154,7 @@ def place_of(form: Form, shape: tuple[int, ...], sample: int, channel: int, y: i
 
 
 def reduced(maps: Tensor, size: int) -> tuple[Tensor, int]:
-    """Maps with no side above ``size``, each pixel the mean of a square; and how long the square's side is."""
+    """Maps reduced to at most ``size`` per side by means over squares; and the side of a square."""
     longest = max(maps.shape[-2:])
     factor = -(-longest // size) if size else 1
     if factor <= 1 or not maps.numel():
@@ -161,7 +163,7 @@ def reduced(maps: Tensor, size: int) -> tuple[Tensor, int]:
 
 
 def statistics(tensor: Tensor) -> Mapping[str, Any]:
-    """What a tensor's numbers are like: least, largest, mean, deviation, the share of zeros, how many aren't finite."""
+    """Statistics of a tensor: minimum, maximum, mean, deviation, share of zeros, and number of non-finite elements."""
     numbers = _real(tensor).reshape(-1)
     finite = numbers[numbers.isfinite()]
     told: dict[str, Any] = {"count": numbers.numel(), "not_finite": numbers.numel() - finite.numel()}

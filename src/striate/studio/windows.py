@@ -1,7 +1,6 @@
-"""Windows in a row with the arithmetic of their formulas: sizes, fields, costs, and which position sees which.
+"""Sequences of windows and their arithmetic: sizes, receptive fields, costs, and which output sees which input.
 
-All numbers come from :mod:`striate.geometry`; what is written here is how they are put into words and lists that a page
-can draw.
+:mod:`striate.geometry` computes all numbers; this module arranges them for a page.
 """
 
 from __future__ import annotations
@@ -15,16 +14,16 @@ from striate.errors import GeometryError
 from striate.geometry import PADDING_WORDS, ConvShape, PoolShape, Window
 from striate.geometry.window import AxisPadding
 
-Kind = Literal["conv", "transposed", "max", "avg"]
+LayerKind = Literal["conv", "transposed", "max", "avg"]
 
-#: What a layer may be, in words.
+#: The kinds of layers, with their names for display.
 KINDS: Final[dict[str, str]] = {
     "conv": "convolution",
     "transposed": "transposed convolution",
     "max": "max pooling",
     "avg": "average pooling",
 }
-#: Bounds of what a page asks for. Lists of positions beyond the last one would take seconds to draw.
+#: Limits of a page's requests. Lists of positions beyond the last limit would take seconds to draw.
 MOST_SIZE: Final = 512
 MOST_KERNEL: Final = 256
 MOST_CHANNELS: Final = 65_536
@@ -40,17 +39,17 @@ class Layer:
 
     Args:
         kind: one of :data:`KINDS`.
-        kernel, stride, padding, dilation: as :class:`striate.Window` takes them.
+        kernel, stride, padding, dilation: as in :class:`striate.Window`.
         out: output channels of a convolution; pooling keeps its channels.
-        groups: of a convolution.
+        groups: groups of a convolution.
         extra: ``output_padding`` of a transposed convolution.
         ceil_mode: whether the output size of a pooling is rounded up.
 
     Raises:
-        GeometryError: a number out of its bounds, an unknown kind.
+        GeometryError: a number is out of range, or the kind is unknown.
     """
 
-    kind: Kind = "conv"
+    kind: LayerKind = "conv"
     kernel: int = 3
     stride: int = 1
     padding: AxisPadding = 0
@@ -89,10 +88,10 @@ class Layer:
 
     @classmethod
     def parse(cls, text: str) -> Layer:
-        """A layer from a line such as ``conv kernel=3 stride=2 padding=same out=8``; what is left out has its default.
+        """Parses a line such as ``conv kernel=3 stride=2 padding=same out=8``; missing fields have their defaults.
 
         Raises:
-            GeometryError: a line of something else.
+            GeometryError: the line doesn't describe a layer.
 
         >>> Layer.parse("conv kernel=7 stride=2 padding=1:2 out=64").padding
         (1, 2)
@@ -112,7 +111,7 @@ class Layer:
             else:
                 needed = "needed " + ", ".join(f"{each}=" for each in (*_NUMBERS, "padding")) + " or ceil_mode"
                 raise GeometryError("layer", f"got {word[:40]!r}", needed)
-        return cls(cast(Kind, kind), **given)
+        return cls(cast(LayerKind, kind), **given)
 
     def __str__(self) -> str:
         padding = ":".join(map(str, self.padding)) if isinstance(self.padding, tuple) else str(self.padding)
@@ -127,16 +126,16 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Step:
-    """A layer on an input of a size: what :mod:`striate.geometry` says of it.
+class LayerStep:
+    """A layer applied to an input of a given size, with the results of :mod:`striate.geometry`.
 
     Args:
         layer: the layer.
         size: input positions along an axis.
         channels: input channels.
         outputs: output positions along an axis.
-        problem: the whole problem; of a transposed convolution the one whose input gradient it is.
-        window: along an axis, its padding in cells.
+        problem: the whole problem; for a transposed convolution, the convolution whose input gradient it is.
+        window: the window along an axis, with padding in cells.
     """
 
     layer: Layer
@@ -156,33 +155,33 @@ class Step:
         """Weights and biases."""
         if isinstance(self.problem, PoolShape):
             return 0
-        # The problem of a transposed convolution has input and output swapped; its biases are one an output.
+        # The problem of a transposed convolution has input and output swapped, but there is a bias for each output.
         return self.problem.parameters(bias=False) + self.layer.out
 
     @property
     def macs(self) -> int:
-        """Nominal multiply-accumulates of one picture; of a pooling the numbers that are looked at."""
+        """Nominal multiply-accumulates for one picture; for pooling, the numbers that are read."""
         if isinstance(self.problem, ConvShape):
             return self.problem.macs
         return math.prod(self.problem.output_shape) * math.prod(self.problem.kernel)
 
     @property
     def in_bounds(self) -> int:
-        """Those of :attr:`macs` that have an input to multiply rather than padding."""
+        """The part of :attr:`macs` that uses an input and not padding."""
         if isinstance(self.problem, ConvShape):
             return self.problem.in_bounds_macs
         taps = self.window.in_bounds_taps(self.size, self.layer.ceil_mode)
         return int(self.channels * taps**self.problem.dims)
 
     def sees(self) -> list[list[tuple[int, int]]]:
-        """For each output its pairs (input position, tap); positions outside of the input are padding."""
+        """For each output, the pairs (input position, tap); positions outside the input are padding."""
         if self.layer.kind == "transposed":
             return _met(self.window, self.outputs, self.size)
         window = self.window
         return [[(window.position(output, tap), tap) for tap in range(window.kernel)] for output in range(self.outputs)]
 
     def seen_by(self) -> list[list[tuple[int, int]]]:
-        """For each input its pairs (output, tap)."""
+        """For each input, the pairs (output, tap)."""
         if self.layer.kind == "transposed":
             window = self.window
             return [[(window.position(o, t), t) for t in window.taps_inside(o, self.outputs)] for o in range(self.size)]
@@ -190,7 +189,7 @@ class Step:
 
 
 def _met(window: Window, size: int, outputs: int) -> list[list[tuple[int, int]]]:
-    """For each of ``size`` input positions of a window the pairs (output, tap) that meet there."""
+    """For each of ``size`` input positions, the pairs (output, tap) that read it."""
     met: list[list[tuple[int, int]]] = [[] for _ in range(size)]
     for output in range(outputs):
         for tap in window.taps_inside(output, size):
@@ -198,11 +197,11 @@ def _met(window: Window, size: int, outputs: int) -> list[list[tuple[int, int]]]
     return met
 
 
-def steps(size: int, channels: int, layers: Sequence[Layer], dims: int = 2) -> list[Step]:
-    """Layers in a row on an input of ``channels`` and ``size`` positions along each of ``dims`` axes.
+def steps(size: int, channels: int, layers: Sequence[Layer], dims: int = 2) -> list[LayerStep]:
+    """Applies layers in sequence to an input of ``channels`` and ``size`` positions along each of ``dims`` axes.
 
     Raises:
-        GeometryError: a layer that doesn't fit, numbers out of their bounds. The message names the layer.
+        GeometryError: a layer doesn't fit, or a number is out of range; the message names the layer.
 
     >>> [step.outputs for step in steps(32, 1, [Layer("conv", 5, out=6), Layer("max", 2, 2)])]
     [28, 14]
@@ -211,7 +210,7 @@ def steps(size: int, channels: int, layers: Sequence[Layer], dims: int = 2) -> l
     _bounded("channels", channels, 1, MOST_CHANNELS)
     _bounded("dims", dims, 1, 2)
     _bounded("number of layers", len(layers), 1, MOST_LAYERS)
-    made: list[Step] = []
+    made: list[LayerStep] = []
     pairs = 0
     for number, layer in enumerate(layers, 1):
         try:
@@ -228,7 +227,7 @@ def steps(size: int, channels: int, layers: Sequence[Layer], dims: int = 2) -> l
     return made
 
 
-def _step(layer: Layer, size: int, channels: int, dims: int) -> Step:
+def _step(layer: Layer, size: int, channels: int, dims: int) -> LayerStep:
     padding = [layer.padding] * dims
     taps, places = (layer.kernel,) * dims, (1, channels, *(size,) * dims)
     stride, dilation, groups = layer.stride, layer.dilation, layer.groups
@@ -243,8 +242,8 @@ def _step(layer: Layer, size: int, channels: int, dims: int) -> Step:
         weight = (channels, layer.out // groups, *taps)
         problem = ConvShape.of_transposed(places, weight, stride, padding, layer.extra, groups, dilation)
         made = problem.size[0]
-        return Step(layer, size, channels, made, problem, layer.window.resolve(made))
-    return Step(layer, size, channels, problem.output_size[0], problem, layer.window.resolve(size))
+        return LayerStep(layer, size, channels, made, problem, layer.window.resolve(made))
+    return LayerStep(layer, size, channels, problem.output_size[0], problem, layer.window.resolve(size))
 
 
 def _divides(groups: int, channels: int) -> None:
@@ -263,7 +262,7 @@ def _pair(padding: AxisPadding) -> tuple[int, int]:
 
 
 def _number(name: str, text: str) -> int:
-    # Stricter than int(), which takes 1_000, +1 and the digits of every script.
+    # Stricter than int(), which accepts 1_000, +1 and the digits of every script.
     if not (text.isascii() and text.isdigit() and len(text) < 8):
         raise GeometryError("layer", f"{name} is {text[:40]!r}", "needed a whole number")
     return int(text)

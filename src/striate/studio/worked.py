@@ -1,4 +1,4 @@
-"""One small layer worked out number by number: outputs, which number won, and what gradients come back."""
+"""Computes one small layer number by number: outputs, positions of maxima, and gradients."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from striate import ops
 from striate.errors import GeometryError
 from striate.studio.windows import Layer, steps
 
-#: Cells of an input that can still be read on a page.
+#: The most cells of an input that remain readable on a page.
 MOST_CELLS: Final = 196
-#: Digits of numbers that a person types.
+#: The largest absolute value of a number that a user enters.
 LARGEST: Final = 1e6
 
 
@@ -28,22 +28,22 @@ def work_out(
     g: Sequence[float] = (),
     flipped: bool = False,
 ) -> dict[str, Any]:
-    """A layer of one channel on numbers: its output, and the gradients of ``sum(output * g)``.
+    """Computes a layer with one channel: its output, and the gradients of ``sum(output * g)``.
 
     Args:
-        layer: with one output channel and one group.
+        layer: a layer with one output channel and one group.
         size: input positions along each of ``dims`` axes.
-        x: the input, row by row; small whole numbers where none are given.
+        x: the input, row by row; small integers by default.
         w: the kernel of a convolution, likewise.
-        g: the gradient that comes from above, one number an output; 1, 2, 3 and so on where none are given.
-        flipped: true convolution, whose kernel runs backwards, in place of cross-correlation.
+        g: the output gradient, one number for each output; 1, 2, 3 and so on by default.
+        flipped: true convolution, with a flipped kernel, instead of cross-correlation.
 
     Returns:
-        ``x``, ``w``, ``g``, ``y``, ``dx`` and ``dw``, flat lists (``w`` and ``dw`` are None of a pooling), and for max
+        ``x``, ``w``, ``g``, ``y``, ``dx`` and ``dw`` as flat lists (``w`` and ``dw`` are None for pooling), and for max
         pooling ``winners``, the flat position of each output's maximum.
 
     Raises:
-        GeometryError: numbers that are too many, too large, or don't fit the sizes.
+        GeometryError: there are too many numbers, they are too large, or don't match the sizes.
 
     >>> work_out(Layer("max", 2), 3, x=[1, 5, 4, 9, 2, 1, 6, 3, 2])["y"]
     [9.0, 5.0, 9.0, 3.0]
@@ -99,13 +99,13 @@ def _numbers(name: str, given: Sequence[float], shape: tuple[int, ...], plain: S
     if given and len(given) != len(plain):
         raise GeometryError("numbers", f"{len(given)} for {name}", f"needed {len(plain)}, row by row")
     numbers = torch.tensor(list(given) or list(plain), dtype=torch.float64)
-    if not bool((numbers.abs() <= LARGEST).all()):  # NaN isn't either
+    if not bool((numbers.abs() <= LARGEST).all()):  # also refuses NaN
         raise GeometryError("numbers", f"one of {name} is out of bounds", f"needed -{LARGEST:g} to {LARGEST:g}")
     return numbers.reshape(1, 1, *shape)
 
 
 def _call(layer: Layer, dims: int, x: Tensor, w: Tensor | None, g: Tensor, flipped: bool) -> str:
-    """Python that prints the same output and gradients."""
+    """Python code that prints the same output and gradients."""
     padding = repr(layer.padding) if not isinstance(layer.padding, tuple) else repr((layer.padding,) * dims)
     words = f"stride={layer.stride}, padding={padding}, dilation={layer.dilation}"
     ceil = f", ceil_mode={layer.ceil_mode}"

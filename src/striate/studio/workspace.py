@@ -1,7 +1,7 @@
-"""What one studio works with: the subject, its pictures, and the recordings that were made of them.
+"""The state of a studio: the subject, its pictures, and their recordings.
 
-Recordings are kept up to a number of bytes, the one that was used least recently goes first. Whatever runs the network
-holds the lock, for a network's layers have one mode and one set of hooks; reading what is recorded doesn't wait.
+Recordings are kept up to a number of bytes; the least recently used one is dropped first. Running the network takes a
+lock, because its layers have one mode and one set of hooks; reading a recording doesn't wait.
 """
 
 from __future__ import annotations
@@ -27,29 +27,28 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Bytes of recordings that are kept.
+#: The most bytes of recordings.
 KEPT: Final = 600 << 20
-#: Pictures that are kept; those that the studio was started with always are.
+#: The most pictures; the initial ones are always kept.
 MOST_PICTURES: Final = 64
-#: Moved and replaced pictures that are kept, which aren't listed.
+#: The most moved and replaced pictures, which aren't listed.
 MOST_MOVED: Final = 16
-#: What parts a picture's id from how it was moved.
+#: Separates the id of a picture from its moves.
 MARK: Final = "~"
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """Something that the network is shown.
+    """An input of the network.
 
     Args:
-        id: its name in addresses.
-        name: for people.
-        inputs: what the network takes, as ``record`` takes it: a tensor (1, C, H, W), or several.
-        pixels: uint8 (C, H, W), C 1 or 3, what the network sees before pixels are scaled; None if it is no picture.
-        source: uint8 (C, H, W), the picture before it was brought to the network's size; None if it is no picture.
-        label: number of its true class, if that is known.
-        made: the changes that made it out of another picture, as data for the page.
-        code: Python that makes ``inputs``.
+        id: its id in addresses.
+        name: its name for display.
+        inputs: the network's inputs, in a form that ``record`` accepts: a tensor (1, C, H, W), or several.
+        pixels: uint8 (C, H, W), C 1 or 3, the picture at the network's size, before scaling; None if it isn't a
+        picture. source: uint8 (C, H, W), the picture at its original size; None if it isn't a picture. label: number of
+        its true class, if known. made: the changes by which it was made from another picture, as data for the page.
+        code: Python code that creates ``inputs``.
     """
 
     id: str
@@ -62,7 +61,7 @@ class Picture:
     code: str = "inputs = ...  # the picture as the network takes it"
 
     def to_dict(self) -> dict[str, Any]:
-        """What the page lists; pixels are asked for by themselves."""
+        """The picture's entry in the page's list; pixels are requested separately."""
         size = None if self.pixels is None else list(self.pixels.shape)
         return {"id": self.id, "name": self.name, "size": size, "label": self.label, "made": self.made}
 
@@ -71,9 +70,9 @@ class Workspace:
     """The state of a studio.
 
     Args:
-        subject: what is shown.
-        pictures: those that it starts with, at least one.
-        kept: bytes of recordings.
+        subject: the network that is shown.
+        pictures: the initial pictures, at least one.
+        kept: the most bytes of recordings.
     """
 
     def __init__(self, subject: Subject, pictures: Iterable[Picture], kept: int = KEPT) -> None:
@@ -91,7 +90,7 @@ class Workspace:
     # ------------------------------------------------------------------ pictures
 
     def pictures(self) -> tuple[Picture, ...]:
-        """All of them, those of the start first."""
+        """All pictures, the initial ones first."""
         with self._guard:
             return (*self._own.values(), *self._added.values())
 
@@ -99,7 +98,7 @@ class Workspace:
         """The picture with an id; for None the first.
 
         Raises:
-            StudioError: there is none.
+            StudioError: there is no such picture.
         """
         if name is None:
             return next(iter(self._own.values()))
@@ -114,7 +113,7 @@ class Workspace:
         return found
 
     def _moved_one(self, name: str) -> Picture:
-        """What a picture becomes by the moves that an id names (:mod:`striate.studio.pictures`)."""
+        """The moved picture that an id describes (:mod:`striate.studio.pictures`)."""
         from striate.studio.pictures import Moves, moved
 
         with self._guard:
@@ -129,7 +128,7 @@ class Workspace:
         return found
 
     def add(self, picture: Picture) -> Picture:
-        """Keeps a picture; the one that was used least recently goes, with its recordings, where there are too many."""
+        """Adds a picture; if there are too many, drops the least recently used one with its recordings."""
         with self._guard:
             self._added[picture.id] = picture
             while len(self._added) > MOST_PICTURES:
@@ -138,7 +137,7 @@ class Workspace:
         return picture
 
     def remove(self, name: str, *, replaced: bool = False) -> None:
-        """Forgets a picture that was added; one that another has ``replaced`` can still be asked for a while."""
+        """Removes an added picture from the list; with ``replaced``, it can still be requested for a while."""
         with self._guard:
             found = self._added.pop(name, None)
             if found is not None and replaced:
@@ -148,7 +147,7 @@ class Workspace:
 
     @staticmethod
     def new_id() -> str:
-        """An id that no other picture has."""
+        """A new unique id for a picture."""
         return secrets.token_hex(6)
 
     def _forget(self, name: str) -> None:
@@ -158,7 +157,7 @@ class Workspace:
     # ------------------------------------------------------------------ computing
 
     async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs what uses the network in a thread, alone."""
+        """Runs a function that uses the network in a thread, under the lock."""
 
         def alone() -> T:
             with self.lock:
@@ -167,17 +166,17 @@ class Workspace:
         return await anyio.to_thread.run_sync(alone)
 
     async def read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs what reads recordings only in a thread, beside whatever is being computed."""
+        """Runs a function that only reads recordings in a thread, without the lock."""
         return await anyio.to_thread.run_sync(lambda: function(*args, **kwargs))
 
     async def recorded(self, name: str | None, *, training: bool = False) -> Recording:
-        """The recording of a picture: at once if there is one, else after the network has run."""
+        """The recording of a picture; runs the network if there is none yet."""
         picture = self.picture(name)
         found = self._found(picture.id, training)
         return found if found is not None else await self.compute(self.recording, picture.id, training=training)
 
     def recording(self, name: str | None, *, training: bool = False) -> Recording:
-        """The same for callers in a thread, within :meth:`compute`.
+        """Like :meth:`recorded`, for callers in a thread, within :meth:`compute`.
 
         Raises:
             StudioError: no such picture, or the network fails on it.
@@ -193,7 +192,7 @@ class Workspace:
         return found
 
     def warm(self) -> None:
-        """Runs the network on the first picture, so that the page finds its numbers there; a failure shows later."""
+        """Runs the network on the first picture in advance; errors appear when the page requests the recording."""
         with contextlib.suppress(Exception):
             self.recording(None)
 

@@ -77,7 +77,7 @@ def _cross_entropy(smoothing: float, weights: Tensor | None) -> Loss:
 
 
 @dataclass(frozen=True)
-class Assessment:
+class ClassificationAssessment:
     """The evaluation, and the network's probabilities for each image."""
 
     evaluation: Evaluation
@@ -216,7 +216,7 @@ class Classification(Task):
         batches: Batches,
         each_batch: Callable[[], None] = lambda: None,
         total: Callable[[Tensor], Tensor] = lambda tensor: tensor,
-    ) -> Assessment:
+    ) -> ClassificationAssessment:
         loss = loss_of(model, label_smoothing=0.0)
         losses, shares = [], []
         training = model.training
@@ -237,11 +237,16 @@ class Classification(Task):
         if not math.isfinite(loss_mean):  # training stops with an error
             probabilities = torch.full_like(probabilities, 1 / probabilities.shape[1])
         scores = Scores(known.labels, probabilities, names, known.classes)
-        return Assessment(Evaluation.of(known.labels, scores.predicted, known.classes, loss_mean), scores)
+        return ClassificationAssessment(Evaluation.of(known.labels, scores.predicted, known.classes, loss_mean), scores)
 
     # ------------------------------------------------------------------ files of a run
 
-    def outcome(self, images: LabelledImages, tested: Assessment, validated: Assessment | None = None) -> Outcome:
+    def outcome(
+        self,
+        images: LabelledImages,
+        tested: ClassificationAssessment,
+        validated: ClassificationAssessment | None = None,
+    ) -> Outcome:
         measures = Measures.of(tested.scores, None if validated is None else validated.scores)
         return Outcome(
             tested,
@@ -252,7 +257,11 @@ class Classification(Task):
         )
 
     def write(
-        self, folder: Path, images: LabelledImages, tested: Assessment, validated: Assessment | None = None
+        self,
+        folder: Path,
+        images: LabelledImages,
+        tested: ClassificationAssessment,
+        validated: ClassificationAssessment | None = None,
     ) -> None:
         write_predictions(folder / PREDICTIONS, tested.scores)
         if validated is not None:

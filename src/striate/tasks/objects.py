@@ -26,7 +26,7 @@ CURVES: Final = (0.5, 0.75)
 
 
 @dataclass(frozen=True)
-class ClassMeasures:
+class ObjectClassMeasures:
     """One class.
 
     Args:
@@ -80,7 +80,7 @@ class RegionMeasures:
     ar_small: float | None
     ar_medium: float | None
     ar_large: float | None
-    classes: tuple[ClassMeasures, ...]
+    classes: tuple[ObjectClassMeasures, ...]
 
     @property
     def numbers(self) -> dict[str, float | None]:
@@ -332,7 +332,7 @@ def _region(
         if not np.isnan(own).all():
             curves = {each: tuple(own[coco.THRESHOLDS.index(each)].tolist()) for each in CURVES}
         table.append(
-            ClassMeasures(
+            ObjectClassMeasures(
                 name,
                 int(support[label]),
                 int(guessed[label]),
@@ -390,7 +390,9 @@ def _region_from_dict(fields: Mapping[str, Any]) -> RegionMeasures:
         if curves is not None:
             curves = {float(at): tuple(map(float, line)) for at, line in curves.items()}
         table.append(
-            ClassMeasures(**{key: value for key, value in row.items() if key not in ("curves", "f1")}, curves=curves)
+            ObjectClassMeasures(
+                **{key: value for key, value in row.items() if key not in ("curves", "f1")}, curves=curves
+            )
         )
     numbers = {name: value for name, value in fields.items() if name != "classes"}
     if any(value is not None and not math.isfinite(value) for value in numbers.values()):

@@ -51,9 +51,13 @@ def kernels(target: isa.Isa) -> dict[str, object]:
     made = {}
     for stride in (1, 2, 3):
         axis = Axis(3, stride, 1, 1)
-        made[f"output {stride}"] = nchw.generate(target, axis, axis, nchw.Tile.choose(target, 16, both(axis), 14, 14))
-        made[f"depthwise {stride}"] = nchw.generate(target, axis, axis, nchw.Tile.choose(target, 1, both(axis), 14, 14))
-    across = nchw.Tile.choose(target, 3, both(AXIS), 14, 32)
+        made[f"output {stride}"] = nchw.generate(
+            target, axis, axis, nchw.PlaneTile.choose(target, 16, both(axis), 14, 14)
+        )
+        made[f"depthwise {stride}"] = nchw.generate(
+            target, axis, axis, nchw.PlaneTile.choose(target, 1, both(axis), 14, 14)
+        )
+    across = nchw.PlaneTile.choose(target, 3, both(AXIS), 14, 32)
     made["output across"] = nchw.generate(target, AXIS, AXIS, across, across=True)
     for outer, inner in ((16, 8), (1, 1)):
         weights = nchw_weight.WeightTile.choose(target, outer, inner, both(AXIS))
@@ -95,7 +99,7 @@ def kernels(target: isa.Isa) -> dict[str, object]:
         after = epilogue.Epilogue(name, numbers, adds=True)
         made[f"pairs {name}"] = elementwise.generate_pairs(target, "fmul", epilogue.Epilogue(name, numbers))
         made[f"direct {name}"] = nhwc.generate(target, nhwc.ChannelTile(2, 2), after, direct=True)
-    form, tile = winograd_forms.Form(4, 3), nhwc.ChannelTile(2, 2)
+    form, tile = winograd_forms.WinogradForm(4, 3), nhwc.ChannelTile(2, 2)
     made["winograd"] = winograd.generate(target, form, tile, epilogue.Epilogue("clamp", (0.0, 6.0), adds=True))
     for index in ("i16", "i32"):
         made[f"winograd pooled {index}"] = winograd_pooled.generate(target, form, tile, "relu6", index)
@@ -135,7 +139,7 @@ def test_an_instruction_set_gets_some_code() -> None:
 @pytest.mark.parametrize("target", isa.ISAS, ids=lambda target: target.name)
 def test_a_tile_fits_the_registers_and_keeps_the_multipliers_busy(target: isa.Isa) -> None:
     for channels, width in [(1, 56), (3, 14), (6, 28), (64, 56), (64, 7)]:
-        tile = nchw.Tile.choose(target, channels, both(AXIS), 16, width)
+        tile = nchw.PlaneTile.choose(target, channels, both(AXIS), 16, width)
         totals = tile.channels * tile.rows * tile.vectors
         assert totals + min(tile.channels, tile.rows * tile.vectors) + 2 <= target.registers
         assert totals >= min(8, channels * 16)

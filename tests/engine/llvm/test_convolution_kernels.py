@@ -399,7 +399,7 @@ def _with_less_width(real):
 @pytest.mark.parametrize(
     ("tile", "line", "layout"),
     [
-        (nchw.Tile, "conv2d 2x9x9x20 9x1x3x3 padding=1 groups=9", 0),
+        (nchw.PlaneTile, "conv2d 2x9x9x20 9x1x3x3 padding=1 groups=9", 0),
         (nchw_weight.WeightTile, "conv2d 2x9x9x20 9x1x3x3 padding=1 groups=9", 0),
         (nhwc_depthwise_weight.DepthwiseTile, "conv2d 2x16x9x20 16x1x3x3 padding=1 groups=16", 1),
     ],

@@ -15,7 +15,7 @@ from striate.engine.llvm.codegen.ir import Function
 from striate.engine.llvm.codegen.isa import the_isa
 from striate.engine.llvm.normalization import dispatch as normalization
 from striate.engine.llvm.normalization import moments, nchw, nhwc
-from striate.engine.llvm.normalization.formulas import Form
+from striate.engine.llvm.normalization.formulas import NormVariant
 
 EPS = torch.finfo(torch.float32).eps
 #: Images and axes of a plane: one vector and less, ragged planes, several chunks of rows.
@@ -75,7 +75,7 @@ def check(images: int, axes: tuple[int, ...], layout: str) -> None:
     """Mean, unbiased variance and result of every kind: as near as float32 has them."""
     named = kinds(images, math.prod(axes))
     x = laid_out(list(named.values()), axes, layout)
-    plan = normalization.plan(Form("", False, True), x)
+    plan = normalization.plan(NormVariant("", False, True), x)
     assert plan is not None
     mean, variance = torch.zeros(len(named)), torch.zeros(len(named))
     y, _ = plan.forward(x, None, None, None, (mean, variance), 1.0, 1e-5)
@@ -111,7 +111,7 @@ def test_the_same_bits_on_every_number_of_threads(layout: str) -> None:
         found = []
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            plan = normalization.plan(Form("", False, True), x)
+            plan = normalization.plan(NormVariant("", False, True), x)
             torch.set_num_threads(1)
             assert plan is not None
             found.append(plan.forward(x, None, None, None, (None, None), 0.1, 1e-5))
@@ -129,7 +129,7 @@ def test_no_channel_hangs_on_another(layout: str) -> None:
     kept = []
     for each in (plain, mixed):
         x = laid_out(list(each.unbind(1)), (9, 11), layout)
-        plan = normalization.plan(Form("", False, True), x)
+        plan = normalization.plan(NormVariant("", False, True), x)
         assert plan is not None
         kept.append(plan.forward(x, None, None, None, (None, None), 0.1, 1e-5)[1])
     others = [channel for channel in range(40) if channel % 7 != 5]
@@ -150,7 +150,7 @@ def test_numbers_that_are_none_stay_in_their_channel(image: int, values: tuple[f
     found = []
     for numbers in (clean, stained):
         x = laid_out(list(numbers.unbind(1)), (9, 7), layout)
-        plan = normalization.plan(Form("", False, True), x)
+        plan = normalization.plan(NormVariant("", False, True), x)
         assert plan is not None
         mean, variance = torch.zeros(20), torch.ones(20)
         y, kept = plan.forward(x, None, None, None, (mean, variance), 0.3, 1e-5)
@@ -180,7 +180,7 @@ def test_gradients_that_nearly_cancel(images: int, axes: tuple[int, ...], layout
     each = [1, -1, *[1] * len(axes)]
     for g in (torch.full((images, many), 0.1), 100 + 0.01 * torch.randn(images, many), torch.randn(images, many)):
         upstream = laid_out([g] * 17, axes, layout)
-        plan = normalization.plan(Form("", False, True), x)
+        plan = normalization.plan(NormVariant("", False, True), x)
         assert plan is not None
         _, kept = plan.forward(x, None, None, None, (None, None), 0.1, 1e-5)
         grad, _, grad_weight, grad_bias = plan.backward(upstream, x, None, kept)

@@ -19,10 +19,10 @@ from striate.engine.llvm.codegen.ir import Function
 from striate.engine.llvm.functions import activations
 from striate.engine.llvm.normalization import dispatch as normalization
 from striate.engine.llvm.normalization import nchw, nhwc
-from striate.engine.llvm.normalization.formulas import Form
+from striate.engine.llvm.normalization.formulas import NormVariant
 from striate.engine.llvm.normalization.nhwc import vectors_together
 
-FORMS = [Form(*each) for each in itertools.product(THEIRS, [False, True], [False, True])]
+FORMS = [NormVariant(*each) for each in itertools.product(THEIRS, [False, True], [False, True])]
 #: Planes, then channels side by side; sizes around one and several vectors, turns and blocks.
 MAPS = [
     ((3, 5, 9, 7), False),
@@ -40,7 +40,7 @@ def laid_out(tensor: Tensor, side_by_side: bool) -> Tensor:
     return tensor.movedim(1, -1).contiguous().movedim(-1, 1) if side_by_side else tensor
 
 
-def check(form: Form, shape: tuple[int, ...], side_by_side: bool) -> None:
+def check(form: NormVariant, shape: tuple[int, ...], side_by_side: bool) -> None:
     """Forward and backward against PyTorch in float64."""
     channels = shape[1]
     x, g, r = (laid_out(torch.randn(shape) * 2 + shift, side_by_side) for shift in (1, 0, 0))
@@ -78,7 +78,7 @@ def check(form: Form, shape: tuple[int, ...], side_by_side: bool) -> None:
         for kind, maps in enumerate(MAPS)
     ],
 )
-def test_every_form_on_every_kind_of_maps(shape: tuple[int, ...], side_by_side: bool, form: Form) -> None:
+def test_every_form_on_every_kind_of_maps(shape: tuple[int, ...], side_by_side: bool, form: NormVariant) -> None:
     check(form, shape, side_by_side)
 
 
@@ -91,18 +91,18 @@ def test_every_instruction_set_computes_the_same() -> None:
 
 @pytest.mark.parametrize("shape", [(9, 30, 60, 70), (200001, 3)])
 def test_chunks_of_many_rows(shape: tuple[int, ...]) -> None:
-    check(Form("relu", True, True), shape, True)
+    check(NormVariant("relu", True, True), shape, True)
 
 
 @pytest.mark.parametrize("target", slow_but(isa.ISAS, [isa.NEON, isa.X86_64]), ids=lambda target: target.name)
 def test_every_instruction_set_gets_code(target: isa.Isa) -> None:
-    form = Form("relu", True, True)
+    form = NormVariant("relu", True, True)
     for function in (
         nchw.generate_forward(target, form),
-        nchw.generate_backward(target, Form("hardswish", False, True), 8),
+        nchw.generate_backward(target, NormVariant("hardswish", False, True), 8),
         nhwc.generate_sums(target, 3),
         nhwc.generate_settle(target, True),
-        nhwc.generate_forward(target, Form("silu", True, True), 4),
+        nhwc.generate_forward(target, NormVariant("silu", True, True), 4),
         nhwc.generate_grad_sums(target, form, 4),
         nhwc.generate_grad_settle(target),
         nhwc.generate_backward(target, form, 1),
@@ -123,7 +123,7 @@ def test_nothing_is_written_beyond_the_maps(
         return memory[64:-64].as_strided(like.shape, like.stride(), 64)
 
     monkeypatch.setattr(normalization.torch, "empty_like", guarded)
-    check(Form("relu", True, True), shape, side_by_side)
+    check(NormVariant("relu", True, True), shape, side_by_side)
     assert len(made) == 3
     for memory in made:
         assert (memory[:64] == 7).all()
@@ -157,7 +157,7 @@ def test_the_exponential_is_within_two_roundings() -> None:
 
 
 def test_which_maps_have_a_plan() -> None:
-    form = Form("relu", False, True)
+    form = NormVariant("relu", False, True)
 
     def kind(x: Tensor) -> str:
         return type(normalization.plan(form, x)).__name__.strip("_")

@@ -19,7 +19,7 @@ from striate import engine, nn, ops
 from striate.engine import FORM, Pass, reference
 from striate.engine.llvm import LlvmBackend
 from striate.engine.llvm.codegen import isa
-from striate.engine.llvm.winograd.forms import Form, transposed
+from striate.engine.llvm.winograd.forms import WinogradForm, transposed
 from striate.errors import GeometryError
 from striate.geometry import ConvShape, PoolShape, Window
 
@@ -54,7 +54,7 @@ def _times(matrix: object, column: list[Fraction]) -> list[Fraction]:
 
 
 @pytest.mark.parametrize("form", ALL_FORMS, ids=str)
-def test_forms_are_convolution_exactly(form: Form) -> None:
+def test_forms_are_convolution_exactly(form: WinogradForm) -> None:
     draw = random.Random(0)
     for _ in range(20):
         d, w, g = ([Fraction(draw.randint(-9, 9)) for _ in range(n)] for n in (form.size, form.taps, form.outputs))
@@ -67,7 +67,7 @@ def test_forms_are_convolution_exactly(form: Form) -> None:
 
 
 @pytest.mark.parametrize("form", ALL_FORMS, ids=str)
-def test_no_intermediate_number_outgrows_its_bound(form: Form) -> None:
+def test_no_intermediate_number_outgrows_its_bound(form: WinogradForm) -> None:
     """What is rounded, for one axis: |A'| (|G| |w| * |B'| |d|), against the norms of w and d."""
     a, g, b = (torch.tensor([[float(abs(x)) for x in row] for row in m]) for m in (form.a, form.g, form.b))
     largest = 0.0
@@ -83,7 +83,7 @@ def test_no_intermediate_number_outgrows_its_bound(form: Form) -> None:
 
 def test_the_two_output_form_is_the_paper_s() -> None:
     """Lavin & Gray 2016, equation 5 and what it is made of, rows up to the sign that B and G may share."""
-    form, half = Form(2, 3), Fraction(1, 2)
+    form, half = WinogradForm(2, 3), Fraction(1, 2)
     assert transposed(form.a) == ((1, 1, 1, 0), (0, 1, -1, 1))
     assert form.g == ((-1, 0, 0), (half, half, half), (half, -half, half), (0, 0, 1))
     assert form.b == ((-1, 0, 1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, -1, 0, 1))
@@ -233,16 +233,18 @@ def test_rounding_is_that_of_direct_sums() -> None:
 
 @pytest.mark.parametrize("matrix", slow_but(["a", "b", "g"], ["g"]))
 def test_a_planted_bug_shows(matrix: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = getattr(Form, matrix)
+    real = getattr(WinogradForm, matrix)
 
-    def wrong(form: Form) -> object:
+    def wrong(form: WinogradForm) -> object:
         first, *rest = real.fget(form)
         return (tuple(x + Fraction(i == 0, 64) for i, x in enumerate(first)), *rest)
 
-    monkeypatch.setattr(Form, matrix, property(wrong))
+    monkeypatch.setattr(WinogradForm, matrix, property(wrong))
     for name in ("_output_kernel", "_pooled_kernel", "_weights_kernel", "_parts_kernel"):
         monkeypatch.setattr(winograd, name, functools.cache(getattr(winograd, name).__wrapped__))
-    monkeypatch.setattr(winograd.Sums, "of", classmethod(functools.cache(winograd.Sums.of.__func__.__wrapped__)))
+    monkeypatch.setattr(
+        winograd.WinogradSums, "of", classmethod(functools.cache(winograd.WinogradSums.of.__func__.__wrapped__))
+    )
     with pytest.raises(AssertionError):
         check(0)
     with pytest.raises(AssertionError):

@@ -23,7 +23,7 @@ from striate.engine.llvm.codegen import isa
 from striate.engine.llvm.functions.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.memory.weights import Weights
 from striate.engine.llvm.winograd import values as winograd_values
-from striate.engine.llvm.winograd.forms import Form
+from striate.engine.llvm.winograd.forms import WinogradForm
 from striate.geometry import ConvShape, PoolShape
 
 winograd = importlib.import_module("striate.engine.llvm.winograd.backend")
@@ -152,7 +152,7 @@ def norms(shape: ConvShape, x: Tensor, w: Tensor) -> Tensor:
     return seen * w.double().nan_to_num(0, 0, 0).flatten(1).norm(dim=1).view(1, -1, 1, 1)
 
 
-def forms(shape: ConvShape) -> tuple[Form, ...]:
+def forms(shape: ConvShape) -> tuple[WinogradForm, ...]:
     return winograd.FORMS[shape.kernel[0]]
 
 
@@ -204,7 +204,7 @@ def planned(
     shape: ConvShape, x: Tensor, w: Tensor, b: Tensor | None, then: object = PLAIN, result: tuple[int, ...] = ()
 ) -> Tensor:
     """As a step of a plan computes it: a weight packed once, and what follows."""
-    sums = winograd.Sums.of(isa.the_isa(), shape, torch.get_num_threads(), then, True)
+    sums = winograd.WinogradSums.of(isa.the_isa(), shape, torch.get_num_threads(), then, True)
     packed, scratch = sums.pack(Weights.of(w, 1), b), fresh.empty(sums.scratch)
     x = x.contiguous(memory_format=torch.channels_last)
     y = fresh.empty(result or shape.output_shape, memory_format=torch.channels_last)
@@ -258,7 +258,7 @@ def test_input_gradients(name: str) -> None:
 @pytest.mark.parametrize("name", ["normal", "several pixels", "a black half", "a tap of NaN"])
 def test_an_addition_and_a_function_follow_all_sums(name: str) -> None:
     shape, x, w, b = made(LINES[0], name)
-    sums = winograd.Sums.of(isa.the_isa(), shape, 1, Epilogue("leaky_relu", (0.5,), adds=True), True)
+    sums = winograd.WinogradSums.of(isa.the_isa(), shape, 1, Epilogue("leaky_relu", (0.5,), adds=True), True)
     packed, scratch = sums.pack(Weights.of(w, 1), b), fresh.empty(sums.scratch)
     x, more = (t.contiguous(memory_format=torch.channels_last) for t in (x, torch.randn(shape.output_shape)))
     y = torch.empty_like(more)
@@ -321,7 +321,9 @@ def unkept(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Kernels are generated anew, by what a test changes before it asks for the first."""
     for kernel in ("_output_kernel", "_pooled_kernel", "_weights_kernel", "_edges_kernel"):
         monkeypatch.setattr(winograd, kernel, functools.cache(getattr(winograd, kernel).__wrapped__))
-    monkeypatch.setattr(winograd.Sums, "of", classmethod(functools.cache(winograd.Sums.of.__func__.__wrapped__)))
+    monkeypatch.setattr(
+        winograd.WinogradSums, "of", classmethod(functools.cache(winograd.WinogradSums.of.__func__.__wrapped__))
+    )
     return monkeypatch
 
 

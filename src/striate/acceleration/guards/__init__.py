@@ -1,6 +1,6 @@
-"""What has to be unchanged for compiled code to hold, beyond and instead of Dynamo's own guards.
+"""Checks that compiled code is still valid, in addition to Dynamo's guards and in place of them.
 
-:mod:`methods` watches methods of a model's classes, which Dynamo doesn't guard. :mod:`unchanged` finds the state that
-Dynamo's guards read and watches it (:mod:`objects`: how single objects are watched); while nothing has changed,
+:mod:`methods` watches the methods of a model's classes, which Dynamo doesn't guard. :mod:`unchanged` finds the state
+that Dynamo's guards read, and watches it (:mod:`objects` does so for single objects). While nothing has changed,
 :mod:`shortcuts` skips the guards and :mod:`straight` calls the compiled code.
 """

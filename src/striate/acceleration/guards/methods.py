@@ -1,4 +1,4 @@
-"""Which methods a model's classes have, and which attributes its objects: what Dynamo doesn't guard."""
+"""Watches what Dynamo doesn't guard: the methods of a model's classes, and the names of its objects' attributes."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from striate.acceleration.guards.unchanged import identical
 
 
 class Methods:
-    """What Dynamo doesn't guard: the methods of a model's classes, and which attributes its objects have.
+    """A snapshot of the methods of a model's classes, and of the attributes that its objects have.
 
-    Classes are those of its modules and of the objects that their attributes lead to. A new attribute may hide a
-    class's or a child, or come before what a ``__getattr__`` answers.
+    The classes are those of its modules, and of the objects that their attributes refer to. New attributes matter,
+    because they may hide an attribute of the class or a child, or take precedence over ``__getattr__``.
 
     Args:
         model: the model as it is now.
-        before: what it had at an earlier capture that Dynamo may still use. A layer that was replaced since may come
-            back, so its class is still watched, and the layer itself for as long as somebody keeps it.
+        before: the snapshot of an earlier capture, which Dynamo may still use. A layer that has been replaced since may
+            come back. So its class is still watched, and the layer itself as long as it is alive.
     """
 
     def __init__(self, model: torch.nn.Module, before: Methods | None = None) -> None:
         objects = [*model.modules(), *_helpers(model)]
         kinds = {kind for each in objects for kind in type(each).__mro__}
-        #: Of the modules, and of the objects that their attributes lead to.
+        #: The dictionaries of the modules, and of the objects that their attributes refer to.
         self.dicts = [vars(each) for each in objects]
         self._counts = list(map(len, self.dicts))
         watched = zip(map(_weakly, objects), self._counts, strict=True)
         self._watched = [(each, count) for each, count in watched if each is not None]
-        #: Objects that the model had, and how many attributes they had then.
+        #: Objects that the model had before, and the number of attributes that they had then.
         self._gone: list[tuple[weakref.ref[object], int]] = []
         if before is not None:
             here = set(map(id, objects))
@@ -43,7 +43,7 @@ class Methods:
             self._gone = [(each, count) for each, count in old if each() is not None and id(each()) not in here]
         held = [type(value) for kind in kinds for value in vars(kind).values() if hasattr(value, "__get__")]
         kinds |= {kind for each in held if not _is_others(each) for kind in each.__mro__}
-        # Tracers replace methods of torch.nn.Module for as long as they run, and go their own way.
+        # Tracers replace methods of torch.nn.Module while they run, but then the model's own code runs anyway.
         kinds -= {torch.nn.Module, object}
         if before is not None:
             kinds.update(before.kinds)
@@ -75,11 +75,11 @@ def _weakly(value: object) -> weakref.ref[object] | None:
 
 
 def _helpers(model: torch.nn.Module) -> Iterator[object]:
-    """Objects, of classes written in Python, that a model's attributes lead to."""
+    """The objects of Python classes that a model's attributes refer to."""
     attributes = ((name, value) for module in model.modules() for name, value in vars(module).items())
     waiting = [value for name, value in attributes if name != "_compiled_call_impl"]
     seen = set(map(id, waiting))
-    for value in waiting:  # which grows
+    for value in waiting:  # grows during the loop
         inside: Iterable[Any] = ()
         if isinstance(value, (list, tuple, set, frozenset, deque)):
             inside = value
@@ -97,10 +97,10 @@ def _helpers(model: torch.nn.Module) -> Iterator[object]:
 
 
 def _is_others(kind: type) -> bool:
-    """Whether a class comes from where nobody replaces methods."""
+    """Whether a class comes from a library whose methods aren't replaced."""
     return kind.__module__.partition(".")[0] in _OTHERS
 
 
 _OTHERS: Final = ("torch", "numpy", "builtins", "collections", "functools", "random", "threading", "logging")
-#: Objects that are looked at.
+#: The most objects that are visited.
 _MOST: Final = 10_000

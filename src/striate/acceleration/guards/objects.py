@@ -1,7 +1,7 @@
-"""Where CPython keeps what is in objects: addresses of words that hold other numbers after a write.
+"""Addresses in CPython's objects: words of memory that change whenever an object is written to.
 
-CPython promises neither this layout nor the version tag of dictionaries, which newer versions drop. So :func:`tells`
-tries each kind of write once a process. If one goes unnoticed, the guards are evaluated at every call.
+CPython doesn't guarantee this memory layout, nor the version tag of dictionaries, which newer versions remove. So
+:func:`tells` tries each kind of write once per process. If a write isn't detected, guards are evaluated at every call.
 """
 
 from __future__ import annotations
@@ -17,55 +17,55 @@ from typing import Any, Final
 from striate.engine.llvm.codegen.isa import Isa
 from striate.engine.llvm.memory.words import Words
 
-#: Where CPython keeps an object's type, what comes after it, a dictionary's version, and a list's items.
+#: Offsets in CPython's objects: the type, the fields after it, a dictionary's version, and a list's items.
 _TYPE, _REST, _VERSION, _ITEMS = 8, 16, 24, 24
 _WORD: Final = 8
-#: The flag of types that cannot be changed.
+#: The flag of immutable types.
 IMMUTABLE: Final = 1 << 8
 
 
 def version(table: dict[Any, Any]) -> int:
-    """A dictionary's version, another one after every write."""
+    """The address of a dictionary's version tag, which every write changes."""
     return id(table) + _VERSION
 
 
 def kind(value: object) -> int:
-    """Which class an object is of."""
+    """The address of the word that refers to an object's class."""
     return id(value) + _TYPE
 
 
 def memory(value: object) -> list[int]:
-    """All that an object keeps in itself: what a function, a cell, or an object with slots refers to."""
+    """The addresses of an object's own fields: the references of a function, a cell, or an object with slots."""
     return [*range(id(value) + _REST, id(value) + type(value).__basicsize__ - _WORD + 1, _WORD)]
 
 
 def items(held: list[Any]) -> list[int]:
-    """A list's length, where its items are, and each of them.
+    """The addresses of a list's length, of the pointer to its items, and of each item.
 
-    Once the first two have changed the others are somebody else's memory.
+    If one of the first two words has changed, the others may no longer belong to the list.
     """
     start = ctypes.c_uint64.from_address(id(held) + _ITEMS).value
     return [id(held) + _REST, id(held) + _ITEMS, *range(start, start + _WORD * len(held), _WORD)]
 
 
 def order(kind: type) -> list[int]:
-    """A class's bases, in the order in which they are asked: the word of the class that refers to them."""
+    """The address of the word that refers to a class's method resolution order."""
     size: int = vars(type)["__basicsize__"].__get__(type) // _WORD
     words = (ctypes.c_uint64 * size).from_address(id(kind))
     return [id(kind) + _WORD * at for at in range(size) if words[at] == id(kind.__mro__)]
 
 
 def behind(proxy: MappingProxyType[str, Any]) -> Any:
-    """The dictionary that a view shows, such as that of a class's attributes."""
+    """The dictionary behind a proxy, such as that of a class's attributes."""
     (table,) = gc.get_referents(proxy)
     return table
 
 
 @cache
 def tells(isa: Isa) -> bool:
-    """Whether dictionaries, lists, functions, cells and objects of this Python lie in memory as is assumed here.
+    """Whether this Python's dictionaries, lists, functions, cells and objects have the memory layout assumed here.
 
-    Every kind of write that is relied on is tried, as often as it takes the interpreter to specialise its code.
+    Tries every kind of write that has to be detected, so often that the interpreter specialises the code.
     """
     with_lock: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
     if sys.implementation.name != "cpython" or not with_lock:
@@ -153,5 +153,5 @@ def tells(isa: Isa) -> bool:
     return True
 
 
-#: Writes of a kind after which the interpreter has specialised its code.
+#: The number of writes of each kind after which the interpreter has specialised the code.
 _TRIALS: Final = 40

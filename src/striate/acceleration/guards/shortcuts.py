@@ -1,4 +1,4 @@
-"""Calls of an accelerated model that need not ask Dynamo's guards, since nothing that they read has changed."""
+"""Skips Dynamo's guards for calls of an accelerated model while nothing that the guards read has changed."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from striate.acceleration.guards.methods import Methods
 from striate.acceleration.guards.straight import Straight, straightened
 from striate.acceleration.guards.unchanged import Read, Unchanged, UnwatchableError, described, reads
 
-#: Guarded calls before the state that guards read is watched. The count doubles whenever a shortcut is dropped early.
+#: The number of guarded calls before the state is watched, at first and at most; it doubles if a shortcut is dropped
+#: early.
 _FIRST, _LAST = 4, 4096
 _NEVER: Final = 1 << 62
-#: A shortcut that has served so many calls isn't dropped early.
+#: The number of calls after which dropping a shortcut isn't early.
 _WORTH: Final = 256
-#: Kinds of arguments that are remembered.
+#: The most kinds of arguments that are stored.
 _KEPT: Final = 256
 
 
 @dataclass(slots=True, eq=False)
 class _Shortcut:
-    """A code of Dynamo's and what its guards read. Dynamo forgets codes (``torch.compiler.reset()``), and they go."""
+    """A code object of Dynamo's and the state that its guards read; ``torch.compiler.reset()`` frees both."""
 
     unchanged: Unchanged
     code: weakref.ref[CodeType]
@@ -38,24 +39,24 @@ class _Shortcut:
 
 
 class Shortcuts:
-    """Those of one model.
+    """The shortcuts of one model.
 
     Args:
         module: the model.
-        call: the function that Dynamo captures, whose arguments are the model's, and whose closure is the model.
+        call: the function that Dynamo captures; its arguments are the model's, and its closure refers to the model.
     """
 
     def __init__(self, module: torch.nn.Module, call: FunctionType) -> None:
         self._module, self._call = module, call
-        #: By what is told of a call's arguments; and the graph's call, where Dynamo's code does nothing but that.
+        #: Shortcuts by the description of a call's arguments, with the graph's call if Dynamo's code does nothing else.
         self._known: dict[tuple[Any, ...], tuple[_Shortcut, Straight | None]] = {}
-        #: What the guards of each code read that Dynamo has made; None where that can't be watched, or isn't known.
+        #: For each code object of Dynamo's, what its guards read; None if that can't be watched or isn't known.
         self._read: weakref.WeakKeyDictionary[CodeType, list[Read] | None] = weakref.WeakKeyDictionary()
-        #: What the guards read that were made in the call that is under way.
+        #: What the guards read that Dynamo has created in the current call.
         self._made: list[list[Read]] = []
         self._wait = self._next = _FIRST
         _listening()[call.__code__] = self
-        #: Why the state of the last code can't be watched.
+        #: The reason why the state of the last code object can't be watched.
         self.refusal = ""
 
     def find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any] | None:
@@ -83,11 +84,11 @@ class Shortcuts:
         self._wait = self._next
 
     def met(self, guards: Iterable[Guard]) -> None:
-        """Takes the guards that Dynamo has just made, in the current call."""
+        """Records the guards that Dynamo has just created in the current call."""
         self._made.append(reads(guards))
 
     def _associate(self) -> None:
-        """Assigns the guards made in the last call to the code that Dynamo made for them."""
+        """Assigns the guards created in the last call to Dynamo's code object for them."""
         made, self._made = self._made, []
         new = [entry.code for entry in self._entries() if entry.code not in self._read]
         for code in new:
@@ -98,7 +99,7 @@ class Shortcuts:
         try:
             self._learn(args, kwargs, methods)
         except Exception as error:
-            # A shortcut is something to gain; that learning fails must not make a call fail that went well.
+            # Shortcuts are optional, so an error here must not make a call fail that succeeded.
             self._wait, self.refusal = _NEVER, f"{type(error).__name__}: {error}"
             told = f"striate: guards are evaluated at every call, by a mistake of its own: {self.refusal}"
             warnings.warn(told, stacklevel=2)
@@ -126,10 +127,10 @@ class Shortcuts:
         try:
             made = self._shortcut(code, read, methods)
         except (UnwatchableError, AttributeError, LookupError, TypeError, ValueError) as reason:
-            # Objects may be of any kind; what they make impossible here the guards do.
+            # Objects may be of any kind; if their state can't be watched, the guards are used.
             self._read[code], self.refusal = None, str(reason)
             return
-        # The guards have passed before what they read was looked up, and pass afterwards, with nothing changed since.
+        # The guards passed before the state was looked up, and pass again afterwards, and the state is unchanged.
         if entry.guard_manager.check(scope) and methods.same() and made.unchanged.same(tensors):
             if len(self._known) >= _KEPT:
                 self._known = {}
@@ -137,7 +138,7 @@ class Shortcuts:
             self._known[key] = made, straight
 
     def _entries(self) -> Sequence[Any]:
-        # Entries that Dynamo has given up, since something that they were guarded by is gone, have no code.
+        # Entries that Dynamo has invalidated, because a guarded object is gone, have no code.
         return [entry for entry in _debug_get_cache_entry_list(self._call.__code__) if entry.code is not None]
 
     def _shortcut(self, code: CodeType, read: list[Read], methods: Methods) -> _Shortcut:
@@ -153,10 +154,10 @@ class Shortcuts:
 
 @cache
 def _listening() -> weakref.WeakValueDictionary[CodeType, Shortcuts]:
-    """Whom Dynamo's guards for some code are told to, from now on.
+    """The shortcuts that are notified of Dynamo's guards, by code object; the first call installs a hook.
 
-    Dynamo forgets its guards as such once it has made native code of them. It shows them once, to a hook that its own
-    tests use. (``guard_filter_fn``, which sees them too, has them made twice.)
+    Dynamo drops its guard objects once it has compiled them to native code. Before that it passes them to a hook, which
+    its own tests use. (``guard_filter_fn`` gets them as well, but makes Dynamo build the guards twice.)
     """
     from torch._dynamo import guards
 
@@ -175,9 +176,9 @@ def _listening() -> weakref.WeakValueDictionary[CodeType, Shortcuts]:
 
 
 def _is_whole(code: CodeType) -> bool:
-    """Whether some code of Dynamo's calls one graph, and nothing that Dynamo has to look at again.
+    """Whether a code object of Dynamo's calls one graph, and no code that Dynamo has to guard again.
 
-    What was captured in pieces goes on in frames that have guards of their own.
+    Code that was captured in several pieces continues in frames that have guards of their own.
     """
     graphs = sum(name.startswith("__compiled_fn") for name in code.co_names)
     return graphs == 1 and not any(name.startswith("__resume") for name in code.co_names)

@@ -1,9 +1,9 @@
-"""Code of Dynamo's that does nothing but call its graph, remembered as that call.
+"""Replaces a code object of Dynamo's that only calls its graph by a direct call of the graph.
 
-Such code looks up the graph's arguments, calls the graph and makes what the model gives back of the results. Looking up
-the 262 tensors of MobileNetV2 takes longer than to find that they are the same as at the call before. So which argument
-is which tensor, of the model or of the call, is found once, by running the code with something in place of the graph
-that takes notes, and what is made of the results likewise.
+Such code looks up the graph's arguments, calls the graph, and builds the model's return value from the results. Looking
+up the 262 tensors of MobileNetV2 takes longer than checking that they are the same as before. So the code is run once
+with a recorder in place of the graph, which shows which argument is which tensor of the model or of the call, and how
+the return value is built from the results.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from torch import Tensor
 
-#: Instructions that change nothing but the code's own variables; and those that call.
+#: Instructions without side effects beyond the code's own variables, and instructions that call.
 _QUIET: Final = frozenset(
     ("RESUME", "CACHE", "NOP", "EXTENDED_ARG", "COPY_FREE_VARS", "PRECALL", "COPY", "SWAP", "POP_TOP")
     + ("LOAD_GLOBAL", "LOAD_DEREF", "LOAD_FAST", "LOAD_FAST_CHECK", "LOAD_CONST", "LOAD_ATTR", "BINARY_SUBSCR")
@@ -25,32 +25,32 @@ _QUIET: Final = frozenset(
     + ("BUILD_LIST", "BUILD_TUPLE", "BUILD_MAP", "BUILD_CONST_KEY_MAP", "LIST_EXTEND", "UNPACK_SEQUENCE")
     + ("RETURN_VALUE", "RETURN_CONST")
 )
-#: The global under which code of Dynamo's finds Dynamo's own functions.
+#: The name of the global through which Dynamo's code calls Dynamo's own functions.
 _UTILITIES: Final = "__import_torch_dot__dynamo_dot_utils"
 _CALLS: Final = frozenset(("CALL", "CALL_FUNCTION_EX", "CALL_KW"))
 
 
 @dataclass(frozen=True)
 class _Result:
-    """In place of one of the graph's results."""
+    """A placeholder for one of the graph's results."""
 
     at: int
 
 
 @dataclass(frozen=True)
 class _Given:
-    """In place of one of the call's tensors."""
+    """A placeholder for one of the call's tensors."""
 
     at: int
 
 
 class Straight:
-    """The call of a graph, for arguments of a kind.
+    """A direct call of a graph, for arguments of one kind.
 
     Args:
-        graph: the graph, which goes when Dynamo forgets it.
-        passed: its arguments, in which the call's tensors have a :class:`_Given` in their place.
-        made: what is given back, in which results have a :class:`_Result` in their place.
+        graph: the graph, which Dynamo may free.
+        passed: its arguments, with :class:`_Given` in place of the call's tensors.
+        made: the return value, with :class:`_Result` in place of the graph's results.
     """
 
     def __init__(self, graph: Any, passed: Sequence[Any], made: Any) -> None:
@@ -61,7 +61,7 @@ class Straight:
         self._only = made.at if isinstance(made, _Result) else None
 
     def __call__(self, given: Sequence[Tensor]) -> Any:
-        """What the model gives back, of a call with these tensors."""
+        """The model's return value for a call with these tensors."""
         graph, passed = self._graph(), self._passed.copy()
         assert graph is not None
         for place, at in self._places:
@@ -78,10 +78,10 @@ def straightened(
     given: Sequence[Tensor],
     owned: Iterable[Tensor],
 ) -> Straight | None:
-    """What some code does, if that is nothing but to call its graph; else None.
+    """The direct call that a code object amounts to, or None if it does anything else.
 
     Args:
-        code: the code, whose one graph is among the globals of ``call``, the function that it stands for.
+        code: the code object; its graph is among the globals of ``call``, the function that it was compiled from.
         args, kwargs: arguments of a call.
         given: the tensors among them.
         owned: tensors that are the same at every call.
@@ -92,7 +92,7 @@ def straightened(
     names = [instruction.opname for instruction in instructions]
     (name,) = (each for each in code.co_names if each.startswith("__compiled_fn"))
     asked = {instruction.argval for instruction in instructions if instruction.opname == "LOAD_GLOBAL"}
-    # Whatever else is called would have to be pushed by other instructions, or be another global.
+    # Calling anything else would need other instructions, or another global.
     if not _QUIET.union(_CALLS).issuperset(names) or not asked <= {name, _UTILITIES}:
         return None
     graph = getattr(call.__globals__[name], "_torchdynamo_orig_callable", None)
@@ -112,15 +112,15 @@ def straightened(
         run = FunctionType(code, call.__globals__ | instead, None, None, call.__closure__)
         made = _noted(run(*args, **kwargs), places)
     except AttributeError:
-        return None  # it asks Dynamo for something else
-    # There are no jumps, so each call was made once: the graph's, and those for sizes.
+        return None  # it uses other functions of Dynamo's
+    # There are no jumps, so each call instruction ran once: the graph's, and those for sizes.
     calls = sum(name in _CALLS for name in names)
     known = all(id(each) in same if isinstance(each, Tensor) else isinstance(each, (_Given, int)) for each in passed)
     return Straight(graph, passed, made) if known and calls == 1 + sizes.calls and made is not _OTHER else None
 
 
 class _Sizes:
-    """In place of Dynamo's functions: those for sizes and strides, which are the same for arguments of a kind."""
+    """A stand-in for Dynamo's functions that return sizes and strides, which are the same for arguments of one kind."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -138,7 +138,7 @@ _OTHER: Final = object()
 
 
 def _noted(made: Any, places: dict[int, int]) -> Any:
-    """What the code made, with what stands for the call's tensors; ``_OTHER`` if it is of another kind."""
+    """The value that the code built, with placeholders for the call's tensors; ``_OTHER`` for unsupported values."""
     if isinstance(made, Tensor):
         return _Given(places[id(made)]) if id(made) in places else _OTHER
     if made is None or type(made) in (_Result, bool, int, float, str):

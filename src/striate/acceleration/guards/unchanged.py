@@ -1,8 +1,8 @@
-"""Whether anything has changed that Dynamo's guards read, found in microseconds.
+"""Detects in microseconds whether the state that Dynamo's guards read has changed.
 
 Dynamo evaluates its guards at every call: some 3,400 for MobileNetV2, which takes 0.3 ms, a fifth of the time of one
-image. A guard is a function of the state that it reads. Where guards have passed, and none of that state has changed
-since, they would pass again. So the state is looked up guard by guard, and watched from then on:
+image. A guard is a function of the state that it reads. If guards have passed and that state hasn't changed since, they
+would pass again. So the state of each guard is looked up once, and watched from then on:
 
     dictionaries                     CPython's version tag, which every write replaces
     lists                            their items, by address
@@ -13,10 +13,9 @@ since, they would pass again. So the state is looked up guard by guard, and watc
     gradient mode, autocast, ...     PyTorch's GlobalStateGuard
     arguments of the call            compared with those for which the guards passed
 
-This is at least as strict as the guards: a write of an equal number may count as a change, a change never as none.
-After a change Dynamo's guards decide, as they do where a guard reads something else (:class:`UnwatchableError`), and on
-a Python whose dictionaries don't tell of writes (:func:`striate.acceleration.guards.objects.tells` finds that out by
-trying).
+This is at least as strict as the guards: writing an equal number may count as a change, but no change is missed. After
+a change, Dynamo's guards decide. They also decide if a guard reads other state (:class:`UnwatchableError`), and on
+Python versions without dictionary versions (:func:`striate.acceleration.guards.objects.tells` tests for them).
 """
 
 from __future__ import annotations
@@ -52,56 +51,56 @@ from striate.acceleration.guards import objects
 from striate.engine.llvm.codegen.isa import host
 from striate.engine.llvm.memory.words import Words
 
-#: Types whose objects never change.
+#: Types whose objects are immutable.
 _FIXED: Final = frozenset(
     (NoneType, bool, int, float, complex, str, bytes, range, type(...), type(NotImplemented))
     + (torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size)
     + (CodeType, MethodType, BuiltinFunctionType)
 )
-#: Guards on who an object is or what type it has.
+#: Guards on the identity or the type of an object.
 _IDENTITY: Final = frozenset(
     ("ID_MATCH", "TYPE_MATCH", "CLASS_MATCH", "MODULE_MATCH", "BUILTIN_MATCH", "NN_MODULE", "FUNCTION_MATCH")
     + ("NONE_MATCH", "NOT_NONE_MATCH")
 )
-#: Guards on its value.
+#: Guards on the value of an object.
 _VALUE: Final = frozenset(("CONSTANT_MATCH", "EQUALS_MATCH", "BOOL_MATCH"))
-#: Guards on its length or keys.
+#: Guards on the length or the keys of an object.
 _LENGTH: Final = frozenset(
     ("SEQUENCE_LENGTH", "DICT_KEYS_MATCH", "MAPPING_KEYS_CHECK", "DICT_CONTAINS", "DICT_NOT_CONTAINS")
     + ("EMPTY_NN_MODULE_HOOKS_DICT",)
 )
-#: Guards on its attributes.
+#: Guards on the attributes of an object.
 _ATTRIBUTES: Final = frozenset(("HASATTR", "NOT_PRESENT_IN_GENERIC_DICT"))
 #: Guards on modes, and on sizes of arguments.
 _MODES: Final = frozenset(
     ("GRAD_MODE", "DETERMINISTIC_ALGORITHMS", "FSDP_TRAINING_STATE", "GLOBAL_STATE", "TORCH_FUNCTION_STATE")
     + ("DEFAULT_DEVICE", "SHAPE_ENV", "AUTOGRAD_SAVED_TENSORS_HOOKS", "DUAL_LEVEL", "FUNCTORCH_STACK_MATCH")
 )
-#: Guards on arguments of the call that hang on nothing but what :func:`described` tells.
+#: Guards on arguments of the call that depend only on the result of :func:`described`.
 _DESCRIBED: Final = _VALUE | frozenset(
     ("TYPE_MATCH", "TENSOR_MATCH", "SEQUENCE_LENGTH", "DICT_KEYS_MATCH", "DICT_CONTAINS", "DICT_NOT_CONTAINS")
     + ("NONE_MATCH", "NOT_NONE_MATCH")
 )
-#: What stands for arguments of the call, and what is in them.
+#: A marker for the arguments of the call, and for everything inside them.
 _GIVEN: Final = object()
 _ABSENT: Final = object()
 
 
 class UnwatchableError(Exception):
-    """A guard reads what isn't watched here."""
+    """A guard reads state that can't be watched."""
 
 
 class Read(NamedTuple):
-    """What a guard reads."""
+    """The state that a guard reads."""
 
     kind: str
     place: Source
-    other: Source | None  #: the second place, of guards that compare two
+    other: Source | None  #: the second source, of guards that compare two
     attribute: str | None  #: of guards on an attribute
 
 
 def reads(guards: Iterable[Guard]) -> list[Read]:
-    """What each of the guards reads. (Guards themselves keep tracebacks.)"""
+    """The state that each guard reads, without the guards themselves, which keep tracebacks alive."""
     found: dict[Read, None] = {}
     for guard in guards:
         more = guard.create_fn.keywords if isinstance(guard.create_fn, partial) else {}
@@ -110,7 +109,7 @@ def reads(guards: Iterable[Guard]) -> list[Read]:
 
 
 def described(args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]) -> tuple[Any, ...] | None:
-    """A key for a call's arguments: all that guards read of them, except identity. None for arguments without a key.
+    """A key for a call's arguments, with everything that guards read of them except identity; None if there is none.
 
     Tensors among the arguments are appended to ``tensors``.
     """
@@ -142,18 +141,18 @@ def _described(value: Any, tensors: list[Tensor]) -> Any:
 
 
 class Unchanged:
-    """What guards read, as it is now.
+    """A snapshot of the state that guards read.
 
-    Whoever makes one sees to it that the guards pass afterwards too, and that nothing has changed by then.
+    After creating it, the caller has to check that the guards pass and that nothing has changed meanwhile.
 
     Args:
-        what: each guard's.
-        names: local variables of the guarded code that stay what they are. Its other ones are the call's arguments.
-        variables: its globals.
-        dicts, classes: further ones to be watched.
+        what: the state that each guard reads.
+        names: local variables of the guarded code that don't change; its other local variables are the call's
+        arguments. variables: the globals of the guarded code. dicts, classes: further dictionaries and classes to
+        watch.
 
     Raises:
-        UnwatchableError: a guard reads something that isn't watched here.
+        UnwatchableError: a guard reads state that can't be watched.
     """
 
     def __init__(
@@ -166,13 +165,13 @@ class Unchanged:
     ) -> None:
         isa = host()
         if isa is None or not objects.tells(isa):
-            raise UnwatchableError("dictionaries of this Python don't tell of writes")
+            raise UnwatchableError("dictionaries of this Python have no version tag")
         self._names, self._variables = names, variables
         self._found: dict[Source, Any] = {}
         self._places: list[int] = []
-        #: All that is watched, by how; kept, so that it stays where it is.
+        #: All watched objects, by the way of watching; the references keep them alive.
         self._held: dict[tuple[str, int], Any] = {}
-        #: What watched words refer to, so that nothing else gets its address.
+        #: The objects that watched words refer to, kept alive so that their addresses aren't reused.
         self._kept: list[Any] = []
         self._entries: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
         self._tensors: dict[int, Tensor] = {}
@@ -185,7 +184,7 @@ class Unchanged:
             self._take(read)
         self._words = Words(self._places, isa)
         self._state = GlobalStateGuard()
-        #: Of Python modules: their dictionaries' versions, and what the guarded names lead to in case these change.
+        #: For Python modules, the versions of their dictionaries; if these change, the guarded names are checked.
         self._versions = Words([objects.version(table) for table, _ in self._entries.values()], isa)
         self._values = self._looked()
         self._guarded = list(self._tensors.values())
@@ -205,11 +204,11 @@ class Unchanged:
 
     @property
     def tensors(self) -> Sequence[Tensor]:
-        """Those of the model that are watched."""
+        """The watched tensors of the model."""
         return self._guarded
 
     def _entries_same(self) -> bool:
-        """Whether guarded names of Python modules lead to the same objects, where other names have changed."""
+        """Whether the guarded names of Python modules still refer to the same objects, although other names changed."""
         self._versions.take()
         try:
             return all(map(is_, self._looked(), self._values))
@@ -222,14 +221,14 @@ class Unchanged:
     # ---------------------------------------------------------------------------------- how things are watched
 
     def _new(self, how: str, value: Any) -> bool:
-        """Whether something isn't watched in this way yet; from now on it is."""
+        """Adds an object to those watched in this way; returns whether it is new."""
         if (how, id(value)) in self._held:
             return False
         self._held[how, id(value)] = value
         return True
 
     def _entry(self, table: dict[str, Any], name: str) -> Any:
-        """One name of a dictionary that holds much else, and may change otherwise."""
+        """Watches one name of a dictionary, whose other names may change."""
         if name not in table:
             raise UnwatchableError(f"{name}, which isn't there")
         self._entries.setdefault(id(table), (table, {}))[1][name] = None
@@ -245,7 +244,7 @@ class Unchanged:
             self._kept.append(list(items))
 
     def _memory(self, value: Any) -> None:
-        """All that an object keeps in itself."""
+        """Watches an object's own fields."""
         if self._new("memory", value):
             self._places += objects.memory(value)
             self._kept += gc.get_referents(value)
@@ -256,7 +255,7 @@ class Unchanged:
             self._kept.append(type(value))
 
     def _class(self, kind: type) -> None:
-        """A class's attributes, its bases' among them."""
+        """Watches the attributes of a class and of its bases."""
         if self._new("class", kind):
             order = objects.order(kind)
             if not order:
@@ -270,7 +269,7 @@ class Unchanged:
                 self._class(type(kind))
 
     def _object(self, value: Any) -> None:
-        """An object's class, and its attributes in whatever way it keeps them."""
+        """Watches an object's class and its attributes, in dictionaries or slots."""
         self._type(value)
         self._class(type(value))
         if hasattr(value, "__dict__"):
@@ -280,7 +279,7 @@ class Unchanged:
             self._memory(value)
 
     def _value(self, value: Any) -> None:
-        """What an object is equal to."""
+        """Watches the value of an object."""
         self._type(value)
         if isinstance(value, (tuple, frozenset)):
             for each in value:
@@ -289,7 +288,7 @@ class Unchanged:
             raise UnwatchableError(f"the value of a {type(value).__name__}")
 
     def _length(self, value: Any) -> None:
-        """An object's length and keys."""
+        """Watches the length and the keys of an object."""
         self._type(value)
         if isinstance(value, MappingProxyType):
             self._length(objects.behind(value))
@@ -301,7 +300,7 @@ class Unchanged:
             raise UnwatchableError(f"the length of a {type(value).__name__}")
 
     def _attributes(self, value: Any, name: str | None) -> None:
-        """Which attributes an object has."""
+        """Watches which attributes an object has."""
         kind = type(value)
         if isinstance(value, ModuleType) and name is not None:
             self._entry(vars(value), name)
@@ -347,7 +346,7 @@ class Unchanged:
             raise UnwatchableError(read.kind)
 
     def _at(self, place: Source) -> Any:
-        """What is found at a place, all on the way to which is watched."""
+        """The object at a source; watches everything on the path to it."""
         found = self._found.get(place, _ABSENT)
         if found is _ABSENT:
             found = self._found[place] = self._looked_up(place)
@@ -394,7 +393,7 @@ class Unchanged:
     def _item(self, base: Any, key: Any) -> Any:
         if isinstance(base, dict):
             if "__name__" in base and "__spec__" in base:
-                # A Python module's, in which other names come and go.
+                # A Python module, whose other names may change.
                 return self._entry(base, key)
             self._dict(base)
             return dict.__getitem__(base, key)
@@ -438,7 +437,7 @@ class Unchanged:
     def _of_object(self, base: Any, name: str) -> Any:
         kind = type(base)
         if kind.__getattribute__ is not _LOOKUP:
-            raise UnwatchableError(f"attributes of {kind.__name__}, which has a way of its own to look for them")
+            raise UnwatchableError(f"attributes of {kind.__name__}, which defines its own attribute lookup")
         self._object(base)
         own = vars(base) if hasattr(base, "__dict__") else {}
         if name == "__dict__":
@@ -461,7 +460,7 @@ class Unchanged:
         return next((vars(each)[name] for each in kind.__mro__ if name in vars(each)), _ABSENT)
 
     def _bound(self, raw: Any, base: Any, name: str) -> Any:
-        """What is got of something that a class has."""
+        """The result of accessing a class attribute through an object."""
         if raw is _ABSENT:
             raise UnwatchableError(f"{name}, which isn't there")
         if isinstance(raw, FunctionType):
@@ -483,7 +482,7 @@ _LOOKUP: Final[Any] = object.__getattribute__
 
 
 def identical(some: Any, others: Any) -> bool:
-    """Whether they are one object, or tuples of objects of which each is the other's."""
+    """Whether two objects are identical, or are tuples of identical objects."""
     if some is others:
         return True
     both = isinstance(some, tuple) and isinstance(others, tuple)

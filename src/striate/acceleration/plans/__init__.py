@@ -1,8 +1,8 @@
 """Inference plans: a captured graph as a list of kernels that one native call walks.
 
-In processing order: :mod:`capture` records the graph's operators, :mod:`lowering` makes steps of them (on
-:mod:`builder`: tensors and copies, and :mod:`foreign`: views, concatenations and PyTorch's own operators; :mod:`fusing`
-and :mod:`functions` say what a step takes along; :mod:`placement` is where a tensor lies), :mod:`constants` packs
-weights, :mod:`weights` notices that they have changed, :mod:`running` decides when a plan is made and used, and
-:mod:`threads` on how many threads.
+In processing order: :mod:`capture` records the graph's operators. :mod:`lowering` turns them into steps, based on
+:mod:`builder` (tensors and copies) and :mod:`foreign` (views, concatenations and PyTorch's own operators);
+:mod:`fusing` and :mod:`functions` decide what is fused into a step, and :mod:`placement` describes the memory layout of
+a tensor. :mod:`constants` packs weights, :mod:`weights` detects changes of weights, :mod:`running` decides when a plan
+is made and used, and :mod:`threads` on how many threads it runs.
 """

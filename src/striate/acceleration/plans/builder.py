@@ -1,4 +1,4 @@
-"""The tensors of a plan under construction: where they lie, and copies where an operator wants them otherwise."""
+"""The tensors of a plan under construction: their memory layouts, and copies if an operator needs another layout."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from striate.engine.llvm.codegen.isa import the_isa
 from striate.engine.llvm.codegen.program import Buffer, Foreign, Operand, Step
 from striate.engine.llvm.functions import elementwise
 
-#: Multiplications below which a step isn't worth waiting for another thread.
+#: Steps with fewer multiplications run on one thread, because a barrier would take longer.
 _SHARED = 60_000
-#: Numbers side by side that are few to be copied by themselves, and shares of work that are enough.
+#: The longest row that is too short for a work item of its own, and the number of work items that is enough.
 _SHORT, _SHARES = 64, 32
-#: What reading, changing and writing a number counts as.
+#: The cost of reading, changing and writing a number, in multiplications.
 PASS = 4
 
 
 def operand_of(place: Placement) -> Operand:
-    """A tensor as operators of PyTorch's get it."""
+    """The operand of a foreign step for a placed tensor."""
     return Operand(place.buffer, place.shape, place.meta.stride(), int(place.meta.storage_offset()))
 
 
 class Builder:
-    """Values by their places, and the steps that have been needed so far, for ``threads`` threads at most."""
+    """The placements of values, and the steps so far, for at most ``threads`` threads."""
 
     def __init__(self, threads: int) -> None:
         self.threads, self.isa = threads, the_isa()
         self.places: dict[Value, Placement] = {}
-        #: Images that are wanted as rows of numbers, for those who can take them as they lie.
+        #: Images that are flattened, so that a linear layer can read them without a copy.
         self.flattened: dict[Value, Placement] = {}
         self.steps: list[Step | Foreign] = []
-        #: How results of foreign steps lie.
+        #: The layouts of the results of foreign steps.
         self.made_outside: dict[Buffer, Operand] = {}
 
     def place(self, value: Value) -> Placement:
@@ -42,7 +42,7 @@ class Builder:
             image = self.rows_of(self.flattened[value])
             self.places[value] = Placement(image.buffer, image.meta.view(value.shape))
         if value not in self.places:
-            raise Refusal("a tensor is asked for before it is made")
+            raise Refusal("a tensor is used before it is computed")
         return self.places[value]
 
     def fresh(self, shape: tuple[int, ...], stride: tuple[int, ...]) -> Placement:
@@ -54,7 +54,7 @@ class Builder:
         return self.fresh(shape, (height * width * channels, 1, width * channels, channels))
 
     def nhwc(self, value: Value) -> Placement:
-        """An image with its channels side by side and nothing between positions."""
+        """The placement of an image in channels last without gaps; copies it if necessary."""
         place = self.place(value)
         if is_nhwc(place.meta):
             return place
@@ -64,14 +64,14 @@ class Builder:
         return wanted
 
     def dense(self, value: Value) -> Placement:
-        """A tensor that fills its buffer, in whatever order."""
+        """The placement of a tensor without gaps, in any order of axes; copies it if necessary."""
         place = self.place(value)
         if is_dense(place):
             return place
         return self.nhwc(value) if place.meta.dim() == 4 and place.meta.stride(1) == 1 else self.rows(value)
 
     def rows(self, value: Value) -> Placement:
-        """A tensor in the order of its axes."""
+        """The placement of a contiguous tensor; copies it if necessary."""
         self.places[value] = self.rows_of(self.place(value))
         return self.places[value]
 
@@ -83,9 +83,9 @@ class Builder:
         return made
 
     def copy(self, source: Placement, target: Placement) -> None:
-        """A step that copies numbers into another order, to where nothing else lies."""
+        """Adds a step that copies a tensor to another layout."""
         order = sorted(range(source.meta.dim()), key=target.meta.stride().__getitem__, reverse=True)
-        # Neighbouring axes that lie in the source as they do in the target are one.
+        # Merge neighbouring axes that have the same relative strides in source and target.
         axes: list[tuple[int, int]] = []
         for axis in order:
             size, stride = source.meta.shape[axis], source.meta.stride(axis)
@@ -106,7 +106,7 @@ class Builder:
             self.steps.append(Foreign(name, torch.ops.aten.copy_.default, args, {}, (None,)))
             return
         if 1 < len(axes) < 4 and axes[-1][0] < _SHORT:
-            # Rows of a few numbers: shares of work are many of them.
+            # Rows are short, so a work item has many of them.
             size, stride = axes[-2]
             shares = next((each for each in range(_SHARES, size) if size % each == 0), size)
             axes[-2:-1] = [(shares, size // shares * stride), (size // shares, stride)]
@@ -122,7 +122,7 @@ class Builder:
     def copy_rows(
         self, name: str, rows: int, length: int, source: tuple[Buffer, int, int], target: tuple[Buffer, int, int]
     ) -> None:
-        """A step that copies so many rows of numbers side by side; of source and target the start and the pitch."""
+        """Adds a step that copies contiguous rows; ``source`` and ``target`` have buffer, start and pitch."""
         threads = min(rows, self.shared(rows * length * PASS))
         block = -(-rows // (1 if threads == 1 else 4 * threads))
         words: list[int | Buffer] = [source[0], target[0], length, rows, block, *source[1:], *target[1:]]
@@ -130,14 +130,14 @@ class Builder:
         self.steps.append(Step(name, elementwise.rows(self.isa), items, min(threads, items), words))
 
     def result(self, place: Placement, taken: Collection[Buffer], stride: tuple[int, ...]) -> Buffer:
-        """The buffer that is a result, in the strides that it is asked for in.
+        """The buffer of a result with the required strides.
 
-        ``taken``: buffers that may not be it, of inputs and of other results.
+        ``taken``: buffers that can't be used, because they are inputs or other results.
         """
         wanted = self.fresh(place.shape, stride)
         if not is_dense(wanted):
             raise Refusal("a result that doesn't fill its memory")
-        # An operator of PyTorch's gives back a tensor of its own, which has to be the result as it is.
+        # A foreign step returns a tensor of its own, which can be the result only if it has the right layout.
         made = self.made_outside.get(place.buffer)
         fits = made is None or (made.shape == place.shape and made.stride == stride)
         if place.buffer not in taken and fits and is_dense(place) and along(place.meta, wanted.meta):
@@ -153,5 +153,5 @@ class Builder:
         return wanted.buffer
 
     def shared(self, cost: int) -> int:
-        """The threads that a step is worth."""
+        """The number of threads for a step of this cost."""
         return self.threads if cost >= _SHARED else 1

@@ -1,11 +1,12 @@
-"""A captured graph of PyTorch's functions as a list of PyTorch's operators, at given sizes.
+"""Converts a captured graph of PyTorch's functions to a list of PyTorch's operators, for given sizes.
 
-The graph is run once on tensors that have shapes and no numbers (``torch._subclasses.FakeTensorMode``), so whatever
-hangs on numbers, or leaves PyTorch on its way, stops the capture instead of being frozen into it. A graph that draws
-random numbers, or changes its inputs or what its model owns, does more than a list of operators says, and is refused.
+The graph is run once on tensors with shapes and without numbers (``torch._subclasses.FakeTensorMode``). So code that
+depends on numbers, or that leaves PyTorch, stops the capture instead of becoming a constant. A graph that draws random
+numbers, or writes to its inputs or to its model's tensors, has effects that a list of operators doesn't describe, and
+is refused.
 
-An operator that changes a tensor in place becomes one that makes a new tensor, where nobody else sees the old one.
-Where others see it, as after ``y[:, :2] += 1``, PyTorch's functionalisation writes the graph without changes.
+An in-place operator is replaced by its out-of-place form if no other tensor shares the memory. Otherwise, as after
+``y[:, :2] += 1``, PyTorch's functionalisation rewrites the graph without in-place operators.
 """
 
 from __future__ import annotations
@@ -29,51 +30,51 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from striate.engine import layout
 
-#: Operators that give what they got.
+#: Operators that return their operand unchanged.
 _SAME = frozenset({"clone", "contiguous", "alias", "detach", "lift_fresh"})
 
 
-#: Operators whose schema doesn't tell that they write running statistics; the argument that says so is the sixth.
+#: Operators that write running statistics without declaring it in their schema, if the sixth argument is true.
 _OF_BATCH = (torch.ops.aten.native_batch_norm, torch.ops.aten._native_batch_norm_legit)
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, not a mistake
-    """Why a graph has no plan."""
+    """The reason why a graph has no plan."""
 
 
 class Changes(Refusal):
-    """A graph changes a tensor of its own that is seen elsewhere too."""
+    """A graph writes to a tensor of its own that shares memory with another one."""
 
 
 @dataclass(eq=False)
 class Value:
-    """A tensor of the list: an argument of the graph, a constant (``tensor``), or what a node makes."""
+    """A tensor of the list: an argument of the graph, a constant (``tensor``), or the result of a node."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     dtype: torch.dtype
     tensor: Tensor | None = None
     argument: int | None = None  #: which argument of the graph it is
-    fixed: bool = False  #: follows from what the model owns, whatever the inputs
+    fixed: bool = False  #: whether it depends only on the model's own tensors, not on inputs
     users: list[Node] = field(default_factory=list)
     maker: Node | None = None
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What a fixed value is, told the same in every list that is captured of one graph."""
+        """A key of a fixed value, which is the same in all lists that are captured from one graph."""
         if self.argument is not None:
             return ("argument", self.argument)
         if self.maker is None:
             return ("constant", id(self.tensor))
         args = tree_map_only(Value, lambda value: value.key, (self.maker.args, self.maker.kwargs))
         which = next(at for at, result in enumerate(self.maker.results) if result is self)
-        # A digest: each level of text within text would double the quotes of those below it.
+        # Use a digest, because nested texts would double their quotes at each level.
         return (str(self.maker.function), hashlib.sha256(repr(args).encode()).hexdigest(), which)
 
 
 @dataclass(eq=False)
 class Node:
-    """A call of an operator; ``args`` and ``kwargs`` have values where it got tensors."""
+    """A call of an operator; in ``args`` and ``kwargs``, values stand for tensors."""
 
     function: Any
     args: tuple[Any, ...]
@@ -86,16 +87,16 @@ class Node:
 
     @property
     def is_view(self) -> bool:
-        """Whether its result is its operand's numbers, in another shape or order or a part of them."""
+        """Whether the result is a view of the operand."""
         of_numbers = len(self.results) == 1 and self.results[0].dtype == torch.float32 and self.name != "as_strided"
         return of_numbers and (self.function.is_view or self.name == "_unsafe_view")
 
     @property
     def is_same(self) -> bool:
-        """Whether its result is its operand, number by number; axes of length 1 may have another stride."""
+        """Whether the result equals the operand; axes of length 1 may have another stride."""
         if self.name != "as_strided":
             return self.name in _SAME
-        # Pooling to one position says so in channels last.
+        # In channels last, pooling to one position is followed by such an ``as_strided``.
         input, shape, stride, *offset = self.args
         steps = zip(shape, stride, input.stride, strict=True) if len(shape) == len(input.shape) else ()
         alike = tuple(shape) == input.shape and all(size == 1 or one == other for size, one, other in steps)
@@ -109,9 +110,9 @@ class Node:
 
 @dataclass
 class Graph:
-    """``outputs`` are what the graph gives back: values that it computed, and all others as they are.
+    """A list of operators; ``outputs`` has a value for each tensor, and other outputs unchanged.
 
-    One of its arguments stands there as a value with an ``argument``.
+    An output that is an argument of the graph is a value with an ``argument``.
     """
 
     nodes: list[Node]
@@ -120,21 +121,22 @@ class Graph:
 
     @property
     def results(self) -> list[Value]:
-        """Values that have to be computed, each once, in the order of the outputs."""
+        """The outputs that have to be computed, without duplicates, in order."""
         computed = (each for each in self.outputs if isinstance(each, Value) and each.argument is None)
         return list(dict.fromkeys(computed))
 
 
 def captured(run: Callable[..., Sequence[Any]], arguments: Sequence[Any], owned: Sequence[bool]) -> Graph:
-    """What ``run(*arguments)`` does.
+    """Records the operators of ``run(*arguments)``.
 
     Args:
         run: the graph.
-        arguments: numbers, tensors that are its model's own, and inputs, of which only shape and strides count.
-        owned: which of the arguments are tensors of the model's own, the same at every call but for their numbers.
+        arguments: numbers, the model's own tensors, and inputs, of which only shape and strides matter.
+        owned: which of the arguments are the model's own tensors, which are the same at every call except for their
+            numbers.
 
     Raises:
-        Refusal: there is no list of operators that says all.
+        Refusal: a list of operators can't describe the graph.
     """
     try:
         return _captured(run, arguments, owned)
@@ -156,7 +158,7 @@ def _captured(run: Callable[..., Sequence[Any]], arguments: Sequence[Any], owned
     except Refusal:
         raise
     except Exception as error:
-        # Whatever a graph may raise on a tensor without numbers, it is no reason to fail: the call itself will tell.
+        # A graph may raise any error on tensors without numbers; the real call will raise it if it is one.
         raise Refusal(f"{type(error).__name__} while it was captured: {str(error).partition(chr(10))[0]}") from error
     if recorder.changes:
         raise Changes(recorder.changes[0])
@@ -164,15 +166,15 @@ def _captured(run: Callable[..., Sequence[Any]], arguments: Sequence[Any], owned
 
 
 def _without_writing(run: Callable[..., Sequence[Any]], arguments: Sequence[Any]) -> Callable[..., Sequence[Any]]:
-    """A graph of operators that does the same and writes to no tensor; ``run`` must not write to its arguments.
+    """A functional graph of operators that computes the same; ``run`` must not write to its arguments.
 
     Raises:
-        Refusal: there is none.
+        Refusal: the graph can't be made functional.
     """
 
     def functional(*arguments: Any) -> list[Any]:
-        # As AOTAutograd does it. ``torch.func.functionalize`` loses what is written through views that operators return
-        # without a word of it in their schemas, as ``einsum`` does (PyTorch 2.13).
+        # As in AOTAutograd. ``torch.func.functionalize`` loses writes through views that operators return without
+        # declaring it in their schemas, such as ``einsum`` (PyTorch 2.13).
         with FunctionalTensorMode():
             wrapped = [FunctionalTensor.to_functional(each) if isinstance(each, Tensor) else each for each in arguments]
             outputs = run(*wrapped)
@@ -197,7 +199,7 @@ def _unwrapped(tensor: FunctionalTensor) -> Tensor:
 
 @contextmanager
 def _unlogged() -> Iterator[None]:
-    """Silences PyTorch's log of operators that fail on fake tensors: here such a failure becomes a Refusal."""
+    """Silences PyTorch's log of operators that fail on fake tensors, because such a failure becomes a Refusal."""
     _quiet.on = True
     logging.getLogger("torch._subclasses.fake_tensor").addFilter(_is_told)
     try:
@@ -214,12 +216,12 @@ _quiet = threading.local()
 
 
 def is_number(argument: Any) -> bool:
-    """Whether an argument is how Dynamo passes a Python number that changes between calls."""
+    """Whether an argument is a Python number that changes between calls, in the form in which Dynamo passes it."""
     return isinstance(argument, Tensor) and argument.dim() == 0 and argument.dtype is torch.float64 and argument.is_cpu
 
 
 class _Number:
-    """A number that the graph asks for by ``item``, and does nothing else with."""
+    """A number that the graph reads by ``item``, and doesn't use otherwise."""
 
     def __init__(self, value: float) -> None:
         self._value = value
@@ -229,7 +231,7 @@ class _Number:
 
 
 def _standing(argument: Any) -> Any:
-    """What stands for an argument while the graph is captured."""
+    """The stand-in for an argument during capture."""
     if not isinstance(argument, Tensor):
         return argument
     if is_number(argument):
@@ -243,11 +245,12 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.nodes: list[Node] = []
         self.known: dict[int, Value] = {}
-        self.alive: list[Tensor] = []  # so that no identity is given twice
+        self.alive: list[Tensor] = []  # keeps tensors alive, so that no id is reused
         self.storages: dict[int, list[Tensor]] = {}
         self.constants: set[int] = set()
         self.inputs: list[Value] = []
-        #: Why the list of operators doesn't say all. Recording goes on: a later operator may write to an argument.
+        #: Why the list of operators is incomplete. Recording continues, because a later operator may write to an
+        #: argument.
         self.changes: list[str] = []
         for at, (each, own) in enumerate(zip(arguments, owned, strict=True)):
             if isinstance(each, Tensor):
@@ -264,17 +267,17 @@ class _Recorder(TorchDispatchMode):
             if isinstance(each, Tensor):
                 value = self.known.get(id(each))
                 if value is None:
-                    raise Refusal("it gives back a tensor that it didn't compute")
+                    raise Refusal("it returns a tensor that it didn't compute")
                 storage = each.untyped_storage()._cdata
                 if value.argument is None and value.fixed:
-                    raise Refusal("it gives back what doesn't hang on its inputs")
+                    raise Refusal("it returns a tensor that doesn't depend on its inputs")
                 if seen.setdefault(storage, value) is not value or (
                     value.argument is None
                     and any(self.known[id(one)].argument is not None for one in self.storages[storage])
                 ):
-                    raise Refusal("it gives back a view of what others have too")
+                    raise Refusal("it returns a view of memory that is used elsewhere")
             elif each is not None and not isinstance(each, (int, float, bool)):
-                raise Refusal(f"it gives back a {type(each).__name__}")
+                raise Refusal(f"it returns a {type(each).__name__}")
             told.append(value)
         return told
 
@@ -292,7 +295,7 @@ class _Recorder(TorchDispatchMode):
         if found is not None:
             return found
         if id(tensor) not in self.constants:
-            raise Refusal("it uses a tensor that is neither an argument nor a number written in its code")
+            raise Refusal("it uses a tensor that is neither an argument nor a constant in its code")
         return self.value_of(tensor, tensor, True)
 
     def __torch_dispatch__(
@@ -300,7 +303,7 @@ class _Recorder(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         if function.namespace == "prim":
-            return function(*args, **kwargs)  # asks for a device or a layout
+            return function(*args, **kwargs)  # reads a device or a layout
         if torch._C._dispatch_has_kernel_for_dispatch_key(function.name(), "CompositeImplicitAutograd"):
             with self:
                 composed = function.decompose(*args, **kwargs)
@@ -309,9 +312,9 @@ class _Recorder(TorchDispatchMode):
         if torch.Tag.nondeterministic_seeded in function.tags and not _drops_nothing(function, args, kwargs):
             raise Refusal(f"{function.overloadpacket} is random")
         if function.overloadpacket in _OF_BATCH and args[5]:
-            raise Refusal("batch normalisation by the batch's own numbers, of which it may keep books")
+            raise Refusal("batch normalisation by statistics of the batch, which it may record")
         if function.overloadpacket is torch.ops.aten.lift_fresh:
-            # A number written in the model's code.
+            # A constant in the model's code.
             self.constants.add(id(args[0]))
         taken, named = tree_map_only(Tensor, self.known_value, (args, kwargs))
         node = Node(function, taken, named, [])
@@ -323,7 +326,7 @@ class _Recorder(TorchDispatchMode):
         for leaf in tree_leaves(made):
             if not isinstance(leaf, Tensor):
                 if leaf is not None:
-                    raise Refusal(f"{function.overloadpacket} makes a number, on which the rest may hang")
+                    raise Refusal(f"{function.overloadpacket} returns a Python number, on which the rest may depend")
                 continue
             value = self.value_of(leaf, None, fixed)
             value.maker = node
@@ -334,13 +337,13 @@ class _Recorder(TorchDispatchMode):
         return made
 
     def without_change(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], changed: list[int]) -> Node:
-        """The node as one that makes a new tensor, if there is one."""
+        """The out-of-place form of an in-place node, if there is one."""
         name = node.function._schema.name.removeprefix("aten::")
         names = [each.name for each in node.function._schema.arguments]
         for tensor in tree_leaves([args[at] if at < len(args) else kwargs.get(names[at]) for at in changed]):
             shared = self.storages.get(tensor.untyped_storage()._cdata, []) if isinstance(tensor, Tensor) else []
             if any((known := self.known[id(each)]).argument is not None or known.fixed for each in shared):
-                raise Refusal(f"{name} changes its input or something of its own")
+                raise Refusal(f"{name} writes to an input or to a tensor of the model")
         if changed != [0] or not name.endswith("_") or not hasattr(torch.ops.aten, name[:-1]):
             self.changes.append(f"{name} writes into a tensor")
             return node
@@ -355,7 +358,7 @@ class _Recorder(TorchDispatchMode):
 
 
 def _drops_nothing(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether an operator that may drop numbers at random, as attention does, is told to drop none."""
+    """Whether an operator with dropout, such as attention, has a dropout probability of 0."""
     for at, each in enumerate(function._schema.arguments):
         if each.name in ("dropout_p", "dropout"):
             return bool((args[at] if at < len(args) else kwargs.get(each.name, each.default_value)) == 0)
@@ -363,10 +366,10 @@ def _drops_nothing(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
 
 
 def _made(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What an operator makes of tensors without numbers.
+    """The result of an operator on tensors without numbers.
 
-    PyTorch takes normalisations apart for that, into some twenty operators one by one in Python. Batch normalisation
-    that gets here is by kept statistics.
+    For a normalisation, PyTorch would run a decomposition into some twenty operators in Python. Batch normalisation
+    here always uses running statistics, so its result is known.
     """
     if function.overloadpacket in _OF_BATCH:
         x: Tensor = args[0]

@@ -1,7 +1,7 @@
-"""What a graph's plans read of the model's numbers, in the order of the kernels: made once, and for all image sizes.
+"""The constants of a graph's plans, such as packed weights: computed once, and shared by plans of all image sizes.
 
-A constant is named by a key: which of the graph's arguments it follows from, by which operators, and how it is packed.
-Plans for other sizes ask for the same keys and get the same memory, which stays where it is when it is packed again.
+A constant has a key: the graph's arguments on which it depends, the operators that compute it, and its packing. Plans
+for other sizes use the same keys and get the same memory. Its address doesn't change when it is packed again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from striate.acceleration.plans.capture import Value
 
 
 class Owned:
-    """Values that follow from what the model owns, computed when first asked for."""
+    """Values that depend only on the model's own tensors, computed at first use."""
 
     def __init__(self, arguments: Sequence[Any]) -> None:
         self._arguments, self._found = arguments, dict[Value, Tensor]()
@@ -38,19 +38,19 @@ class Owned:
         return self._found[value]
 
 
-#: Makes a constant, into the memory that it had before if there is some.
+#: Computes a constant, into its previous memory if there is some.
 Make = Callable[[Owned, Tensor | None], Tensor]
 
 
 class Constants:
-    """Those of one graph. ``arguments`` are the graph's, of which the model's own tensors are read."""
+    """The constants of one graph; ``arguments`` are the graph's arguments, of which only the model's own are read."""
 
     def __init__(self, arguments: Sequence[Any]) -> None:
         self.owned = Owned(arguments)
         self._made: dict[Any, tuple[Tensor, Make]] = {}
 
     def __call__(self, key: Any, make: Make) -> Tensor:
-        """The constant of a key, made by ``make`` when it is asked for first."""
+        """The constant of a key, computed by ``make`` at first use."""
         found = self._made.get(key)
         if found is None:
             with torch.inference_mode(False), torch.no_grad():
@@ -58,7 +58,7 @@ class Constants:
         return found[0]
 
     def again(self, arguments: Sequence[Any]) -> None:
-        """Makes all of them anew, in place, from other numbers."""
+        """Computes all constants again, in place, from new numbers."""
         self.owned = Owned(arguments)
         with torch.inference_mode(False), torch.no_grad():
             for kept, make in self._made.values():
@@ -66,5 +66,5 @@ class Constants:
         self.settle(arguments)
 
     def settle(self, arguments: Sequence[Any]) -> None:
-        """Lets go of what was computed on the way."""
+        """Frees intermediate values."""
         self.owned = Owned(arguments)

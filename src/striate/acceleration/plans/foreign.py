@@ -1,4 +1,4 @@
-"""Steps of a plan that compute no sums: views, concatenations, and calls of PyTorch's operators (foreign steps)."""
+"""Views, concatenations, and foreign steps (calls of PyTorch's operators) in a plan."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from striate.acceleration.plans.fusing import filled
 from striate.acceleration.plans.placement import Placement, is_dense, is_nhwc
 from striate.engine.llvm.codegen.program import Buffer, Foreign, Operand
 
-#: Operators whose results hang on strides, which are the plan's own here.
+#: Operators whose results depend on strides, which plans choose themselves.
 _OF_MEMORY: Final = ("as_strided", "as_strided_copy", "as_strided_scatter", "_reshape_alias")
-#: Operators of PyTorch's own that take operands however they lie.
+#: PyTorch operators that accept operands in any layout.
 _OF_ANY_LAYOUT: Final = frozenset(
     ("_softmax", "_log_softmax", "_to_copy", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "_prelu_kernel")
     + ("_unsafe_view", "_unsafe_index", "_weight_norm_interface")
@@ -34,7 +34,7 @@ class ForeignSteps(Builder):
     def __init__(self, graph: Graph, constants: Constants, threads: int) -> None:
         super().__init__(threads)
         self.graph, self.constants = graph, constants
-        #: Images that convolutions pad themselves: what they are padded from, and by how much.
+        #: Padded images that aren't computed, because convolutions pad themselves: their source, and the padding.
         self.padded: dict[Value, tuple[Value, tuple[tuple[int, int], ...]]] = {}
         self.held: list[Any] = []
 
@@ -48,21 +48,21 @@ class ForeignSteps(Builder):
         return made
 
     def foreign(self, node: Node) -> None:
-        """A call of PyTorch's operator for a node."""
+        """Adds a foreign step for a node."""
         if node.name in _OF_MEMORY:
-            raise Refusal(f"{node.name} asks how a tensor lies in memory")
+            raise Refusal(f"{node.name} depends on the memory layout of a tensor")
         function = torch.ops.aten.reshape.default if node.function in _VIEWS else node.function
         self.call(node.name, function, node.args, node.kwargs, node.results)
 
     def call(
         self, name: str, function: Any, given: tuple[Any, ...], named: dict[str, Any], values: Sequence[Value]
     ) -> None:
-        """A call of an operator of PyTorch's, on tensors as they lie here, which makes these values.
+        """Adds a call of a PyTorch operator, on tensors in the plan's layouts, which computes these values.
 
-        It is made once, with zeros, which tells how its results lie.
+        The operator is called once with zeros, which shows the layouts of its results.
         """
         if name.startswith("_") and name not in _OF_ANY_LAYOUT:
-            # One of PyTorch's own, which may have been chosen for how its operands lie: so they have to lie here.
+            # The model's code may have chosen the operator for the layout of its operands, so restore that layout.
             for value in dict.fromkeys(each for each in tree_leaves((given, named)) if isinstance(each, Value)):
                 if not value.fixed:
                     self.as_captured(value)
@@ -85,21 +85,21 @@ class ForeignSteps(Builder):
             made_ = Operand(self.places[value].buffer, tuple(result.shape), stride)
             self.made_outside[made_.buffer] = made_
             results.append(made_)
-        # What lies in an operand's memory has to be copied from there, which is given to others afterwards.
+        # Results that are views of an operand have to be copied, because the operand's memory is reused later.
         copied = any(each.untyped_storage().data_ptr() in memory for each in made)
         operands = (each for each in tree_leaves((given, named)) if isinstance(each, (Value, Tensor)))
         shapes = ", ".join("x".join(map(str, each.shape)) or "1" for each in operands)
         self.steps.append(Foreign(f"{name} of {shapes}", function, args, kwargs, tuple(results), copied))
 
     def as_captured(self, value: Value) -> None:
-        """Has a tensor lie as it did when the graph was captured, or in the order of its axes."""
+        """Copies a tensor to the layout that it had at capture, or to a contiguous one."""
         self.operand(value)
         place = self.place(value)
         steps = zip(value.shape, place.meta.stride(), value.stride, strict=True)
         if all(size == 1 or one == other for size, one, other in steps):
             return
         if place.meta.dtype != torch.float32:
-            raise Refusal("an operand of other numbers, of an operator of PyTorch's own, that lies otherwise")
+            raise Refusal("an operand of a PyTorch operator has another dtype and another layout")
         wanted = self.fresh(value.shape, value.stride)
         if not is_dense(wanted):
             wanted = self.fresh(value.shape, _steps(value.shape))
@@ -107,7 +107,7 @@ class ForeignSteps(Builder):
         self.places[value] = wanted
 
     def operand(self, value: Value) -> Any:
-        """What an operator of PyTorch's gets for a value: a tensor that follows from the model, or an operand."""
+        """The argument of a PyTorch operator for a value: a tensor if the value is fixed, or an operand."""
         if value.fixed:
             return self.constant(("tensor", value.key), partial(_kept, value))
         if value in self.padded and value.maker is not None:
@@ -116,7 +116,7 @@ class ForeignSteps(Builder):
         return operand_of(self.place(value))
 
     def zeros(self, value: Value) -> Tensor:
-        """Zeros that lie as a value does."""
+        """A tensor of zeros with the layout of a value."""
         if value.fixed:
             made: Tensor = self.operand(value)
             return made
@@ -125,7 +125,7 @@ class ForeignSteps(Builder):
         return torch.zeros(count, dtype=meta.dtype).as_strided(meta.shape, meta.stride())
 
     def lower_cat(self, node: Node) -> None:
-        """Parts one after the other, along the axis of which the rest are rows."""
+        """Concatenation: copies the rows of each part into the result."""
         parts, axis, *_ = filled(node.args, (None, 0))
         parts = [each for each in parts if each.shape != (0,)]
         result = node.results[0]
@@ -138,7 +138,7 @@ class ForeignSteps(Builder):
         pitch, start = math.prod(result.shape[each] for each in order[at:]), 0
         for part in parts:
             if part.fixed:
-                raise Refusal("concatenation with what doesn't hang on the inputs")
+                raise Refusal("concatenation with a tensor that doesn't depend on the inputs")
             place = self.nhwc(part) if images else self.rows(part)
             length = math.prod(part.shape[each] for each in order[at:])
             name = f"part from {start} of rows of {pitch}: {'x'.join(map(str, part.shape))}"
@@ -151,7 +151,7 @@ class ForeignSteps(Builder):
         return is_nhwc(self.place(value).meta)
 
     def views(self, node: Node) -> None:
-        """Several parts of a tensor."""
+        """Operators with several views of a tensor as results, such as a split."""
         source = self.place(node.args[0])
         metas = node.function(source.meta, *node.args[1:], **node.kwargs)
         for value, meta in zip(node.results, metas, strict=True):
@@ -175,7 +175,7 @@ class ForeignSteps(Builder):
         self.places[made[0]] = Placement(source.buffer, meta)
 
     def _as_image(self, source: Placement, value: Value) -> Placement | None:
-        """A tensor copied so that its view is an image of channels last, as after channels are shuffled."""
+        """Copies a tensor so that its view is an image in channels last, for example after a channel shuffle."""
         if len(value.shape) != 4 or len(source.shape) < 5:
             return None
         image = self.fresh_image(value.shape)
@@ -187,7 +187,7 @@ class ForeignSteps(Builder):
 
 
 def _kept(value: Value, owned: Owned, into: Tensor | None) -> Tensor:
-    """A copy of a fixed value, in the layout that images have."""
+    """A copy of a fixed value, with images in channels last."""
     made = owned(value)
     if into is not None:
         return into.copy_(made)
@@ -195,5 +195,5 @@ def _kept(value: Value, owned: Owned, into: Tensor | None) -> Tensor:
 
 
 def _steps(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Strides of a tensor in the order of its axes."""
+    """The strides of a contiguous tensor."""
     return torch.empty(shape, device="meta").stride()

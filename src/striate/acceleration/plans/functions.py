@@ -1,4 +1,4 @@
-"""Functions of single numbers that plans know, as operators tell of them."""
+"""Maps PyTorch's elementwise operators to the functions of epilogues."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from striate.engine.llvm.functions.epilogue import Epilogue
 
 
 def is_function(node: Node) -> bool:
-    """Whether an operator is a function of single numbers that kernels know, with settings that they know."""
+    """Whether an operator is an elementwise function that kernels support, with parameters that they support."""
     if node.name not in _FUNCTIONS:
         return False
     try:
@@ -21,10 +21,10 @@ def is_function(node: Node) -> bool:
 
 
 def function(node: Node) -> Epilogue:
-    """A function of single numbers, with its settings.
+    """The epilogue of an elementwise operator, with its parameters.
 
     Raises:
-        Refusal: kernels don't know the settings.
+        Refusal: kernels don't support the parameters.
     """
     return _FUNCTIONS[node.name](*node.args[1:], **node.kwargs)
 
@@ -50,7 +50,7 @@ def _softplus(beta: float = 1.0, threshold: float = 20.0) -> Epilogue:
 
 
 def _power(exponent: float) -> Epilogue:
-    if exponent != 2:  # of a tensor, too
+    if exponent != 2:  # also if it is a tensor
         raise Refusal("a power other than the square")
     return Epilogue("square")
 

@@ -1,7 +1,7 @@
-"""What a step takes along of what follows it, as long as nobody else looks at what lies between.
+"""Fuses operators into the step before them, if no other operator reads the values in between.
 
-Batch normalisation and factors of channels change a sum's weights; functions of single numbers, and adding a branch
-that is already there, are done before the sum is written (see striate.engine.llvm.functions.epilogue).
+Batch normalisation and channel factors are folded into the weights of a sum. Elementwise functions, and the addition of
+a branch that has already been computed, become the epilogue (see striate.engine.llvm.functions.epilogue).
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from striate.ops import pooling
 
 
 class Fold(NamedTuple):
-    """From what the model owns to a factor and a term for each channel; ``key`` tells folds apart."""
+    """A function from the model's tensors to a factor and a term for each channel; ``key`` identifies the fold."""
 
     key: Any
     of: Callable[[Owned], tuple[Tensor, Tensor]]
 
 
 @dataclass
-class Sum:
-    """A sum over channels and taps that still takes along what follows."""
+class FusedSum:
+    """A sum over channels and taps, with the operators that have been fused into it."""
 
     place: Placement
     weight: Callable[[Owned], Tensor]
@@ -45,11 +45,11 @@ class Sum:
 
     @property
     def keys(self) -> Any:
-        """What weight and bias follow from."""
+        """The keys on which weight and bias depend."""
         return self.key, None if self.bias is None else self.bias.key, tuple(fold.key for fold in self.folded)
 
     def numbers(self, owned: Owned) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias as they are multiplied with."""
+        """The weight and bias after all folds."""
         weight, bias = self.weight(owned), None if self.bias is None else owned(self.bias)
         for fold in self.folded:
             factor, term = fold.of(owned)
@@ -59,14 +59,14 @@ class Sum:
 
 
 class Followers:
-    """What follows the values of a graph, and what of it steps have taken along: ``done``."""
+    """The operators that use each value of a graph, and those that have been fused already (``done``)."""
 
     def __init__(self, graph: Graph, places: dict[Value, Placement]) -> None:
         self._results, self._places = graph.results, places
         self.done: set[Node] = set()
 
-    def absorb(self, made: Sum, value: Value) -> Value:
-        """Lets a sum take along what follows it; the last value that it makes."""
+    def absorb(self, made: FusedSum, value: Value) -> Value:
+        """Fuses the operators that follow a sum into it, and returns the value that the sum then computes."""
         while (user := self._only_user(value)) is not None:
             if user.is_view:
                 try:
@@ -90,15 +90,15 @@ class Followers:
         return value
 
     def functions(self, value: Value, epilogue: Epilogue) -> tuple[Value, Epilogue]:
-        """A function that follows and can be taken along, and the value after it."""
+        """Fuses an elementwise function that follows; returns the value after it and the epilogue."""
         user = self._only_user(value)
         if user is None or epilogue.function or not is_function(user):
             return value, epilogue
         self.done.add(user)
         return user.results[0], function(user)
 
-    def pooling(self, value: Value, made: Sum) -> Node | None:
-        """Max pooling that follows a sum whose windows might as well be looked at before it is written."""
+    def pooling(self, value: Value, made: FusedSum) -> Node | None:
+        """The max pooling that follows a sum, if it may be computed before the sum is written."""
         user = self._only_user(value)
         whole = is_nhwc(made.place.meta) and made.place.shape == tuple(value.shape)
         if user is None or user.name != "max_pool2d_with_indices" or not whole or not made.epilogue.rises:
@@ -112,11 +112,11 @@ class Followers:
         numbers = all(each.dtype == torch.float32 for each in (*user.values(), user.results[0]))
         return user if numbers else None
 
-    def _fold(self, node: Node, made: Sum) -> Fold | None:
-        """What changes the weights instead: batch normalisation, or a factor of each channel."""
+    def _fold(self, node: Node, made: FusedSum) -> Fold | None:
+        """The fold of an operator that can change the weights instead: batch normalisation, or channel factors."""
         meta = made.place.meta
         if node.name in ("native_batch_norm", "_native_batch_norm_legit_no_training"):
-            # A view may have put another axis where the sum has its channels.
+            # A view may have moved another axis to the place of the channels.
             in_place = meta.dim() > 1 and meta.stride(1) == 1 and meta.shape[1] == made.channels
             return normalisation(node) if in_place else None
         if node.name != "mul" or not isinstance(factor := node.args[1], Value) or not factor.fixed:
@@ -130,8 +130,8 @@ class Followers:
         key = ("factor", factor.key, innermost_axes(meta))
         return Fold(key, lambda owned: (of_channels(owned(factor), meta).clone(), fresh.zeros(())))
 
-    def _addend(self, node: Node, value: Value, made: Sum) -> Placement | None:
-        """The other operand of an addition, if it is there already and lies as the sum does."""
+    def _addend(self, node: Node, value: Value, made: FusedSum) -> Placement | None:
+        """The other operand of an addition, if it has been computed already and has the layout of the sum."""
         if node.name != "add" or node.kwargs or len(node.args) != 2:
             return None
         other = node.args[1] if node.args[0] is value else node.args[0]
@@ -143,23 +143,23 @@ class Followers:
 
 
 def max_pooling(node: Node) -> PoolShape:
-    """The windows of a max pooling."""
+    """The problem of a max pooling operator."""
     input, *given = node.args
     kernel, stride, padding, dilation, ceil_mode = filled(given, (None, None, 0, 1, False))
     return pooling.problem_of("max", input.shape, kernel, stride or None, padding, dilation, ceil_mode)
 
 
 def filled(given: Sequence[Any], defaults: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Arguments, with defaults for those that are left out."""
+    """The arguments, completed by defaults."""
     return (*given, *defaults[len(given) :])
 
 
 def normalisation(node: Node) -> Fold:
     _, weight, bias, mean, variance, *rest = node.args
     if node.name == "native_batch_norm" and rest[0]:
-        raise Refusal("batch normalisation by the batch's own numbers")
+        raise Refusal("batch normalisation by statistics of the batch")
     if mean is None or variance is None or any(value.users for value in node.results[1:]):
-        raise Refusal("batch normalisation without numbers of its own")
+        raise Refusal("batch normalisation without running statistics of the model")
     epsilon = rest[-1]
 
     def fold(owned: Owned) -> tuple[Tensor, Tensor]:

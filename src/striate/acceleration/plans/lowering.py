@@ -1,11 +1,11 @@
-"""From a captured graph to kernels in a row: what each operator becomes, and what disappears.
+"""Lowers the operators of a captured graph to steps of kernels.
 
-Every tensor is a buffer with strides of the plan's own: images lie with their channels side by side, whatever layout
-the model's own tensors would have. A view is then other strides over the same buffer. What only depends on the model
-(transposed weights, a table's connections) is computed by PyTorch when weights are packed.
+Every tensor is a view of a buffer, with strides that the plan chooses: images are in channels last, whatever layout the
+model's tensors have. A view of a tensor only has other strides over the same buffer. Values that depend only on the
+model (transposed weights, connection tables) are computed by PyTorch when weights are packed.
 
-Much of what follows a sum goes into it (see fusing.py). Flattening images before a linear layer costs nothing: its
-weights are packed in the order in which the image lies.
+Operators after a sum are fused into it if possible (see fusing.py). Flattening images before a linear layer costs
+nothing, because its weights are packed in the memory order of the image.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from striate.acceleration.plans.capture import Graph, Node, Refusal, Value
 from striate.acceleration.plans.constants import Constants, Owned
 from striate.acceleration.plans.foreign import ForeignSteps
 from striate.acceleration.plans.functions import function, is_function
-from striate.acceleration.plans.fusing import Followers, Sum, filled, max_pooling, normalisation
+from striate.acceleration.plans.fusing import Followers, FusedSum, filled, max_pooling, normalisation
 from striate.acceleration.plans.placement import Placement, along, innermost, innermost_axes, of_channels, stretched
 from striate.engine import Pass, choice, fresh
 from striate.engine.backends import table
@@ -50,20 +50,20 @@ _ONE = Axis(1, 1, 0, 1)
 
 @dataclass(frozen=True)
 class Lowered:
-    """Steps, the buffers of inputs and results, and how each result lies."""
+    """The steps of a plan, the buffers of inputs and results, and the layouts of the results."""
 
     steps: list[Step | Foreign]
     sources: list[Buffer]
     results: list[Buffer]
-    shapes: list[tuple[tuple[int, ...], tuple[int, ...]]]  #: and strides, of the results
-    held: list[Any]  #: memory that the steps' addresses point at
+    shapes: list[tuple[tuple[int, ...], tuple[int, ...]]]  #: shapes and strides of the results
+    held: list[Any]  #: references to the memory that the steps' addresses point at
 
 
 def lowered(graph: Graph, constants: Constants, threads: int) -> Lowered:
-    """The steps, for ``threads`` threads at most.
+    """Lowers a graph to steps for at most ``threads`` threads.
 
     Raises:
-        Refusal: an operator has no kernel here.
+        Refusal: an operator can't be lowered.
     """
     return _Lowering(graph, constants, threads).all()
 
@@ -80,9 +80,9 @@ class _Lowering(ForeignSteps):
         sources = [self.places[value].buffer for value in self.graph.inputs]
         told = [value for value in self.graph.outputs if isinstance(value, Value)]
         if any(0 in value.shape for value in (*told, *(each for node in self.graph.nodes for each in node.values()))):
-            # Kernels divide their work among numbers. A detector that found nothing has little to compute either.
-            # Results that nobody reads may be empty: batch normalisation by kept statistics has two of them.
-            raise Refusal("there are tensors without numbers")
+            # Kernels don't handle empty tensors, which only occur where there is little to compute.
+            # Unused results may be empty: batch normalisation with running statistics has two of them.
+            raise Refusal("there are empty tensors")
         for node in self.graph.nodes:
             if node not in self.followers.done and not all(value.fixed for value in node.results):
                 self.lower_or_call(node)
@@ -93,7 +93,7 @@ class _Lowering(ForeignSteps):
         return Lowered(self.steps, sources, results, shapes, self.held)
 
     def filled(self, key: Any, count: int, numbers: Callable[[Owned], Tensor]) -> Tensor:
-        """So many numbers that follow from the model's own."""
+        """A constant of ``count`` numbers that depends only on the model's tensors."""
 
         def make(owned: Owned, into: Tensor | None) -> Tensor:
             kept = fresh.empty(count) if into is None else into
@@ -104,7 +104,7 @@ class _Lowering(ForeignSteps):
     # ---------------------------------------------------------------- operators
 
     def lower_or_call(self, node: Node) -> None:
-        """Kernels for an operator, or else its call."""
+        """Lowers an operator to kernels, or to a foreign step if there are none."""
         before = len(self.steps), dict(self.places), dict(self.flattened), set(self.followers.done)
         try:
             self.lower(node)
@@ -119,7 +119,7 @@ class _Lowering(ForeignSteps):
 
     def lower(self, node: Node) -> None:
         if any(value.dtype != torch.float32 for value in (*node.values(), node.results[0])):
-            raise Refusal(f"{node.name} of other numbers than float32")
+            raise Refusal(f"{node.name} of another dtype than float32")
         own = getattr(self, f"lower_{node.name}", None)
         if own is not None:
             own(node)
@@ -145,7 +145,7 @@ class _Lowering(ForeignSteps):
         problem = convolution.problem_of(input.shape, weight.shape, stride, sides, dilation, groups)
         self.check(problem)
         x, shape = self.nhwc(input), problem.output_shape
-        made = Sum(self.fresh_image(shape), lambda owned: owned(weight), weight.key, bias, shape[1], Epilogue())
+        made = FusedSum(self.fresh_image(shape), lambda owned: owned(weight), weight.key, bias, shape[1], Epilogue())
         last = self.followers.absorb(made, node.results[0])
         pool = self.followers.pooling(last, made)
         if pool is not None and self.pooled(pool, made, x, problem):
@@ -157,7 +157,7 @@ class _Lowering(ForeignSteps):
         outputs, windows = (shape[2], shape[3]), axes(problem)
         inner, outer = problem.in_channels // groups, problem.out_channels // groups
         if groups == 1 and windows == (_ONE, _ONE):
-            # One long row, of which threads and caches get what suits them.
+            # One long row, which can be divided freely among threads and for the caches.
             batch, size, outputs = 1, (1, batch * math.prod(size)), (1, batch * math.prod(size))
         elif groups == 1 and outputs == (1, 1) and problem.kernel == tuple(size) and not any(map(any, problem.pads)):
             inner, size, outputs, batch = channels * math.prod(size), (1, batch), (1, batch), 1
@@ -165,7 +165,7 @@ class _Lowering(ForeignSteps):
         self.sum(last, made, x, (batch, groups, outer, inner, size, windows, outputs), groups, problem.macs)
 
     def lower_constant_pad_nd(self, node: Node) -> None:
-        """Zeros around an image that convolutions put there themselves."""
+        """Zero padding, which is skipped if convolutions can do it themselves."""
         input, sides, *rest = node.args
         convolutions = all(user.name == "convolution" and not user.args[6] for user in node.results[0].users)
         if not convolutions or len(input.shape) != 4 or len(sides) > 4 or min(sides) < 0 or any(rest):
@@ -183,29 +183,29 @@ class _Lowering(ForeignSteps):
         self.linear(node, None, *node.args)
 
     def linear(self, node: Node, bias: Value | None, input: Value, weight: Value) -> None:
-        """A product with a matrix (in, out) of the model's: a convolution of images of one position."""
+        """A product with a matrix (in, out) of the model, as a convolution of images with one position."""
         if not weight.fixed or not (bias is None or bias.fixed):
             raise Refusal(f"{node.name} of two computed matrices")
         (rows, inner), outer = input.shape, weight.shape[1]
         image = self.flattened.get(input)
         if image is not None:
-            # In the order of the image, which lies there as (height, width, channels).
+            # Use the memory order of the image, (height, width, channels).
             x, sizes = image, image.shape[1:]
         else:
             x, sizes = self.rows(input), (inner, 1, 1)
         place = self.fresh((rows, outer), (outer, 1))
         key = ("matrix", weight.key, tuple(sizes))
-        made = Sum(place, lambda owned: owned(weight).t().reshape(outer, *sizes), key, bias, outer, Epilogue())
+        made = FusedSum(place, lambda owned: owned(weight).t().reshape(outer, *sizes), key, bias, outer, Epilogue())
         last = self.followers.absorb(made, node.results[0])
         whole = (1, 1, outer, inner, (1, rows), (_ONE, _ONE), (1, rows))
         self.sum(last, made, x, whole, 1, rows * inner * outer)
 
-    def sum(self, last: Value, made: Sum, x: Placement, sizes: tuple[Any, ...], groups: int, macs: int) -> None:
+    def sum(self, last: Value, made: FusedSum, x: Placement, sizes: tuple[Any, ...], groups: int, macs: int) -> None:
         what = nhwc_sum(self.isa, *sizes, self.shared(macs), made.epilogue)
         how = (groups, what.channels, True, what.together)
         packed = self.packed(made, ("sum", *how), partial(self.pack, *how))
         scratch = Buffer(what.scratch)
-        # Positions lie side by side in an interleaved image, so a row ends where the next one begins.
+        # In channels last without gaps, a row ends where the next one begins.
         row = sizes[4][1] * _width(sizes)
         strides = (row * sizes[4][0], row)
         added = None if made.added is None else made.added.buffer
@@ -215,8 +215,10 @@ class _Lowering(ForeignSteps):
         self.steps.append(Step(name, what.kernel, what.items, what.threads, words))
         self.places[last] = made.place
 
-    def packed(self, made: Sum, how: Any, pack_: Callable[[Tensor, Tensor | None, Tensor | None], Tensor]) -> Tensor:
-        """A sum's weight and bias as a kernel reads them; ``how`` tells ways of packing apart."""
+    def packed(
+        self, made: FusedSum, how: Any, pack_: Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
+    ) -> Tensor:
+        """The packed weight and bias of a sum; ``how`` identifies the packing."""
         return self.constant((made.keys, how), lambda owned, into: pack_(*made.numbers(owned), into))
 
     def pack(
@@ -235,11 +237,11 @@ class _Lowering(ForeignSteps):
         asked = Asked(problem, Pass.PACKED, channels_last=True, local=False)
         return choice.choose(asked, None).name == WinogradBackend.name
 
-    def pooled(self, node: Node, made: Sum, x: Placement, problem: ConvShape) -> bool:
-        """Max pooling of a convolution that is never written, where there are kernels for it."""
+    def pooled(self, node: Node, made: FusedSum, x: Placement, problem: ConvShape) -> bool:
+        """Fuses max pooling into a convolution whose output is then never written; returns whether a kernel exists."""
         pool = max_pooling(node)
         by_winograd = self.by_winograd(problem) and winograd_backend.pools(problem, pool)
-        # Of one channel planes lie as images of channels last do, and filters that fill no vector are worth it.
+        # With one channel, planes and channels last are the same, and filters that don't fill a vector are worth it.
         few = problem.in_channels == 1 and problem.out_channels < self.isa.lanes and conv_pool_kernels.joins(pool)
         if not by_winograd and not few:
             return False
@@ -262,13 +264,13 @@ class _Lowering(ForeignSteps):
     def winograd(
         self,
         last: Value,
-        made: Sum,
+        made: FusedSum,
         x: Placement,
         problem: ConvShape,
         after: Epilogue | winograd_backend.Pooled,
         more: str = "",
     ) -> None:
-        what = winograd_backend.Sums.of(self.isa, problem, self.shared(problem.macs), after, True)
+        what = winograd_backend.WinogradSums.of(self.isa, problem, self.shared(problem.macs), after, True)
         how = ("winograd", what.isa, what.form, what.vectors, what.channels)
         packed = self.packed(made, how, lambda weight, bias, into: what.pack(Weights.of(weight, 1), bias, into))
         added = None if made.added is None else made.added.buffer
@@ -278,13 +280,13 @@ class _Lowering(ForeignSteps):
         self.places[last] = made.place
 
     def lower_native_batch_norm(self, node: Node) -> None:
-        """One that no sum took along."""
+        """Batch normalisation that isn't folded into a sum."""
         fold = normalisation(node)
         input = node.args[0]
         if len(input.shape) not in (2, 4):
             raise Refusal("batch normalisation of neither rows nor images")
         x = self.nhwc(input) if len(input.shape) == 4 else self.rows(input)
-        # Of one channel whatever lies innermost is normalised alike.
+        # With one channel, all numbers are normalised alike, whichever axis is innermost.
         count = innermost(x.meta)
 
         def numbers(owned: Owned) -> Tensor:
@@ -301,7 +303,7 @@ class _Lowering(ForeignSteps):
         if len(normalised) != 1 or any(value.users for value in node.results[1:]):
             raise Refusal("layer normalisation of more than one axis")
         if not all(value is None or value.fixed for value in (weight, bias)):
-            raise Refusal("layer normalisation by computed numbers")
+            raise Refusal("layer normalisation with a computed weight or bias")
         x = self.dense(input)
         if x.meta.stride(-1) != 1:
             x = self.rows(input)
@@ -322,13 +324,13 @@ class _Lowering(ForeignSteps):
 
     def lower_max_pool2d_with_indices(self, node: Node) -> None:
         if node.results[1].users or len(node.args[0].shape) != 4:
-            raise Refusal("positions of largest values are used, or pooling of an image without a batch")
+            raise Refusal("positions of max pooling are used, or an image has no batch axis")
         last, epilogue = self.followers.functions(node.results[0], Epilogue())
         self.pool(last, node.args[0], max_pooling(node), epilogue)
 
     def lower_avg_pool2d(self, node: Node) -> None:
         if len(node.args[0].shape) != 4:
-            raise Refusal("pooling of an image without a batch")
+            raise Refusal("pooling of an image without a batch axis")
         kernel, stride, padding, *how = filled(node.args[1:], (None, None, 0, False, True, None))
         problem = pooling.problem_of("avg", node.args[0].shape, kernel, stride or None, padding, 1, *how)
         self.pool(node.results[0], node.args[0], problem, Epilogue())
@@ -357,7 +359,7 @@ class _Lowering(ForeignSteps):
         threads = min(what.items, self.shared(math.prod(problem.kernel) * math.prod(shape)))
         self.steps.append(Step(f"{problem}{epilogue}", what.kernel, what.items, threads, words))
         self.held.append(what.tables)
-        # A mean may drop the axes that it was taken over.
+        # A mean may drop the axes over which it is taken.
         self.places[last] = Placement(place.buffer, place.meta.view(last.shape))
 
     def lower_add(self, node: Node) -> None:
@@ -376,7 +378,7 @@ class _Lowering(ForeignSteps):
         if operation != "fsub" and (not isinstance(one, Value) or one.shape != node.results[0].shape or one.fixed):
             one, other = other, one
         if not isinstance(one, Value) or one.fixed or one.shape != node.results[0].shape:
-            raise Refusal(f"{node.name} whose first operand is stretched")
+            raise Refusal(f"{node.name} whose first operand is broadcast")
         x = self.dense(one)
         last, epilogue = self.followers.functions(node.results[0], Epilogue())
         if isinstance(other, Value) and not other.fixed:
@@ -394,7 +396,7 @@ class _Lowering(ForeignSteps):
         self.places[last] = self.pair(operation, x, numbers, epilogue)
 
     def pair(self, operation: str, x: Placement, other: Placement | Tensor | None, epilogue: Epilogue) -> Placement:
-        """A step over all numbers of a dense tensor, with as many others, or one for each channel (of each image)."""
+        """Adds an elementwise step; ``other`` has the same shape, or a number for each channel (of each image)."""
         channels, count = innermost(x.meta), x.meta.numel()
         positions, period, step = count // channels, 1, channels
         address: int | Buffer = x.buffer
@@ -405,7 +407,7 @@ class _Lowering(ForeignSteps):
             address = other.buffer
             if not along(x.meta, other.meta):
                 if not stretched(other.meta, x.meta):
-                    raise Refusal("operands that fit in neither all numbers nor the channels of images")
+                    raise Refusal("operands that have neither the same shape nor a number for each channel")
                 period = positions // x.meta.shape[0]
         threads = self.shared(count * PASS)
         block = -(-positions // (1 if threads == 1 else 4 * threads))
@@ -432,6 +434,6 @@ def _affine(value: Value | None, default: float, owned: Owned) -> Tensor:
 
 
 def _width(sizes: tuple[Any, ...]) -> int:
-    """Numbers at a position of a sum's operand."""
+    """The number of channels at a position of a sum's operand."""
     _, groups, _, inner, *_ = sizes
     return int(groups * inner)

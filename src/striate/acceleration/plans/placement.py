@@ -1,4 +1,4 @@
-"""Where a plan's tensors lie: a buffer each, and strides of the plan's own, told by tensors without memory."""
+"""The memory layout of a plan's tensors: a buffer, and strides, which a tensor without memory describes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from striate.engine.llvm.codegen.program import Buffer
 
 @dataclass(frozen=True)
 class Placement:
-    """A tensor of the plan: its buffer, and a tensor without memory that has its shape and its strides there."""
+    """A tensor of a plan: its buffer, and a tensor without memory that has its shape and strides."""
 
     buffer: Buffer
     meta: Tensor
@@ -30,19 +30,19 @@ def is_nhwc(meta: Tensor) -> bool:
 
 
 def _like(meta: Tensor, stride: tuple[int, ...]) -> bool:
-    """Whether a tensor has these strides, where it makes a difference."""
+    """Whether a tensor has these strides on all axes longer than 1."""
     return all(size == 1 or one == other for size, one, other in zip(meta.shape, meta.stride(), stride, strict=True))
 
 
 def along(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors that begin where their buffers do lie alike."""
+    """Whether two tensors that begin at the start of their buffers have the same layout."""
     if one.storage_offset() or other.storage_offset():
         return False
     return one.shape == other.shape and _like(one, other.stride())
 
 
 def is_dense(place: Placement) -> bool:
-    """Whether a tensor fills its buffer without gaps, in some order of its axes."""
+    """Whether a tensor fills its buffer without gaps, in any order of axes."""
     expected = 1
     for stride, size in sorted(zip(place.meta.stride(), place.meta.shape, strict=True)):
         if size != 1 and stride != expected:
@@ -52,18 +52,18 @@ def is_dense(place: Placement) -> bool:
 
 
 def innermost(meta: Tensor) -> int:
-    """The length of the axis whose numbers lie side by side."""
+    """The length of the innermost axis in memory."""
     return next((size for size, stride in zip(meta.shape, meta.stride(), strict=True) if stride == 1 and size > 1), 1)
 
 
 def innermost_axes(meta: Tensor) -> tuple[int, ...]:
-    """How many axes there are, the length of the innermost, and which have their numbers side by side."""
+    """The number of axes, the length of the innermost one, and the axes with stride 1."""
     inner = (axis for axis in range(meta.dim()) if meta.stride(axis) == 1 and meta.shape[axis] > 1)
     return (meta.dim(), innermost(meta), *inner)
 
 
 def of_channels(numbers: Tensor, meta: Tensor) -> Tensor:
-    """One number for each place of the innermost axis, from a tensor that is stretched over all others."""
+    """One number for each index of the innermost axis, from a tensor that is broadcast over all other axes."""
     _, _, *inner = innermost_axes(meta)
     aligned = numbers.reshape(*[1] * (meta.dim() - numbers.dim()), *numbers.shape)
     if any(size > 1 and axis not in inner for axis, size in enumerate(aligned.shape)):
@@ -72,7 +72,7 @@ def of_channels(numbers: Tensor, meta: Tensor) -> Tensor:
 
 
 def stretched(small: Tensor, large: Tensor) -> bool:
-    """Whether the one has a number for each channel of each image of the other."""
+    """Whether ``small`` has one number for each channel of each image of ``large``."""
     if (
         small.storage_offset()
         or small.dim() != large.dim()

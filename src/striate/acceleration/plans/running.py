@@ -1,20 +1,20 @@
-"""Inference by plans: a captured graph's kernels in a row, walked by one native call.
+"""Decides when inference plans are made and used; a plan runs a captured graph's kernels by one native call.
 
-A graph that was captured with gradients off has a plan for inputs of some sizes and strides if
+A graph that was captured with gradients off has a plan for inputs of given sizes and strides if
 
-- its inputs are tensors on the CPU (what has no kernel on the way is a call of an operator of PyTorch);
-- the engine may choose and measure (no backend but its own is fixed, no ``STRIATE_TUNE=0``, no run that is to be
-  repeated number by number), and has found the plan to be faster than the ordinary call.
+- its inputs are tensors on the CPU (operators without a kernel are foreign steps);
+- the engine may choose and measure (no other backend is fixed, ``STRIATE_TUNE`` isn't 0, and no reproducible training
+  run is active), and has measured that the plan is faster than the ordinary call.
 
-A plan is made when inputs of these sizes come for the second time. The first few of a graph are timed against the
-ordinary call, which takes as long as some five calls, and a fifth of a second more where one thread and several are
-(threads.py); later ones go by what was measured for the most similar size. All plans of a graph share its packed
-weights (constants.py), and all plans of the process their memory (engine/llvm/memory/arenas.py).
+A plan is made when inputs of these sizes occur for the second time. The first few plans of a graph are timed against
+the ordinary call. This takes as long as some five calls, and a fifth of a second more if one thread and several are
+compared (threads.py). Later plans use the measurement of the most similar size. All plans of a graph share its packed
+weights (constants.py), and all plans of the process share memory (engine/llvm/memory/arenas.py).
 
-That modules, attributes and whatever else the graph was captured with are still the same is for PyTorch's guards to
-say. What they don't see are numbers: weights are packed, and batch normalisation is folded into them, when the first
-plan is made and whenever weights.py finds other numbers in the model's tensors. A call that comes while another thread
-walks a plan of the same graph goes the ordinary way.
+PyTorch's guards check that modules, attributes and other state of the capture are unchanged. They don't check numbers:
+weights are packed, with batch normalisation folded into them, when the first plan is made, and again whenever
+weights.py detects changed numbers in the model's tensors. A call that comes while another thread runs a plan of the
+same graph is an ordinary call.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from striate.acceleration.plans.capture import Graph, Refusal, Value, captured, 
 from striate.acceleration.plans.constants import Constants
 from striate.acceleration.plans.lowering import lowered
 from striate.acceleration.plans.threads import ThreadChoice
-from striate.acceleration.plans.weights import Weights
+from striate.acceleration.plans.weights import WeightSnapshot
 from striate.engine import fresh, tuning
 from striate.engine.backends import fixed, watched
 from striate.engine.llvm.codegen import launch
@@ -49,25 +49,25 @@ from striate.engine.llvm.memory.arenas import ARENAS
 if TYPE_CHECKING:
     from striate.acceleration.variants import Variants
 
-#: Sizes that a graph knows plans for, or refusals.
+#: The most sizes of a graph for which plans or refusals are stored.
 _KEPT: Final = 256
-#: Sizes that are timed, before the others go by what was found.
+#: The number of sizes that are timed before measurements are reused.
 _TIMED: Final = 3
-#: How many times as many numbers inputs may have that go by what was found for others.
+#: The largest ratio of input sizes between which a measurement is reused.
 _SIMILAR: Final = 4
-#: Seconds that one thread and several are timed for: the scheduler lets single runs wait.
+#: The seconds for comparing one thread with several, long enough to average over delays by the scheduler.
 _LONGER: Final = 0.1
-#: Seconds of a first walk up to which one thread is tried as well.
+#: One thread is only tried if the first run takes at most this many seconds.
 _ALONE: Final = 0.02
 #: Share of PyTorch's time below which a plan is so much faster that blocks needn't be measured.
 _CLEARLY: Final = 0.8
 
-Run = Callable[..., Sequence[Any]]
+OrdinaryCall = Callable[..., Sequence[Any]]
 
 
 @dataclass(slots=True)
 class _Entry:
-    """What is known of inputs of some sizes and strides."""
+    """The state of inputs of given sizes and strides."""
 
     calls: int = 0
     plan: Plan | None = None
@@ -76,26 +76,25 @@ class _Entry:
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
-    numbers: int  #: of the inputs together
+    numbers: int  #: numbers of all inputs
     refusal: str
     company: ThreadChoice | None
 
 
 class Plans:
-    """Those of one captured graph.
+    """The plans of one captured graph.
 
     Args:
-        graph: the graph, of PyTorch's functions, as it was captured.
-        ordinary: what computes it where there is no plan.
-        owned: which of its arguments are tensors of the model's own.
-        variants: measures the ordinary way for arguments, so that it is the best one, and knows PyTorch's functions in
-            both layouts.
+        graph: the captured graph of PyTorch's functions.
+        ordinary: computes the graph without a plan.
+        owned: which of its arguments are the model's own tensors.
+        variants: times the ordinary call's variants and chooses the fastest one.
     """
 
     def __init__(
         self,
-        graph: Run,
-        ordinary: Run,
+        graph: OrdinaryCall,
+        ordinary: OrdinaryCall,
         owned: Sequence[bool],
         variants: Variants | None = None,
     ) -> None:
@@ -107,17 +106,17 @@ class Plans:
         self._lock = threading.Lock()
         self._isa = host()
         self._constants: Constants | None = None
-        self._weights = None if self._isa is None else Weights(self._isa)
+        self._weights = None if self._isa is None else WeightSnapshot(self._isa)
 
     def __call__(self, arguments: tuple[Any, ...]) -> list[Any] | None:
-        """The graph's outputs, or None where the ordinary way is to be gone."""
+        """The graph's outputs, or None if the ordinary call should compute them."""
         if why_not():
             return None
         key = self._key(arguments)
         entry = None if key is None else self._entries.get(key)
         if key is None or (entry is not None and entry.refusal) or not self._lock.acquire(blocking=False):
             return None
-        # Whoever comes meanwhile goes the ordinary way; so do the calls that are timed.
+        # Concurrent calls are ordinary calls, and so are the calls that are timed.
         try:
             if entry is not None and entry.plan is not None:
                 self._entries.move_to_end(key)
@@ -134,7 +133,7 @@ class Plans:
             self._lock.release()
 
     def _key(self, arguments: Sequence[Any]) -> tuple[Any, ...] | None:
-        """What a plan is made for; None where there can be none."""
+        """The key of a plan; None if there can be no plan."""
         key: list[Any] = [torch.get_num_threads()]
         for at in self._given:
             each = arguments[at]
@@ -167,25 +166,25 @@ class Plans:
         except Refusal as refusal:
             entry.refusal = str(refusal)
         except Exception as error:
-            # A plan is something to gain; that making one fails must not make a call fail that would have gone well.
+            # Plans are optional, so an error while making one must not make a call fail.
             entry.refusal = f"{type(error).__name__} while it was made: {error}"
             warnings.warn(f"striate: no plan, by a mistake of its own: {entry.refusal}", stacklevel=2)
 
-    def made(self, arguments: tuple[Any, ...], ordinary: Run) -> Plan:
-        """A plan for arguments like these.
+    def made(self, arguments: tuple[Any, ...], ordinary: OrdinaryCall) -> Plan:
+        """Makes a plan for arguments like these.
 
         Raises:
-            Refusal: there is none.
+            Refusal: there is no plan.
         """
         tensors = self._mine(arguments)
         if any(tensor.is_inference() for tensor in tensors):
-            raise Refusal("the model has tensors made in inference mode, which count no versions")
+            raise Refusal("the model has tensors that were created in inference mode and have no versions")
         if any(tensor.dtype.itemsize % 4 or not tensor.is_cpu for tensor in tensors):
-            raise Refusal("the model has tensors of other numbers, or on other devices")
+            raise Refusal("the model has tensors of other dtypes, or on other devices")
         if self._isa is None or self._weights is None:
             raise Refusal("there are no kernels for this machine")
         graph = captured(self._graph, arguments, self._owned)
-        # Tensors without numbers don't always lie as PyTorch's results do.
+        # Tensors without numbers don't always have the layout of PyTorch's real results.
         for value, told in zip(graph.outputs, ordinary(*arguments), strict=True):
             if isinstance(value, Value) and value.argument is None:
                 value.stride = told.stride()
@@ -202,12 +201,12 @@ class Plans:
             self._constants.settle(())
 
     def _fastest(self, arguments: tuple[Any, ...]) -> Plan:
-        """The plan, on as many threads as it is fastest on, if it is faster than the ordinary way."""
+        """Makes the plan and chooses its threads; refuses if the ordinary call is faster."""
         numbers = sum(each.numel() for each in map(arguments.__getitem__, self._given) if isinstance(each, Tensor))
         known = self._known(numbers)
         if known is not None and known.refusal:
             raise Refusal(known.refusal)
-        # A graph that does more than compute is refused here, before it is called for timing.
+        # A graph with side effects is refused here, before it is called for timing.
         plan = self.made(arguments, self._ordinary)
         if known is not None:
             if known.company is not None and plan.program.threads > 1:
@@ -222,7 +221,7 @@ class Plans:
         return plan
 
     def _known(self, numbers: int) -> _Verdict | None:
-        """What was found for the inputs that are most similar in size, where that says something of these."""
+        """The measurement for the most similar input size, if it is similar enough."""
         if not self._verdicts or not numbers:
             return None
         nearest = min(self._verdicts, key=lambda each: abs(math.log(each.numbers / numbers)))
@@ -230,7 +229,7 @@ class Plans:
         return nearest if alike and len(self._verdicts) >= _TIMED else None
 
     def _timed(self, plan: Plan, arguments: tuple[Any, ...]) -> str:
-        """Why the plan isn't taken; empty if it is the fastest way."""
+        """Times the plan against the ordinary call; returns why it isn't used, or an empty string if it is."""
         many = plan.program.threads
         if many > 1:
             start = time.perf_counter()
@@ -259,10 +258,10 @@ class Plans:
         return f"the plan isn't faster: {told}, the ordinary call {times[''] * 1e6:,.0f} us"
 
     def told(self, arguments: tuple[Any, ...]) -> str:
-        """The plan for arguments like these, step by step; or why there is none."""
+        """The text of the plan for arguments like these, step by step, or the reason why there is none."""
         key, reason = self._key(arguments), why_not()
         if key is None:
-            return "no plan: an input is no plain tensor on the CPU"
+            return "no plan: an input isn't a plain tensor on the CPU"
         entry = self._entries.get(key)
         if entry is not None and entry.plan is not None:
             return str(entry.plan)
@@ -273,27 +272,27 @@ class Plans:
                 made = self.made(arguments, self._ordinary)
             except Refusal as refusal:
                 return f"no plan: {refusal}"
-        return f"not taken yet ({reason or 'it is made when such an input comes for the second time'}): {made}"
+        return f"not taken yet ({reason or 'it is used when such an input occurs for the second time'}): {made}"
 
 
 def _items(places: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
-    """What gets the items at these places."""
+    """A function that returns the items at these places."""
     if len(places) > 1:
         return itemgetter(*places)
     return lambda items: [items[at] for at in places]
 
 
 def why_not() -> str:
-    """Why no plan may be taken now, whatever the graph; empty if one may."""
+    """The reason why no plan may be used now for any graph; empty if plans may be used."""
     if watched() or torch._C._are_functorch_transforms_active():
-        return "somebody looks on: a compiler, a tracer, a transform or a mode"
+        return "a compiler, a tracer, a transform or a mode is active"
     if fixed() not in (None, "llvm"):
         return f"the backend is fixed to {fixed()}"
     return "" if tuning.measuring() else "nothing may be measured now"
 
 
 class Plan:
-    """A program for inputs of some sizes and strides, on at most so many threads. One call at a time."""
+    """A program for inputs of given sizes and strides, on at most ``threads`` threads; calls must not overlap."""
 
     def __init__(self, graph: Graph, constants: Constants, threads: int, isa: Isa) -> None:
         with torch.inference_mode(False), torch.no_grad():
@@ -303,11 +302,11 @@ class Plan:
             raise Refusal(f"it needs {4 * self.program.numbers >> 20:,} MiB of memory")
         ARENAS.reserve(self, self.program.numbers)
         self._inputs = [value.argument for value in graph.inputs if value.argument is not None]
-        #: Shapes and strides of the results, and whether they come from operators of PyTorch's.
+        #: Shapes and strides of the results, and whether PyTorch operators allocate them.
         self._results = list(zip(made.shapes, self.program.foreign_results, strict=True))
         self._held = made.held
         results = {value: at for at, value in enumerate(graph.results)}
-        #: For each output which result, argument or constant it is.
+        #: For each output, which result, argument or constant it is.
         self._outputs: list[tuple[str, int]] = []
         self._numbers: list[Any] = []
         for each in graph.outputs:
@@ -318,20 +317,20 @@ class Plan:
                 self._outputs.append(("argument", each.argument))
             else:
                 self._outputs.append(("result", results[each]))
-        #: Whether the outputs are the program's results in their order.
+        #: Whether the outputs are exactly the program's results, in order.
         self._plainly = self._outputs == [("result", at) for at in range(len(self._results))]
-        #: Who walks the program, where that is open.
+        #: Chooses between one thread and several, if both are possible.
         self.company: ThreadChoice | None = None
 
     @property
     def threads(self) -> int:
-        """How many threads walk it now."""
+        """The number of threads that the plan uses now."""
         return 1 if self.company is not None and self.company.alone else self.program.threads
 
     def __call__(self, arguments: Sequence[Any], alone: bool | None = None) -> list[Any] | None:
-        """The graph's outputs; None where there is no memory for them.
+        """The graph's outputs; None if there is no memory for the arena.
 
-        ``alone`` says whether one thread walks the program; else its company does.
+        ``alone`` fixes whether one thread runs the program; by default ``company`` decides.
         """
         arena = ARENAS.borrow(self.program.numbers)
         if arena is None:

@@ -1,9 +1,9 @@
-"""Whether a plan is walked by all threads or by one.
+"""Chooses whether all threads or one thread run a plan.
 
-Several threads wait for each other at every step, which takes long when the machine has other work. Only times tell,
-and not once for all: so it is looked at again in use, by walks that are due anyway, after 64 of them, 256, 1024 and so
-on. And where calls come now and then, threads that have gone to sleep may take ten milliseconds to wake: after a few
-walks in a row that one thread would have done in half the time it is one thread's turn.
+Several threads wait for each other at every step, which takes long if the machine has other work. This has to be
+measured, and can change: so both are timed again in use, on calls that happen anyway, after 64 runs, 256, 1024 and so
+on. If calls are rare, threads that have gone to sleep may take ten milliseconds to wake up. So after a few consecutive
+runs that one thread would have done in half the time, the plan switches to one thread.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import math
 import statistics
 from typing import Final
 
-#: How many times as fast several threads have to be as one.
+#: The factor by which several threads have to be faster than one.
 _WORTH: Final = 1.1
-#: Walks after which both are timed again for the first time, each later time after so many times as many.
+#: The number of runs before both are timed again, and the factor by which it grows each time.
 _FIRST, _RARER = 64, 4
-#: Walks of each kind that are timed then.
+#: The number of runs of each kind that are timed then.
 _TRIALS: Final = 8
-#: Walks in a row that were so many times as long as one thread's, and are too many.
+#: After this many consecutive runs, each this factor slower than one thread, switch to one thread.
 _LATE, _TOO_LONG = 3, 2.0
 
 
 class ThreadChoice:
-    """The choice, for a plan that may be walked either way; walks are told of one after the other."""
+    """The choice for one plan; :meth:`took` records its runs one after the other."""
 
     def __init__(self) -> None:
         self.alone = False
@@ -32,19 +32,19 @@ class ThreadChoice:
         self._one, self._late = math.inf, 0
 
     def settle(self, together: float, alone: float) -> None:
-        """Chooses by the seconds that a walk takes all threads and one."""
+        """Chooses from the seconds of a run on all threads and on one."""
         self.alone = alone <= _WORTH * together
         self._one, self._late = alone, 0
 
     def turn(self) -> bool:
-        """Whether the walk that comes now is one thread's."""
+        """Whether one thread computes the next run."""
         self._walks += 1
         if self._walks == self._next:
             self._next, self._left, self._taken = _RARER * self._next, 2 * _TRIALS, ([], [])
         return self._left % 2 == 1 if self._left else self.alone
 
     def took(self, alone: bool, seconds: float) -> None:
-        """What that walk took."""
+        """Records the seconds of that run."""
         if self._left:
             self._taken[alone].append(seconds)
             self._left -= 1

@@ -1,10 +1,10 @@
-"""Whether the tensors that a model owns still hold the numbers that plans were packed from.
+"""Detects whether a model's tensors have changed since plans packed them.
 
-Assignments and writes through autograd move a tensor's version or its address. Writes through ``.data``, NumPy or
-kernels of others move neither; for those, numbers themselves are compared (engine/llvm/memory/fingerprints.py), all of
-a small tensor's and samples of a larger one's, other samples at every look. So an update of whole tensors, such as a
-moving average, is seen at the next call. A few numbers of a large tensor, written past its version, are seen some calls
-later; :func:`look_again` has them seen at once.
+Assignments and in-place operations change a tensor's version or address. Writes through ``.data``, NumPy or foreign
+kernels change neither, so digests of the numbers are compared (engine/llvm/memory/fingerprints.py): of all numbers of a
+small tensor, and of samples of a large one, different ones at every check. So an update of whole tensors, such as a
+moving average, is noticed at the next call. Changes of a few numbers of a large tensor that don't change its version
+are noticed some calls later, or at once after :func:`look_again`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from striate.engine.llvm.codegen.isa import Isa
 from striate.engine.llvm.memory.fingerprints import Fingerprints
 
 _version: Final = attrgetter("_version")
-#: All that there are, to be told to look again.
-_living: Final[weakref.WeakSet[Weights]] = weakref.WeakSet()
+#: All living instances, for :func:`look_again`.
+_living: Final[weakref.WeakSet[WeightSnapshot]] = weakref.WeakSet()
 
 
-class Weights:
-    """Tensors as they were at :meth:`take`."""
+class WeightSnapshot:
+    """A snapshot of tensors, taken by :meth:`take`."""
 
     def __init__(self, isa: Isa) -> None:
         self._isa = isa
@@ -36,14 +36,14 @@ class Weights:
         _living.add(self)
 
     def take(self, tensors: Sequence[Tensor]) -> None:
-        """Remembers what they hold now."""
+        """Takes a snapshot of the tensors."""
         self._versions, self._places = list(map(_version, tensors)), list(map(Tensor.data_ptr, tensors))
-        # Aliases keep the memory, so that no other tensor gets its address.
+        # Aliases keep the memory alive, so that no other tensor gets its address.
         self._aliases = [tensor.detach() for tensor in tensors]
         self._taken = Fingerprints(self._aliases, self._isa)
 
     def same(self, tensors: Sequence[Tensor]) -> bool | None:
-        """Whether they hold what they did, as far as one look tells; None where they count no versions."""
+        """Whether the tensors are unchanged, as far as one check can tell; None if they have no versions."""
         try:
             versions = list(map(_version, tensors))
         except RuntimeError:
@@ -60,10 +60,10 @@ class Weights:
 
 
 def look_again() -> None:
-    """Has accelerated models read their weights anew at the next call.
+    """Makes accelerated models read their weights again at the next call.
 
-    Needed after writes of single numbers into large tensors that PyTorch isn't told of, as by NumPy, a kernel of one's
-    own or ``.data``; all other changes are seen by themselves.
+    This is needed after writes of single numbers into large tensors that bypass PyTorch's versions, such as those by
+    NumPy, by a custom kernel or through ``.data``. All other changes are noticed automatically.
 
     >>> import striate, torch
     >>> model = striate.accelerate(torch.nn.Linear(512, 512), quiet=True)

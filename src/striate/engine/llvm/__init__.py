@@ -1,15 +1,15 @@
 """CPU kernels generated with LLVM, by family.
 
-Every family of problems has a folder: its ``dispatch.py`` takes tensors, chooses a kernel, tile and work items, and
-fills in addresses; the other files generate kernels and begin with their loops in words. In file names ``nchw`` puts
-vector lanes along the width of planes, ``nhwc`` over channels that lie side by side (channels last).
+Every family of problems has a folder. Its ``dispatch.py`` takes tensors, chooses a kernel, tile and work items, and
+fills in addresses. The other files generate kernels; each begins with its loops as pseudocode. In file names, ``nchw``
+means vector lanes along the width of planes, and ``nhwc`` lanes over adjacent channels (channels last).
 
 ======================  ================================================================================
 :mod:`codegen`          instruction sets, IR from Python, machine code and its cache, threads, programs
 :mod:`memory`           operands as planes and rows, packed weights, copies between layouts, arenas
-:mod:`functions`        activations and other functions of single numbers; epilogues of kernels
-:mod:`convolution`      convolution's three passes
-:mod:`winograd`         the same with fewer multiplications
+:mod:`functions`        activations and other elementwise functions; epilogues of kernels
+:mod:`convolution`      the three passes of convolution
+:mod:`winograd`         convolution with fewer multiplications
 :mod:`pooling`          max and average pooling with gradients
 :mod:`conv_pool`        convolution, activation and max pooling as one block
 :mod:`normalization`    batch and layer normalisation

@@ -1,4 +1,4 @@
-"""The backend of generated CPU kernels: what it takes, and why it leaves the rest."""
+"""The backend of generated CPU kernels: which problems it accepts, and why it refuses the others."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from striate.engine.llvm.pooling import dispatch as pooling
 from striate.errors import OperandError
 from striate.geometry import ConvShape, PoolShape, Problem
 
-#: Taps that a weight gradient writes out one by one; beyond, its code grows faster than it gains.
+#: The most taps of a weight gradient, whose kernel unrolls them all.
 _MOST_TAPS = 256
-#: Columns of a kernel, which every kernel writes out one by one.
+#: The most columns of a window, which every kernel unrolls.
 _MOST_COLUMNS = 128
 _LIMIT = 1 << 31
-#: Multiplications below which a call costs more than its kernel.
+#: With fewer multiplications, dispatch takes longer than the kernel.
 _FEW_MACS = 100_000
-#: Channels on both sides from which PyTorch's kernels leave little to gain.
+#: With this many input and output channels, PyTorch's kernels are hard to beat.
 _MANY_CHANNELS = 16
 
 
@@ -43,25 +43,25 @@ class LlvmBackend(Backend):
         if isinstance(problem, ConvShape):
             shapes.append(problem.weight_shape)
         if any(0 in shape for shape in shapes):
-            return "leaves empty tensors to others"
+            return "has no kernels for empty tensors"
         if any(torch.Size(shape[2:]).numel() >= _LIMIT for shape in shapes):
-            return "counts positions of a plane in 32 bits"
+            return "has 32-bit positions, too few for this plane"
         if problem.kernel[-1] > _MOST_COLUMNS:
-            return f"writes kernel columns out one by one, up to {_MOST_COLUMNS}"
+            return f"unrolls kernel columns, at most {_MOST_COLUMNS}"
         if isinstance(problem, PoolShape):
             return None
         if open_ is Pass.WEIGHT_GRAD and torch.Size(problem.kernel).numel() > _MOST_TAPS:
-            return f"writes the taps of a weight gradient out one by one, up to {_MOST_TAPS}"
+            return f"unrolls the taps of a weight gradient, at most {_MOST_TAPS}"
         return None
 
     def recommends(self, problem: Problem, open_: Pass, channels_last: bool) -> bool:
-        """Where its kernels were ahead of PyTorch's, all told, in ``benchmarks/results/operations.csv``."""
+        """Whether these kernels were faster than PyTorch's overall in ``benchmarks/results/operations.csv``."""
         if open_ is Pass.PACKED:
             return True
         if isinstance(problem, PoolShape):
             if problem.kind == "max":
                 return open_ is not Pass.INPUT_GRAD or not channels_last
-            # Lanes lie along the width of the output, which global pooling has none of.
+            # Lanes run along the width of the output, and global pooling has an output of width 1.
             return not channels_last and problem.output_size[-1] >= 4
         if problem.macs < _FEW_MACS:
             return False
@@ -120,7 +120,7 @@ class LlvmBackend(Backend):
 def checked_operands(
     shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """A contraction's operands, the open one left out, of the shapes that a kernel counts on."""
+    """Checks that the two operands and the bias of a contraction have the shapes that a kernel relies on."""
     shapes = (shape.input_shape, shape.weight_shape, shape.output_shape)
     one, other = shapes[:open_] + shapes[open_ + 1 :]
     bias = None if bias is None else _checked(shape, bias, shapes[open_][1:2])
@@ -128,9 +128,9 @@ def checked_operands(
 
 
 def _checked(shape: Problem, tensor: Tensor, wanted: tuple[int, ...]) -> Tensor:
-    """A tensor whose memory holds what it says: float32 numbers on the CPU, of the shape that the kernel counts on."""
+    """Checks that a tensor is float32, on the CPU, and of the wanted shape, and resolves its negative bit."""
     if tensor.shape != wanted or tensor.dtype is not torch.float32 or not tensor.is_cpu:
         got = f"got {tuple(tensor.shape)} of {tensor.dtype} on {tensor.device}"
         raise OperandError(str(shape), got, f"needed {tuple(wanted)} of torch.float32 on cpu")
-    # The imaginary part of a conjugate is kept as it was, and a bit says that it means the negative.
+    # The imaginary part of a conjugate tensor has the old numbers in memory, and a bit that says they are negated.
     return tensor.resolve_neg() if tensor.is_neg() else tensor

@@ -1,8 +1,8 @@
-"""One number of a recording, followed back: what it was made of, and how.
+"""The derivation of one number of a recording: its operands, and how it was computed from them.
 
-One file for each family of operators: ``products`` (convolution, matrix products), ``pools`` (pooling, means,
-enlargement), ``norms`` (normalisation, softmax), ``pointwise``, ``moves`` (numbers that are only moved) and ``general``
-(anything else). A function entered in :data:`table.TABLE` derives an operator; adding one is one function.
+There is a file for each family of operators: ``products`` (convolution, matrix products), ``pools`` (pooling, means,
+interpolation), ``norms`` (normalisation, softmax), ``pointwise``, ``moves`` (numbers that are only moved) and
+``general`` (all others). Each operator has one function, which is registered in :data:`table.TABLE`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from striate.studio.recording import Recording
 
 __all__ = ["TABLE", "Derivation", "Question", "derive", "position"]
 
-# Modules that enter their operators when they are imported.
+# Importing these modules registers their operators.
 _FAMILIES = (moves, norms, pointwise, pools, products)
 
 
 def position(recording: Recording, value: int, place: Sequence[int]) -> tuple[int, ...]:
-    """A place in a value, checked.
+    """Checks a place in a value.
 
     Raises:
         StudioError: no such value, or no such place in it.
@@ -40,12 +40,12 @@ def position(recording: Recording, value: int, place: Sequence[int]) -> tuple[in
 
 
 def derive(recording: Recording, value: int, place: Sequence[int]) -> Derivation:
-    """How one number of a recording came about.
+    """Derives one number of a recording.
 
     Args:
-        recording: a run.
+        recording: a recording.
         value: the tensor's number in it.
-        place: of the element, one position an axis.
+        place: the place of the element, one index for each axis.
 
     Raises:
         StudioError: no such value or place.
@@ -75,7 +75,7 @@ def derive(recording: Recording, value: int, place: Sequence[int]) -> Derivation
 
 
 def _source(recording: Recording, value: int, place: tuple[int, ...]) -> Derivation:
-    """Where the walk ends: an input's number, a weight, a buffer or a constant."""
+    """The derivation of a number that wasn't computed: of an input, a weight, a buffer or a constant."""
     kind = recording.values[value].kind
     name = recording.names[value]
     words = {

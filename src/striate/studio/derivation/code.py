@@ -1,4 +1,4 @@
-"""The Python that prints a number: a call of PyTorch's or striate's public functions on the recorded operands."""
+"""Python code that prints a number, by a call of PyTorch's or striate's public functions on the recorded operands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from striate.analysis.operators import Operation, Value
 from striate.studio.derivation.table import Question, plain_name
 
-#: The lines that come before: ``model`` and ``inputs`` are the caller's.
+#: The first lines of the code; the user defines ``model`` and ``inputs``.
 PREAMBLE = "from striate.studio.recording import record\n\nrecording = record(model, inputs{training})\n"
 
 
@@ -19,7 +19,7 @@ def preamble(training: bool) -> str:
 
 
 def looked_up(number: int, place: tuple[int, ...]) -> str:
-    """Code that prints what is recorded."""
+    """Code that prints the recorded number."""
     return f"print(recording.numbers[{number}]{_index(place)}.item())"
 
 
@@ -28,7 +28,7 @@ def _index(place: tuple[int, ...]) -> str:
 
 
 def call(question: Question) -> str:
-    """Code that prints the number by computing the operator again."""
+    """Code that computes the operator again and prints the number."""
     operation, name = question.operation, question.name
     if question.operation.written and question.value not in operation.outputs:
         return looked_up(question.number(question.value), question.place)
@@ -42,7 +42,7 @@ def call(question: Question) -> str:
 
 
 def _nice(question: Question, name: str) -> str | None:
-    """The function that people know, where there is one with the same meaning."""
+    """A call of the well-known public function, if there is one with the same meaning."""
     operation = question.operation
     if name == "convolution":
         x, w, b = (_shown(question, operation.argument(each)) for each in ("input", "weight", "bias"))
@@ -77,7 +77,7 @@ def _list(operation: Operation, name: str) -> str:
 
 
 def _plain(question: Question) -> str:
-    """The operator by its name in PyTorch's library; what writes gets a copy to write into."""
+    """A call of the operator by its name in PyTorch's library; an in-place operator gets a copy."""
     operation = question.operation
     packet, _, overload = str(operation.target).partition(".")[2].partition(".")
     namespace = operation.target.namespace
@@ -99,7 +99,7 @@ def _plain(question: Question) -> str:
 
 
 def _shown(question: Question, argument: Any) -> str:
-    """An argument as Python."""
+    """An argument as Python code."""
     if isinstance(argument, Value):
         return f"recording.numbers[{question.number(argument)}]"
     if isinstance(argument, list | tuple):

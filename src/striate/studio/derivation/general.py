@@ -1,4 +1,4 @@
-"""What any operator can be asked: shapes, and by which numbers a result moves, found by its gradient."""
+"""The derivation of any operator: shapes, and the operand elements that influence a result, found by its gradient."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from striate.analysis.operators import Value
 from striate.studio.derivation.result import Derivation, Hop
 from striate.studio.derivation.table import Question, wide
 
-#: Elements of operands beyond which no gradient is taken for one number.
+#: The most elements of operands for which a gradient is computed.
 _MOST: Final = 1 << 24
 _HOPS: Final = 12
 
 
 def general(question: Question) -> Derivation:
-    """Operands with their shapes, and those elements by which the result moves most."""
+    """The operands with their shapes, and the elements with the most influence on the result."""
     operation = question.operation
     name = question.name.strip("_").replace("_", " ")
     shapes = [{"value": question.number(each), "shape": list(each.shape)} for each in operation.inputs]
@@ -43,7 +43,7 @@ def _corner(question: Question, value: Value) -> Hop:
 
 
 def dependence(question: Question) -> tuple[tuple[Hop, ...], dict[int, int]] | None:
-    """Elements of the operands by how much the number moves with them (gradient times number); None if unknown."""
+    """The elements of the operands by influence on the number (gradient times element); None if unknown."""
     operation = question.operation
     if not question.value.dtype.is_floating_point:
         return None
@@ -57,7 +57,7 @@ def dependence(question: Question) -> tuple[tuple[Hop, ...], dict[int, int]] | N
         if value in wanted:
             leaves.setdefault(value, tensor.requires_grad_())
             tensor = leaves[value]
-            # What writes in place refuses a leaf.
+            # In-place operators refuse leaf tensors.
             return tensor.clone() if operation.written else tensor
         return tensor
 

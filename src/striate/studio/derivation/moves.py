@@ -1,6 +1,6 @@
-"""Numbers that are only moved: reshaped, cut out, joined, repeated, padded, gathered, copied.
+"""Operators that only move numbers: reshape, slice, concatenate, repeat, pad, gather, copy.
 
-Where a number comes from is told by the operator itself: it runs on tensors that hold their own positions.
+To find the source of a number, the operator is run on tensors whose elements are their own positions.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from striate.analysis.operators import Operation, Value
 from striate.studio.derivation.result import Derivation, Hop
 from striate.studio.derivation.table import Question, derives
 
-#: Positions are counted from here, so that constants which an operator fills in aren't taken for positions.
+#: The first position; it is large, so that constants which an operator fills in aren't mistaken for positions.
 _BASE: Final = float(1 << 44)
-#: Arguments that say where something is, rather than being moved.
+#: Arguments that aren't moved, but control where numbers are moved.
 _STEERING: Final = frozenset(("index", "indices", "condition", "mask"))
 
 _TOLD: Final[dict[str, tuple[str, str]]] = {
@@ -56,7 +56,7 @@ _TOLD: Final[dict[str, tuple[str, str]]] = {
     "triu": ("triangle", "Numbers below the diagonal become zero"),
 }
 
-#: Operators that hand each number on to its own place.
+#: Operators that keep each number at its place.
 _SAME: Final = (
     "clone", "contiguous", "alias", "detach", "lift_fresh", "lift_fresh_copy", "_to_copy", "to", "positive", "_conj",
     "copy_to", "_copy_from", "view_as_real_copy", "real",
@@ -108,7 +108,7 @@ def _moved(question: Question) -> Derivation:
 
 
 def origin(question: Question) -> Hop | None:
-    """The element that a moved number is; None where the operator filled in a constant."""
+    """The source element of a moved number; None if the operator filled in a constant."""
     found = _position(question)
     if found is None:
         return None
@@ -148,7 +148,7 @@ def _position(question: Question) -> tuple[Value, int] | None:
 
 
 def _moving_values(operation: Operation) -> list[Value]:
-    """The tensors whose numbers are moved, rather than those that say where to."""
+    """The tensors whose numbers are moved, without those that control where."""
     found: dict[Value, None] = {}
     schema = operation.target._schema.arguments
 
@@ -169,14 +169,14 @@ def _moving_values(operation: Operation) -> list[Value]:
 
 
 def _laid_out(own: Tensor, like: Tensor) -> Tensor:
-    """Positions in memory that is laid out like another tensor's."""
+    """A tensor of positions with the memory layout of another tensor."""
     made = torch.empty_strided(like.shape, like.stride(), dtype=torch.float64)
     made.copy_(own)
     return made
 
 
 def aliased(question: Question) -> Derivation:
-    """A number in memory that an operator wrote through another view: written, or left as it was."""
+    """A number in memory that an operator wrote to through another view: overwritten, or unchanged."""
     recording, operation = question.recording, question.operation
     mine = question.tensor(question.value)
     address = mine.storage_offset() + sum(at * step for at, step in zip(question.place, mine.stride(), strict=True))
@@ -203,7 +203,7 @@ def _equal(question: Question, hop: Hop) -> Any:
 
 @derives("sort", "topk", "cummax", "cummin")
 def _ordered(question: Question) -> Derivation:
-    """The element that the other result, the indices, points to."""
+    """The element to which the other result, the indices, points."""
     operation = question.operation
     x = operation.inputs[0]
     dim = int(operation.argument("dim", -1)) % max(len(x.shape), 1)

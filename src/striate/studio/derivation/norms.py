@@ -1,4 +1,4 @@
-"""Normalisation: by a channel's statistics, a layer's or a group's; and softmax, which makes weights of a row."""
+"""Normalisation by the statistics of a channel, a layer or a group; and softmax."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from striate.analysis.operators import Value
 from striate.studio.derivation.products import tokens
-from striate.studio.derivation.result import Derivation, Hop, Step, Strand
+from striate.studio.derivation.result import Derivation, DerivationStep, Hop, Strand
 from striate.studio.derivation.table import Question, as_value, derives, grid
 
 
@@ -28,9 +28,9 @@ def _normalised(
     beta = question.hop(shift, affine, "shift") if isinstance(shift, Value) else None
     result = centred * (float(gamma.number) if gamma else 1.0) + (float(beta.number) if beta else 0.0)
     steps = (
-        Step("μ", "mean", mean),
-        Step("σ²", "variance", variance),
-        Step("x̂", f"(x - μ) / √(σ² + {epsilon:g})", centred),
+        DerivationStep("μ", "mean", mean),
+        DerivationStep("σ²", "variance", variance),
+        DerivationStep("x̂", f"(x - μ) / √(σ² + {epsilon:g})", centred),
     )
     factor = abs(float(gamma.number)) if gamma else 1.0
     size = factor * (abs(number) + abs(mean)) / root * (8 + len(window.numbers if window else ())) + abs(result)
@@ -137,7 +137,7 @@ def _softmax(question: Question) -> Derivation:
     most = float(row.numbers.max())
     shifted = row.numbers - (most if math.isfinite(most) else 0.0)
     total = math.fsum(shifted.exp().tolist())
-    steps = (Step("m", "largest of the row", most), Step("s", "Σ exp(xⱼ - m)", total))
+    steps = (DerivationStep("m", "largest of the row", most), DerivationStep("s", "Σ exp(xⱼ - m)", total))
     if own is None:
         result = most + math.log(total)
         told = ("log of a sum of exponentials", "A smooth maximum of the row.", "y = m + log s")
@@ -166,7 +166,7 @@ def _softmax(question: Question) -> Derivation:
 
 @derives("linalg_vector_norm", "var", "std", "var_mean", "norm", "prod", "any", "all", "count_nonzero", "std_mean")
 def _reduction(question: Question) -> Derivation:
-    """One number of many: all of them are shown, and the operator itself works the number out again."""
+    """A reduction of many numbers: shows all of them, and computes the result again by the operator itself."""
     from striate.studio.derivation.pools import reduced
 
     operation = question.operation
@@ -186,7 +186,7 @@ def _reduction(question: Question) -> Derivation:
 
 
 def _again(question: Question, numbers: Tensor) -> float:
-    """A reduction of numbers in float64."""
+    """The reduction of numbers in float64."""
     operation, name = question.operation, question.name
     if name == "linalg_vector_norm":
         return float(torch.linalg.vector_norm(numbers, operation.argument("ord", 2)))

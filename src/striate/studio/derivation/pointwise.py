@@ -1,4 +1,4 @@
-"""Functions of one number, or of one number of each operand: activations, addition, multiplication, comparisons."""
+"""Elementwise operators: activations, addition, multiplication, comparisons."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from striate.analysis.operators import Operation, Value
 from striate.studio.derivation.result import Check, Derivation, Hop, number_of, rounding
 from striate.studio.derivation.table import Question, derives
 
-#: Words and formula by the operator; {x}, {y} stand for the operands.
+#: Description and formula by operator; {x}, {y} stand for the operands.
 _TOLD: Final[dict[str, tuple[str, str]]] = {
     "relu": ("Numbers above zero go on, all others become zero.", "y = max(0, x)"),
     "relu6": ("Numbers are cut off below 0 and above 6.", "y = min(max(0, x), 6)"),
@@ -47,12 +47,12 @@ _TOLD: Final[dict[str, tuple[str, str]]] = {
     "div": ("A quotient.", "y = a / b"),
 }
 
-#: Noise: numbers that nothing was computed from.
+#: Operators that draw random numbers.
 _DRAWN: Final = frozenset(
     ("bernoulli", "rand", "rand_like", "randn", "randn_like", "normal", "uniform", "randint", "randperm", "exponential",
      "random", "multinomial", "poisson", "rrelu_with_noise")
 )  # fmt: skip
-#: Numbers that are written in the code.
+#: Operators that create constants.
 _MADE: Final = frozenset(
     ("zeros", "zeros_like", "ones", "ones_like", "full", "full_like", "arange", "linspace", "eye", "empty",
      "empty_like", "new_zeros", "new_ones", "new_full", "new_empty", "scalar_tensor", "fill", "zero", "empty_strided",
@@ -61,12 +61,12 @@ _MADE: Final = frozenset(
 
 
 def is_pointwise(operation: Operation) -> bool:
-    """Whether each number of the result is made of one number of each operand, at the same place."""
+    """Whether each number of the result depends on one number of each operand, at the same place."""
     return torch.Tag.pointwise in operation.target.tags
 
 
 def located(value: Value, shape: tuple[int, ...], place: tuple[int, ...]) -> tuple[int, ...]:
-    """Where an operand that is broadcast to ``shape`` has the element of a place there."""
+    """The place in an operand, broadcast to ``shape``, that corresponds to a place in the result."""
     if not value.shape:
         return ()
     count = math.prod(value.shape)
@@ -75,7 +75,7 @@ def located(value: Value, shape: tuple[int, ...], place: tuple[int, ...]) -> tup
 
 
 def scalars(question: Question) -> tuple[dict[Value, tuple[int, ...]], Tensor]:
-    """Where each operand's number stands, and what the operator makes of these numbers alone."""
+    """The place of each operand's number, and the operator's result for these numbers alone."""
     operation = question.operation
     shape = torch.broadcast_shapes(*(value.shape for value in operation.inputs)) if operation.inputs else ()
     target = question.value.shape
@@ -83,7 +83,7 @@ def scalars(question: Question) -> tuple[dict[Value, tuple[int, ...]], Tensor]:
     places = {value: located(value, tuple(shape), question.place) for value in operation.inputs}
 
     def one(value: Value) -> Tensor:
-        # One element as a tensor of one axis, so that type promotion is the tensors' own.
+        # Use tensors with one axis and one element, so that type promotion is that of tensors.
         found = question.tensor(value)[places[value]]
         return found.clone() if not value.shape else found.reshape(1).clone()
 
@@ -96,7 +96,7 @@ def scalars(question: Question) -> tuple[dict[Value, tuple[int, ...]], Tensor]:
 
 
 def pointwise(question: Question) -> Derivation:
-    """The operator's own result for the operands' numbers at this place."""
+    """The operator's result for the operands' numbers at this place."""
     name = question.name
     places, result = scalars(question)
     letters = "x" if len(places) == 1 else "abcdef"
@@ -118,7 +118,7 @@ def pointwise(question: Question) -> Derivation:
 
 
 def _settings(operation: Operation) -> dict[str, Any]:
-    """The numbers among an operator's arguments."""
+    """The numeric arguments of an operator."""
     found: dict[str, Any] = {}
     for argument in operation.target._schema.arguments:
         given = operation.argument(argument.name)
@@ -129,7 +129,7 @@ def _settings(operation: Operation) -> dict[str, Any]:
 
 @derives("add", "sub", "rsub", "subtract")
 def _sum(question: Question) -> Derivation:
-    """Summands, which a walk can follow by how much each contributes."""
+    """A sum; the operands are sorted by contribution."""
     operation = question.operation
     if not question.value.dtype.is_floating_point:
         return pointwise(question)
@@ -164,7 +164,7 @@ def _sum(question: Question) -> Derivation:
 
 @derives("mul", "multiply")
 def _times(question: Question) -> Derivation:
-    """A product; where one factor is dropout's mask, the formula says so."""
+    """A product; the formula mentions dropout if one factor is its mask."""
     values = question.operation.inputs
     found = pointwise(question)
     mask = next((value for value in values if _is_mask(question, value)), None)
@@ -178,7 +178,7 @@ def _times(question: Question) -> Derivation:
 
 
 def _is_mask(question: Question, value: Value) -> bool:
-    """Whether a tensor comes from noise by a division alone, as dropout's mask does."""
+    """Whether a tensor is random numbers, divided by a constant, like the mask of dropout."""
     recording = question.recording
     for _ in range(4):
         operation = recording.operation_of(recording.number_of(value))
@@ -212,7 +212,7 @@ def _made(question: Question) -> Derivation:
 
 @derives("hardswish", "log_sigmoid_forward", "rrelu_with_noise_functional", "prelu")
 def _untagged(question: Question) -> Derivation:
-    """Functions of one number that PyTorch doesn't mark as such; a second result is a buffer for the gradient."""
+    """Elementwise functions that PyTorch doesn't tag as such; a second result is a buffer for the gradient."""
     from striate.studio.derivation.general import general
 
     return general(question) if question.rank else pointwise(question)

@@ -1,4 +1,4 @@
-"""Pooling: the maximum that won, averages of every kind, and other sums of a channel's own map (interpolation)."""
+"""Max pooling, averages of every kind, and other sums over the map of one channel (interpolation)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from striate.analysis.operators import Value
 from striate.geometry import PoolShape
 from striate.studio.derivation.products import spread
-from striate.studio.derivation.result import Derivation, Number, Terms, number_of
+from striate.studio.derivation.result import Derivation, RecordedNumber, Terms, number_of
 from striate.studio.derivation.table import Question, as_value, derives, grid, strongest
 
 _MAX: Final = (
@@ -22,7 +22,7 @@ _MAX: Final = (
 
 
 def pool_of(question: Question, kind: Any, x: Value, dims: int) -> PoolShape:
-    """The pooling problem of an operator that has a kernel."""
+    """The pooling problem of an operator with a window."""
     argument = question.operation.argument
     kernel = spread(argument("kernel_size"), dims)
     given = argument("stride")
@@ -55,7 +55,7 @@ def _maximum(question: Question) -> Derivation:
     places = grid([*([each] for each in question.place[:lead]), *axes])
     seen = question.strand(x, "x", places)
     best = torch.where(seen.numbers.isnan(), math.inf, seen.numbers)
-    winner = int(best.argmax())  # PyTorch takes the first of several
+    winner = int(best.argmax())  # PyTorch takes the first of equal maxima
     indices = next((each for each in operation.outputs[1:2]), None)
     if indices is not None and question.value is not indices:
         flat = int(question.tensor(indices)[question.place])
@@ -129,7 +129,7 @@ _CHANNELWISE: Final = {
     "_upsample_bicubic2d_aa",
 )  # fmt: skip
 def _channelwise(question: Question) -> Derivation:
-    """The weights are those that PyTorch's own gradient of the operator has, on this channel's map alone."""
+    """A linear operator on one channel's map; its weights are its gradient, computed by PyTorch."""
     x = question.operation.inputs[0]
     dims = next(int(letter) for letter in question.name if letter.isdigit())
     lead = len(x.shape) - dims
@@ -143,9 +143,9 @@ def _channelwise(question: Question) -> Derivation:
 
 
 def _alone(question: Question, x: Value, lead: int) -> tuple[Tensor, Tensor]:
-    """The operator's result for one channel's map of one picture, and that map, which wants a gradient."""
+    """The operator's result for the map of one channel of one picture, and that map, which requires a gradient."""
     own = question.tensor(x)[tuple(slice(at, at + 1) for at in question.place[:lead])]
-    # A batch that an operator doesn't know (C, H, W) is left out of the question as it is.
+    # Operators without a batch axis get (C, H, W).
     leaf = own.detach().to(torch.float64).clone().requires_grad_()
     arguments = [leaf if each is x else each for each in question.operation.args]
     with torch.enable_grad():
@@ -162,7 +162,7 @@ def _linear_places(question: Question, x: Value, lead: int) -> tuple[Tensor, Ten
 
 
 def _support(question: Question, x: Value, lead: int) -> list[list[int]]:
-    """Along each axis what an adaptive window sees: what adaptive averaging with the same sizes sees."""
+    """The positions that an adaptive window sees along each axis, found by adaptive averaging with the same sizes."""
     size = list(question.value.shape[lead:])
     dims = len(size)
     act: Any = (
@@ -192,7 +192,7 @@ def _mean(question: Question) -> Derivation:
 
 
 def reduced(question: Question, x: Value) -> Tensor:
-    """All places that a reduction adds up for one element of its result."""
+    """All places over which a reduction sums for one element of its result."""
     given = question.operation.argument("dim")
     rank = len(x.shape)
     whole = given is None or (isinstance(given, list | tuple) and not given)
@@ -213,7 +213,7 @@ def reduced(question: Question, x: Value) -> Tensor:
 
 @derives("amax", "amin", "max", "min", "median", "nanmedian", "kthvalue", "mode", "argmax", "argmin")
 def _chosen(question: Question) -> Derivation:
-    """One of the numbers of a row: the largest, the least, the middle one, or its place."""
+    """The maximum, minimum or median of a row, or its place."""
     operation, name = question.operation, question.name
     x = as_value(operation.args[0])
     if len(operation.inputs) > 1 and name in ("max", "min"):
@@ -222,7 +222,7 @@ def _chosen(question: Question) -> Derivation:
         return pointwise(question)
     places = reduced(question, x)
     seen = question.strand(x, "x", places)
-    recorded: Number = question.recorded
+    recorded: RecordedNumber = question.recorded
     of_place = name.startswith("arg") or question.rank == 1
     if of_place:
         winner = min(int(recorded), len(places) - 1)

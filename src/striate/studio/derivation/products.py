@@ -1,4 +1,4 @@
-"""Sums of products: convolution in all its forms, matrix products, and what they become with a bias."""
+"""Sums of products: all kinds of convolution and of matrix products, with and without bias."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TAPS: Final = {1: ("u",), 2: ("u", "v"), 3: ("t", "u", "v")}
 
 
 def problem_of(operation: Operation) -> ConvShape:
-    """The convolution whose output, or of a transposed one whose input gradient, an operator computes."""
+    """The convolution that an operator computes; for a transposed one, the convolution whose input gradient it is."""
     x, w = as_value(operation.argument("input")), as_value(operation.argument("weight"))
     dims = len(w.shape) - 2
     stride, padding, dilation = (spread(operation.argument(name), dims) for name in ("stride", "padding", "dilation"))
@@ -32,13 +32,13 @@ def problem_of(operation: Operation) -> ConvShape:
 
 
 def spread(given: Any, dims: int) -> list[int]:
-    """One number an axis."""
+    """Expands a setting to one number for each axis."""
     numbers = [int(given)] if isinstance(given, int) else [int(each) for each in given]
     return numbers * dims if len(numbers) == 1 else numbers
 
 
 def taps_at(operation: Operation, place: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """For each axis the taps through which an output position sees an input position, and these positions."""
+    """For each axis, the taps through which an output position sees the input, and the positions that it sees."""
     shape = problem_of(operation)
     found = []
     transposed = bool(operation.argument("transposed"))
@@ -101,7 +101,7 @@ def _convolution(question: Question) -> Derivation:
 
 
 def _flipped(question: Question, terms: Terms, w: Value, added: tuple[Hop, ...]) -> dict[str, Any]:
-    """What a true convolution, whose kernel is flipped, would give with these weights, and how both are one."""
+    """The result of a true convolution, with a flipped kernel, for these weights, and its relation to correlation."""
     x, along = terms.strands
     last = torch.tensor([length - 1 for length in w.shape[2:]])
     places = torch.cat([along.places[:, :2], last - along.places[:, 2:]], 1)
@@ -122,7 +122,7 @@ def _bias(question: Question, bias: Any, place: tuple[int, ...]) -> tuple[Hop, .
 
 
 def _told(operation: Operation, shape: ConvShape, transposed: bool, biased: bool) -> tuple[str, str, str]:
-    """Title, words and formula."""
+    """The title, description and formula."""
     groups, deep = shape.groups, shape.in_channels // shape.groups
     over, taps = ",".join(_AXES[shape.dims]), ",".join(_TAPS[shape.dims])
     depthwise = groups > 1 and deep == 1
@@ -172,7 +172,7 @@ def _position(window: Window, tap: str, at: str) -> str:
 
 
 def _sharing(question: Question, channel: int) -> dict[str, Any]:
-    """All results that are made with the same weights: every position of this output channel, of every picture."""
+    """All results that use the same weights: every position of this output channel, for every picture."""
     shape = question.value.shape
     count = shape[0] * math.prod(shape[2:])
     places = grid([[question.place[0]], [channel], *(range(length) for length in shape[2:])])
@@ -185,7 +185,7 @@ def _sharing(question: Question, channel: int) -> dict[str, Any]:
 
 
 def _dense(shape: ConvShape, transposed: bool, used: int, outputs: int) -> dict[str, Any]:
-    """What a layer would need that joins every input to every output."""
+    """The number of weights of a fully connected layer between the same maps."""
     sides = math.prod(shape.input_shape[1:]), math.prod(shape.output_shape[1:])
     inputs = sides[1] if transposed else sides[0]
     weights = shape.parameters(bias=False)
@@ -206,7 +206,7 @@ def _product(
     question: Question, left: Value, right: Value, lefts: Tensor, rights: Tensor, title: str, words: str, formula: str,
     added: tuple[Hop, ...] = (), factors: tuple[float, float] = (1.0, 1.0),
 ) -> Derivation:  # fmt: skip
-    """A row times a column, with ``factors`` of the product and of what is added."""
+    """A row times a column, with ``factors`` for the product and for the addend."""
     strands = (question.strand(left, "x", lefts), question.strand(right, "w", rights))
     coefficients = None if factors[0] == 1 else torch.full((len(lefts),), factors[0], dtype=torch.float64)
     terms = Terms(strands, coefficients, None, "")
@@ -220,7 +220,7 @@ def _product(
 
 
 def _broadcast(value: Value, shape: Sequence[int], place: Sequence[int]) -> tuple[int, ...]:
-    """Where a tensor that is broadcast to ``shape`` has the element of a place there."""
+    """The place in a tensor, broadcast to ``shape``, that corresponds to a place in the result."""
     rest = place[len(shape) - len(value.shape) :]
     return tuple(0 if length == 1 else at for at, length in zip(rest, value.shape, strict=True))
 
@@ -313,7 +313,7 @@ _LOOKS_THROUGH: Final = frozenset(
 
 
 def attention_behind(question: Question, value: Value) -> Value | None:
-    """The result of a softmax along the last axis that a value is another form of, if it is one."""
+    """The result of a softmax along the last axis of which a value is a reshaped form, or None."""
     recording = question.recording
     for _ in range(8):
         operation = recording.operation_of(recording.number_of(value))
@@ -329,7 +329,7 @@ def attention_behind(question: Question, value: Value) -> Value | None:
 
 
 def tokens(count: int) -> dict[str, Any]:
-    """The square grid that tokens of a picture lie on, and how many stand before them (a class token)."""
+    """The square grid of a picture's tokens, and the number of tokens before them (such as a class token)."""
     for first in (0, 1, 2, 5):
         side = math.isqrt(max(count - first, 0))
         if side > 1 and side * side == count - first:

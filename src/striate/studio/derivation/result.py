@@ -1,4 +1,4 @@
-"""How one number came about, as plain data: the operands that it was made of, the terms, and what they add up to."""
+"""A derivation as plain data: the operands of a number, the terms, and their sum."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-#: Terms that are sent one by one; of more than these the partial sums by channel, and the largest.
+#: The most terms that are sent one by one; if there are more, partial sums by channel are sent, and the largest terms.
 MOST_TERMS: Final = 1024
-#: The largest terms that are sent where not all are.
+#: The number of largest terms that are sent if not all are.
 _LARGEST: Final = 64
-#: Places of shared weights that are listed.
+#: The most places of shared weights that are listed.
 MOST_PLACES: Final = 4096
 
-Number = float | int | bool | str
+RecordedNumber = float | int | bool | str
 
 
-def number_of(tensor: Tensor) -> Number:
-    """A tensor of one element as a Python number; complex ones as text."""
+def number_of(tensor: Tensor) -> RecordedNumber:
+    """A tensor of one element as a Python number; complex numbers as text."""
     found = tensor.item()
     return str(found) if isinstance(found, complex) else found
 
@@ -33,8 +33,8 @@ class Strand:
     Args:
         value: the tensor's number in the recording.
         name: its name in the formula, ``"x"`` or ``"w"``.
-        places: int64 (T, dims), where in that tensor each term's factor stands.
-        numbers: float64 (T,).
+        places: int64 (T, dims), the place of each term's factor in that tensor.
+        numbers: float64 (T,), the factors.
     """
 
     value: int
@@ -44,7 +44,7 @@ class Strand:
 
     @property
     def axes(self) -> list[list[int]]:
-        """Along each dimension the places that occur: the window, as the product of these."""
+        """The positions that occur along each dimension; the window is their product."""
         return [sorted(set(column)) for column in self.places.T.tolist()]
 
     def to_dict(self, rows: Tensor) -> dict[str, Any]:
@@ -59,14 +59,14 @@ class Strand:
 
 @dataclass(frozen=True, eq=False)
 class Terms:
-    """Products that are added up.
+    """The products in a sum.
 
     Args:
         strands: the factors.
-        coefficients: float64 (T,), a further factor that is no tensor's (1/9 of an average); None for 1.
-        groups: int64 (T,), by which terms are added up to partial sums.
-        grouped: what a group is, ``"input channel"``.
-        padded: taps of the window that fall on padding, which contribute nothing and aren't among the terms.
+        coefficients: float64 (T,), a constant factor of each term (1/9 in an average); None for 1.
+        groups: int64 (T,), the group of each term, for partial sums.
+        grouped: the meaning of a group, ``"input channel"``.
+        padded: number of taps on padding, which contribute nothing and aren't among the terms.
     """
 
     strands: tuple[Strand, ...]
@@ -77,7 +77,7 @@ class Terms:
 
     @functools.cached_property
     def products(self) -> Tensor:
-        """float64 (T,)."""
+        """The products, float64 (T,)."""
         found = self.coefficients if self.coefficients is not None else torch.ones((), dtype=torch.float64)
         for strand in self.strands:
             found = found * strand.numbers
@@ -89,7 +89,7 @@ class Terms:
 
     @property
     def partial(self) -> list[tuple[int, float, int]]:
-        """For each group its number, the sum of its terms, and how many they are."""
+        """For each group, its number, the sum of its terms, and the number of its terms."""
         if self.groups is None or not len(self.products):
             return []
         known, inverse = self.groups.unique(return_inverse=True)
@@ -97,7 +97,7 @@ class Terms:
         return list(zip(known.tolist(), sums.tolist(), inverse.bincount().tolist(), strict=True))
 
     def to_dict(self, group: int | None = None) -> dict[str, Any]:
-        """For JSON: all terms, those of one group, or of very many the largest."""
+        """The terms for JSON: all, those of one group, or the largest if there are very many."""
         count = len(self.products)
         rows = torch.arange(count)
         if group is not None and self.groups is not None:
@@ -119,30 +119,30 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Step:
-    """A number on the way to the result: ``Step("m", "max of the row", 3.5)``."""
+class DerivationStep:
+    """An intermediate number: ``DerivationStep("m", "max of the row", 3.5)``."""
 
     name: str
     formula: str
-    number: Number
+    number: RecordedNumber
 
 
 @dataclass(frozen=True)
 class Hop:
-    """An operand to walk on to.
+    """An operand, whose derivation can be shown next.
 
     Args:
         value: the tensor's number in the recording.
-        place: of the element.
-        name: of the operand in the formula.
-        number: what stands there.
-        contribution: what it adds to the result, where the result is a sum.
+        place: the place of the element.
+        name: the operand's name in the formula.
+        number: the element.
+        contribution: its contribution to the result, if the result is a sum.
     """
 
     value: int
     place: tuple[int, ...]
     name: str
-    number: Number
+    number: RecordedNumber
     contribution: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -157,15 +157,15 @@ class Hop:
 
 @dataclass(frozen=True)
 class Check:
-    """The result worked out again in float64 beside the recorded number.
+    """The result computed again in float64, for comparison with the recorded number.
 
     Args:
-        computed: from the operands that are shown.
-        tolerance: by how much rounding can have moved the recorded number.
+        computed: the result from the operands that are shown.
+        tolerance: the largest rounding error of the recorded number.
     """
 
-    computed: Number
-    recorded: Number
+    computed: RecordedNumber
+    recorded: RecordedNumber
     tolerance: float
 
     @property
@@ -187,26 +187,26 @@ class Check:
 
 @dataclass(frozen=True, eq=False)
 class Derivation:
-    """How one number of a recording came about.
+    """The derivation of one number of a recording.
 
     Args:
-        kind: what the page draws: ``"sum"``, ``"maximum"``, ``"pointwise"``, ``"move"``, ``"normalisation"``,
-            ``"softmax"``, ``"source"`` (an input, parameter, buffer or constant), ``"drawn"`` (noise) or
-            ``"general"``.
+        kind: the kind of display on the page: ``"sum"``, ``"maximum"``, ``"pointwise"``, ``"move"``,
+            ``"normalisation"``, ``"softmax"``, ``"source"`` (an input, parameter, buffer or constant), ``"drawn"``
+            (random numbers) or ``"general"``.
         title: the operator, ``"convolution"``.
-        words: one or two plain sentences.
-        formula: with the names of the operands.
-        hops: operands to walk on to, the most important ones first.
-        terms: products that add up to the result, less ``added``, times ``scale``.
-        added: further summands, a bias.
-        scale: of the sum of all these.
-        window: numbers that are looked at, of a maximum, a row of softmax or a mean.
-        winner: of a maximum the row of ``window`` that won; of softmax the element's own.
-        ties: rows of ``window`` that equal the winner.
-        steps: numbers on the way.
-        check: the result worked out again.
-        facts: what the page says beside: sharing of weights, sparse connectivity, a grid of tokens.
-        call: Python that prints the number, given ``recording``.
+        words: a description in one or two sentences.
+        formula: the formula with the names of the operands.
+        hops: the operands, the most important ones first.
+        terms: the products whose sum, plus ``added``, times ``scale`` is the result.
+        added: further summands, such as a bias.
+        scale: the factor of the whole sum.
+        window: the numbers over which a maximum, a softmax or a mean is taken.
+        winner: for a maximum, the index in ``window`` of the maximum; for softmax, that of the element itself.
+        ties: indices in ``window`` of elements equal to the winner.
+        steps: intermediate numbers.
+        check: the result computed again.
+        facts: additional information for the page: weight sharing, sparse connectivity, the grid of tokens.
+        call: Python code that prints the number, given ``recording``.
     """
 
     kind: str
@@ -220,13 +220,13 @@ class Derivation:
     window: Strand | None = None
     winner: int | None = None
     ties: tuple[int, ...] = ()
-    steps: tuple[Step, ...] = ()
+    steps: tuple[DerivationStep, ...] = ()
     check: Check | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     call: str = ""
 
     def to_dict(self, group: int | None = None) -> dict[str, Any]:
-        """All of it for JSON; ``group`` names the partial sum whose terms are wanted one by one."""
+        """The derivation for JSON; ``group`` selects the partial sum whose terms are listed one by one."""
         window = None
         if self.window is not None:
             count = len(self.window.numbers)
@@ -251,7 +251,7 @@ class Derivation:
 
 
 def rounding(dtype: torch.dtype, terms: int, size: float) -> float:
-    """By how much a sum of so many terms, whose absolute values add up to ``size``, may be off in a number format.
+    """The largest rounding error in a dtype of a sum of this many terms, whose absolute values add up to ``size``.
 
     Source: Higham, "Accuracy and Stability of Numerical Algorithms" (2002), section 4.2: n u / (1 - n u) times the sum
     of absolute values, whatever the order; u is doubled for kernels that transform their operands (Winograd).

@@ -1,4 +1,4 @@
-"""Which function derives a number of which operator: a table, and what each of these functions is given."""
+"""The table of functions that derive numbers, by operator, and the question that each function gets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from striate.analysis.operators import Operation, Value
-from striate.studio.derivation.result import Check, Derivation, Hop, Number, Strand, number_of, rounding
+from striate.studio.derivation.result import Check, Derivation, Hop, RecordedNumber, Strand, number_of, rounding
 from striate.studio.recording import Recording
 
 
@@ -21,10 +21,10 @@ class Question:
 
     Args:
         recording: the run.
-        operation: the operator that made the value.
-        rank: which of the operation's results the value is.
+        operation: the operation that computed the value.
+        rank: the index of the value among the operation's results.
         value: the value.
-        place: of the element in it.
+        place: the place of the element in it.
     """
 
     recording: Recording
@@ -35,34 +35,34 @@ class Question:
 
     @property
     def name(self) -> str:
-        """``"relu"``, of the operator that writes in place as well."""
+        """The operator's name, ``"relu"``, also for the in-place operator."""
         return plain_name(self.operation)
 
     def number(self, value: Value) -> int:
         return self.recording.number_of(value)
 
     def tensor(self, value: Value) -> Tensor:
-        """What a value held when the operator read it."""
+        """The contents of a value when the operator read it."""
         return self.recording.numbers[self.recording.number_of(value)]
 
     @property
-    def recorded(self) -> Number:
-        """The number that is asked about."""
+    def recorded(self) -> RecordedNumber:
+        """The number to derive."""
         return number_of(self.tensor(self.value)[self.place])
 
     def hop(self, value: Value, place: Sequence[int], name: str, contribution: float | None = None) -> Hop:
-        """An operand's element."""
+        """The hop to an operand's element."""
         where = tuple(int(each) for each in place)
         return Hop(self.number(value), where, name, number_of(self.tensor(value)[where]), contribution)
 
     def strand(self, value: Value, name: str, places: Tensor) -> Strand:
-        """An operand's elements at int64 places (T, dims)."""
+        """The strand of an operand's elements at int64 places (T, dims)."""
         numbers = self.tensor(value).detach()
         picked = numbers[tuple(places.T)] if numbers.dim() else numbers.expand(len(places))
         return Strand(self.number(value), name, places, wide(picked))
 
     def check(self, computed: float, terms: int, size: float) -> Check:
-        """The recorded number beside one that was worked out; ``size`` is the sum of the terms' absolute values."""
+        """Compares the recorded number with a computed one; ``size`` is the sum of the terms' absolute values."""
         return Check(computed, self.recorded, rounding(self.value.dtype, terms, size))
 
 
@@ -71,7 +71,7 @@ TABLE: Final[dict[str, Derive]] = {}
 
 
 def derives(*names: str) -> Callable[[Derive], Derive]:
-    """Enters a function for these operators; the one that writes in place (``relu_``) goes by the same name."""
+    """Registers a function for these operators and their in-place forms (``relu_``)."""
 
     def enter(function: Derive) -> Derive:
         for name in names:
@@ -89,12 +89,12 @@ def plain_name(operation: Operation) -> str:
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """The numbers in float64, on the CPU."""
+    """Converts a tensor to float64 on the CPU."""
     return (tensor.real if tensor.is_complex() else tensor).detach().to("cpu", torch.float64)
 
 
 def grid(axes: Sequence[Sequence[int]]) -> Tensor:
-    """All places of a product of positions along axes, int64 (T, len(axes)), the last axis fastest."""
+    """The Cartesian product of positions along axes, int64 (T, len(axes)), with the last axis varying fastest."""
     if not axes:
         return torch.zeros(1, 0, dtype=torch.int64)
     columns = torch.meshgrid(*(torch.tensor(list(each), dtype=torch.int64) for each in axes), indexing="ij")
@@ -102,12 +102,12 @@ def grid(axes: Sequence[Sequence[int]]) -> Tensor:
 
 
 def strongest(question: Question, value: Value, strand: Strand, products: Tensor, most: int = 12) -> tuple[Hop, ...]:
-    """The operand's elements that contribute most."""
+    """The elements of an operand with the largest contributions."""
     order = products.abs().nan_to_num(math.inf, math.inf).topk(min(most, len(products))).indices.tolist()
     return tuple(question.hop(value, strand.places[row].tolist(), strand.name, float(products[row])) for row in order)
 
 
 def as_value(argument: Any) -> Value:
-    """An argument that has to be a tensor."""
+    """Checks that an argument is a tensor."""
     assert isinstance(argument, Value)
     return argument

@@ -1,4 +1,4 @@
-"""The studio's views, one file each: ``routes`` is what a view answers, and ``static/views/NAME.js`` is its page."""
+"""The studio's views, one file each: ``routes`` has a view's API, and ``static/views/NAME.js`` is its page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 if TYPE_CHECKING:
     from striate.studio.workspace import Workspace
 
-#: The views' names in the order of the page.
+#: The names of the views, in the order of the page.
 VIEWS: Final[tuple[str, ...]] = (
     "network",
     "numbers",
@@ -27,12 +27,12 @@ VIEWS: Final[tuple[str, ...]] = (
 )
 
 
-#: The view that a studio begins with.
+#: The views that are imported at the start.
 FIRST: Final = ("network",)
 
 
 def routes(names: Sequence[str] = VIEWS) -> list[Route]:
-    """The routes of views, which are imported for that."""
+    """The routes of views; imports the views."""
     found: list[Route] = []
     for name in names:
         found += importlib.import_module(f"{__name__}.{name}").routes
@@ -40,7 +40,7 @@ def routes(names: Sequence[str] = VIEWS) -> list[Route]:
 
 
 class Others:
-    """Answers with the views that a studio doesn't begin with; they are imported when one of them is asked for."""
+    """Serves the views that aren't imported at the start; the first request for one of them imports them."""
 
     def __init__(self) -> None:
         self._router: Router | None = None
@@ -53,7 +53,7 @@ class Others:
 
 
 def begin(workspace: Workspace) -> None:
-    """Lets the view of training follow a run from the studio's start, whether or not anybody looks."""
+    """Makes the training view follow a run from the studio's start, even if the view isn't open."""
     if workspace.subject.run is not None:
         from striate.studio.views import training
 

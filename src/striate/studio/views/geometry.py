@@ -1,4 +1,4 @@
-"""Geometry at hand: windows in a row, their formulas with numbers put in, and small layers worked out."""
+"""Geometry: sequences of windows, their formulas with numbers filled in, and small layers computed step by step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DIGITS = 30
 
 
 async def _geometry(request: Request) -> Response:
-    """Layers in a row: ``size``, ``channels``, ``dims``, and ``layers``, separated by semicolons."""
+    """A sequence of layers: ``size``, ``channels``, ``dims``, and ``layers`` separated by semicolons."""
     lines = text(request, "layers", "conv", most=200 * MOST_LAYERS).split(";")
     if len(lines) > MOST_LAYERS:
         raise RequestError("layers", f"got {len(lines)}", f"needed {MOST_LAYERS} or fewer")
@@ -34,7 +34,7 @@ async def _geometry(request: Request) -> Response:
 
 
 def _worked(request: Request, layers: list[Layer], size: int, channels: int, dims: int) -> dict[str, Any] | None:
-    """The numbers of a single small layer of one channel, where they are asked for."""
+    """The numbers of a single small layer with one channel, if requested."""
     if word(request, "numbers", ("0", "1"), "0") == "0":
         return None
     (layer,) = layers if len(layers) == 1 else (None,)
@@ -57,7 +57,7 @@ def _numbers(request: Request, name: str) -> list[float]:
 
 
 async def _presets(request: Request) -> Response:
-    """The worked examples, and the bounds of what can be asked."""
+    """The worked examples, and the limits of requests."""
     most = {"size": MOST_SIZE, "kernel": MOST_KERNEL, "channels": MOST_CHANNELS, "layers": MOST_LAYERS}
     return answer({"presets": [each.to_dict() for each in PRESETS], "kinds": KINDS, "most": most, "cells": MOST_CELLS})
 

@@ -1,4 +1,4 @@
-"""The graph backwards: gradients of a loss or an output by every value, parameter and single weight; steps by hand."""
+"""Gradients of a loss or an output by every value, parameter and single weight; single steps of gradient descent."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from striate.studio.requests import RequestError, answer, packed, workspace_of
 from striate.studio.sharing import share_of, weight_gradient
 from striate.studio.workspace import Workspace
 
-#: Bytes of gradients that are kept beside those that were asked for last.
+#: The most bytes of gradients that are cached, besides the latest ones.
 _KEPT: Final = 128 << 20
-#: Numbers of one answer.
+#: The most numbers in a response.
 _MOST: Final = 1 << 20
 
 _KNOWN: Final[weakref.WeakKeyDictionary[Backward, OrderedDict[Target, Gradients]]] = weakref.WeakKeyDictionary()
 
 
 async def _computed(request: Request, act: Callable[[Workspace, Backward, Gradients], Any]) -> Any:
-    """What ``act`` makes of the gradients that a request asks for."""
+    """The result of ``act`` for the gradients that a request describes."""
     workspace = workspace_of(request)
     picture = workspace.picture(request.query_params.get("picture"))
     training = requests.word(request, "training", ("0", "1"), "0") == "1"
@@ -44,7 +44,7 @@ async def _computed(request: Request, act: Callable[[Workspace, Backward, Gradie
 
 
 def _target(request: Request, backward: Backward) -> Target:
-    """``of=V`` (by default the output), ``at=place`` or ``label=class``; without both the output's largest number."""
+    """The target from ``of=V`` (by default the output), ``at=place`` or ``label=class``; by default its maximum."""
     recording = backward.recording
     if "of" in request.query_params:
         value = requests.whole(request, "of", high=len(recording.values) - 1)
@@ -74,7 +74,7 @@ def _gradients(backward: Backward, target: Target) -> Gradients:
 
 
 async def _summary(request: Request) -> Response:
-    """``GET /api/gradients?picture=P&of=V&label=c``: the number, and how large all gradients are."""
+    """``GET /api/gradients?picture=P&of=V&label=c``: the number, and the magnitudes of all gradients."""
 
     def made(workspace: Workspace, backward: Backward, found: Gradients) -> dict[str, Any]:
         recording, target = backward.recording, found.target
@@ -101,7 +101,7 @@ async def _summary(request: Request) -> Response:
 
 
 def _code(workspace: Workspace, request: Request, backward: Backward, target: Target) -> str:
-    """Python that gives these gradients, with the library's public names."""
+    """Python code that computes these gradients, with the library's public names."""
     picture = workspace.picture(request.query_params.get("picture"))
     options = ", training=True" if backward.recording.training else ""
     label = "" if target.label is None else f", label={target.label}"
@@ -132,7 +132,7 @@ async def _maps(request: Request) -> Response:
             gradient = torch.zeros_like(gradient) if share is None else share
         named = request.query_params.get("form")
         if named is None and recording.values[value].kind == "parameter":
-            # Filters one beside the other, for one input channel.
+            # Filters side by side, for one input channel.
             named = next(
                 (each.name for each in tensors.forms_of(tuple(gradient.shape)) if each.name == "filters"), None
             )
@@ -161,7 +161,7 @@ async def _maps(request: Request) -> Response:
 
 
 def _edges(backward: Backward, found: Gradients, value: int) -> list[dict[str, Any]]:
-    """The operators that a value's gradient comes from: one edge of the graph each."""
+    """The operators from which a value's gradient comes; each is an edge of the graph."""
     recording = backward.recording
     edges = []
     for place in recording.uses.get(value, ())[:16]:

@@ -17,25 +17,25 @@ from striate.analysis import memory
 from striate.analysis.field import FieldRow, rows_by_value
 from striate.errors import AnalysisError
 from striate.studio import requests, tensors
-from striate.studio.graph import Network, Node, network_of
+from striate.studio.graph import GraphNode, Network, network_of
 from striate.studio.nesting import arrange
 from striate.studio.recording import Recording
 from striate.studio.requests import RequestError, answer, packed, workspace_of
 
-#: Sizes of nodes.
+#: The sizes of nodes.
 WIDTH: Final = 186.0
 NARROW: Final = 132.0
 LINES: Final = 78.0
 MAPS: Final = 42.0
-#: Pixels along a side of a small map, how many a node has, and numbers of a vector that are shown.
+#: The side of a small map in pixels, the number of small maps of a node, and the number of elements shown of a vector.
 SMALL: Final = 36
 FEW: Final = 4
 _VECTOR: Final = 40
-#: Values that one call asks small maps of.
+#: The most values in one request for small maps.
 _MOST: Final = 400
-#: Views of a graph that are kept.
+#: The most cached views of a graph.
 _KEPT: Final = 12
-#: Beyond so many nodes none has small maps.
+#: With more nodes, no node has small maps.
 _MANY: Final = 400
 
 
@@ -62,7 +62,7 @@ def _placed(recording: Recording, opened: frozenset[str] | None, width: int) -> 
 
 
 def _once(recording: Recording, asked: Hashable, make: Callable[[Network], dict[str, Any]]) -> dict[str, Any]:
-    """What was made before, or is made now; of what was asked lately."""
+    """The cached result of a request, or a new one; recent results are cached."""
     graph = network_of(recording)
     found: dict[str, Any] | None = graph.made.get(asked)
     if found is None:
@@ -84,7 +84,7 @@ def _arranged(graph: Network, opened: frozenset[str] | None, width: int) -> dict
     ]
     boxes = [
         {**dataclasses.asdict(box), "contents": len(box.contents), "box": placed.boxes[name]}
-        for name, box in reversed(view.boxes.items())  # the outer ones first, which are drawn below
+        for name, box in reversed(view.boxes.items())  # outer boxes first, because inner ones are drawn over them
         if name
     ]
     edges = [
@@ -102,12 +102,12 @@ def _arranged(graph: Network, opened: frozenset[str] | None, width: int) -> dict
     }
 
 
-def _has_maps(node: Node) -> bool:
+def _has_maps(node: GraphNode) -> bool:
     return bool(node.shape) and len(node.shape) >= 2 and 0 not in node.shape
 
 
-def size_of(node: Node, small: bool) -> tuple[float, float]:
-    """Width and height of a node: with small maps of what comes out where it isn't one of very many."""
+def size_of(node: GraphNode, small: bool) -> tuple[float, float]:
+    """The width and height of a node, with small maps of its result if ``small``."""
     maps = MAPS if small and _has_maps(node) else 0.0
     if node.kind in ("input", "output"):
         return NARROW, 46.0 + (MAPS if maps else 0.0)
@@ -115,7 +115,7 @@ def size_of(node: Node, small: bool) -> tuple[float, float]:
 
 
 def totals(graph: Network) -> dict[str, Any]:
-    """What the whole network costs, as :func:`striate.analysis.summarize` counts it."""
+    """The costs of the whole network, as counted by :func:`striate.analysis.summarize`."""
     view = graph.view(frozenset())
     trace = graph.recording.trace
     distinct = dict.fromkeys(trace.parameters.values())
@@ -157,7 +157,7 @@ def _field(row: FieldRow) -> dict[str, Any]:
 
 
 async def thumbnails(request: Request) -> Response:
-    """``GET /api/network/thumbnails?picture=P&values=1,2``: small maps, all in one row, and where each begins."""
+    """``GET /api/network/thumbnails?picture=P&values=1,2``: small maps in one row, and the offset of each."""
     workspace = workspace_of(request)
     recording = await workspace.recorded(request.query_params.get("picture"))
     values = requests.wholes(request, "values", high=len(recording.values) - 1, most=_MOST) or ()

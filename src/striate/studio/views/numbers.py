@@ -1,4 +1,4 @@
-"""Every tensor's numbers: maps cut to what is on screen, statistics, where the tensor comes from and goes to."""
+"""The contents of every tensor: maps cropped to the screen, statistics, the tensor's origin and its uses."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from striate.studio.recording import Recording
 from striate.studio.requests import RequestError, answer, packed, workspace_of
 from striate.studio.workspace import Picture
 
-#: Numbers that one answer may have: 16 MB.
+#: The most numbers in a response: 16 MB.
 MOST: Final = 4 << 20
-#: Channels that an answer has where nobody asks for some.
+#: The default number of channels in a response.
 CHANNELS: Final = 64
 
 
 async def tensor(request: Request) -> Response:
     """``GET /api/tensor/V?picture=P&sample=0&form=maps&channels=0-63&size=64``: maps (C, H, W) with their header.
 
-    ``size`` is the longest side that is wanted, ``single`` that of a map that is the only one.
-    ``at=c,y,x,h,w`` cuts a window out of one channel instead, at its full size.
+    ``size`` is the largest side, and ``single`` the largest side if there is only one map. ``at=c,y,x,h,w`` returns a
+    window of one channel instead, at full size.
     """
     workspace = workspace_of(request)
     training = requests.word(request, "training", ("0", "1"), "0") == "1"
@@ -47,7 +47,7 @@ async def tensor(request: Request) -> Response:
 
 
 def _range(text: str | None, count: int) -> tuple[int, int]:
-    """First and last channel of ``"0-63"`` or ``"5"``."""
+    """The first and last channel of ``"0-63"`` or ``"5"``."""
     if not text:
         return 0, min(count, CHANNELS) - 1
     first, dash, last = text.partition("-")
@@ -62,7 +62,7 @@ def _range(text: str | None, count: int) -> tuple[int, int]:
 def _maps(
     recording: Recording,
     value: int,
-    form: tensors.Form,
+    form: tensors.MapForm,
     sample: int,
     first: int,
     last: int,
@@ -83,7 +83,7 @@ def _maps(
     return header | {"factor": factor, "channels": _extents(chosen), "extent": _extent(maps)}, shown
 
 
-def _window(form: tensors.Form, cut: tuple[int, ...]) -> dict[str, Any]:
+def _window(form: tensors.MapForm, cut: tuple[int, ...]) -> dict[str, Any]:
     if len(cut) != 5 or cut[0] >= form.channels or cut[1] >= form.height or cut[2] >= form.width or 0 in cut[3:]:
         raise RequestError("at", "got another window", "needed channel, y, x, height, width within the map")
     if cut[3] * cut[4] > MOST:
@@ -97,7 +97,7 @@ def _cut(maps: Tensor, cut: tuple[int, ...]) -> Tensor:
 
 
 def _extents(maps: Tensor) -> list[list[float]]:
-    """Least and largest finite number of each map."""
+    """The smallest and largest finite number of each map."""
     flat = maps.reshape(len(maps), -1)
     low = torch.where(flat.isfinite(), flat, torch.full((), torch.inf)).amin(1)
     high = torch.where(flat.isfinite(), flat, torch.full((), -torch.inf)).amax(1)
@@ -112,7 +112,7 @@ def _extent(maps: Tensor) -> list[float]:
 
 
 def about(recording: Recording, value: int) -> dict[str, Any]:
-    """What is known of a tensor beside its numbers."""
+    """Information about a tensor without its contents."""
     known = recording.values[value]
     number_of = recording.number_of
     operation = recording.operation_of(value)
@@ -151,7 +151,7 @@ def _named(recording: Recording, value: int) -> dict[str, Any]:
 
 
 def call(code: str, picture: Picture, recording: Recording, value: int) -> str:
-    """Python that gives a tensor's numbers."""
+    """Python code that returns a tensor's contents."""
     options = ", training=True" if recording.training else ""
     return (
         f"{code}\n\n{picture.code}\n\nfrom striate.studio.recording import record\n\n"

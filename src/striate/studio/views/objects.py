@@ -1,4 +1,4 @@
-"""Objects: what a detector finds, what suppression removes and why, what each position says, and classes of pixels."""
+"""Objects: a detector's boxes, the boxes that suppression removes, predictions by position, and classes of pixels."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from striate.studio.requests import RequestError, answer, number, whole, wholes,
 from striate.studio.views.why import jobs_of, tab_of
 
 if TYPE_CHECKING:
-    from striate.studio.explaining import Shown
+    from striate.studio.explaining import ShownResult
 
 
 async def _objects(request: Request) -> Response:
-    """Begins a job that looks for objects; ``score`` and ``overlap`` are thresholds, the network's own by default."""
+    """Begins a job that detects objects; ``score`` and ``overlap`` are thresholds, by default the network's own."""
     workspace = workspace_of(request)
     picture = workspace.picture(request.query_params.get("picture"))
     score, overlap = (number(request, name, -1.0, low=-1, high=1) for name in ("score", "overlap"))
 
-    def done(report: Report) -> Shown:
+    def done(report: Report) -> ShownResult:
         from striate.studio.finding import objects
 
         report("looking for objects", 0, 2)
@@ -32,7 +32,7 @@ async def _objects(request: Request) -> Response:
 
 
 async def _position(request: Request) -> Response:
-    """``GET /api/objects/JOB/position?level=0&at=3,5``: what the detector says there, of a job that is done."""
+    """``GET /api/objects/JOB/position?level=0&at=3,5``: the predictions at a position, for a finished job."""
     workspace = workspace_of(request)
     found = jobs_of(request).result(str(request.path_params["job"]))
     predicted = getattr(found, "predicted", None)

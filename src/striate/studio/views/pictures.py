@@ -15,12 +15,12 @@ from striate.studio.pictures import MOST_BYTES, Moves, drawn, pixels_code, prepr
 from striate.studio.requests import RequestError, answer, body, packed, text, whole, workspace_of
 from striate.studio.workspace import MARK, Picture, Workspace
 
-#: Thumbnails of the data set that one answer holds.
+#: The number of thumbnails of the data set in a response.
 _PAGE = 40
 
 
 async def _upload(request: Request) -> Response:
-    """Keeps the picture in a file, the request's body; ``name`` is the file's."""
+    """Adds the picture in a file, the request's body; ``name`` is the name of the file."""
     workspace = workspace_of(request)
     content, name = await body(request, MOST_BYTES), text(request, "name", "a file", most=300)
     made = await workspace.read(uploaded, content, name, workspace.subject, workspace.new_id())
@@ -28,7 +28,7 @@ async def _upload(request: Request) -> Response:
 
 
 async def _draw(request: Request) -> Response:
-    """Keeps a drawing, bytes (channels, height, width); the drawing ``replaces``, if any, leaves the list."""
+    """Adds a drawing, bytes (channels, height, width); the drawing that it ``replaces`` is removed from the list."""
     workspace = workspace_of(request)
     channels, height, width = (whole(request, each, low=1, high=512) for each in ("channels", "height", "width"))
     content = await body(request, MOST_BYTES)
@@ -48,7 +48,7 @@ async def _remove(request: Request) -> Response:
 
 
 async def _sample(request: Request) -> Response:
-    """Keeps the picture ``number`` of the data set."""
+    """Adds the picture ``number`` of the data set."""
     workspace = workspace_of(request)
     gallery = await workspace.read(gallery_of, workspace.subject, workspace.pictures())
     number = whole(request, "number", low=0, high=len(gallery) - 1)
@@ -74,7 +74,7 @@ async def _gallery(request: Request) -> Response:
 
 
 async def _places(request: Request) -> Response:
-    """The values with maps of a picture, and what the network says of it."""
+    """The values with maps for a picture, and the network's prediction."""
     workspace = workspace_of(request)
     recording = await workspace.recorded(str(request.path_params["picture"]))
     found = await workspace.read(places, recording)
@@ -83,7 +83,7 @@ async def _places(request: Request) -> Response:
 
 
 async def _follow(request: Request) -> Response:
-    """Maps of value ``value``: (3, K, h, w), of the picture, these moved along, and of the moved picture."""
+    """Maps of value ``value``, (3, K, h, w): of the picture, these moved like the picture, and of the moved picture."""
     workspace = workspace_of(request)
     name = str(request.path_params["picture"])
     of, mark, written = name.partition(MARK)
@@ -112,7 +112,7 @@ async def _follow(request: Request) -> Response:
 
 
 def _call(workspace: Workspace, picture: Picture, place: Place, moves: Moves, size: tuple[int, int]) -> str:
-    """Python that measures how a layer follows the move."""
+    """Python code that measures how well a layer follows the move."""
     shown = f"activation_maps(model, preprocessing.normalization(pixels[None])[0], {place.name!r}).maps"
     lines = [
         *moves.imports,

@@ -18,7 +18,7 @@ from striate.studio.views.why import jobs_of, tab_of
 from striate.studio.workspace import Picture, Workspace
 
 if TYPE_CHECKING:
-    from striate.studio.explaining import Shown
+    from striate.studio.explaining import ShownResult
     from striate.studio.live import Follower, Snapshot
 
 _guard = threading.Lock()
@@ -26,10 +26,10 @@ _followers: weakref.WeakKeyDictionary[Workspace, Follower] = weakref.WeakKeyDict
 
 
 def follower_of(workspace: Workspace) -> Follower:
-    """What watches the run of a studio, from the first time that it is asked for.
+    """The follower of the studio's run, created at the first call.
 
     Raises:
-        RequestError: the studio shows no run.
+        RequestError: the studio doesn't show a run.
     """
     with _guard:
         if workspace not in _followers:
@@ -37,7 +37,7 @@ def follower_of(workspace: Workspace) -> Follower:
                 raise RequestError(
                     "training", "the studio shows no run", "needed one", "start it with a run's folder", status=404
                 )
-            # What training and explaining need takes a second to import; studios without a run don't.
+            # Importing this takes a second, and studios without a run don't need it.
             from striate.studio.live import Follower
 
             _followers[workspace] = Follower(workspace.subject.run)
@@ -45,7 +45,7 @@ def follower_of(workspace: Workspace) -> Follower:
 
 
 def begin(workspace: Workspace) -> None:
-    """Follows the run of a studio from its start on, so that no checkpoint is missed."""
+    """Begins to follow the studio's run, so that no checkpoint is missed."""
     follower_of(workspace)
 
 
@@ -56,7 +56,7 @@ def _snapshot(request: Request) -> tuple[Follower, Snapshot]:
 
 
 async def _training(request: Request) -> Response:
-    """The run: epochs, checkpoints that were seen, layers that can be looked at."""
+    """The run: epochs, checkpoints, and layers that can be shown."""
     workspace = workspace_of(request)
     if workspace.subject.run is None:
         return answer({"run": None})
@@ -89,7 +89,7 @@ async def _kernels(request: Request) -> Response:
 
 
 async def _maps(request: Request) -> Response:
-    """The first maps of ``layer`` for ``picture`` at checkpoint ``at``, (K, h, w), and what the network says then."""
+    """The first maps of ``layer`` for ``picture`` at checkpoint ``at``, (K, h, w), and the network's prediction."""
     workspace = workspace_of(request)
     follower, snapshot = _snapshot(request)
     picture = workspace.picture(request.query_params.get("picture"))
@@ -119,23 +119,23 @@ def _maps_of(follower: Follower, snapshot: Snapshot, picture: Picture, layer: st
 
 
 async def _confusion(request: Request) -> Response:
-    """Begins a job that measures the confusion matrix of checkpoint ``at`` on the held-out images."""
+    """Begins a job that computes the confusion matrix of checkpoint ``at`` on the held-out images."""
     follower, snapshot = _snapshot(request)
 
-    def done(report: Report) -> Shown:
-        from striate.studio.explaining import Shown
+    def done(report: Report) -> ShownResult:
+        from striate.studio.explaining import ShownResult
 
         report("testing on the held-out images", 0, None)
         call = (
             "from striate.training import Run, evaluate\n\nevaluate(Run.open(path)).confusion  # once it is finished\n"
         )
-        return Shown(follower.confusion(snapshot) | snapshot.to_dict() | {"kind": "confusion", "call": call})
+        return ShownResult(follower.confusion(snapshot) | snapshot.to_dict() | {"kind": "confusion", "call": call})
 
     return answer(jobs_of(request).begin("confusion matrix", tab_of(request), done).to_dict())
 
 
 def _call(workspace: Workspace, lines: str, picture: Picture | None = None) -> str:
-    """Python that reads the newest checkpoint of the run."""
+    """Python code that reads the newest checkpoint of the run."""
     run = workspace.subject.run
     head = [
         "from pathlib import Path",

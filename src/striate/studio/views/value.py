@@ -1,4 +1,4 @@
-"""One value, followed back: its operands and terms, what it sees of the picture, and how much of that counts."""
+"""The derivation of one number: its operands and terms, its receptive field, and the influence of each position."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from striate.studio.workspace import Picture
 
 
 async def _value(request: Request) -> Response:
-    """``GET /api/value/V?picture=P&at=n,c,y,x``: how one number came about; ``group=c`` for one channel's terms."""
+    """``GET /api/value/V?picture=P&at=n,c,y,x``: the derivation of a number; ``group=c`` for one channel's terms."""
     workspace = workspace_of(request)
     training = _training(request)
     picture = workspace.picture(request.query_params.get("picture"))
@@ -73,7 +73,7 @@ def _shown(recording: Recording, value: int, place: tuple[int, ...]) -> Any:
 
 
 def _pixel(picture: Picture, recording: Recording, value: int, place: tuple[int, ...]) -> dict[str, Any]:
-    """Of an input's number the pixel before it was scaled."""
+    """For a number of an input, the pixel before scaling."""
     pixels = picture.pixels
     known = recording.values[value]
     if known.kind != "input" or pixels is None or tuple(known.shape[1:]) != tuple(pixels.shape) or value != 0:
@@ -88,7 +88,7 @@ def _code(code: str, picture: Picture, recording: Recording, call: str) -> str:
 
 
 async def _field(request: Request) -> Response:
-    """``GET /api/value/V/field?picture=P&at=...``: maps (2, H, W), what the number sees and how much of it counts."""
+    """``GET /api/value/V/field?picture=P&at=...``: maps (2, H, W) of the receptive field and of the influence."""
     workspace = workspace_of(request)
     training = _training(request)
     picture = workspace.picture(request.query_params.get("picture"))

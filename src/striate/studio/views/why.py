@@ -15,14 +15,14 @@ from striate.studio.jobs import Jobs, Report
 from striate.studio.requests import RequestError, answer, json_of, packed, text, workspace_of
 
 if TYPE_CHECKING:
-    from striate.studio.explaining import Ask, Shown
+    from striate.studio.explaining import Ask, ShownResult
 
 _MOST_NAME = 300
 _guard = threading.Lock()
 
 
 def jobs_of(request: Request) -> Jobs:
-    """The jobs of a studio, made when the first one is begun."""
+    """The jobs of a studio, created at the first call."""
     state = request.app.state
     with _guard:
         if not hasattr(state, "jobs"):
@@ -32,7 +32,7 @@ def jobs_of(request: Request) -> Jobs:
 
 
 def tab_of(request: Request) -> str:
-    """The name that the page's tab gave itself."""
+    """The id of the page's tab."""
     return request.headers.get("x-striate-tab", "")[:64]
 
 
@@ -41,7 +41,7 @@ async def _options(request: Request) -> Response:
     picture = workspace.picture(request.query_params.get("picture"))
 
     def told() -> dict[str, Any]:
-        # Explanations take a second to import; the server starts without them.
+        # Explanations take a second to import, and aren't needed to start the server.
         from striate.studio.explaining import options
 
         return options(workspace, picture)
@@ -50,12 +50,12 @@ async def _options(request: Request) -> Response:
 
 
 async def _begin(request: Request) -> Response:
-    """Begins a job: ``method``, and ``picture``, ``layer``, ``channel``, ``target``, ``steps``, ``seed`` as wanted."""
+    """Begins a job: ``method``, and optionally ``picture``, ``layer``, ``channel``, ``target``, ``steps``, ``seed``."""
     workspace, given = workspace_of(request), await json_of(request)
     ask = await workspace.read(_asked, given)
     workspace.picture(ask.picture)  # refuses what isn't there
 
-    def done(report: Report) -> Shown:
+    def done(report: Report) -> ShownResult:
         from striate.studio.explaining import work
 
         report(ask.method, 0, None)
@@ -105,13 +105,13 @@ async def _cancel(request: Request) -> Response:
 
 
 async def _close(request: Request) -> Response:
-    """Ends the jobs of the tab that asks; a page sends it as it goes."""
+    """Cancels the jobs of a tab; a page sends this when it closes."""
     jobs_of(request).close(tab_of(request))
     return answer({"closed": True})
 
 
 async def _result(request: Request) -> Response:
-    """A finished job's header, or with ``part`` one of its tensors."""
+    """The header of a finished job, or with ``part`` one of its tensors."""
     found = _shown(request)
     part = text(request, "part", "", most=40)
     if not part:
@@ -123,14 +123,14 @@ async def _result(request: Request) -> Response:
 
 
 async def _figure(request: Request) -> Response:
-    """A finished job's result as the library draws it, PNG."""
+    """The library's figure of a finished job's result, as PNG."""
     found = _shown(request)
-    # matplotlib isn't for two threads, so the network's lock is taken as well.
+    # matplotlib isn't thread-safe, so take the network's lock as well.
     return Response(await workspace_of(request).compute(found.figure), media_type="image/png")
 
 
-def _shown(request: Request) -> Shown:
-    found: Shown = jobs_of(request).result(str(request.path_params["job"]))
+def _shown(request: Request) -> ShownResult:
+    found: ShownResult = jobs_of(request).result(str(request.path_params["job"]))
     return found
 
 

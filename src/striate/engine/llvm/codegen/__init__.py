@@ -1,5 +1,5 @@
-"""From Python to machine code, and running it.
+"""Generates, compiles and runs kernels.
 
-:mod:`isa` describes vectors and registers, :mod:`ir` writes LLVM's language, :mod:`machine_code` compiles it and keeps
-it on disk, :mod:`launch` runs a kernel on PyTorch's threads, :mod:`program` runs many kernels in one call.
+:mod:`isa` describes instruction sets, :mod:`ir` writes LLVM IR, :mod:`machine_code` compiles IR and caches the machine
+code on disk, :mod:`launch` runs a kernel on PyTorch's threads, :mod:`program` runs many kernels in one call.
 """

@@ -1,8 +1,8 @@
-"""LLVM IR from Python: numbers, pointers and vectors that overload operators, loops that are ``with`` blocks.
+"""Writes LLVM IR from Python: numbers and pointers overload operators, and loops are ``with`` blocks.
 
-A kernel's author writes ``with f.loop(0, rows) as row: total.set(f.fma(f.load(x + row * pitch), w, total.get()))`` and
-gets text that LLVM parses. Whole numbers known in Python stay Python's, so what is known when the kernel is generated
-costs nothing when it runs. Variables are stack slots, which LLVM's first pass turns into registers.
+For example, ``with f.loop(0, rows) as row: total.set(f.fma(f.load(x + row * pitch), w, total.get()))`` appends the text
+of a loop. Integers that are known when the kernel is generated are Python integers, and are computed in Python.
+Variables are stack slots, which LLVM's first pass turns into registers.
 
 Source for the instructions: the LLVM Language Reference Manual.
 """
@@ -17,15 +17,15 @@ from typing import TypeAlias
 
 from striate.engine.llvm.codegen.isa import Isa
 
-#: Numbers in a line of the cache, and how many numbers before its turn memory is asked for (two pages).
+#: Numbers in a cache line, and the prefetch distance in numbers (two pages).
 LINE, AHEAD = 16, 2048
-#: The bits of a float32 but for its sign.
+#: The bits of a float32 without its sign.
 MAGNITUDE = (1 << 31) - 1
 
 
 @dataclass(frozen=True, eq=False)
 class Int:
-    """A 64-bit whole number that is known when the kernel runs."""
+    """A 64-bit integer that is known when the kernel runs."""
 
     f: Function
     text: str
@@ -51,7 +51,7 @@ class Int:
 
     __rmul__ = __mul__
 
-    # Rounds towards zero, unlike Python's; kernels divide nothing negative.
+    # Rounds towards zero, unlike Python's; kernels never divide negative numbers.
     def __floordiv__(self, other: Number) -> Number:
         return self if _is(other, 1) else self.f.integer("sdiv", self, other)
 
@@ -106,7 +106,7 @@ class Function:
     """A kernel under construction: ``void name(ptr arguments, i64 first, i64 last, i64 thread)``.
 
     ``arguments`` is a table of 64-bit words: addresses and sizes in the order in which :meth:`pointer` and
-    :meth:`size` ask for them. The kernel does the work items ``first`` to ``last`` (exclusive).
+    :meth:`size` read them. The kernel computes the work items ``first`` to ``last`` (exclusive).
     """
 
     def __init__(self, name: str, isa: Isa) -> None:
@@ -141,8 +141,8 @@ class Function:
         return self.value(text)
 
     def text(self) -> str:
-        """The function as a piece of an LLVM module."""
-        # Without the hint LLVM halves 512-bit vectors for processors that slow down under them.
+        """The text of the function, for an LLVM module."""
+        # Without this attribute, LLVM splits 512-bit vectors for processors on which they are slow.
         wide = ' "prefer-vector-width"="512" "min-legal-vector-width"="512"' if self.lanes == 16 else ""
         head = (
             f"define internal void @{self.name}(ptr %arguments, i64 %first, i64 %last, i64 %thread) nounwind{wide} {{"
@@ -150,10 +150,10 @@ class Function:
         body = ["entry:", *self._slots, *self._lines, "  ret void", "}"]
         return "\n".join([*self._declared.values(), head, *body, ""])
 
-    # ---------------------------------------------------------------- whole numbers and addresses
+    # ---------------------------------------------------------------- integers and addresses
 
     def size(self) -> Int:
-        """The next argument, a whole number."""
+        """The next argument, an integer."""
         place = self.value(f"getelementptr i64, ptr %arguments, i64 {self._arguments}")
         self._arguments += 1
         return Int(self, self.value(f"load i64, ptr {place}"))
@@ -163,11 +163,11 @@ class Function:
         return Pointer(self, self.value(f"inttoptr i64 {self.size()} to ptr"), element)
 
     def real(self) -> str:
-        """The next argument, a number (see :func:`real_word`), in all lanes."""
+        """The next argument, a float (see :func:`real_word`), in all lanes."""
         return self.splat(self.value(f"fptrunc double {self.double()} to float"))
 
     def double(self) -> str:
-        """The next argument, a number (see :func:`real_word`), in 64 bits; one, not in all lanes."""
+        """The next argument, a float (see :func:`real_word`), as a single 64-bit number."""
         place = self.value(f"getelementptr i64, ptr %arguments, i64 {self._arguments}")
         self._arguments += 1
         return self.value(f"load double, ptr {place}")
@@ -205,7 +205,7 @@ class Function:
         return f"{word}{self._names}"
 
     def variable(self, value: str, kind: str = "") -> Variable:
-        """A slot of its own type (a vector unless said otherwise), holding ``value``."""
+        """A new variable of type ``kind`` (by default a vector), with the value ``value``."""
         kind = kind or self.vector
         slot = f"%slot{len(self._slots)}"
         self._slots.append(f"  {slot} = alloca {kind}, align 64")
@@ -215,7 +215,7 @@ class Function:
 
     @contextmanager
     def loop(self, start: Number, stop: Number, step: Number = 1) -> Iterator[Int]:
-        """Runs the block for start, start + step, ... below stop."""
+        """A loop: the block runs for start, start + step, ... below stop."""
         counter = self.variable(str(start), "i64")
         test, body, done = self._label("test"), self._label("body"), self._label("done")
         self.line(f"br label %{test}")
@@ -229,7 +229,7 @@ class Function:
         self._lines.append(f"{done}:")
 
     def each(self, start: Number, stop: Number, step: int, written_out: bool) -> Iterator[Number]:
-        """Runs the body of a ``for`` as :meth:`loop` does, or, with bounds that are known, once for every number."""
+        """A loop like :meth:`loop`, for a ``for`` statement; ``written_out`` unrolls it, if the bounds are known."""
         if written_out:
             assert isinstance(start, int)
             assert isinstance(stop, int)
@@ -240,7 +240,7 @@ class Function:
 
     @contextmanager
     def when(self, condition: str) -> Iterator[None]:
-        """Runs the block where the condition holds."""
+        """A branch: the block runs if the condition holds."""
         yes, done = self._label("when"), self._label("done")
         self.line(f"br i1 {condition}, label %{yes}, label %{done}")
         self._lines.append(f"{yes}:")
@@ -249,18 +249,18 @@ class Function:
         self._lines.append(f"{done}:")
 
     def choose(self, condition: str, yes: Number, no: Number) -> Int:
-        """One of two whole numbers."""
+        """Selects one of two integers."""
         return Int(self, self.value(f"select i1 {condition}, i64 {yes}, i64 {no}"))
 
     def negation(self, condition: str) -> str:
         return self.value(f"xor i1 {condition}, true")
 
     def either(self, condition: str, yes: Pointer, no: Pointer) -> Pointer:
-        """One of two addresses."""
+        """Selects one of two addresses."""
         return Pointer(self, self.value(f"select i1 {condition}, ptr {yes.text}, ptr {no.text}"), yes.element)
 
     def opaque(self, place: Pointer) -> Pointer:
-        """The same address, of which LLVM no longer knows how it was made: it is made where it is used."""
+        """Hides from LLVM how an address was computed, so that it computes the address where it is used."""
         return Pointer(self, self.value(f'call ptr asm "", "=r,0"(ptr {place.text})'), place.element)
 
     # ---------------------------------------------------------------- vectors
@@ -288,7 +288,7 @@ class Function:
         return self.call(wide, f"llvm.masked.load.v{self.lanes}{_SUFFIX.get(kind, kind)}.p0", *arguments)
 
     def magnitude_bits(self, value: str) -> str:
-        """A vector's magnitudes as whole numbers of 32 bits, which are ordered alike: NaN above infinity above all."""
+        """Absolute values as 32-bit integers of the same order: NaN is above infinity, and infinity above the rest."""
         wide = f"<{self.lanes} x i32>"
         return self.value(
             f"and {wide} {self.value(f'bitcast {self.vector} {value} to {wide}')}, splat (i32 {MAGNITUDE})"
@@ -302,7 +302,7 @@ class Function:
         return self.splat(self.scalar(place))
 
     def load(self, place: Pointer, mask: str = "", other: str = "zeroinitializer") -> str:
-        """As many numbers as there are lanes; lanes outside the mask read nothing and are those of ``other``."""
+        """Loads a vector; lanes outside the mask read nothing and have the values of ``other``."""
         if not mask:
             return self.value(f"load {self.vector}, ptr {place.text}, align 4")
         return self.call(
@@ -314,12 +314,12 @@ class Function:
         )
 
     def prefetch(self, place: Pointer, *, write: bool = False) -> None:
-        """Has the line of memory at an address, which may be nobody's, brought to the second-level cache."""
+        """Prefetches the cache line at an address, which may be invalid, to the second-level cache."""
         arguments = (("ptr", place.text), ("i32", str(int(write))), ("i32", "2"), ("i32", "1"))
         self.call("void", "llvm.prefetch.p0", *arguments)
 
     def store(self, value: str, place: Pointer, mask: str = "", kind: str = "float") -> None:
-        """Writes a vector; lanes outside the mask aren't touched."""
+        """Stores a vector; memory of lanes outside the mask isn't touched."""
         wide = f"<{self.lanes} x {kind}>"
         if not mask:
             self.line(f"store {wide} {value}, ptr {place.text}, align {_BYTES[kind]}")
@@ -328,7 +328,7 @@ class Function:
         self.call("void", name, (wide, value), (f"ptr align {_BYTES[kind]}", place.text), (self.mask, mask))
 
     def store_first(self, value: str, place: Pointer, count: int) -> None:
-        """Writes the first lanes in pieces of powers of two: some processors take ten times as long over a mask."""
+        """Stores the first lanes in pieces of powers of two: masked stores are ten times as slow on some processors."""
         done = 0
         while done < count:
             piece = 1 << (count - done).bit_length() - 1
@@ -337,7 +337,7 @@ class Function:
             done += piece
 
     def store_apart(self, value: str, place: Pointer, step: Number) -> None:
-        """Writes every lane to an address of its own, ``step`` elements of the pointer's type apart."""
+        """Stores the lanes ``step`` elements of the pointer's type apart."""
         wide = f"<{self.lanes} x {place.element}>"
         for lane in range(self.lanes):
             self.put(self.value(f"extractelement {wide} {value}, i64 {lane}"), place + lane * step)
@@ -349,14 +349,14 @@ class Function:
     def below(self, positions: str, stop: Number) -> str:
         """The mask of the lanes whose 32-bit position is 0 or more and below ``stop``."""
         limit = self.splat(self.narrow(stop), "i32")
-        # Seen without a sign a negative position is larger than any size.
+        # As an unsigned number, a negative position is larger than any size.
         return self.value(f"icmp ult <{self.lanes} x i32> {positions}, {limit}")
 
     def mask_or(self, first: str, second: str) -> str:
         return self.value(f"or {self.mask} {first}, {second}")
 
     def any(self, mask: str) -> str:
-        """Whether the mask is set in one lane at least."""
+        """Whether the mask is set in at least one lane."""
         return self.call("i1", f"llvm.vector.reduce.or.v{self.lanes}i1", (self.mask, mask))
 
     def select(self, mask: str, yes: str, no: str, kind: str = "float") -> str:
@@ -365,7 +365,7 @@ class Function:
         return self.value(f"select {self.mask} {mask}, {wide} {yes}, {wide} {no}")
 
     def gather(self, base: Pointer, positions: str, mask: str = "", other: str = "zeroinitializer") -> str:
-        """The numbers at 32-bit positions from an address; lanes outside the mask are those of ``other``."""
+        """Gathers the numbers at 32-bit positions from an address; lanes outside the mask are those of ``other``."""
         wide = self.value(f"sext <{self.lanes} x i32> {positions} to <{self.lanes} x i64>")
         places = self.value(f"getelementptr float, ptr {base.text}, <{self.lanes} x i64> {wide}")
         every = "splat (i1 true)"
@@ -386,14 +386,14 @@ class Function:
         return self.value(f"add {kind} {self.splat(self.narrow(start), 'i32')}, {lanes}")
 
     def widened(self, number: str, kind: str) -> Int:
-        """A whole number of a narrower type."""
+        """An integer of a narrower type, extended to 64 bits."""
         return Int(self, number if kind == "i64" else self.value(f"sext {kind} {number} to i64"))
 
     def narrow(self, number: Number) -> str:
         return str(number) if isinstance(number, int) else self.value(f"trunc i64 {number} to i32")
 
     def fma(self, first: str, second: str, third: str) -> str:
-        """``first * second + third``, rounded once where the machine can, else twice."""
+        """``first * second + third``, rounded once if the instruction set has FMA, else twice."""
         if not self.isa.fma:
             product = self.value(f"fmul {self.vector} {first}, {second}")
             return self.value(f"fadd {self.vector} {product}, {third}")
@@ -424,7 +424,7 @@ class Function:
         return self.call(self.vector, f"llvm.sqrt.v{self.lanes}f32", (self.vector, value))
 
     def real_of(self, number: Number) -> str:
-        """A whole number as a number in all lanes."""
+        """An integer as a float in all lanes."""
         return self.splat(self.value(f"sitofp i64 {number} to float"))
 
     def shuffle(self, first: str, second: str, lanes: Sequence[int], kind: str = "float") -> str:
@@ -443,11 +443,11 @@ class Function:
         self.line(f"store float {sum_}, ptr {place.text}")
 
     def total(self, value: str) -> str:
-        """The sum of all lanes, halving: always in the same order."""
+        """The sum of all lanes, by halving, always in the same order."""
         width = self.lanes
         while width > 1:
             half = width // 2
-            # The upper half is added to the lower one; what stands above that is no longer looked at.
+            # Add the upper half to the lower half; the lanes above that are no longer used.
             swap = [lane + half if lane < half else lane for lane in range(self.lanes)]
             value = self.arithmetic("fadd", value, self.shuffle(value, value, swap))
             width = half
@@ -455,17 +455,17 @@ class Function:
 
 
 _BYTES = {"float": 4, "double": 8, "i8": 1, "i16": 2, "i32": 4, "i64": 8}
-#: What types are called in the names of LLVM's intrinsic functions, where not by their own name.
+#: Names of types in the names of LLVM's intrinsics, if they differ from the type's name.
 _SUFFIX = {"float": "f32", "double": "f64"}
 
 
 def single(number: float) -> str:
-    """A number, rounded to float32, as LLVM reads one."""
+    """A number, rounded to float32, in LLVM's notation."""
     (rounded,) = struct.unpack("<f", struct.pack("<f", number))
     return f"0x{struct.unpack('<Q', struct.pack('<d', rounded))[0]:016X}"
 
 
 def real_word(number: float) -> int:
-    """A number as the 64-bit word that :meth:`Function.real` and :meth:`Function.double` take it from."""
+    """A number as the 64-bit word that :meth:`Function.real` and :meth:`Function.double` read."""
     word: int = struct.unpack("<q", struct.pack("<d", number))[0]
     return word

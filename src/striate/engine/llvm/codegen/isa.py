@@ -1,6 +1,6 @@
-"""Instruction sets: what a kernel's tiles are sized by, and what LLVM is told to compile for.
+"""Instruction sets: the sizes from which kernels derive their tiles, and the target that LLVM compiles for.
 
-A kernel is written once, for vectors of ``lanes`` floats and a register file of ``registers`` of them.
+A kernel is written once, for vectors of ``lanes`` floats and ``registers`` vector registers.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ class Isa:
     """An instruction set.
 
     Args:
-        name: what ``STRIATE_ISA`` calls it.
+        name: its name in ``STRIATE_ISA``.
         lanes: float32 values in a vector register.
         registers: vector registers.
-        fma: multiplies and adds in one instruction, rounding once.
-        masks: loads and stores can leave out lanes at no cost.
-        triple: LLVM's name of the platform; empty for the machine's own.
-        cpu, features: LLVM's names of the least processor that has it.
-        needs: features a host has to have.
-        proven: its kernels have been run against the reference on such a machine. Others wait for ``STRIATE_ISA``.
-        shorter: the same instructions on vectors of half the length, if it has them.
+        fma: whether it has a fused multiply-add, which rounds once.
+        masks: whether masked loads and stores cost nothing extra.
+        triple: LLVM's name of the architecture.
+        cpu, features: LLVM's names of the least capable processor that has this instruction set.
+        needs: features that a host must have.
+        proven: whether its kernels have been tested against the reference on such a machine. If not, it is only used
+            when ``STRIATE_ISA`` names it.
+        shorter: the same instruction set with vectors of half the length, if it has them.
     """
 
     name: str
@@ -48,15 +49,17 @@ class Isa:
     shorter: Isa | None = None
 
     def tile(self, operands: int) -> int:
-        """Accumulators that fit beside ``operands`` vectors and one spare register without spilling."""
+        """The number of accumulators that fit beside ``operands`` vectors and one spare register without spilling."""
         return self.registers - 1 - operands
 
     def fitting(self, row: int) -> Isa:
-        """On shorter vectors where one of them holds a ``row``: processors that split long ones gain, none loses."""
+        """The instruction set with shorter vectors if one of them holds a ``row``: never slower, and on processors that
+        split long vectors faster.
+        """
         return self.shorter if self.shorter is not None and row <= self.shorter.lanes else self
 
     def dividing(self, channels: int) -> Isa:
-        """On shorter vectors where so many channels are a whole number of those, and not of long ones."""
+        """The instruction set with shorter vectors if their length divides ``channels`` and the full length doesn't."""
         divide = self.shorter is not None and channels % self.lanes and not channels % self.shorter.lanes
         return self.shorter if self.shorter is not None and divide else self
 
@@ -80,30 +83,30 @@ AVX2: Final = Isa("avx2", 8, 16, True, True, "x86_64", "x86-64-v3", "", ("avx2",
 X86_64: Final = Isa("x86-64", 4, 16, False, False, "x86_64", "x86-64", "", (), True)
 NEON: Final = Isa("neon", 4, 32, True, False, "aarch64", "generic", "+neon", ("neon",))
 
-#: From the most to the least able.
+#: From the most to the least capable.
 ISAS: Final = (AVX512, AVX2, X86_64, NEON)
 
 
 def best(machine: str, features: Mapping[str, bool], proven: bool = False) -> Isa | None:
-    """The most able instruction set of a machine with these features, or None for a family we don't generate for.
+    """The most capable instruction set of a machine with these features; None if its architecture isn't supported.
 
-    ``proven``: of those that are.
+    ``proven``: only consider proven instruction sets.
 
     >>> best("x86_64", {"avx2": True, "fma": True, "bmi2": True}).name
     'avx2'
     """
     family = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}.get(machine.lower())
     fits = (isa for isa in ISAS if isa.triple == family and isa.proven >= proven)
-    # Every 64-bit ARM processor has NEON; not every system lists it.
+    # Every 64-bit ARM processor has NEON, but not every system lists it as a feature.
     return next((isa for isa in fits if isa is NEON or all(features.get(need) for need in isa.needs)), None)
 
 
 @cache
 def host() -> Isa | None:
-    """The instruction set to generate for: the machine's best proven one, or what ``STRIATE_ISA`` names.
+    """The instruction set to generate for: the machine's best proven one, or the one that ``STRIATE_ISA`` names.
 
     Raises:
-        BackendError: ``STRIATE_ISA`` names none, or one that the machine hasn't.
+        BackendError: ``STRIATE_ISA`` isn't the name of an instruction set, or the machine doesn't have it.
     """
     machine, features = platform.machine(), llvm.get_host_cpu_features()
     found = best(machine, features)
@@ -119,7 +122,7 @@ def host() -> Isa | None:
 
 
 def the_isa() -> Isa:
-    """The instruction set to generate for, where it is known that there is one."""
+    """The instruction set to generate for, for callers that know that there is one."""
     isa = host()
     assert isa is not None
     return isa
@@ -127,7 +130,7 @@ def the_isa() -> Isa:
 
 @cache
 def second_level_cache() -> int:
-    """Bytes of a core's second-level cache as Linux tells them, within 256 KiB and 2 MiB; elsewhere 512 KiB."""
+    """Bytes of a core's second-level cache as Linux reports them, clamped to 256 KiB to 2 MiB; otherwise 512 KiB."""
     try:
         told = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text().strip()
         return min(max(int(told.removesuffix("K")) << 10, 1 << 18), 1 << 21)

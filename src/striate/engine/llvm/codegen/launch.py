@@ -1,12 +1,11 @@
-"""Running a kernel on PyTorch's own threads.
+"""Runs a kernel on PyTorch's own threads.
 
-PyTorch's CPU build brings GNU's OpenMP runtime into the process. ``GOMP_parallel(function, data, threads, flags)``
-starts a function on its threads, which are the ones that PyTorch's kernels run on, in a few microseconds and without
-the GIL (source: libgomp's manual, "Implementing PARALLEL construct"). Where that runtime isn't found, Python threads
-do the same.
+PyTorch's CPU build loads GNU's OpenMP runtime. ``GOMP_parallel(function, data, threads, flags)`` starts a function on
+the threads that PyTorch's kernels run on, in a few microseconds and without the GIL (source: libgomp's manual,
+"Implementing PARALLEL construct"). If that runtime isn't found, Python threads are used.
 
-A kernel does a range of work items; thread t of m does items t * items / m to (t + 1) * items / m, so for a given
-number of threads it is always the same thread that does an item, and sums have one order.
+A kernel computes a range of work items. Thread t of m computes items t * items / m to (t + 1) * items / m. So for a
+given number of threads, an item always runs on the same thread, and the order of sums is fixed.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from striate.engine.llvm.codegen import machine_code
 from striate.engine.llvm.codegen.ir import Function
 from striate.engine.llvm.codegen.isa import Isa
 
-# The first three words of a kernel's table are the launcher's: OpenMP's two functions and the number of work items.
+# The first three words of a kernel's table belong to the launcher: two OpenMP functions and the number of work items.
 _OWN = 3
 
 _WRAPPER = """
@@ -59,30 +58,30 @@ define void @outlined(ptr %table) nounwind {{
 
 
 def module(function: Function) -> str:
-    """A kernel with the two functions that it is started by."""
+    """The IR of a kernel and of the two functions that start it."""
     return function.text() + _WRAPPER.format(name=function.name)
 
 
 class Kernel:
-    """A compiled kernel. Calling it does all work items and returns when they are done."""
+    """A compiled kernel; calling it computes all work items."""
 
     def __init__(self, function: Function, isa: Isa) -> None:
         self.name, self.ir = function.name, module(function)
-        #: The address of ``void part(ptr table, i64 thread, i64 threads)``, which does a thread's share of the items.
+        #: The address of ``void part(ptr table, i64 thread, i64 threads)``, which computes a thread's share of items.
         self.part, self.outlined = machine_code.link(self.ir, isa, ("part", "outlined"))
         self._part = _PART(self.part)
 
     def __call__(self, items: int, words: Sequence[int], threads: int) -> None:
-        """Runs on ``threads`` threads at most; ``words`` are the kernel's arguments."""
+        """Runs the kernel on at most ``threads`` threads; ``words`` are its arguments."""
         self.start(words, 0, items, threads)()
 
     def start(self, words: Sequence[int], addresses: int, items: int, threads: int, after: int = 0) -> Start:
-        """The kernel ready to be run but for so many ``addresses``, which come after so many of its other ``words``."""
+        """Binds all arguments except ``addresses`` addresses, which follow the first ``after`` of the ``words``."""
         words = [*words[:after], *[0] * addresses, *words[after:]]
         return Start(self, words, items, max(1, min(threads, items)), after)
 
     def by_hand(self, table: int, threads: int) -> None:
-        """Runs the shares that ``table`` tells of without OpenMP."""
+        """Runs the work items of ``table`` without OpenMP."""
         if threads == 1:
             self._part(table, 0, 1)
             return
@@ -93,19 +92,19 @@ class Kernel:
 
 
 class Start:
-    """A kernel with its arguments, but for the addresses that every call brings, from word ``first`` on."""
+    """A kernel with its arguments bound, except the addresses from word ``first`` on, which each call passes."""
 
     __slots__ = ("_first", "_kernel", "_run", "_table", "_threads")
 
     def __init__(self, kernel: Kernel, words: Sequence[int], items: int, threads: int, first: int) -> None:
         runtime = openmp() if threads > 1 else None
         own = (0, 0) if runtime is None else (runtime.which, runtime.many)
-        self._table = array("q", [*own, items, *words])  # filled in a quarter of the time that ctypes' arrays take
+        self._table = array("q", [*own, items, *words])  # four times as fast to fill as a ctypes array
         self._kernel, self._threads, self._first = kernel, threads, _OWN + first
         self._run = None if runtime is None else runtime.start
 
     def __call__(self, *addresses: int) -> None:
-        table = self._table[:]  # a call's own, since threads may call at the same time
+        table = self._table[:]  # a copy for each call, since several threads may call at the same time
         for place, address in enumerate(addresses, self._first):
             table[place] = address
         if self._run is not None:
@@ -118,7 +117,7 @@ _PART = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 
 
 def threads() -> int:
-    """How many threads a kernel may use now: PyTorch's setting; one in a forked child, where OpenMP's are gone."""
+    """The number of threads for kernels: PyTorch's setting, or 1 in a forked child, which has no OpenMP threads."""
     return 1 if _forked else torch.get_num_threads()
 
 
@@ -126,10 +125,10 @@ _forked = False
 
 
 def _after_fork() -> None:
-    # A child has none of its parent's threads, and GNU's runtime waits for them for ever.
+    # A child has none of its parent's threads, and GNU's runtime would wait for them forever.
     global _forked
     _forked = True
-    tuning.generation += 1  # what was made ready for several threads is made again
+    tuning.generation += 1  # contractions that were prepared for several threads are prepared again
 
 
 if hasattr(os, "register_at_fork"):
@@ -137,7 +136,14 @@ if hasattr(os, "register_at_fork"):
 
 
 class OpenMP(NamedTuple):
-    """GNU's runtime: what starts threads, and the addresses of what they call to know who they are and to wait."""
+    """GNU's OpenMP runtime: the function that starts threads, and the addresses of functions that kernels call.
+
+    Args:
+        start: ``GOMP_parallel``.
+        which: the address of ``omp_get_thread_num``.
+        many: the address of ``omp_get_num_threads``.
+        barrier: the address of ``GOMP_barrier``.
+    """
 
     start: Any
     which: int
@@ -147,15 +153,15 @@ class OpenMP(NamedTuple):
 
 @cache
 def openmp() -> OpenMP | None:
-    """The runtime that PyTorch's kernels run on, or None."""
+    """The OpenMP runtime of PyTorch's kernels, or None."""
     if not sys.platform.startswith("linux"):
         return None
     with open("/proc/self/maps") as maps:
         loaded = {line.split(maxsplit=5)[5].strip() for line in maps if "libgomp" in line}
-    # Other libraries, scikit-learn for one, may have brought a runtime of their own.
+    # Other libraries, for example scikit-learn, may have loaded a runtime of their own.
     found = {path for path in loaded if Path(torch.__file__).parent in Path(path).parents} or loaded
     if len(found) != 1:
-        return None  # none, or more than one and no telling which is PyTorch's
+        return None  # none, or several and it is unknown which one PyTorch uses
     library = ctypes.CDLL(found.pop())
     start = library.GOMP_parallel
     start.argtypes, start.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None

@@ -1,9 +1,8 @@
-"""From IR to something that can be called, and a cache of machine code on disk.
+"""Compiles IR to callable functions, and caches machine code on disk.
 
-An entry of the cache is a file named by the SHA-256 of everything its code depends on. It starts with the SHA-256 of
-the code, so an entry that was cut off, or was never one, is told before LLVM sees it, and built again. Entries are
-written beside their place and moved there, so that another process finds a whole one or none. A folder that can't be
-read or written costs compiling again and nothing else.
+A cache entry is a file named by the SHA-256 of everything that its code depends on. It starts with the SHA-256 of the
+code, so a damaged entry is detected before LLVM sees it, and compiled again. Entries are written atomically. If the
+folder can't be read or written, kernels are compiled again.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import llvmlite.binding as llvm
 from striate.engine import cache as kept_on_disk
 from striate.engine.llvm.codegen.isa import Isa
 
-#: Changes when the way from IR to code changes without the IR doing so.
+#: Has to be changed when the compilation of unchanged IR changes.
 _RECIPE: Final = "1"
 _lock = threading.Lock()
 _libraries: list[Any] = []
@@ -32,7 +31,7 @@ def _prepare() -> None:
 
 
 def target(isa: Isa) -> Any:
-    """LLVM's description of the machine to generate for; for any but the host's family, a Linux one."""
+    """LLVM's target machine for an instruction set; for another architecture than the host's, on Linux."""
     _prepare()
     own = llvm.get_process_triple()
     family = own.split("-")[0].replace("arm64", "aarch64")
@@ -48,7 +47,7 @@ def _optimised(ir: str, isa: Isa) -> tuple[Any, Any]:
     module = llvm.parse_assembly(ir)
     module.triple, module.data_layout = machine.triple, str(machine.target_data)
     module.verify()
-    # Kernels are unrolled and vectorised as generated; LLVM doing it once more makes them longer, not faster.
+    # Kernels are generated unrolled and vectorised; if LLVM did it again, they would be longer, but not faster.
     options = llvm.create_pipeline_tuning_options(speed_level=3)
     options.loop_unrolling = options.slp_vectorization = options.loop_vectorization = False
     builder = llvm.create_pass_builder(machine, options)
@@ -71,17 +70,17 @@ def to_assembly(ir: str, isa: Isa) -> str:
 
 
 def key(ir: str, isa: Isa) -> str:
-    """The name of a module's code: a digest of all that decides it."""
+    """The cache key of a module's machine code: a digest of everything that determines it."""
     version = ".".join(map(str, llvm.llvm_version_info))
     return hashlib.sha256("\0".join([_RECIPE, version, isa.name, isa.cpu, isa.features, ir]).encode()).hexdigest()
 
 
 def code(ir: str, isa: Isa) -> bytes:
-    """Machine code of a module, from the cache or into it."""
+    """The machine code of a module, from the cache, or compiled and written to the cache."""
     entry = f"{key(ir, isa)}.o"
     kept = kept_on_disk.read(entry) or b""
     digest, body = kept[:32], kept[32:]
-    # An entry that was cut off, or was never one, is told before LLVM sees it.
+    # Detect damaged entries before LLVM sees them.
     if body and hashlib.sha256(body).digest() == digest:
         return body
     made = to_object(ir, isa)
@@ -92,15 +91,15 @@ def code(ir: str, isa: Isa) -> bytes:
 @cache
 def _linker() -> Any:
     _prepare()
-    # One module for all kernels of a process would tie their lifetimes; one linker holds many libraries.
+    # One linker holds many libraries, one for each kernel.
     machine = llvm.Target.from_default_triple().create_target_machine(reloc="pic", codemodel="small")
-    # The older linker maps code and constants apart, and stops the process where they come to lie more than 2 GiB from
-    # each other: in one that maps much memory.
+    # The older linker maps code and constants separately, and aborts if they are more than 2 GiB apart, which happens
+    # in processes that map much memory.
     return llvm.create_lljit_compiler(machine, use_jit_link=sys.platform != "win32")
 
 
 def link(ir: str, isa: Isa, symbols: tuple[str, ...]) -> tuple[int, ...]:
-    """Addresses of a module's functions. They stay valid as long as the process lives."""
+    """The addresses of a module's functions, which are valid until the process ends."""
     body = code(ir, isa)
     with _lock:
         builder = llvm.JITLibraryBuilder().add_object_img(body).add_current_process()

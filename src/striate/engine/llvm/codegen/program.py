@@ -1,24 +1,24 @@
-"""Kernels in a row on memory of their own, walked by one native call; and between them calls of PyTorch's operators.
+"""Programs: sequences of kernels on an arena, run by one native call, with calls of PyTorch's operators in between.
 
     on every thread
         for every step
-            if this thread is one of the step's: its share of the step's items
-            wait for the others, if this step or the next one has more threads than one
+            if the step uses this thread: compute its share of the step's work items
+            wait at a barrier, if this step or the next one uses more than one thread
 
-Threads are started once for the whole walk, and what lies between two kernels is a barrier instead of Python. A step
-that is too small to be shared runs on the first thread; one small step after the other needs no barrier between.
+Threads are started once for the whole walk, and a barrier instead of Python separates two kernels. A step that is too
+small to be divided runs on the first thread; no barrier is needed between two such steps.
 
-Buffers live from the first step that names them to the last. Those that live at the same time lie side by side in one
-arena, others on top of each other, so that a small network's numbers stay in the caches. The arena is lent for each
-call (memory/arenas.py), mostly the same one again: its addresses are written into the tables when it is another one,
-those of the inputs and results at every call.
+A buffer is alive from the first to the last step that uses it. Buffers that are alive at the same time have separate
+places in one arena, others may overlap, so that a small network's numbers stay in the caches. Each call borrows an
+arena (memory/arenas.py), usually the same one as before. The addresses of buffers are written into the kernels' tables
+when the arena changes; the addresses of inputs and results are written at every call.
 
-What has no kernel is a foreign step (:class:`Foreign`): an operator of PyTorch's on tensors over the program's
-memory. Its results are tensors of PyTorch's own, whose addresses are written into the tables of the kernels that
-follow. Kernels between two foreign steps are one walk.
+An operator without a kernel is a foreign step (:class:`Foreign`): a PyTorch operator, called on tensors over the
+program's memory. PyTorch allocates its results, whose addresses are then written into the tables of the kernels that
+follow. The kernels between two foreign steps are one walk.
 
-Source of the order in which buffers find their places, the largest first: Pisarchyk & Lee, "Efficient memory management
-for deep neural net inference", 2020 (arXiv:2001.03288), section 5.2.
+Source of the placement of buffers, the largest first: Pisarchyk & Lee, "Efficient memory management for deep neural net
+inference", 2020 (arXiv:2001.03288), section 5.2.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from striate.engine.llvm.codegen.isa import Isa
 from striate.engine.llvm.codegen.launch import Kernel
 from striate.engine.llvm.memory.arenas import Arena
 
-# The header of a program's table: OpenMP's three functions and the number of steps; then for every step four words,
-# its kernel's part function, its table, its threads, and whether the others are waited for after it.
+# The header of a program's table has three OpenMP functions and the number of steps. Then each step has four words: its
+# kernel's part function, its table, its number of threads, and whether a barrier follows.
 _HEADER, _ENTRY = 4, 4
 
 _WALKER = """
@@ -112,14 +112,14 @@ define void @walk(ptr %table) nounwind {
 
 @dataclass(frozen=True, eq=False)
 class Buffer:
-    """So many numbers, wherever the program puts them."""
+    """Memory for ``numbers`` numbers, placed by the program."""
 
     numbers: int
 
 
 @dataclass(frozen=True)
 class Step:
-    """A kernel with its arguments, in which a buffer stands for its address. ``name`` says what it computes."""
+    """A kernel with its arguments, in which a buffer stands for its address; ``name`` describes the step."""
 
     name: str
     kernel: Kernel
@@ -130,7 +130,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Operand:
-    """A tensor of a foreign step: a buffer, seen with a shape and strides, from a number on."""
+    """A tensor of a foreign step: a view of a buffer, with shape, strides and first number."""
 
     buffer: Buffer
     shape: tuple[int, ...]
@@ -140,10 +140,10 @@ class Operand:
 
 @dataclass(frozen=True)
 class Foreign:
-    """An operator of PyTorch's. In its arguments operands stand for tensors.
+    """A PyTorch operator; in its arguments, operands stand for tensors.
 
-    ``results``: of each tensor that it makes the buffer, with the shape and the strides that others count on; None for
-    those that nobody uses. ``copied``: whether they lie in an operand's memory, from where they are copied.
+    ``results`` has, for each resulting tensor, its buffer with the shape and strides that later steps rely on; None for
+    unused results. ``copied``: whether the results are views of an operand, so that they have to be copied.
     """
 
     name: str
@@ -159,7 +159,7 @@ class Foreign:
 
 
 class Program:
-    """Steps made ready to run, on ``threads`` threads at most; every call passes ``sources`` and ``results``."""
+    """A runnable sequence of steps, on at most ``threads`` threads; every call passes ``sources`` and ``results``."""
 
     def __init__(
         self,
@@ -180,7 +180,7 @@ class Program:
         flat: list[int] = []
         starts: list[int] = []
         places: dict[Buffer, list[int]] = {buffer: [] for buffer in (*passed, *made)}
-        #: Words that hold an address in the arena, each with its distance in bytes from the arena's first number.
+        #: Words that hold an address in the arena, each with its offset in bytes.
         self._inside: list[tuple[int, int]] = []
         for step in kernels:
             starts.append(len(flat))
@@ -196,14 +196,14 @@ class Program:
                 flat.append(0)
         self._words, self._base = array("q", flat), 0
         self._buffers, self._places = passed, places
-        #: Whether operators of PyTorch's make it, for each of the results.
+        #: For each result, whether a PyTorch operator allocates it.
         self.foreign_results = [buffer in made for buffer in results]
         own = self._words.buffer_info()[0]
         header = [openmp.which, openmp.many, openmp.barrier] if openmp is not None else [0, 0, 0]
         tables = iter([own + 8 * start for start in starts])
         self._header = header
         self._walks: list[array[int] | Foreign] = []
-        #: After which walk a tensor of PyTorch's is needed no longer.
+        #: For each tensor that PyTorch allocates, the last walk that uses it.
         last: dict[Buffer, int] = {}
         for is_foreign, some in itertools.groupby(steps, lambda step: isinstance(step, Foreign)):
             group = list(some)
@@ -231,10 +231,10 @@ class Program:
         return array("q", [*self._header, len(steps), *entries])
 
     def __call__(self, passed: list[Tensor | None], arena: Arena, alone: bool = False) -> None:
-        """Runs all steps, ``alone`` on one thread. One call at a time.
+        """Runs all steps; with ``alone`` on one thread. Calls must not overlap.
 
-        ``passed``: sources and results, in their order; None for results that operators of PyTorch's make, which are
-        put there. ``arena``: memory for ``numbers`` numbers.
+        ``passed``: sources and results, in order. Results that PyTorch operators allocate are None, and the call fills
+        them in. ``arena``: memory for ``numbers`` numbers.
         """
         words = self._words
         if arena.address != self._base:
@@ -267,7 +267,7 @@ class Program:
             self._alone(table.buffer_info()[0])
 
     def _call(self, step: Foreign, known: dict[Buffer, Tensor], arena: Arena) -> None:
-        """Calls an operator of PyTorch's. Its results join the tensors that are known."""
+        """Calls a PyTorch operator, and adds its results to ``known``."""
 
         def tensor(operand: Operand) -> Tensor:
             held = known.get(operand.buffer)
@@ -283,7 +283,7 @@ class Program:
             if wanted is None:
                 continue
             if step.copied or result.stride() != wanted.stride:
-                # PyTorch is free in how its results lie; what follows was made for one way.
+                # PyTorch may choose any layout for its results, but later steps rely on one.
                 result = torch.empty_strided(wanted.shape, wanted.stride, dtype=result.dtype).copy_(result)
             known[wanted.buffer] = result
             for place in self._places[wanted.buffer]:
@@ -291,14 +291,14 @@ class Program:
 
 
 def named(step: Step | Foreign) -> list[Buffer]:
-    """The buffers that a step reads, and those that a kernel writes."""
+    """The buffers that a step reads, and for a kernel those that it writes."""
     if isinstance(step, Foreign):
         return [each.buffer for each in step.operands]
     return [word for word in step.words if isinstance(word, Buffer)]
 
 
 def arranged(steps: Sequence[Step | Foreign], elsewhere: set[Buffer]) -> tuple[int, dict[Buffer, int]]:
-    """How many numbers an arena needs, and where in it every buffer lies that isn't elsewhere."""
+    """The size of the arena in numbers, and the offset in it of every buffer that isn't ``elsewhere``."""
     lives: dict[Buffer, tuple[int, int]] = {}
     for at, step in enumerate(steps):
         for buffer in named(step):
@@ -324,12 +324,12 @@ def arranged(steps: Sequence[Step | Foreign], elsewhere: set[Buffer]) -> tuple[i
 
 
 def _rounded(numbers: int) -> int:
-    """Whole lines of the cache: no two threads write into the same line of two buffers."""
+    """Rounds up to whole cache lines, so that threads writing to different buffers never share a line."""
     return -(-numbers // LINE) * LINE
 
 
 @cache
 def _walker(isa: Isa) -> tuple[ctypes._CFunctionType, int]:
-    """What walks on the calling thread, and the address of what every one of several threads walks."""
+    """The function that runs a program on the calling thread, and the address of the one for several threads."""
     alone, walk = machine_code.link(_WALKER, isa, ("alone", "walk"))
     return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(alone), walk

@@ -1,6 +1,6 @@
-"""Convolution of one and two axes: output, input gradient (transposed convolution) and weight gradient, float32.
+"""Convolution of one and two axes in float32: output, input gradient (transposed convolution) and weight gradient.
 
-:mod:`dispatch` says which sum a pass is; :mod:`sums` and :mod:`weight_sums` pick a kernel, a tile and the work items.
-Kernels: ``nchw`` puts lanes along the width, ``nhwc`` over channels; ``_weight`` is the weight gradient; depthwise and
-grouped windows and windows of one position (:mod:`pointwise_weight`) have kernels of their own.
+:mod:`dispatch` maps a pass to a sum; :mod:`sums` and :mod:`weight_sums` choose a kernel, a tile and the work items.
+Kernels named ``nchw`` have lanes along the width, ``nhwc`` lanes over channels; ``_weight`` means the weight gradient.
+Depthwise, grouped and 1x1 convolutions (:mod:`pointwise_weight`) have kernels of their own.
 """

@@ -1,12 +1,11 @@
-"""A convolution's contraction: what each of its passes is a sum of, and what of it under a stride.
+"""Maps each pass of a convolution to the sums that compute it, for strides, too.
 
-The one place where tensors become addresses is below, in sums.py and weight_sums.py: whatever a kernel gets is made or
-checked there, and is held by a local variable until the kernel has returned.
+Tensors become addresses only here, in sums.py and in weight_sums.py. Tensors that a kernel gets are allocated or
+checked there, and a local variable keeps them alive until the kernel has returned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from striate.engine import fresh
-from striate.engine.backends import Pass
+from striate.engine.backends import Pass, Ready
 from striate.engine.layout import reshaped
 from striate.engine.llvm.codegen import launch
 from striate.engine.llvm.codegen.isa import the_isa
@@ -26,19 +25,15 @@ from striate.engine.llvm.memory.views import axes, plane, plane_size, planes
 from striate.engine.llvm.memory.weights import Weights, pack
 from striate.geometry import ConvShape
 
-#: Strides of a gradient's columns up to which they are summed together.
+#: The largest column stride for which all column phases of an input gradient are one sum.
 _MOST_PHASES = 4
 
 
-#: A contraction whose operands' places in memory are all that is still open: the operands, and a bias.
-Ready = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-
-
 def ready(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, biased: bool, channels_last: bool) -> Ready:
-    """The contraction of operands of which only strides are looked at, and those of whom it is called with are alike.
+    """Prepares a contraction for operands with the strides of ``first`` and ``second``, whose numbers aren't read.
 
-    For problems that :meth:`striate.engine.llvm.backend.LlvmBackend.refusal` lets through; ``channels_last`` is the
-    result's layout.
+    The problem has to be accepted by :meth:`striate.engine.llvm.backend.LlvmBackend.refusal`. ``channels_last`` is the
+    layout of the result.
     """
     if open_ is Pass.WEIGHT_GRAD:
         weight_grad = weight_sums.prepared(first, second, shape)
@@ -74,9 +69,9 @@ def _sum(
     channels_last: bool,
     backwards: bool = False,
 ) -> Ready:
-    """``size`` positions of a sum (see sums.py) over operands that lie as these do; it has as many axes as ``shape``.
+    """Prepares a sum (see sums.py) of ``size`` positions over operands with these strides; results have ``shape``.
 
-    ``backwards``: of depthwise windows, from the output's gradient to the input's, whatever the stride.
+    ``backwards``: the input gradient of a depthwise convolution with any stride, from the output gradient.
     """
     how = (weights.sizes, size[1], windows[1])
     read = readable(plane(x), *how)
@@ -89,18 +84,19 @@ def _sum(
 
 
 def _input_grad(shape: ConvShape, weight: Tensor, upstream: Tensor, bias: Tensor | None) -> Tensor:
-    """The gradient's planes, one stride apart: those inputs that see the same taps are an ordinary sum over g.
+    """The input gradient under a stride, phase by phase: all inputs of a phase see the same taps.
 
-    Input i sees output o through tap t where i + before = o * stride + t * dilation. Inputs with i % stride = phase, at
-    i = phase + m * stride, see the taps with (phase + before - t * dilation) % stride = 0, every step-th one where
-    step = stride / gcd(stride, dilation); from one of those to the next, o falls by dilation * step / stride.
+    Input i sees output o through tap t if i + before = o * stride + t * dilation. The inputs i = phase + m * stride see
+    the taps with (phase + before - t * dilation) % stride = 0. These are every step-th tap, where
+    step = stride / gcd(stride, dilation). From one of these taps to the next, o falls by dilation * step / stride. So
+    each phase is an ordinary sum over g.
     """
     g, weights, windows = plane(upstream), Weights.of(weight, shape.groups, transposed=True), axes(shape)
     height, width = size = plane_size(shape.size)
     side_by_side = suits_nhwc(g, weights.sizes)
     if not side_by_side and windows[1].stride <= _MOST_PHASES:
         return reshaped(_nchw_grad(g, weights, bias, windows, size), shape.input_shape)
-    # In the layout that its parts will have: copying across layouts costs more than the sums.
+    # Allocate the gradient in the layout of its parts, because copying between layouts costs more than the sums.
     layout = torch.channels_last if side_by_side else torch.contiguous_format
     grad = fresh.empty((g.shape[0], weights.sizes[0] * weights.sizes[1], height, width), memory_format=layout)
     for top in range(min(windows[0].stride, height)):
@@ -118,7 +114,7 @@ def _input_grad(shape: ConvShape, weight: Tensor, upstream: Tensor, bias: Tensor
 def _nchw_grad(
     g: Tensor, weights: Weights, bias: Tensor | None, windows: tuple[Axis, Axis], size: tuple[int, int]
 ) -> Tensor:
-    """The gradient of planes under a stride: for each of its rows, one stride apart, a sum for all columns."""
+    """The input gradient in NCHW under a stride: one sum for each row phase, which computes all column phases."""
     isa, threads, (rows, columns) = the_isa(), launch.threads(), windows
     batch, _, *source = g.shape
     groups, inner, outer = weights.sizes[:3]
@@ -151,7 +147,12 @@ def _nchw_grad(
 
 @lru_cache(maxsize=1024)
 def _columns_together(axis: Axis) -> tuple[Axis, Tensor, frozenset[tuple[int, int]]]:
-    """One window over outputs for the inputs of all phases; by phase its taps, one more for those it hasn't; those."""
+    """One window over the outputs for the inputs of all phases.
+
+    Returns:
+        The window; its taps, phase by phase, where the index ``axis.kernel`` stands for a missing tap; and the missing
+        taps as (phase, position).
+    """
     phases = [_phase(axis, phase) for phase in range(axis.stride)]
     seen = [{k * a.dilation - a.before: tap for k, tap in enumerate(taps)} for a, taps in phases]
     first, last = min(map(min, filter(None, seen))), max(map(max, filter(None, seen)))
@@ -163,7 +164,7 @@ def _columns_together(axis: Axis) -> tuple[Axis, Tensor, frozenset[tuple[int, in
 
 @lru_cache(maxsize=4096)
 def _phase(axis: Axis, phase: int) -> tuple[Axis, range]:
-    """The window over outputs of the inputs of one phase, and the taps it has, the last one first."""
+    """The window over the outputs for the inputs of one phase, and its taps, the last one first."""
     taps = [t for t in range(axis.kernel) if (phase + axis.before - t * axis.dilation) % axis.stride == 0][::-1]
     if not taps:
         return Axis(1, 1, 0, 1), range(0)

@@ -10,15 +10,16 @@
                         total[t][r][v] += weight[t, c, i, j] * packed[c, row(r, i), column(v, j)]
             write total to y[n, t, r, v]
 
-A weight is one number for all lanes; an input is one vector for all T channels. T * R * V totals and the operands in
-use have to fit the registers.
+A weight is broadcast to all lanes; an input vector is used for all T channels. T * R * V totals and the operands in use
+have to fit into the registers.
 
-Kernel, stride, dilation, padding before and tile are generated; sizes and strides of tensors are passed, so an image of
-another size runs the same code. Only the number of vectors in the last tile of a row (``tail``) depends on the width.
+Kernel, stride, dilation, leading padding and tile are compiled in; sizes and strides of tensors are arguments, so
+images of other sizes run the same code. Only the number of vectors in the last tile of a row (``tail``) depends on the
+width.
 
-An input gradient of stride 1 is this same sum with the weight flipped and its channels swapped, over the adjoint
-window's padding (see striate.geometry.Adjoint). Under a stride the columns of a gradient are sums with different taps:
-every ``phases`` channels of the sum are one channel's columns, that many apart, and are written side by side.
+An input gradient of stride 1 is this same sum with the weight flipped and its channels swapped, with the padding of the
+adjoint window (see striate.geometry.Adjoint). Under a stride, neighbouring columns of the gradient have different taps:
+each group of ``phases`` channels of the sum holds the column phases of one channel, which are written interleaved.
 
 Packed weight: [group][tile of channels] of [T] biases and [C_in / groups][kernel row][kernel column][T] weights.
 """
@@ -32,20 +33,20 @@ from striate.engine.llvm.codegen.ir import AHEAD, LINE, Function, Number, Pointe
 from striate.engine.llvm.codegen.isa import Isa
 from striate.engine.llvm.memory.rows import Axis, Rows, interleaved, pack, pack_across, store_row
 
-#: Taps up to which a kernel's rows are written out as well as its columns.
+#: The most taps for which the rows of a window are unrolled as well as its columns.
 _MOST_OVERLAPPING = 121
-#: Vectors up to which a row is short.
+#: The most vectors of a short row.
 _SHORT = 4
 
 
 @dataclass(frozen=True)
-class Tile:
-    """What stays in registers: T output channels, R rows, V vectors of a row; ``tail`` vectors in a row's last tile.
+class PlaneTile:
+    """The register tile: T output channels, R rows, V vectors of a row; ``tail`` vectors in the last tile of a row.
 
-    ``overlap``: the kernel's rows are written out, so that an input that several of the R rows see is read once.
-    ``phases``: so many of the T channels are one channel's columns; ``missing`` are (phase, kernel column) that there
-    aren't: nothing is multiplied there, since 0 times infinity isn't 0.
-    ``rest``: numbers that a row's last vector has, where rows are short and one in a few ends so; a mask costs more.
+    ``overlap``: whether kernel rows are unrolled, so that an input that several of the R rows see is loaded once.
+    ``phases``: the number of channels that are the column phases of one channel.
+    ``missing``: pairs (phase, kernel column) without a tap; they are skipped, because 0 times infinity isn't 0.
+    ``rest``: the lanes used of a row's last vector if rows are short; storing a known number is faster than a mask.
     """
 
     channels: int
@@ -68,12 +69,12 @@ class Tile:
         width: int,
         phases: int = 1,
         missing: frozenset[tuple[int, int]] = frozenset(),
-    ) -> Tile:
-        """The tile that should cost the fewest cycles for ``channels`` channels of a group of ``rows`` x ``width``."""
+    ) -> PlaneTile:
+        """The tile with the fewest estimated cycles for ``channels`` channels of a group of ``rows`` x ``width``."""
         window, few = windows[0], windows[0].kernel * windows[1].kernel <= _MOST_OVERLAPPING
         across = -(-width // isa.lanes)
         rest = width % isa.lanes if phases == 1 and across <= _SHORT else None
-        best: tuple[float, Tile] | None = None
+        best: tuple[float, PlaneTile] | None = None
         for vectors in range(1, min(across, 4) + 1):
             for tile in range(phases, channels + 1, phases):
                 for deep in range(1, min(rows, 8) + 1):
@@ -89,7 +90,7 @@ class Tile:
         return best[1]
 
     def seers(self, window: Axis) -> dict[int, list[tuple[int, int]]]:
-        """By offset from the tile's first source row, the rows of the tile and of the kernel that meet in it."""
+        """For each offset from the tile's first source row, the pairs (row of the tile, kernel row) that read it."""
         found: dict[int, list[tuple[int, int]]] = {}
         for row in range(self.rows):
             for i in range(window.kernel):
@@ -97,19 +98,19 @@ class Tile:
         return dict(sorted(found.items()))
 
     def _cycles(self, window: Axis, vectors: int) -> float:
-        """Of a kernel column, on a core with two loads and two multiplications a cycle, the latter of latency four."""
+        """Estimated cycles of a kernel column, on a core with two loads and two FMAs of latency four per cycle."""
         totals = self.channels * self.rows * vectors
         if self.overlap:
             loads = (window.kernel + len(self.seers(window)) * vectors) / window.kernel
         else:
             loads = self.channels + self.rows * vectors
-        # Loads seldom start where a cache line does, so some take two turns.
+        # Loads are seldom aligned to cache lines, so some take two accesses.
         return max(totals, 1.25 * loads, 8) / 2 + 0.25 * loads
 
     def _held(self, isa: Isa, window: Axis) -> int:
-        """Operands in registers: the fewer of weights and inputs, and one of the others."""
+        """Registers for operands: weights or inputs, whichever are fewer, and one of the others."""
         if self.overlap:
-            # Weights that find no register are read by the instruction that multiplies.
+            # Weights that don't fit into registers are memory operands of the multiplications.
             return min(window.kernel, isa.registers // 2) + 1
         return min(self.channels, self.rows * self.vectors) + 1
 
@@ -119,7 +120,7 @@ class _Generator:
     f: Function
     rows: Axis
     columns: Axis
-    tile: Tile
+    tile: PlaneTile
     across: bool
 
     def emit(self) -> None:
@@ -184,7 +185,7 @@ class _Generator:
                         self._multiply(totals, factors + j * tile.channels, each, j, vectors)
         for t in range(0, tile.channels, tile.phases):
             for r in range(tile.rows):
-                # The last tiles may reach beyond channels and rows; what was summed there is dropped.
+                # The last tiles may reach beyond the channels and rows; their sums there are dropped.
                 there = f.both(f.less(t, self.here), f.less(row + r, stop))
                 with f.when(there):
                     place = self.y + (t // tile.phases * self.y_channel + (row + r) * self.y_row + column * tile.phases)
@@ -193,7 +194,7 @@ class _Generator:
                     store_row(f, values, place, self.y_width - column * tile.phases, tile.rest)
 
     def _ask(self, row: Number, column: Number, vectors: int) -> None:
-        """Asks for what is written after this tile."""
+        """Prefetches the results that are written after this tile."""
         f, tile = self.f, self.tile
         for t in range(0, tile.channels, tile.phases):
             for r in range(tile.rows):
@@ -204,7 +205,7 @@ class _Generator:
     def _multiply(
         self, totals: dict[tuple[int, int, int], Variable], factors: Pointer, each: list[Pointer], j: int, vectors: int
     ) -> None:
-        """One kernel column. Whichever are fewer stay in registers, weights or inputs; the others come one by one."""
+        """One kernel column: weights or inputs, whichever are fewer, stay in registers."""
         f, tile = self.f, self.tile
         place = self.columns.place(j, self.pitch)
         inputs = [(r, v, each[r] + place + v * f.lanes) for r in range(tile.rows) for v in range(vectors)]
@@ -230,7 +231,7 @@ class _Generator:
         row_size: Number,
         vectors: int,
     ) -> None:
-        """All taps of one output channel: the rows of the tile overlap, and what several of them see is read once."""
+        """All taps of one output channel: an input that several rows of the tile see is loaded once."""
         f = self.f
         for j in range(self.columns.kernel):
             held = [f.broadcast(factors + (i * self.columns.kernel + j)) for i in range(self.rows.kernel)]
@@ -242,10 +243,10 @@ class _Generator:
                         totals[0, r, v].set(f.fma(held[i], value, totals[0, r, v].get()))
 
 
-def generate(isa: Isa, rows: Axis, columns: Axis, tile: Tile, across: bool = False) -> Function:
-    """The kernel; its arguments in the order in which they are asked for above.
+def generate(isa: Isa, rows: Axis, columns: Axis, tile: PlaneTile, across: bool = False) -> Function:
+    """The kernel; its arguments are in the order in which the code above reads them.
 
-    ``across``: of inputs whose channels lie side by side, in one group.
+    ``across``: whether inputs are in channels last, with one group.
     """
     f = Function("nchw_output", isa)
     _Generator(f, rows, columns, tile, across).emit()

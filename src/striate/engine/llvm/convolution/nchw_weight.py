@@ -2,19 +2,19 @@
 
     for every item: some images n, a block of output rows, a group g
         pack the block's input rows of each image (see memory/rows.py)
-        for every tile of T output channels, for every U input channels, for every P taps of all of theirs (unrolled)
+        for every tile of T output channels, for every U input channels, for every P of their taps (unrolled)
             total[T][P] = 0
             for every image, for every R rows of the block, for every vector of the row
                 for r in R, for t in T, for p in P                                    unrolled, all in registers
                     total[t][p] += g[n, t, row r, column] * packed[n, c(p), row(r, i(p)), column(j(p))]
             partial[thread][t, p] += sum of the lanes of total[t][p]
 
-R is more than one where T is one: an input that several rows see, through taps one below the other, is read once.
+If T is one, R may be more than one: an input that several rows see, through taps in one column, is then loaded once.
 
-Every thread adds to a weight gradient of its own, and the caller adds those up in the threads' order: which thread does
-which item is fixed (see codegen/launch.py), so the result is the same in every run with as many threads.
+Each thread has a weight gradient of its own, and the caller adds them in the order of the threads. Items are assigned
+to threads in a fixed way (see codegen/launch.py), so results are reproducible for a given number of threads.
 
-Lanes beyond a row's end are cleared on both sides, since what an infinity there would make of a zero is not zero.
+Lanes beyond the end of a row are set to zero in both operands, because infinity times zero isn't zero.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from striate.engine.llvm.codegen.ir import AHEAD, Function, Number, Pointer, Var
 from striate.engine.llvm.codegen.isa import Isa
 from striate.engine.llvm.memory.rows import Axis, Rows, pack
 
-#: A tap of a tile: input channel (of the tile's), kernel row, kernel column.
+#: A tap of a tile: input channel within the tile, kernel row, kernel column.
 Tap = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class WeightTile:
-    """What stays in registers: T output channels and P of the taps of U input channels; R rows at a time."""
+    """The register tile: T output channels and P of the taps of U input channels; R rows at a time."""
 
     outer: int
     inner: int
@@ -43,7 +43,7 @@ class WeightTile:
     @classmethod
     @cache
     def choose(cls, isa: Isa, outer: int, inner: int, windows: tuple[Axis, Axis]) -> WeightTile:
-        """The tile that should cost the fewest cycles, for channels of a group and a kernel's windows."""
+        """The tile with the fewest estimated cycles for the channels of a group and these windows."""
         taps = windows[0].kernel * windows[1].kernel
         best: tuple[float, WeightTile] | None = None
         for t in range(1, min(outer, isa.registers) + 1):
@@ -60,13 +60,13 @@ class WeightTile:
         return best[1]
 
     def passes(self, windows: tuple[Axis, Axis]) -> list[list[Tap]]:
-        """All taps, P at a time, those of a kernel's column together; the last pass may have fewer."""
+        """All taps in passes of P, ordered by kernel column; the last pass may have fewer."""
         every = itertools.product(range(self.inner), range(windows[1].kernel), range(windows[0].kernel))
         taps = [(c, i, j) for c, j, i in every]
         return [taps[begin : begin + self.taps] for begin in range(0, len(taps), self.taps)]
 
     def seers(self, window: Axis, taps: list[Tap], rows: int) -> dict[tuple[int, int, int], list[tuple[int, Tap]]]:
-        """By input channel, kernel column and offset from the first source row: the rows and taps that meet there."""
+        """For each input channel, kernel column and offset from the first source row, the rows and taps reading it."""
         found: dict[tuple[int, int, int], list[tuple[int, Tap]]] = {}
         for r in range(rows):
             for c, i, j in taps:
@@ -74,7 +74,7 @@ class WeightTile:
         return dict(sorted(found.items()))
 
     def _cycles(self, windows: tuple[Axis, Axis]) -> float:
-        """Of a vector of a row; see nchw.Tile for the cost."""
+        """Estimated cycles per vector of a row; see nchw.PlaneTile."""
         cost = 0.0
         for taps, met in _seen(windows, self.inner, self.taps, self.rows):
             loads = self.outer * self.rows + met
@@ -85,7 +85,7 @@ class WeightTile:
 
 @cache
 def _seen(windows: tuple[Axis, Axis], inner: int, together: int, rows: int) -> list[tuple[int, int]]:
-    """Of each pass how many taps it has, and how many vectors they see."""
+    """For each pass, the number of taps and the number of vectors that they load."""
     steps = [r * windows[0].stride for r in range(rows)]
     found = []
     for taps in WeightTile(1, inner, together).passes(windows):
@@ -143,7 +143,7 @@ class _Generator:
     def _taps(self, taps: list[Tap], packed: Rows, g: Pointer, sums: Pointer, outer: Number, inner: Number) -> None:
         f, tile = self.f, self.tile
         totals = {(t, tap): f.variable(f.zeros()) for t in range(tile.outer) for tap in taps}
-        # Where the last tile has fewer channels it reads the last one again, and drops the sums.
+        # If the last tile has fewer channels, it reads the last one again and drops its sums.
         channels = [f.smaller(outer + t, self.outer - 1) * self.g_channel for t in range(tile.outer)]
         with f.loop(0, self.count) as image:
             x = packed.scratch + (image * self.image_size + inner * packed.channel_size)
@@ -171,7 +171,7 @@ class _Generator:
         row: Number,
         rows: int,
     ) -> None:
-        """Some rows of the block, vector by vector."""
+        """Accumulates some rows of the block, vector by vector."""
         f = self.f
         gradients = {(t, r): line + (row + r) * self.g_row for t, line in enumerate(lines) for r in range(rows)}
         first = x + (row - self.start) * self.rows.stride * packed.row_size
@@ -188,7 +188,7 @@ class _Generator:
             self._multiply(totals, taps, gradients, seen, rows, whole, f.inside(whole, self.out_width))
 
     def _ask(self, gradients: dict[tuple[int, int], Pointer], column: Number) -> None:
-        """Asks for what comes after in each of the planes, which processors foresee to the end of a page only."""
+        """Prefetches later gradients of each plane, because hardware prefetchers stop at the end of a page."""
         for line in gradients.values():
             self.f.prefetch(line + (column + AHEAD))
 
@@ -202,7 +202,7 @@ class _Generator:
         column: Number,
         mask: str,
     ) -> None:
-        """One vector of some rows. Whichever are fewer stay in registers, gradients or inputs."""
+        """One vector of some rows: gradients or inputs, whichever are fewer, stay in registers."""
         f, outer = self.f, range(self.tile.outer)
 
         def gradient(t: int, r: int) -> str:
@@ -231,7 +231,7 @@ class _Generator:
 
 
 def generate(isa: Isa, rows: Axis, columns: Axis, tile: WeightTile) -> Function:
-    """The kernel; its arguments in the order in which they are asked for above."""
+    """The kernel; its arguments are in the order in which the code above reads them."""
     f = Function("nchw_weight", isa)
     _Generator(f, rows, columns, tile).emit()
     return f

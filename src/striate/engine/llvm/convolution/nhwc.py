@@ -3,23 +3,23 @@
 Depthwise convolutions have kernels of their own (nhwc_depthwise.py).
 
     for every item: a share of the output channels, an image n, a block of output rows, a span of their columns
-        copy the block's input rows with zeros for padding: packed[row][column][channel]
+        pack the block's input rows with zeros for padding: packed[row][column][channel]
         for every V vectors of the share's channels, for every row of the block, for every P columns of the span
             total[P][V] = bias[V]
             for every kernel row i, for every kernel column j, for every input channel c
                 total[p][v] += packed[row(i), column(p, j), c] * weight[i, j, c, v]
-            (where columns aren't dilated j and c are one loop over numbers that lie side by side)
-            write the epilogue of total (see functions/activations.py) to y[n, row, column p, channels v]
+            (without column dilation, j and c are one loop over adjacent numbers)
+            write the epilogue of total (see functions/epilogue.py) to y[n, row, column p, channels v]
 
-An input is one number for all lanes and a weight one vector for all P columns. P * V totals, V weights and an input
-have to fit the registers. Where a row doesn't end with a tile, the last one starts earlier and writes a few columns
-again.
+An input is broadcast to all lanes, and a weight vector is used for all P columns. P * V totals, V weights and an input
+have to fit into the registers. If the width isn't a multiple of P, the last tile of a row starts earlier and computes a
+few columns again.
 
-Where no window reaches beyond the image rows are read where they lie (``direct``) instead of being copied.
+If no window reaches into padding, rows are read without packing (``direct``).
 
-Only tile, epilogue, way of reading and the number of channels in a last vector that isn't full are generated. Kernel,
-stride, dilation and all sizes are passed: with the channels innermost the loops over taps cost next to nothing, so one
-piece of code serves every geometry.
+Only the tile, the epilogue, ``direct`` and the number of channels in a last vector that isn't full are compiled in.
+Kernel, stride, dilation and all sizes are arguments: with the channels innermost, the loops over taps cost next to
+nothing, so one kernel serves every geometry.
 
 Packed weight: [V vectors of channels] of [V * lanes] biases and [kernel row][kernel column][C_in][V * lanes].
 """
@@ -37,7 +37,7 @@ from striate.engine.llvm.memory.rows import pack_row
 
 @dataclass(frozen=True)
 class ChannelTile:
-    """What stays in registers: P columns of V vectors of channels."""
+    """The register tile: P columns of V vectors of channels."""
 
     columns: int
     vectors: int
@@ -45,7 +45,7 @@ class ChannelTile:
     @classmethod
     @cache
     def choose(cls, isa: Isa, channels: int, width: int) -> ChannelTile:
-        """The tile that should cost the fewest cycles for ``channels`` output channels and rows of ``width``."""
+        """The tile with the fewest estimated cycles for ``channels`` output channels and rows of ``width``."""
         across = -(-channels // isa.lanes)
         best: tuple[float, ChannelTile] | None = None
         for vectors in range(1, min(across, isa.registers) + 1):
@@ -53,7 +53,7 @@ class ChannelTile:
                 totals = columns * vectors
                 if totals > isa.tile(vectors + 1):
                     break
-                # See nchw.Tile for the cost.
+                # See nchw.PlaneTile for the cost.
                 loads = vectors + columns
                 cost = max(totals, loads, 8) / 2 + 0.1 * loads
                 cost *= -(-across // vectors) * -(-width // columns)
@@ -64,7 +64,7 @@ class ChannelTile:
 
 
 class Block:
-    """A block of interleaved rows and the problem it belongs to; sizes are the kernel's arguments, in this order."""
+    """The arguments of a kernel for blocks of rows in channels last, in this order; packs or finds the rows."""
 
     def __init__(self, f: Function, x: Pointer, scratch: Pointer) -> None:
         self.f, self.x, self.scratch = f, x, scratch
@@ -78,7 +78,7 @@ class Block:
         self.block, self.blocks, self.deep, self.row_size, self.scratch_size = (f.size() for _ in range(5))
 
     def pack(self, item: Number) -> tuple[Pointer, Number, Number, Number]:
-        """Copies an item's input rows; where they are, the image, and the output rows from and to."""
+        """Packs the input rows of a work item; returns their address, the image, and the first and last output row."""
         f = self.f
         image, start, stop = self.rows(item)
         packed = self.scratch + f.thread * self.scratch_size
@@ -95,12 +95,12 @@ class Block:
         return packed, image, start, stop
 
     def rows(self, item: Number) -> tuple[Number, Number, Number]:
-        """An item's image, and its output rows from and to."""
+        """The image of a work item, and its first and last output row (exclusive)."""
         start = (item % self.blocks) * self.block
         return item // self.blocks, start, self.f.smaller(start + self.block, self.out_height)
 
     def find(self, item: Number) -> tuple[Pointer, Number, Number, Number]:
-        """Like :meth:`pack` of input rows that are read where they lie, one after the other."""
+        """Like :meth:`pack`, for input rows that are read without packing."""
         image, start, stop = self.rows(item)
         top = start * self.row_stride - self.row_before
         corner = image * self.x_image + top * self.x_row - self.column_before * self.inner
@@ -161,7 +161,7 @@ class _Generator:
                     for v in range(tile.vectors):
                         totals[p, v].set(f.fma(value, held[v], totals[p, v].get()))
         for p in range(tile.columns):
-            # The last tile may reach beyond the channels; what was summed there is dropped.
+            # The last tile may reach beyond the channels; its sums there are dropped.
             offset = (column + p) * block.outer
             here = None if added is None else added + offset
             made = [totals[p, v].get() for v in range(tile.vectors)]
@@ -169,7 +169,7 @@ class _Generator:
 
 
 def generate(isa: Isa, tile: ChannelTile, epilogue: Epilogue = PLAIN, direct: bool = False, rest: int = 0) -> Function:
-    """The kernel; its arguments in the order in which they are asked for above.
+    """The kernel; its arguments are in the order in which the code above reads them.
 
     ``rest`` is the number of channels in a last vector that isn't full.
     """

@@ -1,4 +1,4 @@
-"""Depthwise convolution of channels last (NHWC): lanes over channels, rows read where they lie.
+"""Depthwise convolution in channels last (NHWC): lanes over channels, and no packing of rows.
 
     for every item: an image n, a row of the result
         for every T columns, for every vector of channels
@@ -7,12 +7,13 @@
                 for every source column p that the T columns see and that exists (unrolled)
                     value = x[n, row(i), p, channels]
                     total[t] += value * weight[i, j, channels]    for every (t, j) that sees p there
-            write the epilogue of total (see functions/activations.py) to y[n, row, column t, channels]
+            write the epilogue of total (see functions/epilogue.py) to y[n, row, column t, channels]
 
-A column is seen by up to a kernel's width of the T columns and read once for all of them. The result is the output,
-whose column c sees through tap j the input's c * stride - before + j * dilation; or the input gradient, whose column c
-sees the output gradient's (c + before - j * dilation) / stride, where that is whole. In both, the T columns from c on
-see the same offsets from c * stride or c / stride, if in the second T is a multiple of the stride.
+Several of the T columns see the same source column, which is loaded once. The result is either the output, whose column
+c sees through tap j the input column c * stride - before + j * dilation; or the input gradient, whose column c sees the
+column (c + before - j * dilation) / stride of the output gradient, if that is an integer. In both cases, the T columns
+from c on see the same offsets from c * stride or c / stride; for the input gradient, T has to be a multiple of the
+stride.
 
 Packed weight: [vectors of channels] of [lanes] biases and [kernel row][kernel column][lanes].
 """
@@ -30,14 +31,14 @@ from striate.engine.llvm.memory.rows import Axis
 
 @dataclass(frozen=True)
 class Columns:
-    """T columns of a result, and what each sees: ``seers[p]`` has (t, j) for the source column at offset p."""
+    """T columns of a result; ``seers[p]`` has all pairs (column, tap) that see the source column at offset p."""
 
     together: int
     seers: dict[int, list[tuple[int, int]]]
 
     @classmethod
     def of(cls, axis: Axis, together: int, backwards: bool) -> Columns:
-        """``together`` columns of the output, or backwards of the input gradient."""
+        """``together`` columns of the output, or with ``backwards`` of the input gradient."""
         seers: dict[int, list[tuple[int, int]]] = {}
         for t in range(together):
             for j in range(axis.kernel):
@@ -51,15 +52,15 @@ class Columns:
 
     @classmethod
     def choose(cls, isa: Isa, axis: Axis, width: int, backwards: bool) -> Columns:
-        """As many as should cost the fewest cycles for rows of ``width``."""
+        """The number of columns with the lowest estimated cost for rows of ``width``."""
         step = axis.stride if backwards else 1
-        # Weights that find no register are read by the instruction that multiplies.
+        # Weights that don't fit into registers are memory operands of the multiplications.
         most = max(step, isa.tile(min(axis.kernel, isa.registers // 2) + 1))
         candidates = [cls.of(axis, together, backwards) for together in range(step, most + step, step)]
         return min(candidates, key=lambda each: (-(-width // each.together) * each._cost(axis.kernel), each.together))
 
     def _cost(self, kernel: int) -> int:
-        """Loads and multiplications for one kernel row, and what a tile costs beside."""
+        """Loads and multiplications of one kernel row, and a constant for the rest of the tile."""
         return 4 + kernel + len(self.seers) + sum(map(len, self.seers.values()))
 
 
@@ -139,7 +140,7 @@ class _Generator:
     def _prefetch(
         self, image: Number, row: Number, first: Number, column: Number, channel: Number, line: Number
     ) -> None:
-        """Asks for what the same tile of the next row is first to touch: processors foresee no jumps that wide."""
+        """Prefetches the first reads and writes of the same tile in the next row, which hardware doesn't prefetch."""
         f, axis, together = self.f, self.rows, self.tile.together
         stride = self.columns.stride
         newest, exists = self._source(row + 1, 0 if self.backwards else axis.kernel - 1)
@@ -153,7 +154,7 @@ class _Generator:
             f.prefetch(below + (column + t) * self.channels, write=True)
 
     def _source(self, row: Number, i: Number) -> tuple[Number, str]:
-        """The operand's row that a row of the result sees through kernel row i, and whether it is one."""
+        """The source row that a row of the result sees through kernel row i, and whether there is one."""
         f, axis = self.f, self.rows
         if not self.backwards:
             return row * axis.stride - axis.before + i * axis.dilation, "true"
@@ -171,10 +172,10 @@ def generate(
     epilogue: Epilogue = PLAIN,
     widths: tuple[int, int] | None = None,
 ) -> Function:
-    """The kernel; its arguments in the order in which they are asked for above.
+    """The kernel; its arguments are in the order in which the code above reads them.
 
-    ``widths`` are the operand's and the result's, where they are known: then all columns are written out, and nothing
-    is asked at their borders.
+    ``widths`` are those of the operand and the result, if they are compiled in: all columns are then unrolled, and need
+    no checks at the borders.
     """
     f = Function("nhwc_depthwise", isa)
     _Generator(f, rows, columns, Columns.of(columns, together, backwards), backwards, epilogue, widths).emit()

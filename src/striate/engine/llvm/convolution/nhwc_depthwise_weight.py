@@ -1,7 +1,7 @@
-"""Weight gradient of depthwise windows over channels last (NHWC): lanes over channels.
+"""Weight gradient of depthwise windows in channels last (NHWC): lanes over channels.
 
     for every item: an image n, a block of output rows
-        for every two vectors of channels, a line of the cache, for every T columns (the last ones may be fewer)
+        for every two vectors of channels (a cache line), for every T columns (the last ones may be fewer)
             for each of the vectors, for every R kernel rows, for every P kernel columns
                 total[R][P] = partial[thread]
                 for every row of the block
@@ -12,10 +12,11 @@
                             total[r][j] += value * held[t]    for every (t, j) that sees p there
                 partial[thread] = total[R][P]
 
-R * P totals and T gradients stay in registers; an input is read once for all of them. The block's rows of T columns
-stay in the first-level cache while the kernel's rows go over them. Threads sum apart, as in nchw_weight.py.
+R * P totals and T gradients stay in registers, and an input is loaded once for all of them. The T columns of a block
+stay in the first-level cache while the loop goes over the kernel rows. Each thread has its own sums, as in
+nchw_weight.py.
 
-Partial sums: [kernel row][kernel column][C], C a whole number of vectors; the caller sees to that.
+Partial sums: [kernel row][kernel column][C]; the caller ensures that C is a whole number of vectors.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from striate.engine.llvm.memory.rows import Axis
 
 @dataclass(frozen=True)
 class DepthwiseTile:
-    """What stays in registers: R kernel rows and P kernel columns, T columns; ``tail`` of them end a row."""
+    """The register tile: R kernel rows, P kernel columns, T columns; the last tile of a row has ``tail`` columns."""
 
     rows: int
     taps: int
@@ -41,11 +42,11 @@ class DepthwiseTile:
     @classmethod
     @cache
     def choose(cls, isa: Isa, rows: Axis, columns: Axis, width: int) -> DepthwiseTile:
-        """The tile that should cost the fewest cycles for rows of ``width``."""
+        """The tile with the fewest estimated cycles for rows of ``width``."""
         best: tuple[float, DepthwiseTile] | None = None
         for taps in range(1, min(columns.kernel, isa.registers) + 1):
             for deep in range(1, min(rows.kernel, isa.registers) + 1):
-                # One register is the input's.
+                # One register holds the input.
                 for together in range(1, min(width, isa.registers - deep * taps - 1) + 1):
                     here = cls(deep, taps, together, width % together)
                     cost = here._cycles(columns, together) * (width // together)
@@ -57,14 +58,14 @@ class DepthwiseTile:
         return best[1]
 
     def _cycles(self, columns: Axis, together: int) -> float:
-        """Of a row of T columns, on a core with two loads and two multiplications a cycle, of latency four."""
+        """Estimated cycles of a row of T columns, on a core with two loads and two FMAs of latency four per cycle."""
         seen = {t * columns.stride + j * columns.dilation for t in range(together) for j in range(self.taps)}
         loads = together + self.rows * len(seen)
         totals = max(self.rows * self.taps, 8) * together
         return max(totals, loads) / 2 + 0.25 * loads + 2
 
     def seers(self, columns: Axis, together: int, taps: range) -> dict[int, list[tuple[int, int]]]:
-        """By input column, from that of column 0 on, the columns and taps, of these, that meet in it."""
+        """For each input column, relative to that of column 0, the pairs (column, tap) that read it."""
         every = Columns.of(columns, together, False).seers
         found = {place: [(t, j) for t, j in seers if j in taps] for place, seers in every.items()}
         return {place: seers for place, seers in found.items() if seers}
@@ -80,7 +81,7 @@ class _Generator:
 
     def emit(self) -> None:
         f, tile = self.f, self.tile
-        # The last is the scratch memory of other weight gradients, which nothing is packed into here.
+        # The last pointer is the scratch memory of other weight gradients, which this kernel doesn't use.
         self.x, self.g, partial, _ = (f.pointer() for _ in range(4))
         out_width: Number
         self.width: Number
@@ -105,7 +106,7 @@ class _Generator:
                         self._columns(image, end, channel, tile.tail)
 
     def _columns(self, image: Number, column: Number, channel: Number, together: int) -> None:
-        """All of the kernel's rows for some columns of the block."""
+        """All kernel rows for some columns of the block."""
         f, kernel, axis = self.f, self.rows.kernel, self.columns
         first = column * axis.stride
         x = self.x + (image * self.x_image + first * self.channels + channel)
@@ -119,7 +120,7 @@ class _Generator:
     def _rows(
         self, x: Pointer, g: Pointer, first: Number, channel: Number, together: int, i: Number, deep: int
     ) -> None:
-        """Some of the kernel's rows, from row i on; ``first`` is the input column that column 0 starts from."""
+        """Some kernel rows, from row i on; ``first`` is the input column at which column 0 starts."""
         f, axis, most = self.f, self.columns, self.tile.taps
         for begin in range(0, axis.kernel, most):
             taps = range(begin, min(begin + most, axis.kernel))
@@ -165,7 +166,7 @@ class _Generator:
             f.store(totals[tap].get(), where)
 
     def _prefetch(self, x: Pointer, line: Pointer, row: Number, together: int) -> None:
-        """Asks for what the next columns see of this row: processors foresee no jumps from row to row."""
+        """Prefetches the inputs and gradients of the next columns in this row: hardware doesn't prefetch such jumps."""
         f, axis, stride = self.f, self.rows, self.columns.stride
         for t in range(together, 2 * together):
             f.prefetch(line + t * self.channels)
@@ -178,10 +179,10 @@ class _Generator:
 def generate(
     isa: Isa, rows: Axis, columns: Axis, tile: DepthwiseTile, widths: tuple[int, int] | None = None
 ) -> Function:
-    """The kernel; its arguments in the order in which they are asked for above.
+    """The kernel; its arguments are in the order in which the code above reads them.
 
-    ``widths`` are the input's and the output's, where they are known: then all columns are written out, and nothing is
-    asked at their borders.
+    ``widths`` are those of the input and the output, if they are compiled in: all columns are then unrolled, and need
+    no checks at the borders.
     """
     f = Function("nhwc_depthwise_weight", isa)
     _Generator(f, rows, columns, tile, widths).emit()

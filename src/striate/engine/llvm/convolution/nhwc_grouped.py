@@ -8,9 +8,9 @@
                 total[p][v] += input[p][v](c) * weight[i, j, c, v]
             write the epilogue of total (see functions/epilogue.py) to y[n, row, column p, channels v]
 
-A group of more channels than half a vector is a chunk, and an input is one number for all lanes. Smaller groups share a
-chunk, as many as fit a vector; V is 1, and a lane's input is the c-th of its own group. One vector of inputs is loaded
-for each window position and permuted once for each c, so no lane multiplies by zero.
+A group with more channels than half a vector is a chunk, and an input is broadcast to all lanes. Smaller groups share a
+chunk, as many as fit into a vector; then V is 1, and the input of a lane is the c-th input of its own group. One vector
+of inputs is loaded for each window position and permuted once for each c, so no lane multiplies by zero.
 
 Packed weight: [blocks] of [V * lanes] biases and [kernel row][kernel column][C_in / groups][V * lanes].
 """
@@ -28,10 +28,10 @@ from striate.engine.llvm.functions.epilogue import PLAIN, Epilogue
 
 @dataclass(frozen=True)
 class GroupTile:
-    """What stays in registers: P columns of V vectors, each of the channels of ``together`` groups.
+    """The register tile: P columns of V vectors, each of the channels of ``together`` groups.
 
-    ``inner`` and ``outer`` are a group's channels and ``stride`` that of the columns: with these known, the inputs of
-    all columns are at known distances; a pointer for each column would find no register.
+    ``inner`` and ``outer`` are the channels of a group, and ``stride`` is that of the columns. They are compiled in, so
+    the inputs of all columns are at constant offsets; there aren't enough registers for a pointer to each column.
     """
 
     inner: int
@@ -44,19 +44,19 @@ class GroupTile:
     @classmethod
     @cache
     def choose(cls, isa: Isa, inner: int, outer: int, stride: int, width: int) -> GroupTile:
-        """The tile for groups of so many channels and rows of ``width``."""
+        """The tile for groups with these numbers of channels, and rows of ``width``."""
         together = isa.lanes // max(inner, outer)
         if together < 2:
             tile = ChannelTile.choose(isa, outer, width)
             return cls(inner, outer, stride, tile.columns, tile.vectors)
-        # Registers hold a weight for each input channel, an input and its permutation beside the totals.
+        # Besides the totals, registers hold a weight for each input channel, an input and its permutation.
         most = max(1, min(width, isa.tile(min(inner, isa.registers // 2) + 1)))
         tiles = -(-width // most)
         return cls(inner, outer, stride, -(-width // tiles), 1, together)
 
 
 def fitting(isa: Isa, inner: int, outer: int) -> Isa:
-    """The vectors that groups of so many channels waste the fewest lanes of."""
+    """The vector length with which groups of these channels waste the fewest lanes."""
     shared = isa.shorter is not None and isa.shorter.lanes // max(inner, outer) > 1
     return isa if shared else isa.fitting(outer)
 
@@ -104,7 +104,7 @@ class _Generator:
             with f.when(f.negation(there)), f.loop(0, self.row_size, f.lanes) as place:
                 f.store(f.zeros(), target + place)
             with f.when(there):
-                # Vectors overlap what comes after them, so rows are written from the left to the right.
+                # Vectors overwrite the numbers that follow, so rows are written from left to right.
                 with f.loop(0, left * self.chunk, f.lanes) as place:
                     f.store(f.zeros(), target + place)
                 line = self.x + (image * self.x_image + source * self.x_row + first)
@@ -115,7 +115,7 @@ class _Generator:
                         f.store(f.load(seen + c), into + c)
                     with f.when(f.less(whole, here)):
                         f.store(f.load(seen + whole, f.inside(whole, here)), into + whole)
-                # The last vectors of a row may reach a vector beyond it, where the next row begins later.
+                # The last vectors of a row may reach up to a vector beyond it, before the next row begins.
                 beyond = f.larger(right, left) * self.chunk
                 with f.loop(beyond, self.row_size - f.lanes, f.lanes) as place:
                     f.store(f.zeros(), target + place)
@@ -174,7 +174,7 @@ class _Generator:
             self._store([totals[p, v].get() for v in range(tile.vectors)], self.y + here, added, room)
 
     def _inputs(self, c: int) -> list[int]:
-        """For each lane the place of its group's c-th input in a vector of inputs."""
+        """For each lane, the index of its group's c-th input in a vector of inputs."""
         tile = self.tile
         groups = (min(lane // tile.outer, tile.together - 1) for lane in range(self.f.lanes))
         return [group * tile.inner + c for group in groups]
@@ -195,10 +195,10 @@ class _Generator:
 
 
 def generate(isa: Isa, tile: GroupTile, epilogue: Epilogue = PLAIN, rests: tuple[int, ...] = (0,)) -> Function:
-    """The kernel; its arguments in the order in which they are asked for above.
+    """The kernel; its arguments are in the order in which the code above reads them.
 
-    ``rests``: in chunks of one group the channels in a last vector that isn't full, in others how many output channels
-    chunks have, the last of which may have fewer groups.
+    ``rests``: for chunks of one group, the channels in a last vector that isn't full; for chunks of several groups, the
+    possible numbers of output channels of a chunk, because the last chunk may have fewer groups.
     """
     f = Function("nhwc_grouped", isa)
     _Generator(f, tile, epilogue, rests).emit()

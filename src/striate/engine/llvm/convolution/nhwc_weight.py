@@ -4,17 +4,17 @@
         copy the block's input rows with zeros for padding: packed[row][column][channel]
         for every V vectors of output channels, for every few rows and columns of the block
             for every kernel row i, for every kernel column j, for every P input channels
-                (where columns aren't dilated j and p are one loop over numbers that lie side by side)
+                (without column dilation, j and p are one loop over adjacent numbers)
                 total[P][V] = partial[thread]
-                for every row and column of those few                       gradients stay in the first-level cache
+                for each of these rows and columns                          gradients stay in the first-level cache
                     total[p][v] += packed[row(i), column(j), p] * g[n, row, column, v]
                 partial[thread] = total[P][V]
 
-An input is one number for all lanes. Only the tile is generated; kernel, stride, dilation and sizes are passed. Threads
-sum apart, as in nchw_weight.py. Depthwise windows have a kernel of their own (nhwc_depthwise_weight.py).
+An input is broadcast to all lanes. Only the tile is compiled in; kernel, stride, dilation and sizes are arguments. Each
+thread has its own sums, as in nchw_weight.py. Depthwise windows have a kernel of their own (nhwc_depthwise_weight.py).
 
 Partial sums: [kernel row][kernel column][C_in, rounded up to P][C_out], or with [kernel column, C_in, rounded up].
-Output channels are whole groups of V vectors; the caller sees to that.
+The caller ensures that the output channels are whole groups of V vectors.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from striate.engine.llvm.convolution.nhwc import Block
 
 @dataclass(frozen=True)
 class TapTile:
-    """What stays in registers: P input channels, V vectors of output channels."""
+    """The register tile: P input channels, V vectors of output channels."""
 
     inner: int
     vectors: int
@@ -37,7 +37,7 @@ class TapTile:
     @classmethod
     @cache
     def choose(cls, isa: Isa, channels: int, many: int) -> TapTile:
-        """The tile that should cost the fewest cycles for ``channels`` output and ``many`` input channels."""
+        """The tile with the fewest estimated cycles for ``channels`` output and ``many`` input channels."""
         across = channels // isa.lanes
         best: tuple[float, TapTile] | None = None
         for vectors in range(1, min(across, 8) + 1):
@@ -47,7 +47,7 @@ class TapTile:
                 totals = inner * vectors
                 if totals > isa.tile(vectors + 1):
                     continue
-                # See nchw.Tile for the cost.
+                # See nchw.PlaneTile for the cost.
                 loads = vectors + inner
                 cost = (max(totals, loads, 8) / 2 + 0.1 * loads) * (across // vectors) * -(-many // inner)
                 if best is None or cost < best[0] - 1e-9:
@@ -112,7 +112,7 @@ class _Generator:
 
 
 def generate(isa: Isa, tile: TapTile) -> Function:
-    """The kernel; its arguments in the order in which they are asked for above."""
+    """The kernel; its arguments are in the order in which the code above reads them."""
     f = Function("nhwc_weight", isa)
     _Generator(f, tile).emit()
     return f

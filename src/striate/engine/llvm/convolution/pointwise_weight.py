@@ -1,19 +1,19 @@
-"""Weight gradient of windows that see one position (1x1), channels side by side: lanes over input channels.
+"""Weight gradient of 1x1 windows in channels last (NHWC): lanes over input channels.
 
     for every item: V vectors of input channels, a chunk of output channels
         for every block of positions, of all images
-            copy the block's V vectors: packed[position][V * lanes]             stay in the first-level cache
+            pack the block's V vectors: packed[position][V * lanes]             stay in the first-level cache
             for every P output channels of the chunk
-                total[P][V] = 0, or what the blocks before came to
+                total[P][V] = 0, or the sums of the blocks before
                 for every position of the block
                     total[p][v] += g[position, p] * packed[position, v]
                 grad[p, v] = total[P][V]
 
-A gradient is one number for all lanes. Every number of the weight is summed by one thread, in the order of positions,
-and written where it belongs: other weight gradients sum apart for every thread, and have sums to add up and to put in
-order, which costs as much as a few hundred positions do.
+An output gradient is broadcast to all lanes. Each number of the weight is summed by one thread, in the order of
+positions, and written to its final place. The kernels of other weight gradients have partial sums for each thread,
+which have to be added and reordered; that costs as much as a few hundred positions.
 
-Rows of positions lie far apart in memory where there are many channels, so those of the next block are asked for ahead.
+With many channels, positions are far apart in memory, so the kernel prefetches those of the next block.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from striate.engine.llvm.codegen.ir import LINE, Function, Number, Pointer
 from striate.engine.llvm.codegen.isa import Isa
 from striate.engine.llvm.memory.rows import store_row
 
-#: Numbers of a block's inputs, so that they and the gradients that are read beside stay in a first-level cache.
+#: Numbers in the packed inputs of a block; with the gradients they fit into a first-level cache.
 _BLOCK = 2560
 
 
 def block_of(width: int) -> int:
-    """Positions of a block of so many channels."""
+    """The number of positions in a block of ``width`` channels."""
     return max(1, _BLOCK // width)
 
 
 @dataclass(frozen=True)
 class PointTile:
-    """What stays in registers: P output channels, V vectors of input channels."""
+    """The register tile: P output channels, V vectors of input channels."""
 
     outer: int
     vectors: int
@@ -44,15 +44,16 @@ class PointTile:
     @classmethod
     @cache
     def choose(cls, isa: Isa, inner: int, outer: int, threads: int) -> PointTile:
-        """The tile that should cost the fewest cycles for so many input and output channels."""
+        """The tile with the fewest estimated cycles for these numbers of input and output channels."""
         across = -(-inner // isa.lanes)
         best: tuple[float, PointTile] | None = None
         for vectors in range(1, min(across, 8) + 1):
             if across % vectors:
                 continue
             for together in range(1, min(outer, isa.tile(vectors + 1) // vectors) + 1):
-                # Cycles a position: two products, or one of the longest vectors where processors split these; not
-                # quite two loads; eight totals to wait for none; the loop; and a block's totals, read and written.
+                # Cycles per position: two products, or one with 512-bit vectors, which some processors split; slightly
+                # fewer than two loads; at least eight independent totals; the loop; reading and writing a block's
+                # totals.
                 products = vectors * together * (2 if isa.lanes == 16 else 1)
                 cost = max(products, 1.1 * (vectors + together), 8) / 2 + 1
                 cost += 4 * vectors * together / block_of(vectors * isa.lanes)
@@ -124,7 +125,7 @@ class _Generator:
 
 
 def generate(isa: Isa, tile: PointTile, rest: int = 0) -> Function:
-    """The kernel; its arguments in the order in which they are asked for above.
+    """The kernel; its arguments are in the order in which the code above reads them.
 
     ``rest`` is the number of output channels in a last tile that isn't full.
     """

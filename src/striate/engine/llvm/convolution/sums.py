@@ -1,7 +1,7 @@
-"""Sums over windows, which outputs and input gradients are: which kernel, with which tile, over which items.
+"""Sums over windows, for outputs and input gradients: chooses the kernel, the tile and the work items.
 
-Channels side by side in memory get lanes over channels, planes get lanes along the width. All that follows from sizes
-is worked out once for a problem; a call fills in addresses.
+Operands in channels last get lanes over channels, planes get lanes along the width. Everything that follows from sizes
+is computed once for each problem; a call fills in addresses.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from striate.engine.llvm.codegen.ir import LINE
 from striate.engine.llvm.codegen.isa import Isa, second_level_cache, the_isa
 from striate.engine.llvm.codegen.launch import Kernel, Start
 from striate.engine.llvm.convolution import nchw, nhwc, nhwc_depthwise, nhwc_grouped
-from striate.engine.llvm.convolution.nchw import Tile
+from striate.engine.llvm.convolution.nchw import PlaneTile
 from striate.engine.llvm.convolution.nhwc import ChannelTile
 from striate.engine.llvm.convolution.nhwc_depthwise import Columns
 from striate.engine.llvm.convolution.nhwc_grouped import GroupTile
@@ -32,19 +32,20 @@ from striate.engine.llvm.memory.rows import Axis
 from striate.engine.llvm.memory.views import planes, rounded
 from striate.engine.llvm.memory.weights import Packing, Weights, packing
 
-#: Numbers that a block's packed rows may take: half of a second-level cache.
+#: The most numbers in the packed rows of a block: half of a second-level cache.
 BLOCK = second_level_cache() // 8
-#: Numbers of a row that a span may take, half of a first-level cache, and positions that reading weights is worth.
+#: The most numbers of a row in a span (half of a first-level cache), and the fewest positions that amortise reading the
+#: weights.
 _SPAN, _LEAST_SPAN = 1 << 12, 24
-#: Columns of a depthwise output up to which copying it to channels_last and back was worth it.
+#: The widest depthwise output for which converting planes to channels last and back is faster.
 _NARROW = 16
-#: Columns up to which all of a depthwise window's are written out.
+#: The widest maps for which depthwise kernels unroll all columns.
 _WRITTEN_OUT = 32
 _FORMATS = {False: torch.contiguous_format, True: torch.channels_last}
 
 
 @cache
-def _output_kernel(isa: Isa, rows: Axis, columns: Axis, tile: Tile, across: bool) -> Kernel:
+def _output_kernel(isa: Isa, rows: Axis, columns: Axis, tile: PlaneTile, across: bool) -> Kernel:
     return Kernel(nchw.generate(isa, rows, columns, tile, across), isa)
 
 
@@ -73,7 +74,7 @@ def _depthwise_kernel(
 
 
 def suits_nhwc(x: Tensor, sizes: Sequence[int]) -> bool:
-    """Whether channels lie side by side and are enough, or in groups, to put lanes over them.
+    """Whether the operand is in channels last with enough channels (or groups) for lanes over channels.
 
     ``sizes`` are those of :class:`Weights`.
     """
@@ -86,18 +87,18 @@ def suits_nhwc(x: Tensor, sizes: Sequence[int]) -> bool:
 
 
 def is_narrow(sizes: Sequence[int], width: int) -> bool:
-    """Whether depthwise windows over rows of this width are worth two copies to have lanes over channels."""
+    """Whether rows are so narrow that a depthwise sum is faster in channels last, including the two copies."""
     groups, outer, inner = sizes[:3]
     return outer == inner == 1 and groups >= 2 * the_isa().lanes and width <= _NARROW
 
 
 def narrow(size: tuple[int, int], outputs: tuple[int, int]) -> tuple[int, int] | None:
-    """The widths of maps that are so narrow that depthwise kernels are worth writing for these alone."""
+    """The widths of input and output, if depthwise kernels are generated for them; None for wider maps."""
     return (size[1], outputs[1]) if max(size[1], outputs[1]) <= _WRITTEN_OUT else None
 
 
 def lies_across(x: Tensor, sizes: Sequence[int], width: int, columns: Axis) -> bool:
-    """Whether planar kernels can pack channels that lie side by side, for ``width`` columns: see ``pack_across``."""
+    """Whether the NCHW kernel can pack an operand in channels last for ``width`` columns (see ``pack_across``)."""
     groups, channels, lanes = sizes[0], x.shape[1], the_isa().fitting(width).lanes
     side_by_side = x.stride(1) == 1 and x.stride(3) == channels
     if not side_by_side or not groups == columns.stride == 1 or channels % lanes:
@@ -107,15 +108,15 @@ def lies_across(x: Tensor, sizes: Sequence[int], width: int, columns: Axis) -> b
 
 
 def readable(x: Tensor, sizes: Sequence[int], width: int, columns: Axis) -> Tensor:
-    """The operand as a kernel reads it for ``width`` columns of windows; itself, where it lies so."""
+    """The operand in the layout that the kernel for ``width`` columns reads; copied only if necessary."""
     if is_narrow(sizes, width):
         x = laid_out(x, True)
     return x if suits_nhwc(x, sizes) or lies_across(x, sizes, width, columns) else planes(x)
 
 
 @dataclass(frozen=True, slots=True)
-class Sum:
-    """What a sum comes to once sizes are known, but for the addresses: looked up, it costs nothing again."""
+class SumKernel:
+    """A sum of given sizes: its kernel, work items, scratch memory and arguments, without the addresses."""
 
     kernel: Kernel
     channels: int  #: output channels of a block of packed weights
@@ -135,18 +136,18 @@ class Sum:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """A sum as it is called: its weights are packed, its result gets memory, and its kernel the addresses."""
+class PreparedSum:
+    """A callable sum: it packs the weight, allocates the result and runs the kernel."""
 
     pack: Packing
     start: Start
     shape: tuple[int, ...]
     layout: tuple[int, ...]  #: the result's strides
-    scratch: int  #: numbers: the packed weights, and behind them the kernel's own if it has any
-    own: int  #: bytes to these; 0 if it has none
+    scratch: int  #: numbers of scratch memory: the packed weights, followed by the kernel's scratch memory
+    own: int  #: offset in bytes of the kernel's scratch memory; 0 if it has none
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        y = fresh.empty_strided(self.shape, self.layout)  # half of what empty takes to work strides out
+        y = fresh.empty_strided(self.shape, self.layout)  # twice as fast as empty, which computes the strides
         scratch = fresh.empty(self.scratch)
         packed = scratch.data_ptr()
         self.pack.fill(weight, bias, packed)
@@ -156,8 +157,8 @@ class Prepared:
             self.start(x.data_ptr(), packed, y.data_ptr())
         return y
 
-    def of_rows(self) -> Prepared:
-        """With a result that has no axis for the one row of its planes."""
+    def of_rows(self) -> PreparedSum:
+        """The same sum for 1-D, with a result without the axis of height 1."""
         return replace(self, shape=(*self.shape[:2], self.shape[3]), layout=(*self.layout[:2], self.layout[3]))
 
 
@@ -174,8 +175,8 @@ def _prepared(
     backwards: bool,
     across: bool,
     threads: int,
-) -> Prepared:
-    """The sum over an operand of this shape and these strides, with weights that :class:`Weights` describes so."""
+) -> PreparedSum:
+    """Prepares the sum over an operand of this shape and these strides, with a weight of this geometry."""
     batch, _, *source = x_shape
     groups, outer, inner = geometry[1][:3]
     known = (windows, size, threads)
@@ -190,7 +191,7 @@ def _prepared(
     layout = torch.empty(shape, device="meta", memory_format=_FORMATS[side_by_side]).stride()
     own = rounded(math.prod(pack.shape), LINE) if made.scratch else 0
     start = made.kernel.start([*made.before, *strides, *made.after], 4 if own else 3, made.items, made.threads)
-    return Prepared(pack, start, shape, layout, own + made.scratch or math.prod(pack.shape), 4 * own)
+    return PreparedSum(pack, start, shape, layout, own + made.scratch or math.prod(pack.shape), 4 * own)
 
 
 def prepared(
@@ -200,8 +201,8 @@ def prepared(
     windows: tuple[Axis, Axis],
     size: tuple[int, int],
     backwards: bool = False,
-) -> Prepared:
-    """The sum over an operand that is :func:`readable`; ``geometry`` is all of :class:`Weights` but the tensor."""
+) -> PreparedSum:
+    """Prepares the sum over a :func:`readable` operand; ``geometry`` is :class:`Weights` without the tensor."""
     side_by_side = suits_nhwc(x, geometry[1])
     across = not side_by_side and lies_across(x, geometry[1], size[1], windows[1])
     how = (x.shape, x.stride(), tuple(geometry), biased, side_by_side, windows, size, backwards, across)
@@ -211,7 +212,7 @@ def prepared(
 def summed(
     x: Tensor, weights: Weights, bias: Tensor | None, windows: tuple[Axis, Axis], size: tuple[int, int]
 ) -> Tensor:
-    """y[n, o] = bias[o] + sum over c, t of x[n, c, position(t)] * weight[g, o, c, t], ``size`` positions of it."""
+    """y[n, o] = bias[o] + sum over c, t of x[n, c, position(t)] * weight[g, o, c, t], at ``size`` positions."""
     x = readable(x, weights.sizes, size[1], windows[1])
     tensor, *geometry = weights
     return prepared(x, geometry, bias is not None, windows, size)(x, tensor, bias)
@@ -232,19 +233,22 @@ def nchw_sum(
     whole: tuple[int, int] | None = None,
     missing: frozenset[tuple[int, int]] = frozenset(),
     across: bool = False,
-) -> Sum:
-    """The sum on planes. ``apart``: results are so many rows and columns apart in planes of size ``whole``, and outer
-    channels are each plane's columns in between (see nchw.py). ``across``: of inputs that :func:`lies_across`.
+) -> SumKernel:
+    """The sum in NCHW.
+
+    ``apart``: the distance of results, in rows and columns, in planes of size ``whole``; the output channels of the sum
+    are the columns in between (see nchw.py). ``across``: whether inputs are in channels last (:func:`lies_across`).
     """
     rows, columns = windows
     out_height, out_width = outputs
     isa = isa.fitting(out_width)
-    tile = Tile.choose(isa, outer, windows, out_height, out_width, apart[1], missing)
+    tile = PlaneTile.choose(isa, outer, windows, out_height, out_width, apart[1], missing)
     tiles = -(-outer // tile.channels)
     pitch = columns.pitch(out_width, isa.lanes)
     line = inner * pitch * columns.stride
     wanted = max(1, BLOCK // (line * rows.stride))
-    # With few images their blocks of rows are what threads share; a block repeats the rows that two blocks see.
+    # With few images, threads divide the blocks of rows; then blocks are smaller, although neighbouring blocks pack
+    # some rows twice.
     if batch * groups < 4 * threads:
         wanted = min(wanted, -(-out_height * batch * groups // (4 * threads)))
     block = rounded(min(wanted, out_height), tile.rows)
@@ -262,7 +266,7 @@ def nchw_sum(
     before = [inner, groups, tiles, outer, *size, *outputs]
     scratch = threads * deep * line
     kernel = _output_kernel(isa, rows, columns, tile, across)
-    return Sum(kernel, tile.channels, items, threads, scratch, before, after)
+    return SumKernel(kernel, tile.channels, items, threads, scratch, before, after)
 
 
 @lru_cache(maxsize=4096)
@@ -277,8 +281,8 @@ def nhwc_sum(
     outputs: tuple[int, int],
     threads: int,
     epilogue: Epilogue = PLAIN,
-) -> Sum:
-    """The sum with channels side by side, in the operand and in the result: dense (one group), depthwise or grouped."""
+) -> SumKernel:
+    """The sum in channels last, for the operand and the result: dense (one group), depthwise or grouped."""
     rows, columns = windows
     if groups > 1 and inner == outer == 1:
         return _depthwise_sum(isa, batch, groups, size, windows, outputs, threads, False, epilogue)
@@ -288,7 +292,7 @@ def nhwc_sum(
     numbers = batch * size[0] * size[1] * inner, rows.kernel * columns.kernel * inner * outer
     share = outer
     if batch * outputs[0] < threads and numbers[1] > numbers[0]:
-        share = rounded(-(-outer // threads), isa.lanes)  # of the channels, since there is nothing else to share out
+        share = rounded(-(-outer // threads), isa.lanes)  # divide the channels, because there are too few rows
     tile = ChannelTile.choose(isa, share, outputs[1])
     together = tile.vectors * isa.lanes
     each = (batch, inner, size, windows, outputs, outer, tile.columns, together, isa, threads)
@@ -305,7 +309,7 @@ def nhwc_sum(
     threads = min(threads, items)
     scratch = 0 if direct else threads * after[4]
     kernel = _channel_kernel(isa, tile, epilogue, direct, outer % isa.lanes)
-    return Sum(kernel, together, items, threads, scratch, before, after)
+    return SumKernel(kernel, together, items, threads, scratch, before, after)
 
 
 def _divided(
@@ -318,11 +322,11 @@ def _divided(
     inner: int,
     threads: int,
 ) -> tuple[int, int]:
-    """The channels and the columns that an item computes of its block of rows.
+    """The number of channels and of columns that a work item computes.
 
-    Where weights are more ``numbers`` than the image threads share out the channels, so that each reads a weight once.
-    A single row that is read where it lies (``inner`` numbers a position, 0 if it isn't) is done in spans that stay in
-    the first-level cache while all channels are computed.
+    If the weight has more ``numbers`` than the images, threads divide the channels, so that each weight is read once. A
+    single row that is read without packing (``inner`` numbers per position; 0 if packed) is divided into spans, which
+    stay in the first-level cache while all channels are computed.
     """
     share, span = rounded(outer, together), outputs[1]
     if blocks < threads and numbers[1] > numbers[0]:
@@ -345,9 +349,9 @@ def nhwc_block(
     isa: Isa,
     threads: int,
 ) -> tuple[int, list[int], list[int]]:
-    """The number of items, and the words of nhwc.Block before and after the operand's strides.
+    """The number of work items, and the words of nhwc.Block before and after the operand's strides.
 
-    The last of them is the scratch that a thread needs.
+    The last word is the scratch memory of a thread.
     """
     rows, columns = windows
     pitch = columns.span(rounded(outputs[1], columns_together))
@@ -373,7 +377,7 @@ def _grouped_sum(
     outputs: tuple[int, int],
     threads: int,
     epilogue: Epilogue,
-) -> Sum:
+) -> SumKernel:
     """The sum of groups of several channels (see nhwc_grouped.py)."""
     rows, columns = windows
     isa = nhwc_grouped.fitting(isa, inner, outer)
@@ -397,7 +401,7 @@ def _grouped_sum(
         rests = (outer % isa.lanes,)
     kernel = _grouped_kernel(isa, tile, epilogue, rests)
     together = tile.vectors * isa.lanes
-    return Sum(kernel, together, items, threads, threads * deep * row_size, before, after, tile.together)
+    return SumKernel(kernel, together, items, threads, threads * deep * row_size, before, after, tile.together)
 
 
 @lru_cache(maxsize=4096)
@@ -411,11 +415,11 @@ def _depthwise_sum(
     threads: int,
     backwards: bool,
     epilogue: Epilogue = PLAIN,
-) -> Sum:
-    """The sum of one channel each; ``backwards`` from the output's gradient to the input's."""
+) -> SumKernel:
+    """The depthwise sum; with ``backwards`` the input gradient from the output gradient."""
     rows, columns = windows
-    # The tile depends on the width, of which few are worth code of their own.
+    # The tile depends on the width; limiting the width limits the number of kernels.
     width = min(outputs[1], isa.registers)
     kernel = _depthwise_kernel(isa, rows, columns, width, backwards, epilogue, narrow(size, outputs))
     items = batch * outputs[0]
-    return Sum(kernel, isa.lanes, items, min(threads, items), 0, [channels, *size, *outputs], [])
+    return SumKernel(kernel, isa.lanes, items, min(threads, items), 0, [channels, *size, *outputs], [])

@@ -1,7 +1,7 @@
-"""Weight gradients: which kernel, with which tile, over which items, on which memory.
+"""Weight gradients: chooses the kernel, the tile, the work items and the scratch memory.
 
-Threads sum apart, and what they have summed is added up in their order, so that a result is the same in every run; but
-for windows of one position, whose weight is shared out among them.
+Each thread has partial sums of its own, which are then added in the order of the threads, so results are reproducible.
+The exception are 1x1 windows: there, threads divide the weight.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from striate.engine.llvm.memory.rows import Axis
 from striate.engine.llvm.memory.views import axes, plane, plane_size, planes, rounded
 from striate.geometry import ConvShape
 
-#: Gradients that a dense weight gradient goes over for one tap after the other: half of a first-level cache.
+#: Output gradients that are read repeatedly, once for each tap: half of a first-level cache.
 _HELD = 1 << 12
-#: Rows of a depthwise weight gradient's block, of which a tile's columns stay in a first-level cache.
+#: Rows in a block of a depthwise weight gradient; a tile's columns of a block stay in the first-level cache.
 _DEPTHWISE_ROWS = 28
-#: Multiplications that a weight gradient's sums should go through before their lanes are added up.
+#: The fewest multiplications in a sum before its lanes are added up.
 _ROWS_TOGETHER = 128
 
 
@@ -62,10 +62,10 @@ def _weight_kernel(isa: Isa, rows: Axis, columns: Axis, tile: WeightTile) -> Ker
 
 @dataclass(frozen=True, slots=True)
 class _WeightSum:
-    """What a weight's gradient comes to, but for the addresses; threads sum apart and are added up in their order."""
+    """A callable weight gradient; each thread has its own sums, which are added in the order of the threads."""
 
     start: Start
-    sums: tuple[int, ...]  #: a thread's
+    sums: tuple[int, ...]  #: the shape of a thread's sums
     threads: int
     scratch: int
 
@@ -73,7 +73,7 @@ class _WeightSum:
     def of(
         cls, kernel: Kernel, items: int, sums: tuple[int, ...], threads: int, scratch: int, words: list[int]
     ) -> _WeightSum:
-        """``words`` are the kernel's after its addresses."""
+        """``words`` are the kernel's arguments after the addresses."""
         return cls(kernel.start(words, 4, items, threads), sums, threads, scratch)
 
     def __call__(self, x: Tensor, g: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class _WeightSum:
 
 
 def prepared(x: Tensor, g: Tensor, shape: ConvShape) -> Callable[[Tensor, Tensor], Tensor]:
-    """The weight's gradient, (C_out, C_in / groups, ...), from (N, C, ...) tensors that lie as these do."""
+    """Prepares the weight gradient, (C_out, C_in / groups, ...), for (N, C, ...) tensors with these strides."""
     isa, threads = the_isa(), launch.threads()
     if _is_pointwise(plane(x), plane(g), shape):
         return _pointwise_weight(isa, shape, threads)
@@ -106,7 +106,7 @@ def _of_planes(isa: Isa, x: Tensor, g: Tensor, shape: ConvShape, threads: int) -
 
 
 def _in_order(sums: Tensor, shape: ConvShape) -> Tensor:
-    """A dense weight from its sums by kernel row, column and input channel."""
+    """Reorders the sums, which are by kernel row, column and input channel, to a dense weight."""
     rows, columns = axes(shape)
     taps = sums[:, :, : columns.kernel * shape.in_channels // sums.shape[1]]
     taps = taps.reshape(rows.kernel, columns.kernel, shape.in_channels, shape.out_channels)
@@ -114,7 +114,7 @@ def _in_order(sums: Tensor, shape: ConvShape) -> Tensor:
 
 
 def _is_pointwise(x: Tensor, g: Tensor, shape: ConvShape) -> bool:
-    """Whether windows see one position, and positions lie one after the other in memory, channels side by side."""
+    """Whether the convolution is 1x1 with stride 1, and both tensors are in channels last without gaps."""
     single = max(shape.kernel) == max(shape.stride) == 1 and not any(map(any, shape.pads))
     return single and shape.groups == 1 and _in_rows(x) and _in_rows(g)
 
@@ -128,7 +128,7 @@ def _in_rows(tensor: Tensor) -> bool:
 
 
 def _suits_nhwc_weight(x: Tensor, g: Tensor, shape: ConvShape) -> bool:
-    """Whether both have their channels side by side, and those of the output are whole vectors."""
+    """Whether both tensors are in channels last, and the output channels are whole vectors."""
     depthwise = shape.groups == shape.in_channels == shape.out_channels
     dense = all(t.stride(3) == t.shape[1] and (t.stride(1) == 1 or t.shape[1] == 1) for t in (x, g))
     whole = shape.out_channels % the_isa().dividing(shape.out_channels).lanes == 0
@@ -139,7 +139,7 @@ def _suits_nhwc_weight(x: Tensor, g: Tensor, shape: ConvShape) -> bool:
 def _nchw_weight(
     isa: Isa, shape: ConvShape, x_strides: tuple[int, ...], g_strides: tuple[int, ...], threads: int
 ) -> _WeightSum:
-    """On planes: lanes along the width; sums as the weight lies."""
+    """The weight gradient in NCHW, with lanes along the width; the sums have the layout of the weight."""
     (height, width), (out_height, out_width) = plane_size(shape.size), plane_size(shape.output_size)
     batch, groups = shape.batch, shape.groups
     inner, outer = shape.in_channels // groups, shape.out_channels // groups
@@ -154,7 +154,7 @@ def _nchw_weight(
     vectors = block * -(-out_width // isa.lanes)
     together = max(1, min(_ROWS_TOGETHER // vectors, BLOCK // (deep * line), -(-batch // threads)))
     items = -(-batch // together) * blocks * groups
-    # The last tile may load from input channels that don't exist, to drop what comes of it.
+    # The last tile may load input channels beyond the last one; its sums for them are dropped.
     spare = (tile.inner - 1) * deep * pitch * columns.stride
     scratch = together * deep * line + spare
     threads = min(threads, items)
@@ -168,7 +168,7 @@ def _nchw_weight(
 def _nhwc_weight(
     isa: Isa, shape: ConvShape, x_strides: tuple[int, ...], g_strides: tuple[int, ...], threads: int
 ) -> _WeightSum:
-    """Channels side by side: lanes over output channels; see nhwc_weight.py for the sums' shape."""
+    """The weight gradient in channels last, with lanes over output channels; see nhwc_weight.py for the sums' shape."""
     isa = isa.dividing(shape.out_channels)
     rows, columns = axes(shape)
     runs, run = (1, columns.kernel) if columns.dilation == 1 else (columns.kernel, 1)
@@ -188,7 +188,7 @@ def _nhwc_weight(
 
 @dataclass(frozen=True, slots=True)
 class _Product:
-    """A weight's gradient that a kernel writes as it lies, but for the addresses."""
+    """A callable weight gradient that the kernel writes in its final layout."""
 
     start: Start
     shape: tuple[int, ...]
@@ -202,13 +202,13 @@ class _Product:
 
 @lru_cache(maxsize=4096)
 def _pointwise_weight(isa: Isa, shape: ConvShape, threads: int) -> _Product:
-    """Channels side by side, one position a window: lanes over input channels."""
+    """The weight gradient of 1x1 windows in channels last, with lanes over input channels."""
     inner, outer = shape.in_channels, shape.out_channels
     isa = isa.dividing(inner)
     tile = PointTile.choose(isa, inner, outer, threads)
     width = tile.vectors * isa.lanes
     panels, tiles = -(-inner // width), -(-outer // tile.outer)
-    # Chunks of output channels copy the same inputs; as few as give all threads as much to do.
+    # Each chunk of output channels packs the same inputs, so use the fewest chunks that balance the threads.
     chunks = next(many for many in range(1, tiles + 1) if panels * many % threads == 0 or many == min(tiles, threads))
     chunk = -(-tiles // chunks) * tile.outer
     chunks = -(-outer // chunk)
@@ -225,7 +225,7 @@ def _pointwise_weight(isa: Isa, shape: ConvShape, threads: int) -> _Product:
 def _depthwise_weight(
     isa: Isa, shape: ConvShape, x_strides: tuple[int, ...], g_strides: tuple[int, ...], threads: int
 ) -> _WeightSum:
-    """Depthwise, channels side by side: lanes over them; sums as (kernel rows, kernel columns, C)."""
+    """The depthwise weight gradient in channels last; the sums are (kernel rows, kernel columns, C)."""
     isa = isa.dividing(shape.in_channels)
     rows, columns = axes(shape)
     size, outputs = plane_size(shape.size), plane_size(shape.output_size)

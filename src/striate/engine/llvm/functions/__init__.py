@@ -1,5 +1,5 @@
-"""Functions of single numbers, and of pairs of them.
+"""Elementwise functions of one and two operands.
 
-:mod:`activations` has those with gradients, :mod:`pointwise` those of inference only, :mod:`epilogue` applies them to a
-kernel's totals, :mod:`elementwise` to maps that lie in memory.
+:mod:`activations` has functions with gradients, :mod:`pointwise` functions for inference only. :mod:`epilogue` applies
+them to the sums of a kernel, :mod:`elementwise` to maps in memory.
 """

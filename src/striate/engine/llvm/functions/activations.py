@@ -1,15 +1,15 @@
-"""Activations as parts of kernels: what they make of a vector, and what a gradient becomes on its way back.
+"""Activations inside kernels: their values and their gradients, of one vector at a time.
 
     relu                max(z, 0)
     relu6               min(max(z, 0), 6)
     silu                z * s(z), s(z) = 1 / (1 + exp(-z))
     hardswish           z * min(max(z + 3, 0), 6) / 6
     tanh, sigmoid       tanh(z), s(z)
-    gelu                z * the share of a normal distribution below z
+    gelu                z * P(z), P the cumulative distribution function of the normal distribution
     leaky_relu:SLOPE    z above 0, SLOPE * z below
     elu:ALPHA           z above 0, ALPHA * (exp(z) - 1) below
 
-NaN stays NaN. The slope at kinks, and what becomes of a NaN's gradient, is as in PyTorch's vectorised kernels.
+NaN stays NaN. Slopes at kinks and gradients at NaN are those of PyTorch's vectorised kernels.
 
 Sources: tanh is the polynomial of Cephes (S. L. Moshier, single precision, tanhf.c); the normal distribution in GELU is
 formula 7.1.26 of Abramowitz & Stegun, Handbook of Mathematical Functions (1964).
@@ -22,24 +22,24 @@ from typing import Final
 
 from striate.engine.llvm.codegen.ir import Function
 
-#: None at all is an activation as well. Some come with a number, which stands behind a colon.
+#: The empty name is the identity. Some activations have a parameter, which follows a colon.
 NAMES: Final = ("", "relu", "relu6", "silu", "hardswish", "tanh", "sigmoid", "gelu", "leaky_relu", "elu")
-#: Those whose slope follows from their result as it does from their operand.
+#: Activations whose gradient may be computed from the result instead of the operand.
 SLOPE_FROM_RESULT: Final = ("relu", "relu6")
 
-#: Terms of the exponential's series after the first: on half of log 2 the next one is below float32's rounding.
+#: Terms of the exponential's series after the first: up to log(2) / 2, the next term is below float32's rounding.
 _TERMS: Final = 7
-#: Arguments beyond which exp would leave float32's normal numbers.
+#: Beyond these arguments, exp isn't a normal float32 number.
 _LOWEST, _HIGHEST = -87.0, 88.0
-#: Added to a small number this leaves its nearest whole number in the lowest bits: 1.5 * 2**23.
+#: Adding this to a small number puts the nearest integer into the lowest bits: 1.5 * 2**23.
 _SHIFT: Final = 12582912.0
-#: log 2 in two parts, of which the first has few enough bits that its products with whole numbers are exact.
+#: log 2 in two parts; the first has so few bits that its products with integers are exact.
 _LOG2_HIGH: Final = 0.693359375
 _LOG2_LOW: Final = math.log(2) - _LOG2_HIGH
 
 
 def exponential(f: Function, value: str) -> str:
-    """exp(value) = 2**n * exp(r), n the whole number nearest to value / log 2, so that r is within half of log 2."""
+    """exp(value) = 2**n * exp(r), where n is the integer nearest to value / log 2, so |r| is at most log(2) / 2."""
     wide = f"<{f.lanes} x i32>"
     value = f.at_most(f.at_least(value, f.constant(_LOWEST)), f.constant(_HIGHEST))
     shifted = f.fma(value, f.constant(1 / math.log(2)), f.constant(_SHIFT))
@@ -49,7 +49,7 @@ def exponential(f: Function, value: str) -> str:
     series = f.constant(1 / math.factorial(_TERMS))
     for term in reversed(range(_TERMS)):
         series = f.fma(series, rest, f.constant(1 / math.factorial(term)))
-    # n stands in the lowest bits of ``shifted``; an exponent of 127 is a factor of 1.
+    # n is in the lowest bits of ``shifted``; an exponent of 127 is a factor of 1.
     exponent = f.value(f"add {wide} {f.value(f'bitcast {f.vector} {shifted} to {wide}')}, splat (i32 127)")
     power = f.value(f"bitcast {wide} {f.value(f'shl {wide} {exponent}, splat (i32 23)')} to {f.vector}")
     return f.arithmetic("fmul", series, power)
@@ -59,7 +59,7 @@ def sigmoid(f: Function, z: str) -> str:
     """1 / (1 + exp(-z))"""
     one = f.constant(1.0)
     made = f.arithmetic("fdiv", one, f.arithmetic("fadd", one, exponential(f, f.negative(z))))
-    # Below all normal numbers, and so that what multiplies by it goes to zero as well.
+    # The result is smaller than all normal numbers: return zero, so that products with it are zero as well.
     return f.select(f.compare("olt", z, f.constant(-_HIGHEST)), f.zeros(), made)
 
 
@@ -83,8 +83,10 @@ def tanh(f: Function, x: str) -> str:
 
 
 def normal_share(f: Function, x: str) -> tuple[str, str]:
-    """The share of a normal distribution below x, and exp(-x * x / 2); the tail itself is approximated, so nothing
-    cancels."""
+    """The normal distribution's cumulative probability at x, and exp(-x * x / 2).
+
+    The tail is approximated directly, so there is no cancellation.
+    """
     size = f.arithmetic("fmul", magnitude(f, x), f.constant(math.sqrt(0.5)))
     t = f.arithmetic("fdiv", f.constant(1), f.fma(size, f.constant(0.3275911), f.constant(1)))
     terms = _polynomial(f, t, 1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
@@ -95,7 +97,7 @@ def normal_share(f: Function, x: str) -> tuple[str, str]:
 
 
 def gelu(f: Function, x: str) -> str:
-    """x times the normal distribution's share below x."""
+    """x times the normal distribution's cumulative probability at x."""
     return f.arithmetic("fmul", x, normal_share(f, x)[0])
 
 
@@ -125,7 +127,7 @@ def _clamped(f: Function, z: str) -> str:
 
 
 def parsed(name: str) -> tuple[str, float]:
-    """An activation's kind and its number, 0 where it has none.
+    """An activation's kind and its parameter, 0 if it has none.
 
     >>> parsed("leaky_relu:0.1")
     ('leaky_relu', 0.1)
@@ -154,7 +156,10 @@ def activated(f: Function, name: str, z: str) -> str:
 
 
 def sent_back(f: Function, name: str, g: str, z: str) -> str:
-    """The gradient g of the activation's result as one of its operand z (or its result, see SLOPE_FROM_RESULT)."""
+    """The gradient by the activation's operand, from the gradient g of its result.
+
+    ``z`` is the operand; for activations in :data:`SLOPE_FROM_RESULT` it may be the result instead.
+    """
     kind, number = parsed(name)
     one = f.constant(1.0)
     if kind in SLOPE_FROM_RESULT:

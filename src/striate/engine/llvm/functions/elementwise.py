@@ -1,17 +1,17 @@
-"""Functions of single numbers, and of pairs of them, over positions of channels last; and copies across layouts.
+"""Kernels of elementwise functions of one and two operands in channels last, and of copies between layouts.
 
     pairs, for every item: a block of positions
         for every position p of the block, for every vector of channels c
             y[p, c] = epilogue(a[p, c] (+, -, *) b[p // period * step + c])
 
-With period 1 and step C the other operand has a number for every one of the first; with step 0 one for every channel;
-with the positions of an image as period and step C one for every channel of an image.
+With period 1 and step C, b has the same shape as a. With step 0, b has a number for each channel. With the number of
+positions of an image as period and step C, b has a number for each channel of each image.
 
     a copy, for every item: one index (i, j) of the first two axes
         for every k, for every l
             y[i, j, k, l] = x[i * s + j * t + k * u + l * v]                   y is dense, x has any strides
 
-    a copy of rows, for every item: so many rows
+    a copy of rows, for every item: a block of rows
         for every number c of the row r
             y[r * pitch + start + c] = x[r * other pitch + other start + c]
 """
@@ -27,9 +27,9 @@ from striate.engine.llvm.functions.epilogue import PLAIN, Epilogue
 
 
 def generate_pairs(isa: Isa, operation: str, epilogue: Epilogue) -> Function:
-    """``operation`` is ``fadd``, ``fsub``, ``fmul``, or empty where there is one operand only.
+    """``operation`` is ``fadd``, ``fsub``, ``fmul``, ``affine``, or empty if there is only one operand.
 
-    With ``affine`` the other operand has a factor for every channel, and then a term for every channel.
+    With ``affine``, the second operand has a factor for each channel, followed by a term for each channel.
     """
     f = Function("elementwise", isa)
     a, b, y = f.pointer(), f.pointer(), f.pointer()
@@ -68,7 +68,7 @@ def generate_copy(isa: Isa) -> Function:
 
 
 def generate_rows(isa: Isa) -> Function:
-    """Rows whose numbers lie side by side, from among others and into others."""
+    """Copies rows of contiguous numbers between buffers with different row pitches."""
     f = Function("rows", isa)
     x, y = f.pointer(), f.pointer()
     length, rows, block = f.size(), f.size(), f.size()

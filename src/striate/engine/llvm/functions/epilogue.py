@@ -1,9 +1,9 @@
-"""What a kernel does to its totals before it writes them: adds what lies elsewhere, then takes a function of it.
+"""Epilogues of kernels: a tensor that is added to the sums, and a function that is applied before they are written.
 
     y = function(total + added)
 
-Sums pass through registers once, where a function costs a few instructions; over memory it would cost a pass of its
-own. Functions keep NaN, as PyTorch's do, and agree with float64 to a few units in the last place of the result or of 1,
+While the sums are in registers, the function costs a few instructions; later it would cost a pass over memory.
+Functions keep NaN, as PyTorch's do. They agree with float64 to a few units in the last place of the result or of 1,
 whichever is larger.
 """
 
@@ -22,7 +22,13 @@ from striate.engine.llvm.functions.activations import activated, gelu, leaky_rel
 
 @dataclass(frozen=True)
 class Epilogue:
-    """``function`` is a name in :data:`FUNCTIONS` or empty, ``numbers`` its settings; ``adds``: something is added."""
+    """An epilogue of a kernel.
+
+    Args:
+        function: a name in :data:`FUNCTIONS`, or empty for the identity.
+        numbers: the parameters of the function.
+        adds: whether a tensor is added to the sums first.
+    """
 
     function: str = ""
     numbers: tuple[float, ...] = ()
@@ -34,13 +40,13 @@ class Epilogue:
 
     @property
     def rises(self) -> bool:
-        """Whether what it makes of the largest of several totals is the largest of what it makes of each."""
+        """Whether the epilogue is increasing, so that it may be applied after max pooling instead of before."""
         if self.function == "leaky_relu":
             return not self.adds and self.numbers[0] >= 0
         return not self.adds and self.function in ("", "clamp", "hard_sigmoid", "sigmoid", "tanh")
 
     def apply(self, f: Function, total: str, added: Pointer | None, mask: str = "") -> str:
-        """The value to write for a vector of totals; ``added`` is where the vector to be added lies."""
+        """The values to write for a vector of sums; ``added`` is the address of the vector to add."""
         if added is not None:
             total = f.arithmetic("fadd", total, f.load(added, mask))
         return FUNCTIONS[self.function](f, total, *self.numbers) if self.function else total
@@ -48,7 +54,7 @@ class Epilogue:
     def store_row(
         self, f: Function, totals: list[str], place: Pointer, added: Pointer | None, room: Number, rest: int
     ) -> None:
-        """Writes vectors one after the other, ``room`` numbers at most: whole vectors, and ``rest`` of the last one."""
+        """Stores consecutive vectors, at most ``room`` numbers: whole vectors, then ``rest`` lanes of the last one."""
         whole = f.less(len(totals) * f.lanes - 1, room)
         with f.when(whole):
             for v, total in enumerate(totals):
@@ -66,7 +72,7 @@ class Epilogue:
                         f.store_first(self.apply(f, total, here, mask), place + v * f.lanes, rest)
 
 
-#: The totals as they are.
+#: No epilogue.
 PLAIN: Final = Epilogue()
 
 
@@ -85,7 +91,7 @@ def _named(name: str, f: Function, x: str) -> str:
     return activated(f, name, x)
 
 
-#: By the names that epilogues know them by.
+#: The functions of epilogues, by name.
 FUNCTIONS: Final[dict[str, Callable[..., str]]] = {
     "absolute": pointwise.absolute,
     "clamp": clamp,

@@ -1,4 +1,4 @@
-"""Functions of single numbers that only inference takes along with a step; those of training are in activations.py.
+"""Elementwise functions that only inference plans fuse into a step; those that training uses are in activations.py.
 
     absolute, negative, square   |x|, -x, x * x
     elu                          SCALE * x above 0, SCALE * ALPHA * (exp(INPUT_SCALE * x) - 1) below
@@ -6,7 +6,7 @@
     mish                         x * tanh(log(1 + exp(x)))
     softplus                     log(1 + exp(BETA * x)) / BETA, and x where BETA * x is above THRESHOLD
 
-The settings of ELU are those of PyTorch's operator, which computes SELU and CELU as well.
+The parameters of ELU are those of PyTorch's operator, which also computes SELU and CELU.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from striate.engine.llvm.functions.activations import exponential, magnitude, ta
 
 #: Terms of the series of log(1 + t) on 0 to 1; the next one is below float32's rounding.
 _TERMS: Final = 8
-#: Above it tanh(log(1 + exp(x))) is 1, and exp(x)**2 is far from overflow.
+#: Above this, tanh(log(1 + exp(x))) is 1; at this value exp(x)**2 is far from overflow.
 _FLAT: Final = 20.0
-#: Below its negative exp(x) leaves float32's normal numbers.
+#: Below the negative of this, exp(x) isn't a normal float32 number.
 _NOTHING: Final = 87.0
 
 
@@ -54,8 +54,10 @@ def gelu_tanh(f: Function, x: str) -> str:
 
 
 def mish(f: Function, x: str) -> str:
-    """With e = exp(x): tanh(log(1 + e)) = e * (e + 2) / (e * (e + 2) + 2); 0 far below 0, so that minus infinity gives
-    NaN, as in PyTorch."""
+    """x * tanh(log(1 + e)) with e = exp(x), where tanh(log(1 + e)) = e * (e + 2) / (e * (e + 2) + 2).
+
+    Far below 0 the second factor is set to 0, so that minus infinity gives NaN, as in PyTorch.
+    """
     grown = exponential(f, f.at_most(x, f.constant(_FLAT)))
     product = f.fma(grown, grown, f.arithmetic("fadd", grown, grown))
     share = f.arithmetic("fdiv", product, f.arithmetic("fadd", product, f.constant(2)))

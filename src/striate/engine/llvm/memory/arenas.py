@@ -1,8 +1,9 @@
-"""Memory that programs compute in, lent for the length of a call and shared by all of them.
+"""A pool of arenas, the memory that programs compute in; a program borrows one for each call.
 
-A program needs its arena only while it runs, so programs of many models and image sizes take turns on one. Two that run
-at the same time, in two threads, get one each. An arena is as large as the largest living program has asked for; when
-that program is gone, larger arenas are freed. ``STRIATE_KEEP_MEMORY=0`` frees every arena after the call.
+A program needs its arena only while it runs, so programs of many models and image sizes share one. Two programs running
+at the same time, in two threads, get one each. The pool keeps arenas up to the size that the largest living program
+has reserved; when that program is garbage collected, larger arenas are freed. ``STRIATE_KEEP_MEMORY=0`` frees every
+arena after the call.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Arena:
 
 
 class Arenas:
-    """A pool of at most ``most`` bytes. :meth:`reserve` says what a program needs, calls borrow and give back."""
+    """A pool of at most ``most`` bytes: programs :meth:`reserve` a size, calls :meth:`borrow` and :meth:`give_back`."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -40,32 +41,32 @@ class Arenas:
         self._free: list[Arena] = []
         self._bytes = 0
         self._keeps = True
-        #: What the largest living program needs.
+        #: The size that the largest living program needs.
         self._most = -1
-        #: What living programs need, by the number that each was given, and those that have been freed since.
+        #: The sizes that living programs need, by their ids; the ids of programs that have been freed since.
         self._needs: dict[int, int] = {}
         self._numbered = itertools.count()
         self._gone: deque[int] = deque()
 
     @property
     def bytes(self) -> int:
-        """Bytes of all arenas, lent or free."""
+        """Bytes of all arenas, borrowed or free."""
         return self._bytes
 
     def fits(self, numbers: int) -> bool:
-        """Whether an arena of so many numbers may be made at all."""
+        """Whether an arena of this size fits into the pool."""
         return 4 * numbers <= self.most
 
     def reserve(self, program: object, numbers: int) -> None:
-        """Keeps arenas of so many numbers for as long as ``program`` lives."""
+        """Keeps arenas of this size in the pool for as long as ``program`` lives."""
         number = next(self._numbered)
         with self._held():
             self._needs[number] = numbers
         weakref.finalize(program, self._released, number).atexit = False
 
     def borrow(self, numbers: int) -> Arena | None:
-        """An arena of at least so many numbers; None where that would be more memory than all may take."""
-        # Without the lock: lists take and give one item at a time by themselves, and this list stays the same object.
+        """An arena of at least this size; None if it would exceed the limit of the pool."""
+        # No lock: list.pop and list.append are atomic, and this list is never replaced.
         try:
             arena = self._free.pop()
         except IndexError:
@@ -77,13 +78,13 @@ class Arenas:
 
     def _new(self, numbers: int) -> Arena | None:
         with self._held():
-            self._keeps = keeps_memory()  # reading the environment takes as long as all else that a call does here
+            self._keeps = keeps_memory()  # read here and not in every call, because reading the environment is slow
             free = self._taken()
             found = next((each for each in free if each.numbers >= numbers), None)
             if found is not None:
                 self._free.extend(each for each in free if each is not found)
                 return found
-            # They are all too small: the new one takes their place.
+            # All free arenas are too small: the new one replaces them.
             self._bytes -= sum(4 * each.numbers for each in free)
             if self._bytes + 4 * numbers > self.most:
                 return None
@@ -103,7 +104,7 @@ class Arenas:
                 pass
 
     def _taken(self) -> list[Arena]:
-        """All free arenas, which are so no longer."""
+        """Removes and returns all free arenas."""
         taken = []
         with suppress(IndexError):
             while True:
@@ -117,7 +118,7 @@ class Arenas:
             self._trim()
 
     def _released(self, program: int) -> None:
-        # The garbage collector may call this within any line of the methods above, whose thread then has the lock.
+        # The garbage collector may call this during any method above, in a thread that already holds the lock.
         self._gone.append(program)
         if self._lock.acquire(blocking=False):
             try:
@@ -137,5 +138,5 @@ class Arenas:
                 self._bytes -= 4 * arena.numbers
 
 
-#: The process's.
+#: The pool of the process.
 ARENAS: Final = Arenas(1 << 29)

@@ -1,8 +1,8 @@
-"""Whether tensors still hold the numbers that they held, looked at natively and in microseconds.
+"""Detects changes of tensors by digests of their memory, natively and in microseconds.
 
-A tensor is divided into blocks of 64 numbers, and a digest of every block is kept. One look compares all blocks of a
-small tensor with their digests, and of a larger one as many as :data:`SAMPLES`, others at every look: whoever scales,
-replaces or averages a tensor is seen at once, whoever writes a single number of a large one after some looks.
+A tensor is divided into blocks of 64 numbers, and the digest of every block is stored. A check compares all blocks of a
+small tensor, and :data:`SAMPLES` blocks of a large one, different ones at every check. So scaling, replacing or
+averaging a tensor is detected at once; a change of a single number in a large tensor is detected after some checks.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from torch import Tensor
 from striate.engine.llvm.codegen import machine_code
 from striate.engine.llvm.codegen.isa import Isa
 
-#: Numbers of a block.
+#: Numbers in a block.
 BLOCK: Final = 64
-#: Blocks of a larger tensor that one look compares.
+#: Blocks of a large tensor that one check compares.
 SAMPLES: Final = 4
-#: Blocks up to which a tensor is compared as a whole.
+#: The most blocks of a tensor that is compared as a whole.
 WHOLE: Final = 32
 
-# A row of the table: address of the numbers, how many, blocks, address of the digests. ``look`` goes through all rows.
+# A row of the table: address of the numbers, their count, the blocks, address of the digests. ``look`` checks all rows.
 _CODE: Final = """
 define internal i64 @digest(ptr %here, i64 %count) nounwind {{
 entry:
@@ -160,7 +160,7 @@ declare i64 @llvm.fshl.i64(i64, i64, i64)
 declare i64 @llvm.vector.reduce.add.v16i64(<16 x i64>)
 declare i64 @llvm.smin.i64(i64, i64)
 """
-#: Odd factors (multiples of the golden ratio's fraction), so that no lane of a vector counts as another does.
+#: The lanes' factors are odd multiples of the golden ratio's fraction, so that no two lanes have the same weight.
 _GOLDEN: Final = 0x9E3779B97F4A7C15
 
 
@@ -182,7 +182,7 @@ def _native(isa: Isa) -> _Native:
         prime=_GOLDEN >> 1,
     )
     take, look = machine_code.link(ir, isa, ("take", "look"))
-    # Python's lock is held, unlike in kernels: the looks are short.
+    # The GIL is kept, unlike in kernels, because the checks are short.
     return _Native(
         ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(take),
         ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(look),
@@ -190,12 +190,12 @@ def _native(isa: Isa) -> _Native:
 
 
 class Fingerprints:
-    """Tensors as they are now. The caller keeps them where they are for as long as it asks."""
+    """Digests of tensors as they are now; the caller has to keep the tensors alive."""
 
     def __init__(self, tensors: Sequence[Tensor], isa: Isa) -> None:
         self._native = _native(isa)
         held = [each for each in tensors if each.is_cpu and each.numel()]
-        # Whatever has gaps, or numbers shorter than four bytes, is compared as a whole, with a copy.
+        # Tensors with gaps, or with elements that aren't multiples of four bytes, are compared with a copy.
         dense = [each for each in held if _is_dense(each)]
         self._others = [(each.detach(), each.detach().clone()) for each in held if not _is_dense(each)]
         sizes = [each.numel() * each.element_size() // 4 for each in dense]
@@ -211,7 +211,7 @@ class Fingerprints:
             self._native.take(self._place + 32 * at)
 
     def same(self) -> bool:
-        """Whether the numbers that are looked at this time are the ones that were there."""
+        """Whether the blocks that are checked this time are unchanged."""
         self._turn += 1
         if self._native.look(self._place, self._rows, self._turn) != 1:
             return False

@@ -1,16 +1,16 @@
-"""Images from planes to channels last and back: each is a matrix that gets transposed.
+"""Copies images between NCHW and channels last: each image is a matrix that is transposed.
 
     for every item: an image n, a strip of rows
         for every L columns
             for every L rows of the strip: load L vectors, transpose them in registers
-            write what now are L rows, as long as the strip is wide                 whole lines of the cache
+            store L rows, as long as the strip is wide                              whole cache lines
 
-Few rows (an image's colours) or columns (the last maps' positions) are fewer than a vector's lanes:
+A second kernel handles fewer rows (the colours of an image) or columns (the positions of the last maps) than lanes:
 
     for every item: an image, a part of the long rows
-        for every L numbers of each: load S vectors, interleave them in registers, write S vectors; or the way back
+        for every L numbers of each: load S vectors, interleave (or deinterleave) them in registers, store S vectors
 
-PyTorch's copies across layouts go number by number at a third of the memory's speed.
+PyTorch copies between layouts number by number, at a third of the memory's speed.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from striate.engine.llvm.codegen.launch import Kernel
 from striate.engine.llvm.memory.rows import dealt, interleaved, transposed_vectors
 
 _FORMATS: Final = {False: torch.contiguous_format, True: torch.channels_last}
-#: Numbers from which on a kernel is worth starting, where rows are few, and where they aren't.
+#: The fewest numbers for which a kernel is faster than PyTorch, with few rows and with many.
 _LEAST_OF_FEW, _LEAST = 1 << 14, 1 << 12
-#: How many numbers before their turn those of a row are asked for.
+#: The prefetch distance along a row, in numbers.
 _AHEAD = 64
-#: Numbers of a long row that are a thread's share.
+#: Numbers of a long row in a work item.
 _PART = 1 << 11
 
 
 def generate(isa: Isa) -> Function:
-    """``y[n, column, row] = x[n, row, column]``; its arguments in the order in which they are asked for."""
+    """The kernel of ``y[n, column, row] = x[n, row, column]``."""
     f = Function("transpose", isa)
     x, y = f.pointer(), f.pointer()
     rows, columns, strips = f.size(), f.size(), f.size()
@@ -70,7 +70,7 @@ def generate(isa: Isa) -> Function:
 
 
 def generate_few(isa: Isa, few: int, back: bool) -> Function:
-    """``y[n, column, row] = x[n, row, column]`` of so few rows or, ``back``, of so few columns."""
+    """The kernel of ``y[n, column, row] = x[n, row, column]`` for ``few`` rows or, with ``back``, ``few`` columns."""
     f = Function("transpose_few", isa)
     x, y = f.pointer(), f.pointer()
     many, parts = f.size(), f.size()
@@ -106,7 +106,7 @@ def _few_kernel(isa: Isa, few: int, back: bool) -> Kernel:
 
 
 def moved(tensor: Tensor, channels_last: bool) -> Tensor | None:
-    """A copy in the other layout; None where nothing is to be moved, or not by a kernel."""
+    """A copy in the other layout; None if the tensor has that layout already, or if no kernel applies."""
     isa = host()
     like = tensor.dim() == 4 and tensor.dtype == torch.float32 and tensor.numel() >= _LEAST and isa is not None
     if not like or tensor.device.type != "cpu" or tensor.is_neg():
@@ -138,7 +138,7 @@ def _transpose(isa: Isa, source: Tensor, target: Tensor, count: int, rows: int, 
 
 
 def transposed(matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The transpose of a matrix that lies row by row, as a tensor of this shape."""
+    """The transpose of a contiguous matrix, as a tensor of the given shape."""
     isa = host()
     assert isa is not None
     made = fresh.empty(shape)
@@ -147,7 +147,7 @@ def transposed(matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def laid_out(tensor: Tensor, channels_last: bool) -> Tensor:
-    """:func:`striate.engine.layout.laid_out`, by the kernel where it can."""
+    """:func:`striate.engine.layout.laid_out`, by a kernel if one applies."""
     if tensor.dim() == 4 and tensor.is_contiguous(memory_format=_FORMATS[channels_last]):
         return tensor
     made = None if torch._C._are_functorch_transforms_active() else moved(tensor, channels_last)

@@ -1,11 +1,11 @@
-"""A block of rows copied into a thread's own memory, where padding is zeros and a window's stride is 1.
+"""Packs a block of rows into a thread's scratch memory, where padding is zeros and the stride of a window is 1.
 
     scratch[c][r][q][m] = x[n, c, top + r, m * stride + q - before]        q < stride, zero off the input
 
-Tap t of output column o + lane then lies at phase (t * dilation) % stride, position o + lane + t * dilation // stride:
-every load in the inner loops is one whole vector, whatever the padding, stride or width. The copy costs a load and a
-store for each input, the loops it serves several loads for each; masking those loads instead cost a third of their
-speed on AVX2, which has no masks to spare, and far more where vectors have none at all.
+Tap t of output column o + lane is then at phase (t * dilation) % stride, position o + lane + t * dilation // stride. So
+every load in the inner loops is one whole vector, for any padding, stride and width. Packing costs a load and a store
+for each input; the loops load each input several times. Masking those loads instead would make them a third slower on
+AVX2, and much slower on vectors without masks.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from dataclasses import dataclass
 
 from striate.engine.llvm.codegen.ir import AHEAD, LINE, Function, Number, Pointer
 
-#: Strides up to which numbers are dealt round in registers.
+#: The largest stride for which numbers are deinterleaved in registers.
 _MOST_DEALT = 8
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What a kernel is generated for along one axis; sizes are known when it runs. ``before`` may be negative."""
+    """A window along one axis, for which a kernel is generated; sizes are arguments. ``before`` may be negative."""
 
     kernel: int
     stride: int
@@ -29,21 +29,21 @@ class Axis:
     dilation: int
 
     def span(self, outputs: int) -> int:
-        """Input positions that ``outputs`` positions in a row see, from the first to the last."""
+        """The number of input positions from the first to the last that ``outputs`` consecutive outputs see."""
         return (outputs - 1) * self.stride + (self.kernel - 1) * self.dilation + 1
 
     def pitch(self, outputs: int, lanes: int) -> int:
-        """Numbers in one phase of a packed row, a whole number of vectors for any tap of ``outputs`` outputs."""
+        """The length of one phase of a packed row, so that all taps of ``outputs`` outputs can load whole vectors."""
         most = -(-outputs // lanes) * lanes + (self.kernel - 1) * self.dilation // self.stride
         return -(-most // lanes) * lanes
 
     def place(self, tap: int, pitch: Number) -> Number:
-        """Where in a packed row the tap of output 0 lies."""
+        """The position in a packed row that output 0 sees through a tap."""
         ahead, phase = divmod(tap * self.dilation, self.stride)
         return phase * pitch + ahead
 
     def seers(self, phase: int) -> list[int]:
-        """The outputs that see input ``place * stride + phase``, counted from ``place``, whatever place that is."""
+        """The outputs that see input ``place * stride + phase``, relative to ``place``; the same for every place."""
         ahead = [phase + self.before - tap * self.dilation for tap in range(self.kernel)]
         return sorted(distance // self.stride for distance in ahead if distance % self.stride == 0)
 
@@ -72,7 +72,7 @@ def pack(
     pitch: Number,
     fill: str = "0.0",
 ) -> Rows:
-    """Packs ``rows`` rows from row ``top`` of ``channels`` planes at ``x``; ``fill`` is what padding holds."""
+    """Packs ``rows`` rows from row ``top`` on of ``channels`` planes at ``x``; ``fill`` is the value of padding."""
     padding = f.splat(fill)
     row_size = pitch * columns.stride
     channel_size = rows * row_size
@@ -102,9 +102,9 @@ def pack_across(
     scratch: Pointer,
     pitch: Number,
 ) -> Rows:
-    """:func:`pack` of channels that lie side by side, columns ``x_column`` apart, for a stride of 1 along the width.
+    """:func:`pack` from channels last, with columns ``x_column`` apart, for a stride of 1 along the width.
 
-    Channels are whole vectors, and rows have no fewer columns than a vector has lanes.
+    The number of channels has to be a multiple of the lanes, and rows need at least as many columns as there are lanes.
     """
     channel_size = rows * pitch
     first, seen = max(0, -before), f.smaller(width, pitch - before)
@@ -116,7 +116,7 @@ def pack_across(
             f.store(f.zeros(), line + (channel * channel_size + place))
         with f.when(there), f.loop(0, channels, f.lanes) as group:
             here, target = x + (source * x_row + group), line + group * channel_size
-            # What isn't an input is cleared first, by whole vectors.
+            # Clear the padding first, by whole vectors.
             with f.loop(0, f.lanes) as lane:
                 cleared = target + lane * channel_size
                 for at in range(0, before, f.lanes):
@@ -124,7 +124,7 @@ def pack_across(
                 with f.loop((seen + before) // f.lanes * f.lanes, pitch, f.lanes) as beyond:
                     f.store(f.zeros(), cleared + beyond)
             with f.loop(first, seen, f.lanes) as next_:
-                # The last vector starts where it ends with the row.
+                # The last vector ends at the end of the row, and may overlap the one before.
                 column = f.smaller(next_, last)
                 loaded = [f.load(here + (column + i) * x_column) for i in range(f.lanes)]
                 for k, made in enumerate(transposed_vectors(f, loaded)):
@@ -155,13 +155,13 @@ def pack_row(
 
 
 def _ask(f: Function, stride: int, line: Pointer, start: Number) -> None:
-    """Asks for what comes after, which processors foresee to the end of a page only."""
+    """Prefetches later inputs, because hardware prefetchers stop at the end of a page."""
     for at in range(0, stride * f.lanes, LINE):
         f.prefetch(line + (start + (at + AHEAD)))
 
 
 def _phases(f: Function, stride: int, line: Pointer, start: Number, width: Number | None, padding: str) -> list[str]:
-    """From ``start`` on a vector of every ``stride``-th number, for each of the numbers to start from."""
+    """For each phase, a vector of every ``stride``-th number from ``start + phase`` on."""
     if stride > _MOST_DEALT:
         every = [f.positions(start + phase, stride) for phase in range(stride)]
         return [
@@ -173,7 +173,7 @@ def _phases(f: Function, stride: int, line: Pointer, start: Number, width: Numbe
 
 
 def dealt(f: Function, parts: list[str]) -> list[str]:
-    """Numbers in so many vectors dealt round to as many others: the first, the one so many later, ..."""
+    """Deinterleaves k vectors: vector i of the result has the numbers i, i + k, i + 2k, ..."""
     if len(parts) == 1:
         return parts
     if len(parts) % 2:
@@ -186,7 +186,7 @@ def dealt(f: Function, parts: list[str]) -> list[str]:
 
 
 def transposed_vectors(f: Function, rows: Sequence[str]) -> list[str]:
-    """As many vectors as there are lanes: blocks off the diagonal are swapped, ever larger ones."""
+    """Transposes a square of vectors in registers, by swapping off-diagonal blocks of growing size."""
     made, step = list(rows), 1
     while step < f.lanes:
         for i in range(f.lanes):
@@ -200,7 +200,7 @@ def transposed_vectors(f: Function, rows: Sequence[str]) -> list[str]:
 
 
 def interleaved(f: Function, parts: list[str]) -> list[str]:
-    """Vectors laid side by side number by number: the first number of each, then the second of each, ..."""
+    """Interleaves vectors: the first number of each, then the second number of each, ..."""
     many = len(parts)
     return [
         _picked(f, parts, [at % many * f.lanes + at // many for at in range(start, start + f.lanes)])
@@ -209,7 +209,7 @@ def interleaved(f: Function, parts: list[str]) -> list[str]:
 
 
 def _picked(f: Function, parts: list[str], places: Sequence[int]) -> str:
-    """A vector of the numbers at these places in vectors that lie end to end."""
+    """A vector of the numbers at these places in the concatenation of several vectors."""
     value = parts[0]
     if list(places) != list(range(f.lanes)):
         value = f.shuffle(value, value, [place % f.lanes for place in places])
@@ -221,7 +221,7 @@ def _picked(f: Function, parts: list[str], places: Sequence[int]) -> str:
 
 
 def store_row(f: Function, values: list[str], place: Pointer, room: Number, rest: int | None = None) -> None:
-    """Writes vectors one after the other, ``room`` numbers at most; ``rest`` of the last one, if that is known."""
+    """Stores consecutive vectors, at most ``room`` numbers; ``rest`` of the last vector, if that is known."""
     whole = f.less(len(values) * f.lanes - 1, room)
     with f.when(whole):
         for v, value in enumerate(values):

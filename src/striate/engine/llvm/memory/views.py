@@ -1,4 +1,4 @@
-"""Tensors and windows as kernels take them: planes of rows, whichever axes a problem has."""
+"""Converts tensors and windows to the form that kernels take: planes of rows, for problems of one and two axes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from striate.geometry import Problem
 
 @lru_cache(maxsize=4096)
 def axes(shape: Problem) -> tuple[Axis, Axis]:
-    """The windows as kernels take them; one axis is a row of a plane of height 1."""
+    """The row and column axes of a problem; in 1-D, the rows are those of a plane of height 1."""
     made = [Axis(1, 1, 0, 1)] + [
         Axis(window.kernel, window.stride, before, window.dilation)
         for window, (before, _) in zip(shape.windows, shape.pads, strict=True)
@@ -26,12 +26,12 @@ def plane_size(size: tuple[int, ...]) -> tuple[int, int]:
 
 
 def plane(tensor: Tensor) -> Tensor:
-    """(N, C, H, W), one axis being a row of height 1."""
+    """A tensor as (N, C, H, W); in 1-D, H is 1."""
     return tensor.unsqueeze(2) if tensor.dim() == 3 else tensor
 
 
 def planes(tensor: Tensor) -> Tensor:
-    """(N, C, H, W) with neighbours along the width side by side."""
+    """A tensor as (N, C, H, W) with contiguous rows, copied if necessary."""
     flat = plane(tensor)
     if flat.stride(3) == 1 or flat.shape[3] == 1:
         return flat

@@ -1,11 +1,11 @@
-"""Weights put into the order in which a kernel multiplies by them.
+"""Packs weights in the order in which a kernel multiplies by them.
 
     for every item: a block of L output channels of a group, one for each lane
         packed[0][lane] = bias[lane]
         for a, for b, for c: the terms of a sum (input channels and taps, in the kernel's order)
             packed[1 + (a * B + b) * C + c][lane] = weight[group, lane, a, b, c]          0 beyond the last channel
 
-Strides are passed, so flipping a kernel, taking every other tap of it and swapping its channels cost nothing.
+Strides are arguments, so flipping a kernel, selecting every other tap and swapping the channels cost nothing.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from striate.engine.llvm.codegen.isa import Isa
 from striate.engine.llvm.codegen.launch import Kernel, Start
 from striate.engine.llvm.memory.rows import transposed_vectors
 
-#: Numbers below which starting threads costs more than they bring.
+#: With fewer numbers, one thread is faster than several.
 _ALONE = 1 << 14
 
 
 class Weights(NamedTuple):
-    """A weight as a sum of products sees it: sizes and strides of (group, output, input, kernel row, kernel column)."""
+    """A view of a weight: sizes and strides of (group, output, input, kernel row, kernel column)."""
 
     tensor: Tensor
     offset: int
@@ -38,7 +38,7 @@ class Weights(NamedTuple):
 
     @classmethod
     def of(cls, weight: Tensor, groups: int, transposed: bool = False) -> Weights:
-        """From (C_out, C_in / groups, ...); ``transposed`` swaps what goes in and what comes out."""
+        """The view of a weight (C_out, C_in / groups, ...); ``transposed`` swaps input and output channels."""
         if weight.dim() == 3:
             weight = weight.unsqueeze(2)
         outer, inner, rows, columns = weight.shape
@@ -50,7 +50,7 @@ class Weights(NamedTuple):
         return cls(weight, 0, sizes, (outer * first, out_stride, into_stride, row, column))
 
     def taps(self, rows: range, columns: range) -> Weights:
-        """With these taps only, in this order."""
+        """The view of some taps, in the given order."""
         group, outer, inner, row, column = self.strides
         offset = self.offset + rows.start * row + columns.start * column
         strides = (group, outer, inner, row * rows.step, column * columns.step)
@@ -75,7 +75,7 @@ def _kernel(isa: Isa) -> Kernel:
             put(term + lane, "0.0")
 
     def in_squares(source: Pointer, first: Number, channels: Number, terms: Number) -> None:
-        """Terms that lie side by side, and channels, as many of both at a time as a vector has lanes."""
+        """Transposes squares of contiguous terms by channels in registers."""
         with f.loop(0, terms, f.lanes) as c, f.loop(0, channels, f.lanes) as lane:
             rows = [f.load(source + ((lane + i) * outer_stride + c)) for i in range(f.lanes)]
             for i, made in enumerate(transposed_vectors(f, rows)):
@@ -95,7 +95,7 @@ def _kernel(isa: Isa) -> Kernel:
         with f.loop(0, sizes[0]) as a, f.loop(0, sizes[1]) as b:
             first = base + ((a * sizes[1] + b) * sizes[2] + 1) * lanes
             source = from_ + (a * strides[0] + b * strides[1])
-            # Terms of which vectors are copied, but for the channels beyond whole ones.
+            # The number of terms that are copied by vectors; channels beyond whole vectors are copied one by one.
             copied = f.variable("0", "i64")
             with f.when(side_by_side):
                 copied.set(str(sizes[2]))
@@ -115,7 +115,7 @@ def _kernel(isa: Isa) -> Kernel:
 
 @cache
 def _grouped_kernel(isa: Isa) -> Kernel:
-    """For blocks that have the channels of ``together`` small groups side by side, each item a block."""
+    """Packs blocks that have the channels of ``together`` small groups side by side; a work item is a block."""
     f = Function("pack_grouped_weights", isa)
     weight, bias, packed, biased = f.pointer(), f.pointer(), f.pointer(), f.size()
     groups, together, outer, lanes, group_stride, outer_stride = (f.size() for _ in range(6))
@@ -140,14 +140,14 @@ def _grouped_kernel(isa: Isa) -> Kernel:
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """How weights of a geometry are packed, but for the addresses: looked up, it costs nothing again."""
+    """The cached packing of weights with given sizes and strides; only the addresses are missing."""
 
     start: Start
-    shape: tuple[int, int, int]  #: blocks, a bias and terms each, output channels of a block
-    first: int  #: bytes from the weight's address to its first number
+    shape: tuple[int, int, int]  #: blocks, bias and terms of each, output channels of a block
+    first: int  #: offset in bytes of the first number
 
     def fill(self, weight: Tensor, bias: Tensor | None, address: int) -> None:
-        """Packs into memory of that shape."""
+        """Packs into memory of that shape at an address."""
         if bias is None:
             self.start(weight.data_ptr() + self.first, 0, address)
             return
@@ -155,7 +155,7 @@ class Packing:
         self.start(weight.data_ptr() + self.first, bias.data_ptr(), address)
 
     def __call__(self, weight: Tensor, bias: Tensor | None, into: Tensor | None = None) -> Tensor:
-        """The packed weight; ``into`` is where it was packed before."""
+        """The packed weight; ``into`` is memory to reuse."""
         packed = fresh.empty(self.shape) if into is None else into
         self.fill(weight, bias, packed.data_ptr())
         return packed
@@ -201,11 +201,18 @@ def pack(
     into: Tensor | None = None,
     together: int = 1,
 ) -> Tensor:
-    """Blocks of ``lanes`` output channels, each with its biases and terms; ``into`` is where they were packed before.
+    """Packs a weight into blocks of ``lanes`` output channels, each with its biases and terms.
 
-    ``channels_innermost``: terms in the order kernel row, kernel column, input channel, and, where groups have one
-    channel each, one block for many groups; else input channel, kernel row, kernel column, within each group.
-    ``together``: a block has all channels of so many groups, and zeros up to ``lanes``.
+    Args:
+        isa: the instruction set.
+        weights: the weight.
+        bias: one number for each output channel, or None.
+        lanes: output channels of a block.
+        channels_innermost: whether terms are in the order kernel row, kernel column, input channel; if groups have one
+            channel each, a block then has many groups. Otherwise the order is input channel, kernel row, kernel column,
+            within each group.
+        into: memory to reuse, from an earlier call.
+        together: a block has all channels of this many groups, and zeros up to ``lanes``.
     """
     _, *geometry = weights
     how = packing(isa, *geometry, bias is not None, lanes, channels_innermost, launch.threads(), together)

@@ -1,4 +1,4 @@
-"""Whether words of memory still hold what they held, compared natively: a nanosecond a word."""
+"""Detects changes of single words in memory by native comparison, in about a nanosecond per word."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from striate.engine.llvm.codegen import machine_code
 from striate.engine.llvm.codegen.isa import Isa
 
-# A row of the table: a word's address, and what it held.
+# A row of the table has a word's address and its stored value.
 _CODE: Final = """
 ; Writes what all words hold now.
 define void @take(ptr %table, i64 %rows) nounwind {
@@ -70,7 +70,7 @@ class _Native(NamedTuple):
 @cache
 def _native(isa: Isa) -> _Native:
     take, same = machine_code.link(_CODE, isa, ("take", "same"))
-    # Python's lock is held, so that nobody writes meanwhile.
+    # Keep the GIL during the call, so that no other thread writes meanwhile.
     return _Native(
         ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(take),
         ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)(same),
@@ -78,10 +78,10 @@ def _native(isa: Isa) -> _Native:
 
 
 class Words:
-    """Words of eight bytes at some addresses, as they are now.
+    """A snapshot of the eight-byte words at given addresses.
 
-    They are compared in the order in which they are given, up to the first that has changed. So a word may tell whether
-    the addresses behind it still belong to whoever is meant; the caller keeps all others where they are.
+    Words are compared in the given order, up to the first that has changed. So a word may guard the validity of the
+    addresses after it; the caller has to keep all other memory alive.
     """
 
     def __init__(self, addresses: Sequence[int], isa: Isa) -> None:
@@ -92,9 +92,9 @@ class Words:
         self.take()
 
     def take(self) -> None:
-        """From now on it counts what they hold now."""
+        """Takes a new snapshot."""
         self._native.take(*self._words)
 
     def same(self) -> bool:
-        """Whether they still hold that."""
+        """Whether all words still have the values of the snapshot."""
         return self._native.same(*self._words) == 1

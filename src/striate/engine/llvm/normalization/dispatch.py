@@ -1,6 +1,6 @@
-"""Batch normalisation on memory: which kernels, over which items. See convolution/sums.py.
+"""Batch normalisation: chooses the kernels and the work items. See convolution/sums.py.
 
-Two layouts have kernels: planes, and channels side by side. A tensor without gaps that is neither has none.
+There are kernels for two layouts without gaps, planes (NCHW) and channels last. Other layouts have none.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from striate.engine.llvm.codegen.ir import real_word
 from striate.engine.llvm.codegen.isa import Isa, host, the_isa
 from striate.engine.llvm.codegen.launch import Kernel, Start
 from striate.engine.llvm.normalization import nchw, nhwc
-from striate.engine.llvm.normalization.formulas import KEPT, Form
+from striate.engine.llvm.normalization.formulas import KEPT, NormVariant
 
-#: The most chunks of rows that sums are taken over, and so the most threads that share them.
+#: The most chunks of rows with sums of their own, and so the most threads that sum.
 _CHUNKS = 32
 
 
 @cache
-def _nchw_forward(isa: Isa, form: Form) -> Kernel:
+def _nchw_forward(isa: Isa, form: NormVariant) -> Kernel:
     return Kernel(nchw.generate_forward(isa, form), isa)
 
 
 @cache
-def _nchw_backward(isa: Isa, form: Form, together: int) -> Kernel:
+def _nchw_backward(isa: Isa, form: NormVariant, together: int) -> Kernel:
     return Kernel(nchw.generate_backward(isa, form, together), isa)
 
 
@@ -46,12 +46,12 @@ def _settle(isa: Isa, training: bool) -> Kernel:
 
 
 @cache
-def _forward(isa: Isa, form: Form, together: int) -> Kernel:
+def _forward(isa: Isa, form: NormVariant, together: int) -> Kernel:
     return Kernel(nhwc.generate_forward(isa, form, together), isa)
 
 
 @cache
-def _grad_sums(isa: Isa, form: Form, together: int) -> Kernel:
+def _grad_sums(isa: Isa, form: NormVariant, together: int) -> Kernel:
     return Kernel(nhwc.generate_grad_sums(isa, form, together), isa)
 
 
@@ -61,20 +61,20 @@ def _grad_settle(isa: Isa) -> Kernel:
 
 
 @cache
-def _backward(isa: Isa, form: Form, together: int) -> Kernel:
+def _backward(isa: Isa, form: NormVariant, together: int) -> Kernel:
     return Kernel(nhwc.generate_backward(isa, form, together), isa)
 
 
-class Plan(ABC):
-    """How maps of one shape and layout are normalised, on so many threads: all but the addresses."""
+class NormKernels(ABC):
+    """The normalisation of maps of one shape and layout on a number of threads; only addresses are missing."""
 
-    #: Numbers from which the kernels saved more than the way to them through Python cost.
+    #: The least number of elements for which the kernels save more than Python dispatch costs.
     least: int
 
-    def __init__(self, form: Form, images: int, channels: int, size: int, threads: int) -> None:
+    def __init__(self, form: NormVariant, images: int, channels: int, size: int, threads: int) -> None:
         self.form, self.isa, self.threads = form, the_isa(), threads
         self.images, self.channels, self.size = images, channels, size
-        #: The numbers of a channel.
+        #: Numbers per channel.
         self.many = images * size
 
     def forward(
@@ -87,7 +87,7 @@ class Plan(ABC):
         momentum: float,
         eps: float,
     ) -> tuple[Tensor, Tensor]:
-        """The result and what is kept of every channel, (KEPT, C); training moves the running statistics."""
+        """The result, and the saved numbers of every channel, (KEPT, C); training updates the running statistics."""
         channels = self.channels
         weight = _constant(channels, 1.0) if weight is None else weight
         bias = _constant(channels, 0.0) if bias is None else bias
@@ -103,41 +103,41 @@ class Plan(ABC):
     def backward(
         self, grad: Tensor, input: Tensor, y: Tensor | None, kept: Tensor, over: bool = False
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The gradients of input, residual, weight and bias; ``y`` is the result if the form keeps it.
+        """The gradients of input, residual, weight and bias; ``y`` is the result if the form saves it.
 
-        ``over``: the input's may be written over ``grad``, which nobody else reads.
+        ``over``: whether the input gradient may overwrite ``grad``, which nothing else reads.
         """
-        # Without an activation that is undone first, what comes back is the residual's gradient as it is.
+        # If there is no activation to differentiate first, ``grad`` itself is the residual's gradient.
         over = over and (self.form.keeps or not self.form.residual)
         grad_input = grad if over else torch.empty_like(input)
         grad_weight, grad_bias = fresh.empty(self.channels), fresh.empty(self.channels)
-        # What has been sent back through the activation is the residual's gradient.
+        # The gradient before the activation is the residual's gradient.
         middle = torch.empty_like(input) if self.form.keeps else grad
         maps = [grad.data_ptr(), input.data_ptr(), 0 if y is None else y.data_ptr(), middle.data_ptr()]
         gradients = [grad_weight.data_ptr(), grad_bias.data_ptr(), real_word(1 / self.many)]
-        kept = kept.contiguous()  # it may have been elsewhere meanwhile
+        kept = kept.contiguous()  # saved-tensor hooks may have changed its layout
         self._backward([*maps, grad_input.data_ptr()], [kept.data_ptr(), self.channels], gradients)
         return grad_input, middle, grad_weight, grad_bias
 
     @abstractmethod
     def _forward(self, maps: list[int], statistics: list[int], channelwise: list[int]) -> None:
-        """Runs the kernels; what they are told comes in the groups that they ask for it in."""
+        """Runs the forward kernels; arguments are grouped as the kernels read them."""
 
     @abstractmethod
     def _backward(self, maps: list[int], statistics: list[int], gradients: list[int]) -> None:
-        """Runs the kernels."""
+        """Runs the backward kernels."""
 
 
-#: Words of the groups: a statistic's table and the channels; forward's and backward's others of every channel.
+#: The number of words in the groups of arguments: statistics, channelwise (forward) and gradients (backward).
 _STATISTICS, _CHANNELWISE, _GRADIENTS = 2, 8, 3
 
 
-class _Nchw(Plan):
-    """Planes: an item is a channel."""
+class _Nchw(NormKernels):
+    """The kernels for planes; a work item is a channel."""
 
     least = 1 << 15
 
-    def __init__(self, form: Form, images: int, channels: int, size: int, threads: int) -> None:
+    def __init__(self, form: NormVariant, images: int, channels: int, size: int, threads: int) -> None:
         super().__init__(form, images, channels, size, threads)
         self._sizes = [images, size]
 
@@ -161,12 +161,12 @@ class _Nchw(Plan):
         self._back(*maps, *statistics, *gradients)
 
 
-class _Nhwc(Plan):
-    """Channels side by side: an item is a chunk or a block of rows."""
+class _Nhwc(NormKernels):
+    """The kernels for channels last; a work item is a chunk or a block of rows."""
 
     least = 1 << 17
 
-    def __init__(self, form: Form, images: int, channels: int, size: int, threads: int) -> None:
+    def __init__(self, form: NormVariant, images: int, channels: int, size: int, threads: int) -> None:
         super().__init__(form, images, channels, size, threads)
         chunk = -(-self.many // (_CHUNKS * nhwc.BLOCK)) * nhwc.BLOCK
         self._chunks, self._blocks = -(-self.many // chunk), -(-self.many // nhwc.BLOCK)
@@ -208,17 +208,17 @@ class _Nhwc(Plan):
         apply(middle, input, grad_input, lines.data_ptr(), *statistics)
 
 
-def plan(form: Form, input: Tensor) -> Plan | None:
-    """How float32 maps on the CPU are normalised, or None where there are no kernels for them.
+def plan(form: NormVariant, input: Tensor) -> NormKernels | None:
+    """The plan for normalising float32 maps on the CPU, or None if there are no kernels for them.
 
-    There are some for (N, C, ...) as planes and with channels side by side, both without gaps. Every thread has
-    channels of its own where they are planes, so there have to be enough.
+    There are kernels for (N, C, ...) in planes and in channels last, both without gaps. For planes, threads divide the
+    channels, so there must be enough of them.
     """
     return _plan(form, input.shape, input.stride(), launch.threads()) if host() is not None else None
 
 
 @lru_cache(maxsize=4096)
-def _plan(form: Form, shape: tuple[int, ...], strides: tuple[int, ...], threads: int) -> Plan | None:
+def _plan(form: NormVariant, shape: tuple[int, ...], strides: tuple[int, ...], threads: int) -> NormKernels | None:
     images, channels, *axes = shape
     size = math.prod(axes)
     if _follows(shape, strides, range(len(shape))):
@@ -231,7 +231,7 @@ def _plan(form: Form, shape: tuple[int, ...], strides: tuple[int, ...], threads:
 
 
 def _follows(shape: tuple[int, ...], strides: tuple[int, ...], order: Iterable[int]) -> bool:
-    """Whether memory has no gaps and its axes are in this order; axes of length 1 are anywhere."""
+    """Whether a layout has no gaps and its axes are in this order; axes of length 1 don't matter."""
     step = 1
     for axis in reversed(list(order)):
         if shape[axis] != 1 and strides[axis] != step:
@@ -242,5 +242,5 @@ def _follows(shape: tuple[int, ...], strides: tuple[int, ...], order: Iterable[i
 
 @cache
 def _constant(channels: int, value: float) -> Tensor:
-    """The weight or bias of those who have none."""
+    """The weight or bias of a layer that has none."""
     return fresh.full((channels,), value)

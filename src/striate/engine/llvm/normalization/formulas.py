@@ -1,18 +1,18 @@
-"""What the kernels of both layouts compute for a channel, and for each number of it.
+"""The arithmetic that the kernels of both layouts share, for a channel and for each of its numbers.
 
     forward     y = act((x - centre) * scale + shift + residual)
                     scale = weight / deviation,  shift = bias - offset * scale
     backward    g' = g * act'(...),  two sums a channel: g' and g' * (x - centre), then
                 grad_input = (g' - level + (x - centre) * tilt) * scale
 
-Centre is the mean, rounded to float32, and offset what it lacks of the mean: their sum, rounded to float32, would be
-off by a good part of a small deviation. Where mean and variance come from is moments.py's. The sums of the way back are
-of 64 bits as well: of gradients that nearly cancel, sums of 32 would have few digits right.
+Centre is the mean rounded to float32, and offset is the rounding error: without it, the result would be off by a good
+part of a small deviation. moments.py computes mean and variance. The sums of the backward pass also have 64 bits,
+because sums of gradients that nearly cancel would have few correct digits in 32 bits.
 
-Of the forward pass centre, scale, shift, offset and 1 / deviation of every channel are kept. In evaluation they follow
-from the running statistics and are constants: tilt and level are 0.
+The forward pass saves centre, scale, shift, offset and 1 / deviation of every channel. In evaluation these follow from
+the running statistics and are constants, so tilt and level are 0.
 
-A channel's numbers are in all lanes (planes) or a lane each (channels side by side); the arithmetic is the same.
+The numbers of a channel are in all lanes (planes) or in one lane each (channels last); the arithmetic is the same.
 
 Source: Ioffe & Szegedy, "Batch Normalization" (2015), algorithm 1 and section 3.
 """
@@ -27,12 +27,12 @@ from striate.engine.llvm.codegen.ir import Function, Number, Pointer
 from striate.engine.llvm.functions.activations import SLOPE_FROM_RESULT, activated, sent_back
 from striate.engine.llvm.normalization.moments import Doubles
 
-#: What is kept of a channel: centre, scale, shift, offset, 1 / deviation.
+#: The number of saved values per channel: centre, scale, shift, offset, 1 / deviation.
 KEPT = 5
 
 
-class Form(NamedTuple):
-    """What a kernel is generated for."""
+class NormVariant(NamedTuple):
+    """The variant of batch normalisation for which a kernel is generated."""
 
     activation: str
     residual: bool
@@ -40,20 +40,21 @@ class Form(NamedTuple):
 
     @property
     def keeps(self) -> bool:
-        """Whether the way back takes the activation's slope from the result, which with a residual input and gradient
-        don't tell. Of the other activations with a residual there is none.
+        """Whether the backward pass takes the activation's slope from the result.
+
+        With a residual, input and gradient don't determine the slope. Other activations aren't fused with a residual.
         """
         return self.residual and self.activation in SLOPE_FROM_RESULT
 
     @property
-    def behind(self) -> Form:
-        """What remains to be undone once the gradient has been sent back through the activation."""
-        return Form("", False, self.training) if self.keeps else self
+    def behind(self) -> NormVariant:
+        """The form that remains after the gradient has been propagated through the activation."""
+        return NormVariant("", False, self.training) if self.keeps else self
 
 
 @dataclass(frozen=True)
 class OneChannel:
-    """A channel whose numbers are in all lanes; ``wide`` are single numbers."""
+    """A channel whose numbers are in all lanes; ``wide`` computes single numbers."""
 
     f: Function
     channel: Number
@@ -74,7 +75,7 @@ class OneChannel:
 
 @dataclass(frozen=True)
 class Channels:
-    """Channels side by side, one a lane; lanes outside the mask are none."""
+    """Adjacent channels, one in each lane; lanes outside the mask have no channel."""
 
     f: Function
     channel: Number
@@ -94,19 +95,19 @@ class Channels:
         self.f.store(self.wide.rounded(value), table + self.channel, self.mask)
 
     def get_double(self, table: Pointer) -> str:
-        """From a table in 64 bits."""
+        """Loads from a 64-bit table."""
         return self.f.load_as(table + self.channel, self.mask)
 
     def put_double(self, table: Pointer, value: str) -> None:
         self.f.store(value, table + self.channel, self.mask, "double")
 
 
-Place = OneChannel | Channels
+ChannelPlace = OneChannel | Channels
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """What brings numbers of a channel to their normalised ones."""
+    """The values that normalise the numbers of a channel."""
 
     centre: str
     scale: str
@@ -121,41 +122,41 @@ class Scaling:
 
 
 class Statistics:
-    """What is kept of every channel, (KEPT, C); the kernel's arguments in this order."""
+    """The saved values of every channel, (KEPT, C); reads the kernel's arguments in this order."""
 
     def __init__(self, f: Function) -> None:
         kept, self.count = f.pointer(), f.size()
         rows = [kept + row * self.count for row in range(KEPT)]
         self.centre, self.scale, self.shift, self.offset, self.inverse = rows
 
-    def scaling(self, place: Place) -> Scaling:
+    def scaling(self, place: ChannelPlace) -> Scaling:
         return Scaling(*(place.get(table) for table in (self.centre, self.scale, self.shift)))
 
 
 class Channelwise:
-    """Weight, bias, and the running statistics, which training moves and evaluation takes; arguments in this order."""
+    """Weight, bias, and the running statistics, which training updates and evaluation uses; arguments in this order."""
 
     def __init__(self, f: Function) -> None:
         self.f = f
         self.weight, self.bias = f.pointer(), f.pointer()
         self.mean, self.variance = f.pointer(), f.pointer()
-        # How much of the old ones stays, how much of the new ones comes in: of the mean and the unbiased variance.
+        # The factors of the old running statistics, of the new mean, and of the new variance (unbiased).
         self.stays, self.comes, self.comes_unbiased = f.double(), f.double(), f.double()
         self.eps = f.double()
 
-    def settle(self, to: Statistics, place: Place, mean: str, variance: str) -> None:
-        """Keeps a channel's statistics, given in 64 bits, and moves the running ones towards them."""
+    def settle(self, to: Statistics, place: ChannelPlace, mean: str, variance: str) -> None:
+        """Saves a channel's statistics, given in 64 bits, and updates the running statistics."""
         wide = place.wide
         self._keep(to, place, mean, variance)
         for table, now, share in ((self.mean, mean, self.comes), (self.variance, variance, self.comes_unbiased)):
             old = wide.arithmetic("fmul", place.get_wide(table), wide.splat(self.stays))
             place.put_wide(table, wide.fma(now, wide.splat(share), old))
 
-    def take(self, to: Statistics, place: Place) -> None:
-        """Keeps the running statistics as a channel's."""
+    def take(self, to: Statistics, place: ChannelPlace) -> None:
+        """Saves the running statistics as a channel's statistics."""
         self._keep(to, place, place.get_wide(self.mean), place.get_wide(self.variance))
 
-    def _keep(self, to: Statistics, place: Place, mean: str, variance: str) -> None:
+    def _keep(self, to: Statistics, place: ChannelPlace, mean: str, variance: str) -> None:
         wide = place.wide
         centre = wide.of(wide.rounded(mean))
         offset = wide.arithmetic("fsub", mean, centre)
@@ -172,15 +173,15 @@ class Channelwise:
             place.put_wide(table, value)
 
 
-class Gradients:
-    """The gradients of weight and bias; the kernel's arguments in this order."""
+class AffineGradients:
+    """The gradients of weight and bias; reads the kernel's arguments in this order."""
 
     def __init__(self, f: Function) -> None:
         self.weight, self.bias = f.pointer(), f.pointer()
-        self.share = f.double()  # 1 / the numbers of a channel
+        self.share = f.double()  # 1 / numbers per channel
 
-    def settle(self, of: Statistics, place: Place, plain: str, product: str) -> tuple[str, str]:
-        """Writes a channel's from the sums of g' and g' * (x - centre), and returns tilt and level; all in 64 bits."""
+    def settle(self, of: Statistics, place: ChannelPlace, plain: str, product: str) -> tuple[str, str]:
+        """Writes a channel's gradients from the sums of g' and g' * (x - centre); returns tilt and level in 64 bits."""
         wide = place.wide
         offset, inverse, share = place.get_wide(of.offset), place.get_wide(of.inverse), wide.splat(self.share)
         about_mean = wide.arithmetic("fsub", product, wide.arithmetic("fmul", offset, plain))
@@ -193,9 +194,9 @@ class Gradients:
 
 
 class GradientSums:
-    """The sums of g' and g' * (x - centre) over a few vectors, in 32 bits and several parts; sums of more are in 64.
+    """The sums of g' and g' * (x - centre) over a few vectors, in 32 bits and several parts; longer sums use 64 bits.
 
-    Of up to 16 numbers a lane and part, these lose about a rounding, and are half as many instructions.
+    With up to 16 numbers per lane and part, they lose about one rounding, and need half as many instructions.
     """
 
     def __init__(self, f: Function, parts: int = 1) -> None:
@@ -203,18 +204,18 @@ class GradientSums:
         self.parts = [(f.variable(f.zeros()), f.variable(f.zeros())) for _ in range(parts)]
 
     def add(self, sent: str, apart: str, part: int = 0) -> None:
-        """Vectors of g' and x - centre."""
+        """Adds vectors of g' and x - centre."""
         plain, product = self.parts[part]
         plain.set(self.f.arithmetic("fadd", plain.get(), sent))
         product.set(self.f.fma(sent, apart, product.get()))
 
     def widened(self) -> list[str]:
-        """Both in 64 bits."""
+        """Both sums in 64 bits."""
         add, wide = partial(self.f.arithmetic, "fadd"), Doubles(self.f, self.f.lanes)
         return [wide.of(reduce(add, (part.get() for part in parts))) for parts in zip(*self.parts, strict=True)]
 
 
-def forward(f: Function, form: Form, scaling: Scaling, x: str, residual: str) -> str:
+def forward(f: Function, form: NormVariant, scaling: Scaling, x: str, residual: str) -> str:
     """A vector of the result."""
     z = scaling.of(f, x)
     if form.residual:
@@ -222,16 +223,16 @@ def forward(f: Function, form: Form, scaling: Scaling, x: str, residual: str) ->
     return activated(f, form.activation, z)
 
 
-def before_activation(f: Function, form: Form, scaling: Scaling, g: str, x: str, kept: str) -> str:
-    """A vector of g', from the result if the form keeps it."""
+def before_activation(f: Function, form: NormVariant, scaling: Scaling, g: str, x: str, kept: str) -> str:
+    """A vector of g', computed from the result if the form saves it."""
     if not form.activation:
         return g
     assert form.keeps or not form.residual, form
     return sent_back(f, form.activation, g, kept if form.keeps else scaling.of(f, x))
 
 
-def grad_input(f: Function, form: Form, scaling: Scaling, g: str, x: str, tilt: str, level: str) -> str:
-    """A vector of the input's gradient, from one of g'."""
+def grad_input(f: Function, form: NormVariant, scaling: Scaling, g: str, x: str, tilt: str, level: str) -> str:
+    """A vector of the input gradient, from a vector of g'."""
     if not form.training:
         return f.arithmetic("fmul", g, scaling.scale)
     return f.arithmetic("fmul", f.fma(scaling.apart(f, x), tilt, f.arithmetic("fsub", g, level)), scaling.scale)

@@ -1,4 +1,4 @@
-"""Layer normalisation of rows of numbers that lie side by side: the channels of a position, the features of a token.
+"""Layer normalisation of contiguous rows: the channels of a position, or the features of a token.
 
     for every item: a block of rows
         for every row
@@ -6,11 +6,11 @@
             variance = sum (x - centre)^2 / C - offset^2
             y = (x - centre - offset) / sqrt(variance + eps) * scale + shift
 
-In exact arithmetic centre is the mean and offset 0. In float32 a mean far from 0 is off by a good part of a small
-deviation, and offset is by how much.
+In exact arithmetic, centre is the mean and offset is 0. In float32, the rounding error of a mean far from 0 may be a
+good part of a small deviation; offset corrects it.
 
 Sources: Ba, Kiros & Hinton, "Layer normalization" (2016), equation 3; Chan, Golub & LeVeque, "Algorithms for computing
-the sample variance" (1983), on reading twice and correcting by what is left.
+the sample variance" (1983), on reading twice and correcting the mean.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from striate.engine.llvm.codegen.ir import Function, Number, Variable
 from striate.engine.llvm.codegen.isa import Isa
 from striate.engine.llvm.codegen.launch import Kernel
 
-#: Vectors whose sum is taken by itself, which keeps the rounding of long sums small.
+#: Vectors that are summed separately, which keeps the rounding error of long sums small.
 _STRETCH = 64
 
 
 def generate(isa: Isa) -> Function:
-    """The kernel; its arguments in the order in which they are asked for."""
+    """The kernel; its arguments are in the order in which the code reads them."""
     f = Function("layer_norm", isa)
     x, scale, shift, y = (f.pointer() for _ in range(4))
     channels, rows, block = (f.size() for _ in range(3))
@@ -36,14 +36,14 @@ def generate(isa: Isa) -> Function:
     share = f.arithmetic("fdiv", f.constant(1.0), f.real_of(channels))
 
     def over(body: Callable[[Number, str], None], start: Number = 0, stop: Number = whole) -> None:
-        """Does a thing for every vector of a row, or of a part of it; the row's last one with a mask."""
+        """Calls ``body`` for every vector of a row, or of a part of it; with a mask for the row's last one."""
         with f.loop(start, stop, f.lanes) as channel:
             body(channel, "")
         with f.when(f.both(f.same(stop, whole), f.less(whole, channels))):
             body(whole, f.inside(whole, channels))
 
     def means(many: int, terms: Callable[[Number, str, list[Variable]], None]) -> list[str]:
-        """The means of so many terms over a row, which are summed for a stretch and then for the stretches."""
+        """The means of ``many`` terms over a row; terms are summed in stretches, and then over the stretches."""
         totals = [f.variable(f.zeros()) for _ in range(many)]
         # A row shorter than a vector is a stretch as well.
         with f.loop(0, f.larger(whole, 1), _STRETCH * f.lanes) as start:
@@ -64,7 +64,7 @@ def generate(isa: Isa) -> Function:
 
         def add_apart(at: Number, mask: str, parts: list[Variable]) -> None:
             plain, square = parts
-            # Lanes beyond the row count as being at the centre.
+            # Lanes beyond the row have the value of the centre, and so contribute 0.
             apart = f.arithmetic("fsub", f.load(line + at, mask, centre), centre)
             plain.set(f.arithmetic("fadd", plain.get(), apart))
             square.set(f.fma(apart, apart, square.get()))

@@ -1,20 +1,20 @@
-"""Mean and variance of many numbers, to float32's last digits wherever the numbers lie.
+"""Mean and variance of many numbers, accurate to float32's last digits, also far from 0.
 
     of n numbers, summed in 64 bits, where a square of float32 is exact
         T = sum of (x - c),  Q = sum of (x - c)^2
         mean = c + T / n,  M = Q - T^2 / n                                   M: squares about the mean
 
-    of two lots of numbers together, T_a and T_b being about the same c
+    of two sets of numbers together, with T_a and T_b about the same c
         T = T_a + T_b,  M = M_a + M_b + n_a * n_b / (n_a + n_b) * (T_a / n_a - T_b / n_b)^2
 
-c is 0 at first. The difference in M loses as many digits as Q is larger than M. Where M is less than Q / 1024, the mean
-being more than 32 deviations away, the numbers are read again about c = the mean just found, rounded to float32. So an
-outlier costs nothing, wherever it stands; a c taken from a few of the numbers would lose whatever these lie away from
-the others. Most maps are read once: a channel 32 deviations from 0 is rare.
+c is 0 at first. The difference in M loses as many digits as Q is larger than M. If M is less than Q / 1024, which means
+that the mean exceeds 32 deviations, the numbers are read again, about c = the mean just computed, rounded to float32.
+So an outlier costs no digits at any position; a c from a few of the numbers would lose digits if these are far from the
+others. Most maps are read once, because a channel whose mean exceeds 32 deviations is rare.
 
 Sources: Welford, "Note on a method for calculating corrected sums of squares and products" (1962), for numbers joined
 one by one; Chan, Golub & LeVeque, "Algorithms for computing the sample variance: analysis and recommendations" (1983),
-for lots of them, for what a shift is worth, and for reading twice.
+for sets of numbers, for the effect of a shift, and for reading twice.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from functools import partial, reduce
 
 from striate.engine.llvm.codegen.ir import Function, Number, Variable
 
-#: The part of Q that M has to be.
+#: The smallest M / Q for which the numbers aren't read again.
 _LEAST = 2.0**-10
 
 
 @dataclass(frozen=True)
 class Doubles:
-    """Arithmetic in 64 bits on as many numbers as a vector of float32 has; with ``lanes`` 1 on single numbers."""
+    """64-bit arithmetic on vectors with as many numbers as a float32 vector; with ``lanes`` 1 on single numbers."""
 
     f: Function
     lanes: int
@@ -47,32 +47,32 @@ class Doubles:
         return self.f.call(self.kind, f"llvm.{name}.{suffix}", *((self.kind, operand) for operand in operands))
 
     def constant(self, number: float) -> str:
-        """A number that float32 holds exactly."""
+        """A constant that float32 represents exactly."""
         return repr(number) if self.lanes == 1 else f"splat (double {number!r})"
 
     def variable(self, value: str) -> Variable:
         return self.f.variable(value, self.kind)
 
     def of(self, value: str) -> str:
-        """What is in 32 bits."""
+        """Converts from 32 bits."""
         return self.f.value(f"fpext {self._wide('float')} {value} to {self.kind}")
 
     def of_whole(self, number: Number) -> str:
-        """A whole number, in all lanes."""
+        """Converts an integer, to all lanes."""
         return self.splat(self.f.value(f"sitofp i64 {number} to double"))
 
     def splat(self, number: str) -> str:
         return number if self.lanes == 1 else self.f.splat(number, "double")
 
     def rounded(self, value: str) -> str:
-        """To 32 bits."""
+        """Rounds to 32 bits."""
         return self.f.value(f"fptrunc {self.kind} {value} to {self._wide('float')}")
 
     def arithmetic(self, operation: str, first: str, second: str) -> str:
         return self.f.value(f"{operation} {self.kind} {first}, {second}")
 
     def fma(self, first: str, second: str, third: str) -> str:
-        """``first * second + third``, rounded once where the machine can, else twice."""
+        """``first * second + third``, rounded once if the instruction set has FMA, else twice."""
         if self.f.isa.fma:
             return self._intrinsic("fma", first, second, third)
         return self.arithmetic("fadd", self.arithmetic("fmul", first, second), third)
@@ -87,7 +87,7 @@ class Doubles:
         return self.arithmetic("fdiv", self.constant(1.0), value)
 
     def compare(self, condition: str, first: str, second: str) -> str:
-        """Where a condition (``olt``, ``oge``, ...) holds: a mask, or of single numbers whether it does."""
+        """A comparison (``olt``, ``oge``, ...): a mask, or a single condition for single numbers."""
         return self.f.value(f"fcmp {condition} {self.kind} {first}, {second}")
 
     def select(self, mask: str, yes: str, no: str) -> str:
@@ -98,7 +98,7 @@ class Doubles:
         return self.select(self.compare("olt", value, bound), bound, value)
 
     def total(self, value: str) -> str:
-        """The sum of all lanes, halving: always in the same order."""
+        """The sum of all lanes, by halving, always in the same order."""
         lanes = self.lanes
         while lanes > 1:
             kind, half = f"<{lanes} x double>", lanes // 2
@@ -114,8 +114,8 @@ class Doubles:
         return self.f.value(f"extractelement <1 x double> {value}, i64 0")
 
 
-class Sums:
-    """Sums of vectors, each in several parts, so that no addition waits for the last one."""
+class VectorSums:
+    """Sums of vectors, each in several independent parts, so that no addition waits for the one before."""
 
     def __init__(self, wide: Doubles, sums: int, parts: int = 1) -> None:
         self.wide = wide
@@ -127,20 +127,20 @@ class Sums:
             total.set(self.wide.arithmetic("fadd", total.get(), value))
 
     def totals(self) -> list[str]:
-        """Each sum, of all its parts."""
+        """The sums over all parts."""
         add = partial(self.wide.arithmetic, "fadd")
         return [reduce(add, (part.get() for part in parts)) for parts in zip(*self.parts, strict=True)]
 
 
-class Shifted(Sums):
-    """T and Q about a centre; about 0 where there is none."""
+class Shifted(VectorSums):
+    """T and Q about a centre, or about 0 without one."""
 
     def __init__(self, wide: Doubles, centre: str = "", parts: int = 1) -> None:
         super().__init__(wide, 2, parts)
         self.centre = centre
 
     def add(self, values: str, part: int = 0) -> None:
-        """Float32 numbers, one a lane."""
+        """Adds a vector of float32 numbers."""
         wide, (plain, square) = self.wide, self.parts[part]
         apart = wide.of(values)
         if self.centre:
@@ -155,23 +155,23 @@ def squares(wide: Doubles, plain: str, square: str, share: str) -> str:
 
 
 def lost(wide: Doubles, plain: str, square: str, share: str) -> str:
-    """Where T and Q don't tell M; nowhere that one of the numbers is infinite or NaN, nor where all are 0."""
+    """The mask where M lost too many digits; not set for infinities and NaN, or if all numbers are 0."""
     bound = wide.arithmetic("fmul", square, wide.constant(_LEAST))
     return wide.compare("olt", squares(wide, plain, square, share), bound)
 
 
 def centre(wide: Doubles, plain: str, share: str) -> str:
-    """c for the second reading, from T of the first."""
+    """The c of the second reading, from T of the first."""
     return wide.of(wide.rounded(wide.arithmetic("fmul", plain, share)))
 
 
 def variance(wide: Doubles, squares: str, share: str) -> str:
-    """M / n; M may be below 0 by rounding."""
+    """M / n, at least 0, because rounding may make M negative."""
     return wide.at_least(wide.arithmetic("fmul", squares, share), wide.constant(0.0))
 
 
 class Moments:
-    """Count, T about the origin, and M of all lots that have been added."""
+    """Count, T about 0, and M of all sets that have been added."""
 
     def __init__(self, wide: Doubles, origin: str) -> None:
         self.wide, self.origin = wide, origin
@@ -180,14 +180,14 @@ class Moments:
         self.plain, self.squares = (wide.variable(wide.constant(0.0)) for _ in range(2))
 
     def add(self, many: Number, centre: str, plain: str, square: str) -> None:
-        """A lot of so many numbers, by its T and Q about its centre."""
+        """Adds a set of ``many`` numbers, given by its T and Q about its centre."""
         wide, one = self.wide, self.one
-        # Divisions, of what all lanes have in common, are of single numbers.
+        # Divisions by counts are the same in all lanes, so they are done on single numbers.
         mine, theirs = self.count.get(), one.of_whole(many)
         count = one.arithmetic("fadd", mine, theirs)
         weight = wide.splat(one.arithmetic("fdiv", one.arithmetic("fmul", mine, theirs), count))
         share = wide.splat(one.inverse(theirs))
-        # Before the first lot there is no mean; it counts for nothing, so any will do.
+        # Before the first set there is no mean; its weight is 0, so any value is fine.
         mean = wide.arithmetic("fmul", self.plain.get(), wide.splat(one.inverse(one.at_least(mine, one.constant(1.0)))))
         about = wide.fma(wide.arithmetic("fsub", centre, self.origin), wide.splat(theirs), plain)
         distance = wide.fma(about, share, wide.negative(mean))

@@ -1,20 +1,20 @@
 """Normalisation of planes (NCHW): lanes along a plane.
 
     forward, for every channel
-        for every image, for every vector of the plane: add x and its square; where that loses digits, once more
-        settle the channel's statistics
+        for every image, for every vector of the plane: add x and its square; repeat about the mean if digits were lost
+        compute the channel's statistics
         for every image, for every vector: y = act((x - centre) * scale + shift + residual)
 
     backward, for every channel
         for every image, for every vector: g' = g * act'(...), add g' and g' * (x - centre)
-        settle the gradients of weight and bias
+        compute the gradients of weight and bias
         for every image, for every vector: grad_input = (g' - level + (x - centre) * tilt) * scale
 
-A channel is one work item, so its planes are still in the second-level cache when they are met again, and a result
-doesn't hang on the number of threads. They are met again from the last to the first: of more than the cache holds it
-has the last ones. While one image's plane is walked through, the next one's is asked for: planes are short, and far
-from one another. Where the activation's slope needs more than x, g' is written on the first way,
-since it is also the residual's gradient, and read on the second.
+A channel is one work item, so its planes are still in the second-level cache when they are read again, and results
+don't depend on the number of threads. The second pass goes from the last image to the first, because the cache holds
+the last ones if they don't all fit. While the kernel reads one plane, it prefetches the plane of the next image: planes
+are short, and far from one another. If the activation's slope depends on more than x, the first pass writes g', which
+is also the residual's gradient, and the second pass reads it.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from contextlib import contextmanager
 from striate.engine.llvm.codegen.ir import LINE, Function, Number, Pointer
 from striate.engine.llvm.codegen.isa import Isa
 from striate.engine.llvm.normalization.formulas import (
+    AffineGradients,
     Channelwise,
-    Form,
-    Gradients,
     GradientSums,
+    NormVariant,
     OneChannel,
     Statistics,
     before_activation,
     forward,
     grad_input,
 )
-from striate.engine.llvm.normalization.moments import Doubles, Shifted, Sums, centre, lost, squares, variance
+from striate.engine.llvm.normalization.moments import Doubles, Shifted, VectorSums, centre, lost, squares, variance
 
-#: Vectors in a turn of the innermost loop. Gradients are summed in 32 bits within a turn, from turn to turn in 64.
+#: Vectors per iteration of the innermost loop; gradients are summed in 32 bits within an iteration, in 64 bits across.
 _TOGETHER = 4
-#: The same of gradients on planes of so many vectors, where what no turn takes along counts for little.
+#: The same for gradients on planes of at least this many vectors, where the remainder of the loop matters little.
 _MORE, _LONG = 8, 128
-#: How many gradients a lane are summed in 32 bits of what turns leave.
+#: The number of gradients per lane that are summed in 32 bits in the remainder of the loop.
 _FEW = 16
 
 
 def vectors_together(size: int, lanes: int) -> int:
-    """Vectors in a turn where gradients of planes of so many numbers are summed.
+    """Vectors per iteration for summing gradients of planes of ``size`` numbers.
 
     >>> vectors_together(28 * 28, 16), vectors_together(56 * 56, 16)
     (4, 8)
@@ -55,7 +55,7 @@ def vectors_together(size: int, lanes: int) -> int:
 
 
 class _Planes:
-    """Where a channel's planes are; sizes are the kernel's arguments, in this order."""
+    """The planes of a channel; reads sizes from the kernel's arguments, in this order."""
 
     def __init__(self, f: Function, channels: Number) -> None:
         self.f, self.channels = f, channels
@@ -66,24 +66,24 @@ class _Planes:
 
     @contextmanager
     def of(self, channel: Number) -> Iterator[Number]:
-        """Runs the block for where each plane of the channel begins."""
+        """Runs the block for the offset of each plane of a channel."""
         with self.f.loop(0, self.images) as image:
             yield self.start(image, channel)
 
     @contextmanager
     def back(self, channel: Number) -> Iterator[Number]:
-        """The same from the last one to the first."""
+        """Like :meth:`of`, from the last plane to the first."""
         with self.f.loop(0, self.images) as image:
             yield self.start(self.images - 1 - image, channel)
 
     def ask(self, places: list[Number], *tables: Pointer, ahead: int = 1) -> None:
-        """Asks for the same places of the next image's plane, or with -1 of the one before, a line at a time."""
+        """Prefetches the same places in the plane of the next image, or with ``ahead`` -1 of the previous one."""
         for at in places[:: max(1, LINE // self.f.lanes)]:
             for table in tables:
                 self.f.prefetch(table + (at + ahead * (self.channels * self.size)))
 
     def vectors(self, start: Number, write: Callable[[list[Number], str], None], together: int = _TOGETHER) -> None:
-        """Calls for every few vectors of a plane, and what remains of them one by one: where they are, and the mask."""
+        """Calls ``write`` with places and mask for every few vectors of a plane, then for single remaining vectors."""
         f, turn = self.f, together * self.f.lanes
         turns, whole = self.size // turn * turn, self.size // f.lanes * f.lanes
         with f.loop(0, turns, turn) as at:
@@ -95,13 +95,13 @@ class _Planes:
 
 
 def _moments(f: Function, planes: _Planes, channel: Number, x: Pointer, share: str) -> tuple[str, str]:
-    """Mean and variance of a channel."""
+    """The mean and variance of a channel."""
     one, lanes = Doubles(f, 1), Doubles(f, f.lanes)
 
     def summed(about: str) -> list[str]:
         """T and Q about a number, or about 0."""
         sums = Shifted(lanes, lanes.splat(about) if about else "", _TOGETHER)
-        # Lanes beyond a plane count as being there.
+        # Lanes beyond a plane have this value, and so contribute 0.
         beyond = f.splat(one.rounded(about)) if about else f.zeros()
 
         def add(places: list[Number], mask: str) -> None:
@@ -124,11 +124,11 @@ def _moments(f: Function, planes: _Planes, channel: Number, x: Pointer, share: s
     return mean.get(), variance(one, about_mean.get(), share)
 
 
-def generate_forward(isa: Isa, form: Form) -> Function:
+def generate_forward(isa: Isa, form: NormVariant) -> Function:
     f = Function("nchw_normalization", isa)
     x, y, residual = f.pointer(), f.pointer(), f.pointer()
     statistics, channelwise = Statistics(f), Channelwise(f)
-    planes, share = _Planes(f, statistics.count), f.double()  # 1 / the numbers of a channel
+    planes, share = _Planes(f, statistics.count), f.double()  # 1 / numbers per channel
     with f.loop(f.first, f.last) as channel:
         place = OneChannel(f, channel)
         if form.training:
@@ -148,16 +148,16 @@ def generate_forward(isa: Isa, form: Form) -> Function:
     return f
 
 
-def generate_backward(isa: Isa, form: Form, together: int) -> Function:
+def generate_backward(isa: Isa, form: NormVariant, together: int) -> Function:
     f = Function("nchw_normalization_grad", isa)
     g, x, kept, middle, grad = (f.pointer() for _ in range(5))
-    statistics, gradients = Statistics(f), Gradients(f)
+    statistics, gradients = Statistics(f), AffineGradients(f)
     planes = _Planes(f, statistics.count)
     with f.loop(f.first, f.last) as channel:
         place = OneChannel(f, channel)
         scaling = statistics.scaling(place)
         lanes = Doubles(f, f.lanes)
-        sums = Sums(lanes, 2)
+        sums = VectorSums(lanes, 2)
         images = f.larger(1, _FEW // (planes.size % (together * f.lanes) // f.lanes + 1))
         with f.loop(0, planes.images, images) as image:
             rest = GradientSums(f)

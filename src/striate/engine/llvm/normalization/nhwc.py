@@ -1,23 +1,23 @@
-"""Normalisation of channels last (NHWC): lanes over channels, rows being the positions of all images.
+"""Normalisation in channels last (NHWC): lanes over channels; the positions of all images are rows.
 
     forward, three kernels
         sums, for every chunk of rows
             for every few of its rows, for every V vectors of channels, for every row: add x and its square
-            where that loses digits, those V vectors once more
-        settle, for every vector of channels: the chunks' moments together
+            repeat for these V vectors about their mean if digits were lost
+        settle, for every vector of channels: combine the moments of the chunks
         apply, for every row, for every V vectors of channels: y = act((x - centre) * scale + shift + residual)
 
     backward, three kernels
         sums, for every chunk of rows, for every few of its rows, for every V vectors of channels
             for every row: g' = g * act'(...), add g' and g' * (x - centre)
-        settle, for every vector of channels: the chunks' sums together, the gradients of weight and bias
+        settle, for every vector of channels: add the sums of the chunks, compute the gradients of weight and bias
         apply, for every row, for every V vectors of channels: grad_input = (g' - level + (x - centre) * tilt) * scale
 
-All go through memory in its order, and what belongs to a channel comes from the first-level cache, sums included. To
-keep that in registers over many rows means striding through memory, at half the speed. What comes next is asked for in
-advance, which processors don't do well by themselves for several streams of this kind.
+All kernels read memory in order; the values of channels, sums included, are in the first-level cache. Keeping them in
+registers over many rows would mean strided access, at half the speed. The kernels prefetch, because hardware
+prefetchers don't handle several such streams well.
 
-Chunks follow from the sizes alone, so a result doesn't hang on the number of threads. For g' and what is kept see
+Chunks depend only on the sizes, so results don't depend on the number of threads. For g' and the saved values see
 nchw.py and formulas.py.
 """
 
@@ -29,11 +29,11 @@ from functools import reduce
 from striate.engine.llvm.codegen.ir import AHEAD, LINE, Function, Number, Pointer
 from striate.engine.llvm.codegen.isa import Isa
 from striate.engine.llvm.normalization.formulas import (
+    AffineGradients,
     Channels,
     Channelwise,
-    Form,
-    Gradients,
     GradientSums,
+    NormVariant,
     Statistics,
     before_activation,
     forward,
@@ -41,16 +41,16 @@ from striate.engine.llvm.normalization.formulas import (
 )
 from striate.engine.llvm.normalization.moments import Doubles, Moments, Shifted, centre, lost
 
-#: Rows of a work item that writes.
+#: Rows of a work item of the kernels that apply.
 BLOCK = 32
-#: Rows that are summed in registers before they are added to the chunk's sums.
+#: Rows that are summed in registers before the sums are added to those of the chunk.
 _SUMMED = 8
-#: Vectors of channels that are held at once: their sums and what they are brought to their centre by.
+#: The most vectors of channels whose sums and centres are in registers.
 _MOST_VECTORS = 4
 
 
 def vectors_together(channels: int, lanes: int) -> int:
-    """V: as many as are held at once, or fewer where these leave no remainder.
+    """V: the most vectors that are held at once, or fewer if that leaves no remainder.
 
     >>> [vectors_together(channels, 8) for channels in (3, 16, 24, 40, 144, 960)]
     [1, 2, 3, 4, 3, 4]
@@ -61,18 +61,18 @@ def vectors_together(channels: int, lanes: int) -> int:
 
 
 class _Rows:
-    """The loops that all kernels share; sizes are the kernel's arguments, in this order."""
+    """The loops that all kernels share; reads sizes from the kernel's arguments, in this order."""
 
     def __init__(self, f: Function, channels: Number, together: int) -> None:
         self.f, self.channels, self.together = f, channels, together
         self.rows, self.chunk = f.size(), f.size()
 
     def items(self, item: Number, size: Number) -> tuple[Number, Number]:
-        """The rows from and to of a chunk or block of so many."""
+        """The first and last row (exclusive) of a chunk or block of ``size`` rows."""
         return item * size, self.f.smaller((item + 1) * size, self.rows)
 
     def tiles(self, write: Callable[[list[Channels]], None]) -> None:
-        """Calls for every V vectors of channels, and what remains of them one by one."""
+        """Calls ``write`` for every V vectors of channels, then for single remaining vectors."""
         f, group = self.f, self.together * self.f.lanes
         groups, whole = self.channels // group * group, self.channels // f.lanes * f.lanes
         with f.loop(0, groups, group) as channel:
@@ -90,14 +90,14 @@ class _Rows:
         return row * self.channels + vector.channel
 
     def ask(self, row: Number, tile: list[Channels], *tables: Pointer) -> None:
-        """Asks for the memory that comes after the tile's, a line at a time."""
+        """Prefetches the memory after that of the tile, a cache line at a time."""
         for vector in tile[:: max(1, LINE // self.f.lanes)]:
             for table in tables:
                 self.f.prefetch(table + self.place(row, vector) + AHEAD)
 
 
 class _Partial:
-    """Sums of every chunk in 64 bits, (chunks, sums, C)."""
+    """The sums of every chunk in 64 bits, (chunks, sums, C)."""
 
     def __init__(self, table: Pointer, sums: int, channels: Number) -> None:
         self.table, self.sums, self.channels = table, sums, channels
@@ -112,7 +112,7 @@ def _add_up(wide: Doubles, vector: Channels, tables: list[Pointer], more: list[s
 
 
 def generate_sums(isa: Isa, together: int) -> Function:
-    """Forward: c of every chunk, and its sums about it."""
+    """Forward: the c of every chunk, and its sums about c."""
     f = Function("nhwc_normalization_sums", isa)
     wide, x, table, channels = Doubles(f, f.lanes), f.pointer(), f.pointer("double"), f.size()
     rows = _Rows(f, channels, together)
@@ -141,7 +141,7 @@ def generate_sums(isa: Isa, together: int) -> Function:
             masks = [lost(wide, plain, square, share) for plain, square in known]
             with f.when(f.any(reduce(f.mask_or, masks))):
                 for vector, (plain, _), mask in zip(tile, known, masks, strict=True):
-                    # Channels beside them keep 0, and so all their bits: no channel hangs on another.
+                    # Other channels keep c = 0 and all their bits, so no channel depends on another.
                     vector.put_double(centres, wide.select(mask, centre(wide, plain, share), wide.constant(0.0)))
                     for each in tables:
                         vector.put_double(each, wide.constant(0.0))
@@ -160,7 +160,7 @@ def generate_sums(isa: Isa, together: int) -> Function:
 
 
 def generate_settle(isa: Isa, training: bool) -> Function:
-    """Forward: the statistics of every channel; an item is all channels."""
+    """Forward: the statistics of every channel; there is one work item."""
     f = Function("nhwc_normalization_settle", isa)
     table, statistics, channelwise = f.pointer("double"), Statistics(f), Channelwise(f)
     rows, chunks = _Rows(f, statistics.count, 1), f.size()
@@ -182,7 +182,7 @@ def generate_settle(isa: Isa, training: bool) -> Function:
     return f
 
 
-def generate_forward(isa: Isa, form: Form, together: int) -> Function:
+def generate_forward(isa: Isa, form: NormVariant, together: int) -> Function:
     """Forward: the result."""
     f = Function("nhwc_normalization", isa)
     x, y, residual, statistics = f.pointer(), f.pointer(), f.pointer(), Statistics(f)
@@ -201,8 +201,8 @@ def generate_forward(isa: Isa, form: Form, together: int) -> Function:
     return f
 
 
-def generate_grad_sums(isa: Isa, form: Form, together: int) -> Function:
-    """Backward: the two sums of every chunk, and g' where the form has it written."""
+def generate_grad_sums(isa: Isa, form: NormVariant, together: int) -> Function:
+    """Backward: the two sums of every chunk, and g' if the form requires that it is written."""
     f = Function("nhwc_normalization_grad_sums", isa)
     wide = Doubles(f, f.lanes)
     g, x, kept, middle = (f.pointer() for _ in range(4))
@@ -242,9 +242,9 @@ def generate_grad_sums(isa: Isa, form: Form, together: int) -> Function:
 
 
 def generate_grad_settle(isa: Isa) -> Function:
-    """Backward: the gradients of weight and bias, and tilt and level, (2, C); an item is all channels."""
+    """Backward: the gradients of weight and bias, and tilt and level, (2, C); there is one work item."""
     f = Function("nhwc_normalization_grad_settle", isa)
-    table, lines, statistics, gradients = f.pointer("double"), f.pointer(), Statistics(f), Gradients(f)
+    table, lines, statistics, gradients = f.pointer("double"), f.pointer(), Statistics(f), AffineGradients(f)
     rows, chunks = _Rows(f, statistics.count, 1), f.size()
     partial = _Partial(table, 2, statistics.count)
 
@@ -264,8 +264,8 @@ def generate_grad_settle(isa: Isa) -> Function:
     return f
 
 
-def generate_backward(isa: Isa, form: Form, together: int) -> Function:
-    """Backward: the input's gradient, from g or, where the form has it written, g'."""
+def generate_backward(isa: Isa, form: NormVariant, together: int) -> Function:
+    """Backward: the input gradient, from g, or from g' if that was written."""
     f = Function("nhwc_normalization_grad", isa)
     g, x, grad, lines = (f.pointer() for _ in range(4))
     statistics = Statistics(f)

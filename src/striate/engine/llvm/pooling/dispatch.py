@@ -1,4 +1,4 @@
-"""Pooling on planes: which kernel, over which items, on which memory. See convolution/sums.py."""
+"""Pooling in both layouts: chooses the kernel, the work items and the scratch memory. See convolution/sums.py."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from striate.engine.llvm.memory.views import axes, plane_size, planes
 from striate.engine.llvm.pooling import nchw, nchw_grad, nhwc
 from striate.geometry import PoolShape, Window
 
-#: Numbers that a block's packed rows may take: half of a first-level cache of 32 KiB.
+#: The most numbers in the packed rows of a block: half of a first-level cache of 32 KiB.
 _BLOCK = 1 << 12
 
 
@@ -77,31 +77,31 @@ def _nhwc_average_grad_kernel(isa: Isa, rows: Axis, columns: Axis, rest: int) ->
 
 
 def _is_nhwc(tensor: Tensor) -> bool:
-    """Whether channels lie side by side and nearly fill a vector."""
+    """Whether a tensor is in channels last, with enough channels for lanes over channels."""
     channels = tensor.shape[1]
     return tensor.dim() == 4 and channels >= 4 and tensor.stride(1) == 1 and tensor.stride(3) == channels
 
 
 def _sizes(shape: PoolShape) -> list[int]:
-    """The words that every last kernel begins with."""
+    """The first arguments of every channels-last kernel."""
     return [*(number for axis in zip(shape.size, shape.output_size, strict=True) for number in axis), shape.channels]
 
 
 def _padded(numbers: list[int], dtype: torch.dtype) -> Tensor:
-    # Whole vectors are read, of which the lanes beyond the last output are dropped.
+    # Kernels read whole vectors; lanes beyond the last output are dropped.
     return fresh.tensor(numbers + [1] * 16, dtype=dtype)
 
 
 @lru_cache(maxsize=1024)
 def _first_positions(window: Window, size: int, outputs: int) -> Tensor:
-    """For each output the position of its first tap on the input."""
+    """For each output, the position of its first tap inside the input."""
     first = [window.position(output, window.taps_inside(output, size)[0]) for output in range(outputs)]
     return _padded(first, torch.int32)
 
 
 @lru_cache(maxsize=1024)
 def _cells(shape: PoolShape) -> tuple[Tensor, Tensor]:
-    """For each row and each column the number that an average divides by is the product of."""
+    """Two tables, of rows and of columns, whose products are the divisors of averages."""
     outputs = plane_size(shape.output_size)
     counts = [list(axis) for axis in shape.divisors]
     if shape.divisor is not None:
@@ -114,19 +114,19 @@ def _cells(shape: PoolShape) -> tuple[Tensor, Tensor]:
 
 
 class Pooling(NamedTuple):
-    """Pooling of channels last: a kernel, its items, and its words but for the addresses of maps."""
+    """Pooling in channels last: a kernel, its work items and its arguments, without the addresses of maps."""
 
     kernel: Kernel
     items: int
     sizes: list[int]
-    tables: tuple[Tensor, ...]  #: what the words after the addresses point at
+    tables: tuple[Tensor, ...]  #: tables whose addresses follow those of the maps
 
     def words(self, x: Any, y: Any, strides: Sequence[int]) -> list[Any]:
-        """For a kernel that writes one map."""
+        """The arguments of a kernel that writes one map."""
         return [*self.sizes, x, y, *self._after(strides)]
 
     def start(self, maps: int, strides: Sequence[int], threads: int) -> Start:
-        """For a kernel of so many maps, the operand among them."""
+        """Prepares a kernel that takes ``maps`` maps, the operand included."""
         words = [*self.sizes, *self._after(strides)]
         return self.kernel.start(words, maps, self.items, threads, len(self.sizes))
 
@@ -135,7 +135,7 @@ class Pooling(NamedTuple):
 
 
 def nhwc_values(shape: PoolShape, epilogue: Epilogue = PLAIN, index: str = "", activation: str = "") -> Pooling:
-    """Largest values, of which the epilogue is taken; with positions, if ``index`` is their type; or averages."""
+    """Forward pooling: maxima with an epilogue, and positions if ``index`` is their type; or averages."""
     isa, items = the_isa().fitting(shape.channels), shape.batch * shape.output_size[0]
     known = (isa, *axes(shape), shape.channels % isa.lanes)
     if shape.kind == "max":
@@ -144,11 +144,11 @@ def nhwc_values(shape: PoolShape, epilogue: Epilogue = PLAIN, index: str = "", a
 
 
 class _Made(NamedTuple):
-    """Pooling that waits for addresses: the operand's, its scratch memory's if it needs some, and the results'."""
+    """A callable pooling kernel; it allocates scratch memory if it needs some."""
 
     start: Start
     scratch: int
-    kept: object  #: what the kernel reads besides
+    kept: object  #: tables that the kernel reads, which have to stay alive
 
     def __call__(self, x: Tensor, *results: Tensor) -> None:
         places = [result.data_ptr() for result in results]
@@ -169,7 +169,7 @@ def _forward(
     activation: str,
     threads: int,
 ) -> _Made:
-    """Pooling of operands with these strides, to values and, if ``index`` is their type, positions."""
+    """Prepares forward pooling for these strides: values and, if ``index`` is their type, positions."""
     if last:
         each = nhwc_values(shape, PLAIN, index, activation)
         return _Made(each.start(3 if index else 2, (strides[0], strides[2]), threads), 0, each.tables)
@@ -199,12 +199,12 @@ def _forward(
     return _Made(kernel.start(words, 4 if index else 3, items, threads), threads * deep * line, tables)
 
 
-#: The types of positions, as kernels call them.
+#: LLVM's names of the types of positions.
 INDEX: Final = {torch.int16: "i16", torch.int32: "i32", torch.int64: "i64"}
 
 
 def compact(shape: PoolShape) -> torch.dtype:
-    """What kernels write positions as."""
+    """The smallest dtype for positions."""
     return torch.int16 if torch.Size(shape.size).numel() <= 1 << 15 else torch.int32
 
 
@@ -227,7 +227,7 @@ def largest(shape: PoolShape, input: Tensor) -> Tensor:
 
 
 def maximum(shape: PoolShape, input: Tensor, activation: str = "") -> tuple[Tensor, Tensor]:
-    """Values and positions, after an activation if one of pooling.LIMITS is named."""
+    """Values and positions, after an activation if one of nchw.LIMITS is named."""
     values, positions = _pooled(shape, input, INDEX[compact(shape)], activation)
     return values, positions
 
@@ -238,7 +238,7 @@ def average(shape: PoolShape, input: Tensor) -> Tensor:
 
 @lru_cache(maxsize=4096)
 def _backward(isa: Isa, shape: PoolShape, last: bool, index: str, threads: int) -> _Made:
-    """From gradients in one of the two layouts, and positions of this type, if any, to the input's gradient."""
+    """Prepares the input gradient of one of the layouts; ``index`` is the type of positions for max pooling."""
     tables = _cells(shape) if shape.kind == "avg" else ()
     maps, places = 3 if index else 2, [table.data_ptr() for table in tables]
     if last:
@@ -261,7 +261,7 @@ def _backward(isa: Isa, shape: PoolShape, last: bool, index: str, threads: int) 
 def _nchw_backward(
     isa: Isa, shape: PoolShape, index: str, threads: int, maps: int, tables: tuple[Tensor, ...]
 ) -> _Made:
-    """Of small windows over planes."""
+    """Prepares the input gradient of small windows in NCHW, by gathering."""
     rows, columns = axes(shape)
     (height, width), outputs = plane_size(shape.size), plane_size(shape.output_size)
     down, along = nchw_grad.Reach(rows), nchw_grad.Reach(columns)

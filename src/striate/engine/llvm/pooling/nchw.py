@@ -1,23 +1,24 @@
 """Pooling of planes (NCHW): lanes along the width.
 
     for every item: a plane (an image's channel), a block of output rows
-        pack the block's input rows, padding being -infinity for a maximum and 0 for a sum (see memory/rows.py)
+        pack the block's input rows, with padding -infinity for a maximum and 0 for a sum (see memory/rows.py)
         for every row of the block, for every vector of the row
             for every kernel row i, for every kernel column j (unrolled)
-                maximum: where the input is larger than the best one so far, or NaN, it (and, where somebody wants to
-                    know, its position) becomes the best
+                maximum: if the input is larger than the best so far, or NaN, it becomes the best (and its position is
+                    recorded, if positions are needed)
                 average: total += input
             write the best (and its position), or total / cells
 
-A position is one of the plane's, counted row by row, in the smallest integers that hold it. Where nothing in a window
-is larger than -infinity its position is that of the first tap on the input, which the caller tells for every row and
-every column; the number of cells of a window is likewise the product of one number a row and one a column.
+A position is an index into the plane, row by row, in the smallest integer type that holds it. If no input in a window
+is larger than -infinity, the position is that of the window's first tap inside the input; the caller passes these in a
+table of rows and a table of columns. The number of cells of a window is also the product of one number for its row and
+one for its column.
 
-An activation that clamps the maximum may follow at once; where it does, no gradient goes back, and the position is -1.
+The kernel may apply an activation that clamps the maximum. Where it clamps, the gradient is zero, and the position -1.
 
-Backwards small windows gather (nchw_grad.py). For the others, and for maxima of rows that would leave vectors
-half empty, a plane of zeros is made and every output's gradient added where it belongs: a plane is small enough for the
-first-level cache, and no two threads share one.
+The gradient of small windows gathers (nchw_grad.py). For other windows, and for max pooling of rows shorter than a
+vector, the kernels clear a plane and scatter the gradients into it. A plane usually fits into the first-level cache,
+and no two threads share one.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from striate.engine.llvm.codegen.ir import AHEAD, Function, Number, Pointer
 from striate.engine.llvm.codegen.isa import Isa
 from striate.engine.llvm.memory.rows import Axis, Rows, pack
 
-#: What may follow a maximum, as the lowest and the highest value that it lets through.
+#: The activations that may follow a maximum, with their lower and upper limit.
 LIMITS: Final[dict[str, tuple[str | None, str | None]]] = {
     "": (None, None),
     "relu": ("0.0", None),
@@ -37,7 +38,10 @@ LIMITS: Final[dict[str, tuple[str | None, str | None]]] = {
 
 
 def clamped(f: Function, activation: str, best: str, where: str, index: str) -> tuple[str, str]:
-    """Maxima after an activation, and their positions, -1 where it clamps; 32-bit ones, made ``index`` numbers."""
+    """Applies an activation to maxima, and sets their positions to -1 where it clamps.
+
+    32-bit positions are converted to the type ``index``.
+    """
     for comparison, limit in zip(("ole", "oge"), LIMITS[activation], strict=True):
         if limit is not None:
             edge = f.splat(limit)
@@ -49,23 +53,23 @@ def clamped(f: Function, activation: str, best: str, where: str, index: str) -> 
 
 
 def takes_over(f: Function, value: str, best: str) -> str:
-    """Where a value is the maximum of those met so far: of equals the first is, of NaNs the last."""
+    """Where a value replaces the best so far: if it is larger or NaN. Of equal values, the first stays."""
     larger = f.value(f"fcmp ogt {f.vector} {value}, {best}")
     return f.mask_or(larger, f.value(f"fcmp uno {f.vector} {value}, {value}"))
 
 
 def larger_of(f: Function, best: str, value: str) -> str:
-    """The larger one; a NaN, once met, stays."""
+    """The larger of two; NaN if one of them is NaN."""
     smaller = f.value(f"fcmp ole {f.vector} {value}, {best}")
     spoilt = f.value(f"fcmp uno {f.vector} {best}, {best}")
     return f.select(f.mask_or(smaller, spoilt), best, value)
 
 
 class _Planes:
-    """The loops that all three share: over planes, blocks, rows and vectors."""
+    """The loops that the three forward kernels share: over planes, blocks, rows and vectors."""
 
-    fill = "0xFFF0000000000000"  #: what padding holds: -infinity
-    tables = ""  #: the type of a number for every row and every column, if there are some
+    fill = "0xFFF0000000000000"  #: the value of padding: -infinity
+    tables = ""  #: the element type of the tables of rows and columns; empty without tables
 
     def __init__(self, f: Function, rows: Axis, columns: Axis, out: tuple[str, ...]) -> None:
         self.f, self.rows, self.columns, self.out = f, rows, columns, out
@@ -95,7 +99,7 @@ class _Planes:
                     for place in places:
                         f.prefetch(place + (column + AHEAD), write=True)
                     values = self._pool(packed, line, row, column)
-                    # What a whole vector writes beyond a row is a later row's, which is still to come.
+                    # A whole vector may write beyond the row, into a later row, which is computed afterwards.
                     room = (stop - row) * self.out_width - column
                     whole = f.less(f.lanes - 1, room)
                     for masked, condition in ((False, whole), (True, f.negation(whole))):
@@ -108,7 +112,7 @@ class _Planes:
         raise NotImplementedError
 
     def _inputs(self, packed: Rows, line: Pointer, i: Number, column: Number) -> list[str]:
-        """What the vector sees through the taps of kernel row i."""
+        """The inputs that a vector of outputs sees through the taps of kernel row i."""
         here = line + (i * self.rows.dilation * packed.row_size + column)
         return [self.f.load(here + self.columns.place(j, self.pitch)) for j in range(self.columns.kernel)]
 
@@ -158,7 +162,7 @@ class _Average(_Planes):
 
 
 def generate_maximum(isa: Isa, rows: Axis, columns: Axis, index: str, activation: str = "") -> Function:
-    """Values and positions; ``index`` is the positions' type, ``i16`` or ``i32``."""
+    """The kernel of max pooling with positions; ``index`` is their type, ``i16`` or ``i32``."""
     f = Function("nchw_maximum", isa)
     kernel = _Maximum(f, rows, columns, ("float", index))
     kernel.activation = activation
@@ -167,7 +171,7 @@ def generate_maximum(isa: Isa, rows: Axis, columns: Axis, index: str, activation
 
 
 def generate_largest(isa: Isa, rows: Axis, columns: Axis) -> Function:
-    """Values without positions."""
+    """The kernel of max pooling without positions."""
     f = Function("nchw_largest", isa)
     _Largest(f, rows, columns, ("float",)).emit()
     return f
@@ -189,7 +193,7 @@ def _clear(f: Function, place: Pointer, size: Number) -> None:
 
 
 def generate_maximum_grad(isa: Isa, index: str) -> Function:
-    """Adds every gradient of a plane at its position."""
+    """The kernel that adds every gradient of a plane at its position."""
     f = Function("nchw_maximum_grad", isa)
     g, positions, grad = f.pointer(), f.pointer(index), f.pointer()
     size, outputs = f.size(), f.size()
@@ -199,14 +203,14 @@ def generate_maximum_grad(isa: Isa, index: str) -> Function:
         with f.loop(0, outputs) as output:
             at = plane * outputs + output
             position = f.widened(f.scalar(positions + at), index)
-            # Positions come from outside; one that lies in no plane must not reach memory.
+            # Positions come from the caller, so check that they are inside the plane.
             with f.when(f.both(f.less(-1, position), f.less(position, size))):
                 f.add_to(mine + position, f.scalar(g + at))
     return f
 
 
 def generate_average_grad(isa: Isa, rows: Axis, columns: Axis) -> Function:
-    """Adds every gradient of a plane, divided by its window's cells, to all of its window's inputs."""
+    """The kernel that adds every gradient of a plane, divided by the cells of its window, to the window's inputs."""
     f = Function("nchw_average_grad", isa)
     g, grad, row_table, column_table = f.pointer(), f.pointer(), f.pointer(), f.pointer()
     height, width, out_height, out_width = f.size(), f.size(), f.size(), f.size()

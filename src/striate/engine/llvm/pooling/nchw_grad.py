@@ -1,18 +1,20 @@
-"""The way back through pooling of planes (NCHW): lanes along the width, a stride's rows and columns at once.
+"""The gradient of pooling in NCHW by gathering: lanes along the width, the rows and columns of a stride at once.
 
-    for every item: a plane, a block of places (a stride's rows each)
-        pack the rows of gradients that see the block, with zeros around: for an average each over its window's cells;
-        for a maximum their positions as well, with -1 around
-        for every place down, for every vector of places along
-            for every phase, which is an input of each place
+A place is a rectangle of stride by stride inputs; an input's offset in its place is a phase.
+
+    for every item: a plane, a block of rows of places
+        pack the rows of gradients that see the block, with zeros around them; for averages, divided by the cells of the
+        window; for maxima, pack the positions as well, with -1 around them
+        for every row of places, for every vector of places
+            for every phase
                 total = 0
                 for every output that sees the phase (known when the code is generated)
-                    maximum: where the output's position is this input's, total += its gradient
+                    maximum: if the output's position is this input's, total += its gradient
                     average: total += its gradient
-            write the phases of a row, dealt round to whole vectors
+            store the column phases of a row, interleaved to whole vectors
 
-Every input is written once and nothing is added to memory, so a plane's gradient needn't be cleared first; and since
-positions come from outside, one may lie in no plane: it is nobody's.
+Every input gradient is written once, so the memory needn't be cleared first. Positions come from the caller; a position
+outside the plane matches no input.
 """
 
 from __future__ import annotations
@@ -23,47 +25,47 @@ from striate.engine.llvm.codegen.ir import AHEAD, LINE, Function, Number, Pointe
 from striate.engine.llvm.codegen.isa import Isa
 from striate.engine.llvm.memory.rows import Axis, interleaved
 
-#: Inputs of a place, and outputs that see one of them, up to which this is worth its code.
+#: The most inputs of a place, and the most taps of a window, for which this kernel is used.
 _MOST = 16
-#: Outputs of a row up to which adding maxima's gradients one by one is as quick.
+#: The most outputs of a row for which scattering the gradients of maxima is as fast.
 _SHORT = 8
 
 
 class Reach:
-    """Along one axis: which outputs see which input of a stride's, counted from the stride's place."""
+    """The outputs that see each phase along one axis, relative to the place."""
 
     def __init__(self, axis: Axis) -> None:
         self.stride = axis.stride
         self.seers = [axis.seers(phase) for phase in range(axis.stride)]
-        # Where padding is wider than windows the first ones of all see none of it.
+        # The range always includes 0; if padding is wider than the windows, no output near 0 sees an input.
         every = [0, *(at for each in self.seers for at in each)]
         self.first, self.last = min(every), max(every)
 
     def places(self, size: int) -> int:
-        """Strides that an axis of so many inputs takes."""
+        """The number of places along an axis of ``size`` inputs."""
         return -(-size // self.stride)
 
     def outputs(self, places: int) -> int:
-        """Outputs that so many places in a row are seen by, from the first to the last."""
+        """The number of outputs, from the first to the last, that see ``places`` consecutive places."""
         return places + self.last - self.first
 
     def pitch(self, size: int, outputs: int, lanes: int) -> int:
-        """Numbers in a packed row: all outputs, and whole vectors wherever one begins."""
+        """The length of a packed row: all outputs, and room for a whole vector at each of them."""
         most = max(-(-self.places(size) // lanes) * lanes + self.last, outputs + lanes) - self.first
         return -(-most // lanes) * lanes
 
 
 def is_worth(rows: Axis, columns: Axis, out_width: int, index: str) -> bool:
-    """Whether windows are small enough to be written out, and rows long enough for positions to be compared."""
+    """Whether windows are small enough to unroll, and rows long enough for gathering to be faster than scattering."""
     few = max(rows.kernel * columns.kernel, rows.stride * columns.stride) <= _MOST
     return few and (not index or out_width > _SHORT)
 
 
 def generate(isa: Isa, rows: Axis, columns: Axis, rest: int, index: str) -> Function:
-    """The kernel; its arguments in the order in which they are asked for.
+    """The kernel; its arguments are in the order in which the code reads them.
 
-    ``rest`` is how many numbers of a row a last vector of places has, 0 if it is full. ``index`` is the type of a
-    maximum's positions; there is none for an average.
+    ``rest`` is the number of inputs in the last vector of places of a row, 0 if it is full. ``index`` is the type of
+    the positions of max pooling, or empty for average pooling.
     """
     f = Function("nchw_maximum_spread" if index else "nchw_average_spread", isa)
     down, along = Reach(rows), Reach(columns)
@@ -79,7 +81,7 @@ def generate(isa: Isa, rows: Axis, columns: Axis, rest: int, index: str) -> Func
     own_positions = Pointer(f, (own + deep * pitch).text, "i32")
 
     def clear(at: Number, size: Number) -> None:
-        """Nobody's gradients, from a number of the packed rows on."""
+        """Fills packed rows with zeros and positions that match no input."""
         with f.loop(at, at + size, f.lanes) as place:
             f.store(f.zeros(), own + place)
             if index:
@@ -97,7 +99,7 @@ def generate(isa: Isa, rows: Axis, columns: Axis, rest: int, index: str) -> Func
                 clear(row * pitch, pitch)
 
     def pack_row(line: Pointer, marks: Pointer, source: Number, start: Number) -> None:
-        """A row of outputs: vectors, of the last of which only what belongs to the row is kept."""
+        """Packs a row of outputs by vectors; lanes beyond the end of the row are cleared."""
         whole = out_width // f.lanes * f.lanes
         cells = "" if index else f.scalar(tables[0] + source)
 
@@ -116,7 +118,7 @@ def generate(isa: Isa, rows: Axis, columns: Axis, rest: int, index: str) -> Func
 
         with f.loop(0, whole, f.lanes) as at:
             vector(at, "")
-        # Only the last row of all has nothing behind it that a vector could read.
+        # A vector may read beyond the end of a row, except in the last row of all.
         there = f.less(start + whole + (f.lanes - 1), numbers)
         with f.when(f.both(there, f.less(whole, out_width))):
             vector(whole, f.inside(whole, out_width))
@@ -130,7 +132,7 @@ def generate(isa: Isa, rows: Axis, columns: Axis, rest: int, index: str) -> Func
             f.put(number, line + (at - along.first))
 
     def total(here: Number, base: Number, phase: tuple[int, int]) -> str:
-        """Of one phase of a vector of places, whose first one's first row is packed at ``here``."""
+        """The sum of one phase of a vector of places; ``here`` is the packed position of the first place."""
         made = f.zeros()
         itself = f.positions(base + phase[1], along.stride) if index else ""
         for i, j in itertools.product(down.seers[phase[0]], along.seers[phase[1]]):
@@ -143,7 +145,7 @@ def generate(isa: Isa, rows: Axis, columns: Axis, rest: int, index: str) -> Func
         return made
 
     def write(plane: Number, down_: Number, along_: Number, here: Number, full: bool) -> None:
-        """One vector of places; the last one of a row, where it isn't ``full``."""
+        """Stores the gradients of one vector of places; if it isn't ``full``, it is the last one of a row."""
         for up in range(down.stride):
             row = down_ * down.stride + up
             with f.when(f.less(row, height) if up else "true"):
@@ -158,7 +160,7 @@ def generate(isa: Isa, rows: Axis, columns: Axis, rest: int, index: str) -> Func
                     elif at * f.lanes < rest:
                         f.store_first(value, place + at * f.lanes, rest - at * f.lanes)
 
-    # Around the rows nothing is ever written again, so it is cleared once.
+    # The margins of the packed rows are never written again, so clear them once.
     clear(0, deep * pitch)
     with f.loop(f.first, f.last) as item:
         plane, start = item // blocks, item % blocks * block
@@ -174,7 +176,7 @@ def generate(isa: Isa, rows: Axis, columns: Axis, rest: int, index: str) -> Func
 
 
 def _as_i32(f: Function, value: str, index: str, kind: str) -> str:
-    """Positions of the type ``index``, one or a vector of them, as ``kind``."""
+    """Converts one position, or a vector of positions, of type ``index`` to ``kind``."""
     if index == "i32":
         return value
     lanes = kind.removesuffix("i32>")

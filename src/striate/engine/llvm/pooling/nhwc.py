@@ -3,20 +3,20 @@
     forward, for every item: an image n, an output row
         for every column, for every vector of channels
             for every tap on the input
-                maximum: where the input is larger than the best one so far, or NaN, it and its position become the best
+                maximum: if the input is larger than the best so far, or NaN, it and its position become the best
                 average: total += input
-            write the best and its position (or, where nobody wants positions, its epilogue), or total / cells
+            write the best and its position (or, without positions, its epilogue), or total / cells
 
     backward, for every item: an image n, an input row
         for every column, for every vector of channels
-            for every output whose window reaches here
-                maximum: where the output's position is this one, total += its gradient
+            for every output whose window contains this input
+                maximum: if the output's position is this one, total += its gradient
                 average: total += its gradient / its cells
             write total
 
-The windows are known when the code is generated, since dividing by numbers that aren't takes longer than a small
-window; sizes are passed. What the next row is first to touch is asked for ahead: rows are further apart than processors
-foresee. See nchw.py for positions and cells.
+Windows are compiled in, because a division by a variable takes longer than a small window; sizes are arguments. The
+kernels prefetch the first reads and writes of the next row, because hardware prefetchers don't follow jumps between
+rows. See nchw.py for positions and cells.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from striate.engine.llvm.functions.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.memory.rows import Axis
 from striate.engine.llvm.pooling.nchw import clamped, larger_of, takes_over
 
-#: Taps of a window up to which one that lies on the input is written out tap by tap.
+#: The most taps of a window that is unrolled where it lies inside the input.
 _WRITTEN_OUT = 16
 _LOWEST = "0xFFF0000000000000"  # -infinity
 
 
-class _Axis:
-    """A window along one axis, of which all is known but the sizes before and after."""
+class _PoolAxis:
+    """A window along one axis, compiled in; the sizes of input and output are arguments."""
 
     kernel: int
     stride: int
@@ -50,7 +50,7 @@ class _Axis:
         self.size, self.outputs = f.size(), f.size()
 
     def taps(self, output: Number) -> tuple[Number, Number]:
-        """The taps (from, to) of an output that fall on the input."""
+        """The range of taps of an output that are inside the input."""
         f, first = self.f, output * self.stride - self.before
         start = f.smaller(f.ceil_div(0 - first, self.dilation), self.kernel)
         return start, f.smaller(f.ceil_div(self.size - first, self.dilation), self.kernel)
@@ -59,31 +59,31 @@ class _Axis:
         return output * self.stride - self.before + tap * self.dilation
 
     def seers(self, position: Number) -> tuple[Number, Number]:
-        """The outputs (from, to) between whose first and last tap an input position lies."""
+        """The range of outputs for which an input position is between the first and the last tap."""
         f, ahead = self.f, position + self.before
         reach = (self.kernel - 1) * self.dilation
         return f.ceil_div(ahead - reach, self.stride), f.smaller(ahead // self.stride + 1, self.outputs)
 
     def sees(self, output: Number, position: Number) -> str:
-        """Whether one of the output's taps, which may lie apart, is at a position between its ends."""
+        """Whether an output has a tap at a position between its first and last tap; with dilation it may have none."""
         return self.f.same((position + self.before - output * self.stride) % self.dilation, 0)
 
 
 class _Kernel:
-    """What all of them share: loops over items, columns and vectors of channels, and how these lie in memory."""
+    """The common part of all kernels: the loops over work items, columns and vectors of channels, and the layout."""
 
     def __init__(self, name: str, isa: Isa, rows: Axis, columns: Axis, rest: int) -> None:
         f = self.f = Function(name, isa)
-        self.rows, self.columns, self.rest = _Axis(f, rows), _Axis(f, columns), rest
+        self.rows, self.columns, self.rest = _PoolAxis(f, rows), _PoolAxis(f, columns), rest
         self.channels = f.size()
         taps, strides = rows.kernel * columns.kernel, rows.stride * columns.stride
-        #: Whether a window's taps, and a stride's rows and columns, are few enough to be written out.
+        #: Whether the taps of a window, and also the inputs of a stride, are few enough to unroll.
         self.few_taps, self.small = taps <= _WRITTEN_OUT, max(taps, strides) <= _WRITTEN_OUT
 
     def walk(
         self, rows: Number, columns: Number, write: Callable[[Number, Number, Number, Number, str], None]
     ) -> Function:
-        """Calls for every image, row, column, first channel and mask of the channels there are."""
+        """Loops over the work items, and calls ``write`` with image, row, column, first channel and channel mask."""
         f = self.f
         with f.loop(f.first, f.last) as item, f.loop(0, columns) as column:
             image, row = item // rows, item % rows
@@ -96,7 +96,7 @@ class _Kernel:
         return f
 
     def output(self, image: Number, row: Number, column: Number, channel: Number) -> Number:
-        """Where a vector of the pooled map is."""
+        """The offset of a vector of the pooled map."""
         return ((image * self.rows.outputs + row) * self.columns.outputs + column) * self.channels + channel
 
     def put(self, value: str, place: Pointer, mask: str) -> None:
@@ -106,7 +106,7 @@ class _Kernel:
             self.f.store(value, place)
 
     def each_tap(self, row: Number, column: Number, take: Callable[[Number, Number], None]) -> None:
-        """Calls for every tap on the input; one by one where the window is small and lies on it as a whole."""
+        """Calls ``take`` for every tap inside the input; unrolled if the window is small and entirely inside."""
         f, rows, columns = self.f, self.rows, self.columns
         (top, bottom), (left, right) = rows.taps(row), columns.taps(column)
         if self.few_taps:
@@ -120,22 +120,22 @@ class _Kernel:
 
 
 class _Pooled(_Kernel):
-    """Forwards: a map read, and what is made of every window."""
+    """The common part of the forward kernels."""
 
     def __init__(self, name: str, isa: Isa, rows: Axis, columns: Axis, rest: int) -> None:
         super().__init__(name, isa, rows, columns, rest)
         self.x, self.values = self.f.pointer(), self.f.pointer()
 
     def sizes(self) -> None:
-        """The input's strides: arguments after all addresses."""
+        """Reads the strides of the input, which follow all addresses in the arguments."""
         self.x_image, self.x_row = self.f.size(), self.f.size()
 
     def seen(self, image: Number, row: Number, column: Number, channel: Number) -> Pointer:
-        """A vector of the input."""
+        """The address of a vector of the input."""
         return self.x + (image * self.x_image + row * self.x_row + column * self.channels + channel)
 
     def prefetch(self, image: Number, row: Number, column: Number, channel: Number) -> None:
-        """What the next row's window is first to see here, and its result."""
+        """Prefetches the first inputs of the window in the next row, and its result."""
         f, rows, columns = self.f, self.rows, self.columns
         newest, first = rows.position(row + 1, rows.kernel - 1), columns.position(column, 0)
         for up in range(min(rows.stride, rows.kernel)):
@@ -151,10 +151,10 @@ def _wide(f: Function, kind: str) -> str:
 def generate_maximum(
     isa: Isa, rows: Axis, columns: Axis, rest: int, index: str = "", epilogue: Epilogue = PLAIN, activation: str = ""
 ) -> Function:
-    """Values after their epilogue; or, with ``index``, ``i16`` or ``i32``, values and positions of that type.
+    """The kernel of max pooling: values after the epilogue, or with ``index`` (``i16``, ``i32``) values and positions.
 
-    ``rest`` is how many channels a last vector has that isn't full. See nchw.py for the activation that may follow
-    with positions.
+    ``rest`` is the number of channels in a last vector that isn't full. See nchw.py for the activation, which only the
+    kernel with positions applies.
     """
     kernel = _Pooled("nhwc_maximum" if index else "nhwc_largest", isa, rows, columns, rest)
     f, down, along = kernel.f, kernel.rows, kernel.columns
@@ -162,7 +162,7 @@ def generate_maximum(
     kernel.sizes()
 
     def beyond(i: Number, j: Number) -> str:
-        """Positions of a tap, counted from that of the first one, be it on the input or not."""
+        """The position of a tap relative to the first one, which may be outside the input."""
         return f.splat(f.narrow(along.size * (i * down.dilation) + j * along.dilation), "i32")
 
     def write(image: Number, row: Number, column: Number, channel: Number, mask: str) -> None:
@@ -218,28 +218,28 @@ def generate_average(isa: Isa, rows: Axis, columns: Axis, rest: int) -> Function
 
 
 class _Spread(_Kernel):
-    """Backwards: every input's sum of its shares in the gradients of the windows that it is in.
+    """The common part of the backward kernels: each input sums its shares of the gradients of the windows it is in.
 
-    An item is a stride's rows of an image, and is gone through in blocks of a stride's columns. Which outputs see which
-    input of a block is known, so they are read once for the whole block.
+    A work item has the rows of one stride of an image, and is computed in blocks of the columns of one stride. It is
+    known at compile time which outputs see which input of a block, so each output is read once for the whole block.
     """
 
     def __init__(self, name: str, isa: Isa, rows: Axis, columns: Axis, rest: int) -> None:
         super().__init__(name, isa, rows, columns, rest)
         self.windows = (rows, columns)
         self.g = self.f.pointer()
-        self.maps = [self.g]  #: those of outputs
+        self.maps = [self.g]  #: the maps that have the size of the output
 
     def read(self, image: Number, i: Number, j: Number, channel: Number, mask: str) -> tuple[str, ...]:
-        """What there is of an output."""
+        """Loads the numbers of an output."""
         raise NotImplementedError
 
     def nothing(self) -> tuple[Variable, ...]:
-        """Variables for what :meth:`read` reads, of which no input has a share."""
+        """Variables for the numbers of :meth:`read`, with values of which no input has a share."""
         return (self.f.variable(self.f.zeros()),)
 
     def share(self, read: tuple[str, ...], row: Number, column: Number) -> str:
-        """An input's part of it."""
+        """The share of an input in the gradient of an output."""
         return read[0]
 
     def emit(self) -> Function:
@@ -251,7 +251,7 @@ class _Spread(_Kernel):
         return self.walk(blocks[0], blocks[1], self._write)
 
     def tables(self) -> None:
-        """Arguments after the maps."""
+        """Reads the arguments that follow the maps."""
 
     def _put(self, total: str, image: Number, row: Number, column: Number, channel: Number, mask: str) -> None:
         self.put(total, self.grad + self._place(image, row, column, channel), mask)
@@ -276,7 +276,7 @@ class _Spread(_Kernel):
             self._one_by_one(image, row, column, channel, mask)
 
     def _prefetch(self, image: Number, down: Number, along: Number, channel: Number) -> None:
-        """What the next row of blocks is first to read here, and its results."""
+        """Prefetches the first reads and the results of the next row of blocks."""
         f, (rows, columns) = self.f, self.windows
         newest = [max((place for each in axis for place in each), default=0) for axis in self.seers]
         for each in self.maps:
@@ -285,7 +285,7 @@ class _Spread(_Kernel):
             place = self._place(image, (down + 1) * rows.stride + down_, along * columns.stride + along_, channel)
             f.prefetch(self.grad + place, write=True)
 
-    def _has_all(self, place: Number, axis: _Axis, stride: int, seers: list[list[int]]) -> str:
+    def _has_all(self, place: Number, axis: _PoolAxis, stride: int, seers: list[list[int]]) -> str:
         f, every = self.f, [distance for each in seers for distance in each]
         inside = f.less(place * stride + (stride - 1), axis.size)
         if not every:
@@ -293,7 +293,7 @@ class _Spread(_Kernel):
         return f.both(inside, f.both(f.less(-1, place + min(every)), f.less(place + max(every), axis.outputs)))
 
     def _together(self, image: Number, down: Number, along: Number, channel: Number, mask: str, whole: bool) -> None:
-        """``whole``: the block lies on the input, and all outputs exist that see it."""
+        """Computes a block; ``whole``: it is inside the input, and all outputs that could see it exist."""
         f, (rows, columns) = self.f, self.windows
         loaded: dict[tuple[int, ...], tuple[str, ...]] = {}
         for i, j in sorted(itertools.product(*({place for each in axis for place in each} for axis in self.seers))):
@@ -324,12 +324,12 @@ class _Spread(_Kernel):
         self._put(total.get(), image, row, column, channel, mask)
 
 
-def _there(f: Function, place: Number, axis: _Axis) -> str:
+def _there(f: Function, place: Number, axis: _PoolAxis) -> str:
     return f.both(f.less(-1, place), f.less(place, axis.outputs))
 
 
 class _MaximumGrad(_Spread):
-    """An input has all of the gradients whose positions are its own."""
+    """The gradient of max pooling: an input gets the gradients whose positions are its own."""
 
     def __init__(self, isa: Isa, rows: Axis, columns: Axis, rest: int, index: str) -> None:
         super().__init__("nhwc_maximum_grad", isa, rows, columns, rest)
@@ -351,7 +351,7 @@ class _MaximumGrad(_Spread):
 
 
 class _AverageGrad(_Spread):
-    """An input has a share of the gradients of the windows it is in: one in as many as each window has cells."""
+    """The gradient of average pooling: an input gets 1 / cells of the gradient of each window that it is in."""
 
     def __init__(self, isa: Isa, rows: Axis, columns: Axis, rest: int) -> None:
         super().__init__("nhwc_average_grad", isa, rows, columns, rest)

@@ -1,1 +1,1 @@
-"""Detection's operations: :mod:`nms`, non-maximum suppression, and :mod:`roi_align` with its gradient."""
+"""Kernels for detection: :mod:`nms`, non-maximum suppression, and :mod:`roi_align` with its gradient."""

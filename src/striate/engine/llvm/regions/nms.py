@@ -1,11 +1,11 @@
-"""Non-maximum suppression of boxes that lie class by class, each class by falling score.
+"""Non-maximum suppression of boxes that are sorted by class, and within a class by falling score.
 
-    for every box that nothing has suppressed, in order
+    for every box that isn't suppressed, in order
         for every vector of boxes after it, up to the end of its class
             suppressed |= shared / (area + areas - shared) > limit
 
-Each box is compared with later ones of its class only, and a box that is suppressed with none. The arithmetic is that
-of one pair after the other, to the last bit.
+A box is compared only with later boxes of its class, and a suppressed box with none. Results are the same to the last
+bit as those of comparing one pair after the other.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from striate.engine.llvm.codegen.ir import Function, Int, real_word
 from striate.engine.llvm.codegen.isa import Isa, host, the_isa
 from striate.engine.llvm.codegen.launch import Kernel
 
-#: Sides of a box, and its area.
+#: The four sides of a box, and its area.
 _LINES = 5
 _LIMIT = 1 << 31
 
 
 def generate(isa: Isa) -> Function:
-    """The kernel; its arguments in the order in which they are asked for."""
+    """The kernel; its arguments are in the order in which the code reads them."""
     f = Function("nms", isa)
     boxes, ends, gone = f.pointer(), f.pointer("i64"), f.pointer("i32")
     count, pitch = f.size(), f.size()
@@ -40,7 +40,7 @@ def generate(isa: Isa) -> Function:
         height = f.at_least(f.arithmetic("fsub", f.at_most(y2, bottom), f.at_least(y1, top)), f.zeros())
         shared = f.arithmetic("fmul", width, height)
         union = f.arithmetic("fsub", f.arithmetic("fadd", area, areas), shared)
-        # Of two boxes without area this is 0 / 0, which is above nothing.
+        # For two boxes without area this is 0 / 0, NaN, which isn't above the limit.
         return f.compare("ogt", f.arithmetic("fdiv", shared, union), limit)
 
     with f.loop(f.first, f.last), f.loop(0, count) as box, f.when(f.value(f"icmp eq i32 {f.scalar(gone + box)}, 0")):
@@ -59,21 +59,21 @@ def _kernel(isa: Isa) -> Kernel:
 
 
 def takes(boxes: Tensor) -> bool:
-    """Whether there is a kernel for such boxes."""
+    """Whether the kernel supports these boxes."""
     plain = boxes.is_cpu and boxes.dtype == torch.float32 and 0 < len(boxes) < _LIMIT
     return plain and fixed() in (None, "llvm") and host() is not None
 
 
 def stays(boxes: Tensor, ends: Tensor, limit: float) -> Tensor:
-    """Which boxes (N, 4), ordered by class and then by falling score, stay: a mask (N,).
+    """The mask (N,) of the boxes that are kept.
 
     Args:
-        boxes: float32 on the CPU.
-        ends: (N,) int64, for each box where its class ends.
+        boxes: (N, 4), float32 on the CPU, sorted by class and then by falling score.
+        ends: (N,) int64, for each box the index at which its class ends.
         limit: the largest IoU that doesn't suppress, a float32 number.
     """
     isa, count = the_isa(), len(boxes)
-    pitch = count + isa.lanes  # the last vectors reach beyond the last box
+    pitch = count + isa.lanes  # the last vectors read beyond the last box
     lines = fresh.zeros(_LINES, pitch)
     lines[:4, :count] = boxes.T
     lines[4, :count] = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

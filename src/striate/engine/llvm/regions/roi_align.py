@@ -1,16 +1,16 @@
-"""Aligned pooling of regions with channels side by side, and its transpose.
+"""RoIAlign in channels last, and its gradient.
 
-Which pixels a bin sums, and with which weights, is two short lists for each bin, one an axis
-(:func:`striate.engine.regions.lines`). Forward a bin is written once:
+The pixels of a bin and their weights follow from two short lists, one for each axis
+(:func:`striate.engine.regions.axis_samples`). Forward, each bin is written once:
 
     for every item: a box
         for every bin, for every tile of vectors of channels (in registers)
-            for every row of the bin's, for every column, where the weights aren't 0
+            for every row of the bin, for every column, if the weights aren't 0
                 totals += weight * pixel
             write the totals
 
-Backward boxes overlap, so threads divide the channels and not the boxes. Each pixel then has one thread that adds to
-it, box after box, and sums are the same on every number of threads:
+In the backward pass boxes overlap, so threads divide the channels and not the boxes. Then a single thread adds to each
+pixel, box after box, and results don't depend on the number of threads:
 
     for every item: a tile of vectors of channels
         for every box, for every bin
@@ -35,15 +35,15 @@ from striate.engine.llvm.codegen.ir import Function, Int, Number, Pointer
 from striate.engine.llvm.codegen.isa import Isa, host, the_isa
 from striate.engine.llvm.codegen.launch import Kernel
 from striate.engine.llvm.memory.relayout import laid_out
-from striate.engine.regions import Line, RegionShape, lines
+from striate.engine.regions import AxisSamples, RegionShape, axis_samples
 
-#: Vectors of channels that a bin's weights are looked at for once.
+#: Vectors of channels for which the weights of a bin are read once.
 _TILE = 8
 _LIMIT = 1 << 31
 
 
 class _Problem:
-    """The arguments that both kernels begin with."""
+    """The arguments with which both kernels begin."""
 
     def __init__(self, f: Function) -> None:
         self.f = f
@@ -56,17 +56,17 @@ class _Problem:
 
     @contextmanager
     def each_bin(self, box: Number) -> Iterator[tuple[Number, Number]]:
-        """Runs the block for each bin of a box: its place in the list of rows', and in that of columns'."""
+        """Runs the block for each bin of a box, with the offsets of its list of rows and its list of columns."""
         with self.f.loop(0, self.down) as p, self.f.loop(0, self.along) as q:
             yield box * self.down + p, box * self.along + q
 
     def bin(self, row: Number, column: Number) -> Number:
-        """Where a bin's channels begin."""
+        """The offset of a bin's first channel."""
         return (row * self.along + column % self.along) * self.channels
 
     @contextmanager
     def each_pixel(self, box: Number, row: Number, column: Number) -> Iterator[tuple[Pointer, str]]:
-        """Runs the block for each pixel that a bin sums: where its channels begin, and its weight in all lanes."""
+        """Runs the block for each pixel of a bin, with the address of its channels and its weight in all lanes."""
         f = self.f
         image = Int(f, f.scalar(self.images + box)) * self.height
         with f.loop(row * self.row_taps, (row + 1) * self.row_taps) as i:
@@ -82,7 +82,7 @@ class _Problem:
 
 
 def _tiles(f: Function, channels: Number, tile: int, body: Callable[[Number, list[str]], None]) -> None:
-    """Does a thing for every tile of channels, and vector by vector for the rest: their first, each vector's mask."""
+    """Calls ``body`` for every tile of channels, and for single vectors of the rest, with first channel and masks."""
     step = tile * f.lanes
     whole = channels // step * step
     with f.loop(0, whole, step) as channel:
@@ -92,7 +92,7 @@ def _tiles(f: Function, channels: Number, tile: int, body: Callable[[Number, lis
 
 
 def generate_output(isa: Isa, tile: int = _TILE) -> Function:
-    """The kernel; its arguments in the order in which they are asked for."""
+    """The forward kernel; its arguments are in the order in which the code reads them."""
     f = Function("roi_align", isa)
     a = _Problem(f)
 
@@ -110,7 +110,7 @@ def generate_output(isa: Isa, tile: int = _TILE) -> Function:
 
 
 def generate_input_grad(isa: Isa, tile: int) -> Function:
-    """The kernel; its arguments in the order in which they are asked for."""
+    """The backward kernel; its arguments are in the order in which the code reads them."""
     f = Function("roi_align_grad", isa)
     a = _Problem(f)
 
@@ -145,7 +145,7 @@ def _input_grad_kernel(isa: Isa, tile: int) -> Kernel:
 
 
 def refusal(shape: RegionShape, operand: Tensor) -> str | None:
-    """Why these kernels leave a problem to others, or None."""
+    """The reason for refusing a problem, or None."""
     if not operand.is_cpu:
         return f"generates code for CPUs, not for {operand.device.type}"
     if operand.dtype != torch.float32:
@@ -156,13 +156,13 @@ def refusal(shape: RegionShape, operand: Tensor) -> str | None:
         return "generates code for x86-64; on 64-bit ARM if STRIATE_ISA=neon says so"
     if operand.shape[1] >= _LIMIT:
         return "counts channels in 32 bits"
-    return "leaves empty tensors to others" if operand.numel() == 0 or 0 in shape.size else None
+    return "has no kernels for empty tensors" if operand.numel() == 0 or 0 in shape.size else None
 
 
 def contract(shape: RegionShape, open_: Pass, operand: Tensor, boxes: Tensor) -> Tensor:
-    """:func:`striate.engine.regions.contract` of what isn't refused; a result in channels_last."""
-    rows, columns = lines(shape, boxes)
-    # Vectors along the channels want them side by side; planes are turned first.
+    """:func:`striate.engine.regions.contract` of an accepted problem; the result is in channels last."""
+    rows, columns = axis_samples(shape, boxes)
+    # The kernels need channels last, so convert planes first.
     given = laid_out(operand.resolve_neg(), True)
     isa, channels, threads = the_isa().fitting(given.shape[1]), given.shape[1], launch.threads()
     if open_ is Pass.OUTPUT:
@@ -182,10 +182,10 @@ def _nhwc(make: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
 
 
 class _Words(list[int]):
-    """The arguments of both kernels, and what keeps alive the memory that they name."""
+    """The arguments of a kernel, with references that keep their memory alive."""
 
     def __init__(
-        self, shape: RegionShape, map_: Tensor, bins: Tensor, boxes: Tensor, rows: Line, columns: Line
+        self, shape: RegionShape, map_: Tensor, bins: Tensor, boxes: Tensor, rows: AxisSamples, columns: AxisSamples
     ) -> None:
         self._kept = [each.contiguous() for each in (boxes[:, 0].long(), *rows, *columns)]
         super().__init__(each.data_ptr() for each in (map_, bins, *self._kept))

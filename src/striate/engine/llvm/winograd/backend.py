@@ -1,13 +1,13 @@
-"""The backend of Winograd's convolution: a fraction of the multiplications for windows one stride apart.
+"""The backend of Winograd's convolution: fewer multiplications for windows with stride 1.
 
-A tile of outputs is computed from all inputs that any of them sees; what an input adds to outputs that don't see it
-cancels, but for rounding. So an output may move by a rounding error when an input next to its window changes. Exact
-analysis must not see that: the backend competes only where the caller says that outputs need not be local to the last
-bit, as :func:`striate.accelerate` does.
+A tile of outputs is computed from all inputs that any of them sees. The contribution of an input to outputs that don't
+see it cancels up to rounding. So an output may change by a rounding error when an input next to its window changes.
+Exact analysis relies on outputs that don't. Therefore this backend is only chosen if the caller allows outputs that
+aren't local to the last bit, as :func:`striate.accelerate` does.
 
-What "up to rounding" means, in numbers. Let u be 2^-24, half a unit in the last place of 1; w an output's filter and x
-the inputs in its own window, both as vectors over all C channels and r x r taps, and |.| a vector's length. Then an
-output y of finite numbers, before what follows the convolution, is off by at most
+The error is bounded as follows. Let u be 2^-24, half a unit in the last place of 1. Let w be an output's filter and x
+the inputs in its own window, both as vectors over all C channels and r x r taps, and |.| the length of a vector. Then
+the error of an output y of finite numbers, before any epilogue, is at most
 
     6 R u |w| |x| + u |y|               R = growth * (rounded + min(C, 32) + C / 32 rounded up)
 
@@ -16,21 +16,21 @@ output y of finite numbers, before what follows the convolution, is off by at mo
     3 x 3       4 x 4                   67.4        30
     5 x 5       2 x 2                   80.4        34
 
-where direct sums have r * r * C in place of 6 R. Both are for the worst case. What is met is, on normal numbers,
-rectified or not, 2 to 3.4 times the error of PyTorch's kernels in the root of the mean square, for 16 to 512 channels;
-and less than 24 u |w| |x| in all tests.
+where direct sums have r * r * C in place of 6 R. Both are worst-case bounds. For normally distributed numbers,
+rectified or not, and 16 to 512 channels, the root mean square error is 2 to 3.4 times that of PyTorch's kernels; in all
+tests the error is less than 24 u |w| |x|.
 
-What lies beside the window isn't in the bound: a bright pixel costs outputs that don't see it no digits, and infinities
-and NaN stay where direct sums have them. Outputs whose tile's values don't allow for that are summed directly, within
-the same kernel; :mod:`striate.engine.llvm.winograd.values` says which, and how that is seen. Of maps that networks
-compute of photographs they are a few in a thousand, behind filters that see differences only up to 3 in a hundred. A
-map that has no others takes up to twice the time of direct sums.
+Values beside the window aren't in the bound: a bright pixel costs no digits of outputs that don't see it, and
+infinities and NaN affect the same outputs as in direct sums. Outputs for which a tile's values don't allow that are
+summed directly, within the same kernel; see :mod:`striate.engine.llvm.winograd.values`. In the maps that networks
+compute from photographs, these are a few in a thousand outputs; behind filters that respond to differences only, up to
+3 in a hundred. If all outputs of a map are summed directly, it takes up to twice the time of direct sums.
 
-A weight's gradient is a sum over all positions, of which each tap sees all but some at the borders. Its error is a
-rounding of what it sees: in the same tests less than 24 u |x| |g|, of an input's channel and an output gradient's.
-Channels whose borders are more than 6 times as bright as all that every tap sees are summed directly, and everything is
-where there are infinities or NaN. What sets a limit to that: a bright pixel that meets zeros only isn't nothing, as in
-direct sums, but rounds what its channel comes to otherwise.
+A weight gradient is a sum over all positions; each tap sees all of them except some at the borders. In the same tests
+its error is less than 24 u |x| |g|, where x is a channel of the input and g one of the output gradient. Channels whose
+borders are more than 6 times as bright as the pixels that every tap sees are summed directly; so is the whole gradient
+if there are infinities or NaN. One limit remains: a bright pixel that only meets zeros contributes nothing to direct
+sums, but here it adds to the rounding error of its channel.
 """
 
 from __future__ import annotations
@@ -61,28 +61,28 @@ from striate.engine.llvm.pooling.dispatch import INDEX, compact
 from striate.engine.llvm.winograd import kernels as winograd
 from striate.engine.llvm.winograd import pooled as winograd_pooled
 from striate.engine.llvm.winograd import values as winograd_values
-from striate.engine.llvm.winograd.forms import Form
+from striate.engine.llvm.winograd.forms import WinogradForm
 from striate.engine.llvm.winograd.kernels import GAP
 from striate.geometry import ConvShape, PoolShape, Problem
 
-#: The forms there are for windows of so many taps.
-FORMS: Final = {3: (Form(2, 3), Form(4, 3)), 5: (Form(2, 5),)}
-#: Channels below which transforming tiles costs what it saves.
+#: The forms by the number of taps of a window along an axis.
+FORMS: Final = {3: (WinogradForm(2, 3), WinogradForm(4, 3)), 5: (WinogradForm(2, 5),)}
+#: With fewer channels, transforming tiles costs as much as it saves.
 _FEW_CHANNELS = 16
-#: Pairs of channels whose weights, up to 36 numbers each, are small enough to be transformed.
+#: The most pairs of channels; a transformed weight has up to 36 numbers for each.
 _MOST_WEIGHTS = 1 << 20
-#: Tiles as which transforming a weight counts, and reading it where it was transformed before.
+#: The cost of transforming a weight, and of reading a transformed one, in tiles.
 _PACKING, _READING = 40, 12
-#: How many times as many multiplications a direct sum needs before a plan gives it up unmeasured.
+#: In plans, without measuring, Winograd has to save this factor of multiplications.
 _PAYING = 1.25
-#: Tiles of a chunk at least and at most, and the numbers that a thread's tiles should not exceed by much.
+#: The least and the most tiles of a chunk, and the approximate limit of a thread's numbers.
 _LEAST_TILES, _MOST_TILES, _CHUNK = 24, 48, 1 << 18
-#: Numbers of transformed tiles that a weight gradient sums over at once: they should stay in a third-level cache.
+#: Numbers of transformed tiles over which a weight gradient sums at once; they should fit into a third-level cache.
 _SUMMED = 1 << 20
 
 
 class WinogradBackend(ConvolutionBackend):
-    """Generated CPU kernels with fewer multiplications than taps, for windows of 3x3 and 5x5 one stride apart."""
+    """Generated CPU kernels with fewer multiplications than taps, for 3x3 and 5x5 windows with stride 1."""
 
     name = "winograd"
     local = False
@@ -107,10 +107,10 @@ class WinogradBackend(ConvolutionBackend):
         return None
 
     def recommends(self, problem: Problem, open_: Pass, channels_last: bool) -> bool:
-        """Where transforming weights and tiles is small against the products."""
+        """Whether transforming the weight and the tiles is cheap compared with the products."""
         assert isinstance(problem, ConvShape)
         if open_ is Pass.PACKED:
-            # The weight was transformed before: multiplications alone count, and how often a weight is read.
+            # The weight is already transformed: only multiplications count, and reading the weight.
             outputs, taps = problem.output_size, problem.kernel[0]
             form = _form(taps, problem.batch, outputs, _READING)
             count = problem.batch * math.prod(_tiles(form, outputs)) + _READING
@@ -144,12 +144,12 @@ _llvm, _backend = LlvmBackend(), WinogradBackend()
 
 
 @cache
-def _output_kernel(isa: Isa, form: Form, tile: ChannelTile, epilogue: Epilogue) -> Kernel:
+def _output_kernel(isa: Isa, form: WinogradForm, tile: ChannelTile, epilogue: Epilogue) -> Kernel:
     return Kernel(winograd.generate(isa, form, tile, epilogue), isa)
 
 
 @cache
-def _pooled_kernel(isa: Isa, form: Form, tile: ChannelTile, pooled: Pooled) -> Kernel:
+def _pooled_kernel(isa: Isa, form: WinogradForm, tile: ChannelTile, pooled: Pooled) -> Kernel:
     after, kind = pooled
     if isinstance(after, Epilogue):
         return Kernel(winograd_pooled.generate_largest(isa, form, tile, after), isa)
@@ -157,17 +157,17 @@ def _pooled_kernel(isa: Isa, form: Form, tile: ChannelTile, pooled: Pooled) -> K
 
 
 @cache
-def _weights_kernel(isa: Isa, form: Form, vectors: int, side_by_side: str) -> Kernel:
+def _weights_kernel(isa: Isa, form: WinogradForm, vectors: int, side_by_side: str) -> Kernel:
     return Kernel(winograd.generate_weights(isa, form, vectors, side_by_side), isa)
 
 
 @cache
-def _parts_kernel(isa: Isa, form: Form, of_gradients: bool) -> Kernel:
+def _parts_kernel(isa: Isa, form: WinogradForm, of_gradients: bool) -> Kernel:
     return Kernel(winograd.generate_parts(isa, form, of_gradients), isa)
 
 
 @cache
-def _products_kernel(isa: Isa, form: Form, tile: ChannelTile, side_by_side: bool) -> Kernel:
+def _products_kernel(isa: Isa, form: WinogradForm, tile: ChannelTile, side_by_side: bool) -> Kernel:
     return Kernel(winograd.generate_products(isa, form, tile, side_by_side), isa)
 
 
@@ -177,18 +177,18 @@ def _edges_kernel(isa: Isa) -> Kernel:
 
 
 class Pooled(NamedTuple):
-    """What is made of outputs instead of writing them all: maxima, with their positions if an activation is named."""
+    """Fused max pooling, with positions if an activation is named: only the maxima are written."""
 
     after: str | Epilogue
-    kind: str = ""  #: the positions' type, as pools.INDEX calls it
+    kind: str = ""  #: the type of positions, a value of pooling.dispatch.INDEX
 
 
 @dataclass(frozen=True, slots=True)
-class Sums:
-    """What a convolution's output comes to once sizes are known, but for the addresses."""
+class WinogradSums:
+    """The output of a convolution of given sizes: kernel, work items and arguments, without the addresses."""
 
     isa: Isa
-    form: Form
+    form: WinogradForm
     kernel: Kernel
     vectors: int
     channels: int  #: output channels in whole tiles
@@ -196,7 +196,7 @@ class Sums:
     items: int
     threads: int
     scratch: int
-    after: list[int]  #: the kernel's words after the addresses, but for the weight's
+    after: list[int]  #: the kernel's arguments after the addresses, except the weight's strides
     kept: bool
 
     @classmethod
@@ -209,14 +209,14 @@ class Sums:
         epilogue: Epilogue | Pooled = PLAIN,
         packed: bool = False,
         backwards: bool = False,
-    ) -> Sums:
-        """``packed``: a weight is transformed once for many calls, and kept; ``backwards``: for the input gradient."""
+    ) -> WinogradSums:
+        """``packed``: whether the weight is transformed once for many calls; ``backwards``: for the input gradient."""
         inner, outer, size, outputs = shape.in_channels, shape.out_channels, shape.size, shape.output_size
         isa = isa.dividing(math.gcd(inner, outer))
         before = [low for low, _ in shape.pads]
         if backwards:
             inner, outer, size, outputs = outer, inner, outputs, size
-            # Input i sees output i + before - tap: the kernel turned around begins so far before it.
+            # Input i sees output i + before - tap, which gives the padding of the flipped kernel.
             before = [kernel - 1 - low for kernel, low in zip(shape.kernel, before, strict=True)]
         form = _form(shape.kernel[0], shape.batch, outputs, _READING if packed else _PACKING)
         down, across = _tiles(form, outputs)
@@ -224,13 +224,13 @@ class Sums:
         tile = ChannelTile.choose(isa, outer, _MOST_TILES)
         channels = _rounded(outer, tile.vectors * isa.lanes)
         most = min(_MOST_TILES, max(_LEAST_TILES, _CHUNK // (form.elements * (inner + channels))))
-        # As many chunks for every thread.
+        # The same number of chunks for every thread.
         items = -(-tiles // most)
         items = min(_rounded(items, threads), -(-tiles // tile.columns))
         chunk = _rounded(-(-tiles // items), tile.columns)
         items = -(-tiles // chunk)
         scratch = form.elements * (chunk * (inner + channels) + 2 * GAP) + channels
-        # Room for a tile, states and flags, and the taps in the order of direct sums, should one be needed.
+        # Memory for a tile, for states and flags, and for the taps in the order of direct sums.
         scratch += form.elements * inner + chunk + channels // (tile.vectors * isa.lanes)
         scratch = _rounded(scratch + (0 if packed else form.taps**2 * inner * channels), LINE)
         threads = min(threads, items)
@@ -242,7 +242,7 @@ class Sums:
         return cls(isa, form, kernel, tile.vectors, channels, inner, items, threads, threads * scratch, after, packed)
 
     def pack(self, weights: Weights, bias: Tensor | None, into: Tensor | None = None) -> Tensor:
-        """The transformed weight; ``into`` is where it was packed before."""
+        """The transformed weight; ``into`` is memory to reuse."""
         _, outer, inner, _, _ = weights.sizes
         count, largest, direct, end = self._parts()
         packed = fresh.empty(end) if into is None else into
@@ -259,7 +259,7 @@ class Sums:
         return packed
 
     def _parts(self) -> tuple[int, int, int, int]:
-        """Where in a packed weight the bias begins, the largest magnitudes and the taps; where it ends."""
+        """The offsets in a packed weight of the bias, the largest magnitudes and the taps, and its size."""
         bias = self.form.elements * self.inner * self.channels
         largest = bias + self.channels + self.inner
         direct = largest + self.inner // self.isa.lanes * self.channels
@@ -268,9 +268,9 @@ class Sums:
     def words(
         self, x: Any, packed: Any, y: Any, scratch: Any, added: Any = None, weights: Weights | None = None
     ) -> list[Any]:
-        """The kernel's arguments, from addresses or from what will be addresses.
+        """The kernel's arguments, from addresses or buffers.
 
-        ``added``: a map, or the positions; ``weights``: what was packed, unless it is kept.
+        ``added``: a map, or the positions; ``weights``: the weight that was packed, unless the packing is kept.
         """
         if weights is None:
             assert self.kept
@@ -294,18 +294,18 @@ def _rounded(number: int, step: int) -> int:
     return -(-number // step) * step
 
 
-def _tiles(form: Form, outputs: Sequence[int]) -> tuple[int, int]:
+def _tiles(form: WinogradForm, outputs: Sequence[int]) -> tuple[int, int]:
     down, across = (-(-n // form.outputs) for n in outputs)
     return down, across
 
 
-def _form(taps: int, batch: int, outputs: Sequence[int], weights: int) -> Form:
-    """The form with the fewest multiplications, transforming weights counted as tiles."""
+def _form(taps: int, batch: int, outputs: Sequence[int], weights: int) -> WinogradForm:
+    """The form with the fewest multiplications; transforming the weight is counted as ``weights`` tiles."""
     return min(FORMS[taps], key=lambda form: form.elements * (batch * math.prod(_tiles(form, outputs)) + weights))
 
 
 def _sums(shape: ConvShape, x: Tensor, weights: Weights, bias: Tensor | None, backwards: bool) -> Tensor:
-    sums = Sums.of(the_isa(), shape, launch.threads(), backwards=backwards)
+    sums = WinogradSums.of(the_isa(), shape, launch.threads(), backwards=backwards)
     packed, scratch = sums.pack(weights, bias), fresh.empty(sums.scratch)
     whole = shape.input_shape if backwards else shape.output_shape
     y = fresh.empty(whole, memory_format=torch.channels_last)
@@ -315,7 +315,7 @@ def _sums(shape: ConvShape, x: Tensor, weights: Weights, bias: Tensor | None, ba
 
 
 def pools(shape: ConvShape, pool: PoolShape) -> bool:
-    """Whether an output can go through max pooling before it is written."""
+    """Whether max pooling can be fused with the convolution."""
     refused = _backend.refusal(shape, Pass.OUTPUT, torch.float32, "cpu") is not None
     return not refused and pool.kernel == (winograd_pooled.WINDOW,) * 2 and joins(pool)
 
@@ -323,12 +323,13 @@ def pools(shape: ConvShape, pool: PoolShape) -> bool:
 def maximum(
     shape: ConvShape, pool: PoolShape, activation: str, x: Tensor, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The pooled map of a problem that pools and its positions, -1 where the activation lets no gradient back; both
-    with channels side by side.
+    """The pooled map and its positions, both in channels last; -1 where the activation has a zero gradient.
+
+    The problem has to satisfy :func:`pools`.
     """
     x, weight, bias = checked_operands(shape, Pass.OUTPUT, x, weight, bias)
     x, dtype = _nhwc(x), compact(pool)
-    sums = Sums.of(the_isa(), shape, launch.threads(), Pooled(activation, INDEX[dtype]))
+    sums = WinogradSums.of(the_isa(), shape, launch.threads(), Pooled(activation, INDEX[dtype]))
     weights = Weights.of(weight, 1)
     packed, scratch = sums.pack(weights, bias), fresh.empty(sums.scratch)
     last = torch.channels_last
@@ -352,10 +353,10 @@ def _weight_grad(shape: ConvShape, x: Tensor, g: Tensor, channels_last: bool) ->
     items = -(-outer // tile.columns) * (inner // (vectors * isa.lanes))
     chunk = min(tiles, max(_LEAST_TILES, _SUMMED // (form.elements * (inner + outer))))
     slices = chunk * inner + GAP, chunk * outer + GAP
-    # The last output channels of a tile may be read where there are none.
+    # The last tile may read beyond the output channels.
     parts = [fresh.empty(form.elements * slice_ + GAP) for slice_ in slices]
-    # Sums that are complete at once need not be kept. Others are taken an element after the other, whose tiles stay in
-    # a second-level cache.
+    # Sums over all tiles at once needn't be kept. Otherwise elements are summed one after the other, so that an
+    # element's tiles stay in a second-level cache.
     at_once, kept = chunk == tiles, form.elements * tile.columns * vectors * isa.lanes
     total = fresh.empty((threads if at_once else items) * kept)
     where = [0, kept] if at_once else [kept, 0]
@@ -392,10 +393,10 @@ def _weight_grad(shape: ConvShape, x: Tensor, g: Tensor, channels_last: bool) ->
 
 
 def _repaired(shape: ConvShape, x: Tensor, g: Tensor, made: Tensor, marked: Tensor, channels_last: bool) -> Tensor:
-    """A weight gradient whose marked channels, of inputs and outputs, may be poor, or which has infinities or NaN."""
+    """Replaces inaccurate parts of a weight gradient by direct sums: marked channels, or all for infinities and NaN."""
     direct = partial(_llvm.contract, open_=Pass.WEIGHT_GRAD, bias=None)
     if not made.isfinite().all():
-        # These spread; and numbers may be so large that only here something overflows.
+        # Infinities and NaN spread; and very large numbers may overflow only in Winograd's form.
         return direct(shape, first=x, second=g, channels_last=channels_last)
     marks = marked.split((shape.in_channels, shape.out_channels))
     of_x, of_g = (_poor(*each) for each in zip((x, g), marks, _seen_by_all(shape), strict=True))
@@ -406,13 +407,13 @@ def _repaired(shape: ConvShape, x: Tensor, g: Tensor, made: Tensor, marked: Tens
     return made
 
 
-#: The first and the last row, and the first and the last column, of a rectangle.
+#: The first and last row, and the first and last column, of a rectangle.
 _Ends: TypeAlias = tuple[int, int, int, int]
 
 
 @lru_cache(maxsize=4096)
 def _seen_by_all(shape: ConvShape) -> tuple[_Ends, _Ends]:
-    """The inputs that all taps see, and the outputs that see no padding; empty ones end before they begin."""
+    """The inputs that all taps see, and the outputs that see no padding; an empty rectangle ends before it begins."""
     inputs: list[int] = []
     outputs: list[int] = []
     for size, out, taps, (low, _) in zip(shape.size, shape.output_size, shape.kernel, shape.pads, strict=True):
@@ -425,7 +426,7 @@ def _seen_by_all(shape: ConvShape) -> tuple[_Ends, _Ends]:
 
 
 def _poor(image: Tensor, marked: Tensor, ends: _Ends) -> Tensor:
-    """The marked channels whose largest value isn't within reach of the largest one that all taps see."""
+    """The marked channels whose largest value is too large compared with the largest one that all taps see."""
     (channels,) = marked.nonzero(as_tuple=True)
     values = image[:, channels].abs()
     top, bottom, left, right = ends

@@ -1,11 +1,11 @@
-"""The matrices of Winograd's convolution, and how much of their rounding an output may show.
+"""The matrices of Winograd's convolution, and bounds on the rounding error of an output.
 
-They follow from n - 1 points at which polynomials are evaluated, and infinity, exactly, as fractions.
+The matrices follow from n - 1 points at which polynomials are evaluated, and infinity, exactly, as fractions.
 
 Sources: Winograd, "Arithmetic complexity of computations" (1980); Lavin & Gray, "Fast algorithms for convolutional
 neural networks", CVPR 2016, sections 4.1 and 5; for the bound Barabasz, Anderson, Soodhalter & Gregg, "Error analysis
 and improving the accuracy of Winograd convolution for deep neural networks", ACM Transactions on Mathematical Software
-46 (2020), article 37, which also sums channels in parts.
+46 (2020), article 37, which also sums the channels in parts.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from striate.engine.llvm.codegen.ir import Function
 Matrix: TypeAlias = tuple[tuple[Fraction, ...], ...]
 
 
-#: By their number. 0 and 1 need the fewest operations; of four besides 0 those at 5/8 and 3/2 spread the entries'
-#: magnitudes little, and with them rounding (0, 1 and 2 as in the paper: five times as much).
+#: The points by their number. 0 and 1 need the fewest operations. With four points besides 0, those at 5/8 and 3/2 keep
+#: the magnitudes of the entries close together, and so the rounding small (0, 1 and 2, as in the paper: five times
+#: more).
 _POINTS: Final = {3: (0, 1, -1), 5: (0, Fraction(5, 8), Fraction(-5, 8), Fraction(3, 2), Fraction(-3, 2))}
 
 
 @dataclass(frozen=True)
-class Form:
+class WinogradForm:
     """The matrices for tiles of m outputs of windows of r taps along an axis."""
 
     outputs: int
@@ -66,7 +67,7 @@ class Form:
 
     @property
     def growth(self) -> Fraction:
-        """How much larger the numbers that are rounded may be than what they come to: the largest sum of squares of
+        """The factor by which rounded numbers may exceed their result: the largest sum of squares of
 
             V[t, p] = sum over e of |A[e, i]| |G[e, t]| |B'[e, p]|
 
@@ -81,11 +82,11 @@ class Form:
         )
 
     def bound(self, channels: int) -> float:
-        """How large an output's error is at most, in units of half a last place of 1 (2 ** -24), the norm of its filter
-        and the norm of its tile of inputs, as vectors over all channels.
+        """The largest error of an output, in units of 2 ** -24 times the norm of its filter and the norm of its input
+        tile, as vectors over all channels.
 
-        No number is rounded more often than the sums have terms that it goes through: those of each transformation,
-        twice, whose factors round once more, and the one over channels.
+        A number is rounded at most as often as the sums that it passes through have terms: two sums for each
+        transformation, whose factors round once more, and the sum over channels.
         """
         chains = [max(sum(map(bool, row)) for row in matrix) + 1 for matrix in (transposed(self.a), self.b, self.g)]
         return float((sum_length(channels) + 2 * sum(chains)) * self.growth)
@@ -95,12 +96,12 @@ class Form:
         return (*(tuple(point**i for i in range(count)) for point in self.points), infinity)
 
 
-#: Channels that are summed by themselves before they are added to the others: the longer a sum, the more it rounds.
+#: Channels are summed in groups of this size, because longer sums have larger rounding errors.
 TOGETHER: Final = 32
 
 
 def sum_length(channels: int) -> int:
-    """How often a sum over channels is rounded at most."""
+    """The largest number of roundings in a sum over channels."""
     return min(TOGETHER, channels) + -(-channels // TOGETHER)
 
 
@@ -116,11 +117,11 @@ def transposed(matrix: Matrix) -> Matrix:
     return tuple(zip(*matrix, strict=True))
 
 
-Tile: TypeAlias = list[list[str]]
+TileValues: TypeAlias = list[list[str]]
 
 
-def both(f: Function, matrix: Matrix, tile: Tile) -> Tile:
-    """matrix * tile * matrix', of vectors."""
+def both(f: Function, matrix: Matrix, tile: TileValues) -> TileValues:
+    """matrix * tile * matrix', where the elements of the tile are vectors."""
     columns = [times(f, matrix, column) for column in zip(*tile, strict=True)]
     return [times(f, matrix, row) for row in zip(*columns, strict=True)]
 
@@ -128,7 +129,7 @@ def both(f: Function, matrix: Matrix, tile: Tile) -> Tile:
 def times(f: Function, matrix: Matrix, values: Sequence[str]) -> list[str]:
     """A matrix of numbers times a column of vectors.
 
-    Rows that differ in signs only, as those of two opposite points do, share their halves: a + b and a - b.
+    Two rows that differ only in signs, as the rows of opposite points do, share their partial sums: a + b and a - b.
     """
     found: dict[int, str] = {}
     for i, row in enumerate(matrix):
@@ -150,13 +151,13 @@ def times(f: Function, matrix: Matrix, values: Sequence[str]) -> list[str]:
 
 
 def _combined(f: Function, factors: Sequence[Fraction], values: Sequence[str]) -> str:
-    """The sum of factor * value, starting with what needs no multiplication."""
+    """The sum of factor * value, starting with terms that need no multiplication."""
     terms = sorted((pair for pair in zip(factors, values, strict=True) if pair[0]), key=lambda pair: pair[0] != 1)
     if not terms:
         return f.zeros()
     common = {abs(factor) for factor, _ in terms}
     if len(terms) > 1 and len(common) == 1 and common != {Fraction(1)}:
-        # One multiplication for all.
+        # All factors have the same magnitude: multiply once, at the end.
         (size,) = common
         inner = _combined(f, [factor / size for factor, _ in terms], [value for _, value in terms])
         return f.arithmetic("fmul", inner, f.constant(float(size)))

@@ -1,29 +1,28 @@
-"""Winograd's convolution on channels last: windows one stride apart with fewer multiplications than taps.
+"""Winograd's convolution in channels last: windows with stride 1, with fewer multiplications than taps.
 
     Y = A' [ (G w G') * (B' d B) ] A         summed over input channels before the outer pair of A is applied
 
-computes a tile of m x m outputs Y from a tile d of n x n inputs, n = m + r - 1 for windows of r x r, where * goes
-element by element: n * n multiplications instead of m * m * r * r. For every element the sum over input channels is a
-matrix product, tiles by input channels times input channels by output channels, which is where the time goes.
+computes a tile of m x m outputs Y from a tile d of n x n inputs, n = m + r - 1 for windows of r x r. The product * is
+elementwise: n * n multiplications instead of m * m * r * r. For every element, the sum over input channels is a matrix
+product, tiles by input channels times input channels by output channels, which takes most of the time.
 
     for every item: a chunk of T tiles
-        part[e][tile][c]  = (B' d B)[e]             lanes over c; inputs beyond the image read zeros
+        part[e][tile][c]  = (B' d B)[e]             lanes over c; inputs beyond the image are zeros
         sums[e][tile][o]  = sum over c of part[e][tile][c] * weight[e][o][c]        P tiles and V vectors in registers
         y[tile]           = epilogue of (A' sums A + bias)
-        y[square]         = epilogue of (direct sums + bias)    where the tile's values don't allow that:
-                                                                see values.py
+        y[square]         = epilogue of (direct sums + bias)    if the tile's values require it: see values.py
 
-The input gradient is the same with the kernel turned around and its channels swapped. The weight gradient is
+The input gradient is the same with the kernel flipped and its channels swapped. The weight gradient is
 
     G' [ sum over tiles of (B' d B) * (A g A') ] G
 
-with g a tile of output gradients: matrix products that sum over tiles.
+where g is a tile of output gradients, and the sum over tiles is a matrix product.
 
 For the matrices, sources and rounding see forms.py.
 
-Packed weight: [e][V vectors of output channels][C_in][V * lanes], then a bias for each of these channels, then a zero
-for each input channel, then for every vector's length of input channels each output channel's largest magnitude, as a
-whole number; where it is packed for many calls, then the taps as direct sums read them.
+Packed weight: [e][V vectors of output channels][C_in][V * lanes]; a bias for each of these channels; a zero for each
+input channel; for each vector of input channels, the largest magnitude of each output channel, as an integer; and, if
+the weight is packed for many calls, the taps in the order of direct sums.
 """
 
 from __future__ import annotations
@@ -38,16 +37,16 @@ from striate.engine.llvm.codegen.isa import Isa
 from striate.engine.llvm.convolution.nhwc import ChannelTile
 from striate.engine.llvm.functions.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.memory.rows import transposed_vectors
-from striate.engine.llvm.winograd.forms import TOGETHER, Form, Matrix, Tile, both, times, transposed
+from striate.engine.llvm.winograd.forms import TOGETHER, Matrix, TileValues, WinogradForm, both, times, transposed
 from striate.engine.llvm.winograd.values import SQUARE, ZEROS, Direct, Watch, larger_bits, suspects
 
-#: Numbers between the slices of two elements, so that they don't fall onto the same lines of a cache.
+#: Numbers between the slices of two elements, so that they don't map to the same cache sets.
 GAP: Final = 16
 
-#: Writes a vector of channels, the first of which is told, of a square of outputs.
-Put: TypeAlias = Callable[[Number, Tile], None]
+#: Writes a square of outputs for a vector of channels, given the first channel.
+Put: TypeAlias = Callable[[Number, TileValues], None]
 #: Conditions, one for each output of a square.
-Kept: TypeAlias = list[list[str]]
+KeptOutputs: TypeAlias = list[list[str]]
 
 
 class Tiles:
@@ -58,28 +57,28 @@ class Tiles:
         self.outputs = outputs
 
     def place(self, tile: Number) -> tuple[Number, Number, Number]:
-        """Image, and the first row and column of its outputs."""
+        """The image of a tile, and the first row and column of its outputs."""
         here = tile % (self.down * self.across)
         row, column = here // self.across, here % self.across
         return tile // (self.down * self.across), row * self.outputs, column * self.outputs
 
 
 class Image:
-    """Nhwc numbers, and what stands for all that lies outside; sizes are arguments, in this order."""
+    """Images in channels last, and the memory that stands for pixels outside; sizes are arguments, in this order."""
 
     def __init__(self, f: Function, start: Pointer, outside: Pointer) -> None:
         self.f, self.start, self.outside = f, start, outside
         self.channels, self.height, self.width, self.image, self.row = (f.size() for _ in range(5))
 
     def patch(self, image: Number, top: Number, left: Number, size: int) -> list[list[Pointer]]:
-        """Where ``size`` rows and columns of pixels lie."""
+        """The addresses of ``size`` rows and columns of pixels."""
         limits, strides = (self.height, self.width), (self.row, self.channels)
         return places(self.f, self.start + image * self.image, self.outside, (top, left), limits, strides, size)
 
     def whole(self, image: Number, top: Number, left: Number, size: int, staging: Pointer) -> tuple[Pointer, Number]:
-        """Where as many rows and columns lie evenly apart: the first pixel, and from row to row.
+        """The address of the first of ``size`` rows and columns at equal distances, and the distance between rows.
 
-        What reaches beyond the image is put together in ``staging``.
+        A patch that reaches beyond the image is copied to ``staging``.
         """
         f, across = self.f, self.channels
         start, row = f.variable(staging.text, "ptr"), f.variable(str(size * across), "i64")
@@ -99,7 +98,7 @@ class Image:
 
 
 def evenly(start: Pointer, step: Number, count: int) -> list[Pointer]:
-    """So many addresses, each made from the one before: all at once wouldn't fit the registers."""
+    """``count`` addresses, each computed from the one before, because they wouldn't all fit into registers."""
     found = [start]
     while len(found) < count:
         found.append(start.f.opaque(found[-1] + step))
@@ -115,7 +114,7 @@ def places(
     strides: tuple[Number, Number],
     size: int,
 ) -> list[list[Pointer]]:
-    """Addresses of ``size`` rows and columns from a corner on, ``outside`` for those beyond the limits."""
+    """Addresses of ``size`` rows and columns from a corner on; ``outside`` for positions beyond the limits."""
     rows, columns = (
         [(first + i, f.both(f.less(-1, first + i), f.less(first + i, limit))) for i in range(size)]
         for first, limit in zip(corner, limits, strict=True)
@@ -131,10 +130,10 @@ def places(
 
 @dataclass
 class Generator:
-    """The kernel of the output; what is made of sums is left open."""
+    """The kernel of the output; subclasses define what is written."""
 
     f: Function
-    form: Form
+    form: WinogradForm
     tile: ChannelTile
 
     def emit(self) -> Function:
@@ -157,7 +156,7 @@ class Generator:
         self.sums = self.part + form.elements * self.part_slice
         self.sums_row = channels
         self.sums_slice = chunk * self.sums_row + GAP
-        # Outputs beyond the image are written there.
+        # Outputs beyond the image are written to this memory.
         self.waste = self.sums + form.elements * self.sums_slice
         staging = self.waste + channels
         states = Pointer(f, (staging + form.elements * image.channels).text, "i32")
@@ -185,18 +184,21 @@ class Generator:
         return f
 
     def ask(self) -> None:
-        """Asks for another argument after the result."""
+        """Reads further arguments, which follow the result."""
 
-    def put(self, image: Number, top: Number, left: Number, size: int, kept: Kept | None = None) -> Put:
-        """What writes so many rows and columns of outputs from a corner on, of which the others aren't ``kept``."""
+    def put(self, image: Number, top: Number, left: Number, size: int, kept: KeptOutputs | None = None) -> Put:
+        """A function that writes ``size`` rows and columns of outputs from a corner, only those ``kept``."""
         raise NotImplementedError
 
     def summed(self, direct: str, zeros: Number, every: int) -> str:
-        """Whether a square of outputs is summed: ``direct`` if one has to be; of ``zeros``, bits, some are the bias."""
+        """Whether a square of outputs is summed directly.
+
+        ``direct``: whether one of the outputs has to be; ``zeros``: the bits of the outputs that are the bias.
+        """
         raise NotImplementedError
 
     def _directly(self, state: Number, place: tuple[Number, Number, Number], before: tuple[Number, Number]) -> None:
-        """Writes what of a tile isn't computed together, which its state tells."""
+        """Writes the outputs of a tile that are summed directly or are the bias, according to its state."""
         f, m = self.f, self.form.outputs
         image, top, left = place
         bits = [[1 << i * m + j for j in range(SQUARE)] for i in range(SQUARE)]
@@ -223,8 +225,8 @@ class Generator:
                             bias = f.load(self.bias + channel)
                             put(channel, [[f.arithmetic("fadd", total, bias) for total in row] for row in square])
 
-    def outputs(self, tile: Number, channel: Number) -> Tile:
-        """Outputs of a vector of channels."""
+    def outputs(self, tile: Number, channel: Number) -> TileValues:
+        """The outputs of a tile for a vector of channels."""
         f, size = self.f, self.form.size
         bias, seen = f.load(self.bias + channel), self.sums + (tile * self.sums_row + channel)
         sums = [f.load(place) for place in evenly(seen, self.sums_slice, size**2)]
@@ -254,14 +256,14 @@ class Generator:
 
 @dataclass
 class _Whole(Generator):
-    """All outputs are written, after an epilogue."""
+    """The kernel that writes all outputs, after an epilogue."""
 
     epilogue: Epilogue
 
     def ask(self) -> None:
         self.added = self.f.pointer() if self.epilogue.adds else None
 
-    def put(self, image: Number, top: Number, left: Number, size: int, kept: Kept | None = None) -> Put:
+    def put(self, image: Number, top: Number, left: Number, size: int, kept: KeptOutputs | None = None) -> Put:
         f = self.f
         each = (self.waste, (top, left), (self.out_height, self.out_width))
         strides = (self.out_width * self.outer, self.outer)
@@ -272,7 +274,7 @@ class _Whole(Generator):
             pairs = (zip(*rows, strict=True) for rows in zip(kept, targets, strict=True))
             targets = [[f.either(keep, place, self.waste) for keep, place in row] for row in pairs]
 
-        def put(channel: Number, square: Tile) -> None:
+        def put(channel: Number, square: TileValues) -> None:
             for i, row in enumerate(square):
                 for j, total in enumerate(row):
                     more = added[i][j] + channel if added else None
@@ -316,9 +318,9 @@ def _transform(
     staging: Pointer,
     watch: Watch | None = None,
 ) -> None:
-    """Writes ``part[e][tile][channel]`` for some tiles, the first and how many.
+    """Writes ``part[e][tile][channel]`` for some tiles; ``which`` has the first tile and their number.
 
-    ``staging`` is room for a tile; ``watch`` gets to see the values.
+    ``staging`` is memory for a tile; ``watch`` inspects the values.
     """
     start, count = which
     with f.loop(0, count) as tile:
@@ -343,19 +345,19 @@ def _transform(
             watch.settle(tile)
 
 
-def generate(isa: Isa, form: Form, tile: ChannelTile, epilogue: Epilogue = PLAIN) -> Function:
-    """The output; its arguments in the order in which they are asked for above."""
+def generate(isa: Isa, form: WinogradForm, tile: ChannelTile, epilogue: Epilogue = PLAIN) -> Function:
+    """The kernel of the output; its arguments are in the order in which the code above reads them."""
     return _Whole(Function("winograd_output", isa), form, tile, epilogue).emit()
 
 
-def generate_weights(isa: Isa, form: Form, vectors: int, side_by_side: str) -> Function:
+def generate_weights(isa: Isa, form: WinogradForm, vectors: int, side_by_side: str) -> Function:
     """Packs a weight: [element][block of ``vectors`` of output channels][input channel][channel of the block].
 
-    ``largest`` are the largest magnitudes of these channels' taps, as whole numbers; ``direct`` the taps themselves, if
+    ``largest`` receives the largest magnitudes of these channels' taps, as integers; ``direct`` the taps themselves, if
     ``kept`` isn't 0: [block][input channel][tap][channel of the block].
 
-    An item is a vector's length of input channels of a block. Both numbers of channels are whole vectors; which of them
-    lie side by side in memory, ``"outer"``, ``"inner"`` or neither, decides how they are read.
+    A work item is a vector of input channels of a block. Both numbers of channels are whole vectors. ``side_by_side``
+    says which of them are adjacent in memory, ``"outer"``, ``"inner"`` or neither.
     """
     f = Function("winograd_weights", isa)
     weight, packed, largest, direct = f.pointer(), f.pointer(), f.pointer("i32"), f.pointer()
@@ -407,8 +409,8 @@ def generate_weights(isa: Isa, form: Form, vectors: int, side_by_side: str) -> F
     return f
 
 
-def generate_parts(isa: Isa, form: Form, of_gradients: bool) -> Function:
-    """Transforms tiles of inputs, or of output gradients, for a weight gradient. An item is a tile."""
+def generate_parts(isa: Isa, form: WinogradForm, of_gradients: bool) -> Function:
+    """Transforms tiles of inputs, or of output gradients, for a weight gradient; a work item is a tile."""
     f = Function("winograd_gradient_parts" if of_gradients else "winograd_input_parts", isa)
     x, part, zeros, staging = (f.pointer() for _ in range(4))
     tiles, image = Tiles(f, form.outputs), Image(f, x, zeros)
@@ -420,13 +422,13 @@ def generate_parts(isa: Isa, form: Form, of_gradients: bool) -> Function:
     return f
 
 
-def generate_products(isa: Isa, form: Form, tile: ChannelTile, side_by_side: bool) -> Function:
+def generate_products(isa: Isa, form: WinogradForm, tile: ChannelTile, side_by_side: bool) -> Function:
     """``made[o, c] = G' total G`` with ``total[e] += sum over tiles of other[e][tile][o] * part[e][tile][c]``.
 
-    An item is ``together`` elements e of P output channels o and V vectors of input channels c, which have to be whole
-    tiles. What reaches beyond the output channels is dropped at the end. ``more`` and ``last`` say whether tiles came
-    before, and whether this is the end, which takes all elements together; ``side_by_side`` whether input channels lie
-    so in the result. If that has infinities or NaN ``spoilt`` becomes 1.
+    A work item is ``together`` elements e of P output channels o and V vectors of input channels c, which have to be
+    whole tiles. Sums beyond the output channels are dropped at the end. ``more``: whether earlier tiles have been
+    summed; ``last``: whether these are the last tiles, for which an item has all elements. ``side_by_side``: whether
+    input channels are adjacent in the result. If the result has infinities or NaN, ``spoilt`` becomes 1.
     """
     f = Function("winograd_products", isa)
     part, other, total, made = (f.pointer() for _ in range(4))

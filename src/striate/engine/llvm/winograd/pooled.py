@@ -1,12 +1,12 @@
-"""Winograd's convolution with an activation and max pooling of 2x2: the map between them is never written.
+"""Winograd's convolution fused with an activation and 2x2 max pooling: the map between them is never written.
 
-Tiles of outputs begin at even rows and columns and have an even number of each, so a tile holds whole windows: for
-every tile, when its sums are complete, and for every vector of channels
+Tiles of outputs begin at even rows and columns and have an even number of each, so a tile holds whole windows. When the
+sums of a tile are complete, for every vector of channels
 
-    y = A' sums A + bias,  and the largest of every window of y goes through the activation to the result
+    y = A' sums A + bias,  and the activation of the largest value of every window of y is the result
 
-with its position, where gradients will be wanted; or alone, through any function that rises. Outputs that fill no
-window are dropped. See kernels.py for all else.
+It is written with its position if gradients are needed; without positions, any increasing function may follow. Outputs
+that don't fill a window are dropped. See kernels.py for the rest.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from striate.engine.llvm.codegen.isa import Isa
 from striate.engine.llvm.convolution.nhwc import ChannelTile
 from striate.engine.llvm.functions.epilogue import Epilogue
 from striate.engine.llvm.pooling.nchw import clamped, larger_of, takes_over
-from striate.engine.llvm.winograd.forms import Form, Tile
-from striate.engine.llvm.winograd.kernels import Generator, Kept, Put, places
+from striate.engine.llvm.winograd.forms import TileValues, WinogradForm
+from striate.engine.llvm.winograd.kernels import Generator, KeptOutputs, Put, places
 
 #: Rows and columns of a window.
 WINDOW = 2
@@ -30,7 +30,7 @@ WINDOW = 2
 
 class _Windows(Generator):
     def places(self, table: Pointer, image: Number, top: Number, left: Number, size: int) -> list[list[Pointer]]:
-        """Where in a table of the pooled map's size the windows of a square of outputs belong."""
+        """The addresses, in a map of the pooled size, of the windows of a square of outputs."""
         height, width = self.out_height // WINDOW, self.out_width // WINDOW
         waste, corner = Pointer(self.f, self.waste.text, table.element), (top // WINDOW, left // WINDOW)
         strides = width * self.outer, self.outer
@@ -39,12 +39,12 @@ class _Windows(Generator):
         )
 
     def summed(self, direct: str, zeros: Number, every: int) -> str:
-        # A window is written as one: if only some of its outputs are the bias, all are summed.
+        # A window is written as a whole: if only some of its outputs are the bias, all are summed directly.
         mixed = self.f.both(self.f.less(0, zeros), self.f.less(zeros, every))
         return self.f.value(f"or i1 {direct}, {mixed}")
 
 
-def windows(square: Tile) -> Iterator[tuple[int, int, dict[tuple[int, int], str]]]:
+def windows(square: TileValues) -> Iterator[tuple[int, int, dict[tuple[int, int], str]]]:
     """The windows of a square of outputs by row and column, with their taps."""
     for i, j in product(range(len(square) // WINDOW), repeat=2):
         taps = product(range(WINDOW), repeat=2)
@@ -53,7 +53,7 @@ def windows(square: Tile) -> Iterator[tuple[int, int, dict[tuple[int, int], str]
 
 @dataclass
 class _Recorded(_Windows):
-    """Maxima after an activation, and their positions."""
+    """The kernel that writes maxima after an activation, and their positions."""
 
     activation: str
     index: str
@@ -61,11 +61,11 @@ class _Recorded(_Windows):
     def ask(self) -> None:
         self.positions = self.f.pointer(self.index)
 
-    def put(self, image: Number, top: Number, left: Number, size: int, kept: Kept | None = None) -> Put:
+    def put(self, image: Number, top: Number, left: Number, size: int, kept: KeptOutputs | None = None) -> Put:
         f, corner = self.f, (image, top, left, size)
         values, positions = self.places(self.y, *corner), self.places(self.positions, *corner)
 
-        def put(channel: Number, square: Tile) -> None:
+        def put(channel: Number, square: TileValues) -> None:
             for i, j, taps in windows(square):
                 first = (top + i * WINDOW) * self.out_width + (left + j * WINDOW)
                 value, position = self._largest(taps, first)
@@ -75,7 +75,7 @@ class _Recorded(_Windows):
         return put
 
     def _largest(self, taps: dict[tuple[int, int], str], first: Number) -> tuple[str, str]:
-        """Of a window that begins at this position of the plane."""
+        """The maximum of a window and its position; ``first`` is the window's first position in the plane."""
         f, wide = self.f, f"<{self.f.lanes} x i32>"
         best, ahead = "", f.zeros()
         for (u, v), value in taps.items():
@@ -91,14 +91,14 @@ class _Recorded(_Windows):
 
 @dataclass
 class _Largest(_Windows):
-    """Maxima alone, after an epilogue."""
+    """The kernel that writes maxima after an epilogue, without positions."""
 
     epilogue: Epilogue
 
-    def put(self, image: Number, top: Number, left: Number, size: int, kept: Kept | None = None) -> Put:
+    def put(self, image: Number, top: Number, left: Number, size: int, kept: KeptOutputs | None = None) -> Put:
         f, values = self.f, self.places(self.y, image, top, left, size)
 
-        def put(channel: Number, square: Tile) -> None:
+        def put(channel: Number, square: TileValues) -> None:
             for i, j, taps in windows(square):
                 best = reduce(partial(larger_of, f), taps.values())
                 f.store(self.epilogue.apply(f, best, None), values[i][j] + channel)
@@ -106,11 +106,11 @@ class _Largest(_Windows):
         return put
 
 
-def generate(isa: Isa, form: Form, tile: ChannelTile, activation: str, index: str) -> Function:
-    """The kernel; its arguments are kernels.py's, with positions, ``i16`` or ``i32``, after the values."""
+def generate(isa: Isa, form: WinogradForm, tile: ChannelTile, activation: str, index: str) -> Function:
+    """The kernel with positions; its arguments are those of kernels.py, with positions (``index``) after the values."""
     return _Recorded(Function("winograd_pooled", isa), form, tile, activation, index).emit()
 
 
-def generate_largest(isa: Isa, form: Form, tile: ChannelTile, epilogue: Epilogue) -> Function:
-    """Without positions; its arguments are kernels.py's."""
+def generate_largest(isa: Isa, form: WinogradForm, tile: ChannelTile, epilogue: Epilogue) -> Function:
+    """The kernel without positions; its arguments are those of kernels.py."""
     return _Largest(Function("winograd_largest", isa), form, tile, epilogue).emit()

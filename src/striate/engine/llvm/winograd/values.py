@@ -1,27 +1,27 @@
-"""Where Winograd's convolution holds, by the values that it is used on; direct sums everywhere else.
+"""Decides from the values which outputs use Winograd's form, and which are summed directly.
 
-A tile's outputs are computed from all of its inputs, and what an output doesn't see cancels, but for rounding: an error
-in proportion to the tile's values, whatever lies in the output's own window. NaN and infinity don't cancel at all. So
-for every tile, the squares of whose inputs add up to E over all channels, and for every output of it, the squares of
-whose window add up to e, the output
+A tile's outputs are computed from all of its inputs. Inputs that an output doesn't see cancel up to rounding, and that
+error is proportional to the tile's values, not to those of the output's window. NaN and infinity don't cancel at all.
+For a tile, let E be the sum of the squares of its inputs over all channels; for an output in it, let e be the sum of
+the squares in its window. The output
 
     is computed with the tile       if E <= 36 e and 2^-100 <= E <= 2^120, or if the tile has zeros only
     is the bias                     if its window has zeros only
     is summed directly              otherwise, as are its neighbours in a square of 2 x 2
 
-and everything is summed directly for blocks of filters of which one's largest magnitude lies outside 2^-40 and 2^40,
-unless it is 0. Within these limits nothing on the way overflows, or loses digits by being small; together with
-:meth:`striate.engine.llvm.winograd.forms.Form.bound` they bound an output's error by its own window. Where all is
-equally bright a tile of 4 x 4 outputs has E = 4 e, so the limit is a tile three times as bright as a window in it, in
-the root of the mean square.
+Everything is summed directly for blocks of filters in which a largest magnitude is outside 2^-40 to 2^40 and not 0.
+Within these limits no intermediate number overflows or loses digits by underflow. Together with
+:meth:`striate.engine.llvm.winograd.forms.WinogradForm.bound` they bound an output's error by its own window. If all
+values are equal, a tile of 4 x 4 outputs has E = 4 e; so the limit is a tile whose root mean square is three times that
+of a window in it.
 
-What has to be looked at of every tile is little (:class:`Watch`). Four outputs in a square share the inputs in the
-middle of their windows: while a tile is transformed, the squares of these are added up apart from all others. Where
-they are bright enough by themselves, no window is looked at. On photographs a few tiles in a hundred are looked at. It
-is all decided by a tile's values and nothing else, so results don't hang on chunks and threads.
+The check is cheap (:class:`Watch`). Four outputs in a square share the inputs in the middle of their windows. While a
+tile is transformed, the squares of these inputs are summed separately. If they are large enough by themselves, the
+windows needn't be inspected. On photographs, a few tiles in a hundred need it. The decision depends only on the values
+of a tile, so results don't depend on chunks and threads.
 
-A weight's gradient sums over all positions, so no value of a channel is a stranger to it but for those at the borders,
-which some taps don't see (:func:`generate_edges`).
+A weight gradient sums over all positions, so every value of a channel belongs to it, except those at the borders, which
+some taps don't see (:func:`generate_edges`).
 """
 
 from __future__ import annotations
@@ -35,37 +35,37 @@ from typing import TYPE_CHECKING, Final
 from striate.engine.llvm.codegen.ir import Function, Int, Number, Pointer
 from striate.engine.llvm.codegen.isa import Isa
 from striate.engine.llvm.convolution.nhwc import ChannelTile
-from striate.engine.llvm.winograd.forms import Form, Tile
+from striate.engine.llvm.winograd.forms import TileValues, WinogradForm
 
 if TYPE_CHECKING:
     from striate.engine.llvm.winograd.kernels import Image
 
-#: How many times a window's sum of squares its tile's may be. 36 keeps the error next to a spike, at the limit, at some
-#: four times that of even numbers, and leaves less than one output in a hundred of photographs' maps to direct sums.
+#: The largest ratio of a tile's sum of squares to a window's. With 36, the error next to a spike at the limit is some
+#: four times that of equal numbers, and less than one output in a hundred of photographs' maps is summed directly.
 SPREAD: Final = 36
-#: A tile's sum of squares at least and at most, unless it is 0.
+#: The limits of a tile's sum of squares, unless it is 0.
 LEAST, MOST = 2.0**-100, 2.0**120
-#: The largest magnitude of a filter at least and at most, unless it is 0.
+#: The limits of the largest magnitude of a filter, unless it is 0.
 LEAST_WEIGHT, MOST_WEIGHT = 2.0**-40, 2.0**40
 #: Rows and columns of outputs that are summed directly together.
 SQUARE: Final = 2
-#: Where in a tile's state the outputs begin that see zeros only; those to be summed directly begin at 0.
+#: The first bit, in a tile's state, of the outputs that see zeros only; the bits of direct sums begin at 0.
 ZEROS: Final = 16
-#: Numbers below have squares that are no longer exact.
+#: The squares of smaller numbers aren't exact.
 TINY: Final = 2.0**-62
 
 
 class Watch:
-    """Looks at tiles as they are transformed, and writes down each one's state.
+    """Inspects tiles while they are transformed, and records their states.
 
-    A bit for every output that has to be summed directly, and further on for every one that is the bias.
+    A state has a bit for every output that has to be summed directly, and a bit for every output that is the bias.
     """
 
     def __init__(
-        self, f: Function, form: Form, channels: Number, limits: tuple[Number, Number], states: Pointer
+        self, f: Function, form: WinogradForm, channels: Number, limits: tuple[Number, Number], states: Pointer
     ) -> None:
         self.f, self.form, self.channels, self.limits, self.states = f, form, channels, limits, states
-        #: Where squares of outputs begin, with the inputs that all four of these see.
+        #: The corners of the squares of outputs, with the inputs that all four outputs see.
         self.shared = {
             (i, j): {(i + u, j + v) for u, v in product(range(1, form.taps), repeat=2)}
             for i, j in product(range(0, form.outputs, SQUARE), repeat=2)
@@ -79,7 +79,7 @@ class Watch:
             total.set(self.f.zeros())
 
     def add(self, j: int, column: Sequence[str]) -> None:
-        """Takes a vector of channels of column j of a tile's inputs. After the last column all are added up."""
+        """Takes a vector of channels of column j of a tile's inputs; after the last column, all are summed."""
         f = self.f
         for i, value in enumerate(column):
             key = next((start for start, inputs in self.shared.items() if (i, j) in inputs), None)
@@ -88,13 +88,13 @@ class Watch:
             else:
                 self.open[key] = f.arithmetic("fmul", value, value)
         for key in list(self.open):
-            # Registers are short, and freed as soon as nothing more comes.
+            # There are few registers, so a sum is finished as soon as its last column has been added.
             last = self.form.size - 1 if key is None else max(column for _, column in self.shared[key])
             if j == last:
                 self.sums[key].set(f.arithmetic("fadd", self.sums[key].get(), self.open.pop(key)))
 
     def settle(self, tile: Number) -> None:
-        """Ends a tile: writes down which squares of its outputs have to be looked at."""
+        """Ends a tile, and records which squares of its outputs have to be inspected."""
         f = self.f
         every, *shared = (sum_.get() for sum_ in self.sums.values())
         for sum_ in shared:
@@ -109,9 +109,9 @@ class Watch:
         place: Callable[[], tuple[Number, Number, Number]],
         before: tuple[Number, ...],
     ) -> None:
-        """Writes the state of a tile, looking at its windows where it has to.
+        """Writes the state of a tile, and inspects its windows if necessary.
 
-        ``place`` tells the tile's image, and the first row and column of its outputs.
+        ``place`` returns the tile's image, and the first row and column of its outputs.
         """
         f = self.f
         poor = f.widened(f.scalar(self.states + tile), "i32")
@@ -119,7 +119,7 @@ class Watch:
             number, *corner = place()
             asked: Number = 0
             for at, (i, j) in enumerate(self.shared):
-                # Nobody asks for outputs beyond the image.
+                # Outputs beyond the image don't count.
                 down, across = (f.less(first + k, n) for first, k, n in zip(corner, (i, j), self.limits, strict=True))
                 bit = f.integer("and", f.integer("lshr", poor, at * f.lanes // len(self.shared)), 1)
                 asked = f.integer("or", asked, f.choose(f.both(down, across), bit, 0))
@@ -167,7 +167,7 @@ class Watch:
         return state
 
     def _runs(self, values: list[str], length: int) -> list[str]:
-        """The sums of so many neighbours."""
+        """The sums of all runs of ``length`` neighbours."""
         found = []
         for start in range(len(values) - length + 1):
             total = values[start]
@@ -177,7 +177,7 @@ class Watch:
         return found
 
     def _lanes(self, pixels: list[Pointer], holds: Callable[[str], str]) -> str:
-        """In which lanes something holds of one of these pixels' bits."""
+        """The lanes in which a condition holds for the bits of at least one of these pixels."""
         f = self.f
         found = f.variable("zeroinitializer", f.mask)
         with f.loop(0, self.channels, f.lanes) as channel:
@@ -189,13 +189,13 @@ class Watch:
         return self.f.value(f"icmp ne <{self.f.lanes} x i32> {bits}, zeroinitializer")
 
     def _tiny(self, bits: str) -> str:
-        """Without a sign the number before 0 is the largest one."""
+        """The mask of tiny numbers other than 0; as unsigned numbers, the one before 0 is the largest."""
         kind = f"<{self.f.lanes} x i32>"
         before = self.f.value(f"sub {kind} {bits}, splat (i32 1)")
         return self.f.value(f"icmp ult {kind} {before}, splat (i32 {bits_of(TINY) - 1})")
 
     def _poor(self, every: str, sums: str) -> str:
-        """Where a tile's sum of squares is too large for parts of it, too small or too large."""
+        """The mask where a tile's sum of squares is too large for the given parts, or outside the limits."""
         f = self.f
         fine = f.compare("ole", every, f.arithmetic("fmul", sums, f.constant(SPREAD)))
         for how, limit in (("oge", LEAST), ("ole", MOST)):
@@ -203,13 +203,13 @@ class Watch:
         return f.value(f"xor {f.mask} {fine}, splat (i1 true)")
 
     def _bit(self, mask: str, share: int, shares: int) -> Int:
-        """1 if the mask has a share's lanes, which are alike."""
+        """1 if the mask is set in the lanes of a share, which are all the same."""
         lane = self.f.value(f"extractelement {self.f.mask} {mask}, i64 {share * self.f.lanes // shares}")
         return self.f.choose(lane, 1, 0)
 
 
 def _totals(f: Function, vectors: list[str]) -> str:
-    """The sums of one or four vectors' lanes, of each in a share of the lanes of a vector."""
+    """The sums of the lanes of one or four vectors; each sum fills a share of the lanes of the result."""
     width = f.lanes
     while len(vectors) > 1:
         width //= 2
@@ -227,22 +227,23 @@ def _totals(f: Function, vectors: list[str]) -> str:
 
 
 class Direct:
-    """Direct sums of squares of outputs. Their weight is [block][input channel][tap][channel of the block].
+    """Direct sums of squares of outputs, with the weight as [block][input channel][tap][channel of the block].
 
-    Who packs a weight for many calls packs that, too; else each thread puts the taps in order when it needs them first.
+    A weight that is packed for many calls includes this order; otherwise each thread reorders the taps when it first
+    needs them.
     """
 
     def __init__(
         self,
         f: Function,
-        form: Form,
+        form: WinogradForm,
         tile: ChannelTile,
         sizes: tuple[Number, Number],
         source: tuple[Pointer, tuple[Number, ...]],
         packed: tuple[Pointer, Number],
     ) -> None:
-        """``sizes``: channels that go in and come out; ``source``: the weight and its strides; ``packed``: where the
-        taps are in order, if the number isn't 0, and else are put.
+        """``sizes``: input and output channels; ``source``: the weight and its strides; ``packed``: the memory of the
+        reordered taps, and whether it is filled already (not 0).
         """
         self.f, self.form, self.tile, self.packed = f, form, tile, packed[0]
         self.inner, self.outer = sizes
@@ -263,15 +264,15 @@ class Direct:
         group = self.tile.vectors * self.f.lanes
         return self.packed + ((block * self.inner + c) * (self.form.taps**2 * group) + tap * group)
 
-    def sums(self, block: Number, pixels: list[list[Pointer]], channels: Number) -> list[Tile]:
-        """For every vector of a block the square of outputs that sees these pixels, over so many input channels."""
+    def sums(self, block: Number, pixels: list[list[Pointer]], channels: Number) -> list[TileValues]:
+        """For every vector of a block, the square of outputs that sees these pixels, summed over the channels."""
         f, taps, vectors = self.f, self.form.taps, range(self.tile.vectors)
         square = list(product(range(SQUARE), repeat=2))
         totals = {(v, at): f.variable(f.zeros()) for v in vectors for at in square}
         with f.loop(0, channels) as c:
             values = [[f.broadcast(pixel + c) for pixel in row] for row in pixels]
             for v in vectors:
-                # The sum of a channel's taps is added as one: long sums round the more the longer.
+                # Sum the taps of a channel first, because longer sums have larger rounding errors.
                 found = dict.fromkeys(square, "")
                 for i, j in product(range(taps), repeat=2):
                     weight = f.load(self._place(block, c, i * taps + j) + v * f.lanes)
@@ -285,10 +286,10 @@ class Direct:
 
 
 def suspects(f: Function, tile: ChannelTile, largest: Pointer, sizes: tuple[Number, Number], flags: Pointer) -> Number:
-    """Marks the blocks of filters of which one is too large, too small, or no number; gives back whether there are any.
+    """Marks the blocks with a filter that is too large, too small or NaN, and returns whether there are any.
 
-    ``largest``: each filter's largest magnitudes over several shares of its input channels, as whole numbers;
-    ``sizes``: shares and blocks.
+    ``largest``: each filter's largest magnitudes over several shares of its input channels, as integers; ``sizes``:
+    shares and blocks.
     """
     (shares, blocks), wide = sizes, f"<{f.lanes} x i32>"
     least, most = (bits_of(limit) for limit in (LEAST_WEIGHT, MOST_WEIGHT))
@@ -313,10 +314,10 @@ def suspects(f: Function, tile: ChannelTile, largest: Pointer, sizes: tuple[Numb
 
 
 def generate_edges(isa: Isa) -> Function:
-    """Marks the channels of images whose pixels at the borders outshine those next to them: ``told[channel]`` is -1.
+    """The kernel that marks channels whose border pixels are much brighter than the pixels next to them.
 
-    At the borders are rows and columns before a first and after a last one, which some of a window's taps don't see. An
-    item is a vector of channels. Where one is marked ``any`` becomes 1.
+    A marked channel has ``told[channel]`` = -1, and ``any`` becomes 1. The border consists of the rows and columns
+    before a first and after a last one, which some taps of a window don't see. A work item is a vector of channels.
     """
     f = Function("winograd_edges", isa)
     x, told, any_ = f.pointer(), f.pointer("i32"), f.pointer("i32")
@@ -330,7 +331,7 @@ def generate_edges(isa: Isa) -> Function:
             there = f.both(f.less(top - 1, row), f.less(row, bottom + 1))
             between = f.both(f.less(top, row), f.less(row, bottom))
             start, stop = f.choose(there, left, width), f.choose(there, right + 1, width)
-            # Of what lies next to the borders, a whole row, or its two ends.
+            # Next to the border, a whole row, or its two ends.
             step = f.choose(between, f.larger(right - left, 1), 1)
             for largest, *columns in ((outside, 0, start, 1), (inside, start, stop, step), (outside, stop, width, 1)):
                 with f.loop(*columns) as column:
@@ -346,13 +347,13 @@ def generate_edges(isa: Isa) -> Function:
 
 
 def larger_bits(f: Function, one: str, other: str) -> str:
-    """The larger ones of two vectors of magnitudes as whole numbers."""
+    """The larger of two magnitudes as integers, lane by lane."""
     wide = f"<{f.lanes} x i32>"
     return f.call(wide, f"llvm.smax.v{f.lanes}i32", (wide, one), (wide, other))
 
 
 def bits_of(number: float) -> int:
-    """A magnitude's bits as a whole number."""
+    """The bits of a magnitude as an integer."""
     (bits,) = struct.unpack("<i", struct.pack("<f", number))
     assert isinstance(bits, int)
     return bits
