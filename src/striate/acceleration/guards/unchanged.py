@@ -473,8 +473,10 @@ class Unchanged:
         return raw
 
 
+#: Attributes that a function holds in its own memory; others are in its dictionary.
 _OF_FUNCTIONS: Final = frozenset(
     ("__code__", "__defaults__", "__kwdefaults__", "__closure__", "__globals__", "__dict__")
+    + ("__module__", "__name__", "__qualname__", "__doc__")
 )
 
 
