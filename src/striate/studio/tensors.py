@@ -163,15 +163,17 @@ def reduced(maps: Tensor, size: int) -> tuple[Tensor, int]:
 def statistics(tensor: Tensor) -> Mapping[str, Any]:
     """What a tensor's numbers are like: least, largest, mean, deviation, the share of zeros, how many aren't finite."""
     numbers = _real(tensor).reshape(-1)
-    finite = numbers[numbers.isfinite()]
+    known = numbers.isfinite()
+    finite = numbers if bool(known.all()) else numbers[known]
     told: dict[str, Any] = {"count": numbers.numel(), "not_finite": numbers.numel() - finite.numel()}
     if finite.numel():
         low, high = finite.aminmax()
+        variance, mean = torch.var_mean(finite, correction=0)
         told |= {
             "min": low.item(),
             "max": high.item(),
-            "mean": finite.mean().item(),
-            "std": finite.std(correction=0).item(),
-            "zeros": (finite == 0).float().mean().item(),
+            "mean": mean.item(),
+            "std": math.sqrt(variance.item()),
+            "zeros": 1 - int(finite.count_nonzero()) / finite.numel(),
         }
     return told
