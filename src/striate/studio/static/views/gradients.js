@@ -45,7 +45,8 @@ export default function GradientsView({ address, store }) {
 }
 
 function named(classes, place) {
-  return classes[place] ? `${place} ${classes[place]}` : String(place);
+  const name = classes[place];
+  return name && name !== String(place) ? `${place} ${name}` : String(place);
 }
 
 function Target({ found, address, classes }) {
@@ -54,7 +55,7 @@ function Target({ found, address, classes }) {
   const count = found.shape[1];
   const row = target.place[0] ?? 0;
   return html`<div class="bar target">
-    <b>d</b>
+    <b>gradients of</b>
     ${found.losses ? html`<label><select aria-label="what is differentiated" value=${target.label === null ? "number" : "loss"}
         onChange=${(event) => event.target.value === "loss" ? set({ label: target.place[1] ?? 0, place: row || null }) : set({ label: null, place: `${row},${target.label ?? 0}` })}>
         <option value="number" selected=${target.label === null}>an output's number</option><option value="loss" selected=${target.label !== null}>loss: cross entropy</option></select></label>
