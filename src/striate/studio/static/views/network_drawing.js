@@ -120,8 +120,9 @@ function Node({ node, field, scale, chosen, onSelect, onToggle, onNumbers }) {
   const [x, y, width, height] = node.box;
   const end = node.kind === "input" || node.kind === "output";
   const letters = Math.floor((width - (node.opens ? 40 : 20)) / 7.3);
-  const about = node.about.replace("padding", "pad"); // so that a convolution's window fits into the line
-  const type = node.kind === "operator" || end ? about : [node.type, about].filter(Boolean).join(" ");
+  const fits = Math.floor((width - 18) / 5.9);
+  const told = node.kind === "operator" || end ? node.about : [node.type, node.about].filter(Boolean).join(" ");
+  const type = told.length > fits ? told.replace("padding", "pad") : told;
   const seen = [sees(field), node.bytes ? bytes(node.bytes) : ""].filter(Boolean).join(" · ");
   const label = `${node.name}, ${node.type}, ${sizes(node.shape)}, ${figures(node)} ${sees(field)}`;
   const inside = node.parts && node.operators > 1 ? node.parts : "";
@@ -138,7 +139,7 @@ function Node({ node, field, scale, chosen, onSelect, onToggle, onNumbers }) {
     ${!plain && !grown && html`
       <text class="strong" x="14" y="17">${cut(node.name, letters)}</text>
       ${end ? html`<text class="quiet" x="14" y="34">${sizes(node.shape)}</text>` : html`
-      <text class="quiet" x="14" y="31">${cut(type || node.type, Math.floor((width - 18) / 5.9))}</text>
+      <text class="quiet" x="14" y="31">${cut(type || node.type, fits)}</text>
       <text x="14" y="45">${sizes(node.shape)}${inside ? html`<tspan class="quiet">${cut(`  ${inside}`, Math.max(3, Math.floor((width - 20) / 6.4) - sizes(node.shape).length))}</tspan>` : ""}</text>
       <text class="quiet" x="14" y="59">${figures(node)}</text>
       <text class="quiet" x="14" y="73">${seen}</text>`}`}
