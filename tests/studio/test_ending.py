@@ -35,6 +35,8 @@ class Slow(nn.Module):
 def test_calls_that_compute_are_answered_at_once(start: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
     model = Slow()
     client = start(model, torch.rand(1, 1, 2, 2))
+    uvicorn = logging.getLogger("uvicorn")  # whose messages pytest doesn't see by itself
+    uvicorn.addHandler(caplog.handler)
     try:
         with ThreadPoolExecutor() as pool, caplog.at_level(logging.INFO):
             asked = pool.submit(client.ask, "/api/network")
@@ -47,6 +49,7 @@ def test_calls_that_compute_are_answered_at_once(start: Callable[..., Any], capl
         assert b"studio: has ended" in content
         assert [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING] == []
     finally:
+        uvicorn.removeHandler(caplog.handler)
         model.go[0].set()
 
 

@@ -198,10 +198,19 @@ def stranger() -> dict[str, tuple[nn.Module, Any]]:
 
 
 @pytest.fixture
-def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+def quiet(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Sees that no error is logged, which a user would find as a traceback in the terminal."""
+    started = Studio.start
+
+    def start(self: Studio) -> Studio:
+        found = started(self)
+        logging.getLogger("uvicorn").addHandler(caplog.handler)  # whose messages pytest doesn't see by itself
+        return found
+
+    monkeypatch.setattr(Studio, "start", start)
     with caplog.at_level(logging.WARNING):
         yield
+    logging.getLogger("uvicorn").removeHandler(caplog.handler)
     assert [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING] == []
 
 
