@@ -166,7 +166,8 @@ def aligned(recording: Recording, done: Run) -> dict[int, Value]:
     """The values of another run of the same network by the numbers that they have in a recording.
 
     With gradients on, autograd makes views anew after their memory was written, which no recording lists. Operators
-    are matched in order, and values that don't hold the same numbers are left out.
+    are matched in order, and values that don't hold the same numbers are left out. Where another operator computes
+    than without gradients, as for an LSTM, it is passed over; outputs are matched by their place as well.
     """
     found: dict[int, Value] = {}
     for mine, theirs in (
@@ -176,11 +177,12 @@ def aligned(recording: Recording, done: Run) -> dict[int, Value]:
     ):
         for name, value in mine.items():
             found[recording.number_of(value)] = theirs[name]
-    others: Iterator[Operation] = iter(done.trace.operations)
+    others, begin = done.trace.operations, 0
     for operation in recording.trace.operations:
-        other = next((each for each in others if _same(operation, each)), None)
-        if other is None:
-            break
+        place = next((at for at in range(begin, len(others)) if _same(operation, others[at])), None)
+        if place is None:
+            continue
+        other, begin = others[place], place + 1
         pairs = [
             *zip(operation.inputs, other.inputs, strict=False),
             *zip(operation.outputs, other.outputs, strict=False),
@@ -189,6 +191,9 @@ def aligned(recording: Recording, done: Run) -> dict[int, Value]:
         for one, twin in pairs:
             if one.shape == twin.shape and one.dtype == twin.dtype:
                 found.setdefault(recording.number_of(one), twin)
+    for one, twin in zip(recording.trace.outputs, done.trace.outputs, strict=False):
+        if one.shape == twin.shape and one.dtype == twin.dtype:
+            found.setdefault(recording.number_of(one), twin)
     return {number: twin for number, twin in found.items() if _equal(recording.numbers[number], done.numbers[twin])}
 
 
