@@ -2,7 +2,8 @@
 accuracy, ``capture`` first calls, ``overhead`` the training loop, ``explanations`` class activation maps of a batch,
 ``norms`` batch normalisation, ``detection`` suppression and pooling of boxes; ``mnist`` and ``scenes`` train with
 several seeds, ``photographs`` on a few real pictures with outlines or boxes, ``fine-tuning`` compares training with
-logistic regression on features; ``peers`` compares detectors and segmenters with torchvision's.
+logistic regression on features; ``peers`` compares detectors and segmenters with torchvision's; ``studio`` times what
+clicks ask of the studio's server.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from benchmarks import (
     photographs,
     scenes,
     steps,
+    studio,
     training_overhead,
     until,
     zoo,
@@ -49,6 +51,7 @@ app.command("fine-tuning")(fine_tuning.main)
 app.command("peers")(peers.main)
 app.command("zoo")(zoo.main)
 app.command("photographs")(photographs.main)
+app.command("studio")(studio.main)
 
 
 @app.callback(invoke_without_command=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -95,3 +97,41 @@ def test_the_browser_is_opened_when_asked(monkeypatch: pytest.MonkeyPatch, capsy
     with pytest.raises(SystemExit):
         main(["studio", "lenet5", "--open"])
     assert opened == [capsys.readouterr().out.strip()]
+
+
+BUSY = """
+import torch
+
+class Busy(torch.nn.Module):
+    def forward(self, x):
+        print("computes", flush=True)
+        for _ in range(100_000):
+            x = (x @ x).softmax(-1)
+        return x
+
+def build():
+    return Busy(), torch.rand(1, 1, 200, 200)
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_during_a_computation_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "busy.py").write_text(BUSY)
+    process = begin("busy.py:build", folder=tmp_path)
+    try:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(2)]  # the network runs as soon as it is there
+        address = next(line for line in lines if line.startswith("http")).strip()
+        assert "computes\n" in lines
+        place, _, token = address.removeprefix("http://").partition("/?token=")
+        with socket.create_connection(tuple(place.split(":")), timeout=30) as connection:
+            asked = f"GET /api/network HTTP/1.1\r\nHost: {place}\r\nX-Striate-Token: {token}\r\n\r\n"
+            connection.sendall(asked.encode())
+            time.sleep(1)
+            process.send_signal(signal.SIGINT)
+            _, told = process.communicate(timeout=30)
+            assert connection.recv(100).startswith(b"HTTP/1.1 503")
+        assert process.returncode == 130
+        assert told == "interrupted\n"
+    finally:
+        process.kill()

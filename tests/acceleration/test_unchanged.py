@@ -170,6 +170,13 @@ CHANGES: dict[str, tuple[Callable[[], nn.Module], Callable[[Any], Any]]] = {
         lambda: Reading(lambda m, x: SETTINGS.scaled(x)),
         lambda m: setattr(SETTINGS.scaled, "__defaults__", (5.0,)),
     ),
+    **{
+        f"{name} of a function": (
+            lambda name=name: Reading(lambda m, x: x * len(getattr(SETTINGS.scaled, name))),
+            lambda m, name=name: setattr(SETTINGS.scaled, name, "another.name.that.is.longer"),
+        )
+        for name in ("__module__", "__name__")
+    },
     "keyword default": (
         lambda: Reading(lambda m, x: SETTINGS.scaled(x)),
         lambda m: SETTINGS.scaled.__kwdefaults__.update(more=5.0),
@@ -224,6 +231,8 @@ def test_a_change_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Reading, "forward", Reading.forward)
     monkeypatch.setattr(SETTINGS, "FACTOR", SETTINGS.FACTOR)
     monkeypatch.setitem(SETTINGS.TABLE, "factor", 2.0)
+    for attribute in ("__module__", "__name__"):
+        monkeypatch.setattr(SETTINGS.scaled, attribute, getattr(SETTINGS.scaled, attribute))
     monkeypatch.setattr(SETTINGS.scaled, "__defaults__", (2.0,))
     monkeypatch.setitem(SETTINGS.scaled.__kwdefaults__, "more", 1.0)
     make, change = CHANGES[name]

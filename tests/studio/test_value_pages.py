@@ -45,8 +45,11 @@ def test_a_value_is_derived_at_the_server(studio: Any) -> None:
     assert (torch.from_numpy(maps[0].copy()) > 0).equal(receptive_field(recording, value, (0, 3, 2, 4)))
     assert header["seen"] == int(maps[0].sum())
     # The gradient stays inside what the value sees, and isn't nothing.
-    assert (maps[1][maps[0] == 0] == 0).all()
-    assert maps[1].sum() > 0
+    header, counts = studio.numbers(f"/api/value/{value}/strength", at="0,3,2,4")
+    assert header["counts"]
+    assert counts.shape == maps.shape
+    assert (counts[0][maps[0] == 0] == 0).all()
+    assert counts.sum() > 0
 
 
 def test_the_code_at_the_server_prints_the_number(studio: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,6 +72,7 @@ def test_the_code_at_the_server_prints_the_number(studio: Any, capsys: pytest.Ca
         "/api/value/x?at=0",
         "/api/value/0",
         "/api/value/0/field?at=1,1,1,1",
+        "/api/value/0/strength?at=1,1,1,1",
         "/api/value/0?at=0,0,0,0&group=-1",
         "/api/gradients?of=0&label=1",
         "/api/gradients?label=77",
@@ -97,7 +101,8 @@ def test_strange_networks_are_answered(start: Any, name: str) -> None:
             query = {"at": at} if at else {}
             told = client.json(f"/api/value/{number}", **query)
             assert told["check"] is None or told["check"]["holds"]
-            assert client.ask(f"/api/value/{number}/field", **query)[0] == 200
+            for what in ("field", "strength"):
+                assert client.ask(f"/api/value/{number}/{what}", **query)[0] == 200
     status, content = client.ask("/api/gradients")
     assert status == (422 if name in ("Counting",) else 200), content
 

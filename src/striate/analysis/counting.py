@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from typing import Final
 
+import numpy as np
 import torch
 
 from striate.analysis.conventions import FREE, PER_INPUT, PER_OUTPUT, PER_SOURCE
@@ -159,7 +160,7 @@ def _bilinear(operation: Operation) -> Work:
         for dim in operation.argument(place):
             shape.insert(dim, 1)
         shapes.append(shape)
-    terms = math.prod(torch.broadcast_shapes(*shapes))
+    terms = math.prod(np.broadcast_shapes(*shapes))
     return Work(terms, terms, 3 * terms, terms * sum(operand.learns for operand in operands))
 
 

@@ -273,7 +273,8 @@ def seen_by(name: str, shape: Sequence[int], found: Maybe, position: Sequence[in
             cut = (slice(None),) * dims + tuple(slice(p, p + 1) if n > 1 else slice(1) for p, n in places)
             # Of an array without axes, indexing gives the number in it.
             arrays.append(np.asarray(array[cut], dtype=object))
-        wide = torch.broadcast_shapes(*(array.shape for array in arrays))
+        # PyTorch's function of this name imports its symbolic shapes, which takes half a second.
+        wide = np.broadcast_shapes(*(array.shape for array in arrays))
         flat = [np.broadcast_to(array, wide).ravel() for array in arrays]
         for sets in set(zip(*flat, strict=True)):
             part = torch.ones((), dtype=torch.bool)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -89,9 +91,15 @@ def studio(
 
     # The page is there before PyTorch is imported, unless the name may be a mistake.
     known = model is None or model in models.names() or ":" in model or Path(model).is_dir()
-    if not known:
-        shown.show(made())
-    shown.serve(ready, made if known else None)
+    try:
+        if not known:
+            shown.show(made())
+        shown.serve(ready, made if known else None)
+    except KeyboardInterrupt:
+        say("interrupted")
+        # Threads that still compute would get in the way of the interpreter's own end, which PyTorch may abort.
+        sys.stdout.flush()
+        os._exit(130)
 
 
 def _size(text: str | None) -> tuple[int, int, int] | None:

@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,8 @@ from striate.studio.recording import Recording, record
 
 #: The most steps of gradient descent.
 MOST_STEPS = 50
+#: Numbers whose squares are added up in float32.
+_ROW: Final = 1024
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,8 @@ def aligned(recording: Recording, done: Run) -> dict[int, Value]:
     """Maps the numbers of a recording to the values of another run of the same network.
 
     With gradients on, autograd recreates views after their memory has been written, which a recording doesn't contain.
-    So operators are matched in order, and values with different contents are left out.
+    So operators are matched in order, and values with different contents are left out. Where another operator computes
+    than without gradients, as for an LSTM, it is passed over; outputs are matched by their place as well.
     """
     found: dict[int, Value] = {}
     for mine, theirs in (
@@ -174,11 +177,12 @@ def aligned(recording: Recording, done: Run) -> dict[int, Value]:
     ):
         for name, value in mine.items():
             found[recording.number_of(value)] = theirs[name]
-    others: Iterator[Operation] = iter(done.trace.operations)
+    others, begin = done.trace.operations, 0
     for operation in recording.trace.operations:
-        other = next((each for each in others if _same(operation, each)), None)
-        if other is None:
-            break
+        place = next((at for at in range(begin, len(others)) if _same(operation, others[at])), None)
+        if place is None:
+            continue
+        other, begin = others[place], place + 1
         pairs = [
             *zip(operation.inputs, other.inputs, strict=False),
             *zip(operation.outputs, other.outputs, strict=False),
@@ -187,6 +191,9 @@ def aligned(recording: Recording, done: Run) -> dict[int, Value]:
         for one, twin in pairs:
             if one.shape == twin.shape and one.dtype == twin.dtype:
                 found.setdefault(recording.number_of(one), twin)
+    for one, twin in zip(recording.trace.outputs, done.trace.outputs, strict=False):
+        if one.shape == twin.shape and one.dtype == twin.dtype:
+            found.setdefault(recording.number_of(one), twin)
     return {number: twin for number, twin in found.items() if _equal(recording.numbers[number], done.numbers[twin])}
 
 
@@ -199,9 +206,12 @@ def _same(one: Operation, other: Operation) -> bool:
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
+    # The same kernels mostly give the same bits, and comparing these takes a tenth of the time.
+    if torch.equal(one, other):
+        return True
     if one.is_floating_point():
         return torch.allclose(one, other, rtol=1e-4, atol=1e-5, equal_nan=True)
-    return torch.equal(one, other)
+    return False
 
 
 # ---------------------------------------------------------------------- what a page says of them
@@ -238,10 +248,10 @@ class Strength:
 
 def strength(recording: Recording, number: int, gradient: Tensor) -> Strength:
     """The magnitudes of one value and its gradient."""
-    wide = gradient.detach().to("cpu", torch.float64)
+    gradient = gradient.detach().cpu()
     value = recording.values[number]
-    count = max(wide.numel(), 1)
-    norm = float(wide.norm())
+    count = max(gradient.numel(), 1)
+    norm, largest = _size(gradient)
     return Strength(
         number,
         recording.names[number],
@@ -249,10 +259,26 @@ def strength(recording: Recording, number: int, gradient: Tensor) -> Strength:
         value.shape,
         norm,
         norm / math.sqrt(count),
-        float(recording.numbers[number].detach().to("cpu", torch.float64).norm()) / math.sqrt(count),
-        float(wide.abs().max()) if wide.numel() else 0.0,
-        float((wide == 0).sum()) / count,
+        _size(recording.numbers[number].detach().cpu())[0] / math.sqrt(count),
+        largest,
+        (gradient.numel() - int(gradient.count_nonzero())) / count,
     )
+
+
+def _size(tensor: Tensor) -> tuple[float, float]:
+    """Euclidean norm and largest absolute value."""
+    if not tensor.numel():
+        return 0.0, 0.0
+    flat = tensor.reshape(-1)
+    if flat.dtype != torch.float32:
+        flat = flat.abs().double() if flat.is_complex() else flat.double()
+    largest = max(map(abs, map(float, flat.aminmax())))
+    whole = len(flat) // _ROW * _ROW
+    if flat.dtype == torch.float64 or not 1e-15 < largest < 1e15 or not whole:  # squares leave float32's range
+        return float(flat.double().norm()), largest
+    # Copies in float64 would take most of a page's time. Short rows lose nothing in float32.
+    rows = torch.linalg.vector_norm(flat[:whole].view(-1, _ROW), dim=1)
+    return math.hypot(float(rows.double().norm()), float(flat[whole:].double().norm())), largest
 
 
 def by_layer(recording: Recording, gradients: Gradients) -> list[Strength]:

@@ -5,6 +5,7 @@ It listens and serves the page before PyTorch is imported; the workspace can be 
 
 from __future__ import annotations
 
+import gc
 import socket
 import threading
 import time
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from striate.errors import StudioError
+from striate.studio.ending import Ending
 from striate.studio.guard import Guard, new_token
 from striate.studio.page import Starting
 
@@ -43,7 +45,8 @@ class Studio:
         self._starting = Starting()
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            self._socket = socket.socket(family)
+            # Named as TCP, which asyncio looks at before it lets small answers go at once.
+            self._socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._socket.bind((host, port))
         except (OSError, OverflowError) as error:
@@ -51,13 +54,15 @@ class Studio:
                 f"{host}:{port}", f"can't be bound ({error})", "needed a free port of this machine", "try --port 0"
             ) from error
         self.port: int = self._socket.getsockname()[1]
+        self._ending = Ending(Guard(self._starting, self.token, host))
         config = uvicorn.Config(
-            Guard(self._starting, self.token, host), log_level="warning", access_log=False, lifespan="off",
+            self._ending, log_level="warning", access_log=False, lifespan="off",
             server_header=False, timeout_graceful_shutdown=2, h11_max_incomplete_event_size=32 << 10, http="h11",
             ws="none",
         )  # fmt: skip
         self._server = uvicorn.Server(config)
         self._thread: threading.Thread | None = None
+        self._alone = False
         if workspace is not None:
             self.show(workspace)
 
@@ -80,6 +85,10 @@ class Studio:
         views.begin(self.workspace)
         time.sleep(_PATIENCE)
         views.routes()
+        if self._alone:
+            # Looking through all that was imported would hold up a click for some tenths of a second now and then.
+            gc.collect()
+            gc.freeze()
 
     @property
     def origin(self) -> str:
@@ -110,18 +119,20 @@ class Studio:
             ready: called once the server answers.
             made: called after that; returns the workspace.
         """
+        self._alone = True
         self.start()
         try:
             ready()
             if made is not None:
-                self.show(made())
+                self.show(_aside(made))
             while self._thread is not None and self._thread.is_alive():
                 self._thread.join(0.5)
         finally:
             self.stop()
 
     def stop(self) -> None:
-        """Stops the server; an open page shows that it is gone."""
+        """Stops the server; an open page shows that it is gone. Computations that still run are not waited for."""
+        self._ending.end()
         self._server.should_exit = True
         if self._thread is not None:
             self._thread.join(5)
@@ -136,3 +147,26 @@ class Studio:
     def _repr_html_(self) -> str:
         """A link, for notebooks."""
         return f'<a href="{self.address}" target="_blank" rel="noopener">striate studio</a>'
+
+
+def _aside(made: Callable[[], Workspace]) -> Workspace:
+    """Calls a function in a thread and waits for it, so that Ctrl-C reaches this thread, which imports nothing.
+
+    Some packages take an interrupted import for a missing module, and go on or fail in their own way.
+    """
+    found: list[Workspace] = []
+    failed: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            found.append(made())
+        except BaseException as error:  # raised again where it is waited for
+            failed.append(error)
+
+    thread = threading.Thread(target=call, name="striate-studio-made", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.5)
+    if failed:
+        raise failed[0]
+    return found[0]

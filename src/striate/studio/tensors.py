@@ -165,15 +165,17 @@ def reduced(maps: Tensor, size: int) -> tuple[Tensor, int]:
 def statistics(tensor: Tensor) -> Mapping[str, Any]:
     """Statistics of a tensor: minimum, maximum, mean, deviation, share of zeros, and number of non-finite elements."""
     numbers = _real(tensor).reshape(-1)
-    finite = numbers[numbers.isfinite()]
+    known = numbers.isfinite()
+    finite = numbers if bool(known.all()) else numbers[known]
     told: dict[str, Any] = {"count": numbers.numel(), "not_finite": numbers.numel() - finite.numel()}
     if finite.numel():
         low, high = finite.aminmax()
+        variance, mean = torch.var_mean(finite, correction=0)
         told |= {
             "min": low.item(),
             "max": high.item(),
-            "mean": finite.mean().item(),
-            "std": finite.std(correction=0).item(),
-            "zeros": (finite == 0).float().mean().item(),
+            "mean": mean.item(),
+            "std": math.sqrt(variance.item()),
+            "zeros": 1 - int(finite.count_nonzero()) / finite.numel(),
         }
     return told

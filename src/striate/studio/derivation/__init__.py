@@ -21,6 +21,8 @@ __all__ = ["TABLE", "Derivation", "Question", "derive", "position"]
 
 # Importing these modules registers their operators.
 _FAMILIES = (moves, norms, pointwise, pools, products)
+#: Those of them whose sums are of real numbers.
+_REAL = frozenset(each.__name__ for each in (norms, pools, products))
 
 
 def position(recording: Recording, value: int, place: Sequence[int]) -> tuple[int, ...]:
@@ -71,6 +73,8 @@ def derive(recording: Recording, value: int, place: Sequence[int]) -> Derivation
     act = TABLE.get(question.name)
     if act is None:
         act = pointwise.pointwise if pointwise.is_pointwise(operation) else general
+    if act.__module__ in _REAL and any(each.dtype.is_complex for each in (question.value, *operation.inputs)):
+        act = general
     return dataclasses.replace(act(question), call=code.call(question))
 
 

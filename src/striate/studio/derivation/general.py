@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
@@ -42,12 +43,17 @@ def _corner(question: Question, value: Value) -> Hop:
     return question.hop(value, (0,) * len(value.shape), "operand")
 
 
+def _moves(value: Value) -> bool:
+    """Whether there is a gradient by a tensor's numbers."""
+    return value.dtype.is_floating_point or value.dtype.is_complex
+
+
 def dependence(question: Question) -> tuple[tuple[Hop, ...], dict[int, int]] | None:
     """The elements of the operands by influence on the number (gradient times element); None if unknown."""
     operation = question.operation
-    if not question.value.dtype.is_floating_point:
+    if not _moves(question.value):
         return None
-    wanted = [each for each in dict.fromkeys(operation.inputs) if each.dtype.is_floating_point]
+    wanted = [each for each in dict.fromkeys(operation.inputs) if _moves(each)]
     if not wanted or sum(each.numel for each in wanted) > _MOST:
         return None
     leaves: dict[Value, Tensor] = {}
@@ -69,21 +75,28 @@ def dependence(question: Question) -> tuple[tuple[Hop, ...], dict[int, int]] | N
             picked = result[question.rank] if isinstance(result, tuple | list) else result
             if not picked.requires_grad:
                 return None
-            gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
-                picked[question.place], list(leaves.values()), allow_unused=True
-            )
+            number = picked[question.place]
+            # Of a complex number both parts move.
+            parts = torch.view_as_real(number.resolve_conj()).unbind() if number.is_complex() else (number,)
+            gradients = [
+                torch.autograd.grad(each, list(leaves.values()), retain_graph=True, allow_unused=True) for each in parts
+            ]
     except (RuntimeError, NotImplementedError, IndexError):
         return None
     hops: list[Hop] = []
     counts: dict[int, int] = {}
-    for rank, (value, gradient) in enumerate(zip(leaves, gradients, strict=True)):
-        if gradient is None:
+    for rank, (value, *ways) in enumerate(zip(leaves, *gradients, strict=True)):
+        known = [each for each in ways if each is not None]
+        if not known:
             continue
-        shares = wide(gradient) * wide(question.tensor(value))
-        counts[rank] = int((gradient != 0).sum())
-        order = wide(gradient).abs().reshape(-1).topk(min(_HOPS, value.numel, max(counts[rank], 0))).indices
+        tensor = question.tensor(value)
+        shares = sum(wide(each.conj() * tensor) if each.is_complex() else wide(each) * wide(tensor) for each in known)
+        assert isinstance(shares, Tensor)
+        strength = torch.stack([wide(each.abs()) for each in known]).square().sum(0)
+        counts[rank] = int((strength != 0).sum())
+        order = strength.reshape(-1).topk(min(_HOPS, value.numel, counts[rank])).indices
         for flat in order.tolist():
-            at = torch.unravel_index(torch.tensor(flat), value.shape) if value.shape else ()
+            at = np.unravel_index(flat, value.shape) if value.shape else ()
             place = tuple(int(each) for each in at)
             hops.append(question.hop(value, place, f"operand {rank + 1}", float(shares[place])))
     hops.sort(key=lambda hop: -abs(hop.contribution or 0.0))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
@@ -113,7 +114,7 @@ def origin(question: Question) -> Hop | None:
     if found is None:
         return None
     value, flat = found
-    place = tuple(int(each) for each in torch.unravel_index(torch.tensor(flat), value.shape)) if value.shape else ()
+    place = tuple(int(each) for each in np.unravel_index(flat, value.shape)) if value.shape else ()
     return question.hop(value, place, "x")
 
 

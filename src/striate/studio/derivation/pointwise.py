@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
@@ -71,13 +72,13 @@ def located(value: Value, shape: tuple[int, ...], place: tuple[int, ...]) -> tup
         return ()
     count = math.prod(value.shape)
     flat = torch.arange(count).view(value.shape).expand(shape)[place]
-    return tuple(int(each) for each in torch.unravel_index(flat, value.shape))
+    return tuple(int(each) for each in np.unravel_index(int(flat), value.shape))
 
 
 def scalars(question: Question) -> tuple[dict[Value, tuple[int, ...]], Tensor]:
     """The place of each operand's number, and the operator's result for these numbers alone."""
     operation = question.operation
-    shape = torch.broadcast_shapes(*(value.shape for value in operation.inputs)) if operation.inputs else ()
+    shape = np.broadcast_shapes(*(value.shape for value in operation.inputs)) if operation.inputs else ()
     target = question.value.shape
     shape = target if len(target) >= len(shape) else tuple(shape)
     places = {value: located(value, tuple(shape), question.place) for value in operation.inputs}
@@ -104,11 +105,10 @@ def pointwise(question: Question) -> Derivation:
         question.hop(value, place, letters[min(rank, len(letters) - 1)])
         for rank, (value, place) in enumerate(places.items())
     )
-    numbers = [float(h.number) for h in hops if not isinstance(h.number, str)]
-    finite = [abs(each) for each in numbers if math.isfinite(each)]
     computed = number_of(result)
-    size = abs(float(computed)) if not isinstance(computed, str) and math.isfinite(float(computed)) else 0.0
-    check = Check(computed, question.recorded, rounding(question.value.dtype, 12, size + sum(finite, 0.0)))
+    sizes = [abs(complex(each)) for each in (computed, *(hop.number for hop in hops))]
+    size = math.fsum(each for each in sizes if math.isfinite(each))
+    check = Check(computed, question.recorded, rounding(question.value.dtype, 12, size))
     words, formula = _TOLD.get(name, (f"{name.replace('_', ' ').strip()} of one number of each operand.",
                                       f"y = {name}({', '.join(h.name for h in hops)})"))  # fmt: skip
     settings = _settings(question.operation)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,7 +60,7 @@ def _maximum(question: Question) -> Derivation:
     indices = next((each for each in operation.outputs[1:2]), None)
     if indices is not None and question.value is not indices:
         flat = int(question.tensor(indices)[question.place])
-        where = [int(each) for each in torch.unravel_index(torch.tensor(flat), x.shape[lead:])]
+        where = [int(each) for each in np.unravel_index(flat, x.shape[lead:])]
         found = (places[:, lead:] == torch.tensor(where)).all(1).nonzero()[:, 0]
         winner = int(found[0]) if len(found) else winner
     ties = tuple((seen.numbers == seen.numbers[winner]).nonzero()[:, 0].tolist())

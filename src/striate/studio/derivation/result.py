@@ -171,7 +171,9 @@ class Check:
     @property
     def holds(self) -> bool:
         if isinstance(self.computed, str) or isinstance(self.recorded, str):
-            return self.computed == self.recorded
+            return (
+                self.computed == self.recorded or abs(complex(self.computed) - complex(self.recorded)) <= self.tolerance
+            )
         if self.computed == self.recorded or (math.isnan(self.computed) and math.isnan(self.recorded)):
             return True
         return abs(self.computed - self.recorded) <= self.tolerance

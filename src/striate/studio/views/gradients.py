@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
 
+import numpy as np
 import torch
 from starlette.requests import Request
 from starlette.responses import Response
@@ -59,7 +60,7 @@ def _target(request: Request, backward: Backward) -> Target:
     if not tensor.numel():
         raise RequestError("of", f"value {value} is empty", "needed one with numbers")
     flat = torch.nan_to_num(tensor.detach().float().reshape(-1)).argmax()
-    where = torch.unravel_index(flat, tensor.shape) if tensor.dim() else ()
+    where = np.unravel_index(int(flat), tensor.shape) if tensor.dim() else ()
     return Target(value, tuple(int(each) for each in where))
 
 

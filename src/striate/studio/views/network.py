@@ -23,7 +23,7 @@ from striate.studio.recording import Recording
 from striate.studio.requests import RequestError, answer, packed, workspace_of
 
 #: The sizes of nodes.
-WIDTH: Final = 186.0
+WIDTH: Final = 196.0
 NARROW: Final = 132.0
 LINES: Final = 78.0
 MAPS: Final = 42.0

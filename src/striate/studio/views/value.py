@@ -88,7 +88,7 @@ def _code(code: str, picture: Picture, recording: Recording, call: str) -> str:
 
 
 async def _field(request: Request) -> Response:
-    """``GET /api/value/V/field?picture=P&at=...``: maps (2, H, W) of the receptive field and of the influence."""
+    """``GET /api/value/V/field?picture=P&at=...``: a map (1, H, W), 1 where the number sees the picture."""
     workspace = workspace_of(request)
     training = _training(request)
     picture = workspace.picture(request.query_params.get("picture"))
@@ -97,34 +97,59 @@ async def _field(request: Request) -> Response:
 
     def made() -> tuple[dict[str, Any], Tensor]:
         size = source_of(recording).shape[2:]
-        header: dict[str, Any] = {"name": recording.names[value], "notes": []}
-        mask: Tensor | None = None
-        strength: Tensor | None = None
+        header: dict[str, Any] = {"name": recording.names[value], "known": True, "notes": []}
         try:
             mask = receptive_field(recording, value, place)
         except StriateError as error:
-            header["notes"].append(str(error))
+            mask = torch.zeros(tuple(size), dtype=torch.bool)
+            header |= {"known": False, "notes": [str(error)]}
+        places = mask.nonzero()
+        header |= {
+            "seen": len(places),
+            "of": mask.numel(),
+            "box": [[int(low), int(high)] for low, high in zip(places.amin(0), places.amax(0), strict=True)]
+            if len(places)
+            else None,
+        }
+        return header, _one_map(mask.float())
+
+    return packed(*await workspace.read(made))
+
+
+async def _strength(request: Request) -> Response:
+    """``GET /api/value/V/strength?picture=P&at=...``: a map (1, H, W), how much each position counts.
+
+    It is asked for by itself because it needs a gradient, and the first one another run of the network.
+    """
+    workspace = workspace_of(request)
+    training = _training(request)
+    picture = workspace.picture(request.query_params.get("picture"))
+    recording = await workspace.recorded(picture.id, training=training)
+    value, place = _asked(request, recording)
+
+    def made() -> tuple[dict[str, Any], Tensor]:
+        header: dict[str, Any] = {"name": recording.names[value], "notes": []}
+        strength: Tensor | None = None
         try:
             strength = strengths(backward_of(workspace, picture.id, training=training), value, place)
         except StriateError as error:
             header["notes"].append(str(error))
-        places = torch.zeros(0, len(size)) if mask is None else mask.nonzero()
         header |= {
-            "known": mask is not None,
             "counts": strength is not None,
-            "seen": len(places),
-            "of": int(torch.Size(size).numel()),
-            "box": [[int(low), int(high)] for low, high in zip(places.amin(0), places.amax(0), strict=True)]
-            if len(places)
-            else None,
             "total": None if strength is None else float(strength.sum()),
         }
-        empty = torch.zeros(tuple(size))
-        maps = torch.stack([empty if mask is None else mask.float(), empty if strength is None else strength.cpu()])
-        return header, maps if maps.dim() == 3 else maps.reshape(2, 1, -1)
+        return header, _one_map(torch.zeros(tuple(source_of(recording).shape[2:])) if strength is None else strength)
 
-    header, maps = await workspace.compute(made)
-    return packed(header, maps)
+    return packed(*await workspace.compute(made))
 
 
-routes = [Route("/api/value/{value}", _value), Route("/api/value/{value}/field", _field)]
+def _one_map(numbers: Tensor) -> Tensor:
+    """Numbers over the picture as (1, H, W), those of a line or a volume in one row."""
+    return numbers[None] if numbers.dim() == 2 else numbers.reshape(1, 1, -1)
+
+
+routes = [
+    Route("/api/value/{value}", _value),
+    Route("/api/value/{value}/field", _field),
+    Route("/api/value/{value}/strength", _strength),
+]

@@ -44,8 +44,12 @@ export default function GradientsView({ address, store }) {
   </div>`;
 }
 
+// A size for people: numbers that are NaN or infinite come as words.
+const power = (value, places) => (typeof value === "number" ? value.toExponential(places) : value);
+
 function named(classes, place) {
-  return classes[place] ? `${place} ${classes[place]}` : String(place);
+  const name = classes[place];
+  return name && name !== String(place) ? `${place} ${name}` : String(place);
 }
 
 function Target({ found, address, classes }) {
@@ -54,7 +58,7 @@ function Target({ found, address, classes }) {
   const count = found.shape[1];
   const row = target.place[0] ?? 0;
   return html`<div class="bar target">
-    <b>d</b>
+    <b>gradients of</b>
     ${found.losses ? html`<label><select aria-label="what is differentiated" value=${target.label === null ? "number" : "loss"}
         onChange=${(event) => event.target.value === "loss" ? set({ label: target.place[1] ?? 0, place: row || null }) : set({ label: null, place: `${row},${target.label ?? 0}` })}>
         <option value="number" selected=${target.label === null}>an output's number</option><option value="loss" selected=${target.label !== null}>loss: cross entropy</option></select></label>
@@ -70,7 +74,7 @@ function Target({ found, address, classes }) {
 
 // Root mean squares by layer on a logarithmic scale, in the order of the run.
 function Layers({ layers, chosen, choose }) {
-  const kept = layers.filter((each) => each.rms > 0);
+  const kept = layers.filter((each) => typeof each.rms === "number" && each.rms > 0);
   if (!layers.length) return html`<p class="quiet">No layer has a gradient.</p>`;
   const low = kept.length ? Math.floor(Math.log10(Math.min(...kept.map((each) => each.rms)))) : -1;
   const high = kept.length ? Math.ceil(Math.log10(Math.max(...kept.map((each) => each.rms)))) : 0;
@@ -92,8 +96,8 @@ function Layers({ layers, chosen, choose }) {
           aria-label=${`${each.name}: ${digits(each.rms)}`} onClick=${() => choose(each.value)} onKeyDown=${press}>
           <rect class="touch" x="0" y=${y} width=${left + wide + 90} height=${line} />
           <text x=${left - 8} y=${y + line / 2} text-anchor="end" dominant-baseline="central">${each.name.length > 28 ? `…${each.name.slice(-27)}` : each.name}</text>
-          ${each.rms > 0 && html`<rect class="bar-rms" x=${left} y=${y + 3} width=${Math.max(2, at(each.rms) - left)} height=${line - 6} />`}
-          <text x=${(each.rms > 0 ? Math.max(left + 2, at(each.rms)) : left) + 6} y=${y + line / 2} dominant-baseline="central" class="quiet">${each.rms > 0 ? each.rms.toExponential(1) : "0"}</text></g>`;
+          ${kept.includes(each) && html`<rect class="bar-rms" x=${left} y=${y + 3} width=${Math.max(2, at(each.rms) - left)} height=${line - 6} />`}
+          <text x=${(kept.includes(each) ? Math.max(left + 2, at(each.rms)) : left) + 6} y=${y + line / 2} dominant-baseline="central" class="quiet">${each.rms === 0 ? "0" : power(each.rms, 1)}</text></g>`;
       })}</svg></div>`;
 }
 
@@ -104,7 +108,7 @@ function Parameters({ parameters, chosen, choose }) {
   return html`<h2>By parameter</h2><div class="partial"><table class="parameters"><thead><tr><th>parameter</th><th>shape</th><th>gradient</th><th>weight</th><th>share</th></tr></thead><tbody>
     ${shown.map((each) => html`<tr key=${each.value} class=${String(each.value) === chosen ? "own" : ""}>
       <td><button class="hop" data-value=${each.value} onClick=${() => choose(each.value)}>${each.name}</button></td><td class="quiet">${each.shape.join("×")}</td>
-      <td class="number">${each.rms.toExponential(2)}</td><td class="number">${each.size.toExponential(2)}</td><td class="number">${each.size ? (each.rms / each.size).toExponential(1) : ""}</td></tr>`)}</tbody></table></div>
+      <td class="number">${power(each.rms, 2)}</td><td class="number">${power(each.size, 2)}</td><td class="number">${each.size > 0 && each.rms >= 0 ? power(each.rms / each.size, 1) : ""}</td></tr>`)}</tbody></table></div>
     ${parameters.length > shown.length && html`<button onClick=${() => setAll(true)}>all ${parameters.length} parameters</button>`}
     <p class="quiet">Root mean squares; the share is the gradient's size beside the weight's.</p>`;
 }

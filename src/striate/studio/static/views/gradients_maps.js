@@ -34,17 +34,18 @@ export function Maps({ value, address, asked }) {
     if (parameter) go(changed(address, { at: at.join(",") }, [value]), { replace: true });
     else go(format("value", [value, at.join(",")], { picture: query.picture, training: query.training }));
   };
+  const wide = count === 1 ? 224 : 112;
   const factor = rows * columns <= 9 ? 26 : header.form.name === "vector" ? Math.max(8, Math.min(26, Math.floor(560 / columns))) : undefined;
   return html`<h2>${header.name} <span class="quiet">${header.shape_of_value.join("×")}</span></h2>
-    <p class="facts">Gradient: norm <b class="number norm">${digits(header.norm)}</b>, root mean square ${digits(header.rms)}, largest ${digits(header.largest)}, ${(100 * header.zeros).toFixed(1)} % zeros.
+    <p class="facts">Gradient: norm <b class="number norm">${digits(header.norm)}</b>, root mean square ${digits(header.rms)}, largest ${digits(header.largest)}, ${(100 * header.zeros).toFixed(1)} % zeros.${" "}
       <${Legend} scale=${scale} /></p>
     <${Edges} header=${header} address=${address} value=${value} />
     ${header.edges.some((each) => each.operator.includes("max_pool")) && html`<p class="facts">Max pooling sends each number of the gradient to the place that won its window, and nothing to the others.</p>`}
     <p class="facts">${parameter ? "Each filter's gradient; click one weight for the places that share it." : "Left the gradient, right the numbers themselves; click one to follow it back."}</p>
     ${header.form.samples > 1 && html`<p><label>${parameter ? "input channel" : "number"} <input type="number" min="0" max=${header.form.samples - 1} value=${sample} onChange=${(event) => go(changed(address, { sample: event.target.value || null }), { replace: true })} /> of ${header.form.samples}</label></p>`}
     <div class="windows grads">${Array.from({ length: count }, (_, channel) => html`<figure key=${channel}><div class="row">
-      <${MapView} data=${data} height=${rows} width=${columns} from=${channel * rows * columns} scale=${scale} size=${112} factor=${factor} label=${`gradient, channel ${first + channel}`} onPick=${(y, x) => pick(channel, y, x)} />
-      <${MapView} data=${data} height=${rows} width=${columns} from=${size + channel * rows * columns} size=${112} factor=${factor} label=${`numbers, channel ${first + channel}`} onPick=${(y, x) => pick(channel, y, x)} /></div>
+      <${MapView} data=${data} height=${rows} width=${columns} from=${channel * rows * columns} scale=${scale} size=${wide} factor=${factor} label=${`gradient, channel ${first + channel}`} onPick=${(y, x) => pick(channel, y, x)} />
+      <${MapView} data=${data} height=${rows} width=${columns} from=${size + channel * rows * columns} size=${wide} factor=${factor} label=${`numbers, channel ${first + channel}`} onPick=${(y, x) => pick(channel, y, x)} /></div>
       <figcaption class="quiet">${first + channel}</figcaption></figure>`)}</div>
     ${header.form.channels > PAGE && html`<p class="bar"><button disabled=${!first} onClick=${() => go(changed(address, { first: Math.max(0, first - PAGE) || null }, [value]), { replace: true })}>before</button>
       <button disabled=${first + PAGE >= header.form.channels} onClick=${() => go(changed(address, { first: first + PAGE }, [value]), { replace: true })}>next</button>

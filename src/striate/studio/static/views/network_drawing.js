@@ -8,6 +8,7 @@ import { cut, sizes } from "/static/lib/svg.js";
 const MARGIN = 10;
 const PLAIN = 0.3; // below this scale nodes have no text
 const BARE = 0.12; // and below this one they are one path
+const SMALL = 0.7; // below this one they have two lines in letters that grow as the drawing shrinks
 
 // The part of the drawing that is on screen, with some around it: [left, top, right, bottom].
 function useWindow(stage, scale) {
@@ -80,7 +81,7 @@ export function Graph({ data, scale, part, fields, selected, onSelect, onToggle,
           class=${`wire${selected && (each.source === selected.id || each.target === selected.id) ? " lit" : ""}`}
           d=${path(each.points)} marker-end="url(#tip)"><title>${sizes(each.shape)}</title></path>`)}
       ${scale < BARE ? html`<path class="bare" d=${nodes.map(({ box: [x, y, w, h] }) => `M${x},${y}h${w}v${h}h${-w}z`).join("")} />`
-        : nodes.map((each) => html`<${Node} key=${each.id} node=${each} plain=${scale < PLAIN} field=${fields?.[each.values[0]]}
+        : nodes.map((each) => html`<${Node} key=${each.id} node=${each} scale=${scale} field=${fields?.[each.values[0]]}
           chosen=${each.id === selected?.id} onSelect=${onSelect} onToggle=${onToggle} onNumbers=${onNumbers} />`)}
     </svg>`;
 }
@@ -113,11 +114,15 @@ export function sees(field) {
   return `sees ${field.size.join("×")}`;
 }
 
-function Node({ node, field, plain, chosen, onSelect, onToggle, onNumbers }) {
+function Node({ node, field, scale, chosen, onSelect, onToggle, onNumbers }) {
+  const plain = scale < PLAIN;
+  const grown = scale < SMALL ? Math.min(2, 0.95 / scale) : 0;
   const [x, y, width, height] = node.box;
   const end = node.kind === "input" || node.kind === "output";
   const letters = Math.floor((width - (node.opens ? 40 : 20)) / 7.3);
-  const type = node.kind === "operator" || end ? node.about : [node.type, node.about].filter(Boolean).join(" ");
+  const fits = Math.floor((width - 18) / 5.9);
+  const told = node.kind === "operator" || end ? node.about : [node.type, node.about].filter(Boolean).join(" ");
+  const type = told.length > fits ? told.replace("padding", "pad") : told;
   const seen = [sees(field), node.bytes ? bytes(node.bytes) : ""].filter(Boolean).join(" · ");
   const label = `${node.name}, ${node.type}, ${sizes(node.shape)}, ${figures(node)} ${sees(field)}`;
   const inside = node.parts && node.operators > 1 ? node.parts : "";
@@ -128,10 +133,13 @@ function Node({ node, field, plain, chosen, onSelect, onToggle, onNumbers }) {
     ${node.opens && !node.about && html`<rect class="behind" x="4" y="-4" width=${width} height=${height} rx="7" />`}
     <rect class="body" width=${width} height=${height} rx="7" />
     <path class="side" d=${`M7,0H6A6,6 0 0 0 0,6V${height - 6}A6,6 0 0 0 6,${height}H7z`} />
-    ${!plain && html`
+    ${!plain && grown > 0 && html`
+      <text class="strong" style=${{ fontSize: `${13 * grown}px` }} x="14" y=${14 * grown}>${cut(node.name, Math.floor((width - (node.opens ? 42 : 18)) / (8.4 * grown)))}</text>
+      ${!end && html`<text style=${{ fontSize: `${11.5 * grown}px` }} x="14" y=${29 * grown}>${cut(sizes(node.shape), Math.floor((width - 18) / (6.8 * grown)))}</text>`}`}
+    ${!plain && !grown && html`
       <text class="strong" x="14" y="17">${cut(node.name, letters)}</text>
       ${end ? html`<text class="quiet" x="14" y="34">${sizes(node.shape)}</text>` : html`
-      <text class="quiet" x="14" y="31">${cut(type || node.type, Math.floor((width - 20) / 6.1))}</text>
+      <text class="quiet" x="14" y="31">${cut(type || node.type, fits)}</text>
       <text x="14" y="45">${sizes(node.shape)}${inside ? html`<tspan class="quiet">${cut(`  ${inside}`, Math.max(3, Math.floor((width - 20) / 6.4) - sizes(node.shape).length))}</tspan>` : ""}</text>
       <text class="quiet" x="14" y="59">${figures(node)}</text>
       <text class="quiet" x="14" y="73">${seen}</text>`}`}
@@ -150,7 +158,9 @@ export function drawMaps(draw, map, x, y, width, height, factor = 1) {
   draw.imageSmoothingEnabled = false;
   const vector = map.form === "vector";
   const tall = vector ? 14 : height;
-  const wide = vector ? width : Math.min((tall * columns) / rows, width / Math.min(count, 4) - 3);
+  // A matrix of very many rows or columns would be a line.
+  const aspect = map.form === "rows" ? Math.min(4, Math.max(0.6, columns / rows)) : columns / rows;
+  const wide = vector ? width : Math.min(tall * aspect, width / Math.min(count, 4) - 3);
   for (let place = 0; place < count; place += 1) {
     const left = x + place * (wide + 3);
     if (left + wide > x + width + 0.5) break;
@@ -158,7 +168,7 @@ export function drawMaps(draw, map, x, y, width, height, factor = 1) {
     small.width = columns;
     small.height = rows;
     small.getContext("2d").putImageData(picture(map.data, rows, columns, scale, map.start + place * rows * columns), 0, 0);
-    draw.drawImage(small, left * factor, (y + (height - tall) / 2) * factor, wide * factor, Math.min(tall, (wide * rows) / columns || tall) * factor);
+    draw.drawImage(small, left * factor, (y + (height - tall) / 2) * factor, wide * factor, (vector ? tall : Math.min(tall, wide / aspect || tall)) * factor);
   }
 }
 

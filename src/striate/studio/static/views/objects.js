@@ -62,13 +62,16 @@ function Classes({ result, pixels, map }) {
   const [strength, setStrength] = useState(0.6);
   const [, height, width] = pixels.header.shape;
   const [, rows, columns] = map.header.shape;
+  // By the order in the list, so that the classes that cover most have colours of their own.
+  const shown = result.classes.map((each) => each.class).filter((each) => each > 0);
+  const colourOf = (number) => COLOURS[Math.max(0, shown.indexOf(number)) % COLOURS.length];
   const paint = useMemo(() => (data) => {
     if (rows !== height || columns !== width) return;
-    for (let place = 0; place < rows * columns; place += 1) if (map.data[place] > 0) mix(data, place, rgb(COLOURS[(map.data[place] - 1) % COLOURS.length]), strength);
+    for (let place = 0; place < rows * columns; place += 1) if (map.data[place] > 0) mix(data, place, rgb(colourOf(map.data[place])), strength);
   }, [map, strength]);
   return html`<div class="beside-scene"><${Scene} pixels=${pixels} paint=${paint} boxes=${[]} name="classes" json=${() => ({ ...result, map: Array.from(map.data) })} />
     <div class="says-boxes"><label class="slider"><span>colours</span><input type="range" min="0" max="1" step="0.05" value=${strength} aria-label="strength of the colours" onInput=${(event) => setStrength(Number(event.currentTarget.value))} /></label>
-    <ul class="names">${result.classes.map((each) => html`<li key=${each.class} data-class=${each.class}><span class="dot" style=${{ background: each.class ? COLOURS[(each.class - 1) % COLOURS.length] : "transparent" }}></span>${each.name}: ${(100 * each.share).toFixed(1)} %</li>`)}</ul></div></div>`;
+    <ul class="names">${result.classes.map((each) => html`<li key=${each.class} data-class=${each.class}><span class="dot" style=${{ background: each.class ? colourOf(each.class) : "transparent" }}></span>${each.name}: ${(100 * each.share).toFixed(1)} %</li>`)}</ul></div></div>`;
 }
 
 // The stages on the way to the boxes; an address names one.

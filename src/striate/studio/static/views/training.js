@@ -48,6 +48,9 @@ const named = (snapshot) => (snapshot.final ? "the finished network" : `after ${
 
 function Slider({ run, place, onMove, live }) {
   const { snapshots } = run;
+  if (run.finished && snapshots.length === 1) {
+    return html`<p class="quiet">This run is finished: <output data-snapshot=${snapshots[0].number}>${named(snapshots[0])}</output> is all that is left of it. While a run trains, every checkpoint is kept here.</p>`;
+  }
   return html`<div class="timeline">
     <button aria-pressed=${live} onClick=${() => onMove(live ? place : null)}>${run.finished ? "the newest" : "follow"}</button>
     <input type="range" min="0" max=${Math.max(0, snapshots.length - 1)} value=${place} aria-label="checkpoint"
@@ -88,9 +91,10 @@ function Maps({ run, number, address, picture }) {
   const scale = data && scaleOf(...extent(data));
   const best = header?.says.map((share, place) => [share, place]).sort((one, other) => other[0] - one[0]).slice(0, 4) ?? [];
   const name = (place) => run.classes[place] ?? `class ${place}`;
-  return html`<section class="panel maps-panel" data-at=${header?.number ?? ""}><h2>maps of ${picture.name} at <select value=${header?.layer ?? ""} aria-label="layer of the maps" onChange=${(event) => go(changed(address, { maps: event.currentTarget.value }), { replace: true })}>
-      ${(header?.layers ?? []).map((each) => html`<option key=${each} value=${each}>${each}</option>`)}</select></h2>
+  return html`<section class="panel maps-panel" data-at=${header?.number ?? ""}><h2>maps of ${picture.name} at ${header && html`<select value=${header?.layer ?? ""} aria-label="layer of the maps" onChange=${(event) => go(changed(address, { maps: event.currentTarget.value }), { replace: true })}>
+      ${(header?.layers ?? []).map((each) => html`<option key=${each} value=${each}>${each}</option>`)}</select>`}</h2>
     ${error && html`<${Note} error=${error} />`}
+    ${!data && !error && html`<p class="quiet" aria-busy="true">The network of this checkpoint runs on the picture</p>`}
     ${data && html`<p class="quiet">${header.channels > count ? `the first ${count} of ${header.channels}` : ""} <${Legend} scale=${scale} />
       ${best.length ? ` the network says ${best.map(([share, place]) => `${name(place)} ${(100 * share).toFixed(1)} %`).join(", ")}` : ""}</p>
       <div class="tiles">${Array.from({ length: count }, (_, place) => html`<${MapView} key=${place} data=${data} from=${place * height * width}
@@ -110,7 +114,7 @@ function Mistakes({ snapshot, run, live }) {
   const { result } = running;
   return html`<section class="panel mistakes" data-at=${result?.number ?? ""}><h2>who is taken for whom</h2>
     <${Progress} running=${running} />
-    ${result && html`<p class="quiet">${(100 * result.accuracy).toFixed(2)} % of ${result.n} held-out pictures are right ${named(result)}; a row is what a picture is, a column what the network says.</p>
+    ${result && html`<p class="quiet">${(100 * result.accuracy).toFixed(2)} % of ${result.n} held-out pictures are right${result.final ? "" : ` ${named(result)}`}; a row is what a picture is, a column what the network says.</p>
       <${Confusion} result=${result} refer=${drawing} />
       <${Call} code=${result.call} />
       <${Exports} name="confusion" svg=${() => drawing.current} json=${() => result} />`}</section>`;

@@ -1,6 +1,6 @@
 // Curves over epochs, and the confusion matrix.
 
-import { html } from "/static/vendor/preact-htm.js";
+import { html, useEffect, useState } from "/static/vendor/preact-htm.js";
 import { short } from "/static/lib/maps.js";
 
 const [WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM] = [460, 230, 50, 26, 62, 30];
@@ -28,7 +28,7 @@ function ticks(low, high) {
   return found;
 }
 
-function Chart({ name, lines, epochs, at, place }) {
+function Chart({ name, lines, epochs, at, place, wide }) {
   const values = Object.values(lines).flat().map(([, value]) => value);
   const shares = name !== "learning rate" && !name.startsWith("loss") && values.every((value) => value >= 0 && value <= 1);
   const low = shares ? Math.min(...values) : 0;
@@ -37,10 +37,11 @@ function Chart({ name, lines, epochs, at, place }) {
   const y = (value) => TOP + (1 - (value - low) / (high - low || 1)) * (HEIGHT - TOP - BOTTOM);
   const ends = Object.entries(lines).map(([part, points]) => ({ part, points, end: y(points[points.length - 1][1]) })).sort((one, other) => one.end - other.end);
   ends.forEach((each, number) => { each.label = number ? Math.max(each.end, ends[number - 1].label + 15) : each.end; });
-  return html`<g transform=${`translate(${(place % 3) * WIDTH},${Math.floor(place / 3) * (HEIGHT + 8)})`} data-measure=${name}>
+  return html`<g transform=${`translate(${(place % wide) * WIDTH},${Math.floor(place / wide) * (HEIGHT + 8)})`} data-measure=${name}>
     <text class="name" x=${LEFT} y="14">${name}</text>
     ${ticks(low, high).map((value) => html`<g key=${value}><path class="grid" d=${`M${LEFT},${y(value)}H${WIDTH - RIGHT}`} /><text class="tick" x=${LEFT - 6} y=${y(value) + 4} text-anchor="end">${short(value)}</text></g>`)}
     ${[1, ...ticks(1, epochs).filter((each) => Number.isInteger(each) && each > 1)].map((epoch) => html`<text key=${epoch} class="tick" x=${x(epoch)} y=${HEIGHT - 10} text-anchor="middle">${epoch}</text>`)}
+    <text class="tick" x=${WIDTH - RIGHT + 12} y=${HEIGHT - 10}>epoch</text>
     ${at > 0 && html`<path class="now" d=${`M${x(at)},${TOP}V${HEIGHT - BOTTOM}`} />`}
     ${ends.map(({ part, points, label }) => html`<g key=${part} class=${part}><polyline points=${points.map(([epoch, value]) => `${x(epoch)},${y(value)}`).join(" ")} />
       ${points.length < 40 && points.map(([epoch, value]) => html`<circle key=${epoch} cx=${x(epoch)} cy=${y(value)} r="2.5"><title>epoch ${epoch}: ${short(value)}</title></circle>`)}
@@ -48,13 +49,26 @@ function Chart({ name, lines, epochs, at, place }) {
   </g>`;
 }
 
+// Charts beside each other: as many as stay large enough to be read.
+function useColumns() {
+  const fitting = () => Math.max(1, Math.min(3, Math.floor(window.innerWidth / 390)));
+  const [columns, setColumns] = useState(fitting);
+  useEffect(() => {
+    const measure = () => setColumns(fitting());
+    window.addEventListener("resize", measure);
+    return () => window.removeEventListener("resize", measure);
+  }, []);
+  return columns;
+}
+
 export function Curves({ history, epochs, at, refer }) {
   const found = Object.entries(measures(history));
-  const rows = Math.ceil(found.length / 3);
-  const columns = Math.min(3, found.length);
+  const wide = useColumns();
+  const rows = Math.ceil(found.length / wide);
+  const columns = Math.min(wide, found.length);
   return html`<svg class="curves" ref=${refer} viewBox=${`0 0 ${columns * WIDTH} ${rows * (HEIGHT + 8)}`} role="img"
     aria-label=${`curves over ${history.length} epochs: ${found.map(([name]) => name).join(", ")}`}>
-    ${found.map(([name, lines], place) => html`<${Chart} key=${name} name=${name} lines=${lines} epochs=${Math.max(epochs, history.length)} at=${at} place=${place} />`)}</svg>`;
+    ${found.map(([name, lines], place) => html`<${Chart} key=${name} name=${name} lines=${lines} epochs=${Math.max(epochs, history.length)} at=${at} place=${place} wide=${wide} />`)}</svg>`;
 }
 
 // Counts; the darker, the larger the share of the row. The diagonal is what is right.

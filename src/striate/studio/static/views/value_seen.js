@@ -17,21 +17,33 @@ export function Seen({ value, at, picture, training }) {
     ]),
     [value, at, picture, training],
   );
+  // Needs a gradient, which takes longer than all else that a click shows.
+  const { value: strength, error: failed } = useLoaded(
+    (signal) => getNumbers(`value/${value}/strength`, { picture, at, training }, { signal }), [value, at, picture, training],
+  );
   if (error) return html`<h2>On the picture</h2><${Note} error=${error} />`;
   if (!got) return html`<h2>On the picture</h2><p class="quiet" aria-busy="true">Looking for what the number sees</p>`;
   const [{ header, data }, pixels] = got;
   const [, height, width] = header.shape;
-  const size = height * width;
   const whole = header.seen === header.of;
   const box = header.box ?? [];
   return html`<h2>On the picture</h2>
     <div class="seen">
       ${header.known && html`<figure><${Lit} mask=${data} height=${height} width=${width} pixels=${pixels} box=${box} />
         <figcaption>${header.seen === 0 ? "It depends on no pixel." : html`Receptive field: <b class="seen-count">${many(header.seen)}</b> of ${many(header.of)} positions${whole ? ", the whole picture" : box.length === 2 ? `, rows ${box[0].join(" to ")}, columns ${box[1].join(" to ")}` : ""}.`}</figcaption></figure>`}
-      ${header.counts && html`<figure><${MapView} data=${data} height=${height} width=${width} from=${size} size=${SIDE} label="how much each pixel counts" />
-        <figcaption>How much each position counts: the gradient's size. <${Legend} scale=${scaleOf(...extent(data, size, 2 * size))} width=${80} />${header.total === 0 ? " It is zero everywhere: the number doesn't move with any pixel." : ""}</figcaption></figure>`}
+      ${strength ? html`<${Counts} header=${strength.header} data=${strength.data} />`
+        : !failed && html`<figure><div class="awaited" style=${`width: ${SIDE}px; aspect-ratio: ${width} / ${height}`}></div>
+        <figcaption class="quiet" aria-busy="true">How much each position counts: the gradient comes back</figcaption></figure>`}
     </div>
-    ${header.notes.map((each) => html`<p class="quiet" key=${each}>${each}</p>`)}`;
+    ${failed && html`<${Note} error=${failed} />`}
+    ${[...header.notes, ...(strength?.header.notes ?? [])].map((each) => html`<p class="quiet" key=${each}>${each}</p>`)}`;
+}
+
+function Counts({ header, data }) {
+  if (!header.counts) return null;
+  const [, height, width] = header.shape;
+  return html`<figure><${MapView} data=${data} height=${height} width=${width} size=${SIDE} label="how much each pixel counts" />
+    <figcaption>How much each position counts: the gradient's size. <${Legend} scale=${scaleOf(...extent(data, 0, data.length))} width=${80} />${header.total === 0 ? " It is zero everywhere: the number doesn't move with any pixel." : ""}</figcaption></figure>`;
 }
 
 // The picture, dimmed where the value doesn't see it.

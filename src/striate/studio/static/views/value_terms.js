@@ -142,8 +142,8 @@ function Patches({ terms, taps, groups, kernel, flip, walkTo }) {
 }
 
 function Cell({ kind, x, y, size, value, scale, target, place, walk }) {
-  const fill = colour(value, scale);
-  const text = size >= 50 ? digits(value) : String(Number(value.toPrecision(3)));
+  const fill = colour(Number(value), scale); // NaN and infinities come as words
+  const text = size >= 50 || typeof value === "string" ? digits(value) : String(Number(value.toPrecision(3)));
   const press = (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); walk(); } };
   return html`<g class=${walk ? `cell ${kind} walk` : `cell ${kind}`} role=${walk ? "button" : null} tabindex=${walk ? 0 : null} onClick=${walk} onKeyDown=${walk && press}
     data-value=${target.value} data-place=${place.join(",")} data-number=${digits(value)} aria-label=${`${target.name} at ${place.join(", ")}: ${digits(value)}`}>

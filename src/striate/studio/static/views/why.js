@@ -7,7 +7,7 @@ import { Progress, useJob } from "/static/lib/jobs.js";
 import { Call, Help, Note } from "/static/lib/parts.js";
 import { sheet } from "/static/lib/sheet.js";
 import { useLoaded } from "/static/lib/store.js";
-import { Result } from "/static/views/why_results.js";
+import { Result, words } from "/static/views/why_results.js";
 
 sheet("why");
 
@@ -19,7 +19,6 @@ const KINDS = [
   ["maximize", "a channel's maximising picture"], ["more", "more views"],
 ];
 
-const words = (name) => name.replaceAll("_", " ").replace("grad cam", "Grad-CAM").replace(/^cam$/, "CAM").replace(/ cam$/, "-CAM");
 
 // The question for the server that the address asks.
 function asked(address, options, picture) {

@@ -10,6 +10,9 @@ import { pictured } from "/static/lib/save.js";
 import { imageOf, Pixels } from "/static/lib/pixels.js";
 import { useLoaded } from "/static/lib/store.js";
 
+// A method's name for people.
+export const words = (name) => name.replaceAll("_", " ").replace("grad cam", "Grad-CAM").replace(/^cam$/, "CAM").replace(/ cam$/, "-CAM");
+
 const part = (id, name, signal) => getNumbers(`jobs/${id}/result`, { part: name }, { signal });
 
 export function Result(props) {
@@ -66,7 +69,7 @@ function EvidenceMap({ result }) {
   const size = Math.min(340, Math.max(224, width));
   const guess = result.predictions[0] ?? [];
   return html`<div class="evidence">
-    <h2>${result.method.replaceAll("_", " ")} for <b>${result.target[0]}</b>${result.layer ? html` at <code>${result.layer}</code>` : ""}</h2>
+    <h2>${words(result.method)} for <b>${result.target[0]}</b>${result.layer ? html` at <code>${result.layer}</code>` : ""}</h2>
     <div class="row">
       <figure><${Pixels} data=${pixels.data} shape=${pixels.header.shape} size=${size} label="the picture" /><figcaption>the picture</figcaption></figure>
       <figure><${MapView} data=${map.data} height=${height} width=${width} scale=${scale} size=${size} label="evidence" /><figcaption>${result.quantity}</figcaption></figure>
