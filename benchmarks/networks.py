@@ -45,6 +45,15 @@ def resnet18(classes: int = 1000) -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes))
 
 
+def textbook_lenet(classes: int = 10) -> nn.Sequential:
+    """LeNet-5 as textbooks draw it: tanh and average pooling instead of the ReLU and max pooling of today."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, 6, 5, padding=2), nn.Tanh(), nn.AvgPool2d(2)),
+        *(nn.Conv2d(6, 16, 5), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten()),
+        *(nn.Linear(400, 120), nn.Tanh(), nn.Linear(120, 84), nn.Tanh(), nn.Linear(84, classes)),
+    )
+
+
 def mobilenet_v2(classes: int = 1000) -> nn.Sequential:
     layers = [*_conv_norm(3, 32, 3, 2), nn.ReLU6(inplace=True)]
     inner = 32
@@ -113,6 +122,7 @@ class Work(NamedTuple):
 
 NETWORKS = {
     "LeNet-5": Work(lambda: models.create("lenet5"), 128, (1, 28, 28)),
+    "LeNet-5, tanh and average pooling": Work(textbook_lenet, 128, (1, 28, 28)),
     "simple_cnn": Work(lambda: models.create("simple_cnn"), 128, (1, 28, 28)),
     "ResNet-18": Work(resnet18, 16, (3, 64, 64)),
     "MobileNetV2": Work(mobilenet_v2, 16, (3, 96, 96)),

@@ -389,9 +389,9 @@ def test_gradients_of_a_normalisation_take_the_memory_of_those_they_come_from(
     activation: str, residual: bool, over: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unless these are the caller's, or come back as the residual's."""
-    real, found = kernels.Plan.backward, []
+    real, found = kernels.NormKernels.backward, []
 
-    def backward(plan: kernels.Plan, grad: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    def backward(plan: kernels.NormKernels, grad: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         made = real(plan, grad, *rest)
         found.append(made[0].data_ptr() == grad.data_ptr())
         return made
@@ -404,7 +404,7 @@ def test_gradients_of_a_normalisation_take_the_memory_of_those_they_come_from(
     exact, y = made.double().requires_grad(), made.as_one()
     g = torch.randn_like(y)
     before = g.clone()
-    monkeypatch.setattr(kernels.Plan, "backward", backward)
+    monkeypatch.setattr(kernels.NormKernels, "backward", backward)
     grads = torch.autograd.grad(y, made.leaves, g)
     assert found == [False, over]
     assert torch.equal(g, before)

@@ -603,7 +603,7 @@ def test_a_result_changed_in_place_is_noticed() -> None:
 
 def _asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asked: list[str] = []
-    for place, name, said in ((normalization.Plan, "forward", "llvm"), (norm, "_composed", "aten")):
+    for place, name, said in ((normalization.NormKernels, "forward", "llvm"), (norm, "_composed", "aten")):
         real = getattr(place, name)
         monkeypatch.setattr(place, name, lambda *a, real=real, said=said: asked.append(said) or real(*a))
     return asked

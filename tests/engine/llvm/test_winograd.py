@@ -310,7 +310,7 @@ def test_accelerated_models_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_can_be_asked_for_and_is_explained() -> None:
     assert engine.explain(LINE, local=False).refusals[Pass.OUTPUT]["winograd"] is None
-    assert "for accelerated models" in str(engine.explain(LINE))
+    assert "only accelerated models use this" in str(engine.explain(LINE))
     layer = nn.Conv2d(16, 16, 3, padding=1)
     x = torch.randn(2, 16, 9, 9)
     with engine.use("winograd"):
@@ -319,6 +319,9 @@ def test_it_can_be_asked_for_and_is_explained() -> None:
 
 
 def test_it_pays_where_maps_are_large_against_weights() -> None:
-    assert winograd.pays(conv("conv2d 1x32x32x32 64x32x3x3 padding=1"))
-    assert not winograd.pays(conv("conv2d 1x512x2x2 512x512x3x3 padding=1"))
-    assert not winograd.pays(conv("conv2d 1x32x32x32 64x32x3x3 stride=2"))
+    def taken(line: str) -> str | None:
+        return engine.explain(line, local=False, channels_last=True).chosen[Pass.PACKED]
+
+    assert taken("conv2d 1x32x32x32 64x32x3x3 padding=1") == "winograd"
+    assert taken("conv2d 1x512x2x2 512x512x3x3 padding=1") == "llvm"
+    assert taken("conv2d 1x32x32x32 64x32x3x3 stride=2") == "llvm"
