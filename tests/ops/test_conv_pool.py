@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -340,3 +341,20 @@ def test_a_wrong_kernel_shows(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     problems = [problem(seed) for seed in range(8)]
     with pytest.raises(AssertionError):
         [check(*each) for each in problems]
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("where", ["input", "weight"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_what_is_not_finite_reaches_the_gradients_that_it_reaches_in_pytorch(
+    number: float, where: str, channels_last: bool
+) -> None:
+    x, w, b = leaves()
+    x = x.detach().contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    with torch.no_grad():
+        (x if where == "input" else w)[1, 1, 1, 1] = number
+    x.requires_grad_()
+    y, z = conv_max_pool(x, w, b, activation="relu"), theirs(x, w, b, (1, 0, 1), "relu", (2,))
+    found, wanted = torch.autograd.grad(y.sum(), (x, w, b)), torch.autograd.grad(z.sum(), (x, w, b))
+    for mine, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4, equal_nan=True)

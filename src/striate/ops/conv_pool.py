@@ -15,6 +15,7 @@ less. It must then save its operand, which no caller can see, and not its result
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
@@ -90,11 +91,15 @@ class _Prepared:
         key = (w.stride(), *self._lie(g, positions))
         if key not in self.input_grads:
             lie = (w, g, positions, self.input_last)
-            made = conv_pool.input_grad(self.shape, self.pool, *lie, self._through_all, self.how.local)
+            made = conv_pool.input_grad(self.shape, self.pool, *lie, self.through_all, self.how.local)
             self.input_grads[key] = made
         return self.input_grads[key](w, g, positions)
 
-    def _through_all(self, w: Tensor, g: Tensor, positions: Tensor) -> Tensor:
+    def over_all(self, open_: Pass, operands: dict[Pass, Tensor]) -> Tensor:
+        """A gradient of the convolution from the other two operands in full."""
+        return convolution.contract(self.shape, self.channels_last, open_, operands, local=self.how.local)
+
+    def through_all(self, w: Tensor, g: Tensor, positions: Tensor) -> Tensor:
         """The input's gradient through that of the whole map before pooling."""
         operands = {Pass.WEIGHT_GRAD: w, Pass.OUTPUT: conv_pool.spread(self.pool, positions, g)}
         return convolution.contract(self.shape, self.channels_last, Pass.INPUT_GRAD, operands, local=self.how.local)
@@ -130,6 +135,11 @@ class _Prepared:
         return g.stride(), positions.stride(), positions.dtype, torch.get_num_threads(), tuning.generation
 
 
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers are finite; False also if their sum overflows."""
+    return math.isfinite(tensor.sum().item())
+
+
 class _Block(torch.autograd.Function):
     """Called only for ordinary gradients: no transforms, no tangents.
 
@@ -157,12 +167,18 @@ class _Block(torch.autograd.Function):
         if torch.is_grad_enabled() or traced(upstream):
             return *known.composed(x, w, upstream, positions, nothing, asked), None
         grad_x = grad_w = grad_b = None
-        if asked[1]:
+        if asked[1] and not _is_finite(x):
+            # A sum over a list leaves out 0 * NaN and 0 * inf, which are NaN in the sum over the whole map.
+            spread = conv_pool.spread(known.pool, positions, upstream)
+            grad_w = known.over_all(Pass.WEIGHT_GRAD, {Pass.INPUT_GRAD: x, Pass.OUTPUT: spread})
+            grad_b = spread.sum([0, *range(2, spread.dim())])
+        elif asked[1]:
             grad_w, grad_b = known.weight_grad(x, upstream, positions)
         elif asked[2]:
             grad_b = upstream.masked_fill(positions < 0, 0.0).sum([0, *range(2, upstream.dim())])
         if asked[0]:
-            grad_x = known.input_grad(w, upstream, positions)
+            finite = _is_finite(w)
+            grad_x = (known.input_grad if finite else known.through_all)(w, upstream, positions)
         return grad_x, grad_w, grad_b if asked[2] else None, None
 
 
@@ -186,8 +202,8 @@ def conv_max_pool(
     If gradients are needed and the engine has kernels (see :mod:`striate.engine.conv_pool`), the map before pooling is
     not saved, and its gradient is never computed as a whole map. Otherwise the three operations run one by one.
 
-    Where the input has infinities or NaNs, the sparse sums mostly skip them, because zero gradients are left out. Dense
-    sums would give NaN for 0 * inf.
+    Where the input or the weight has infinities or NaNs, gradients are sums over the whole map, because a sum over the
+    list would leave out 0 * inf, which is NaN.
 
     Args:
         input: (N, C_in, ...) with one to three axes, or without N.
