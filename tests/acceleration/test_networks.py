@@ -94,8 +94,9 @@ NETWORKS: dict[str, Network] = {
     "timm:test_nfnet": Network(),
     # With outputs beside the main one.
     "torchvision:googlenet": Network({"aux_logits": True, "init_weights": True}),
-    "torchvision:inception_v3": Network({"aux_logits": True, "init_weights": True}, 128, 160),
-    "timm:inception_v3": Network({"aux_logits": True}, 128, 160),
+    # Their auxiliary classifiers take images of 299 pixels and more.
+    "torchvision:inception_v3": Network({"aux_logits": False, "init_weights": True}, 128, 160),
+    "timm:inception_v3": Network({"aux_logits": False}, 128, 160),
     "timm:deit_tiny_distilled_patch16_224": fixed(),
     # For small machines.
     "timm:mobilenetv1_100": Network(),
