@@ -499,6 +499,31 @@ def test_an_activation_belongs_to_the_convolution_before_it(model: nn.Module, bl
     assert blocks_of(fast) == blocks
 
 
+class Layouts(nn.Module):
+    """Adds a map in one memory layout to a map in another one, in either order."""
+
+    def __init__(self, first: bool, chained: bool) -> None:
+        super().__init__()
+        self.first, self.chained = first, chained
+        self.conv, self.next, self.norm = conv(), conv(), nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv(x.contiguous(memory_format=torch.channels_last))
+        planes = x.contiguous().mul(0.5)
+        y = self.norm(self.next(h) if self.chained else h)
+        return planes + y if self.first else y + planes
+
+
+@pytest.mark.parametrize("chained", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+def test_a_sum_of_two_layouts_lies_as_pytorchs(first: bool, chained: bool) -> None:
+    model = Layouts(first, chained)
+    x = torch.randn(2, 3, 8, 8)
+    fast = accelerated(model)
+    assert_alike(model, fast, x, train=True)
+    assert fast(x).stride() == model(x).stride()
+
+
 class Small(nn.Module):
     """Most of what a network has."""
 

@@ -1,7 +1,8 @@
-"""Convolution, activation and max pooling as one block, where gradients are wanted: who has kernels for it.
+"""The implementations of convolution, activation and max pooling as one block, if gradients are needed.
 
-Max pooling lets through one gradient of a window. What the convolution's own gradients need is a list of these, so a
-block keeps the positions, and neither the map before pooling nor its gradient, most of which would be zeros.
+Max pooling passes one gradient per window to the convolution. So the convolution's gradients are sums over a list of
+(position, gradient). A block saves the positions, and never stores the map before pooling or that map's gradient, most
+of which would be zeros.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from striate.engine.llvm.winograd import backend as winograd_backend
 from striate.geometry import ConvPoolShape, ConvShape, PoolShape
 
 _llvm, _winograd = LlvmBackend(), winograd_backend.WinogradBackend()
-#: Gradients that go back into one window's inputs must be this few, or there is nothing to save: 1 in 3.
+#: The least number of positions per pooled value; with fewer, sums over the list save nothing.
 _SPARSE = 3
-#: Input channels up to which nothing computes planes quicker than the kernel that pools as well.
+#: The most input channels for which the kernel that also pools is the fastest one on planes.
 _MOST_CHANNELS = 32
-#: Tiles that a kernel of this geometry would write out one by one, at most.
+#: The most tiles that a kernel unrolls.
 _MOST_TILES = 64
-#: Vectors of a tile from which what is loaded beside weights doesn't count for much.
+#: The number of vectors in a tile from which loads other than those of weights hardly matter.
 _WORTH = 4
 
 
@@ -60,13 +61,13 @@ def _refusal(shape: ConvShape, pool: PoolShape, activation: str, dtype: torch.dt
 
 
 def refusal(shape: ConvShape, pool: PoolShape, activation: str, dtype: torch.dtype, device: str) -> str | None:
-    """Why the block isn't computed as one, or None if it is."""
+    """The reason for computing the block as separate operations; None if it is computed as one."""
     if fixed() not in (None, "llvm"):
         return "another backend has been fixed"
     return _refusal(shape, pool, activation, dtype, device)
 
 
-#: What gives the pooled map and its positions from input, weight and bias.
+#: Computes the pooled map and its positions from input, weight and bias.
 Maximum = Callable[[Tensor, Tensor, "Tensor | None"], tuple[Tensor, Tensor]]
 
 
@@ -81,22 +82,24 @@ def maximum(
     apart: Callable[[Tensor, Tensor, Tensor | None, bool], Tensor],
     local: bool,
 ) -> Maximum:
-    """What gives the pooled map and its positions, -1 where the activation lets no gradient back, from operands that
-    lie in memory as these do.
+    """The function that computes the pooled map and its positions for operands with these shapes and strides.
 
-    ``apart`` computes the map before pooling by itself, in channels_last or not, and ``local`` or not as
-    :class:`striate.engine.Backend` says.
+    A position is -1 where the activation's slope is 0.
+
+    Args:
+        apart: computes the map before pooling; its last argument says whether that map is in channels last.
+        local: as :class:`striate.engine.Backend` defines it.
     """
 
     asked = Asked(ConvPoolShape(shape, pool, activation), Pass.POSITIONS, input.dtype, "cpu", channels_last, local)
-    # Winograd's convolution makes maps in channels last; of these the pooled one is the least to put in order.
+    # Winograd's convolution writes channels last. Converting the pooled map costs less than converting its input.
     between = channels_last or any(
         each.name == "transformed" and each.refusal is None for each in choice.implementations(asked)
     )
 
     def one_by_one(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         values, positions = pooling.maximum(pool, apart(input, weight, bias, between), activation)
-        # Nobody but the way back sees positions, which goes on in their layout.
+        # Only the gradients read positions, in whatever layout.
         return laid_out(values, channels_last), positions
 
     def transformed(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -114,7 +117,7 @@ def maximum(
 def _choose(
     asked: Asked, ways: Mapping[str, Callable[[], Callable[..., object]]], operands: tuple[Tensor | None, ...]
 ) -> str:
-    """The name of the way that computes a pass of the block."""
+    """The name of the implementation that computes a pass of the block."""
 
     def runs(name: str) -> Callable[[], object]:
         return partial(ways[name](), *operands)
@@ -136,10 +139,11 @@ def input_grad(
     whole: Callable[[Tensor, Tensor, Tensor], Tensor],
     local: bool,
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """What gives the input's gradient from weight, gradient and positions that lie in memory as these do.
+    """The function that computes the input's gradient for operands with these shapes and strides.
 
-    ``whole`` computes it through the gradient of the whole map, ``local`` or not as :class:`striate.engine.Backend`
-    says.
+    Args:
+        whole: computes it from the gradient of the whole map before pooling.
+        local: as :class:`striate.engine.Backend` defines it.
     """
     asked = Asked(ConvPoolShape(shape, pool), Pass.INPUT_GRAD, grad.dtype, "cpu", channels_last, local)
     ways: dict[str, Callable[[], Callable[[Tensor, Tensor, Tensor], Tensor]]] = {
@@ -150,13 +154,13 @@ def input_grad(
 
 
 def _whole(local: bool) -> str:
-    """The gradient through the whole map, which takes a time of its own where backends have to be local."""
+    """The name of the gradient through the whole map; its time depends on whether backends have to be local."""
     return "whole, local" if local else "whole"
 
 
 @choice.family(ConvPoolShape)
 def _family(asked: Asked) -> list[Implementation]:
-    """Ways of computing the block, where it isn't computed as two operations (``separate``)."""
+    """The implementations of the block; ``separate`` stands for computing it as several operations."""
     problem, open_, dtype, device, channels_last, local = asked
     assert isinstance(problem, ConvPoolShape)
     shape, pool = problem.conv, problem.pool
@@ -173,7 +177,7 @@ def _family(asked: Asked) -> list[Implementation]:
             not_transformed = refused or "for windows of 2x2 on Winograd's convolution, in accelerated models"
         by_winograd = _winograd.recommends(shape, Pass.OUTPUT, channels_last)
         at_once = not channels_last and shape.in_channels <= _MOST_CHANNELS and conv_pool_kernels.joins(pool)
-        # Direct sums that aren't quick enough to pool at once aren't either apart.
+        # Where the kernel that also pools accepts, direct convolution with separate pooling was never faster.
         listed = [
             Implementation("transformed", not_transformed, by_winograd),
             Implementation("pooled", refused or (None if at_once else "pools planes of few channels, without overlap")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from striate.engine import choice
+from striate.engine.backends import fixed
 from striate.engine.choice import Asked, Implementation
 from striate.engine.llvm.codegen.isa import host
 from striate.engine.llvm.normalization import dispatch
@@ -32,4 +33,8 @@ def _family(asked: Asked) -> list[Implementation]:
             refusal = "has fewer channels than threads"
         else:
             recommended = like.numel() >= plan.least
-    return [Implementation("llvm", refusal, recommended), Implementation("aten")]
+    if refusal is None and fixed() not in (None, "llvm"):
+        refusal = f"the backend is fixed to {fixed()}"
+    # Without kernels PyTorch's operators compute it, whatever is fixed.
+    other = "the backend is fixed to llvm" if refusal is None and fixed() == "llvm" else None
+    return [Implementation("llvm", refusal, recommended), Implementation("aten", other)]

@@ -283,16 +283,13 @@ class _Chain(torch.autograd.Function):
                 if composed:
                     g = stage.composed(g, kept)
                 else:
-                    over = mine and g.stride() == stage.plan.result_strides
-                    g = g if over else _laid_out(g, stage.plan.result_strides)
-                    g = stage.plan.backward(g, _laid_out(kept, stage.plan.strides), over)
+                    given = _laid_out(g, stage.plan.result_strides)
+                    g = stage.plan.backward(given, _laid_out(kept, stage.plan.strides), mine or given is not g)
             elif composed:
                 how = (stage.plan.form, stage.eps, g, x, weight, ctx.biases[at], statistics)
                 g, *grads = norm.gradients(*how, y if stage.plan.form.keeps else None)
             else:
-                if x.stride() != stage.strides:
-                    # Hooks on saved tensors may have moved them to other memory, in another layout.
-                    x = x.new_empty_strided(x.shape, stage.strides).copy_(x)
+                x = _laid_out(x, stage.strides)
                 result = norm.laid_out_as(x, y) if stage.plan.form.keeps else None
                 g, *grads = stage.plan.backward(norm.laid_out_as(x, g), x, result, statistics, mine)
             mine = True
@@ -311,7 +308,9 @@ _prepared: dict[tuple[Any, ...], _Prepared | None] = {}
 _UNMET: Final[Any] = object()
 
 
-def as_one(input: Tensor, links: Sequence[Link | None], local: bool = True) -> Tensor | None:
+def as_one(
+    input: Tensor, links: Sequence[Link | None], local: bool = True, mixed_layouts: bool = True
+) -> Tensor | None:
     """The chain's result if it is computed as one operation; otherwise None, and nothing has been computed.
 
     A chain is computed as one operation if gradients are needed and its maps are float32 on the CPU, in one of the two
@@ -321,6 +320,8 @@ def as_one(input: Tensor, links: Sequence[Link | None], local: bool = True) -> T
         input: (N, C, ...).
         links: the links in order; None for an operation that no chain has.
         local: as :func:`striate.ops.convolution.contract` takes it.
+        mixed_layouts: whether a residual may have another memory layout than the map that it is added to. The result
+            then lies as the map does, whereas PyTorch's addition follows its first operand.
     """
     if (
         not torch.is_grad_enabled()
@@ -331,7 +332,7 @@ def as_one(input: Tensor, links: Sequence[Link | None], local: bool = True) -> T
     ):
         return None
     operands: list[Tensor | None] = [input]
-    key: list[Any] = [torch.get_num_threads(), tuning.generation, local]
+    key: list[Any] = [torch.get_num_threads(), tuning.generation, local, mixed_layouts]
     parts: list[Link] = []
     for link in links:
         if link is None:
@@ -365,7 +366,7 @@ def as_one(input: Tensor, links: Sequence[Link | None], local: bool = True) -> T
     if found is _UNMET:
         if len(_prepared) >= 4096:
             _prepared.clear()
-        found = _prepared[by] = _prepare(input, parts, local, operands)
+        found = _prepared[by] = _prepare(input, parts, local, mixed_layouts, operands)
     return None if found is None else cast(Tensor, _Chain.apply(*found.of_present(operands), parts, found)[0])
 
 
@@ -381,7 +382,9 @@ def _lie(tensors: Iterable[Tensor | None], key: list[Any]) -> bool:
     return True
 
 
-def _prepare(input: Tensor, parts: Sequence[Link], local: bool, operands: Sequence[Tensor | None]) -> _Prepared | None:
+def _prepare(
+    input: Tensor, parts: Sequence[Link], local: bool, mixed_layouts: bool, operands: Sequence[Tensor | None]
+) -> _Prepared | None:
     """How the parts are computed, found by computing them once; None if one has no kernels."""
     if fixed() not in (None, "llvm"):
         return None
@@ -399,6 +402,8 @@ def _prepare(input: Tensor, parts: Sequence[Link], local: bool, operands: Sequen
                 graded |= _graded(part.weight, part.bias)
             else:
                 graded |= _graded(part.weight, part.bias)
+                if part.residual is not None and not mixed_layouts and part.residual.stride() != x.stride():
+                    return None
                 # If only the residual has a gradient, nothing is saved, see norm.py.
                 stage = _normed(x, part) if graded or not _graded(part.residual) else None
                 x = torch.empty_like(x)

@@ -102,7 +102,7 @@ class _Prepared:
     def through_all(self, w: Tensor, g: Tensor, positions: Tensor) -> Tensor:
         """The input's gradient through that of the whole map before pooling."""
         operands = {Pass.WEIGHT_GRAD: w, Pass.OUTPUT: conv_pool.spread(self.pool, positions, g)}
-        return convolution.contract(self.shape, self.channels_last, Pass.INPUT_GRAD, operands, local=self.how.local)
+        return self.over_all(Pass.INPUT_GRAD, operands)
 
     def composed(
         self,
@@ -121,8 +121,7 @@ class _Prepared:
         g = g + nothing.sum()
 
         def grad(open_: Pass, role: Pass, other: Tensor | None) -> Tensor:
-            operands = {role: cast(Tensor, other), Pass.OUTPUT: g}
-            return convolution.contract(self.shape, self.channels_last, open_, operands, local=self.how.local)
+            return self.over_all(open_, {role: cast(Tensor, other), Pass.OUTPUT: g})
 
         return (
             grad(Pass.INPUT_GRAD, Pass.WEIGHT_GRAD, w) if asked[0] else None,

@@ -48,7 +48,6 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from striate.engine import Pass, choice, traced, tuning
-from striate.engine.backends import fixed
 from striate.engine.choice import Asked
 from striate.engine.layout import is_channels_last
 from striate.engine.llvm.functions.activations import parsed
@@ -392,8 +391,6 @@ def _chosen(
     eps: float,
 ) -> bool:
     """Whether the engine's kernels are chosen; see :mod:`striate.engine.normalization`."""
-    if fixed() is not None:
-        return fixed() == "llvm"
     backward = _needs_gradient(input, residual, weight, bias)
     key = (plan, backward, tuning.generation)
     found = _choices.get(key)

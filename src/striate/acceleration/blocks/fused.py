@@ -28,7 +28,12 @@ def pays(input: Tensor, *others: Tensor | None) -> bool:
     return True
 
 
-_JOIN: Final[dict[str, Callable[[Any, Any], Any]]] = {"add": operator.add, "iadd": operator.iadd}
+#: How a residual is added; the order of the operands decides in which layout PyTorch writes the sum.
+_JOIN: Final[dict[str, Callable[[Any, Any], Any]]] = {
+    "add": operator.add,
+    "iadd": operator.iadd,
+    "radd": lambda normed, residual: residual + normed,
+}
 _CONVOLVE: Final = {1: F.conv1d, 2: F.conv2d}
 _AVERAGE: Final = {1: F.avg_pool1d, 2: F.avg_pool2d}
 _POOL: Final = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -62,8 +67,12 @@ def pool_and_activate(dims: int, input: Tensor, activation: str, window: tuple[A
 def normalize(norm: tuple[Any, ...], residual: Any, join: str, activation: str) -> Tensor:
     """``norm``: the arguments of ``F.batch_norm``; ``join``: the operator that adds the residual, if there is one."""
     input, mean, variance, weight, bias, *how = norm
+    # The result lies as the input does. PyTorch's addition follows its first operand, which may be the residual.
     alike = not join or (
-        isinstance(residual, Tensor) and residual.shape == input.shape and residual.dtype is input.dtype
+        isinstance(residual, Tensor)
+        and residual.shape == input.shape
+        and residual.stride() == input.stride()
+        and residual.dtype is input.dtype
     )
     if alike and pays(input, weight, bias, mean, variance, residual):
         return batch_norm(input, weight, bias, mean, variance, *how, residual=residual, activation=activation)
@@ -96,7 +105,7 @@ def chained(input: Tensor, *links: chain.Convolution | chain.Activated | Normed)
     """Convolutions, normalisations and activations, each of the result of the one before."""
     if pays(input):
         known = [link.link() if isinstance(link, Normed) else link for link in links]
-        found = chain.as_one(input, known, local=False)
+        found = chain.as_one(input, known, local=False, mixed_layouts=False)
         if found is not None:
             return found
     for link in links:

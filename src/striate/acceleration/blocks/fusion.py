@@ -134,7 +134,10 @@ class Fusion:
             # Adding into the other map changes it for others, unless it is new memory that nobody else sees.
             if addition.target not in INTO_FIRST or first is norm or _is_own(other):
                 members.append(addition)
-                residual, join = other, "iadd" if addition.target in INTO_FIRST and first is norm else "add"
+                residual, join = (
+                    other,
+                    "radd" if first is not norm else "iadd" if addition.target in INTO_FIRST else "add",
+                )
         activation = _only_user(members[-1])
         name = _activation(activation)
         if activation is not None and name is not None:

@@ -127,10 +127,10 @@ class Plans:
             entry.calls += 1
             if entry.calls > 1:
                 self._settle(entry, arguments)
-            # Until that is decided PyTorch's functions compute it, for which no kernel has to be compiled or measured.
-            return None if entry.refusal else list(self._graph(*arguments))
         finally:
             self._lock.release()
+        # PyTorch's functions need no kernel to be compiled or measured, so they compute the calls before the plan's.
+        return None if entry.refusal else list(self._graph(*arguments))
 
     def _key(self, arguments: Sequence[Any]) -> tuple[Any, ...] | None:
         """The key of a plan; None if there can be no plan."""
@@ -170,7 +170,7 @@ class Plans:
             entry.refusal = f"{type(error).__name__} while it was made: {error}"
             warnings.warn(f"striate: no plan, by a mistake of its own: {entry.refusal}", stacklevel=2)
 
-    def made(self, arguments: tuple[Any, ...], ordinary: OrdinaryCall) -> Plan:
+    def made(self, arguments: tuple[Any, ...]) -> Plan:
         """Makes a plan for arguments like these.
 
         Raises:
@@ -185,7 +185,7 @@ class Plans:
             raise Refusal("there are no kernels for this machine")
         graph = captured(self._graph, arguments, self._owned)
         # Tensors without numbers don't always have the layout of PyTorch's real results.
-        for value, told in zip(graph.outputs, ordinary(*arguments), strict=True):
+        for value, told in zip(graph.outputs, self._graph(*arguments), strict=True):
             if isinstance(value, Value) and value.argument is None:
                 value.stride = told.stride()
         if self._constants is None or not self._weights.same(tensors):
@@ -207,7 +207,7 @@ class Plans:
         if known is not None and known.refusal:
             raise Refusal(known.refusal)
         # A graph with side effects is refused here, before it is called for timing.
-        plan = self.made(arguments, self._ordinary)
+        plan = self.made(arguments)
         if known is not None:
             if known.company is not None and plan.program.threads > 1:
                 plan.company = ThreadChoice()
@@ -238,14 +238,15 @@ class Plans:
         counts = (many, 1) if plan.company else (many,)
         runs: dict[str, Callable[[], object]]
         runs = {counted(count): partial(self._by, plan, arguments, many > count == 1) for count in counts}
-        plain = {"": self._graph} if self._variants is None else self._variants.plain(arguments)
-        others: dict[str, Callable[[], object]] = {name: partial(run, *arguments) for name, run in plain.items()}
+        ordinary: dict[str, Callable[[], object]] = {"": lambda: self._ordinary(*arguments)}
+        plain = {} if self._variants is None else self._variants.plain(arguments)
+        others = {name: partial(run, *arguments) for name, run in plain.items()} or ordinary
         times = tuning.in_turns(others | runs)
-        if min(times[name] for name in runs) > _CLEARLY * min(times[name] for name in others):
-            # Blocks may be faster than PyTorch's functions. Measuring them takes longer than all of this.
-            if self._variants is not None:
-                self._variants.settle(arguments)
-            others = {"": lambda: self._ordinary(*arguments)}
+        close = min(times[name] for name in runs) > _CLEARLY * min(times[name] for name in others)
+        if self._variants is not None and close:
+            # Blocks may be faster than PyTorch's functions, but take long to compile and to measure.
+            self._variants.settle(arguments)
+            others = ordinary
             times = tuning.in_turns(others | runs)
         times[""] = min(times.pop(name) for name in others)
         if plan.company:
@@ -269,7 +270,7 @@ class Plans:
             return f"no plan: {entry.refusal}"
         with self._lock:
             try:
-                made = self.made(arguments, self._ordinary)
+                made = self.made(arguments)
             except Refusal as refusal:
                 return f"no plan: {refusal}"
         return f"not taken yet ({reason or 'it is used when such an input occurs for the second time'}): {made}"

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Final
 
 import torch
@@ -30,7 +30,7 @@ from torch import Tensor
 from striate.engine import fresh
 from striate.engine.llvm.codegen.ir import Function, Number, Pointer
 from striate.engine.llvm.codegen.isa import Isa, host, the_isa
-from striate.engine.llvm.codegen.launch import Kernel
+from striate.engine.llvm.codegen.launch import Kernel, Start
 from striate.engine.llvm.functions.activations import NAMES, activated, parsed, sent_back, sent_back_from_result
 from striate.engine.llvm.memory.rows import dealt, interleaved
 from striate.geometry import PoolShape
@@ -206,21 +206,41 @@ def generate_flat_grad(isa: Isa, name: str, from_result: bool) -> Function:
     return f
 
 
-_kernel_of_nchw = cache(lambda isa, *how: Kernel(generate_nchw(isa, *how), isa))
-_kernel_of_nchw_grad = cache(lambda isa, *how: Kernel(generate_nchw_grad(isa, *how), isa))
-_kernel_of_nhwc = cache(lambda isa, *how: Kernel(generate_nhwc(isa, *how), isa))
-_kernel_of_nhwc_grad = cache(lambda isa, *how: Kernel(generate_nhwc_grad(isa, *how), isa))
-_kernel_of_flat = cache(lambda isa, *how: Kernel(generate_flat(isa, *how), isa))
-_kernel_of_flat_grad = cache(lambda isa, *how: Kernel(generate_flat_grad(isa, *how), isa))
+@cache
+def _pooled_kernel(isa: Isa, channels_last: bool, name: str, rows: int, columns: int) -> Kernel:
+    return Kernel((generate_nhwc if channels_last else generate_nchw)(isa, name, rows, columns), isa)
+
+
+@cache
+def _pooled_grad_kernel(isa: Isa, channels_last: bool, name: str, rows: int, columns: int) -> Kernel:
+    return Kernel((generate_nhwc_grad if channels_last else generate_nchw_grad)(isa, name, rows, columns), isa)
+
+
+@cache
+def _flat_kernel(isa: Isa, name: str) -> Kernel:
+    return Kernel(generate_flat(isa, name), isa)
+
+
+@cache
+def _flat_grad_kernel(isa: Isa, name: str, from_result: bool) -> Kernel:
+    return Kernel(generate_flat_grad(isa, name, from_result), isa)
 
 
 @dataclass(frozen=True)
 class Activation:
     """An activation with the average pooling after it, if there is one, on maps of one shape and layout.
 
-    ``in_place``: the result is written over the operand, and :meth:`backward` takes the result in its place.
+    Args:
+        isa: of the kernels.
+        name: as :mod:`striate.engine.llvm.functions.activations` parses it.
+        shape: of the operand, (N, C, ...).
+        strides: of the operand.
+        pool: the average pooling; None for an activation alone.
+        in_place: whether the result is written over the operand; then :meth:`backward` takes the result.
+        threads: at most.
     """
 
+    isa: Isa
     name: str
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -228,79 +248,79 @@ class Activation:
     in_place: bool
     threads: int
 
-    @property
-    def result_strides(self) -> tuple[int, ...]:
-        """Those of the result, and of its gradient."""
-        if self.pool is None:
-            return self.strides
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        return torch.empty(self.pool.output_shape, device="meta", memory_format=layout).stride()
-
-    @property
-    def channels_last(self) -> bool:
-        return self.pool is not None and len(self.shape) == 4 and self.strides[1] == 1 and self.shape[1] > 1
-
     def forward(self, x: Tensor) -> Tensor:
-        """The result, of float32 numbers that lie as those this was made for."""
-        if self.pool is None:
-            y = x if self.in_place else torch.empty_like(x)
-            count = x.numel()
-            items = -(-count // _BLOCK)
-            kernel = _kernel_of_flat(the_isa(), self.name)
-            kernel(items, [x.data_ptr(), y.data_ptr(), count], self._shared(count, items))
-            return y
-        y = fresh.empty(
-            self.pool.output_shape,
-            memory_format=torch.channels_last if self.channels_last else torch.contiguous_format,
-        )
-        isa, window, items, sizes = self._how()
-        make = _kernel_of_nhwc if self.channels_last else _kernel_of_nchw
-        kernel = make(isa, self.name, *window)
-        kernel(items, [x.data_ptr(), y.data_ptr(), *sizes], self._shared(x.numel(), items))
+        """The result for a float32 operand with this shape and these strides."""
+        y = x if self.in_place else fresh.empty_strided(self.result_shape, self.result_strides)
+        self._forward(x.data_ptr(), y.data_ptr())
         return y
 
     def backward(self, g: Tensor, kept: Tensor, over: bool = False) -> Tensor:
-        """The operand's gradient from the result's, which lies as the result did.
+        """The operand's gradient.
 
         Args:
-            g: the result's gradient.
-            kept: the operand, or the result if that was computed in place.
-            over: whether the gradient may be written over ``g`` if it has as many numbers.
+            g: the result's gradient, with the result's strides.
+            kept: the operand, or the result if it was computed in place.
+            over: whether the gradient of an activation alone may be written over ``g``.
         """
-        if self.pool is None:
-            dx = g if over else torch.empty_like(kept)
-            count = g.numel()
-            items = -(-count // _BLOCK)
-            kernel = _kernel_of_flat_grad(the_isa(), self.name, self.in_place)
-            words = [g.data_ptr(), kept.data_ptr(), dx.data_ptr(), count]
-            kernel(items, words, self._shared(count, items))
-            return dx
-        dx = torch.empty_like(kept)
-        isa, window, items, sizes = self._how()
-        make = _kernel_of_nhwc_grad if self.channels_last else _kernel_of_nchw_grad
-        kernel = make(isa, self.name, *window)
-        words = [g.data_ptr(), kept.data_ptr(), dx.data_ptr(), *sizes]
-        kernel(items, words, self._shared(dx.numel(), items))
+        dx = g if over and self.pool is None else fresh.empty_strided(self.shape, self.strides)
+        self._backward(g.data_ptr(), kept.data_ptr(), dx.data_ptr())
         return dx
 
-    def _how(self) -> tuple[Isa, tuple[int, int], int, list[int]]:
-        """The instruction set, the window's rows and columns, the items, and the sizes that kernels ask for."""
+    @cached_property
+    def channels_last(self) -> bool:
+        return self.pool is not None and len(self.shape) == 4 and self.strides[1] == 1 and self.shape[1] > 1
+
+    @cached_property
+    def result_shape(self) -> tuple[int, ...]:
+        return self.shape if self.pool is None else self.pool.output_shape
+
+    @cached_property
+    def result_strides(self) -> tuple[int, ...]:
+        """The strides of the result and of its gradient."""
+        if self.pool is None:
+            return self.strides
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return torch.empty(self.result_shape, device="meta", memory_format=layout).stride()
+
+    @cached_property
+    def _forward(self) -> Start:
+        """The kernel without the addresses of operand and result."""
+        if self.pool is None:
+            return self._start(_flat_kernel(self.isa, self.name), 2)
+        return self._start(_pooled_kernel(self._vectors, self.channels_last, self.name, *self._window), 2)
+
+    @cached_property
+    def _backward(self) -> Start:
+        """The kernel without the addresses of upstream gradient, operand or result, and gradient."""
+        if self.pool is None:
+            return self._start(_flat_grad_kernel(self.isa, self.name, self.in_place), 3)
+        return self._start(_pooled_grad_kernel(self._vectors, self.channels_last, self.name, *self._window), 3)
+
+    @cached_property
+    def _window(self) -> tuple[int, int]:
+        """Rows and columns of a window."""
         assert self.pool is not None
         rows, columns = (1, *self.pool.kernel)[-2:]
+        return rows, columns
+
+    @cached_property
+    def _vectors(self) -> Isa:
+        """Vectors that aren't much longer than the axis that they lie along: channels, or a row of the result."""
+        return self.isa.fitting(self.shape[1] if self.channels_last else self.result_shape[-1])
+
+    def _start(self, kernel: Kernel, addresses: int) -> Start:
+        (batch, channels), numbers = self.shape[:2], math.prod(self.shape)
         height, width = (1, *self.shape[2:])[-2:]
-        out_rows, out_columns = (1, *self.pool.output_size)[-2:]
-        batch, channels = self.shape[:2]
-        if self.channels_last:
-            sizes = [channels, height, width, out_rows, out_columns]
-            return the_isa().fitting(channels), (rows, columns), batch * out_rows, sizes
-        sizes = [width, height * width, out_rows, out_columns]
-        return the_isa().fitting(out_columns), (rows, columns), batch * channels, sizes
-
-    def _shared(self, numbers: int, items: int) -> int:
-        return min(self.threads, items) if numbers >= _SHARED else 1
+        out_rows, out_columns = (1, *self.result_shape[2:])[-2:]
+        if self.pool is None:
+            items, sizes = -(-numbers // _BLOCK), [numbers]
+        elif self.channels_last:
+            items, sizes = batch * out_rows, [channels, height, width, out_rows, out_columns]
+        else:
+            items, sizes = batch * channels, [width, height * width, out_rows, out_columns]
+        return kernel.start(sizes, addresses, items, self.threads if numbers >= _SHARED else 1)
 
 
-@lru_cache(maxsize=4096)
 def activation(
     name: str,
     shape: tuple[int, ...],
@@ -315,9 +335,22 @@ def activation(
     and for windows that tile the map: as far apart as they are large, unpadded, of up to 16 positions. An activation
     alone is computed in place if ``may_overwrite`` allows that and its slope follows from its result.
     """
+    return None if host() is None else _activation(the_isa(), name, shape, strides, pool, may_overwrite, threads)
+
+
+@lru_cache(maxsize=4096)
+def _activation(
+    isa: Isa,
+    name: str,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    pool: PoolShape | None,
+    may_overwrite: bool,
+    threads: int,
+) -> Activation | None:
     like = torch.empty_strided(shape, strides, device="meta")
     last = len(shape) == 4 and like.is_contiguous(memory_format=torch.channels_last)
-    if host() is None or parsed(name)[0] not in NAMES or 0 in shape or not (like.is_contiguous() or last):
+    if parsed(name)[0] not in NAMES or 0 in shape or not (like.is_contiguous() or last):
         return None
     if pool is not None:
         tiles = pool.stride == pool.kernel and not any(map(any, pool.pads)) and max(pool.dilation) == 1
@@ -326,4 +359,4 @@ def activation(
         if not (tiles and inside and plain) or pool.dims > 2 or math.prod(pool.kernel) > _MOST:
             return None
     in_place = may_overwrite and pool is None and parsed(name)[0] in FROM_RESULT
-    return Activation(name, shape, strides, pool, in_place, threads)
+    return Activation(isa, name, shape, strides, pool, in_place, threads)
