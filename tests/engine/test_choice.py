@@ -174,16 +174,20 @@ def test_blocks_normalisation_and_plans_ask_the_same_chooser(planning: None) -> 
     assert any(each.asked.open_ is Pass.PACKED for each in engine.choices())
 
 
-@pytest.mark.parametrize("name", ["llvm", "aten"])
-def test_a_fixed_backend_holds_for_normalisation(name: str) -> None:
-    """What `use` fixes is said by `explain`, and computed."""
-    with engine.use(name):
-        told = engine.explain("batch_norm 4x8x9x9 training")
-        assert set(told.chosen.values()) == {name}
-        assert set(told.why.values()) == {"fixed by use"}
-        x = torch.randn(4, 8, 9, 9)
+@pytest.mark.parametrize(("fixed", "name"), [("llvm", "llvm"), ("aten", "aten"), ("matmul", "aten")])
+def test_a_fixed_backend_holds_for_normalisation(fixed: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`explain` says what is fixed, and that computes it, where the rule would take kernels."""
+    assert set(engine.explain("batch_norm 8x16x32x32 training").chosen.values()) == {"llvm"}
+    taken = []
+    for each, function in (("llvm", "_generated"), ("aten", "_composed")):
+        real = getattr(ops.norm, function)
+        monkeypatch.setattr(ops.norm, function, lambda *a, each=each, real=real: taken.append(each) or real(*a))
+    with engine.use(fixed):
+        assert set(engine.explain("batch_norm 8x16x32x32 training").chosen.values()) == {name}
+        x = torch.randn(8, 16, 32, 32)
         found = ops.norm.batch_norm(x, None, None, None, None, True, 0.1, 1e-5)
-    torch.testing.assert_close(found, F.batch_norm(x, None, None, training=True))
+    assert taken == [name]
+    torch.testing.assert_close(found, F.batch_norm(x, None, None, training=True), rtol=1e-4, atol=1e-5)
 
 
 def test_a_block_says_why_it_is_not_one() -> None:
