@@ -1,9 +1,9 @@
 """``python -m benchmarks`` times the operations, ``steps`` and ``zoo`` whole networks, ``until`` whole processes to an
-accuracy, ``capture`` first calls, ``overhead`` the training loop, ``explanations`` class activation maps of a batch,
-``norms`` batch normalisation, ``detection`` suppression and pooling of boxes; ``mnist`` and ``scenes`` train with
-several seeds, ``photographs`` on a few real pictures with outlines or boxes, ``fine-tuning`` compares training with
-logistic regression on features; ``peers`` compares detectors and segmenters with torchvision's; ``studio`` times what
-clicks ask of the studio's server.
+accuracy, ``capture`` first calls, ``beside`` steps beside other programs, ``overhead`` the training loop,
+``explanations`` class activation maps of a batch, ``norms`` batch normalisation, ``detection`` suppression and pooling
+of boxes; ``mnist`` and ``scenes`` train with several seeds, ``photographs`` on a few real pictures with outlines or
+boxes, ``fine-tuning`` compares training with logistic regression on features; ``peers`` compares detectors and
+segmenters with torchvision's; ``studio`` times what clicks ask of the studio's server.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ if sys.argv[1:2] not in (["capture"], ["zoo"]):
     os.environ.setdefault("STRIATE_TUNE", "1")
 
 from benchmarks import (
+    beside,
     capture,
     detection,
     explanations,
@@ -44,6 +45,7 @@ app.command("scenes")(scenes.main)
 app.command("explanations")(explanations.main)
 app.command("norms")(norms.main)
 app.command("detection")(detection.main)
+app.command("beside")(beside.main)
 app.command("capture")(capture.main)
 app.command("until")(until.main)
 app.command("overhead")(training_overhead.main)

@@ -12,6 +12,8 @@ VARIABLES: Final = {
     "STRIATE_ISA": "The instruction set of generated kernels: avx512, avx2, x86-64 or neon [default: the best].",
     "STRIATE_LOG": "choices: print each choice of a kernel when it is made, with the times of the others.",
     "STRIATE_KEEP_MEMORY": "0: give freed memory back to the system at once.",
+    "OMP_WAIT_POLICY": "How idle threads wait; if set, striate doesn't adapt this to other programs.",
+    "GOMP_SPINCOUNT": "The same.",
     "XDG_CACHE_HOME": "The user's cache, except on Windows and macOS [default: ~/.cache].",
     "LOCALAPPDATA": "The same on Windows.",
     "RANK": "Which of several training processes this is; torchrun sets it.",

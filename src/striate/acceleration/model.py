@@ -24,6 +24,7 @@ from torch.utils._device import DeviceContext
 
 from striate import nn
 from striate.acceleration.guards.methods import Methods
+from striate.engine.contention import look
 from striate.engine.memory import keep_freed_memory
 from striate.errors import OperandError
 
@@ -173,6 +174,7 @@ class Accelerated:
         if torch.compiler.is_compiling() or _is_observed():
             return self.module._call_impl(*args, **kwargs)
         if self._shortcuts is not None:
+            look()
             run = self._shortcuts.find(args, kwargs)
             if run is not None:
                 return run()

@@ -15,7 +15,7 @@ import torch
 from problems import BACKEND
 
 from cases import conv, operands
-from striate.engine import FORM, Pass
+from striate.engine import FORM, Pass, openmp
 from striate.engine.llvm.codegen import isa, launch, machine_code
 from striate.engine.llvm.conv_pool import output, sparse, sparse_input_grad, sparse_weight_grad
 from striate.engine.llvm.convolution import (
@@ -249,7 +249,7 @@ def test_another_instruction_set_or_ir_is_another_entry() -> None:
 
 PROGRAM = """
 import torch
-from striate.engine import FORM, Pass
+from striate.engine import FORM, Pass, openmp
 from striate.engine.llvm import LlvmBackend
 from striate.geometry import ConvShape
 shape = ConvShape.parse("conv2d 2x3x9x9 4x3x3x3 padding=1")
@@ -291,10 +291,10 @@ def test_a_fork_after_use_computes() -> None:
         torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("openmp", [True, False])
-def test_eight_threads_at_once(openmp: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not openmp:
-        monkeypatch.setattr(launch, "openmp", lambda: None)
+@pytest.mark.parametrize("together", [True, False])
+def test_eight_threads_at_once(together: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not together:
+        monkeypatch.setattr(openmp, "runtime", lambda: None)
     shape = conv("conv2d 4x3x20x20 8x3x3x3 padding=1")
     made = operands(shape, torch.float32)
     jobs = [(open_, *(made[role] for role in FORM if role is not open_), None) for open_ in FORM]

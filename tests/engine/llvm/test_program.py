@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from striate.engine import openmp
 from striate.engine.llvm.codegen import launch
 from striate.engine.llvm.codegen.isa import the_isa
 from striate.engine.llvm.codegen.program import Buffer, Foreign, Operand, Program, Step, arranged
@@ -51,11 +52,11 @@ def doubling(source: Buffer, target: Buffer, positions: int, threads: int) -> St
     return Step("twice", kernel, positions, threads, [source, source, target, 16, positions, 1, 1, 16])
 
 
-@pytest.mark.parametrize("openmp", [True, False])
+@pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize("threads", [1, 2, 4])
-def test_steps_wait_for_each_other(threads: int, openmp: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not openmp:
-        monkeypatch.setattr(launch, "openmp", lambda: None)
+def test_steps_wait_for_each_other(threads: int, together: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not together:
+        monkeypatch.setattr(openmp, "runtime", lambda: None)
     torch.set_num_threads(4)
     try:
         chain = [Buffer(16 * 50) for _ in range(21)]

@@ -12,17 +12,14 @@ from __future__ import annotations
 
 import ctypes
 import os
-import sys
 from array import array
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 
-from striate.engine import tuning
+from striate.engine import openmp, tuning
 from striate.engine.llvm.codegen import machine_code
 from striate.engine.llvm.codegen.ir import Function
 from striate.engine.llvm.codegen.isa import Isa
@@ -97,7 +94,7 @@ class Start:
     __slots__ = ("_first", "_kernel", "_run", "_table", "_threads")
 
     def __init__(self, kernel: Kernel, words: Sequence[int], items: int, threads: int, first: int) -> None:
-        runtime = openmp() if threads > 1 else None
+        runtime = openmp.runtime() if threads > 1 else None
         own = (0, 0) if runtime is None else (runtime.which, runtime.many)
         self._table = array("q", [*own, items, *words])  # four times as fast to fill as a ctypes array
         self._kernel, self._threads, self._first = kernel, threads, _OWN + first
@@ -133,40 +130,6 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-class OpenMP(NamedTuple):
-    """GNU's OpenMP runtime: the function that starts threads, and the addresses of functions that kernels call.
-
-    Args:
-        start: ``GOMP_parallel``.
-        which: the address of ``omp_get_thread_num``.
-        many: the address of ``omp_get_num_threads``.
-        barrier: the address of ``GOMP_barrier``.
-    """
-
-    start: Any
-    which: int
-    many: int
-    barrier: int
-
-
-@cache
-def openmp() -> OpenMP | None:
-    """The OpenMP runtime of PyTorch's kernels, or None."""
-    if not sys.platform.startswith("linux"):
-        return None
-    with open("/proc/self/maps") as maps:
-        loaded = {line.split(maxsplit=5)[5].strip() for line in maps if "libgomp" in line}
-    # Other libraries, for example scikit-learn, may have loaded a runtime of their own.
-    found = {path for path in loaded if Path(torch.__file__).parent in Path(path).parents} or loaded
-    if len(found) != 1:
-        return None  # none, or several and it is unknown which one PyTorch uses
-    library = ctypes.CDLL(found.pop())
-    start = library.GOMP_parallel
-    start.argtypes, start.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
-    names = ("omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier")
-    return OpenMP(start, *(ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0 for name in names))
 
 
 @cache

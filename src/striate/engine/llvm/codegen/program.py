@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from striate.engine import openmp
 from striate.engine.llvm.codegen import launch, machine_code
 from striate.engine.llvm.codegen.ir import LINE
 from striate.engine.llvm.codegen.isa import Isa
@@ -175,8 +176,8 @@ class Program:
         passed = [*sources, *results]
         made = [each.buffer for step in foreign for each in step.results if each is not None]
         self.numbers, self._offsets = arranged(steps, {*passed, *made})
-        openmp = launch.openmp()
-        self.threads = 1 if openmp is None else min(threads, max((step.threads for step in kernels), default=1))
+        runtime = openmp.runtime()
+        self.threads = 1 if runtime is None else min(threads, max((step.threads for step in kernels), default=1))
         flat: list[int] = []
         starts: list[int] = []
         places: dict[Buffer, list[int]] = {buffer: [] for buffer in (*passed, *made)}
@@ -199,7 +200,7 @@ class Program:
         #: For each result, whether a PyTorch operator allocates it.
         self.foreign_results = [buffer in made for buffer in results]
         own = self._words.buffer_info()[0]
-        header = [openmp.which, openmp.many, openmp.barrier] if openmp is not None else [0, 0, 0]
+        header = [runtime.which, runtime.many, runtime.barrier] if runtime is not None else [0, 0, 0]
         tables = iter([own + 8 * start for start in starts])
         self._header = header
         self._walks: list[array[int] | Foreign] = []
@@ -220,7 +221,7 @@ class Program:
                 self._over[at].append(buffer)
         only = self._walks[0] if len(self._walks) == 1 else None
         self._whole = None if isinstance(only, Foreign) else only
-        self._start = None if openmp is None else openmp.start
+        self._start = None if runtime is None else runtime.start
         self._alone, self._walk = _walker(isa)
 
     def _table(self, steps: list[Step], tables: Iterator[int]) -> array[int]:
