@@ -6,8 +6,8 @@ first meets a problem, all candidates compute it in turns on the operands of tha
 are appended to a file in :func:`striate.engine.cache.folder`, one JSON object per line, and later processes read them.
 The name of the file contains a digest of the processor and the versions of PyTorch and striate.
 
-Measuring a deep network takes up to a minute. So a process measures for a quarter of a second at first, which makes a
-first call longer, and after that for no more than a quarter of the elapsed time. PyTorch's kernels compute the problems
+Measuring a deep network takes up to a minute. So a process measures for no more than a quarter of the time that has
+passed since it met the first problem, and a first call measures hardly anything. PyTorch's kernels compute the problems
 that aren't measured yet (:func:`resume`).
 
 Read from the environment when striate is imported:
@@ -50,8 +50,8 @@ MARGIN = 1.1
 LEAST = 5e-6
 
 
-#: Seconds that a process may spend on measuring at first, and the share of the elapsed time after that.
-_ALLOWANCE: float = math.inf if os.environ.get("STRIATE_TUNE") == "1" else 0.25
+#: Seconds that a process may spend on measuring at any time, and the share of the elapsed time that it may in addition.
+_ALLOWANCE: float = math.inf if os.environ.get("STRIATE_TUNE") == "1" else 0.0
 _SHARE = 0.25
 
 
