@@ -104,7 +104,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int | None]] = {
     "padding before groups": (lambda: nn.Sequential(conv(3, 8, 3), nn.ZeroPad2d(1), conv(8, 16, 3, groups=4)), 0),
     "transposed convolution": (
         lambda: nn.Sequential(conv(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 6, 2, 2), nn.ReLU(), conv(6, 4, 3)),
-        1,
+        0,
     ),
     "resizing": (
         lambda: nn.Sequential(
@@ -128,7 +128,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int | None]] = {
             up=nn.ConvTranspose2d(16, 8, 2, 2),
             out=conv(16, 3, 1),
         ),
-        1,
+        0,
     ),
     "squeeze and excitation": (lambda: Function(squeezed, a=conv(3, 8, 3), linear=nn.Linear(8, 8)), 0),
     "comparison": (
@@ -218,15 +218,22 @@ SLOW = [
 @pytest.mark.parametrize("name", quick_but(MODELS, SLOW))
 def test_plans_give_what_models_give(name: str) -> None:
     make, foreign = MODELS[name]
-    model = make().eval()
+    told = checked(make())
+    count = None if told.startswith("no plan") else told.count("PyTorch: ")
+    assert count == foreign, told
+
+
+def checked(model: nn.Module, size: tuple[int, int] = (14, 16)) -> str:
+    """The plan of a model, after its results were those of the model itself."""
+    model.eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_()
             module.running_var.uniform_(0.5, 2)
     fast, precise = striate.accelerate(copy.deepcopy(model), quiet=True), copy.deepcopy(model).double()
-    for shape, layout in (((2, 3, 14, 16), torch.contiguous_format), ((2, 3, 14, 16), torch.channels_last)):
+    for layout in (torch.contiguous_format, torch.channels_last):
         for _ in range(4):
-            x = torch.randn(shape).contiguous(memory_format=layout)
+            x = torch.randn(2, 3, *size).contiguous(memory_format=layout)
             with torch.no_grad():
                 found, plain, expected = fast(x), model(x), precise(x.double())
             for mine, theirs, truth in zip(*map(results, (found, plain, expected)), strict=True):
@@ -237,9 +244,86 @@ def test_plans_give_what_models_give(name: str) -> None:
                     )
                 else:
                     assert torch.equal(mine, theirs)
-    told = plan_of(fast, x)
-    count = None if told.startswith("no plan") else told.count("PyTorch: ")
-    assert count == foreign, told
+    return plan_of(fast, x)
+
+
+@pytest.mark.parametrize(
+    "how",
+    slow_but(
+        [
+            {"kernel_size": 2, "stride": 2},
+            {"kernel_size": 4, "stride": 2, "padding": 1},
+            {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1},
+            {"kernel_size": 3, "stride": 2, "padding": 1, "bias": False},
+            {"kernel_size": 5, "stride": 3, "padding": 2, "output_padding": 1},
+            {"kernel_size": 3, "stride": 1, "padding": 1, "dilation": 2},
+            {"kernel_size": 3, "stride": 2, "padding": 3, "dilation": 3},
+            {"kernel_size": (3, 2), "stride": (1, 2), "padding": (1, 0)},
+            {"kernel_size": (1, 7), "stride": (1, 4), "padding": (0, 3), "output_padding": (0, 2)},
+        ],
+        [{"kernel_size": 2, "stride": 2}, {"kernel_size": 5, "stride": 3, "padding": 2, "output_padding": 1}],
+    ),
+    ids=lambda how: " ".join(f"{name}={value}" for name, value in how.items()),
+)
+@pytest.mark.parametrize("channels", slow_but([1, 7, 35], [7]))
+def test_transposed_convolutions(how: dict[str, Any], channels: int) -> None:
+    up = nn.ConvTranspose2d(6, channels, **how)
+    normalised = nn.Sequential(conv(3, 6, 1), up, nn.BatchNorm2d(channels), nn.ReLU())
+    told = checked(normalised, (7, 6))
+    assert "PyTorch: " not in told, told
+    # The addition and the function belong to the sums.
+    size = up(torch.zeros(1, 6, 7, 6)).shape[2:]
+    added = Function(
+        lambda m, x: (m.b(F.interpolate(x, size)) + m.up(m.a(x))).relu(), a=conv(3, 6, 1), b=conv(3, channels, 1), up=up
+    )
+    told = checked(added, (7, 6))
+    assert "fadd" not in told, told
+
+
+@pytest.mark.parametrize(
+    "how", [{"kernel_size": 1, "stride": 2}, {"kernel_size": 2, "stride": 2, "groups": 2}], ids=str
+)
+def test_other_transposed_convolutions_are_pytorchs(how: dict[str, int]) -> None:
+    told = checked(nn.Sequential(conv(3, 6, 1), nn.ConvTranspose2d(6, 4, **how)))
+    assert told.count("PyTorch: convolution") == 1, told
+
+
+#: Functions that concatenate results of sums, and how many parts are copied.
+CONCATENATIONS: dict[str, tuple[Callable[[Any, Tensor], Tensor], int]] = {
+    "branches": (lambda m, x: torch.cat([m.one(x).relu(), m.norm(m.three(x)), m.five(x)], 1), 0),
+    "by Winograd": (lambda m, x: torch.cat([m.wide(m.one(x)), m.wide(m.one(x + 1)).relu()], 1), 0),
+    "of one position": (lambda m, x: torch.cat([m.one(x.mean((2, 3), keepdim=True)), m.whole(x)], 1), 0),
+    "of one pixel of each": (lambda m, x: torch.cat([m.whole(x), m.whole(x + 1)], 1), 0),
+    "with an image in between": (lambda m, x: torch.cat([m.one(x), x, m.five(x)], 1), 1),
+    "in rows": (lambda m, x: torch.cat([m.one(x), m.three(x)], 2), 2),
+    "twice the same": (lambda m, x: (lambda y: torch.cat([y, y], 1))(m.one(x)), 2),
+    "used elsewhere": (lambda m, x: (lambda y: torch.cat([y, m.three(x)], 1) * y.mean())(m.one(x)), 1),
+    "after an addition": (lambda m, x: torch.cat([m.one(x) + m.three(x), m.five(x)], 1), 1),
+    "of concatenations": (lambda m, x: torch.cat([torch.cat([m.one(x), m.five(x)], 1), m.three(x)], 1), 1),
+    "in groups": (lambda m, x: torch.cat([m.groups(m.one(x)), m.three(x)], 1), 1),
+    "grown": (lambda m, x: torch.cat([m.up(x[:, :, ::2, ::2]), m.one(x)], 1), 0),
+    "before a sum": (lambda m, x: m.last(torch.cat([m.one(x), m.five(x).relu()], 1)), 0),
+}
+
+
+@pytest.mark.parametrize("name", quick_but(CONCATENATIONS, ["of one pixel of each", "in groups", "before a sum"]))
+def test_sums_write_into_concatenations(name: str) -> None:
+    function, copied = CONCATENATIONS[name]
+    model = Function(
+        function,
+        one=conv(3, 16, 1),
+        three=conv(3, 16, 3, padding=1),
+        five=conv(3, 7, 5, padding=2),
+        wide=conv(16, 48, 3, padding=1),
+        whole=conv(3, 9, (14, 16)),
+        groups=conv(16, 16, 3, padding=1, groups=4),
+        up=nn.ConvTranspose2d(3, 5, 2, 2),
+        last=conv(23, 4, 3),
+        norm=nn.BatchNorm2d(16),
+    )
+    told = checked(model)
+    assert told.count("part from") == copied, told
+    assert ("Winograd" in told) == (name == "by Winograd"), told
 
 
 def test_weights_of_pytorchs_operators_may_change() -> None:

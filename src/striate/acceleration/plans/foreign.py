@@ -14,9 +14,10 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from striate.acceleration.plans.builder import Builder, operand_of
 from striate.acceleration.plans.capture import Graph, Node, Refusal, Value
 from striate.acceleration.plans.constants import Constants, Make, Owned
-from striate.acceleration.plans.fusing import filled
+from striate.acceleration.plans.fusing import Followers, FusedSum, filled
 from striate.acceleration.plans.placement import Placement, is_dense, is_nhwc
 from striate.engine.llvm.codegen.program import Buffer, Foreign, Operand
+from striate.engine.llvm.memory.views import Strides
 
 #: Operators whose results depend on strides, which plans choose themselves.
 _OF_MEMORY: Final = ("as_strided", "as_strided_copy", "as_strided_scatter", "_reshape_alias")
@@ -34,9 +35,12 @@ class ForeignSteps(Builder):
     def __init__(self, graph: Graph, constants: Constants, threads: int) -> None:
         super().__init__(threads)
         self.graph, self.constants = graph, constants
+        self.followers = Followers(graph, self.places)
         #: Padded images that aren't computed, because convolutions pad themselves: their source, and the padding.
         self.padded: dict[Value, tuple[Value, tuple[tuple[int, int], ...]]] = {}
         self.held: list[Any] = []
+        #: The results of concatenations to which sums have already written.
+        self.concatenated: dict[Node, Placement] = {}
 
     @property
     def owned(self) -> Owned:
@@ -125,13 +129,16 @@ class ForeignSteps(Builder):
         return torch.zeros(count, dtype=meta.dtype).as_strided(meta.shape, meta.stride())
 
     def lower_cat(self, node: Node) -> None:
-        """Concatenation: copies the rows of each part into the result."""
+        """Concatenation: copies the rows of the parts into the result, unless a sum has written them there."""
         parts, axis, *_ = filled(node.args, (None, 0))
         parts = [each for each in parts if each.shape != (0,)]
         result = node.results[0]
         axis %= len(result.shape)
         images = len(result.shape) == 4 and any(not each.fixed and self._is_image(each) for each in parts)
-        made = self.fresh_image(result.shape) if images else self.fresh(result.shape, _steps(result.shape))
+        images = images or node in self.concatenated
+        made = self.concatenated.get(node)
+        if made is None:
+            made = self.fresh_image(result.shape) if images else self.fresh(result.shape, _steps(result.shape))
         order = sorted(range(len(result.shape)), key=made.meta.stride().__getitem__, reverse=True)
         at = order.index(axis)
         rows = math.prod(result.shape[each] for each in order[:at])
@@ -139,13 +146,33 @@ class ForeignSteps(Builder):
         for part in parts:
             if part.fixed:
                 raise Refusal("concatenation with a tensor that doesn't depend on the inputs")
-            place = self.nhwc(part) if images else self.rows(part)
             length = math.prod(part.shape[each] for each in order[at:])
+            if self.place(part).buffer is made.buffer:
+                start += length
+                continue
+            place = self.nhwc(part) if images else self.rows(part)
             name = f"part from {start} of rows of {pitch}: {'x'.join(map(str, part.shape))}"
             if length and rows:
                 self.copy_rows(name, rows, length, (place.buffer, 0, length), (made.buffer, start, pitch))
             start += length
         self.places[result] = made
+
+    def into_concatenation(self, last: Value, made: FusedSum) -> None:
+        """Places the result of a sum where a concatenation of channels, its only user, needs it."""
+        user = self.followers.only_user(last)
+        if user is None or user.name != "cat" or user.kwargs or made.added is not None:
+            return
+        parts, axis, *_ = filled(user.args, (None, 0))
+        images = all(len(part.shape) == 4 and not part.fixed for part in parts)
+        if not images or axis % 4 != 1 or parts.count(last) != 1 or made.place.shape != last.shape:
+            return
+        if not is_nhwc(made.place.meta):
+            return
+        whole = self.concatenated.setdefault(user, self.fresh_image(user.results[0].shape))
+        start = sum(part.shape[1] for part in parts[: parts.index(last)])
+        meta = whole.meta.narrow(1, start, last.shape[1])
+        made.place = Placement(whole.buffer, meta)
+        made.strides = Strides(meta.stride(0), meta.stride(2), meta.stride(3), start)
 
     def _is_image(self, value: Value) -> bool:
         return is_nhwc(self.place(value).meta)

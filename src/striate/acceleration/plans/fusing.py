@@ -19,6 +19,7 @@ from striate.acceleration.plans.functions import function, is_function
 from striate.acceleration.plans.placement import Placement, along, innermost, innermost_axes, is_nhwc, of_channels
 from striate.engine import fresh
 from striate.engine.llvm.functions.epilogue import Epilogue
+from striate.engine.llvm.memory.views import Strides
 from striate.geometry import PoolShape
 from striate.ops import pooling
 
@@ -41,6 +42,7 @@ class FusedSum:
     channels: int
     epilogue: Epilogue
     added: Placement | None = None
+    strides: Strides | None = None  #: where the result is written, if not densely
     folded: list[Fold] = field(default_factory=list)
 
     @property
@@ -67,7 +69,7 @@ class Followers:
 
     def absorb(self, made: FusedSum, value: Value) -> Value:
         """Fuses the operators that follow a sum into it, and returns the value that the sum then computes."""
-        while (user := self._only_user(value)) is not None:
+        while (user := self.only_user(value)) is not None:
             if user.is_view:
                 try:
                     meta = user.function(made.place.meta, *user.args[1:], **user.kwargs)
@@ -91,7 +93,7 @@ class Followers:
 
     def functions(self, value: Value, epilogue: Epilogue) -> tuple[Value, Epilogue]:
         """Fuses an elementwise function that follows; returns the value after it and the epilogue."""
-        user = self._only_user(value)
+        user = self.only_user(value)
         if user is None or epilogue.function or not is_function(user):
             return value, epilogue
         self.done.add(user)
@@ -99,13 +101,14 @@ class Followers:
 
     def pooling(self, value: Value, made: FusedSum) -> Node | None:
         """The max pooling that follows a sum, if it may be computed before the sum is written."""
-        user = self._only_user(value)
+        user = self.only_user(value)
         whole = is_nhwc(made.place.meta) and made.place.shape == tuple(value.shape)
         if user is None or user.name != "max_pool2d_with_indices" or not whole or not made.epilogue.rises:
             return None
         return None if user.results[1].users else user
 
-    def _only_user(self, value: Value) -> Node | None:
+    def only_user(self, value: Value) -> Node | None:
+        """The operator that uses a value, if it is the only one and computes in float32."""
         if len(value.users) != 1 or value in self._results:
             return None
         (user,) = value.users

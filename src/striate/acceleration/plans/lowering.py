@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from striate.acceleration.plans.capture import Graph, Node, Refusal, Value
 from striate.acceleration.plans.constants import Constants, Owned
 from striate.acceleration.plans.foreign import ForeignSteps
 from striate.acceleration.plans.functions import function, is_function
-from striate.acceleration.plans.fusing import Followers, FusedSum, filled, max_pooling, normalisation
+from striate.acceleration.plans.fusing import FusedSum, filled, max_pooling, normalisation
 from striate.acceleration.plans.placement import Placement, along, innermost, innermost_axes, of_channels, stretched
 from striate.engine import Pass, choice, fresh
 from striate.engine.backends import table
@@ -35,8 +36,8 @@ from striate.engine.llvm.conv_pool import dispatch as conv_pool_kernels
 from striate.engine.llvm.convolution.sums import nhwc_sum
 from striate.engine.llvm.functions import elementwise
 from striate.engine.llvm.functions.epilogue import Epilogue
-from striate.engine.llvm.memory.rows import Axis
-from striate.engine.llvm.memory.views import axes
+from striate.engine.llvm.memory.rows import Axis, phase
+from striate.engine.llvm.memory.views import Strides, axes
 from striate.engine.llvm.memory.weights import Weights, pack
 from striate.engine.llvm.normalization import layer as layer_normalization
 from striate.engine.llvm.pooling import dispatch as pooling_kernels
@@ -69,10 +70,6 @@ def lowered(graph: Graph, constants: Constants, threads: int) -> Lowered:
 
 
 class _Lowering(ForeignSteps):
-    def __init__(self, graph: Graph, constants: Constants, threads: int) -> None:
-        super().__init__(graph, constants, threads)
-        self.followers = Followers(graph, self.places)
-
     def all(self) -> Lowered:
         for value in self.graph.inputs:
             meta = torch.empty_strided(value.shape, value.stride, dtype=value.dtype, device="meta")
@@ -136,8 +133,11 @@ class _Lowering(ForeignSteps):
 
     def lower_convolution(self, node: Node) -> None:
         input, weight, bias, stride, padding, dilation, transposed, _, groups = node.args
-        if transposed or len(input.shape) != 4 or not weight.fixed or not (bias is None or bias.fixed):
-            raise Refusal("a convolution that is transposed, not of two axes, or whose weights are computed")
+        if len(input.shape) != 4 or not weight.fixed or not (bias is None or bias.fixed):
+            raise Refusal("a convolution that is not of two axes, or whose weights are computed")
+        if transposed:
+            self.transposed_convolution(node)
+            return
         sides: Any = padding
         if input in self.padded:
             input, before_after = self.padded[input]
@@ -150,19 +150,54 @@ class _Lowering(ForeignSteps):
         pool = self.followers.pooling(last, made)
         if pool is not None and self.pooled(pool, made, x, problem):
             return
+        if groups == 1:
+            self.into_concatenation(last, made)
         if self.by_winograd(problem):
             self.winograd(last, made, x, problem, made.epilogue)
             return
         batch, channels, size = input.shape[0], input.shape[1], input.shape[2:]
         outputs, windows = (shape[2], shape[3]), axes(problem)
         inner, outer = problem.in_channels // groups, problem.out_channels // groups
+        lies = made.strides
         if groups == 1 and windows == (_ONE, _ONE):
             # One long row, which can be divided freely among threads and for the caches.
             batch, size, outputs = 1, (1, batch * math.prod(size)), (1, batch * math.prod(size))
+            lies = lies and Strides(0, 0, lies.column, lies.start)
         elif groups == 1 and outputs == (1, 1) and problem.kernel == tuple(size) and not any(map(any, problem.pads)):
             inner, size, outputs, batch = channels * math.prod(size), (1, batch), (1, batch), 1
-            windows = (_ONE, _ONE)
-        self.sum(last, made, x, (batch, groups, outer, inner, size, windows, outputs), groups, problem.macs)
+            windows, lies = (_ONE, _ONE), lies and Strides(0, 0, lies.image, lies.start)
+        sizes = (batch, groups, outer, inner, size, windows, outputs)
+        self.sum(last, made, x, sizes, groups, problem.macs, result=lies)
+
+    def transposed_convolution(self, node: Node) -> None:
+        """A transposed convolution: for each phase of its stride, an ordinary sum whose results lie a stride apart."""
+        input, weight, bias, stride, padding, dilation, _, _, groups = node.args
+        if groups != 1 or node.results[0].dtype != torch.float32:
+            raise Refusal("a transposed convolution in groups")
+        inner, outer, *kernel = weight.shape
+        size, outputs = input.shape[2:], (node.results[0].shape[2], node.results[0].shape[3])
+        how = zip(kernel, *((*each, *each)[:2] for each in (stride, padding, dilation)), strict=True)
+        windows = [Axis(*each) for each in how]
+        phases = [[phase(axis, at) for at in range(axis.stride)] for axis in windows]
+        if not all(taps for axis in phases for _, taps in axis):
+            raise Refusal("a transposed convolution that leaves outputs without a term")
+        x = self.nhwc(input)
+        key = ("transposed", weight.key)
+        place = self.fresh_image(tuple(node.results[0].shape))
+        made = FusedSum(place, lambda owned: owned(weight).transpose(0, 1), key, bias, outer, Epilogue())
+        last = self.followers.absorb(made, node.results[0])
+        self.into_concatenation(last, made)
+        lies = made.strides or Strides.dense(outputs, outer)
+        for (top, (rows, row_taps)), (left, (columns, column_taps)) in product(*map(enumerate, phases)):
+            down, across = (axis.stride for axis in windows)
+            count = -(-(outputs[0] - top) // down), -(-(outputs[1] - left) // across)
+            if min(count) < 1:
+                continue
+            start = lies.start + top * lies.row + left * lies.column
+            result = Strides(lies.image, down * lies.row, across * lies.column, start)
+            sizes = (input.shape[0], 1, outer, inner, size, (rows, columns), count)
+            macs = input.shape[0] * math.prod(count) * len(row_taps) * len(column_taps) * inner * outer
+            self.sum(last, made, x, sizes, 1, macs, (row_taps, column_taps), result)
 
     def lower_constant_pad_nd(self, node: Node) -> None:
         """Zero padding, which is skipped if convolutions can do it themselves."""
@@ -200,9 +235,23 @@ class _Lowering(ForeignSteps):
         whole = (1, 1, outer, inner, (1, rows), (_ONE, _ONE), (1, rows))
         self.sum(last, made, x, whole, 1, rows * inner * outer)
 
-    def sum(self, last: Value, made: FusedSum, x: Placement, sizes: tuple[Any, ...], groups: int, macs: int) -> None:
-        what = nhwc_sum(self.isa, *sizes, self.shared(macs), made.epilogue)
-        how = (groups, what.channels, True, what.together)
+    def sum(
+        self,
+        last: Value,
+        made: FusedSum,
+        x: Placement,
+        sizes: tuple[Any, ...],
+        groups: int,
+        macs: int,
+        taps: tuple[range, range] | None = None,
+        result: Strides | None = None,
+    ) -> None:
+        """Adds the step of a sum.
+
+        ``taps``: only these of the weight; ``result``: where the result is written, if not densely.
+        """
+        what = nhwc_sum(self.isa, *sizes, self.shared(macs), made.epilogue, result)
+        how = (groups, what.channels, True, what.together, taps)
         packed = self.packed(made, ("sum", *how), partial(self.pack, *how))
         scratch = Buffer(what.scratch)
         # In channels last without gaps, a row ends where the next one begins.
@@ -227,11 +276,14 @@ class _Lowering(ForeignSteps):
         channels: int,
         innermost: bool,
         together: int,
+        taps: tuple[range, range] | None,
         weight: Tensor,
         bias: Tensor | None,
         into: Tensor | None,
     ) -> Tensor:
-        return pack(self.isa, Weights.of(weight.contiguous(), groups), bias, channels, innermost, into, together)
+        weights = Weights.of(weight.contiguous(), groups)
+        weights = weights if taps is None else weights.taps(*taps)
+        return pack(self.isa, weights, bias, channels, innermost, into, together)
 
     def by_winograd(self, problem: ConvShape) -> bool:
         asked = Asked(problem, Pass.PACKED, channels_last=True, local=False)
@@ -254,7 +306,7 @@ class _Lowering(ForeignSteps):
         height, width = problem.size
         strides, threads = (height * width, height * width, width), self.shared(problem.macs)
         what = conv_pool_kernels.Nhwc.of(self.isa, problem, pool, threads, strides, epilogue)
-        how = (1, what.together, False, 1)
+        how = (1, what.together, False, 1, None)
         packed = self.packed(made, ("pooled", *how), partial(self.pack, *how))
         words = what.words(x.buffer, packed.data_ptr(), made.place.buffer, Buffer(what.threads * what.scratch))
         self.steps.append(Step(f"{problem}{epilogue}, {pool}", what.kernel, what.items, what.threads, words))
@@ -270,7 +322,8 @@ class _Lowering(ForeignSteps):
         after: Epilogue | winograd_backend.Pooled,
         more: str = "",
     ) -> None:
-        what = winograd_backend.WinogradSums.of(self.isa, problem, self.shared(problem.macs), after, True)
+        threads = self.shared(problem.macs)
+        what = winograd_backend.WinogradSums.of(self.isa, problem, threads, after, True, result=made.strides)
         how = ("winograd", what.isa, what.form, what.vectors, what.channels)
         packed = self.packed(made, how, lambda weight, bias, into: what.pack(Weights.of(weight, 1), bias, into))
         added = None if made.added is None else made.added.buffer

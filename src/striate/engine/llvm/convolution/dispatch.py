@@ -20,7 +20,7 @@ from striate.engine.llvm.codegen.isa import the_isa
 from striate.engine.llvm.convolution import weight_sums
 from striate.engine.llvm.convolution.sums import lies_across, nchw_sum, prepared, readable, suits_nhwc, summed
 from striate.engine.llvm.memory.relayout import laid_out
-from striate.engine.llvm.memory.rows import Axis
+from striate.engine.llvm.memory.rows import Axis, phase
 from striate.engine.llvm.memory.views import axes, plane, plane_size, planes
 from striate.engine.llvm.memory.weights import Weights, pack
 from striate.geometry import ConvShape
@@ -44,7 +44,7 @@ def ready(shape: ConvShape, open_: Pass, first: Tensor, second: Tensor, biased: 
     g, weights, size = second, Weights.of(first, shape.groups, transposed=True), plane_size(shape.size)
     windows = axes(shape)
     if all(axis.stride == 1 for axis in windows):
-        (rows, row_taps), (columns, column_taps) = (_phase(axis, 0) for axis in windows)
+        (rows, row_taps), (columns, column_taps) = (phase(axis, 0) for axis in windows)
         weights = weights.taps(row_taps, column_taps)
         made = _sum(g, weights, biased, (rows, columns), size, shape.input_shape, channels_last)
     elif _is_depthwise(weights) and suits_nhwc(readable(plane(g), weights.sizes, size[1], windows[1]), weights.sizes):
@@ -102,7 +102,7 @@ def _input_grad(shape: ConvShape, weight: Tensor, upstream: Tensor, bias: Tensor
     for top in range(min(windows[0].stride, height)):
         for left in range(min(windows[1].stride, width)):
             place = grad[:, :, top :: windows[0].stride, left :: windows[1].stride]
-            (rows, row_taps), (columns, column_taps) = _phase(windows[0], top), _phase(windows[1], left)
+            (rows, row_taps), (columns, column_taps) = phase(windows[0], top), phase(windows[1], left)
             if not row_taps or not column_taps:
                 place.copy_(fresh.zeros(()) if bias is None else bias.reshape(1, -1, 1, 1))
                 continue
@@ -130,7 +130,7 @@ def _nchw_grad(
         bias = bias.repeat_interleave(phases)
     apart = (rows.stride, phases)
     for top in range(min(rows.stride, size[0])):
-        axis, row_taps = _phase(rows, top)
+        axis, row_taps = phase(rows, top)
         if not row_taps:
             grad[:, :, top :: rows.stride] = 0.0 if bias is None else bias[::phases].reshape(1, -1, 1, 1)
             continue
@@ -153,23 +153,10 @@ def _columns_together(axis: Axis) -> tuple[Axis, Tensor, frozenset[tuple[int, in
         The window; its taps, phase by phase, where the index ``axis.kernel`` stands for a missing tap; and the missing
         taps as (phase, position).
     """
-    phases = [_phase(axis, phase) for phase in range(axis.stride)]
+    phases = [phase(axis, number) for number in range(axis.stride)]
     seen = [{k * a.dilation - a.before: tap for k, tap in enumerate(taps)} for a, taps in phases]
     first, last = min(map(min, filter(None, seen))), max(map(max, filter(None, seen)))
     taps = [[each.get(place, axis.kernel) for place in range(first, last + 1)] for each in seen]
     missing = {(p, at) for p, each in enumerate(taps) for at, tap in enumerate(each) if tap == axis.kernel}
     window = Axis(last - first + 1, 1, -first, 1)
     return window, fresh.tensor(taps, dtype=torch.int64).flatten(), frozenset(missing)
-
-
-@lru_cache(maxsize=4096)
-def _phase(axis: Axis, phase: int) -> tuple[Axis, range]:
-    """The window over the outputs for the inputs of one phase, and its taps, the last one first."""
-    taps = [t for t in range(axis.kernel) if (phase + axis.before - t * axis.dilation) % axis.stride == 0][::-1]
-    if not taps:
-        return Axis(1, 1, 0, 1), range(0)
-    # The last tap sees the first output: at m = 0 output (phase + before - t * dilation) / stride.
-    first = (phase + axis.before - taps[0] * axis.dilation) // axis.stride
-    between = taps[0] - taps[1] if len(taps) > 1 else 1
-    step = between * axis.dilation // axis.stride if len(taps) > 1 else 1
-    return Axis(len(taps), 1, -first, step), range(taps[0], taps[-1] - 1, -between)

@@ -17,6 +17,9 @@ few columns again.
 
 If no window reaches into padding, rows are read without packing (``direct``).
 
+Results may have gaps (:class:`~striate.engine.llvm.memory.views.Strides`): the outputs of a phase of a transposed
+convolution, or of some of the channels of a larger image. Tensors that are added lie like the results.
+
 Only the tile, the epilogue, ``direct`` and the number of channels in a last vector that isn't full are compiled in.
 Kernel, stride, dilation and all sizes are arguments: with the channels innermost, the loops over taps cost next to
 nothing, so one kernel serves every geometry.
@@ -122,6 +125,7 @@ class _Generator:
         block = self.block = Block(f, x, x if self.direct else f.pointer())
         share, places, span, spans = f.size(), f.size(), f.size(), f.size()
         self.runs, self.run = f.size(), f.size()
+        y_start, y_image, y_row, self.y_column = (f.size() for _ in range(4))
         group = tile.vectors * f.lanes
         self.weight_size = (block.kernel_rows * block.kernel_columns * block.inner + 1) * group
         self.pitch = block.x_row if self.direct else block.row_size
@@ -134,7 +138,7 @@ class _Generator:
                 f.loop(channels, f.smaller(channels + share, block.outer), group) as first,
                 f.loop(start, stop) as row,
             ):
-                offset = (image * block.out_height + row) * block.out_width * block.outer + first
+                offset = y_start + image * y_image + row * y_row + first
                 line = lines + (row - start) * block.row_stride * self.pitch
                 with f.loop(left, right, tile.columns) as next_:
                     column = f.smaller(next_, block.out_width - tile.columns)
@@ -162,7 +166,7 @@ class _Generator:
                         totals[p, v].set(f.fma(value, held[v], totals[p, v].get()))
         for p in range(tile.columns):
             # The last tile may reach beyond the channels; its sums there are dropped.
-            offset = (column + p) * block.outer
+            offset = (column + p) * self.y_column
             here = None if added is None else added + offset
             made = [totals[p, v].get() for v in range(tile.vectors)]
             self.epilogue.store_row(f, made, out + offset, here, block.outer - first, self.rest)

@@ -29,7 +29,7 @@ from striate.engine.llvm.convolution.nhwc_grouped import GroupTile
 from striate.engine.llvm.functions.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.memory.relayout import laid_out
 from striate.engine.llvm.memory.rows import Axis
-from striate.engine.llvm.memory.views import planes, rounded
+from striate.engine.llvm.memory.views import Strides, planes, rounded
 from striate.engine.llvm.memory.weights import Packing, Weights, packing
 
 #: The most numbers in the packed rows of a block: half of a second-level cache.
@@ -281,9 +281,14 @@ def nhwc_sum(
     outputs: tuple[int, int],
     threads: int,
     epilogue: Epilogue = PLAIN,
+    result: Strides | None = None,
 ) -> SumKernel:
-    """The sum in channels last, for the operand and the result: dense (one group), depthwise or grouped."""
+    """The sum in channels last, for the operand and the result: dense (one group), depthwise or grouped.
+
+    ``result``: where the result of a dense sum is written; None for one without gaps.
+    """
     rows, columns = windows
+    assert result is None or groups == 1
     if groups > 1 and inner == outer == 1:
         return _depthwise_sum(isa, batch, groups, size, windows, outputs, threads, False, epilogue)
     if groups > 1:
@@ -305,6 +310,7 @@ def nhwc_sum(
     spans = -(-outputs[1] // span)
     runs = 1 if columns.dilation == 1 else columns.kernel
     after += [share, items * spans, span, spans, runs, columns.kernel * inner // runs]
+    after += (result or Strides.dense(outputs, outer)).words
     items *= spans * -(-outer // share)
     threads = min(threads, items)
     scratch = 0 if direct else threads * after[4]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from striate.engine.llvm.codegen.ir import AHEAD, LINE, Function, Number, Pointer
 
@@ -46,6 +47,22 @@ class Axis:
         """The outputs that see input ``place * stride + phase``, relative to ``place``; the same for every place."""
         ahead = [phase + self.before - tap * self.dilation for tap in range(self.kernel)]
         return sorted(distance // self.stride for distance in ahead if distance % self.stride == 0)
+
+
+@lru_cache(maxsize=4096)
+def phase(axis: Axis, number: int) -> tuple[Axis, range]:
+    """The window over the outputs for inputs ``number``, ``number + stride``, and so on; its taps, the last first.
+
+    Without taps, no output sees such inputs.
+    """
+    taps = [t for t in range(axis.kernel) if (number + axis.before - t * axis.dilation) % axis.stride == 0][::-1]
+    if not taps:
+        return Axis(1, 1, 0, 1), range(0)
+    # The last tap sees the first output: at m = 0 output (number + before - t * dilation) / stride.
+    first = (number + axis.before - taps[0] * axis.dilation) // axis.stride
+    between = taps[0] - taps[1] if len(taps) > 1 else 1
+    step = between * axis.dilation // axis.stride if len(taps) > 1 else 1
+    return Axis(len(taps), 1, -first, step), range(taps[0], taps[-1] - 1, -between)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 from torch import Tensor
@@ -9,6 +10,33 @@ from torch import Tensor
 from striate.engine.llvm.memory.relayout import moved
 from striate.engine.llvm.memory.rows import Axis
 from striate.geometry import Problem
+
+
+@dataclass(frozen=True)
+class Strides:
+    """Where a kernel writes images in channels last, in numbers; the channels of a position are adjacent.
+
+    Args:
+        image: from an image to the next one.
+        row: from a row to the next one.
+        column: from a column to the next one.
+        start: from the buffer's first number to the first one that is written.
+    """
+
+    image: int
+    row: int
+    column: int
+    start: int = 0
+
+    @classmethod
+    def dense(cls, size: tuple[int, int], channels: int) -> Strides:
+        """Images without gaps."""
+        return cls(size[0] * size[1] * channels, size[1] * channels, channels)
+
+    @property
+    def words(self) -> list[int]:
+        """A kernel's arguments."""
+        return [self.start, self.image, self.row, self.column]
 
 
 @lru_cache(maxsize=4096)

@@ -56,6 +56,7 @@ from striate.engine.llvm.conv_pool.dispatch import joins
 from striate.engine.llvm.convolution.nhwc import ChannelTile
 from striate.engine.llvm.functions.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.memory.relayout import laid_out, moved
+from striate.engine.llvm.memory.views import Strides
 from striate.engine.llvm.memory.weights import Weights
 from striate.engine.llvm.pooling.dispatch import INDEX, compact
 from striate.engine.llvm.winograd import kernels as winograd
@@ -196,6 +197,7 @@ class WinogradSums:
     items: int
     threads: int
     scratch: int
+    result: list[int]  #: the strides of the result; none for pooled results
     after: list[int]  #: the kernel's arguments after the addresses, except the weight's strides
     kept: bool
 
@@ -209,8 +211,12 @@ class WinogradSums:
         epilogue: Epilogue | Pooled = PLAIN,
         packed: bool = False,
         backwards: bool = False,
+        result: Strides | None = None,
     ) -> WinogradSums:
-        """``packed``: whether the weight is transformed once for many calls; ``backwards``: for the input gradient."""
+        """``packed``: whether the weight is transformed once for many calls; ``backwards``: for the input gradient.
+
+        ``result``: where the result is written; None for one without gaps. Pooled results have none.
+        """
         inner, outer, size, outputs = shape.in_channels, shape.out_channels, shape.size, shape.output_size
         isa = isa.dividing(math.gcd(inner, outer))
         before = [low for low, _ in shape.pads]
@@ -239,7 +245,10 @@ class WinogradSums:
         after += [chunk, scratch, *image]
         kernels = _pooled_kernel if isinstance(epilogue, Pooled) else _output_kernel
         kernel = kernels(isa, form, tile, epilogue)
-        return cls(isa, form, kernel, tile.vectors, channels, inner, items, threads, threads * scratch, after, packed)
+        assert result is None or not isinstance(epilogue, Pooled)
+        lies = [] if isinstance(epilogue, Pooled) else (result or Strides.dense((outputs[0], outputs[1]), outer)).words
+        sizes = (tile.vectors, channels, inner, items, threads, threads * scratch)
+        return cls(isa, form, kernel, *sizes, lies, after, packed)
 
     def pack(self, weights: Weights, bias: Tensor | None, into: Tensor | None = None) -> Tensor:
         """The transformed weight; ``into`` is memory to reuse."""
@@ -277,7 +286,17 @@ class WinogradSums:
             source = [packed + 4 * self._parts()[2], 0, 0, 0, 0]
         else:
             source = [_start(weights), *weights.strides[1:]]
-        return [x, packed, y, *([] if added is None else [added]), scratch, *self.after, *source, int(self.kept)]
+        return [
+            x,
+            packed,
+            y,
+            *([] if added is None else [added]),
+            *self.result,
+            scratch,
+            *self.after,
+            *source,
+            int(self.kept),
+        ]
 
 
 def _start(weights: Weights) -> int:

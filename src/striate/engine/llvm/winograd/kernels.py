@@ -262,12 +262,14 @@ class _Whole(Generator):
 
     def ask(self) -> None:
         self.added = self.f.pointer() if self.epilogue.adds else None
+        self.start, *self.strides = (self.f.size() for _ in range(4))
 
     def put(self, image: Number, top: Number, left: Number, size: int, kept: KeptOutputs | None = None) -> Put:
         f = self.f
         each = (self.waste, (top, left), (self.out_height, self.out_width))
-        strides = (self.out_width * self.outer, self.outer)
-        plane = image * self.out_height * strides[0]
+        of_images, *of_places = self.strides
+        strides = (of_places[0], of_places[1])
+        plane = self.start + image * of_images
         targets = places(f, self.y + plane, *each, strides, size)
         added = self.added and places(f, self.added + plane, *each, strides, size)
         if kept is not None:
