@@ -17,6 +17,7 @@ The kernel's scheduler counts how long a thread was ready but had to wait for a 
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import threading
 import time
@@ -40,6 +41,11 @@ def look() -> None:
         _contention.look()
 
 
+def expect() -> None:
+    """Lets waiting threads sleep from now on, because this process itself is about to keep a processor busy."""
+    _contention.expect()
+
+
 class Contention:
     """How much other programs compete for the processors, and what is done about it."""
 
@@ -48,7 +54,7 @@ class Contention:
         self._at, self._waited = 0.0, dict[str, int]()
         self._team: Team | None = None
         #: When to look again, in seconds of :func:`time.perf_counter`; infinite where there is nothing to adapt.
-        self.due = float("-inf") if self._may_adapt() else float("inf")
+        self.due = 0.0 if self._may_adapt() else math.inf
 
     @staticmethod
     def _may_adapt() -> bool:
@@ -68,7 +74,7 @@ class Contention:
             now = time.perf_counter()
             waited = waits()
             if not waited or openmp.runtime() is None:
-                self.due = float("inf")
+                self.due = math.inf
                 return
             if self._waited:
                 grown = sum(count - self._waited.get(task, 0) for task, count in waited.items())
@@ -77,6 +83,14 @@ class Contention:
             self.due = now + max(_INTERVAL, (time.perf_counter() - now) / _SHARE)
         finally:
             self._lock.release()
+
+    def expect(self) -> None:
+        """Adapts now, instead of when others are found to compete; undone when they don't."""
+        with self._lock:
+            if self._team is None and not math.isinf(self.due) and openmp.runtime() is not None:
+                self._team = Team()
+                self._at, self._waited = time.perf_counter(), dict(waits())
+                self.due = self._at + _INTERVAL
 
     def _adapt(self, waiting: float) -> None:
         if self._team is None and waiting > _COMPETING:

@@ -28,7 +28,7 @@ import platform
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -36,6 +36,7 @@ from pathlib import Path
 import torch
 
 from striate.engine import cache as kept
+from striate.engine import compilation
 from striate.geometry import AnyProblem
 
 #: The time in seconds for measuring one candidate, unless a single run takes longer.
@@ -50,6 +51,8 @@ MARGIN = 1.1
 LEAST = 5e-6
 
 
+#: While so many kernels wait to be compiled, no more problems are prepared for measuring.
+_BACKLOG = 4
 #: Seconds that a process may spend on measuring at any time, and the share of the elapsed time that it may in addition.
 _ALLOWANCE: float = math.inf if os.environ.get("STRIATE_TUNE") == "1" else 0.0
 _SHARE = 0.25
@@ -127,8 +130,10 @@ def measure(key: TimingKey, candidates: dict[str, Callable[[], object]]) -> dict
             return found
         start = time.perf_counter()
         _begun = _begun or start
-        if not _affordable():
+        ready = patient() or (_affordable() and compilation.backlog < _BACKLOG and _compiled(candidates.values()))
+        if not ready:
             put_off = True
+            _spent += time.perf_counter() - start
             return None
         times = (found or {}) | in_turns(candidates)
         _spent += time.perf_counter() - start
@@ -137,9 +142,26 @@ def measure(key: TimingKey, candidates: dict[str, Callable[[], object]]) -> dict
         return times
 
 
+def _compiled(runs: Iterable[Callable[[], object]]) -> bool:
+    """Whether all kernels of these runs are compiled; if not, they are compiled in the background."""
+    done = True
+    with compilation.without_waiting():
+        for run in runs:
+            try:
+                run()
+            except compilation.NotCompiledError:
+                done = False
+    return done
+
+
 #: Whether a problem was met without time to measure it; the time when measuring began, and the seconds spent on it.
 put_off = False
 _begun, _spent = 0.0, 0.0
+
+
+def patient() -> bool:
+    """Whether calls wait until everything that they meet is compiled and measured (``STRIATE_TUNE=1``)."""
+    return math.isinf(_ALLOWANCE)
 
 
 def _affordable() -> bool:

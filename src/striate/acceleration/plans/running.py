@@ -26,7 +26,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,7 +43,7 @@ from striate.engine import fresh, tuning
 from striate.engine.backends import fixed, watched
 from striate.engine.llvm.codegen import launch
 from striate.engine.llvm.codegen.isa import Isa, host
-from striate.engine.llvm.codegen.program import Foreign, Program
+from striate.engine.llvm.codegen.program import Foreign, Program, Step
 from striate.engine.llvm.memory.arenas import ARENAS
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class _Entry:
     """The state of inputs of given sizes and strides."""
 
     calls: int = 0
+    draft: Plan | None = None  #: a plan whose kernels are being compiled
     plan: Plan | None = None
     refusal: str = ""
 
@@ -162,7 +163,7 @@ class Plans:
 
     def _settle(self, entry: _Entry, arguments: tuple[Any, ...]) -> None:
         try:
-            entry.plan = self._fastest(arguments)
+            entry.plan = self._fastest(entry, arguments)
         except Refusal as refusal:
             entry.refusal = str(refusal)
         except Exception as error:
@@ -200,14 +201,22 @@ class Plans:
         finally:
             self._constants.settle(())
 
-    def _fastest(self, arguments: tuple[Any, ...]) -> Plan:
-        """Makes the plan and chooses its threads; refuses if the ordinary call is faster."""
+    def _fastest(self, entry: _Entry, arguments: tuple[Any, ...]) -> Plan | None:
+        """Makes the plan and chooses its threads; None while its kernels are compiled in the background.
+
+        Raises:
+            Refusal: there is no plan, or the ordinary call is faster.
+        """
         numbers = sum(each.numel() for each in map(arguments.__getitem__, self._given) if isinstance(each, Tensor))
         known = self._known(numbers)
         if known is not None and known.refusal:
             raise Refusal(known.refusal)
         # A graph with side effects is refused here, before it is called for timing.
-        plan = self.made(arguments)
+        plan = entry.draft or self.made(arguments)
+        if not plan.compiled(tuning.patient()):
+            entry.draft = plan
+            return None
+        entry.draft = None
         if known is not None:
             if known.company is not None and plan.program.threads > 1:
                 plan.company = ThreadChoice()
@@ -270,10 +279,11 @@ class Plans:
             return f"no plan: {entry.refusal}"
         with self._lock:
             try:
-                made = self.made(arguments)
+                made = str(entry.draft if entry is not None and entry.draft is not None else self.made(arguments))
             except Refusal as refusal:
                 return f"no plan: {refusal}"
-        return f"not taken yet ({reason or 'it is used when such an input occurs for the second time'}): {made}"
+        reason = reason or "it is used when such an input has occurred twice and its kernels are compiled"
+        return f"not taken yet ({reason}): {made}"
 
 
 def _items(places: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
@@ -298,13 +308,10 @@ class Plan:
     def __init__(self, graph: Graph, constants: Constants, threads: int, isa: Isa) -> None:
         with torch.inference_mode(False), torch.no_grad():
             made = lowered(graph, constants, threads)
-            self.program = Program(made.steps, made.sources, made.results, isa, threads)
-        if not ARENAS.fits(self.program.numbers):
-            raise Refusal(f"it needs {4 * self.program.numbers >> 20:,} MiB of memory")
-        ARENAS.reserve(self, self.program.numbers)
+        self._steps, self._link = made.steps, partial(Program, made.steps, made.sources, made.results, isa, threads)
         self._inputs = [value.argument for value in graph.inputs if value.argument is not None]
-        #: Shapes and strides of the results, and whether PyTorch operators allocate them.
-        self._results = list(zip(made.shapes, self.program.foreign_results, strict=True))
+        #: Shapes and strides of the results.
+        self._shapes = made.shapes
         self._held = made.held
         results = {value: at for at, value in enumerate(graph.results)}
         #: For each output, which result, argument or constant it is.
@@ -319,9 +326,32 @@ class Plan:
             else:
                 self._outputs.append(("result", results[each]))
         #: Whether the outputs are exactly the program's results, in order.
-        self._plainly = self._outputs == [("result", at) for at in range(len(self._results))]
+        self._plainly = self._outputs == [("result", at) for at in range(len(self._shapes))]
         #: Chooses between one thread and several, if both are possible.
         self.company: ThreadChoice | None = None
+
+    def compiled(self, wait: bool) -> bool:
+        """Whether all kernels are compiled; compiles them now, or in the background without ``wait``."""
+        missing = [] if wait else [step for step in self._steps if isinstance(step, Step) and not step.kernel.request()]
+        return not missing
+
+    @cached_property
+    def program(self) -> Program:
+        """The linked program.
+
+        Raises:
+            Refusal: it needs too much memory.
+        """
+        made = self._link()
+        if not ARENAS.fits(made.numbers):
+            raise Refusal(f"it needs {4 * made.numbers >> 20:,} MiB of memory")
+        ARENAS.reserve(self, made.numbers)
+        return made
+
+    @cached_property
+    def _results(self) -> list[tuple[Any, bool]]:
+        """The shapes and strides of the results, and whether PyTorch operators allocate them."""
+        return list(zip(self._shapes, self.program.foreign_results, strict=True))
 
     @property
     def threads(self) -> int:

@@ -15,12 +15,14 @@ import os
 from array import array
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, cached_property
+from typing import Any
 
 import torch
 
 from striate.engine import openmp, tuning
 from striate.engine.llvm.codegen import machine_code
+from striate.engine.llvm.codegen.compiler import Job
 from striate.engine.llvm.codegen.ir import Function
 from striate.engine.llvm.codegen.isa import Isa
 
@@ -63,10 +65,37 @@ class Kernel:
     """A compiled kernel; calling it computes all work items."""
 
     def __init__(self, function: Function, isa: Isa) -> None:
-        self.name, self.ir = function.name, module(function)
-        #: The address of ``void part(ptr table, i64 thread, i64 threads)``, which computes a thread's share of items.
-        self.part, self.outlined = machine_code.link(self.ir, isa, ("part", "outlined"))
-        self._part = _PART(self.part)
+        self.name, self.ir, self._isa = function.name, module(function), isa
+
+    def request(self) -> bool:
+        """Whether the kernel is compiled; if not, it will be, in the background."""
+        return "_addresses" in vars(self) or self._job.request()
+
+    @cached_property
+    def _job(self) -> Job:
+        return machine_code.job(self.ir, self._isa)
+
+    @cached_property
+    def _addresses(self) -> tuple[int, ...]:
+        return machine_code.link(self.ir, self._isa, ("part", "outlined"))
+
+    @property
+    def part(self) -> int:
+        """The address of ``void part(ptr table, i64 thread, i64 threads)``, which computes a thread's share of items.
+
+        Raises:
+            NotCompiledError: see :func:`striate.engine.llvm.codegen.machine_code.code`.
+        """
+        return self._addresses[0]
+
+    @property
+    def outlined(self) -> int:
+        """The address of ``void outlined(ptr table)``, which OpenMP starts on every thread."""
+        return self._addresses[1]
+
+    @cached_property
+    def _part(self) -> Any:
+        return _PART(self.part)
 
     def __call__(self, items: int, words: Sequence[int], threads: int) -> None:
         """Runs the kernel on at most ``threads`` threads; ``words`` are its arguments."""
@@ -91,10 +120,11 @@ class Kernel:
 class Start:
     """A kernel with its arguments bound, except the addresses from word ``first`` on, which each call passes."""
 
-    __slots__ = ("_first", "_kernel", "_run", "_table", "_threads")
+    __slots__ = ("_first", "_kernel", "_outlined", "_run", "_table", "_threads")
 
     def __init__(self, kernel: Kernel, words: Sequence[int], items: int, threads: int, first: int) -> None:
         runtime = openmp.runtime() if threads > 1 else None
+        self._outlined = kernel.outlined
         own = (0, 0) if runtime is None else (runtime.which, runtime.many)
         self._table = array("q", [*own, items, *words])  # four times as fast to fill as a ctypes array
         self._kernel, self._threads, self._first = kernel, threads, _OWN + first
@@ -105,7 +135,7 @@ class Start:
         for place, address in enumerate(addresses, self._first):
             table[place] = address
         if self._run is not None:
-            self._run(self._kernel.outlined, table.buffer_info()[0], self._threads, 0)
+            self._run(self._outlined, table.buffer_info()[0], self._threads, 0)
         else:
             self._kernel.by_hand(table.buffer_info()[0], self._threads)
 

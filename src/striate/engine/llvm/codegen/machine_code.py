@@ -10,18 +10,22 @@ from __future__ import annotations
 import hashlib
 import sys
 import threading
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 
 import llvmlite.binding as llvm
 
 from striate.engine import cache as kept_on_disk
+from striate.engine.compilation import NotCompiledError, waits
+from striate.engine.llvm.codegen.compiler import Job, urgent
 from striate.engine.llvm.codegen.isa import Isa
 
 #: Has to be changed when the compilation of unchanged IR changes.
 _RECIPE: Final = "1"
 _lock = threading.Lock()
 _libraries: list[Any] = []
+#: The modules that have been compiled by this process or are to be, by their key.
+_jobs: dict[str, Job] = {}
 
 
 @cache
@@ -76,13 +80,36 @@ def key(ir: str, isa: Isa) -> str:
 
 
 def code(ir: str, isa: Isa) -> bytes:
-    """The machine code of a module, from the cache, or compiled and written to the cache."""
-    entry = f"{key(ir, isa)}.o"
-    kept = kept_on_disk.read(entry) or b""
-    digest, body = kept[:32], kept[32:]
-    # Detect damaged entries before LLVM sees them.
-    if body and hashlib.sha256(body).digest() == digest:
-        return body
+    """The machine code of a module, from the cache, or compiled and written to the cache.
+
+    Raises:
+        NotCompiledError: this thread doesn't wait, and the module isn't in the cache; it is compiled in the background.
+    """
+    wanted = job(ir, isa)
+    if not waits() and not wanted.request():
+        raise NotCompiledError("a kernel isn't compiled yet")
+    with urgent():
+        return wanted.code()
+
+
+def job(ir: str, isa: Isa) -> Job:
+    """The job that compiles a module and writes it to the cache; it is done if the module is in the cache."""
+    name = key(ir, isa)
+    with _lock:
+        found = _jobs.get(name)
+    if found is None:
+        entry = f"{name}.o"
+        kept = kept_on_disk.read(entry) or b""
+        digest, body = kept[:32], kept[32:]
+        # Detect damaged entries before LLVM sees them.
+        whole = body and hashlib.sha256(body).digest() == digest
+        found = Job(partial(_compiled, ir, isa, entry), body if whole else None)
+        with _lock:
+            found = found if whole else _jobs.setdefault(name, found)
+    return found
+
+
+def _compiled(ir: str, isa: Isa, entry: str) -> bytes:
     made = to_object(ir, isa)
     kept_on_disk.write(entry, hashlib.sha256(made).digest() + made)
     return made
@@ -101,10 +128,11 @@ def _linker() -> Any:
 def link(ir: str, isa: Isa, symbols: tuple[str, ...]) -> tuple[int, ...]:
     """The addresses of a module's functions, which are valid until the process ends."""
     body = code(ir, isa)
-    with _lock:
+    with urgent(), _lock:
         builder = llvm.JITLibraryBuilder().add_object_img(body).add_current_process()
         for symbol in symbols:
             builder.export_symbol(symbol)
         library = builder.link(_linker(), f"striate{len(_libraries)}")
         _libraries.append(library)
+    _jobs.pop(key(ir, isa), None)  # linked, so its code isn't needed any more
     return tuple(library[symbol] for symbol in symbols)
