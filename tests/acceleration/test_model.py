@@ -21,6 +21,7 @@ from cases import slow_but
 from striate import engine, nn, ops
 from striate.acceleration import blocks_of, plan_of, restore
 from striate.acceleration.blocks.calls import FUNCTIONS
+from striate.acceleration.model import Accelerated
 from striate.engine import Pass, tuning
 from striate.engine.backends import forget
 from striate.engine.llvm.backend import LlvmBackend
@@ -284,6 +285,31 @@ def test_compiling_and_exporting_go_on() -> None:
     torch.testing.assert_close(exported(x), model(x))
     compiled = torch.compile(model, backend="aot_eager")
     torch.testing.assert_close(compiled(x), model(x))
+
+
+def test_another_compiler_never_captures_what_is_around_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[0]:
+                raise ValueError("on purpose")
+            return x
+
+    class Broken(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            torch._dynamo.graph_break()
+            return self.conv(x) + 1
+
+    x = torch.randn(2, 3, 8, 8)
+    # After an exception Dynamo no longer captures the call itself, but only the functions that the call uses.
+    with pytest.raises(ValueError, match="on purpose"):
+        torch.compile(striate.accelerate(Failing(), quiet=True), backend="eager")(x)
+    model = striate.accelerate(Broken(), quiet=True)
+    monkeypatch.setattr(Accelerated, "_compiled", lambda _: pytest.fail("captured once more"))
+    torch.testing.assert_close(torch.compile(model, backend="eager")(x), model._call_impl(x))
 
 
 def test_it_is_exported_as_it_is_written() -> None:

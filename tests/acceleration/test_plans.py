@@ -876,7 +876,7 @@ def test_a_plan_can_be_read() -> None:
     model, x = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AvgPool2d(2)).eval(), torch.randn(1, 1, 10, 10)
     fast = accelerated(model)
     assert plan_of(fast, x).startswith(
-        "not taken yet (it is used when such an input occurs for the second time): 3 steps"
+        "not taken yet (it is used when such an input has occurred twice and its kernels are compiled): 3 steps"
     )
     told = plan_of(planned(fast, x), x)
     assert told.splitlines()[1:] == [

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import torch
 from torch import Tensor
+from torch._C._dynamo.eval_frame import get_eval_frame_callback
 from torch.autograd import forward_ad
 from torch.fx._symbolic_trace import is_fx_symbolic_tracing
 from torch.nn import Parameter
@@ -178,7 +179,8 @@ class Accelerated:
             run = self._shortcuts.find(args, kwargs)
             if run is not None:
                 return run()
-        if not _concerns(args, kwargs):
+        # Within a function that is compiled, that compiler captures the model's own code, also after a graph break.
+        if get_eval_frame_callback() is not None or not _concerns(args, kwargs):
             return self.module._call_impl(*args, **kwargs)
         return self._guarded(args, kwargs)
 

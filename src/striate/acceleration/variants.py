@@ -86,8 +86,9 @@ _VIEWS: Final = frozenset(
     split squeeze t transpose type_as unbind unflatten unsqueeze view view_as
     """)
 )
-#: Functions whose gradients PyTorch only computes correctly for planes. In channels last it writes to address 0 if some
-#: gradients aren't needed (PyTorch 2.13, with weights that are frozen or missing).
+#: Functions that PyTorch 2.13 only computes correctly for planes. In channels last, group_norm loses the digits of
+#: numbers that lie far from zero (its variance is a difference of sums), and its gradient writes to address 0 if some
+#: gradients aren't needed.
 _PLANES_ALONE: Final = ("group_norm",)
 
 
@@ -129,7 +130,7 @@ class Variants:
         self.blocks, self._owned, self._training = blocks.forward, tuple(owned), training
         self._given = [at for at, own in enumerate(owned) if not own]
         self._known = computes_only(graph)
-        lies = self._known and not (training and any(_name(node) in _PLANES_ALONE for node in graph.graph.nodes))
+        lies = self._known and not any(_name(node) in _PLANES_ALONE for node in graph.graph.nodes)
         self._images = [at for at in self._given if _may_lie_otherwise(graph, at)] if lies else []
         #: Entries by the kind of the inputs without the batch size, then by batch size.
         self._kinds: OrderedDict[tuple[Any, ...], dict[tuple[int, ...], _Entry]] = OrderedDict()

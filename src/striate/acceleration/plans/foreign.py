@@ -26,6 +26,8 @@ _OF_ANY_LAYOUT: Final = frozenset(
     ("_softmax", "_log_softmax", "_to_copy", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "_prelu_kernel")
     + ("_unsafe_view", "_unsafe_index", "_weight_norm_interface")
 )
+#: PyTorch operators that are less precise in channels last (see variants.py).
+_OF_PLANES: Final = frozenset(("native_group_norm",))
 _VIEWS: Final = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
 
 
@@ -65,7 +67,7 @@ class ForeignSteps(Builder):
 
         The operator is called once with zeros, which shows the layouts of its results.
         """
-        if name.startswith("_") and name not in _OF_ANY_LAYOUT:
+        if (name.startswith("_") and name not in _OF_ANY_LAYOUT) or name in _OF_PLANES:
             # The model's code may have chosen the operator for the layout of its operands, so restore that layout.
             for value in dict.fromkeys(each for each in tree_leaves((given, named)) if isinstance(each, Value)):
                 if not value.fixed:
