@@ -60,22 +60,37 @@ def module(function: Function) -> str:
 
 
 class Kernel:
-    """A compiled kernel; calling it computes all work items."""
+    """A compiled kernel; its arguments are passed by the names under which its generator reads them.
+
+    Attributes:
+        arguments: these names, in the kernel's order.
+    """
 
     def __init__(self, function: Function, isa: Isa) -> None:
-        self.name, self.ir = function.name, module(function)
+        self.name, self.ir, self.arguments = function.name, module(function), tuple(function.arguments)
         #: The address of ``void part(ptr table, i64 thread, i64 threads)``, which computes a thread's share of items.
         self.part, self.outlined = machine_code.link(self.ir, isa, ("part", "outlined"))
         self._part = _PART(self.part)
 
-    def __call__(self, items: int, words: Sequence[int], threads: int) -> None:
-        """Runs the kernel on at most ``threads`` threads; ``words`` are its arguments."""
-        self.start(words, 0, items, threads)()
+    def __call__(self, items: int, threads: int, /, **arguments: int) -> None:
+        """Computes all work items on at most ``threads`` threads."""
+        self.bound((), items, threads, **arguments)()
 
-    def start(self, words: Sequence[int], addresses: int, items: int, threads: int, after: int = 0) -> Start:
-        """Binds all arguments except ``addresses`` addresses, which follow the first ``after`` of the ``words``."""
-        words = [*words[:after], *[0] * addresses, *words[after:]]
-        return Start(self, words, items, max(1, min(threads, items)), after)
+    def words(self, /, **arguments: Any) -> list[Any]:
+        """The arguments in the kernel's order.
+
+        Raises:
+            TypeError: an argument is missing, or the kernel has none of this name.
+        """
+        if arguments.keys() != set(self.arguments):
+            missing, unknown = set(self.arguments) - arguments.keys(), arguments.keys() - set(self.arguments)
+            raise TypeError(f"kernel {self.name}: missing {sorted(missing)}, unknown {sorted(unknown)}")
+        return [arguments[name] for name in self.arguments]
+
+    def bound(self, free: Sequence[str], items: int, threads: int, /, **arguments: int) -> Start:
+        """Binds all arguments except the addresses named ``free``, which each call passes in this order."""
+        words = self.words(**arguments, **dict.fromkeys(free, 0))
+        return Start(self, words, items, max(1, min(threads, items)), [self.arguments.index(name) for name in free])
 
     def by_hand(self, table: int, threads: int) -> None:
         """Runs the work items of ``table`` without OpenMP."""
@@ -89,20 +104,20 @@ class Kernel:
 
 
 class Start:
-    """A kernel with its arguments bound, except the addresses from word ``first`` on, which each call passes."""
+    """A kernel with its arguments bound, except the addresses at some ``places``, which each call passes."""
 
-    __slots__ = ("_first", "_kernel", "_run", "_table", "_threads")
+    __slots__ = ("_kernel", "_places", "_run", "_table", "_threads")
 
-    def __init__(self, kernel: Kernel, words: Sequence[int], items: int, threads: int, first: int) -> None:
+    def __init__(self, kernel: Kernel, words: Sequence[int], items: int, threads: int, places: Sequence[int]) -> None:
         runtime = openmp.runtime() if threads > 1 else None
         own = (0, 0) if runtime is None else (runtime.which, runtime.many)
         self._table = array("q", [*own, items, *words])  # four times as fast to fill as a ctypes array
-        self._kernel, self._threads, self._first = kernel, threads, _OWN + first
+        self._kernel, self._threads, self._places = kernel, threads, [_OWN + place for place in places]
         self._run = None if runtime is None else runtime.start
 
     def __call__(self, *addresses: int) -> None:
         table = self._table[:]  # a copy for each call, since several threads may call at the same time
-        for place, address in enumerate(addresses, self._first):
+        for place, address in zip(self._places, addresses, strict=True):
             table[place] = address
         if self._run is not None:
             self._run(self._kernel.outlined, table.buffer_info()[0], self._threads, 0)
