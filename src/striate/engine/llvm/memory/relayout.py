@@ -41,8 +41,8 @@ _PART = 1 << 11
 def generate(isa: Isa) -> Function:
     """The kernel of ``y[n, column, row] = x[n, row, column]``."""
     f = Function("transpose", isa)
-    x, y = f.pointer(), f.pointer()
-    rows, columns, strips = f.size(), f.size(), f.size()
+    x, y = f.pointer("x"), f.pointer("y")
+    rows, columns, strips = f.size("rows"), f.size("columns"), f.size("strips")
     strip = max(LINE, f.lanes)
 
     def one_by_one(source: Pointer, target: Pointer, high: Number, wide: Number) -> None:
@@ -72,8 +72,8 @@ def generate(isa: Isa) -> Function:
 def generate_few(isa: Isa, few: int, back: bool) -> Function:
     """The kernel of ``y[n, column, row] = x[n, row, column]`` for ``few`` rows or, with ``back``, ``few`` columns."""
     f = Function("transpose_few", isa)
-    x, y = f.pointer(), f.pointer()
-    many, parts = f.size(), f.size()
+    x, y = f.pointer("x"), f.pointer("y")
+    many, parts = f.size("many"), f.size("parts")
     with f.loop(f.first, f.last) as item:
         image, start = item // parts * (many * few), item % parts * _PART
         apart, together = (y, x) if back else (x, y)
@@ -127,14 +127,14 @@ def moved(tensor: Tensor, channels_last: bool) -> Tensor | None:
 
 
 def _transpose(isa: Isa, source: Tensor, target: Tensor, count: int, rows: int, columns: int) -> None:
+    x, y, threads = source.data_ptr(), target.data_ptr(), launch.threads()
     if min(rows, columns) < LINE:
         few, many = sorted((rows, columns))
         parts = -(-many // _PART)
-        kernel, words = _few_kernel(isa, few, columns < rows), [source.data_ptr(), target.data_ptr(), many, parts]
-        kernel(count * parts, words, launch.threads())
+        _few_kernel(isa, few, columns < rows)(count * parts, threads, x=x, y=y, many=many, parts=parts)
         return
     strips = -(-rows // max(LINE, isa.lanes))
-    _kernel(isa)(count * strips, [source.data_ptr(), target.data_ptr(), rows, columns, strips], launch.threads())
+    _kernel(isa)(count * strips, threads, x=x, y=y, rows=rows, columns=columns, strips=strips)
 
 
 def transposed(matrix: Tensor, shape: tuple[int, ...]) -> Tensor:

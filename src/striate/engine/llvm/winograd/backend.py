@@ -39,7 +39,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
-from typing import Any, Final, NamedTuple, TypeAlias, cast
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -186,7 +186,7 @@ class Pooled(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WinogradSums:
-    """The output of a convolution of given sizes: kernel, work items and arguments, without the addresses."""
+    """The output of a convolution of given sizes: its kernel, work items, scratch memory and sizes."""
 
     isa: Isa
     form: WinogradForm
@@ -197,9 +197,8 @@ class WinogradSums:
     items: int
     threads: int
     scratch: int
-    result: list[int]  #: the strides of the result; none for pooled results
-    after: list[int]  #: the kernel's arguments after the addresses, except the weight's strides
-    kept: bool
+    sizes: dict[str, int]  #: the kernel's arguments, except the addresses and the weight's strides
+    kept: bool  #: whether the weight is transformed once for many calls
 
     @classmethod
     @lru_cache(maxsize=4096)
@@ -240,15 +239,19 @@ class WinogradSums:
         scratch += form.elements * inner + chunk + channels // (tile.vectors * isa.lanes)
         scratch = _rounded(scratch + (0 if packed else form.taps**2 * inner * channels), LINE)
         threads = min(threads, items)
-        image = [inner, *size, math.prod(size) * inner, size[1] * inner]
-        after = [tiles, down, across, *before, outer, channels // (tile.vectors * isa.lanes), *outputs]
-        after += [chunk, scratch, *image]
-        kernels = _pooled_kernel if isinstance(epilogue, Pooled) else _output_kernel
-        kernel = kernels(isa, form, tile, epilogue)
-        assert result is None or not isinstance(epilogue, Pooled)
-        lies = [] if isinstance(epilogue, Pooled) else (result or Strides.dense((outputs[0], outputs[1]), outer)).words
-        sizes = (tile.vectors, channels, inner, items, threads, threads * scratch)
-        return cls(isa, form, kernel, *sizes, lies, after, packed)
+        out_height, out_width = outputs
+        sizes = {"tiles": tiles, "down": down, "across": across, "row_before": before[0], "column_before": before[1]}
+        sizes |= {"outer": outer, "blocks": channels // (tile.vectors * isa.lanes)}
+        sizes |= {"out_height": out_height, "out_width": out_width, "chunk": chunk, "scratch_size": scratch}
+        sizes |= _image_sizes(inner, size) | {"kept": int(packed)}
+        if isinstance(epilogue, Pooled):
+            assert result is None
+            kernel = _pooled_kernel(isa, form, tile, epilogue)
+        else:
+            kernel = _output_kernel(isa, form, tile, epilogue)
+            sizes |= (result or Strides.dense((out_height, out_width), outer)).arguments
+        scratch *= threads
+        return cls(isa, form, kernel, tile.vectors, channels, inner, items, threads, scratch, sizes, packed)
 
     def pack(self, weights: Weights, bias: Tensor | None, into: Tensor | None = None) -> Tensor:
         """The transformed weight; ``into`` is memory to reuse."""
@@ -258,13 +261,13 @@ class WinogradSums:
         packed[count:largest].zero_()
         if bias is not None:
             packed[count : count + outer] = bias
-        blocks = self.channels // (self.vectors * self.isa.lanes)
-        address = packed.data_ptr()
-        words = [_start(weights), address, address + 4 * largest, address + 4 * direct, int(self.kept)]
-        words += [inner, outer, blocks, *weights.strides[1:]]
+        blocks, address = self.sizes["blocks"], packed.data_ptr()
+        addresses = {"packed": address, "largest": address + 4 * largest, "direct": address + 4 * direct}
+        sizes = {"kept": int(self.kept), "inner": inner, "outer": outer, "blocks": blocks}
         strides = {1: ""} | {weights.strides[2]: "inner", weights.strides[1]: "outer"}
         kernel = _weights_kernel(self.isa, self.form, self.vectors, strides[1])
-        kernel(blocks * inner // self.isa.lanes, words, launch.threads())
+        items = blocks * inner // self.isa.lanes
+        kernel(items, launch.threads(), **addresses, **sizes, **_weight(_start(weights), weights.strides))
         return packed
 
     def _parts(self) -> tuple[int, int, int, int]:
@@ -274,34 +277,48 @@ class WinogradSums:
         direct = largest + self.inner // self.isa.lanes * self.channels
         return bias, largest, direct, direct + (self.form.taps**2 * self.inner * self.channels if self.kept else 0)
 
-    def words(
-        self, x: Any, packed: Any, y: Any, scratch: Any, added: Any = None, weights: Weights | None = None
-    ) -> list[Any]:
+    def arguments(
+        self, x: Any, packed: Any, y: Any, scratch: Any, weights: Weights | None = None, **more: Any
+    ) -> dict[str, Any]:
         """The kernel's arguments, from addresses or buffers.
 
-        ``added``: a map, or the positions; ``weights``: the weight that was packed, unless the packing is kept.
+        ``weights``: the weight that was packed, unless the packing is kept; ``more``: the map that is ``added``, or the
+        ``positions``.
         """
         if weights is None:
             assert self.kept
-            source = [packed + 4 * self._parts()[2], 0, 0, 0, 0]
+            source = _weight(packed + 4 * self._parts()[2], (0,) * 5)
         else:
-            source = [_start(weights), *weights.strides[1:]]
-        return [
-            x,
-            packed,
-            y,
-            *([] if added is None else [added]),
-            *self.result,
-            scratch,
-            *self.after,
-            *source,
-            int(self.kept),
-        ]
+            source = _weight(_start(weights), weights.strides)
+        return {"x": x, "packed": packed, "y": y, "scratch": scratch, **self.sizes, **source, **more}
+
+    def words(
+        self, x: Any, packed: Any, y: Any, scratch: Any, added: Any = None, weights: Weights | None = None
+    ) -> list[Any]:
+        """:meth:`arguments` in the kernel's order."""
+        more = {} if added is None else {"added": added}
+        return self.kernel.words(**self.arguments(x, packed, y, scratch, weights, **more))
 
 
 def _start(weights: Weights) -> int:
     """The address of a weight's first number."""
     return weights.tensor.data_ptr() + weights.offset * weights.tensor.element_size()
+
+
+def _weight(address: Any, strides: Sequence[int]) -> dict[str, Any]:
+    """A kernel's arguments for a weight in one group, with the strides of :class:`Weights`."""
+    return {"weight": address, **_weight_strides("weight", strides[1:])}
+
+
+def _weight_strides(name: str, strides: Sequence[int]) -> dict[str, int]:
+    return {f"{name}_{axis}": stride for axis, stride in zip(winograd.WEIGHT_AXES, strides, strict=True)}
+
+
+def _image_sizes(channels: int, size: Sequence[int]) -> dict[str, int]:
+    """A kernel's arguments for images in channels last without gaps."""
+    height, width = size
+    sizes = {"channels": channels, "height": height, "width": width}
+    return sizes | {"x_image": height * width * channels, "x_row": width * channels}
 
 
 def _nhwc(image: Tensor) -> Tensor:
@@ -328,8 +345,8 @@ def _sums(shape: ConvShape, x: Tensor, weights: Weights, bias: Tensor | None, ba
     packed, scratch = sums.pack(weights, bias), fresh.empty(sums.scratch)
     whole = shape.input_shape if backwards else shape.output_shape
     y = fresh.empty(whole, memory_format=torch.channels_last)
-    words = sums.words(x.data_ptr(), packed.data_ptr(), y.data_ptr(), scratch.data_ptr(), weights=weights)
-    sums.kernel(sums.items, words, sums.threads)
+    arguments = sums.arguments(x.data_ptr(), packed.data_ptr(), y.data_ptr(), scratch.data_ptr(), weights)
+    sums.kernel(sums.items, sums.threads, **arguments)
     return y
 
 
@@ -354,16 +371,16 @@ def maximum(
     last = torch.channels_last
     values = fresh.empty(pool.output_shape, memory_format=last)
     positions = fresh.empty(pool.output_shape, dtype=dtype, memory_format=last)
-    results = values.data_ptr(), positions.data_ptr()
-    words = sums.words(x.data_ptr(), packed.data_ptr(), results[0], scratch.data_ptr(), results[1], weights)
-    sums.kernel(sums.items, words, sums.threads)
+    addresses = x.data_ptr(), packed.data_ptr(), values.data_ptr(), scratch.data_ptr()
+    arguments = sums.arguments(*addresses, weights, positions=positions.data_ptr())
+    sums.kernel(sums.items, sums.threads, **arguments)
     return values, positions
 
 
 def _weight_grad(shape: ConvShape, x: Tensor, g: Tensor, channels_last: bool) -> Tensor:
     inner, outer = shape.in_channels, shape.out_channels
     isa, threads = the_isa().dividing(math.gcd(inner, outer)), launch.threads()
-    before = [low for low, _ in shape.pads]
+    before = (shape.pads[0][0], shape.pads[1][0])
     form = _form(shape.kernel[0], shape.batch, shape.output_size, _READING)
     down, across = _tiles(form, shape.output_size)
     tiles = shape.batch * down * across
@@ -378,34 +395,38 @@ def _weight_grad(shape: ConvShape, x: Tensor, g: Tensor, channels_last: bool) ->
     # element's tiles stay in a second-level cache.
     at_once, kept = chunk == tiles, form.elements * tile.columns * vectors * isa.lanes
     total = fresh.empty((threads if at_once else items) * kept)
-    where = [0, kept] if at_once else [kept, 0]
     zeros, staging = fresh.zeros(max(inner, outer)), fresh.empty(threads * form.elements * max(inner, outer))
     made = new_empty(g, shape.weight_shape, channels_last)
     told = torch.zeros(1 + inner + outer, dtype=torch.int32, device="cpu")
     products = _products_kernel(isa, form, tile, made.stride(1) == 1)
+    images = [{"x": image.data_ptr(), **_image_sizes(image.shape[1], image.shape[2:])} for image in (x, g)]
     marks = told.data_ptr() + 4
-    for image, ends in zip((x, g), _seen_by_all(shape), strict=True):
-        channels, height, width = image.shape[1:]
-        words = [image.data_ptr(), marks, told.data_ptr(), shape.batch, channels, height, width]
-        _edges_kernel(isa)(channels // isa.lanes, [*words, height * width * channels, width * channels, *ends], threads)
-        marks += 4 * channels
+    for image, ends in zip(images, _seen_by_all(shape), strict=True):
+        more = {"told": marks, "any": told.data_ptr(), "images": shape.batch, **ends._asdict()}
+        _edges_kernel(isa)(image["channels"] // isa.lanes, threads, **image, **more)
+        marks += 4 * image["channels"]
+    shared = {"zeros": zeros.data_ptr(), "staging": staging.data_ptr(), "tiles": tiles, "down": down, "across": across}
+    sums = {
+        "part": parts[0].data_ptr(),
+        "other": parts[1].data_ptr(),
+        "part_slice": slices[0],
+        "other_slice": slices[1],
+    }
+    sums |= {"total": total.data_ptr(), "made": made.data_ptr(), "spoilt": told.data_ptr()}
+    sums |= {"inner": inner, "outer": outer, **_weight_strides("made", made.stride())}
+    sums |= {"item_size": 0 if at_once else kept, "thread_size": kept if at_once else 0}
     for start in range(0, tiles, chunk):
         count = min(chunk, tiles - start)
-        each = zip((x, g), parts, slices, (before, [0, 0]), (False, True), strict=True)
-        for image, part, slice_, corner, of_gradients in each:
-            channels, height, width = image.shape[1:]
-            words = [image.data_ptr(), part.data_ptr(), zeros.data_ptr(), staging.data_ptr(), tiles, down, across]
-            words += [channels, height, width]
-            words += [height * width * channels, width * channels, *corner, start, slice_]
-            _parts_kernel(isa, form, of_gradients)(count, words, threads)
-        words = [*(part.data_ptr() for part in parts), total.data_ptr(), made.data_ptr(), told.data_ptr()]
-        rest = [inner, outer, *slices]
+        each = zip(images, parts, slices, (before, (0, 0)), (False, True), strict=True)
+        for image, part, slice_, (top, left), of_gradients in each:
+            more = {"part": part.data_ptr(), "slice": slice_, "start": start, "row_before": top, "column_before": left}
+            _parts_kernel(isa, form, of_gradients)(count, threads, **shared, **image, **more)
         if at_once:
-            products(items, [*words, count, *rest, form.elements, *where, 0, 1, *made.stride()], threads)
+            products(items, threads, **sums, count=count, together=form.elements, more=0, last=1)
         else:
-            products(form.elements * items, [*words, count, *rest, 1, *where, start, 0, *made.stride()], threads)
+            products(form.elements * items, threads, **sums, count=count, together=1, more=start, last=0)
     if not at_once:
-        products(items, [*words, 0, *rest, form.elements, *where, 1, 1, *made.stride()], threads)
+        products(items, threads, **sums, count=0, together=form.elements, more=1, last=1)
     if int(told[0]):
         return _repaired(shape, x, g, made, told[1:], channels_last)
     return made
@@ -426,8 +447,13 @@ def _repaired(shape: ConvShape, x: Tensor, g: Tensor, made: Tensor, marked: Tens
     return made
 
 
-#: The first and last row, and the first and last column, of a rectangle.
-_Ends: TypeAlias = tuple[int, int, int, int]
+class _Ends(NamedTuple):
+    """The first and last row, and the first and last column, of a rectangle."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
 
 
 @lru_cache(maxsize=4096)
@@ -441,7 +467,7 @@ def _seen_by_all(shape: ConvShape) -> tuple[_Ends, _Ends]:
             (outputs, out, low, size - taps + low),
         ):
             ends += [min(max(first, 0), count), max(min(last, count - 1), -1)]
-    return cast(_Ends, tuple(inputs)), cast(_Ends, tuple(outputs))
+    return _Ends(*inputs), _Ends(*outputs)
 
 
 def _poor(image: Tensor, marked: Tensor, ends: _Ends) -> Tensor:
