@@ -406,12 +406,8 @@ def _weight_grad(shape: ConvShape, x: Tensor, g: Tensor, channels_last: bool) ->
         _edges_kernel(isa)(image["channels"] // isa.lanes, threads, **image, **more)
         marks += 4 * image["channels"]
     shared = {"zeros": zeros.data_ptr(), "staging": staging.data_ptr(), "tiles": tiles, "down": down, "across": across}
-    sums = {
-        "part": parts[0].data_ptr(),
-        "other": parts[1].data_ptr(),
-        "part_slice": slices[0],
-        "other_slice": slices[1],
-    }
+    sums = {"part": parts[0].data_ptr(), "part_slice": slices[0]}
+    sums |= {"other": parts[1].data_ptr(), "other_slice": slices[1]}
     sums |= {"total": total.data_ptr(), "made": made.data_ptr(), "spoilt": told.data_ptr()}
     sums |= {"inner": inner, "outer": outer, **_weight_strides("made", made.stride())}
     sums |= {"item_size": 0 if at_once else kept, "thread_size": kept if at_once else 0}
