@@ -69,6 +69,7 @@ class Kernel:
 
     def __init__(self, function: Function, isa: Isa) -> None:
         self.name, self.ir, self.arguments = function.name, module(function), tuple(function.arguments)
+        self._names = frozenset(self.arguments)
         #: The address of ``void part(ptr table, i64 thread, i64 threads)``, which computes a thread's share of items.
         self.part, self.outlined = machine_code.link(self.ir, isa, ("part", "outlined"))
         self._part = _PART(self.part)
@@ -83,8 +84,8 @@ class Kernel:
         Raises:
             TypeError: an argument is missing, or the kernel has none of this name.
         """
-        if arguments.keys() != set(self.arguments):
-            missing, unknown = set(self.arguments) - arguments.keys(), arguments.keys() - set(self.arguments)
+        if arguments.keys() != self._names:
+            missing, unknown = self._names - arguments.keys(), arguments.keys() - self._names
             raise TypeError(f"kernel {self.name}: missing {sorted(missing)}, unknown {sorted(unknown)}")
         return [arguments[name] for name in self.arguments]
 
