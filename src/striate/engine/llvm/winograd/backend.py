@@ -51,7 +51,7 @@ from striate.engine.llvm.backend import LlvmBackend, checked_operands
 from striate.engine.llvm.codegen import launch
 from striate.engine.llvm.codegen.ir import LINE
 from striate.engine.llvm.codegen.isa import Isa, host, the_isa
-from striate.engine.llvm.codegen.launch import Kernel
+from striate.engine.llvm.codegen.launch import Kernel, Start
 from striate.engine.llvm.conv_pool.dispatch import joins
 from striate.engine.llvm.convolution.nhwc import ChannelTile
 from striate.engine.llvm.functions.epilogue import PLAIN, Epilogue
@@ -184,7 +184,7 @@ class Pooled(NamedTuple):
     kind: str = ""  #: the type of positions, a value of pooling.dispatch.INDEX
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class WinogradSums:
     """The output of a convolution of given sizes: its kernel, work items, scratch memory and sizes."""
 
@@ -255,19 +255,14 @@ class WinogradSums:
 
     def pack(self, weights: Weights, bias: Tensor | None, into: Tensor | None = None) -> Tensor:
         """The transformed weight; ``into`` is memory to reuse."""
-        _, outer, inner, _, _ = weights.sizes
+        outer = weights.sizes[1]
         count, largest, direct, end = self._parts()
         packed = fresh.empty(end) if into is None else into
         packed[count:largest].zero_()
         if bias is not None:
             packed[count : count + outer] = bias
-        blocks, address = self.sizes["blocks"], packed.data_ptr()
-        addresses = {"packed": address, "largest": address + 4 * largest, "direct": address + 4 * direct}
-        sizes = {"kept": int(self.kept), "inner": inner, "outer": outer, "blocks": blocks}
-        strides = {1: ""} | {weights.strides[2]: "inner", weights.strides[1]: "outer"}
-        kernel = _weights_kernel(self.isa, self.form, self.vectors, strides[1])
-        items = blocks * inner // self.isa.lanes
-        kernel(items, launch.threads(), **addresses, **sizes, **_weight(_start(weights), weights.strides))
+        address, transform = packed.data_ptr(), _packing(self, outer, weights.strides, launch.threads())
+        transform(_start(weights), address, address + 4 * largest, address + 4 * direct)
         return packed
 
     def _parts(self) -> tuple[int, int, int, int]:
@@ -277,27 +272,41 @@ class WinogradSums:
         direct = largest + self.inner // self.isa.lanes * self.channels
         return bias, largest, direct, direct + (self.form.taps**2 * self.inner * self.channels if self.kept else 0)
 
-    def arguments(
-        self, x: Any, packed: Any, y: Any, scratch: Any, weights: Weights | None = None, **more: Any
-    ) -> dict[str, Any]:
-        """The kernel's arguments, from addresses or buffers.
+    def arguments(self, x: Any, packed: Any, y: Any, scratch: Any, added: Any = None) -> dict[str, Any]:
+        """The kernel's arguments for a weight that is packed for many calls, from addresses or buffers."""
+        assert self.kept
+        operands = {"x": x, "packed": packed, "y": y, "scratch": scratch, "weight": packed + 4 * self._parts()[2]}
+        if added is not None:
+            operands["added"] = added
+        return {**operands, **self.sizes, **_strides("weight", (0,) * 4)}
 
-        ``weights``: the weight that was packed, unless the packing is kept; ``more``: the map that is ``added``, or the
-        ``positions``.
-        """
-        if weights is None:
-            assert self.kept
-            source = _weight(packed + 4 * self._parts()[2], (0,) * 5)
-        else:
-            source = _weight(_start(weights), weights.strides)
-        return {"x": x, "packed": packed, "y": y, "scratch": scratch, **self.sizes, **source, **more}
-
-    def words(
-        self, x: Any, packed: Any, y: Any, scratch: Any, added: Any = None, weights: Weights | None = None
-    ) -> list[Any]:
+    def words(self, x: Any, packed: Any, y: Any, scratch: Any, added: Any = None) -> list[Any]:
         """:meth:`arguments` in the kernel's order."""
-        more = {} if added is None else {"added": added}
-        return self.kernel.words(**self.arguments(x, packed, y, scratch, weights, **more))
+        return self.kernel.words(**self.arguments(x, packed, y, scratch, added))
+
+
+@lru_cache(maxsize=4096)
+def _packing(sums: WinogradSums, outer: int, strides: tuple[int, ...], threads: int) -> Start:
+    """Transforms a weight of :class:`Weights` with ``outer`` output channels and these strides."""
+    side_by_side = ({1: ""} | {strides[2]: "inner", strides[1]: "outer"})[1]
+    blocks = sums.sizes["blocks"]
+    return _weights_kernel(sums.isa, sums.form, sums.vectors, side_by_side).bound(
+        ("weight", "packed", "largest", "direct"),
+        blocks * sums.inner // sums.isa.lanes,
+        threads,
+        kept=int(sums.kept),
+        inner=sums.inner,
+        outer=outer,
+        blocks=blocks,
+        **_strides("weight", strides[1:]),
+    )
+
+
+@lru_cache(maxsize=4096)
+def _bound(sums: WinogradSums, strides: tuple[int, ...], *more: str) -> Start:
+    """The kernel of sums, for a weight of :class:`Weights` with these strides; ``more``: its other addresses."""
+    free = ("x", "packed", "y", "scratch", "weight", *more)
+    return sums.kernel.bound(free, sums.items, sums.threads, **sums.sizes, **_strides("weight", strides[1:]))
 
 
 def _start(weights: Weights) -> int:
@@ -305,12 +314,8 @@ def _start(weights: Weights) -> int:
     return weights.tensor.data_ptr() + weights.offset * weights.tensor.element_size()
 
 
-def _weight(address: Any, strides: Sequence[int]) -> dict[str, Any]:
-    """A kernel's arguments for a weight in one group, with the strides of :class:`Weights`."""
-    return {"weight": address, **_weight_strides("weight", strides[1:])}
-
-
-def _weight_strides(name: str, strides: Sequence[int]) -> dict[str, int]:
+def _strides(name: str, strides: Sequence[int]) -> dict[str, int]:
+    """A kernel's arguments for a weight in one group."""
     return {f"{name}_{axis}": stride for axis, stride in zip(winograd.WEIGHT_AXES, strides, strict=True)}
 
 
@@ -345,8 +350,8 @@ def _sums(shape: ConvShape, x: Tensor, weights: Weights, bias: Tensor | None, ba
     packed, scratch = sums.pack(weights, bias), fresh.empty(sums.scratch)
     whole = shape.input_shape if backwards else shape.output_shape
     y = fresh.empty(whole, memory_format=torch.channels_last)
-    arguments = sums.arguments(x.data_ptr(), packed.data_ptr(), y.data_ptr(), scratch.data_ptr(), weights)
-    sums.kernel(sums.items, sums.threads, **arguments)
+    start = _bound(sums, weights.strides)
+    start(x.data_ptr(), packed.data_ptr(), y.data_ptr(), scratch.data_ptr(), _start(weights))
     return y
 
 
@@ -372,15 +377,68 @@ def maximum(
     values = fresh.empty(pool.output_shape, memory_format=last)
     positions = fresh.empty(pool.output_shape, dtype=dtype, memory_format=last)
     addresses = x.data_ptr(), packed.data_ptr(), values.data_ptr(), scratch.data_ptr()
-    arguments = sums.arguments(*addresses, weights, positions=positions.data_ptr())
-    sums.kernel(sums.items, sums.threads, **arguments)
+    _bound(sums, weights.strides, "positions")(*addresses, _start(weights), positions.data_ptr())
     return values, positions
+
+
+@lru_cache(maxsize=4096)
+def _edges(isa: Isa, shape: tuple[int, ...], ends: _Ends, threads: int) -> Start:
+    """Marks the channels of images with bright borders."""
+    batch, channels, *size = shape
+    sizes = {"images": batch, **_image_sizes(channels, size), **ends._asdict()}
+    return _edges_kernel(isa).bound(("x", "told", "any"), channels // isa.lanes, threads, **sizes)
+
+
+@lru_cache(maxsize=4096)
+def _parts(
+    isa: Isa,
+    form: WinogradForm,
+    of_gradients: bool,
+    shape: tuple[int, ...],
+    tiles: tuple[int, int, int],
+    corner: tuple[int, int],
+    slice_: int,
+    count: int,
+    threads: int,
+) -> Start:
+    """Transforms ``count`` tiles of images, from the tile ``start`` on."""
+    _, channels, *size = shape
+    sizes = {"tiles": tiles[0], "down": tiles[1], "across": tiles[2], "slice": slice_}
+    sizes |= {"row_before": corner[0], "column_before": corner[1], **_image_sizes(channels, size)}
+    free = ("x", "part", "zeros", "staging", "start")
+    return _parts_kernel(isa, form, of_gradients).bound(free, count, threads, **sizes)
+
+
+@lru_cache(maxsize=4096)
+def _products(
+    isa: Isa,
+    form: WinogradForm,
+    tile: ChannelTile,
+    channels: tuple[int, int],
+    slices: tuple[int, int],
+    apart: tuple[int, int],
+    strides: tuple[int, ...],
+    threads: int,
+    items: int,
+    count: int,
+    together: int,
+    last: bool,
+) -> Start:
+    """Adds up the products of ``count`` tiles; see :func:`striate.engine.llvm.winograd.kernels.generate_products`.
+
+    ``apart``: the distances of two items' sums, and of two threads'; ``strides``: those of the gradient.
+    """
+    sizes = {"count": count, "together": together, "last": int(last), "inner": channels[0], "outer": channels[1]}
+    sizes |= {"part_slice": slices[0], "other_slice": slices[1], "item_size": apart[0], "thread_size": apart[1]}
+    free = ("part", "other", "total", "made", "spoilt", "more")
+    kernel = _products_kernel(isa, form, tile, strides[1] == 1)
+    return kernel.bound(free, items, threads, **sizes, **_strides("made", strides))
 
 
 def _weight_grad(shape: ConvShape, x: Tensor, g: Tensor, channels_last: bool) -> Tensor:
     inner, outer = shape.in_channels, shape.out_channels
     isa, threads = the_isa().dividing(math.gcd(inner, outer)), launch.threads()
-    before = (shape.pads[0][0], shape.pads[1][0])
+    corners = (shape.pads[0][0], shape.pads[1][0]), (0, 0)
     form = _form(shape.kernel[0], shape.batch, shape.output_size, _READING)
     down, across = _tiles(form, shape.output_size)
     tiles = shape.batch * down * across
@@ -398,31 +456,26 @@ def _weight_grad(shape: ConvShape, x: Tensor, g: Tensor, channels_last: bool) ->
     zeros, staging = fresh.zeros(max(inner, outer)), fresh.empty(threads * form.elements * max(inner, outer))
     made = new_empty(g, shape.weight_shape, channels_last)
     told = torch.zeros(1 + inner + outer, dtype=torch.int32, device="cpu")
-    products = _products_kernel(isa, form, tile, made.stride(1) == 1)
-    images = [{"x": image.data_ptr(), **_image_sizes(image.shape[1], image.shape[2:])} for image in (x, g)]
     marks = told.data_ptr() + 4
-    for image, ends in zip(images, _seen_by_all(shape), strict=True):
-        more = {"told": marks, "any": told.data_ptr(), "images": shape.batch, **ends._asdict()}
-        _edges_kernel(isa)(image["channels"] // isa.lanes, threads, **image, **more)
-        marks += 4 * image["channels"]
-    shared = {"zeros": zeros.data_ptr(), "staging": staging.data_ptr(), "tiles": tiles, "down": down, "across": across}
-    sums = {"part": parts[0].data_ptr(), "part_slice": slices[0]}
-    sums |= {"other": parts[1].data_ptr(), "other_slice": slices[1]}
-    sums |= {"total": total.data_ptr(), "made": made.data_ptr(), "spoilt": told.data_ptr()}
-    sums |= {"inner": inner, "outer": outer, **_weight_strides("made", made.stride())}
-    sums |= {"item_size": 0 if at_once else kept, "thread_size": kept if at_once else 0}
+    for image, ends in zip((x, g), _seen_by_all(shape), strict=True):
+        _edges(isa, tuple(image.shape), ends, threads)(image.data_ptr(), marks, told.data_ptr())
+        marks += 4 * image.shape[1]
+    apart = (0, kept) if at_once else (kept, 0)
+    add_up = partial(_products, isa, form, tile, (inner, outer), slices, apart, made.stride(), threads)
+    sums = (*(part.data_ptr() for part in parts), total.data_ptr(), made.data_ptr(), told.data_ptr())
     for start in range(0, tiles, chunk):
         count = min(chunk, tiles - start)
-        each = zip(images, parts, slices, (before, (0, 0)), (False, True), strict=True)
-        for image, part, slice_, (top, left), of_gradients in each:
-            more = {"part": part.data_ptr(), "slice": slice_, "start": start, "row_before": top, "column_before": left}
-            _parts_kernel(isa, form, of_gradients)(count, threads, **shared, **image, **more)
+        each = zip((x, g), parts, slices, corners, (False, True), strict=True)
+        for image, part, slice_, corner, of_gradients in each:
+            how = (of_gradients, tuple(image.shape), (tiles, down, across), corner, slice_)
+            transform = _parts(isa, form, *how, count, threads)
+            transform(image.data_ptr(), part.data_ptr(), zeros.data_ptr(), staging.data_ptr(), start)
         if at_once:
-            products(items, threads, **sums, count=count, together=form.elements, more=0, last=1)
+            add_up(items, count, form.elements, True)(*sums, 0)
         else:
-            products(form.elements * items, threads, **sums, count=count, together=1, more=start, last=0)
+            add_up(form.elements * items, count, 1, False)(*sums, start)
     if not at_once:
-        products(items, threads, **sums, count=0, together=form.elements, more=1, last=1)
+        add_up(items, 0, form.elements, True)(*sums, 1)
     if int(told[0]):
         return _repaired(shape, x, g, made, told[1:], channels_last)
     return made
