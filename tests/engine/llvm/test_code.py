@@ -16,7 +16,7 @@ from problems import BACKEND
 
 from cases import conv, operands
 from striate.engine import FORM, Pass, openmp
-from striate.engine.llvm.codegen import isa, launch, machine_code
+from striate.engine.llvm.codegen import ir, isa, launch, machine_code
 from striate.engine.llvm.conv_pool import output, sparse, sparse_input_grad, sparse_weight_grad
 from striate.engine.llvm.convolution import (
     nchw,
@@ -169,6 +169,33 @@ def test_short_rows_and_halves_of_vectors_get_shorter_vectors() -> None:
     assert [isa.AVX512.fitting(n) is short for n in (1, 8, 9, 16, 17)] == [True, True, False, False, False]
     assert [isa.AVX512.dividing(n) is short for n in (8, 12, 16, 24, 48)] == [True, False, False, True, False]
     assert isa.AVX2.fitting(1) is isa.AVX2.dividing(4) is isa.AVX2
+
+
+# -------------------------------------------------------------------- arguments
+
+
+def test_arguments_are_passed_by_their_names() -> None:
+    target = isa.the_isa()
+    kernel = launch.Kernel(relayout.generate(target), target)
+    names = ["x", "y", "rows", "columns", "strips"]
+    given = dict(zip(names, range(5), strict=True))
+    assert kernel.words(**dict(reversed(given.items()))) == [0, 1, 2, 3, 4]
+    wrong = {"columns": 3, "strips": 4, "lines": 2}
+    for start in (
+        lambda: kernel.words(x=0, y=1, **wrong),
+        lambda: kernel(1, 1, x=0, y=1, **wrong),
+        lambda: kernel.bound(("x", "y"), 1, 1, **wrong),
+    ):
+        with pytest.raises(TypeError, match=r"transpose: missing \['rows'\], unknown \['lines'\]"):
+            start()
+
+
+def test_two_arguments_of_a_kernel_have_different_names() -> None:
+    function = ir.Function("kernel", isa.the_isa())
+    function.pointer("x")
+    for read in (function.size, function.pointer, function.real, function.double):
+        with pytest.raises(AssertionError, match="kernel has two arguments named x"):
+            read("x")
 
 
 # -------------------------------------------------------------------- the cache

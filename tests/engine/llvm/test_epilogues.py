@@ -104,8 +104,8 @@ def test_sums_with_an_epilogue(line: str, threads: int, adds: bool) -> None:
     packed = pack(the_isa(), Weights.of(w, shape.groups), bias, made.channels, True)
     y, scratch = torch.empty_like(added), torch.empty(made.scratch)
     pointers = [tensor.data_ptr() for tensor in (x, packed, y, scratch)]
-    words = made.words(*pointers, (x.stride(0), x.stride(2)), added.data_ptr() if adds else None)
-    made.kernel(made.items, words, made.threads)
+    arguments = made.arguments(*pointers, (x.stride(0), x.stride(2)), added.data_ptr() if adds else None)
+    made.kernel(made.items, made.threads, **arguments)
     expected = reference.contract(shape, Pass.OUTPUT, x.double(), w.double()) + bias.double()[:, None, None]
     expected = (expected + added.double() * adds).clamp(0, 3)
     assert_same(y, expected, 4 * shape.in_channels * w[0, 0].numel())
@@ -122,8 +122,9 @@ def test_shares_of_channels_and_spans_of_columns_do_not_change_a_bit() -> None:
             assert made.items >= min(threads, 4)
             packed = pack(the_isa(), Weights.of(w, 1), None, made.channels, True)
             y = torch.empty(positions, outer)
-            words = made.words(x.data_ptr(), packed.data_ptr(), y.data_ptr(), 0, (positions * inner, positions * inner))
-            made.kernel(made.items, words, made.threads)
+            pointers = [tensor.data_ptr() for tensor in (x, packed, y)]
+            arguments = made.arguments(*pointers, 0, (positions * inner, positions * inner))
+            made.kernel(made.items, made.threads, **arguments)
             results.append(y)
         torch.testing.assert_close(results[0], x @ w[:, :, 0, 0].t(), rtol=1e-4, atol=1e-4)
         assert all(torch.equal(each, results[0]) for each in results)

@@ -240,7 +240,7 @@ def test_a_planted_bug_shows(matrix: str, monkeypatch: pytest.MonkeyPatch) -> No
         return (tuple(x + Fraction(i == 0, 64) for i, x in enumerate(first)), *rest)
 
     monkeypatch.setattr(WinogradForm, matrix, property(wrong))
-    for name in ("_output_kernel", "_pooled_kernel", "_weights_kernel", "_parts_kernel"):
+    for name in ("_output_kernel", "_pooled_kernel", "_weights_kernel", "_parts_kernel", "_parts"):
         monkeypatch.setattr(winograd, name, functools.cache(getattr(winograd, name).__wrapped__))
     monkeypatch.setattr(
         winograd.WinogradSums, "of", classmethod(functools.cache(winograd.WinogradSums.of.__func__.__wrapped__))

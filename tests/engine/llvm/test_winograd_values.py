@@ -208,9 +208,9 @@ def planned(
     packed, scratch = sums.pack(Weights.of(w, 1), b), fresh.empty(sums.scratch)
     x = x.contiguous(memory_format=torch.channels_last)
     y = fresh.empty(result or shape.output_shape, memory_format=torch.channels_last)
-    words = sums.words(x.data_ptr(), packed.data_ptr(), y.data_ptr(), scratch.data_ptr())
+    arguments = sums.arguments(x.data_ptr(), packed.data_ptr(), y.data_ptr(), scratch.data_ptr())
     for _ in range(2):
-        sums.kernel(sums.items, words, sums.threads)
+        sums.kernel(sums.items, sums.threads, **arguments)
     return y
 
 
@@ -262,7 +262,8 @@ def test_an_addition_and_a_function_follow_all_sums(name: str) -> None:
     packed, scratch = sums.pack(Weights.of(w, 1), b), fresh.empty(sums.scratch)
     x, more = (t.contiguous(memory_format=torch.channels_last) for t in (x, torch.randn(shape.output_shape)))
     y = torch.empty_like(more)
-    sums.kernel(sums.items, sums.words(*(t.data_ptr() for t in (x, packed, y, scratch, more))), 1)
+    arguments = sums.arguments(*(t.data_ptr() for t in (x, packed, y, scratch, more)))
+    sums.kernel(sums.items, 1, **arguments)
     hold(shape, y, x, w, b, lambda total: F.leaky_relu(total + more, 0.5), more)
 
 
@@ -319,7 +320,7 @@ def test_random_values(data: st.DataObject) -> None:
 @pytest.fixture
 def unkept(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Kernels are generated anew, by what a test changes before it asks for the first."""
-    for kernel in ("_output_kernel", "_pooled_kernel", "_weights_kernel", "_edges_kernel"):
+    for kernel in ("_output_kernel", "_pooled_kernel", "_weights_kernel", "_edges_kernel", "_edges"):
         monkeypatch.setattr(winograd, kernel, functools.cache(getattr(winograd, kernel).__wrapped__))
     monkeypatch.setattr(
         winograd.WinogradSums, "of", classmethod(functools.cache(winograd.WinogradSums.of.__func__.__wrapped__))

@@ -106,7 +106,8 @@ class Function:
     """A kernel under construction: ``void name(ptr arguments, i64 first, i64 last, i64 thread)``.
 
     ``arguments`` is a table of 64-bit words: addresses and sizes in the order in which :meth:`pointer` and
-    :meth:`size` read them. The kernel computes the work items ``first`` to ``last`` (exclusive).
+    :meth:`size` read them. The kernel computes the work items ``first`` to ``last`` (exclusive). Each argument has a
+    name, by which launchers pass it (:meth:`striate.engine.llvm.codegen.launch.Kernel.words`).
     """
 
     def __init__(self, name: str, isa: Isa) -> None:
@@ -117,7 +118,8 @@ class Function:
         self._slots: list[str] = []
         self._declared: dict[str, str] = {}
         self._names = 0
-        self._arguments = 0
+        #: The names of the arguments, in order.
+        self.arguments: list[str] = []
         iota = ", ".join(f"i32 {lane}" for lane in range(isa.lanes))
         self._iota = f"<{iota}>"
 
@@ -152,25 +154,26 @@ class Function:
 
     # ---------------------------------------------------------------- integers and addresses
 
-    def size(self) -> Int:
+    def size(self, name: str) -> Int:
         """The next argument, an integer."""
-        place = self.value(f"getelementptr i64, ptr %arguments, i64 {self._arguments}")
-        self._arguments += 1
-        return Int(self, self.value(f"load i64, ptr {place}"))
+        return Int(self, self.value(f"load i64, ptr {self._next(name)}"))
 
-    def pointer(self, element: str = "float") -> Pointer:
+    def pointer(self, name: str, element: str = "float") -> Pointer:
         """The next argument, an address."""
-        return Pointer(self, self.value(f"inttoptr i64 {self.size()} to ptr"), element)
+        return Pointer(self, self.value(f"inttoptr i64 {self.size(name)} to ptr"), element)
 
-    def real(self) -> str:
+    def real(self, name: str) -> str:
         """The next argument, a float (see :func:`real_word`), in all lanes."""
-        return self.splat(self.value(f"fptrunc double {self.double()} to float"))
+        return self.splat(self.value(f"fptrunc double {self.double(name)} to float"))
 
-    def double(self) -> str:
+    def double(self, name: str) -> str:
         """The next argument, a float (see :func:`real_word`), as a single 64-bit number."""
-        place = self.value(f"getelementptr i64, ptr %arguments, i64 {self._arguments}")
-        self._arguments += 1
-        return self.value(f"load double, ptr {place}")
+        return self.value(f"load double, ptr {self._next(name)}")
+
+    def _next(self, name: str) -> str:
+        assert name not in self.arguments, f"{self.name} has two arguments named {name}"
+        self.arguments.append(name)
+        return self.value(f"getelementptr i64, ptr %arguments, i64 {len(self.arguments) - 1}")
 
     def integer(self, operation: str, first: Number, second: Number) -> Int:
         return Int(self, self.value(f"{operation} i64 {first}, {second}"))

@@ -62,10 +62,16 @@ def module(function: Function) -> str:
 
 
 class Kernel:
-    """A compiled kernel; calling it computes all work items."""
+    """A compiled kernel; its arguments are passed by the names under which its generator reads them.
+
+    Attributes:
+        arguments: these names, in the kernel's order.
+    """
 
     def __init__(self, function: Function, isa: Isa) -> None:
         self.name, self.ir, self._isa = function.name, module(function), isa
+        self.arguments = tuple(function.arguments)
+        self._names = frozenset(self.arguments)
 
     def request(self) -> bool:
         """Whether the kernel is compiled; if not, it will be, in the background."""
@@ -97,14 +103,25 @@ class Kernel:
     def _part(self) -> Any:
         return _PART(self.part)
 
-    def __call__(self, items: int, words: Sequence[int], threads: int) -> None:
-        """Runs the kernel on at most ``threads`` threads; ``words`` are its arguments."""
-        self.start(words, 0, items, threads)()
+    def __call__(self, items: int, threads: int, /, **arguments: int) -> None:
+        """Computes all work items on at most ``threads`` threads."""
+        self.bound((), items, threads, **arguments)()
 
-    def start(self, words: Sequence[int], addresses: int, items: int, threads: int, after: int = 0) -> Start:
-        """Binds all arguments except ``addresses`` addresses, which follow the first ``after`` of the ``words``."""
-        words = [*words[:after], *[0] * addresses, *words[after:]]
-        return Start(self, words, items, max(1, min(threads, items)), after)
+    def words(self, /, **arguments: Any) -> list[Any]:
+        """The arguments in the kernel's order.
+
+        Raises:
+            TypeError: an argument is missing, or the kernel has none of this name.
+        """
+        if arguments.keys() != self._names:
+            missing, unknown = self._names - arguments.keys(), arguments.keys() - self._names
+            raise TypeError(f"kernel {self.name}: missing {sorted(missing)}, unknown {sorted(unknown)}")
+        return [arguments[name] for name in self.arguments]
+
+    def bound(self, free: Sequence[str], items: int, threads: int, /, **arguments: int) -> Start:
+        """Binds all arguments except the addresses named ``free``, which each call passes in this order."""
+        words = self.words(**arguments, **dict.fromkeys(free, 0))
+        return Start(self, words, items, max(1, min(threads, items)), [self.arguments.index(name) for name in free])
 
     def by_hand(self, table: int, threads: int) -> None:
         """Runs the work items of ``table`` without OpenMP."""
@@ -118,21 +135,21 @@ class Kernel:
 
 
 class Start:
-    """A kernel with its arguments bound, except the addresses from word ``first`` on, which each call passes."""
+    """A kernel with its arguments bound, except the addresses at some ``places``, which each call passes."""
 
-    __slots__ = ("_first", "_kernel", "_outlined", "_run", "_table", "_threads")
+    __slots__ = ("_kernel", "_outlined", "_places", "_run", "_table", "_threads")
 
-    def __init__(self, kernel: Kernel, words: Sequence[int], items: int, threads: int, first: int) -> None:
+    def __init__(self, kernel: Kernel, words: Sequence[int], items: int, threads: int, places: Sequence[int]) -> None:
         runtime = openmp.runtime() if threads > 1 else None
         self._outlined = kernel.outlined
         own = (0, 0) if runtime is None else (runtime.which, runtime.many)
         self._table = array("q", [*own, items, *words])  # four times as fast to fill as a ctypes array
-        self._kernel, self._threads, self._first = kernel, threads, _OWN + first
+        self._kernel, self._threads, self._places = kernel, threads, [_OWN + place for place in places]
         self._run = None if runtime is None else runtime.start
 
     def __call__(self, *addresses: int) -> None:
         table = self._table[:]  # a copy for each call, since several threads may call at the same time
-        for place, address in enumerate(addresses, self._first):
+        for place, address in zip(self._places, addresses, strict=False):  # strict would take 0.15 us longer
             table[place] = address
         if self._run is not None:
             self._run(self._outlined, table.buffer_info()[0], self._threads, 0)

@@ -140,8 +140,8 @@ def _nchw_grad(
         packed = pack(isa, weights.taps(row_taps, range(together.kernel)), bias, made.channels, False)
         scratch = fresh.empty(made.scratch)
         start = grad.data_ptr() + top * size[1] * grad.element_size()
-        words = made.words(g.data_ptr(), packed.data_ptr(), start, scratch.data_ptr(), g.stride()[:3])
-        made.kernel(made.items, words, made.threads)
+        arguments = made.arguments(g.data_ptr(), packed.data_ptr(), start, scratch.data_ptr(), g.stride()[:3])
+        made.kernel(made.items, made.threads, **arguments)
     return grad
 
 

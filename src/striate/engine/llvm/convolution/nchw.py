@@ -125,14 +125,17 @@ class _Generator:
 
     def emit(self) -> None:
         f, tile = self.f, self.tile
-        x, weight, y, scratch = f.pointer(), f.pointer(), f.pointer(), f.pointer()
-        self.channels, groups, tiles, out_channels = f.size(), f.size(), f.size(), f.size()
-        height, width, self.out_height, self.out_width = f.size(), f.size(), f.size(), f.size()
-        x_image, x_channel, x_row = f.size(), f.size(), f.size()
-        y_image, self.y_channel, self.y_row = f.size(), f.size(), f.size()
-        block, blocks, deep, self.pitch, scratch_size = f.size(), f.size(), f.size(), f.size(), f.size()
-        self.y_width = self.out_width if tile.phases == 1 else f.size()
-        x_column = f.size() if self.across else 1
+        x, weight, y, scratch = f.pointer("x"), f.pointer("weight"), f.pointer("y"), f.pointer("scratch")
+        self.channels, groups = f.size("channels"), f.size("groups")
+        tiles, out_channels = f.size("tiles"), f.size("out_channels")
+        height, width = f.size("height"), f.size("width")
+        self.out_height, self.out_width = f.size("out_height"), f.size("out_width")
+        x_image, x_channel, x_row = f.size("x_image"), f.size("x_channel"), f.size("x_row")
+        y_image, self.y_channel, self.y_row = f.size("y_image"), f.size("y_channel"), f.size("y_row")
+        block, blocks, deep = f.size("block"), f.size("blocks"), f.size("deep")
+        self.pitch, scratch_size = f.size("pitch"), f.size("scratch_size")
+        self.y_width = self.out_width if tile.phases == 1 else f.size("y_width")
+        x_column = f.size("x_column") if self.across else 1
         taps = self.rows.kernel * self.columns.kernel
         with f.loop(f.first, f.last) as item:
             group, rest = item % groups, item // groups
@@ -244,7 +247,7 @@ class _Generator:
 
 
 def generate(isa: Isa, rows: Axis, columns: Axis, tile: PlaneTile, across: bool = False) -> Function:
-    """The kernel; its arguments are in the order in which the code above reads them.
+    """The kernel.
 
     ``across``: whether inputs are in channels last, with one group.
     """

@@ -103,13 +103,18 @@ class _Generator:
 
     def emit(self) -> None:
         f, tile = self.f, self.tile
-        x, g, partial, scratch = f.pointer(), f.pointer(), f.pointer(), f.pointer()
-        self.inner, groups, self.outer = f.size(), f.size(), f.size()
-        height, width, self.out_height, self.out_width = f.size(), f.size(), f.size(), f.size()
-        x_image, x_channel, x_row = f.size(), f.size(), f.size()
-        self.g_image, self.g_channel, self.g_row = f.size(), f.size(), f.size()
-        images, together, block, blocks, deep, self.pitch, self.image_size, scratch_size, partial_size = (
-            f.size() for _ in range(9)
+        x, g, partial, scratch = f.pointer("x"), f.pointer("g"), f.pointer("partial"), f.pointer("scratch")
+        self.inner, groups, self.outer = f.size("inner"), f.size("groups"), f.size("outer")
+        height, width = f.size("height"), f.size("width")
+        self.out_height, self.out_width = f.size("out_height"), f.size("out_width")
+        x_image, x_channel, x_row = f.size("x_image"), f.size("x_channel"), f.size("x_row")
+        self.g_image, self.g_channel, self.g_row = f.size("g_image"), f.size("g_channel"), f.size("g_row")
+        images, together = f.size("images"), f.size("together")
+        block, blocks, deep, self.pitch = f.size("block"), f.size("blocks"), f.size("deep"), f.size("pitch")
+        self.image_size, scratch_size, partial_size = (
+            f.size("image_size"),
+            f.size("scratch_size"),
+            f.size("partial_size"),
         )
         taps = self.rows.kernel * self.columns.kernel
         with f.loop(f.first, f.last) as item:
@@ -231,7 +236,7 @@ class _Generator:
 
 
 def generate(isa: Isa, rows: Axis, columns: Axis, tile: WeightTile) -> Function:
-    """The kernel; its arguments are in the order in which the code above reads them."""
+    """The kernel."""
     f = Function("nchw_weight", isa)
     _Generator(f, rows, columns, tile).emit()
     return f

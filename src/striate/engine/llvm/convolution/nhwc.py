@@ -67,18 +67,20 @@ class ChannelTile:
 
 
 class Block:
-    """The arguments of a kernel for blocks of rows in channels last, in this order; packs or finds the rows."""
+    """The arguments of a kernel for blocks of rows in channels last; packs or finds the rows."""
 
     def __init__(self, f: Function, x: Pointer, scratch: Pointer) -> None:
         self.f, self.x, self.scratch = f, x, scratch
-        self.kernel_rows, self.kernel_columns = f.size(), f.size()
-        self.row_stride, self.column_stride = f.size(), f.size()
-        self.row_before, self.column_before = f.size(), f.size()
-        self.row_dilation, self.column_dilation = f.size(), f.size()
-        self.inner, self.outer = f.size(), f.size()
-        self.height, self.width, self.out_height, self.out_width = f.size(), f.size(), f.size(), f.size()
-        self.x_image, self.x_row = f.size(), f.size()
-        self.block, self.blocks, self.deep, self.row_size, self.scratch_size = (f.size() for _ in range(5))
+        self.kernel_rows, self.kernel_columns = f.size("kernel_rows"), f.size("kernel_columns")
+        self.row_stride, self.column_stride = f.size("row_stride"), f.size("column_stride")
+        self.row_before, self.column_before = f.size("row_before"), f.size("column_before")
+        self.row_dilation, self.column_dilation = f.size("row_dilation"), f.size("column_dilation")
+        self.inner, self.outer = f.size("inner"), f.size("outer")
+        self.height, self.width = f.size("height"), f.size("width")
+        self.out_height, self.out_width = f.size("out_height"), f.size("out_width")
+        self.x_image, self.x_row = f.size("x_image"), f.size("x_row")
+        self.block, self.blocks, self.deep = f.size("block"), f.size("blocks"), f.size("deep")
+        self.row_size, self.scratch_size = f.size("row_size"), f.size("scratch_size")
 
     def pack(self, item: Number) -> tuple[Pointer, Number, Number, Number]:
         """Packs the input rows of a work item; returns their address, the image, and the first and last output row."""
@@ -120,12 +122,12 @@ class _Generator:
 
     def emit(self) -> None:
         f, tile = self.f, self.tile
-        x, self.weight, y = f.pointer(), f.pointer(), f.pointer()
-        added = f.pointer() if self.epilogue.adds else None
-        block = self.block = Block(f, x, x if self.direct else f.pointer())
-        share, places, span, spans = f.size(), f.size(), f.size(), f.size()
-        self.runs, self.run = f.size(), f.size()
-        y_start, y_image, y_row, self.y_column = (f.size() for _ in range(4))
+        x, self.weight, y = f.pointer("x"), f.pointer("weight"), f.pointer("y")
+        added = f.pointer("added") if self.epilogue.adds else None
+        block = self.block = Block(f, x, x if self.direct else f.pointer("scratch"))
+        share, places, span, spans = f.size("share"), f.size("places"), f.size("span"), f.size("spans")
+        self.runs, self.run = f.size("runs"), f.size("run")
+        y_start, y_image, y_row, self.y_column = (f.size(f"y_{name}") for name in ("start", "image", "row", "column"))
         group = tile.vectors * f.lanes
         self.weight_size = (block.kernel_rows * block.kernel_columns * block.inner + 1) * group
         self.pitch = block.x_row if self.direct else block.row_size
@@ -173,7 +175,7 @@ class _Generator:
 
 
 def generate(isa: Isa, tile: ChannelTile, epilogue: Epilogue = PLAIN, direct: bool = False, rest: int = 0) -> Function:
-    """The kernel; its arguments are in the order in which the code above reads them.
+    """The kernel.
 
     ``rest`` is the number of channels in a last vector that isn't full.
     """

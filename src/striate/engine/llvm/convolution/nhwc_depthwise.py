@@ -76,12 +76,13 @@ class _Generator:
 
     def emit(self) -> None:
         f = self.f
-        self.x, self.weight, self.y = f.pointer(), f.pointer(), f.pointer()
-        self.added = f.pointer() if self.epilogue.adds else None
+        self.x, self.weight, self.y = f.pointer("x"), f.pointer("weight"), f.pointer("y")
+        self.added = f.pointer("added") if self.epilogue.adds else None
         self.width: Number
         self.out_width: Number
-        self.channels, self.height, self.width, out_height, self.out_width = (f.size() for _ in range(5))
-        self.x_image, self.x_row = f.size(), f.size()
+        self.channels, self.height, self.width = f.size("channels"), f.size("height"), f.size("width")
+        out_height, self.out_width = f.size("out_height"), f.size("out_width")
+        self.x_image, self.x_row = f.size("x_image"), f.size("x_row")
         if self.widths is not None:
             self.width, self.out_width = self.widths
         with f.loop(f.first, f.last) as item:
@@ -172,7 +173,7 @@ def generate(
     epilogue: Epilogue = PLAIN,
     widths: tuple[int, int] | None = None,
 ) -> Function:
-    """The kernel; its arguments are in the order in which the code above reads them.
+    """The kernel.
 
     ``widths`` are those of the operand and the result, if they are compiled in: all columns are then unrolled, and need
     no checks at the borders.

@@ -81,13 +81,15 @@ class _Generator:
 
     def emit(self) -> None:
         f, tile = self.f, self.tile
-        # The last pointer is the scratch memory of other weight gradients, which this kernel doesn't use.
-        self.x, self.g, partial, _ = (f.pointer() for _ in range(4))
+        self.x, self.g, partial = f.pointer("x"), f.pointer("g"), f.pointer("partial")
+        f.pointer("scratch")  # the scratch memory of other weight gradients, which this kernel doesn't use
         out_width: Number
         self.width: Number
-        self.channels, self.height, self.width, self.out_height, out_width = (f.size() for _ in range(5))
-        self.x_image, self.x_row, self.g_image, self.g_row = (f.size() for _ in range(4))
-        block, blocks, partial_size = f.size(), f.size(), f.size()
+        self.channels, self.height, self.width = f.size("channels"), f.size("height"), f.size("width")
+        self.out_height, out_width = f.size("out_height"), f.size("out_width")
+        self.x_image, self.x_row = f.size("x_image"), f.size("x_row")
+        self.g_image, self.g_row = f.size("g_image"), f.size("g_row")
+        block, blocks, partial_size = f.size("block"), f.size("blocks"), f.size("partial_size")
         if self.widths is not None:
             self.width, out_width = self.widths
         self.partial = partial + f.thread * partial_size
@@ -179,7 +181,7 @@ class _Generator:
 def generate(
     isa: Isa, rows: Axis, columns: Axis, tile: DepthwiseTile, widths: tuple[int, int] | None = None
 ) -> Function:
-    """The kernel; its arguments are in the order in which the code above reads them.
+    """The kernel.
 
     ``widths`` are those of the input and the output, if they are compiled in: all columns are then unrolled, and need
     no checks at the borders.

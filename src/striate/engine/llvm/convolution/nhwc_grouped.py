@@ -70,17 +70,19 @@ class _Generator:
 
     def emit(self) -> None:
         f, tile = self.f, self.tile
-        self.x, self.weight, self.y = f.pointer(), f.pointer(), f.pointer()
-        self.added = f.pointer() if self.epilogue.adds else None
-        scratch = f.pointer()
-        self.kernel_rows, self.kernel_columns = f.size(), f.size()
-        self.row_stride = f.size()
-        self.row_before, self.column_before = f.size(), f.size()
-        self.row_dilation, self.column_dilation = f.size(), f.size()
-        self.groups = f.size()
-        self.height, self.width, self.out_height, self.out_width = (f.size() for _ in range(4))
-        self.x_image, self.x_row = f.size(), f.size()
-        self.block, self.blocks, self.deep, self.pitch, self.row_size, self.scratch_size = (f.size() for _ in range(6))
+        self.x, self.weight, self.y = f.pointer("x"), f.pointer("weight"), f.pointer("y")
+        self.added = f.pointer("added") if self.epilogue.adds else None
+        scratch = f.pointer("scratch")
+        self.kernel_rows, self.kernel_columns = f.size("kernel_rows"), f.size("kernel_columns")
+        self.row_stride = f.size("row_stride")
+        self.row_before, self.column_before = f.size("row_before"), f.size("column_before")
+        self.row_dilation, self.column_dilation = f.size("row_dilation"), f.size("column_dilation")
+        self.groups = f.size("groups")
+        self.height, self.width = f.size("height"), f.size("width")
+        self.out_height, self.out_width = f.size("out_height"), f.size("out_width")
+        self.x_image, self.x_row = f.size("x_image"), f.size("x_row")
+        self.block, self.blocks, self.deep = f.size("block"), f.size("blocks"), f.size("deep")
+        self.pitch, self.row_size, self.scratch_size = f.size("pitch"), f.size("row_size"), f.size("scratch_size")
         self.chunk = tile.inner * tile.together
         chunks = (self.groups + (tile.together - 1)) // tile.together
         with f.loop(f.first, f.last) as item:
@@ -195,7 +197,7 @@ class _Generator:
 
 
 def generate(isa: Isa, tile: GroupTile, epilogue: Epilogue = PLAIN, rests: tuple[int, ...] = (0,)) -> Function:
-    """The kernel; its arguments are in the order in which the code above reads them.
+    """The kernel.
 
     ``rests``: for chunks of one group, the channels in a last vector that isn't full; for chunks of several groups, the
     possible numbers of output channels of a chunk, because the last chunk may have fewer groups.

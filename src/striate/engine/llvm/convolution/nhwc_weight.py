@@ -63,9 +63,10 @@ class _Generator:
 
     def emit(self) -> None:
         f, tile = self.f, self.tile
-        x, g, partial, scratch = f.pointer(), f.pointer(), f.pointer(), f.pointer()
+        x, g, partial, scratch = f.pointer("x"), f.pointer("g"), f.pointer("partial"), f.pointer("scratch")
         self.block = Block(f, x, scratch)
-        self.g_image, self.g_row, partial_size, tall, wide, runs, run = (f.size() for _ in range(7))
+        self.g_image, self.g_row, partial_size = f.size("g_image"), f.size("g_row"), f.size("partial_size")
+        tall, wide, runs, run = f.size("tall"), f.size("wide"), f.size("runs"), f.size("run")
         block = self.block
         depth = (run + (tile.inner - 1)) // tile.inner * tile.inner
         own = partial + f.thread * partial_size
@@ -112,7 +113,7 @@ class _Generator:
 
 
 def generate(isa: Isa, tile: TapTile) -> Function:
-    """The kernel; its arguments are in the order in which the code above reads them."""
+    """The kernel."""
     f = Function("nhwc_weight", isa)
     _Generator(f, tile).emit()
     return f

@@ -73,8 +73,10 @@ class _Generator:
 
     def emit(self) -> None:
         f, tile = self.f, self.tile
-        x, self.g, self.grad, scratch = (f.pointer() for _ in range(4))
-        positions, self.inner, self.outer, chunk, chunks, self.deep, scratch_size = (f.size() for _ in range(7))
+        x, self.g, self.grad, scratch = f.pointer("x"), f.pointer("g"), f.pointer("grad"), f.pointer("scratch")
+        positions, self.inner, self.outer = f.size("positions"), f.size("inner"), f.size("outer")
+        chunk, chunks = f.size("chunk"), f.size("chunks")
+        self.deep, scratch_size = f.size("deep"), f.size("scratch_size")
         self.width = tile.vectors * f.lanes
         self.packed = scratch + f.thread * scratch_size
         with f.loop(f.first, f.last) as item:
@@ -125,7 +127,7 @@ class _Generator:
 
 
 def generate(isa: Isa, tile: PointTile, rest: int = 0) -> Function:
-    """The kernel; its arguments are in the order in which the code above reads them.
+    """The kernel.
 
     ``rest`` is the number of output channels in a last tile that isn't full.
     """

@@ -6,12 +6,11 @@ is computed once for each problem; a call fills in addresses.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -29,7 +28,7 @@ from striate.engine.llvm.convolution.nhwc_grouped import GroupTile
 from striate.engine.llvm.functions.epilogue import PLAIN, Epilogue
 from striate.engine.llvm.memory.relayout import laid_out
 from striate.engine.llvm.memory.rows import Axis
-from striate.engine.llvm.memory.views import Strides, planes, rounded
+from striate.engine.llvm.memory.views import Strides, map_sizes, plane_strides, planes, rounded, row_strides
 from striate.engine.llvm.memory.weights import Packing, Weights, packing
 
 #: The most numbers in the packed rows of a block: half of a second-level cache.
@@ -42,6 +41,10 @@ _NARROW = 16
 #: The widest maps for which depthwise kernels unroll all columns.
 _WRITTEN_OUT = 32
 _FORMATS = {False: torch.contiguous_format, True: torch.channels_last}
+#: The addresses that all kernels take.
+_OPERANDS: Final = ("x", "weight", "y")
+#: The strides of operands in channels last, and of planes.
+_STRIDES: Final = {2: ("x_image", "x_row"), 3: ("x_image", "x_channel", "x_row")}
 
 
 @cache
@@ -116,23 +119,34 @@ def readable(x: Tensor, sizes: Sequence[int], width: int, columns: Axis) -> Tens
 
 @dataclass(frozen=True, slots=True)
 class SumKernel:
-    """A sum of given sizes: its kernel, work items, scratch memory and arguments, without the addresses."""
+    """A sum of given sizes: its kernel, work items, scratch memory and sizes."""
 
     kernel: Kernel
     channels: int  #: output channels of a block of packed weights
     items: int
     threads: int
     scratch: int
-    before: list[int]  #: the kernel's words up to the operand's strides
-    after: list[int]
+    sizes: dict[str, int]  #: the kernel's arguments, except the addresses and the operand's strides
     together: int = 1  #: groups of several channels that share a block of packed weights
 
-    def words(self, x: Any, weight: Any, y: Any, scratch: Any, strides: Sequence[int], added: Any = None) -> list[Any]:
-        """The kernel's arguments, from addresses or from what will be addresses."""
-        pointers = [x, weight, y] if added is None else [x, weight, y, added]
+    def arguments(
+        self, x: Any, weight: Any, y: Any, scratch: Any, strides: Sequence[int], added: Any = None
+    ) -> dict[str, Any]:
+        """The kernel's arguments, from addresses or buffers.
+
+        ``strides``: from an image of the operand to the next one and from a row to the next one; for planes, that from
+        a channel to the next one is between these two.
+        """
+        operands = {"x": x, "weight": weight, "y": y}
+        if added is not None:
+            operands["added"] = added
         if self.scratch:
-            pointers.append(scratch)
-        return [*pointers, *self.before, *strides, *self.after]
+            operands["scratch"] = scratch
+        return {**operands, **self.sizes, **dict(zip(_STRIDES[len(strides)], strides, strict=True))}
+
+    def words(self, x: Any, weight: Any, y: Any, scratch: Any, strides: Sequence[int], added: Any = None) -> list[Any]:
+        """:meth:`arguments` in the kernel's order."""
+        return self.kernel.words(**self.arguments(x, weight, y, scratch, strides, added))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,11 +200,12 @@ def _prepared(
     else:
         made = nhwc_sum(*each) if side_by_side else nchw_sum(*each, across=across)
     pack = packing(isa, *geometry, biased, made.channels, side_by_side, threads, made.together)
-    strides = (x_strides[0], x_strides[2]) if side_by_side else x_strides[:3]
+    strides = (row_strides if side_by_side else plane_strides)("x", x_strides)
     shape = (batch, groups * outer, *size)
     layout = torch.empty(shape, device="meta", memory_format=_FORMATS[side_by_side]).stride()
     own = rounded(math.prod(pack.shape), LINE) if made.scratch else 0
-    start = made.kernel.start([*made.before, *strides, *made.after], 4 if own else 3, made.items, made.threads)
+    free = (*_OPERANDS, "scratch") if own else _OPERANDS
+    start = made.kernel.bound(free, made.items, made.threads, **made.sizes, **strides)
     return PreparedSum(pack, start, shape, layout, own + made.scratch or math.prod(pack.shape), 4 * own)
 
 
@@ -258,15 +273,15 @@ def nchw_sum(
     threads = min(threads, items)
     y_height, y_width = whole or outputs
     plane = y_height * y_width
-    after = [groups * outer // apart[1] * plane, plane, y_width * apart[0], block, blocks, deep, pitch, deep * line]
+    sizes = {"channels": inner, "groups": groups, "tiles": tiles, "out_channels": outer, **map_sizes(size, outputs)}
+    sizes |= {"y_image": groups * outer // apart[1] * plane, "y_channel": plane, "y_row": y_width * apart[0]}
+    sizes |= {"block": block, "blocks": blocks, "deep": deep, "pitch": pitch, "scratch_size": deep * line}
     if apart[1] > 1:
-        after.append(y_width)
+        sizes["y_width"] = y_width
     if across:
-        after.append(inner)
-    before = [inner, groups, tiles, outer, *size, *outputs]
-    scratch = threads * deep * line
+        sizes["x_column"] = inner
     kernel = _output_kernel(isa, rows, columns, tile, across)
-    return SumKernel(kernel, tile.channels, items, threads, scratch, before, after)
+    return SumKernel(kernel, tile.channels, items, threads, threads * deep * line, sizes)
 
 
 @lru_cache(maxsize=4096)
@@ -301,7 +316,7 @@ def nhwc_sum(
     tile = ChannelTile.choose(isa, share, outputs[1])
     together = tile.vectors * isa.lanes
     each = (batch, inner, size, windows, outputs, outer, tile.columns, together, isa, threads)
-    items, before, after = nhwc_block(*each)
+    items, sizes = nhwc_block(*each)
     direct = all(
         axis.before <= 0 and axis.span(count) - axis.before <= length
         for axis, count, length in zip(windows, outputs, size, strict=True)
@@ -309,13 +324,14 @@ def nhwc_sum(
     share, span = _divided(items, outputs, tile, outer, together, numbers, inner if direct else 0, threads)
     spans = -(-outputs[1] // span)
     runs = 1 if columns.dilation == 1 else columns.kernel
-    after += [share, items * spans, span, spans, runs, columns.kernel * inner // runs]
-    after += (result or Strides.dense(outputs, outer)).words
+    sizes |= {"share": share, "places": items * spans, "span": span, "spans": spans}
+    sizes |= {"runs": runs, "run": columns.kernel * inner // runs}
+    sizes |= (result or Strides.dense(outputs, outer)).arguments
     items *= spans * -(-outer // share)
     threads = min(threads, items)
-    scratch = 0 if direct else threads * after[4]
+    scratch = 0 if direct else threads * sizes["scratch_size"]
     kernel = _channel_kernel(isa, tile, epilogue, direct, outer % isa.lanes)
-    return SumKernel(kernel, together, items, threads, scratch, before, after)
+    return SumKernel(kernel, together, items, threads, scratch, sizes)
 
 
 def _divided(
@@ -354,11 +370,8 @@ def nhwc_block(
     channels_together: int,
     isa: Isa,
     threads: int,
-) -> tuple[int, list[int], list[int]]:
-    """The number of work items, and the words of nhwc.Block before and after the operand's strides.
-
-    The last word is the scratch memory of a thread.
-    """
+) -> tuple[int, dict[str, int]]:
+    """The number of work items, and the arguments of nhwc.Block except the operand's strides."""
     rows, columns = windows
     pitch = columns.span(rounded(outputs[1], columns_together))
     row_size = rounded(pitch * inner + channels_together, isa.lanes)
@@ -367,9 +380,18 @@ def nhwc_block(
         wanted = min(wanted, -(-outputs[0] * batch // (4 * threads)))
     block = min(wanted, outputs[0])
     blocks, deep = -(-outputs[0] // block), rows.span(block)
-    both = [(getattr(rows, name), getattr(columns, name)) for name in ("kernel", "stride", "before", "dilation")]
-    before = [*itertools.chain(*both), inner, channels, *size, *outputs]
-    return batch * blocks, before, [block, blocks, deep, row_size, deep * row_size]
+    sizes = {**_window_sizes(windows), "column_stride": columns.stride, "inner": inner, "outer": channels}
+    sizes |= map_sizes(size, outputs)
+    sizes |= {"block": block, "blocks": blocks, "deep": deep, "row_size": row_size, "scratch_size": deep * row_size}
+    return batch * blocks, sizes
+
+
+def _window_sizes(windows: tuple[Axis, Axis]) -> dict[str, int]:
+    """The arguments of a kernel for any windows, except the column stride, which may be compiled in."""
+    rows, columns = windows
+    sizes = {"kernel_rows": rows.kernel, "kernel_columns": columns.kernel, "row_stride": rows.stride}
+    sizes |= {"row_before": rows.before, "column_before": columns.before}
+    return sizes | {"row_dilation": rows.dilation, "column_dilation": columns.dilation}
 
 
 def _grouped_sum(
@@ -398,16 +420,16 @@ def _grouped_sum(
     blocks, deep = -(-outputs[0] // block), rows.span(block)
     items = batch * chunks * blocks
     threads = min(threads, items)
-    before = [rows.kernel, columns.kernel, rows.stride, rows.before, columns.before, rows.dilation, columns.dilation]
-    before += [groups, *size, *outputs]
-    after = [block, blocks, deep, pitch, row_size, deep * row_size]
+    sizes = {**_window_sizes(windows), "groups": groups, **map_sizes(size, outputs)}
+    sizes |= {"block": block, "blocks": blocks, "deep": deep}
+    sizes |= {"pitch": pitch, "row_size": row_size, "scratch_size": deep * row_size}
     if tile.together > 1:
         rests = tuple(sorted({outer * tile.together, outer * (groups % tile.together)} - {0}))
     else:
         rests = (outer % isa.lanes,)
     kernel = _grouped_kernel(isa, tile, epilogue, rests)
     together = tile.vectors * isa.lanes
-    return SumKernel(kernel, together, items, threads, threads * deep * row_size, before, after, tile.together)
+    return SumKernel(kernel, together, items, threads, threads * deep * row_size, sizes, tile.together)
 
 
 @lru_cache(maxsize=4096)
@@ -428,4 +450,5 @@ def _depthwise_sum(
     width = min(outputs[1], isa.registers)
     kernel = _depthwise_kernel(isa, rows, columns, width, backwards, epilogue, narrow(size, outputs))
     items = batch * outputs[0]
-    return SumKernel(kernel, isa.lanes, items, min(threads, items), 0, [channels, *size, *outputs], [])
+    sizes = {"channels": channels, **map_sizes(size, outputs)}
+    return SumKernel(kernel, isa.lanes, items, min(threads, items), 0, sizes)

@@ -27,7 +27,16 @@ from striate.engine.llvm.convolution.pointwise_weight import PointTile
 from striate.engine.llvm.convolution.sums import BLOCK, narrow, nhwc_block
 from striate.engine.llvm.memory.relayout import transposed
 from striate.engine.llvm.memory.rows import Axis
-from striate.engine.llvm.memory.views import axes, plane, plane_size, planes, rounded
+from striate.engine.llvm.memory.views import (
+    axes,
+    map_sizes,
+    plane,
+    plane_size,
+    plane_strides,
+    planes,
+    rounded,
+    row_strides,
+)
 from striate.geometry import ConvShape
 
 #: Output gradients that are read repeatedly, once for each tap: half of a first-level cache.
@@ -71,10 +80,11 @@ class _WeightSum:
 
     @classmethod
     def of(
-        cls, kernel: Kernel, items: int, sums: tuple[int, ...], threads: int, scratch: int, words: list[int]
+        cls, kernel: Kernel, items: int, sums: tuple[int, ...], threads: int, scratch: int, sizes: dict[str, int]
     ) -> _WeightSum:
-        """``words`` are the kernel's arguments after the addresses."""
-        return cls(kernel.start(words, 4, items, threads), sums, threads, scratch)
+        """``sizes`` are the kernel's arguments except the addresses and the size of a thread's sums."""
+        start = kernel.bound(("x", "g", "partial", "scratch"), items, threads, partial_size=math.prod(sums), **sizes)
+        return cls(start, sums, threads, scratch)
 
     def __call__(self, x: Tensor, g: Tensor) -> Tensor:
         shape = self.sums if self.threads == 1 else (self.threads, *self.sums)
@@ -140,7 +150,7 @@ def _nchw_weight(
     isa: Isa, shape: ConvShape, x_strides: tuple[int, ...], g_strides: tuple[int, ...], threads: int
 ) -> _WeightSum:
     """The weight gradient in NCHW, with lanes along the width; the sums have the layout of the weight."""
-    (height, width), (out_height, out_width) = plane_size(shape.size), plane_size(shape.output_size)
+    size, (out_height, out_width) = plane_size(shape.size), plane_size(shape.output_size)
     batch, groups = shape.batch, shape.groups
     inner, outer = shape.in_channels // groups, shape.out_channels // groups
     rows, columns = axes(shape)
@@ -158,10 +168,12 @@ def _nchw_weight(
     spare = (tile.inner - 1) * deep * pitch * columns.stride
     scratch = together * deep * line + spare
     threads = min(threads, items)
-    sums = shape.weight_shape
-    words = [inner, groups, outer, height, width, out_height, out_width, *x_strides[:3], *g_strides[:3]]
-    words += [batch, together, block, blocks, deep, pitch, deep * line, scratch, math.prod(sums)]
-    return _WeightSum.of(_weight_kernel(isa, rows, columns, tile), items, sums, threads, threads * scratch, words)
+    sizes = {"inner": inner, "groups": groups, "outer": outer, **map_sizes(size, (out_height, out_width))}
+    sizes |= plane_strides("x", x_strides) | plane_strides("g", g_strides)
+    sizes |= {"images": batch, "together": together, "block": block, "blocks": blocks, "deep": deep, "pitch": pitch}
+    sizes |= {"image_size": deep * line, "scratch_size": scratch}
+    kernel = _weight_kernel(isa, rows, columns, tile)
+    return _WeightSum.of(kernel, items, shape.weight_shape, threads, threads * scratch, sizes)
 
 
 @lru_cache(maxsize=4096)
@@ -177,13 +189,13 @@ def _nhwc_weight(
     across = tile.vectors * isa.lanes
     size, outputs = plane_size(shape.size), plane_size(shape.output_size)
     each = (shape.batch, shape.in_channels, size, (rows, columns), outputs, shape.out_channels)
-    items, before, after = nhwc_block(*each, 1, max(across, tile.inner), isa, threads)
+    items, sizes = nhwc_block(*each, 1, max(across, tile.inner), isa, threads)
     threads = min(threads, items)
     sums = (rows.kernel, runs, rounded(run, tile.inner), shape.out_channels)
     wide = min(outputs[1], max(1, _HELD // across))
-    few = [max(1, _HELD // (across * wide)), wide]
-    words = [*before, x_strides[0], x_strides[2], *after, g_strides[0], g_strides[2], math.prod(sums), *few, runs, run]
-    return _WeightSum.of(_tap_kernel(isa, tile), items, sums, threads, threads * after[-1], words)
+    sizes |= row_strides("x", x_strides) | row_strides("g", g_strides)
+    sizes |= {"tall": max(1, _HELD // (across * wide)), "wide": wide, "runs": runs, "run": run}
+    return _WeightSum.of(_tap_kernel(isa, tile), items, sums, threads, threads * sizes["scratch_size"], sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,9 +228,11 @@ def _pointwise_weight(isa: Isa, shape: ConvShape, threads: int) -> _Product:
     threads = min(threads, items)
     positions = shape.batch * math.prod(shape.output_size)
     deep = -(-positions // -(-positions // pointwise_weight.block_of(width)))
-    words = [positions, inner, outer, chunk, chunks, deep, deep * width]
+    sizes = {"positions": positions, "inner": inner, "outer": outer, "chunk": chunk, "chunks": chunks}
+    sizes |= {"deep": deep, "scratch_size": deep * width}
     kernel = _point_kernel(isa, tile, outer % tile.outer)
-    return _Product(kernel.start(words, 4, items, threads), shape.weight_shape, threads * deep * width)
+    start = kernel.bound(("x", "g", "grad", "scratch"), items, threads, **sizes)
+    return _Product(start, shape.weight_shape, threads * deep * width)
 
 
 @lru_cache(maxsize=4096)
@@ -235,6 +249,7 @@ def _depthwise_weight(
     blocks = -(-outputs[0] // block)
     items = shape.batch * blocks
     sums = (rows.kernel, columns.kernel, shape.in_channels)
-    words = [shape.in_channels, *size, *outputs, x_strides[0], x_strides[2], g_strides[0], g_strides[2]]
-    words += [block, blocks, math.prod(sums)]
-    return _WeightSum.of(kernel, items, sums, min(threads, items), 0, words)
+    sizes = {"channels": shape.in_channels, **map_sizes(size, outputs)}
+    sizes |= row_strides("x", x_strides) | row_strides("g", g_strides)
+    sizes |= {"block": block, "blocks": blocks}
+    return _WeightSum.of(kernel, items, sums, min(threads, items), 0, sizes)

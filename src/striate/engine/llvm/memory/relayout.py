@@ -16,7 +16,7 @@ PyTorch copies between layouts number by number, at a third of the memory's spee
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import cache, lru_cache
 from typing import Final
 
 import torch
@@ -26,7 +26,7 @@ from striate.engine import fresh, layout
 from striate.engine.llvm.codegen import launch
 from striate.engine.llvm.codegen.ir import AHEAD, LINE, Function, Number, Pointer
 from striate.engine.llvm.codegen.isa import Isa, host
-from striate.engine.llvm.codegen.launch import Kernel
+from striate.engine.llvm.codegen.launch import Kernel, Start
 from striate.engine.llvm.memory.rows import dealt, interleaved, transposed_vectors
 
 _FORMATS: Final = {False: torch.contiguous_format, True: torch.channels_last}
@@ -41,8 +41,8 @@ _PART = 1 << 11
 def generate(isa: Isa) -> Function:
     """The kernel of ``y[n, column, row] = x[n, row, column]``."""
     f = Function("transpose", isa)
-    x, y = f.pointer(), f.pointer()
-    rows, columns, strips = f.size(), f.size(), f.size()
+    x, y = f.pointer("x"), f.pointer("y")
+    rows, columns, strips = f.size("rows"), f.size("columns"), f.size("strips")
     strip = max(LINE, f.lanes)
 
     def one_by_one(source: Pointer, target: Pointer, high: Number, wide: Number) -> None:
@@ -72,8 +72,8 @@ def generate(isa: Isa) -> Function:
 def generate_few(isa: Isa, few: int, back: bool) -> Function:
     """The kernel of ``y[n, column, row] = x[n, row, column]`` for ``few`` rows or, with ``back``, ``few`` columns."""
     f = Function("transpose_few", isa)
-    x, y = f.pointer(), f.pointer()
-    many, parts = f.size(), f.size()
+    x, y = f.pointer("x"), f.pointer("y")
+    many, parts = f.size("many"), f.size("parts")
     with f.loop(f.first, f.last) as item:
         image, start = item // parts * (many * few), item % parts * _PART
         apart, together = (y, x) if back else (x, y)
@@ -122,19 +122,19 @@ def moved(tensor: Tensor, channels_last: bool) -> Tensor | None:
     assert isa is not None
     made = fresh.empty(tensor.shape, memory_format=there)
     rows, columns = (channels, positions) if channels_last else (positions, channels)
-    _transpose(isa, tensor, made, batch, rows, columns)
+    _transpose(isa, batch, rows, columns, launch.threads())(tensor.data_ptr(), made.data_ptr())
     return made
 
 
-def _transpose(isa: Isa, source: Tensor, target: Tensor, count: int, rows: int, columns: int) -> None:
+@lru_cache(maxsize=4096)
+def _transpose(isa: Isa, count: int, rows: int, columns: int, threads: int) -> Start:
+    """Transposes ``count`` matrices, given the addresses of the source and the target."""
     if min(rows, columns) < LINE:
         few, many = sorted((rows, columns))
         parts = -(-many // _PART)
-        kernel, words = _few_kernel(isa, few, columns < rows), [source.data_ptr(), target.data_ptr(), many, parts]
-        kernel(count * parts, words, launch.threads())
-        return
+        return _few_kernel(isa, few, columns < rows).bound(("x", "y"), count * parts, threads, many=many, parts=parts)
     strips = -(-rows // max(LINE, isa.lanes))
-    _kernel(isa)(count * strips, [source.data_ptr(), target.data_ptr(), rows, columns, strips], launch.threads())
+    return _kernel(isa).bound(("x", "y"), count * strips, threads, rows=rows, columns=columns, strips=strips)
 
 
 def transposed(matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -142,7 +142,8 @@ def transposed(matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
     isa = host()
     assert isa is not None
     made = fresh.empty(shape)
-    _transpose(isa, matrix, made, 1, *matrix.shape)
+    rows, columns = matrix.shape
+    _transpose(isa, 1, rows, columns, launch.threads())(matrix.data_ptr(), made.data_ptr())
     return made
 
 

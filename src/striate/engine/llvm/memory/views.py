@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -34,9 +35,9 @@ class Strides:
         return cls(size[0] * size[1] * channels, size[1] * channels, channels)
 
     @property
-    def words(self) -> list[int]:
-        """A kernel's arguments."""
-        return [self.start, self.image, self.row, self.column]
+    def arguments(self) -> dict[str, int]:
+        """A kernel's arguments for its result ``y``."""
+        return {"y_start": self.start, "y_image": self.image, "y_row": self.row, "y_column": self.column}
 
 
 @lru_cache(maxsize=4096)
@@ -65,6 +66,23 @@ def planes(tensor: Tensor) -> Tensor:
         return flat
     made = moved(flat, False)
     return flat.contiguous() if made is None else made
+
+
+def map_sizes(size: tuple[int, int], outputs: tuple[int, int]) -> dict[str, int]:
+    """A kernel's arguments for the rows and columns of the operand and of the result."""
+    (height, width), (out_height, out_width) = size, outputs
+    return {"height": height, "width": width, "out_height": out_height, "out_width": out_width}
+
+
+def row_strides(name: str, strides: Sequence[int]) -> dict[str, int]:
+    """A kernel's arguments for an operand in channels last with dense rows, from the strides of (N, C, H, W)."""
+    image, _, row, _ = strides
+    return {f"{name}_image": image, f"{name}_row": row}
+
+
+def plane_strides(name: str, strides: Sequence[int]) -> dict[str, int]:
+    """A kernel's arguments for an operand in planes with dense rows, from the strides of (N, C, H, W)."""
+    return {**row_strides(name, strides), f"{name}_channel": strides[1]}
 
 
 def rounded(number: int, step: int) -> int:

@@ -26,6 +26,8 @@ from striate.engine.llvm.memory.rows import transposed_vectors
 
 #: With fewer numbers, one thread is faster than several.
 _ALONE = 1 << 14
+#: The three axes of the terms of a sum, the outermost first.
+_TERMS = "abc"
 
 
 class Weights(NamedTuple):
@@ -60,9 +62,10 @@ class Weights(NamedTuple):
 @cache
 def _kernel(isa: Isa) -> Kernel:
     f = Function("pack_weights", isa)
-    weight, bias, packed, biased = f.pointer(), f.pointer(), f.pointer(), f.size()
-    blocks, outer, lanes, group_stride, outer_stride = (f.size() for _ in range(5))
-    sizes, strides = [f.size() for _ in range(3)], [f.size() for _ in range(3)]
+    weight, bias, packed, biased = f.pointer("weight"), f.pointer("bias"), f.pointer("packed"), f.size("biased")
+    blocks, outer, lanes = f.size("blocks"), f.size("outer"), f.size("lanes")
+    group_stride, outer_stride = f.size("weight_group"), f.size("weight_outer")
+    sizes, strides = [f.size(f"terms_{axis}") for axis in _TERMS], [f.size(f"weight_{axis}") for axis in _TERMS]
     block_size = (sizes[0] * sizes[1] * sizes[2] + 1) * lanes
 
     def put(place: Number, value: str) -> None:
@@ -117,9 +120,10 @@ def _kernel(isa: Isa) -> Kernel:
 def _grouped_kernel(isa: Isa) -> Kernel:
     """Packs blocks that have the channels of ``together`` small groups side by side; a work item is a block."""
     f = Function("pack_grouped_weights", isa)
-    weight, bias, packed, biased = f.pointer(), f.pointer(), f.pointer(), f.size()
-    groups, together, outer, lanes, group_stride, outer_stride = (f.size() for _ in range(6))
-    sizes, strides = [f.size() for _ in range(3)], [f.size() for _ in range(3)]
+    weight, bias, packed, biased = f.pointer("weight"), f.pointer("bias"), f.pointer("packed"), f.size("biased")
+    groups, together, outer, lanes = f.size("groups"), f.size("together"), f.size("outer"), f.size("lanes")
+    group_stride, outer_stride = f.size("weight_group"), f.size("weight_outer")
+    sizes, strides = [f.size(f"terms_{axis}") for axis in _TERMS], [f.size(f"weight_{axis}") for axis in _TERMS]
     terms = sizes[0] * sizes[1] * sizes[2]
     with f.loop(f.first, f.last) as item:
         base = packed + item * (terms + 1) * lanes
@@ -181,14 +185,19 @@ def packing(
         terms, steps = (*terms[1:], terms[0]), (*steps[1:], steps[0])
         if outer == inner == 1:
             groups, outer, outer_stride = 1, groups, group_stride
+    named = {"biased": int(biased), "outer": outer, "lanes": lanes}
+    named |= {"weight_group": group_stride, "weight_outer": outer_stride}
+    for axis, count, step in zip(_TERMS, terms, steps, strict=True):
+        named |= {f"terms_{axis}": count, f"weight_{axis}": step}
     if together > 1:
-        shape = (-(-groups // together), inner * rows * columns + 1, lanes)
-        after = [int(biased), groups, together, outer, lanes, group_stride, outer_stride, *terms, *steps]
-        return Packing(_grouped_kernel(isa).start(after, 3, shape[0], 1), shape, 4 * offset)
-    blocks = -(-outer // lanes)
-    shape = (groups * blocks, inner * rows * columns + 1, lanes)
-    after = [int(biased), blocks, outer, lanes, group_stride, outer_stride, *terms, *steps]
-    start = _kernel(isa).start(after, 3, shape[0], 1 if math.prod(shape) < _ALONE else threads)
+        kernel, blocks = _grouped_kernel(isa), -(-groups // together)
+        named |= {"groups": groups, "together": together}
+    else:
+        kernel, blocks = _kernel(isa), groups * -(-outer // lanes)
+        named["blocks"] = -(-outer // lanes)
+    shape = (blocks, inner * rows * columns + 1, lanes)
+    alone = together > 1 or math.prod(shape) < _ALONE
+    start = kernel.bound(("weight", "bias", "packed"), blocks, 1 if alone else threads, **named)
     return Packing(start, shape, 4 * offset)
 
 

@@ -39,7 +39,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
-from typing import Any, Final, NamedTuple, TypeAlias, cast
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,7 +51,7 @@ from striate.engine.llvm.backend import LlvmBackend, checked_operands
 from striate.engine.llvm.codegen import launch
 from striate.engine.llvm.codegen.ir import LINE
 from striate.engine.llvm.codegen.isa import Isa, host, the_isa
-from striate.engine.llvm.codegen.launch import Kernel
+from striate.engine.llvm.codegen.launch import Kernel, Start
 from striate.engine.llvm.conv_pool.dispatch import joins
 from striate.engine.llvm.convolution.nhwc import ChannelTile
 from striate.engine.llvm.functions.epilogue import PLAIN, Epilogue
@@ -184,9 +184,9 @@ class Pooled(NamedTuple):
     kind: str = ""  #: the type of positions, a value of pooling.dispatch.INDEX
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class WinogradSums:
-    """The output of a convolution of given sizes: kernel, work items and arguments, without the addresses."""
+    """The output of a convolution of given sizes: its kernel, work items, scratch memory and sizes."""
 
     isa: Isa
     form: WinogradForm
@@ -197,9 +197,8 @@ class WinogradSums:
     items: int
     threads: int
     scratch: int
-    result: list[int]  #: the strides of the result; none for pooled results
-    after: list[int]  #: the kernel's arguments after the addresses, except the weight's strides
-    kept: bool
+    sizes: dict[str, int]  #: the kernel's arguments, except the addresses and the weight's strides
+    kept: bool  #: whether the weight is transformed once for many calls
 
     @classmethod
     @lru_cache(maxsize=4096)
@@ -240,31 +239,30 @@ class WinogradSums:
         scratch += form.elements * inner + chunk + channels // (tile.vectors * isa.lanes)
         scratch = _rounded(scratch + (0 if packed else form.taps**2 * inner * channels), LINE)
         threads = min(threads, items)
-        image = [inner, *size, math.prod(size) * inner, size[1] * inner]
-        after = [tiles, down, across, *before, outer, channels // (tile.vectors * isa.lanes), *outputs]
-        after += [chunk, scratch, *image]
-        kernels = _pooled_kernel if isinstance(epilogue, Pooled) else _output_kernel
-        kernel = kernels(isa, form, tile, epilogue)
-        assert result is None or not isinstance(epilogue, Pooled)
-        lies = [] if isinstance(epilogue, Pooled) else (result or Strides.dense((outputs[0], outputs[1]), outer)).words
-        sizes = (tile.vectors, channels, inner, items, threads, threads * scratch)
-        return cls(isa, form, kernel, *sizes, lies, after, packed)
+        out_height, out_width = outputs
+        sizes = {"tiles": tiles, "down": down, "across": across, "row_before": before[0], "column_before": before[1]}
+        sizes |= {"outer": outer, "blocks": channels // (tile.vectors * isa.lanes)}
+        sizes |= {"out_height": out_height, "out_width": out_width, "chunk": chunk, "scratch_size": scratch}
+        sizes |= _image_sizes(inner, size) | {"kept": int(packed)}
+        if isinstance(epilogue, Pooled):
+            assert result is None
+            kernel = _pooled_kernel(isa, form, tile, epilogue)
+        else:
+            kernel = _output_kernel(isa, form, tile, epilogue)
+            sizes |= (result or Strides.dense((out_height, out_width), outer)).arguments
+        scratch *= threads
+        return cls(isa, form, kernel, tile.vectors, channels, inner, items, threads, scratch, sizes, packed)
 
     def pack(self, weights: Weights, bias: Tensor | None, into: Tensor | None = None) -> Tensor:
         """The transformed weight; ``into`` is memory to reuse."""
-        _, outer, inner, _, _ = weights.sizes
+        outer = weights.sizes[1]
         count, largest, direct, end = self._parts()
         packed = fresh.empty(end) if into is None else into
         packed[count:largest].zero_()
         if bias is not None:
             packed[count : count + outer] = bias
-        blocks = self.channels // (self.vectors * self.isa.lanes)
-        address = packed.data_ptr()
-        words = [_start(weights), address, address + 4 * largest, address + 4 * direct, int(self.kept)]
-        words += [inner, outer, blocks, *weights.strides[1:]]
-        strides = {1: ""} | {weights.strides[2]: "inner", weights.strides[1]: "outer"}
-        kernel = _weights_kernel(self.isa, self.form, self.vectors, strides[1])
-        kernel(blocks * inner // self.isa.lanes, words, launch.threads())
+        address, transform = packed.data_ptr(), _packing(self, outer, weights.strides, launch.threads())
+        transform(_start(weights), address, address + 4 * largest, address + 4 * direct)
         return packed
 
     def _parts(self) -> tuple[int, int, int, int]:
@@ -274,34 +272,58 @@ class WinogradSums:
         direct = largest + self.inner // self.isa.lanes * self.channels
         return bias, largest, direct, direct + (self.form.taps**2 * self.inner * self.channels if self.kept else 0)
 
-    def words(
-        self, x: Any, packed: Any, y: Any, scratch: Any, added: Any = None, weights: Weights | None = None
-    ) -> list[Any]:
-        """The kernel's arguments, from addresses or buffers.
+    def arguments(self, x: Any, packed: Any, y: Any, scratch: Any, added: Any = None) -> dict[str, Any]:
+        """The kernel's arguments for a weight that is packed for many calls, from addresses or buffers."""
+        assert self.kept
+        operands = {"x": x, "packed": packed, "y": y, "scratch": scratch, "weight": packed + 4 * self._parts()[2]}
+        if added is not None:
+            operands["added"] = added
+        return {**operands, **self.sizes, **_strides("weight", (0,) * 4)}
 
-        ``added``: a map, or the positions; ``weights``: the weight that was packed, unless the packing is kept.
-        """
-        if weights is None:
-            assert self.kept
-            source = [packed + 4 * self._parts()[2], 0, 0, 0, 0]
-        else:
-            source = [_start(weights), *weights.strides[1:]]
-        return [
-            x,
-            packed,
-            y,
-            *([] if added is None else [added]),
-            *self.result,
-            scratch,
-            *self.after,
-            *source,
-            int(self.kept),
-        ]
+    def words(self, x: Any, packed: Any, y: Any, scratch: Any, added: Any = None) -> list[Any]:
+        """:meth:`arguments` in the kernel's order."""
+        return self.kernel.words(**self.arguments(x, packed, y, scratch, added))
+
+
+@lru_cache(maxsize=4096)
+def _packing(sums: WinogradSums, outer: int, strides: tuple[int, ...], threads: int) -> Start:
+    """Transforms a weight of :class:`Weights` with ``outer`` output channels and these strides."""
+    side_by_side = ({1: ""} | {strides[2]: "inner", strides[1]: "outer"})[1]
+    blocks = sums.sizes["blocks"]
+    return _weights_kernel(sums.isa, sums.form, sums.vectors, side_by_side).bound(
+        ("weight", "packed", "largest", "direct"),
+        blocks * sums.inner // sums.isa.lanes,
+        threads,
+        kept=int(sums.kept),
+        inner=sums.inner,
+        outer=outer,
+        blocks=blocks,
+        **_strides("weight", strides[1:]),
+    )
+
+
+@lru_cache(maxsize=4096)
+def _bound(sums: WinogradSums, strides: tuple[int, ...], *more: str) -> Start:
+    """The kernel of sums, for a weight of :class:`Weights` with these strides; ``more``: its other addresses."""
+    free = ("x", "packed", "y", "scratch", "weight", *more)
+    return sums.kernel.bound(free, sums.items, sums.threads, **sums.sizes, **_strides("weight", strides[1:]))
 
 
 def _start(weights: Weights) -> int:
     """The address of a weight's first number."""
     return weights.tensor.data_ptr() + weights.offset * weights.tensor.element_size()
+
+
+def _strides(name: str, strides: Sequence[int]) -> dict[str, int]:
+    """A kernel's arguments for a weight in one group."""
+    return {f"{name}_{axis}": stride for axis, stride in zip(winograd.WEIGHT_AXES, strides, strict=True)}
+
+
+def _image_sizes(channels: int, size: Sequence[int]) -> dict[str, int]:
+    """A kernel's arguments for images in channels last without gaps."""
+    height, width = size
+    sizes = {"channels": channels, "height": height, "width": width}
+    return sizes | {"x_image": height * width * channels, "x_row": width * channels}
 
 
 def _nhwc(image: Tensor) -> Tensor:
@@ -328,8 +350,8 @@ def _sums(shape: ConvShape, x: Tensor, weights: Weights, bias: Tensor | None, ba
     packed, scratch = sums.pack(weights, bias), fresh.empty(sums.scratch)
     whole = shape.input_shape if backwards else shape.output_shape
     y = fresh.empty(whole, memory_format=torch.channels_last)
-    words = sums.words(x.data_ptr(), packed.data_ptr(), y.data_ptr(), scratch.data_ptr(), weights=weights)
-    sums.kernel(sums.items, words, sums.threads)
+    start = _bound(sums, weights.strides)
+    start(x.data_ptr(), packed.data_ptr(), y.data_ptr(), scratch.data_ptr(), _start(weights))
     return y
 
 
@@ -354,16 +376,69 @@ def maximum(
     last = torch.channels_last
     values = fresh.empty(pool.output_shape, memory_format=last)
     positions = fresh.empty(pool.output_shape, dtype=dtype, memory_format=last)
-    results = values.data_ptr(), positions.data_ptr()
-    words = sums.words(x.data_ptr(), packed.data_ptr(), results[0], scratch.data_ptr(), results[1], weights)
-    sums.kernel(sums.items, words, sums.threads)
+    addresses = x.data_ptr(), packed.data_ptr(), values.data_ptr(), scratch.data_ptr()
+    _bound(sums, weights.strides, "positions")(*addresses, _start(weights), positions.data_ptr())
     return values, positions
+
+
+@lru_cache(maxsize=4096)
+def _edges(isa: Isa, shape: tuple[int, ...], ends: _Ends, threads: int) -> Start:
+    """Marks the channels of images with bright borders."""
+    batch, channels, *size = shape
+    sizes = {"images": batch, **_image_sizes(channels, size), **ends._asdict()}
+    return _edges_kernel(isa).bound(("x", "told", "any"), channels // isa.lanes, threads, **sizes)
+
+
+@lru_cache(maxsize=4096)
+def _parts(
+    isa: Isa,
+    form: WinogradForm,
+    of_gradients: bool,
+    shape: tuple[int, ...],
+    tiles: tuple[int, int, int],
+    corner: tuple[int, int],
+    slice_: int,
+    count: int,
+    threads: int,
+) -> Start:
+    """Transforms ``count`` tiles of images, from the tile ``start`` on."""
+    _, channels, *size = shape
+    sizes = {"tiles": tiles[0], "down": tiles[1], "across": tiles[2], "slice": slice_}
+    sizes |= {"row_before": corner[0], "column_before": corner[1], **_image_sizes(channels, size)}
+    free = ("x", "part", "zeros", "staging", "start")
+    return _parts_kernel(isa, form, of_gradients).bound(free, count, threads, **sizes)
+
+
+@lru_cache(maxsize=4096)
+def _products(
+    isa: Isa,
+    form: WinogradForm,
+    tile: ChannelTile,
+    channels: tuple[int, int],
+    slices: tuple[int, int],
+    apart: tuple[int, int],
+    strides: tuple[int, ...],
+    threads: int,
+    items: int,
+    count: int,
+    together: int,
+    last: bool,
+) -> Start:
+    """Adds up the products of ``count`` tiles; see :func:`striate.engine.llvm.winograd.kernels.generate_products`.
+
+    ``apart``: the distances of two items' sums, and of two threads'; ``strides``: those of the gradient.
+    """
+    sizes = {"count": count, "together": together, "last": int(last), "inner": channels[0], "outer": channels[1]}
+    sizes |= {"part_slice": slices[0], "other_slice": slices[1], "item_size": apart[0], "thread_size": apart[1]}
+    free = ("part", "other", "total", "made", "spoilt", "more")
+    kernel = _products_kernel(isa, form, tile, strides[1] == 1)
+    return kernel.bound(free, items, threads, **sizes, **_strides("made", strides))
 
 
 def _weight_grad(shape: ConvShape, x: Tensor, g: Tensor, channels_last: bool) -> Tensor:
     inner, outer = shape.in_channels, shape.out_channels
     isa, threads = the_isa().dividing(math.gcd(inner, outer)), launch.threads()
-    before = [low for low, _ in shape.pads]
+    corners = (shape.pads[0][0], shape.pads[1][0]), (0, 0)
     form = _form(shape.kernel[0], shape.batch, shape.output_size, _READING)
     down, across = _tiles(form, shape.output_size)
     tiles = shape.batch * down * across
@@ -378,34 +453,29 @@ def _weight_grad(shape: ConvShape, x: Tensor, g: Tensor, channels_last: bool) ->
     # element's tiles stay in a second-level cache.
     at_once, kept = chunk == tiles, form.elements * tile.columns * vectors * isa.lanes
     total = fresh.empty((threads if at_once else items) * kept)
-    where = [0, kept] if at_once else [kept, 0]
     zeros, staging = fresh.zeros(max(inner, outer)), fresh.empty(threads * form.elements * max(inner, outer))
     made = new_empty(g, shape.weight_shape, channels_last)
     told = torch.zeros(1 + inner + outer, dtype=torch.int32, device="cpu")
-    products = _products_kernel(isa, form, tile, made.stride(1) == 1)
     marks = told.data_ptr() + 4
     for image, ends in zip((x, g), _seen_by_all(shape), strict=True):
-        channels, height, width = image.shape[1:]
-        words = [image.data_ptr(), marks, told.data_ptr(), shape.batch, channels, height, width]
-        _edges_kernel(isa)(channels // isa.lanes, [*words, height * width * channels, width * channels, *ends], threads)
-        marks += 4 * channels
+        _edges(isa, tuple(image.shape), ends, threads)(image.data_ptr(), marks, told.data_ptr())
+        marks += 4 * image.shape[1]
+    apart = (0, kept) if at_once else (kept, 0)
+    add_up = partial(_products, isa, form, tile, (inner, outer), slices, apart, made.stride(), threads)
+    sums = (*(part.data_ptr() for part in parts), total.data_ptr(), made.data_ptr(), told.data_ptr())
     for start in range(0, tiles, chunk):
         count = min(chunk, tiles - start)
-        each = zip((x, g), parts, slices, (before, [0, 0]), (False, True), strict=True)
+        each = zip((x, g), parts, slices, corners, (False, True), strict=True)
         for image, part, slice_, corner, of_gradients in each:
-            channels, height, width = image.shape[1:]
-            words = [image.data_ptr(), part.data_ptr(), zeros.data_ptr(), staging.data_ptr(), tiles, down, across]
-            words += [channels, height, width]
-            words += [height * width * channels, width * channels, *corner, start, slice_]
-            _parts_kernel(isa, form, of_gradients)(count, words, threads)
-        words = [*(part.data_ptr() for part in parts), total.data_ptr(), made.data_ptr(), told.data_ptr()]
-        rest = [inner, outer, *slices]
+            how = (of_gradients, tuple(image.shape), (tiles, down, across), corner, slice_)
+            transform = _parts(isa, form, *how, count, threads)
+            transform(image.data_ptr(), part.data_ptr(), zeros.data_ptr(), staging.data_ptr(), start)
         if at_once:
-            products(items, [*words, count, *rest, form.elements, *where, 0, 1, *made.stride()], threads)
+            add_up(items, count, form.elements, True)(*sums, 0)
         else:
-            products(form.elements * items, [*words, count, *rest, 1, *where, start, 0, *made.stride()], threads)
+            add_up(form.elements * items, count, 1, False)(*sums, start)
     if not at_once:
-        products(items, [*words, 0, *rest, form.elements, *where, 1, 1, *made.stride()], threads)
+        add_up(items, 0, form.elements, True)(*sums, 1)
     if int(told[0]):
         return _repaired(shape, x, g, made, told[1:], channels_last)
     return made
@@ -426,8 +496,13 @@ def _repaired(shape: ConvShape, x: Tensor, g: Tensor, made: Tensor, marked: Tens
     return made
 
 
-#: The first and last row, and the first and last column, of a rectangle.
-_Ends: TypeAlias = tuple[int, int, int, int]
+class _Ends(NamedTuple):
+    """The first and last row, and the first and last column, of a rectangle."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
 
 
 @lru_cache(maxsize=4096)
@@ -441,7 +516,7 @@ def _seen_by_all(shape: ConvShape) -> tuple[_Ends, _Ends]:
             (outputs, out, low, size - taps + low),
         ):
             ends += [min(max(first, 0), count), max(min(last, count - 1), -1)]
-    return cast(_Ends, tuple(inputs)), cast(_Ends, tuple(outputs))
+    return _Ends(*inputs), _Ends(*outputs)
 
 
 def _poor(image: Tensor, marked: Tensor, ends: _Ends) -> Tensor:

@@ -42,6 +42,8 @@ from striate.engine.llvm.winograd.values import SQUARE, ZEROS, Direct, Watch, la
 
 #: Numbers between the slices of two elements, so that they don't map to the same cache sets.
 GAP: Final = 16
+#: The axes of a weight, in the names of its strides.
+WEIGHT_AXES: Final = ("outer", "inner", "row", "column")
 
 #: Writes a square of outputs for a vector of channels, given the first channel.
 Put: TypeAlias = Callable[[Number, TileValues], None]
@@ -50,10 +52,10 @@ KeptOutputs: TypeAlias = list[list[str]]
 
 
 class Tiles:
-    """Tiles of outputs, numbered over all images; sizes are arguments, in this order."""
+    """Tiles of outputs, numbered over all images; sizes are arguments."""
 
     def __init__(self, f: Function, outputs: int) -> None:
-        self.count, self.down, self.across = f.size(), f.size(), f.size()
+        self.count, self.down, self.across = f.size("tiles"), f.size("down"), f.size("across")
         self.outputs = outputs
 
     def place(self, tile: Number) -> tuple[Number, Number, Number]:
@@ -64,11 +66,12 @@ class Tiles:
 
 
 class Image:
-    """Images in channels last, and the memory that stands for pixels outside; sizes are arguments, in this order."""
+    """Images in channels last, and the memory that stands for pixels outside; sizes are arguments."""
 
     def __init__(self, f: Function, start: Pointer, outside: Pointer) -> None:
         self.f, self.start, self.outside = f, start, outside
-        self.channels, self.height, self.width, self.image, self.row = (f.size() for _ in range(5))
+        self.channels, self.height, self.width = f.size("channels"), f.size("height"), f.size("width")
+        self.image, self.row = f.size("x_image"), f.size("x_row")
 
     def patch(self, image: Number, top: Number, left: Number, size: int) -> list[list[Pointer]]:
         """The addresses of ``size`` rows and columns of pixels."""
@@ -138,17 +141,19 @@ class Generator:
 
     def emit(self) -> Function:
         f, form = self.f, self.form
-        x, self.weight, self.y = (f.pointer() for _ in range(3))
+        x, self.packed, self.y = f.pointer("x"), f.pointer("packed"), f.pointer("y")
         self.ask()
-        scratch = f.pointer()
+        scratch = f.pointer("scratch")
         tiles = self.tiles = Tiles(f, form.outputs)
-        before = f.size(), f.size()
-        self.outer, self.blocks, self.out_height, self.out_width = (f.size() for _ in range(4))
-        chunk, scratch_size = f.size(), f.size()
+        before = f.size("row_before"), f.size("column_before")
+        self.outer, self.blocks = f.size("outer"), f.size("blocks")
+        self.out_height, self.out_width = f.size("out_height"), f.size("out_width")
+        chunk, scratch_size = f.size("chunk"), f.size("scratch_size")
         image = self.image = Image(f, x, x)
-        source, kept = (f.pointer(), tuple(f.size() for _ in range(4))), f.size()
+        source = f.pointer("weight"), tuple(f.size(f"weight_{axis}") for axis in WEIGHT_AXES)
+        kept = f.size("kept")
         channels = self.blocks * (self.tile.vectors * f.lanes)
-        self.bias = self.weight + form.elements * channels * image.channels
+        self.bias = self.packed + form.elements * channels * image.channels
         image.outside = self.bias + channels
         largest = Pointer(f, (image.outside + image.channels).text, "i32")
         self.part = scratch + f.thread * scratch_size
@@ -237,7 +242,7 @@ class Generator:
         f, tile = self.f, self.tile
         group = tile.vectors * f.lanes
         with f.loop(0, self.form.elements) as e, f.loop(0, self.blocks) as block:
-            weights = self.weight + (e * self.blocks + block) * inner * group
+            weights = self.packed + (e * self.blocks + block) * inner * group
             with f.loop(0, count, tile.columns) as first:
                 seen = self.part + (e * self.part_slice + first * inner)
                 into = self.sums + (e * self.sums_slice + first * self.sums_row + block * group)
@@ -261,8 +266,8 @@ class _Whole(Generator):
     epilogue: Epilogue
 
     def ask(self) -> None:
-        self.added = self.f.pointer() if self.epilogue.adds else None
-        self.start, *self.strides = (self.f.size() for _ in range(4))
+        self.added = self.f.pointer("added") if self.epilogue.adds else None
+        self.start, *self.strides = (self.f.size(f"y_{name}") for name in ("start", "image", "row", "column"))
 
     def put(self, image: Number, top: Number, left: Number, size: int, kept: KeptOutputs | None = None) -> Put:
         f = self.f
@@ -348,7 +353,7 @@ def _transform(
 
 
 def generate(isa: Isa, form: WinogradForm, tile: ChannelTile, epilogue: Epilogue = PLAIN) -> Function:
-    """The kernel of the output; its arguments are in the order in which the code above reads them."""
+    """The kernel of the output."""
     return _Whole(Function("winograd_output", isa), form, tile, epilogue).emit()
 
 
@@ -362,9 +367,10 @@ def generate_weights(isa: Isa, form: WinogradForm, vectors: int, side_by_side: s
     says which of them are adjacent in memory, ``"outer"``, ``"inner"`` or neither.
     """
     f = Function("winograd_weights", isa)
-    weight, packed, largest, direct = f.pointer(), f.pointer(), f.pointer("i32"), f.pointer()
-    kept, inner, outer, blocks = (f.size() for _ in range(4))
-    outer_stride, inner_stride, row_stride, column_stride = (f.size() for _ in range(4))
+    weight, packed = f.pointer("weight"), f.pointer("packed")
+    largest, direct = f.pointer("largest", "i32"), f.pointer("direct")
+    kept, inner, outer, blocks = f.size("kept"), f.size("inner"), f.size("outer"), f.size("blocks")
+    outer_stride, inner_stride, row_stride, column_stride = (f.size(f"weight_{axis}") for axis in WEIGHT_AXES)
     group, taps = vectors * f.lanes, [(i, j) for i in range(form.taps) for j in range(form.taps)]
     strips = inner // f.lanes
     slice_ = blocks * inner * group
@@ -414,9 +420,9 @@ def generate_weights(isa: Isa, form: WinogradForm, vectors: int, side_by_side: s
 def generate_parts(isa: Isa, form: WinogradForm, of_gradients: bool) -> Function:
     """Transforms tiles of inputs, or of output gradients, for a weight gradient; a work item is a tile."""
     f = Function("winograd_gradient_parts" if of_gradients else "winograd_input_parts", isa)
-    x, part, zeros, staging = (f.pointer() for _ in range(4))
+    x, part, zeros, staging = f.pointer("x"), f.pointer("part"), f.pointer("zeros"), f.pointer("staging")
     tiles, image = Tiles(f, form.outputs), Image(f, x, zeros)
-    before, start, slice_ = (f.size(), f.size()), f.size(), f.size()
+    before, start, slice_ = (f.size("row_before"), f.size("column_before")), f.size("start"), f.size("slice")
     matrix = form.a if of_gradients else form.b
     which = start + f.first, f.last - f.first
     own = staging + f.thread * (len(matrix[0]) ** 2 * image.channels)
@@ -433,11 +439,13 @@ def generate_products(isa: Isa, form: WinogradForm, tile: ChannelTile, side_by_s
     input channels are adjacent in the result. If the result has infinities or NaN, ``spoilt`` becomes 1.
     """
     f = Function("winograd_products", isa)
-    part, other, total, made = (f.pointer() for _ in range(4))
-    spoilt = f.pointer("i32")
-    count, inner, outer, part_slice, other_slice = (f.size() for _ in range(5))
-    together, item_size, thread_size, more, last = (f.size() for _ in range(5))
-    outer_stride, inner_stride, row_stride, column_stride = (f.size() for _ in range(4))
+    part, other, total, made = f.pointer("part"), f.pointer("other"), f.pointer("total"), f.pointer("made")
+    spoilt = f.pointer("spoilt", "i32")
+    count, inner, outer = f.size("count"), f.size("inner"), f.size("outer")
+    part_slice, other_slice = f.size("part_slice"), f.size("other_slice")
+    together, item_size, thread_size = f.size("together"), f.size("item_size"), f.size("thread_size")
+    more, last = f.size("more"), f.size("last")
+    outer_stride, inner_stride, row_stride, column_stride = (f.size(f"made_{axis}") for axis in WEIGHT_AXES)
     size, group = form.size, tile.vectors * f.lanes
     blocks = inner // group
     all_blocks = f.ceil_div(outer, tile.columns) * blocks

@@ -59,7 +59,7 @@ class _Recorded(_Windows):
     index: str
 
     def ask(self) -> None:
-        self.positions = self.f.pointer(self.index)
+        self.positions = self.f.pointer("positions", self.index)
 
     def put(self, image: Number, top: Number, left: Number, size: int, kept: KeptOutputs | None = None) -> Put:
         f, corner = self.f, (image, top, left, size)
@@ -107,10 +107,10 @@ class _Largest(_Windows):
 
 
 def generate(isa: Isa, form: WinogradForm, tile: ChannelTile, activation: str, index: str) -> Function:
-    """The kernel with positions; its arguments are those of kernels.py, with positions (``index``) after the values."""
+    """The kernel with positions of type ``index``."""
     return _Recorded(Function("winograd_pooled", isa), form, tile, activation, index).emit()
 
 
 def generate_largest(isa: Isa, form: WinogradForm, tile: ChannelTile, epilogue: Epilogue) -> Function:
-    """The kernel without positions; its arguments are those of kernels.py."""
+    """The kernel without positions."""
     return _Largest(Function("winograd_largest", isa), form, tile, epilogue).emit()

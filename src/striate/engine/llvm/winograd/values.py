@@ -320,9 +320,10 @@ def generate_edges(isa: Isa) -> Function:
     before a first and after a last one, which some taps of a window don't see. A work item is a vector of channels.
     """
     f = Function("winograd_edges", isa)
-    x, told, any_ = f.pointer(), f.pointer("i32"), f.pointer("i32")
-    images, channels, height, width, image_stride, row_stride = (f.size() for _ in range(6))
-    top, bottom, left, right = (f.size() for _ in range(4))
+    x, told, any_ = f.pointer("x"), f.pointer("told", "i32"), f.pointer("any", "i32")
+    images, channels, height, width = f.size("images"), f.size("channels"), f.size("height"), f.size("width")
+    image_stride, row_stride = f.size("x_image"), f.size("x_row")
+    top, bottom, left, right = f.size("top"), f.size("bottom"), f.size("left"), f.size("right")
     kind = f"<{f.lanes} x i32>"
     with f.loop(f.first, f.last) as item:
         outside, inside = (f.variable(f.zeros(), kind) for _ in range(2))
