@@ -137,7 +137,7 @@ def test_pooling_without_positions(line: str) -> None:
     made = nhwc_values(shape)
     y = torch.empty(shape.output_shape, memory_format=torch.channels_last)
     row = shape.size[1] * shape.channels
-    made.kernel(made.items, made.words(x.data_ptr(), y.data_ptr(), (row * shape.size[0], row)), 1)
+    made.start(["values"], (row * shape.size[0], row), 1)(x.data_ptr(), y.data_ptr())
     wide = x.double()
     expected = reference.maximum(shape, wide)[0] if shape.kind == "max" else reference.average(shape, wide)
     assert_same(y, expected, 16)
