@@ -224,7 +224,7 @@ class _Nhwc(NormKernels):
     def _there(self) -> tuple[Start, Start, Start]:
         isa, form, sizes, threads = self.isa, self.form, self._sizes, self.threads
         sums = _sums(isa, self._together).bound(("x", "partial"), self._chunks, threads, **sizes)
-        free = ("partial", "statistics", *_Channelwise._fields)
+        free: tuple[str, ...] = ("partial", "statistics", *_Channelwise._fields)
         settle = _settle(isa, form.training).bound(free, 1, 1, chunks=self._chunks, **sizes)
         free = (*_Maps._fields, "statistics")
         apply = _forward(isa, form, self._together).bound(free, self._blocks, threads, **sizes)
