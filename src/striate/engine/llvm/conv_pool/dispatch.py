@@ -284,33 +284,30 @@ def weight_grad(
     sums = shape.out_channels * geometry.parts * (rows.count * rows.vectors * isa.lanes)
     lists = outers * block * pooled_width
     packed = geometry.parts * deep * row_size + isa.lanes
-    scratch, starts = _parts(
-        threads,
-        {
-            "partial": sums,
-            "bias": outers,
-            "scratch": packed,
-            "list_places": lists,
-            "list_values": lists,
-            "counts": outers,
-        },
-    )
+    each = {"partial": sums, "bias": outers, "scratch": packed}
+    each |= {"list_places": lists, "list_values": lists, "counts": outers}
+    scratch, starts = _parts(threads, each)
     places = _places(geometry, outputs, row_size)
     sizes = {"outer": shape.out_channels, **_image(x.shape[2:], x.stride()[:3]), **_pooled_sizes(pool, g)}
     sizes |= {"block": block, "blocks": blocks, "deep": deep, "row_size": row_size}
-    sizes |= {"sums_size": sums, "outers": outers, "scratch_size": packed, "list_size": lists}
-    maps = ("x", "g", "positions", "memory")
-    start = _weight_kernel(isa, geometry).bound(maps, items, threads, places=places.data_ptr(), **starts, **sizes)
-    kernel_rows, kernel_columns = (1, *shape.kernel)[-2:]
-    sizes = {"bias_start": starts["bias_start"], "threads": threads, "sums_size": sums, "outers": outers}
-    sizes |= {"row_numbers": rows.vectors * isa.lanes, "parts": geometry.parts, "channels": geometry.channels}
-    sizes |= {"rows": kernel_rows, "columns": kernel_columns}
-    results = ("partial", "weight", "bias")
-    add_up = _sum_kernel(isa).bound(results, shape.out_channels, launch.threads(), **sizes)
+    sizes |= {"scratch_size": packed, "list_size": lists}
+    apart = {"sums_size": sums, "outers": outers}
+    arguments = {"places": places.data_ptr(), **starts, **sizes, **apart}
+    start = _weight_kernel(isa, geometry).bound(("x", "g", "positions", "memory"), items, threads, **arguments)
+    add_up = _add_up(isa, shape, geometry, threads=threads, bias_start=starts["bias_start"], **apart)
     made = _WeightGrad(start, add_up, scratch, places, shape.weight_shape)
     if _same_memory((x, input), (g, grad), (near, positions)):
         return made
     return lambda x, g, at: made(_rows_in_order(plane(x)), *_pooled(plane(g), plane(at)))
+
+
+def _add_up(isa: Isa, shape: ConvShape, geometry: Geometry, **apart: int) -> Start:
+    """The kernel that adds up the threads' sums; ``apart`` has how many there are, and how far apart they lie."""
+    rows, columns = (1, *shape.kernel)[-2:]
+    sizes = {"parts": geometry.parts, "channels": geometry.channels, "rows": rows, "columns": columns}
+    sizes |= {"row_numbers": geometry.kernel_rows(isa).vectors * isa.lanes}
+    free = ("partial", "weight", "bias")
+    return _sum_kernel(isa).bound(free, shape.out_channels, launch.threads(), **sizes, **apart)
 
 
 def _rows_in_order(x: Tensor) -> Tensor:
