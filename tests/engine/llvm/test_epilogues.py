@@ -48,8 +48,8 @@ def isas() -> list[Isa]:
 
 def applied(x: Tensor, epilogue: Epilogue, isa: Isa | None = None) -> Tensor:
     y = torch.empty_like(x)
-    words = [x.data_ptr(), 0, y.data_ptr(), x.numel(), 1, 1, 1, 0]
-    elementwise.pairs(isa or the_isa(), "", epilogue)(1, words, 1)
+    sizes = {"channels": x.numel(), "positions": 1, "block": 1, "period": 1, "step": 0}
+    elementwise.pairs(isa or the_isa(), "", epilogue)(1, 1, a=x.data_ptr(), b=0, y=y.data_ptr(), **sizes)
     return y
 
 
@@ -138,7 +138,7 @@ def test_pooling_without_positions(line: str) -> None:
     made = nhwc_values(shape)
     y = torch.empty(shape.output_shape, memory_format=torch.channels_last)
     row = shape.size[1] * shape.channels
-    made.kernel(made.items, made.words(x.data_ptr(), y.data_ptr(), (row * shape.size[0], row)), 1)
+    made.start(["values"], (row * shape.size[0], row), 1)(x.data_ptr(), y.data_ptr())
     wide = x.double()
     expected = reference.maximum(shape, wide)[0] if shape.kind == "max" else reference.average(shape, wide)
     assert_same(y, expected, 16)
@@ -155,8 +155,9 @@ def test_pairs(operation: str, channels: int) -> None:
         (torch.randn(3, 1, channels), 7, channels),
     ):
         y = torch.empty_like(a)
-        words = [a.data_ptr(), b.data_ptr(), y.data_ptr(), channels, 21, 4, period, step]
-        elementwise.pairs(the_isa(), operation, Epilogue("clamp", (0.0, math.inf)))(6, words, 2)
+        maps = {"a": a.data_ptr(), "b": b.data_ptr(), "y": y.data_ptr()}
+        sizes = {"channels": channels, "positions": 21, "block": 4, "period": period, "step": step}
+        elementwise.pairs(the_isa(), operation, Epilogue("clamp", (0.0, math.inf)))(6, 2, **maps, **sizes)
         assert torch.equal(y, define(a, b).relu())
 
 
@@ -164,16 +165,20 @@ def test_copies_take_any_strides() -> None:
     x = torch.randn(4, 5, 6, 7)
     for view in (x.permute(0, 2, 3, 1), x[:, :, ::2], x[:, :1].expand(4, 5, 6, 7), x.permute(3, 2, 1, 0)):
         y = torch.empty(view.shape)
-        words = [view.data_ptr(), y.data_ptr(), *view.shape[1:], *view.stride()]
-        elementwise.copy(the_isa())(view.shape[0] * view.shape[1], words, 2)
+        axes_ = ("first", "second", "third", "fourth")
+        sizes = dict(zip(axes_[1:], view.shape[1:], strict=True))
+        sizes |= {f"{axis}_stride": stride for axis, stride in zip(axes_, view.stride(), strict=True)}
+        kernel, items = elementwise.copy(the_isa()), view.shape[0] * view.shape[1]
+        kernel(items, 2, x=view.data_ptr(), y=y.data_ptr(), **sizes)
         assert torch.equal(y, view)
 
 
 @pytest.mark.parametrize("channels", [1, 7, 16, 37])
 def test_a_factor_and_a_term_for_every_channel(channels: int) -> None:
     x, numbers, y = torch.randn(21, channels), torch.randn(2, channels), torch.empty(21, channels)
-    words = [x.data_ptr(), numbers.data_ptr(), y.data_ptr(), channels, 21, 4, 1, 0]
-    elementwise.pairs(the_isa(), "affine", Epilogue("clamp", (0.0, math.inf)))(6, words, 2)
+    maps = {"a": x.data_ptr(), "b": numbers.data_ptr(), "y": y.data_ptr()}
+    sizes = {"channels": channels, "positions": 21, "block": 4, "period": 1, "step": 0}
+    elementwise.pairs(the_isa(), "affine", Epilogue("clamp", (0.0, math.inf)))(6, 2, **maps, **sizes)
     torch.testing.assert_close(y, (x * numbers[0] + numbers[1]).relu())
 
 
@@ -182,5 +187,6 @@ def test_rows_go_from_among_others_into_others(length: int) -> None:
     x, y = torch.randn(9, 50), torch.full((9, 60), torch.nan)
     expected = y.clone()
     expected[:, 7 : 7 + length] = x[:, 3 : 3 + length]
-    elementwise.rows(the_isa())(3, [x.data_ptr(), y.data_ptr(), length, 9, 4, 3, 50, 7, 60], 2)
+    maps, sizes = {"x": x.data_ptr(), "y": y.data_ptr()}, {"length": length, "rows": 9, "block": 4}
+    elementwise.rows(the_isa())(3, 2, **maps, **sizes, x_start=3, x_pitch=50, y_start=7, y_pitch=60)
     torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)

@@ -42,8 +42,9 @@ def normalised(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """By the kernel, in two items."""
     many, channels = x.shape
     padded = torch.full((many * channels + 64,), 7.0)
-    words = [x.data_ptr(), weight.data_ptr(), bias.data_ptr(), padded.data_ptr(), channels, many, 3, real_word(eps)]
-    layer_normalization.kernel(the_isa())(2, words, 1)
+    maps = {"x": x.data_ptr(), "scale": weight.data_ptr(), "shift": bias.data_ptr(), "y": padded.data_ptr()}
+    sizes = {"channels": channels, "rows": many, "block": 3}
+    layer_normalization.kernel(the_isa())(2, 1, **maps, **sizes, epsilon=real_word(eps))
     assert (padded[-64:] == 7).all()
     return padded[:-64].view(many, channels)
 

@@ -222,13 +222,13 @@ def test_digits_that_are_lost_are_found_missing(layout: str) -> None:
 def test_lanes_are_added_up_in_one_order() -> None:
     target = the_isa()
     f = Function("totals", target)
-    x, y = f.pointer(), f.pointer("double")
+    x, y = f.pointer("x"), f.pointer("y", "double")
     wide = moments.Doubles(f, f.lanes)
     with f.loop(f.first, f.last) as item:
         f.put(wide.total(wide.of(f.load(x + item * f.lanes))), y + item)
     numbers = torch.randn(8, target.lanes) * 10.0 ** torch.arange(-4, 4)[:, None]
     found = torch.zeros(8, dtype=torch.float64)
-    launch.Kernel(f, target)(8, [numbers.data_ptr(), found.data_ptr()], 1)
+    launch.Kernel(f, target)(8, 1, x=numbers.data_ptr(), y=found.data_ptr())
     halved = numbers.double()
     while halved.shape[1] > 1:
         halved = halved[:, : halved.shape[1] // 2] + halved[:, halved.shape[1] // 2 :]

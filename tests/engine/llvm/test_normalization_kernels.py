@@ -135,11 +135,11 @@ def _apply(write: Callable[[Function, str], str], numbers: Tensor) -> Tensor:
     """Has a kernel do something with numbers, a whole number of vectors of them."""
     target = isa.the_isa()
     f = Function("applied", target)
-    x, y = f.pointer(), f.pointer()
+    x, y = f.pointer("x"), f.pointer("y")
     with f.loop(f.first, f.last) as item:
         f.store(write(f, f.load(x + item * f.lanes)), y + item * f.lanes)
     result = torch.empty_like(numbers)
-    launch.Kernel(f, target)(numbers.numel() // target.lanes, [numbers.data_ptr(), result.data_ptr()], 1)
+    launch.Kernel(f, target)(numbers.numel() // target.lanes, 1, x=numbers.data_ptr(), y=result.data_ptr())
     return result
 
 

@@ -49,7 +49,8 @@ def arena(numbers: int) -> Arena:
 
 def doubling(source: Buffer, target: Buffer, positions: int, threads: int) -> Step:
     kernel = elementwise.pairs(the_isa(), "fadd", Epilogue())
-    return Step("twice", kernel, positions, threads, [source, source, target, 16, positions, 1, 1, 16])
+    sizes = {"channels": 16, "positions": positions, "block": 1, "period": 1, "step": 16}
+    return Step("twice", kernel, positions, threads, kernel.words(a=source, b=source, y=target, **sizes))
 
 
 @pytest.mark.parametrize("together", [True, False])

@@ -116,8 +116,11 @@ class Builder:
         shape, strides = zip(*axes, strict=True)
         items = shape[0] * shape[1]
         threads = min(items, self.shared(source.meta.numel() * PASS))
-        words: list[int | Buffer] = [source.buffer, target.buffer, *shape[1:], *strides]
-        self.steps.append(Step(name, elementwise.copy(self.isa), items, threads, words))
+        kernel, names = elementwise.copy(self.isa), ("first", "second", "third", "fourth")
+        sizes = dict(zip(names[1:], shape[1:], strict=True))
+        sizes |= {f"{axis}_stride": stride for axis, stride in zip(names, strides, strict=True)}
+        words = kernel.words(x=source.buffer, y=target.buffer, **sizes)
+        self.steps.append(Step(name, kernel, items, threads, words))
 
     def copy_rows(
         self, name: str, rows: int, length: int, source: tuple[Buffer, int, int], target: tuple[Buffer, int, int]
@@ -125,9 +128,11 @@ class Builder:
         """Adds a step that copies contiguous rows; ``source`` and ``target`` have buffer, start and pitch."""
         threads = min(rows, self.shared(rows * length * PASS))
         block = -(-rows // (1 if threads == 1 else 4 * threads))
-        words: list[int | Buffer] = [source[0], target[0], length, rows, block, *source[1:], *target[1:]]
-        items = -(-rows // block)
-        self.steps.append(Step(name, elementwise.rows(self.isa), items, min(threads, items), words))
+        kernel, items = elementwise.rows(self.isa), -(-rows // block)
+        (x, x_start, x_pitch), (y, y_start, y_pitch) = source, target
+        places = {"x_start": x_start, "x_pitch": x_pitch, "y_start": y_start, "y_pitch": y_pitch}
+        words = kernel.words(x=x, y=y, length=length, rows=rows, block=block, **places)
+        self.steps.append(Step(name, kernel, items, min(threads, items), words))
 
     def result(self, place: Placement, taken: Collection[Buffer], stride: tuple[int, ...]) -> Buffer:
         """The buffer of a result with the required strides.

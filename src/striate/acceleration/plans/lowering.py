@@ -368,11 +368,11 @@ class _Lowering(ForeignSteps):
         made, rows = self.fresh(x.shape, x.meta.stride()), count // channels
         threads = self.shared(count * PASS)
         block = -(-rows // (1 if threads == 1 else 4 * threads))
-        items = -(-rows // block)
-        words: list[int | Buffer] = [x.buffer, scale.data_ptr(), shift.data_ptr(), made.buffer]
-        words += [channels, rows, block, real_word(epsilon)]
+        kernel, items = layer_normalization.kernel(self.isa), -(-rows // block)
+        maps = {"x": x.buffer, "scale": scale.data_ptr(), "shift": shift.data_ptr(), "y": made.buffer}
+        words = kernel.words(**maps, channels=channels, rows=rows, block=block, epsilon=real_word(epsilon))
         name = f"layer norm of {'x'.join(map(str, x.shape))}"
-        self.steps.append(Step(name, layer_normalization.kernel(self.isa), items, min(threads, items), words))
+        self.steps.append(Step(name, kernel, items, min(threads, items), words))
         self.places[node.results[0]] = made
 
     def lower_max_pool2d_with_indices(self, node: Node) -> None:
@@ -466,8 +466,9 @@ class _Lowering(ForeignSteps):
         block = -(-positions // (1 if threads == 1 else 4 * threads))
         items = -(-positions // block)
         made = self.fresh(x.shape, x.meta.stride())
-        words = [x.buffer, address, made.buffer, channels, positions, block, period, step]
         kernel = elementwise.pairs(self.isa, operation, epilogue)
+        sizes = {"channels": channels, "positions": positions, "block": block, "period": period, "step": step}
+        words = kernel.words(a=x.buffer, b=address, y=made.buffer, **sizes)
         name = f"{operation or 'function'} of {'x'.join(map(str, x.shape))}{epilogue}"
         self.steps.append(Step(name, kernel, items, min(threads, items), words))
         return made

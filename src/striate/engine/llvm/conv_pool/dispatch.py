@@ -71,10 +71,13 @@ def _sum_kernel(isa: Isa) -> Kernel:
     return Kernel(generate_sum(isa), isa)
 
 
-def _parts(threads: int, sizes: list[int]) -> tuple[int, tuple[int, ...]]:
-    """One piece of memory for several arrays of every thread: its size, and where each array begins."""
-    ends = list(itertools.accumulate(-(-threads * size // 16) * 16 for size in sizes))
-    return ends[-1], (0, *ends[:-1])
+def _parts(threads: int, sizes: dict[str, int], first: int = 0) -> tuple[int, dict[str, int]]:
+    """One piece of memory with ``first`` numbers for all threads, and behind them several arrays for each thread.
+
+    Returns the size of this memory, and where each array begins, as the arguments of :func:`.sparse.arrays`.
+    """
+    ends = list(itertools.accumulate((-(-threads * size // 16) * 16 for size in sizes.values()), initial=first))
+    return ends[-1], {f"{name}_start": start for name, start in zip(sizes, ends[:-1], strict=True)}
 
 
 # -------------------------------------------------------------------- forward
@@ -88,14 +91,21 @@ def joins(pool: PoolShape) -> bool:
     return few and inside and pool.stride == pool.kernel and not any(map(any, pool.pads)) and max(pool.dilation) == 1
 
 
+def _image(size: tuple[int, ...], strides: Sequence[int]) -> dict[str, int]:
+    """The arguments about images: height and width, and the strides of images, channels and rows."""
+    height, width = plane_size(size)
+    x_image, x_channel, x_row = strides
+    return {"height": height, "width": width, "x_image": x_image, "x_channel": x_channel, "x_row": x_row}
+
+
 @dataclass(frozen=True, slots=True)
 class Nchw:
-    """The kernels that walk planes: over which items, and all sizes that they ask for but that of scratch memory."""
+    """The kernels that walk planes: over which items, and all sizes that they take but that of scratch memory."""
 
     isa: Isa
     windows: Windows
     together: int  #: output channels of a tile
-    sizes: list[int]
+    sizes: dict[str, int]
     items: int
     threads: int
     scratch: int  #: numbers that a thread packs
@@ -114,10 +124,11 @@ class Nchw:
             block = min(block, -(-pooled_rows * shape.batch // (4 * threads)))
         blocks, deep = -(-pooled_rows // block), windows.pooled_rows.span(block)
         items = shape.batch * blocks
-        size = (*plane_size(shape.size), plane_size(shape.output_size)[1])
-        words = [shape.in_channels, shape.out_channels, *size, pooled_rows, pooled_width, *strides]
-        words += [block, blocks, deep, pitch]
-        return cls(isa, windows, windows.channels_together(isa), words, items, min(threads, items), deep * line)
+        sizes = {"inner": shape.in_channels, "outer": shape.out_channels, **_image(shape.size, strides)}
+        sizes |= {"map_width": plane_size(shape.output_size)[1]}
+        sizes |= {"pooled_rows": pooled_rows, "pooled_width": pooled_width}
+        sizes |= {"block": block, "blocks": blocks, "deep": deep, "pitch": pitch}
+        return cls(isa, windows, windows.channels_together(isa), sizes, items, min(threads, items), deep * line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +140,7 @@ class Nhwc:
     items: int
     threads: int
     scratch: int  #: numbers that a thread needs
-    after: list[int]  #: the kernel's words after the addresses
+    sizes: dict[str, int]  #: all arguments of the kernel but the addresses
 
     @classmethod
     def of(
@@ -138,11 +149,12 @@ class Nhwc:
         what = Nchw.of(isa, shape, pool, threads, strides)
         kernel = _nhwc_kernel(what.isa, what.windows, epilogue)
         scratch = what.scratch + what.together * what.isa.lanes
-        return cls(kernel, what.together, what.items, what.threads, scratch, [*what.sizes, scratch])
+        sizes = {**what.sizes, "scratch_size": scratch}
+        return cls(kernel, what.together, what.items, what.threads, scratch, sizes)
 
     def words(self, x: Any, packed: Any, y: Any, scratch: Any) -> list[Any]:
         """The kernel's arguments, from addresses or from what will be addresses."""
-        return [x, packed, y, scratch, *self.after]
+        return self.kernel.words(x=x, weight=packed, y=y, scratch=scratch, **self.sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,10 +188,11 @@ def maximum(
     _, *geometry = Weights.of(weight, 1)
     pack = packing(the_isa(), *geometry, bias is not None, what.together, False, threads)
     kernel = _pooled_kernel(what.isa, what.windows, INDEX[dtype], activation)
-    scratch, parts = _parts(what.threads, [what.scratch])
     packed = rounded(math.prod(pack.shape), LINE)
-    start = kernel.start([*what.sizes, what.scratch], 5, what.items, what.threads)
-    made = _Maximum(pack, start, pool.output_shape, dtype, packed + scratch, _BYTES * (packed + parts[0]))
+    scratch, starts = _parts(what.threads, {"scratch": what.scratch}, packed)
+    free = ("x", "weight", "y", "positions", "scratch")
+    start = kernel.bound(free, what.items, what.threads, scratch_size=what.scratch, **what.sizes)
+    made = _Maximum(pack, start, pool.output_shape, dtype, scratch, _BYTES * starts["scratch_start"])
     if x.data_ptr() != input.data_ptr():
         return lambda x, weight, bias: made(planes(x), weight, bias)
     return made
@@ -199,6 +212,13 @@ def _pooled(g: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
     if g.stride() != positions.stride() or (g.shape[2] > 1 and g.stride(2) != g.stride(3) * g.shape[3]):
         g, positions = g.contiguous(), positions.contiguous()
     return g, positions
+
+
+def _pooled_sizes(pool: PoolShape, g: Tensor) -> dict[str, int]:
+    """The arguments about the pooled map and its gradient, whose pooled positions lie ``g_step`` apart."""
+    pooled_rows, pooled_width = plane_size(pool.output_size)
+    sizes = {"pooled_rows": pooled_rows, "pooled_width": pooled_width}
+    return sizes | {"g_image": g.stride(0), "g_channel": g.stride(1), "g_step": g.stride(3)}
 
 
 def _geometry(shape: ConvShape, pool: PoolShape, side_by_side: bool, dtype: torch.dtype) -> Geometry:
@@ -263,19 +283,31 @@ def weight_grad(
     outers = rounded(shape.out_channels, isa.lanes)
     sums = shape.out_channels * geometry.parts * (rows.count * rows.vectors * isa.lanes)
     lists = outers * block * pooled_width
-    each = [sums, outers, geometry.parts * deep * row_size + isa.lanes, lists, lists, outers]
-    scratch, parts = _parts(threads, each)
+    packed = geometry.parts * deep * row_size + isa.lanes
+    each = {"partial": sums, "bias": outers, "scratch": packed}
+    each |= {"list_places": lists, "list_values": lists, "counts": outers}
+    scratch, starts = _parts(threads, each)
     places = _places(geometry, outputs, row_size)
-    words = [places.data_ptr(), *parts, *x.shape[2:], *x.stride()[:3], shape.out_channels, pooled_rows, pooled_width]
-    words += [g.stride(0), g.stride(1), g.stride(3), block, blocks, deep, row_size, *each[:4]]
-    start = _weight_kernel(isa, geometry).start(words, 4, items, threads)
-    words = [parts[1], threads, sums, outers, rows.vectors * isa.lanes, geometry.parts, geometry.channels]
-    words += [*(1, *shape.kernel)[-2:]]
-    add_up = _sum_kernel(isa).start(words, 3, shape.out_channels, launch.threads())
+    sizes = {"outer": shape.out_channels, **_image(x.shape[2:], x.stride()[:3]), **_pooled_sizes(pool, g)}
+    sizes |= {"block": block, "blocks": blocks, "deep": deep, "row_size": row_size}
+    sizes |= {"scratch_size": packed, "list_size": lists}
+    apart = {"sums_size": sums, "outers": outers}
+    arguments = {"places": places.data_ptr(), **starts, **sizes, **apart}
+    start = _weight_kernel(isa, geometry).bound(("x", "g", "positions", "memory"), items, threads, **arguments)
+    add_up = _add_up(isa, shape, geometry, threads=threads, bias_start=starts["bias_start"], **apart)
     made = _WeightGrad(start, add_up, scratch, places, shape.weight_shape)
     if _same_memory((x, input), (g, grad), (near, positions)):
         return made
     return lambda x, g, at: made(_rows_in_order(plane(x)), *_pooled(plane(g), plane(at)))
+
+
+def _add_up(isa: Isa, shape: ConvShape, geometry: Geometry, **apart: int) -> Start:
+    """The kernel that adds up the threads' sums; ``apart`` has how many there are, and how far apart they lie."""
+    rows, columns = (1, *shape.kernel)[-2:]
+    sizes = {"parts": geometry.parts, "channels": geometry.channels, "rows": rows, "columns": columns}
+    sizes |= {"row_numbers": geometry.kernel_rows(isa).vectors * isa.lanes}
+    free = ("partial", "weight", "bias")
+    return _sum_kernel(isa).bound(free, shape.out_channels, launch.threads(), **sizes, **apart)
 
 
 def _rows_in_order(x: Tensor) -> Tensor:
@@ -337,18 +369,30 @@ def input_grad(
     # Behind the lists of positions one that takes what belongs to none of them, at most everything.
     room = at_most * most + shape.out_channels * pooled[0] * pooled[1]
     # One row more than are seen, which stays empty.
-    each = [(deep + 1) * row_size + isa.lanes, at_most + 1 + isa.lanes, room, room]
-    scratch, parts = _parts(threads, each)
-    row_numbers = rows.vectors * isa.lanes
-    factors = rounded(shape.out_channels * rows.count * row_numbers, LINE)
-    taps = _taps_kernel(isa).start([row_numbers, *w.shape[1:], *w.stride()], 2, shape.out_channels, 1)
-    words = [0, *(factors + part for part in parts), *x.shape[2:], *x.stride()[:3], shape.out_channels, *outputs]
-    words += [*pooled, g.stride(0), g.stride(1), g.stride(3), block, blocks, deep, row_size, *each[:3], most]
-    start = _input_kernel(isa, geometry, rows).start(words, 4, items, threads)
-    made = _InputGrad(start, taps, factors + scratch, shape.input_shape, lies.stride())
+    packed, counts = (deep + 1) * row_size + isa.lanes, at_most + 1 + isa.lanes
+    factors = rounded(shape.out_channels * rows.count * rows.vectors * isa.lanes, LINE)
+    each = {"scratch": packed, "counts": counts, "list_weights": room, "list_values": room}
+    scratch, starts = _parts(threads, each, factors)
+    sizes = {"outer": shape.out_channels, "out_height": outputs[0], "out_width": outputs[1]}
+    sizes |= {**_image(x.shape[2:], x.stride()[:3]), **_pooled_sizes(pool, g)}
+    sizes |= {"block": block, "blocks": blocks, "deep": deep, "row_size": row_size}
+    sizes |= {"scratch_size": packed, "counts_size": counts, "list_size": room, "most": most}
+    free = ("x", "g", "positions", "memory")
+    start = _input_kernel(isa, geometry, rows).bound(free, items, threads, taps_start=0, **starts, **sizes)
+    made = _InputGrad(start, _taps(isa, w, rows), scratch, shape.input_shape, lies.stride())
     if _same_memory((g, grad), (near, positions)):
         return made
     return lambda weight, g, at: made(weight, *_pooled(plane(g), plane(at)))
+
+
+def _taps(isa: Isa, w: Tensor, rows: KernelRows) -> Start:
+    """The kernel that writes weights that lie in memory as these do as rows of taps."""
+    outer, channels, kernel_rows, kernel_columns = w.shape
+    sizes = {"channels": channels, "rows": kernel_rows, "columns": kernel_columns}
+    steps = zip(("outer_step", "channel_step", "row_step", "column_step"), w.stride(), strict=True)
+    return _taps_kernel(isa).bound(
+        ("weight", "taps"), outer, 1, row_numbers=rows.vectors * isa.lanes, **sizes, **dict(steps)
+    )
 
 
 @lru_cache(maxsize=1024)

@@ -71,7 +71,7 @@ class _Generator:
         self.together = windows.channels_together(isa)
 
     def ask(self) -> None:
-        """Asks for another argument after the result."""
+        """Reads another argument after the result."""
 
     def write(self, totals: Totals, image: Number, first: Number, row: Number, column: Number) -> None:
         """Writes what becomes of the totals of a vector of pooled columns, of the channels from ``first`` on."""
@@ -79,13 +79,15 @@ class _Generator:
 
     def emit(self) -> Function:
         f, windows = self.f, self.windows
-        x, weight, self.y = (f.pointer() for _ in range(3))
+        x, weight, self.y = map(f.pointer, ("x", "weight", "y"))
         self.ask()
-        scratch = f.pointer()
-        self.inner, self.outer, height, width, self.map_width = (f.size() for _ in range(5))
-        self.pooled_rows, self.pooled_width = f.size(), f.size()
-        x_image, x_channel, x_row = f.size(), f.size(), f.size()
-        block, blocks, deep, self.pitch, scratch_size = (f.size() for _ in range(5))
+        scratch = f.pointer("scratch")
+        self.inner, self.outer = map(f.size, ("inner", "outer"))
+        height, width, self.map_width = map(f.size, ("height", "width", "map_width"))
+        self.pooled_rows, self.pooled_width = map(f.size, ("pooled_rows", "pooled_width"))
+        x_image, x_channel, x_row = map(f.size, ("x_image", "x_channel", "x_row"))
+        block, blocks, deep = map(f.size, ("block", "blocks", "deep"))
+        self.pitch, scratch_size = map(f.size, ("pitch", "scratch_size"))
         self.behind = scratch + (f.thread + 1) * scratch_size
         both, tile_size = windows.pooled_columns, (self.inner * self._taps() + 1) * self.together
         with f.loop(f.first, f.last) as item:
@@ -153,7 +155,7 @@ class _Recorded(_Generator):
         self.index, self.activation = index, activation
 
     def ask(self) -> None:
-        self.positions = self.f.pointer(self.index)
+        self.positions = self.f.pointer("positions", self.index)
 
     def write(self, totals: Totals, image: Number, first: Number, row: Number, column: Number) -> None:
         f, plane = self.f, (image * self.outer + first) * self.pooled_rows * self.pooled_width
@@ -208,7 +210,7 @@ class _Nhwc(_Generator):
 
 
 def generate(isa: Isa, windows: Windows, index: str, activation: str) -> Function:
-    """The kernel; its arguments in the order in which they are asked for above. ``index``: ``i16`` or ``i32``."""
+    """The kernel that records positions; ``index`` is their type, ``i16`` or ``i32``."""
     return _Recorded(isa, windows, index, activation).emit()
 
 

@@ -16,7 +16,7 @@ activation was shut there, so that nothing goes back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from striate.engine.llvm.codegen.ir import Function, Number, Pointer
@@ -90,10 +90,13 @@ class Geometry:
         return -(-numbers // lanes) * lanes + lanes
 
 
-def arrays(base: Pointer, kinds: Sequence[str]) -> list[Pointer]:
-    """Arrays of these types in one piece of memory; where each begins, in numbers, are the kernel's next arguments."""
+def arrays(base: Pointer, kinds: dict[str, str]) -> list[Pointer]:
+    """Arrays in one piece of memory, from the types of their elements.
+
+    The kernel's next arguments, each named after its array (``counts_start``), say where it begins, in numbers.
+    """
     f = base.f
-    return [Pointer(f, (base + f.size()).text, kind) for kind in kinds]
+    return [Pointer(f, (base + f.size(f"{name}_start")).text, kind) for name, kind in kinds.items()]
 
 
 class Pixels:
@@ -101,8 +104,8 @@ class Pixels:
 
     def __init__(self, f: Function, geometry: Geometry, base: Pointer) -> None:
         self.f, self.geometry, self.base = f, geometry, base
-        self.height, self.width = f.size(), f.size()
-        self.image, self.channel, self.row = f.size(), f.size(), f.size()
+        self.height, self.width = map(f.size, ("height", "width"))
+        self.image, self.channel, self.row = map(f.size, ("x_image", "x_channel", "x_row"))
 
     def pack(
         self, image: Number, top: Number, rows: Number, target: Pointer, row_size: Number, part: Number = 0
@@ -206,13 +209,14 @@ class Pixels:
 
 
 def generate_taps(isa: Isa) -> Function:
-    """Weights as rows of taps: made[o][i][j * channels + c] = weight[o, c, i, j], then zeros to whole vectors."""
+    """Weights as rows of taps: taps[o][i][j * channels + c] = weight[o, c, i, j], then zeros to whole vectors."""
     f = Function("rows_of_taps", isa)
-    weight, made, row_numbers = f.pointer(), f.pointer(), f.size()
-    channels, rows, columns = f.size(), f.size(), f.size()
-    outer_step, channel_step, row_step, column_step = (f.size() for _ in range(4))
+    weight, taps = map(f.pointer, ("weight", "taps"))
+    row_numbers, channels, rows, columns = map(f.size, ("row_numbers", "channels", "rows", "columns"))
+    outer_step, channel_step = map(f.size, ("outer_step", "channel_step"))
+    row_step, column_step = map(f.size, ("row_step", "column_step"))
     with f.loop(f.first, f.last) as outer, f.loop(0, rows) as i:
-        line = made + (outer * rows + i) * row_numbers
+        line = taps + (outer * rows + i) * row_numbers
         with f.loop(0, columns) as j, f.loop(0, channels) as c:
             place = outer * outer_step + c * channel_step + i * row_step + j * column_step
             f.put(f.scalar(weight + place), line + (j * channels + c))
@@ -224,9 +228,11 @@ def generate_taps(isa: Isa) -> Function:
 def generate_sum(isa: Isa) -> Function:
     """The way back: weight[o, c, i, j] and bias[o] as sums of what every thread has of them, in the threads' order."""
     f = Function("sum_of_taps", isa)
-    partial, weight, bias = (f.pointer() for _ in range(3))
-    partial_bias = partial + f.size()
-    threads, sums_size, outers, row_numbers, parts, channels, rows, columns = (f.size() for _ in range(8))
+    partial, weight, bias = map(f.pointer, ("partial", "weight", "bias"))
+    partial_bias = partial + f.size("bias_start")
+    threads, sums_size, outers = map(f.size, ("threads", "sums_size", "outers"))
+    row_numbers, parts, channels = map(f.size, ("row_numbers", "parts", "channels"))
+    rows, columns = map(f.size, ("rows", "columns"))
 
     def total(source: Pointer, step: Number) -> str:
         sum_ = f.variable("0.0", "float")

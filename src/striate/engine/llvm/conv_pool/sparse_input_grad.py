@@ -29,15 +29,17 @@ class _Generator:
         f, geometry = self.f, self.geometry
         axis, pool = geometry.rows, geometry.pool_rows
         reach, pool_reach = (axis.kernel - 1) * axis.dilation, (pool.kernel - 1) * pool.dilation
-        x, self.g, self.positions, own = f.pointer(), f.pointer(), f.pointer(geometry.index), f.pointer()
-        kinds = ("float", "float", "i32", "i32", "float")
-        self.weight, scratch, counts, list_weights, list_values = arrays(own, kinds)
+        x, self.g = map(f.pointer, ("x", "g"))
+        self.positions, memory = f.pointer("positions", geometry.index), f.pointer("memory")
+        kinds = {"taps": "float", "scratch": "float", "counts": "i32", "list_weights": "i32", "list_values": "float"}
+        self.weight, scratch, counts, list_weights, list_values = arrays(memory, kinds)
         pixels = Pixels(f, geometry, x)
-        self.outer, out_height, self.out_width, pooled_rows, self.pooled_width = (f.size() for _ in range(5))
-        g_image, self.g_channel, self.g_step = f.size(), f.size(), f.size()
-        block, blocks, deep, self.row_size, scratch_size, counts_size, list_size, self.most = (
-            f.size() for _ in range(8)
-        )
+        self.outer, out_height, self.out_width = map(f.size, ("outer", "out_height", "out_width"))
+        pooled_rows, self.pooled_width = map(f.size, ("pooled_rows", "pooled_width"))
+        g_image, self.g_channel, self.g_step = map(f.size, ("g_image", "g_channel", "g_step"))
+        block, blocks, deep, self.row_size = map(f.size, ("block", "blocks", "deep", "row_size"))
+        scratch_size, counts_size = map(f.size, ("scratch_size", "counts_size"))
+        list_size, self.most = map(f.size, ("list_size", "most"))
         self.packed, self.counts = scratch + f.thread * scratch_size, counts + f.thread * counts_size
         self.list_weights, self.list_values = list_weights + f.thread * list_size, list_values + f.thread * list_size
         with f.loop(f.first, f.last) as item:
@@ -118,5 +120,4 @@ class _Generator:
 
 
 def generate(isa: Isa, geometry: Geometry, kernel_rows: KernelRows) -> Function:
-    """The kernel; its arguments in the order in which they are asked for above."""
     return _Generator(isa, geometry, kernel_rows).emit()

@@ -39,16 +39,17 @@ class _Generator:
 
     def emit(self) -> Function:
         f, geometry, kernel_rows = self.f, self.geometry, self.kernel_rows
-        x, self.g, self.positions, own = f.pointer(), f.pointer(), f.pointer(geometry.index), f.pointer()
-        self.places = f.pointer("i32")
-        partial, bias, scratch, list_places, list_values, counts = arrays(
-            own, ("float", "float", "float", "i32", "float", "i32")
-        )
+        x, self.g = map(f.pointer, ("x", "g"))
+        self.positions, memory = f.pointer("positions", geometry.index), f.pointer("memory")
+        self.places = f.pointer("places", "i32")
+        kinds = {"partial": "float", "bias": "float", "scratch": "float"}
+        kinds |= {"list_places": "i32", "list_values": "float", "counts": "i32"}
+        partial, bias, scratch, list_places, list_values, counts = arrays(memory, kinds)
         pixels = Pixels(f, geometry, x)
-        self.outer, pooled_rows, pooled_width = f.size(), f.size(), f.size()
-        g_image, self.g_channel, self.g_step = f.size(), f.size(), f.size()
-        block, blocks, deep, self.row_size = (f.size() for _ in range(4))
-        sums_size, outers, scratch_size, list_size = (f.size() for _ in range(4))
+        self.outer, pooled_rows, pooled_width = map(f.size, ("outer", "pooled_rows", "pooled_width"))
+        g_image, self.g_channel, self.g_step = map(f.size, ("g_image", "g_channel", "g_step"))
+        block, blocks, deep, self.row_size = map(f.size, ("block", "blocks", "deep", "row_size"))
+        sums_size, outers, scratch_size, list_size = map(f.size, ("sums_size", "outers", "scratch_size", "list_size"))
         self.room = block * pooled_width
         each_sum = kernel_rows.count * (kernel_rows.vectors * f.lanes)
         sums, self.biases = partial + f.thread * sums_size, bias + f.thread * outers
@@ -199,5 +200,4 @@ class _Generator:
 
 
 def generate(isa: Isa, geometry: Geometry) -> Function:
-    """The kernel; its arguments in the order in which they are asked for above."""
     return _Generator(isa, geometry).emit()

@@ -32,8 +32,8 @@ def generate_pairs(isa: Isa, operation: str, epilogue: Epilogue) -> Function:
     With ``affine``, the second operand has a factor for each channel, followed by a term for each channel.
     """
     f = Function("elementwise", isa)
-    a, b, y = f.pointer(), f.pointer(), f.pointer()
-    channels, positions, block, period, step = (f.size() for _ in range(5))
+    a, b, y = map(f.pointer, ("a", "b", "y"))
+    channels, positions, block, period, step = map(f.size, ("channels", "positions", "block", "period", "step"))
     with f.loop(f.first, f.last) as item:
         start = item * block
         with f.loop(start, f.smaller(start + block, positions)) as position:
@@ -54,10 +54,11 @@ def generate_pairs(isa: Isa, operation: str, epilogue: Epilogue) -> Function:
 
 
 def generate_copy(isa: Isa) -> Function:
+    """Copies a tensor of four axes; arguments have the lengths of the axes but the first, and the strides of x."""
     f = Function("copy", isa)
-    x, y = f.pointer(), f.pointer()
-    second, third, fourth = f.size(), f.size(), f.size()
-    strides = [f.size() for _ in range(4)]
+    x, y = map(f.pointer, ("x", "y"))
+    second, third, fourth = map(f.size, ("second", "third", "fourth"))
+    strides = [f.size(f"{axis}_stride") for axis in ("first", "second", "third", "fourth")]
     with f.loop(f.first, f.last) as item:
         source = x + (item // second * strides[0] + item % second * strides[1])
         target = y + item * third * fourth
@@ -70,9 +71,9 @@ def generate_copy(isa: Isa) -> Function:
 def generate_rows(isa: Isa) -> Function:
     """Copies rows of contiguous numbers between buffers with different row pitches."""
     f = Function("rows", isa)
-    x, y = f.pointer(), f.pointer()
-    length, rows, block = f.size(), f.size(), f.size()
-    places = [(f.size(), f.size()) for _ in range(2)]
+    x, y = map(f.pointer, ("x", "y"))
+    length, rows, block = map(f.size, ("length", "rows", "block"))
+    places = [(f.size(f"{map_}_start"), f.size(f"{map_}_pitch")) for map_ in ("x", "y")]
     with f.loop(f.first, f.last) as item:
         first = item * block
         with f.loop(first, f.smaller(first + block, rows)) as row:

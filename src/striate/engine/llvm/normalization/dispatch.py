@@ -9,6 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from functools import cache, cached_property, lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -65,6 +66,44 @@ def _backward(isa: Isa, form: NormVariant, together: int) -> Kernel:
     return Kernel(nhwc.generate_backward(isa, form, together), isa)
 
 
+class _Maps(NamedTuple):
+    """The addresses of a forward call's maps; fields have the names of the kernels' arguments, here and below."""
+
+    x: int
+    y: int
+    residual: int
+
+
+class _Channelwise(NamedTuple):
+    """What the forward kernels know of channels: addresses, and floats as words."""
+
+    weight: int
+    bias: int
+    mean: int
+    variance: int
+    stays: int
+    comes: int
+    comes_unbiased: int
+    eps: int
+
+
+class _GradMaps(NamedTuple):
+    """The addresses of a backward call's maps."""
+
+    g: int
+    x: int
+    y: int
+    middle: int
+    grad: int
+
+
+class _Gradients(NamedTuple):
+    """The addresses of the gradients of weight and bias."""
+
+    grad_weight: int
+    grad_bias: int
+
+
 class NormKernels(ABC):
     """The normalisation of maps of one shape and layout on a number of threads; only addresses are missing."""
 
@@ -93,11 +132,19 @@ class NormKernels(ABC):
         bias = _constant(channels, 0.0) if bias is None else bias
         mean, variance = (fresh.empty(channels) if each is None else each for each in running)
         unbiased = momentum * self.many / max(self.many - 1, 1)
-        channelwise = [weight.data_ptr(), bias.data_ptr(), mean.data_ptr(), variance.data_ptr()]
-        channelwise += [real_word(number) for number in (1 - momentum, momentum, unbiased, eps)]
+        channelwise = _Channelwise(
+            weight=weight.data_ptr(),
+            bias=bias.data_ptr(),
+            mean=mean.data_ptr(),
+            variance=variance.data_ptr(),
+            stays=real_word(1 - momentum),
+            comes=real_word(momentum),
+            comes_unbiased=real_word(unbiased),
+            eps=real_word(eps),
+        )
         y, kept = torch.empty_like(input), fresh.empty(KEPT, channels)
-        maps = [input.data_ptr(), y.data_ptr(), 0 if residual is None else residual.data_ptr()]
-        self._forward(maps, [kept.data_ptr(), channels], channelwise)
+        maps = _Maps(x=input.data_ptr(), y=y.data_ptr(), residual=0 if residual is None else residual.data_ptr())
+        self._forward(maps, kept.data_ptr(), channelwise)
         return y, kept
 
     def backward(
@@ -113,23 +160,25 @@ class NormKernels(ABC):
         grad_weight, grad_bias = fresh.empty(self.channels), fresh.empty(self.channels)
         # The gradient before the activation is the residual's gradient.
         middle = torch.empty_like(input) if self.form.keeps else grad
-        maps = [grad.data_ptr(), input.data_ptr(), 0 if y is None else y.data_ptr(), middle.data_ptr()]
-        gradients = [grad_weight.data_ptr(), grad_bias.data_ptr(), real_word(1 / self.many)]
+        maps = _GradMaps(
+            g=grad.data_ptr(),
+            x=input.data_ptr(),
+            y=0 if y is None else y.data_ptr(),
+            middle=middle.data_ptr(),
+            grad=grad_input.data_ptr(),
+        )
+        gradients = _Gradients(grad_weight=grad_weight.data_ptr(), grad_bias=grad_bias.data_ptr())
         kept = kept.contiguous()  # saved-tensor hooks may have changed its layout
-        self._backward([*maps, grad_input.data_ptr()], [kept.data_ptr(), self.channels], gradients)
+        self._backward(maps, kept.data_ptr(), gradients)
         return grad_input, middle, grad_weight, grad_bias
 
     @abstractmethod
-    def _forward(self, maps: list[int], statistics: list[int], channelwise: list[int]) -> None:
-        """Runs the forward kernels; arguments are grouped as the kernels read them."""
+    def _forward(self, maps: _Maps, statistics: int, channelwise: _Channelwise) -> None:
+        """Runs the forward kernels; ``statistics`` is the address of the saved numbers."""
 
     @abstractmethod
-    def _backward(self, maps: list[int], statistics: list[int], gradients: list[int]) -> None:
+    def _backward(self, maps: _GradMaps, statistics: int, gradients: _Gradients) -> None:
         """Runs the backward kernels."""
-
-
-#: The number of words in the groups of arguments: statistics, channelwise (forward) and gradients (backward).
-_STATISTICS, _CHANNELWISE, _GRADIENTS = 2, 8, 3
 
 
 class _Nchw(NormKernels):
@@ -139,26 +188,24 @@ class _Nchw(NormKernels):
 
     def __init__(self, form: NormVariant, images: int, channels: int, size: int, threads: int) -> None:
         super().__init__(form, images, channels, size, threads)
-        self._sizes = [images, size]
-
-    def _start(self, kernel: Kernel, own: int, tail: list[int]) -> Start:
-        return kernel.start(tail, own, self.channels, self.threads)
+        self._bound = {"channels": channels, "images": images, "size": size, "share": real_word(1 / self.many)}
 
     @cached_property
     def _there(self) -> Start:
-        own = 3 + _STATISTICS + _CHANNELWISE
-        return self._start(_nchw_forward(self.isa, self.form), own, [*self._sizes, real_word(1 / self.many)])
+        kernel, free = _nchw_forward(self.isa, self.form), (*_Maps._fields, "statistics", *_Channelwise._fields)
+        return kernel.bound(free, self.channels, self.threads, **self._bound)
 
     @cached_property
     def _back(self) -> Start:
         kernel = _nchw_backward(self.isa, self.form, nchw.vectors_together(self.size, self.isa.lanes))
-        return self._start(kernel, 5 + _STATISTICS + _GRADIENTS, self._sizes)
+        free = (*_GradMaps._fields, "statistics", *_Gradients._fields)
+        return kernel.bound(free, self.channels, self.threads, **self._bound)
 
-    def _forward(self, maps: list[int], statistics: list[int], channelwise: list[int]) -> None:
-        self._there(*maps, *statistics, *channelwise)
+    def _forward(self, maps: _Maps, statistics: int, channelwise: _Channelwise) -> None:
+        self._there(*maps, statistics, *channelwise)
 
-    def _backward(self, maps: list[int], statistics: list[int], gradients: list[int]) -> None:
-        self._back(*maps, *statistics, *gradients)
+    def _backward(self, maps: _GradMaps, statistics: int, gradients: _Gradients) -> None:
+        self._back(*maps, statistics, *gradients)
 
 
 class _Nhwc(NormKernels):
@@ -170,42 +217,46 @@ class _Nhwc(NormKernels):
         super().__init__(form, images, channels, size, threads)
         chunk = -(-self.many // (_CHUNKS * nhwc.BLOCK)) * nhwc.BLOCK
         self._chunks, self._blocks = -(-self.many // chunk), -(-self.many // nhwc.BLOCK)
-        self._sizes = [self.many, chunk]
+        self._sizes = {"channels": channels, "rows": self.many, "chunk": chunk}
         self._together = nhwc.vectors_together(channels, self.isa.lanes)
 
     @cached_property
     def _there(self) -> tuple[Start, Start, Start]:
         isa, form, sizes, threads = self.isa, self.form, self._sizes, self.threads
-        sums = _sums(isa, self._together).start(sizes, 3, self._chunks, threads)
-        own = 1 + _STATISTICS + _CHANNELWISE
-        settle = _settle(isa, form.training).start([*sizes, self._chunks], own, 1, 1)
-        apply = _forward(isa, form, self._together).start(sizes, 3 + _STATISTICS, self._blocks, threads)
+        sums = _sums(isa, self._together).bound(("x", "partial"), self._chunks, threads, **sizes)
+        free: tuple[str, ...] = ("partial", "statistics", *_Channelwise._fields)
+        settle = _settle(isa, form.training).bound(free, 1, 1, chunks=self._chunks, **sizes)
+        free = (*_Maps._fields, "statistics")
+        apply = _forward(isa, form, self._together).bound(free, self._blocks, threads, **sizes)
         return sums, settle, apply
 
     @cached_property
     def _back(self) -> tuple[Start, Start, Start]:
         isa, form, sizes, threads = self.isa, self.form, self._sizes, self.threads
-        sums = _grad_sums(isa, form, self._together).start(sizes, 5 + _STATISTICS, self._chunks, threads)
-        own = 2 + _STATISTICS + _GRADIENTS
-        settle = _grad_settle(isa).start([*sizes, self._chunks], own, 1, 1)
-        apply = _backward(isa, form, self._together).start(sizes, 4 + _STATISTICS, self._blocks, threads)
+        free: tuple[str, ...] = ("g", "x", "y", "middle", "partial", "statistics")
+        sums = _grad_sums(isa, form, self._together).bound(free, self._chunks, threads, **sizes)
+        free = ("partial", "lines", "statistics", *_Gradients._fields)
+        share = real_word(1 / self.many)
+        settle = _grad_settle(isa).bound(free, 1, 1, chunks=self._chunks, share=share, **sizes)
+        free = ("g", "x", "grad", "lines", "statistics")
+        apply = _backward(isa, form, self._together).bound(free, self._blocks, threads, **sizes)
         return sums, settle, apply
 
-    def _forward(self, maps: list[int], statistics: list[int], channelwise: list[int]) -> None:
+    def _forward(self, maps: _Maps, statistics: int, channelwise: _Channelwise) -> None:
         sums, settle, apply = self._there
         partial = fresh.empty(self._chunks, 3, self.channels, dtype=torch.float64)
         if self.form.training:
-            sums(maps[0], partial.data_ptr(), self.channels)
-        settle(partial.data_ptr(), *statistics, *channelwise)
-        apply(*maps, *statistics)
+            sums(maps.x, partial.data_ptr())
+        settle(partial.data_ptr(), statistics, *channelwise)
+        apply(*maps, statistics)
 
-    def _backward(self, maps: list[int], statistics: list[int], gradients: list[int]) -> None:
+    def _backward(self, maps: _GradMaps, statistics: int, gradients: _Gradients) -> None:
         sums, settle, apply = self._back
-        grad, input, other, middle, grad_input = maps
+        g, x, y, middle, grad = maps
         partial, lines = fresh.empty(self._chunks, 2, self.channels, dtype=torch.float64), fresh.empty(2, self.channels)
-        sums(grad, input, other, middle, partial.data_ptr(), *statistics)
-        settle(partial.data_ptr(), lines.data_ptr(), *statistics, *gradients)
-        apply(middle, input, grad_input, lines.data_ptr(), *statistics)
+        sums(g, x, y, middle, partial.data_ptr(), statistics)
+        settle(partial.data_ptr(), lines.data_ptr(), statistics, *gradients)
+        apply(middle, x, grad, lines.data_ptr(), statistics)
 
 
 def plan(form: NormVariant, input: Tensor) -> NormKernels | None:

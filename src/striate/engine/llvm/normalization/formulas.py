@@ -122,10 +122,10 @@ class Scaling:
 
 
 class Statistics:
-    """The saved values of every channel, (KEPT, C); reads the kernel's arguments in this order."""
+    """The saved values of every channel, (KEPT, C), from the kernel's next arguments."""
 
     def __init__(self, f: Function) -> None:
-        kept, self.count = f.pointer(), f.size()
+        kept, self.count = f.pointer("statistics"), f.size("channels")
         rows = [kept + row * self.count for row in range(KEPT)]
         self.centre, self.scale, self.shift, self.offset, self.inverse = rows
 
@@ -134,15 +134,14 @@ class Statistics:
 
 
 class Channelwise:
-    """Weight, bias, and the running statistics, which training updates and evaluation uses; arguments in this order."""
+    """Weight, bias, and the running statistics, which training updates and evaluation uses: the next arguments."""
 
     def __init__(self, f: Function) -> None:
         self.f = f
-        self.weight, self.bias = f.pointer(), f.pointer()
-        self.mean, self.variance = f.pointer(), f.pointer()
+        self.weight, self.bias, self.mean, self.variance = map(f.pointer, ("weight", "bias", "mean", "variance"))
         # The factors of the old running statistics, of the new mean, and of the new variance (unbiased).
-        self.stays, self.comes, self.comes_unbiased = f.double(), f.double(), f.double()
-        self.eps = f.double()
+        self.stays, self.comes, self.comes_unbiased = map(f.double, ("stays", "comes", "comes_unbiased"))
+        self.eps = f.double("eps")
 
     def settle(self, to: Statistics, place: ChannelPlace, mean: str, variance: str) -> None:
         """Saves a channel's statistics, given in 64 bits, and updates the running statistics."""
@@ -174,11 +173,11 @@ class Channelwise:
 
 
 class AffineGradients:
-    """The gradients of weight and bias; reads the kernel's arguments in this order."""
+    """The gradients of weight and bias, from the kernel's next arguments."""
 
     def __init__(self, f: Function) -> None:
-        self.weight, self.bias = f.pointer(), f.pointer()
-        self.share = f.double()  # 1 / numbers per channel
+        self.weight, self.bias = f.pointer("grad_weight"), f.pointer("grad_bias")
+        self.share = f.double("share")  # 1 / numbers per channel
 
     def settle(self, of: Statistics, place: ChannelPlace, plain: str, product: str) -> tuple[str, str]:
         """Writes a channel's gradients from the sums of g' and g' * (x - centre); returns tilt and level in 64 bits."""

@@ -27,11 +27,10 @@ _STRETCH = 64
 
 
 def generate(isa: Isa) -> Function:
-    """The kernel; its arguments are in the order in which the code reads them."""
     f = Function("layer_norm", isa)
-    x, scale, shift, y = (f.pointer() for _ in range(4))
-    channels, rows, block = (f.size() for _ in range(3))
-    epsilon = f.real()
+    x, scale, shift, y = map(f.pointer, ("x", "scale", "shift", "y"))
+    channels, rows, block = map(f.size, ("channels", "rows", "block"))
+    epsilon = f.real("epsilon")
     whole = channels // f.lanes * f.lanes
     share = f.arithmetic("fdiv", f.constant(1.0), f.real_of(channels))
 

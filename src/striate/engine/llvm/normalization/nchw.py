@@ -55,11 +55,11 @@ def vectors_together(size: int, lanes: int) -> int:
 
 
 class _Planes:
-    """The planes of a channel; reads sizes from the kernel's arguments, in this order."""
+    """The planes of a channel; reads the number of images and the size of a plane from the kernel's next arguments."""
 
     def __init__(self, f: Function, channels: Number) -> None:
         self.f, self.channels = f, channels
-        self.images, self.size = f.size(), f.size()
+        self.images, self.size = f.size("images"), f.size("size")
 
     def start(self, image: Number, channel: Number) -> Number:
         return (image * self.channels + channel) * self.size
@@ -126,9 +126,9 @@ def _moments(f: Function, planes: _Planes, channel: Number, x: Pointer, share: s
 
 def generate_forward(isa: Isa, form: NormVariant) -> Function:
     f = Function("nchw_normalization", isa)
-    x, y, residual = f.pointer(), f.pointer(), f.pointer()
+    x, y, residual = map(f.pointer, ("x", "y", "residual"))
     statistics, channelwise = Statistics(f), Channelwise(f)
-    planes, share = _Planes(f, statistics.count), f.double()  # 1 / numbers per channel
+    planes, share = _Planes(f, statistics.count), f.double("share")  # 1 / numbers per channel
     with f.loop(f.first, f.last) as channel:
         place = OneChannel(f, channel)
         if form.training:
@@ -150,7 +150,7 @@ def generate_forward(isa: Isa, form: NormVariant) -> Function:
 
 def generate_backward(isa: Isa, form: NormVariant, together: int) -> Function:
     f = Function("nchw_normalization_grad", isa)
-    g, x, kept, middle, grad = (f.pointer() for _ in range(5))
+    g, x, y, middle, grad = map(f.pointer, ("g", "x", "y", "middle", "grad"))
     statistics, gradients = Statistics(f), AffineGradients(f)
     planes = _Planes(f, statistics.count)
     with f.loop(f.first, f.last) as channel:
@@ -163,11 +163,11 @@ def generate_backward(isa: Isa, form: NormVariant, together: int) -> Function:
             rest = GradientSums(f)
 
             def add(places: list[Number], mask: str, rest: GradientSums = rest) -> None:
-                planes.ask(places, x, g, *([kept] if form.keeps else []))
+                planes.ask(places, x, g, *([y] if form.keeps else []))
                 few = rest if len(places) == 1 else GradientSums(f, 2)
                 for which, at in enumerate(places):
                     value = f.load(x + at, mask, scaling.centre)
-                    other = f.load(kept + at, mask) if form.keeps else ""
+                    other = f.load(y + at, mask) if form.keeps else ""
                     sent = before_activation(f, form, scaling, f.load(g + at, mask), value, other)
                     if form.keeps:
                         f.store(sent, middle + at, mask)

@@ -61,11 +61,11 @@ def vectors_together(channels: int, lanes: int) -> int:
 
 
 class _Rows:
-    """The loops that all kernels share; reads sizes from the kernel's arguments, in this order."""
+    """The loops that all kernels share; reads the numbers of rows from the kernel's next arguments."""
 
     def __init__(self, f: Function, channels: Number, together: int) -> None:
         self.f, self.channels, self.together = f, channels, together
-        self.rows, self.chunk = f.size(), f.size()
+        self.rows, self.chunk = f.size("rows"), f.size("chunk")
 
     def items(self, item: Number, size: Number) -> tuple[Number, Number]:
         """The first and last row (exclusive) of a chunk or block of ``size`` rows."""
@@ -114,7 +114,7 @@ def _add_up(wide: Doubles, vector: Channels, tables: list[Pointer], more: list[s
 def generate_sums(isa: Isa, together: int) -> Function:
     """Forward: the c of every chunk, and its sums about c."""
     f = Function("nhwc_normalization_sums", isa)
-    wide, x, table, channels = Doubles(f, f.lanes), f.pointer(), f.pointer("double"), f.size()
+    wide, x, table, channels = Doubles(f, f.lanes), f.pointer("x"), f.pointer("partial", "double"), f.size("channels")
     rows = _Rows(f, channels, together)
     partial = _Partial(table, 3, channels)
     with f.loop(f.first, f.last) as chunk:
@@ -162,8 +162,8 @@ def generate_sums(isa: Isa, together: int) -> Function:
 def generate_settle(isa: Isa, training: bool) -> Function:
     """Forward: the statistics of every channel; there is one work item."""
     f = Function("nhwc_normalization_settle", isa)
-    table, statistics, channelwise = f.pointer("double"), Statistics(f), Channelwise(f)
-    rows, chunks = _Rows(f, statistics.count, 1), f.size()
+    table, statistics, channelwise = f.pointer("partial", "double"), Statistics(f), Channelwise(f)
+    rows, chunks = _Rows(f, statistics.count, 1), f.size("chunks")
     partial = _Partial(table, 3, statistics.count)
 
     def settle(tile: list[Channels]) -> None:
@@ -185,7 +185,8 @@ def generate_settle(isa: Isa, training: bool) -> Function:
 def generate_forward(isa: Isa, form: NormVariant, together: int) -> Function:
     """Forward: the result."""
     f = Function("nhwc_normalization", isa)
-    x, y, residual, statistics = f.pointer(), f.pointer(), f.pointer(), Statistics(f)
+    x, y, residual = map(f.pointer, ("x", "y", "residual"))
+    statistics = Statistics(f)
     rows = _Rows(f, statistics.count, together)
     with f.loop(f.first, f.last) as block, f.loop(*rows.items(block, BLOCK)) as row:
 
@@ -205,8 +206,8 @@ def generate_grad_sums(isa: Isa, form: NormVariant, together: int) -> Function:
     """Backward: the two sums of every chunk, and g' if the form requires that it is written."""
     f = Function("nhwc_normalization_grad_sums", isa)
     wide = Doubles(f, f.lanes)
-    g, x, kept, middle = (f.pointer() for _ in range(4))
-    table, statistics = f.pointer("double"), Statistics(f)
+    g, x, y, middle = map(f.pointer, ("g", "x", "y", "middle"))
+    table, statistics = f.pointer("partial", "double"), Statistics(f)
     rows = _Rows(f, statistics.count, together)
     partial = _Partial(table, 2, statistics.count)
     with f.loop(f.first, f.last) as chunk:
@@ -225,11 +226,11 @@ def generate_grad_sums(isa: Isa, form: NormVariant, together: int) -> Function:
                 scalings = [statistics.scaling(vector) for vector in tile]
                 sums = [GradientSums(f) for _ in tile]
                 with f.loop(block, f.smaller(block + _SUMMED, stop)) as row:
-                    rows.ask(row, tile, x, g, *([kept] if form.keeps else []))
+                    rows.ask(row, tile, x, g, *([y] if form.keeps else []))
                     for vector, scaling, sum_ in zip(tile, scalings, sums, strict=True):
                         at = rows.place(row, vector)
                         value = f.load(x + at, vector.mask)
-                        other = f.load(kept + at, vector.mask) if form.keeps else ""
+                        other = f.load(y + at, vector.mask) if form.keeps else ""
                         sent = before_activation(f, form, scaling, f.load(g + at, vector.mask), value, other)
                         if form.keeps:
                             f.store(sent, middle + at, vector.mask)
@@ -244,8 +245,9 @@ def generate_grad_sums(isa: Isa, form: NormVariant, together: int) -> Function:
 def generate_grad_settle(isa: Isa) -> Function:
     """Backward: the gradients of weight and bias, and tilt and level, (2, C); there is one work item."""
     f = Function("nhwc_normalization_grad_settle", isa)
-    table, lines, statistics, gradients = f.pointer("double"), f.pointer(), Statistics(f), AffineGradients(f)
-    rows, chunks = _Rows(f, statistics.count, 1), f.size()
+    table, lines = f.pointer("partial", "double"), f.pointer("lines")
+    statistics, gradients = Statistics(f), AffineGradients(f)
+    rows, chunks = _Rows(f, statistics.count, 1), f.size("chunks")
     partial = _Partial(table, 2, statistics.count)
 
     def settle(tile: list[Channels]) -> None:
@@ -267,7 +269,7 @@ def generate_grad_settle(isa: Isa) -> Function:
 def generate_backward(isa: Isa, form: NormVariant, together: int) -> Function:
     """Backward: the input gradient, from g, or from g' if that was written."""
     f = Function("nhwc_normalization_grad", isa)
-    g, x, grad, lines = (f.pointer() for _ in range(4))
+    g, x, grad, lines = map(f.pointer, ("g", "x", "grad", "lines"))
     statistics = Statistics(f)
     rows = _Rows(f, statistics.count, together)
     with f.loop(f.first, f.last) as block, f.loop(*rows.items(block, BLOCK)) as row:

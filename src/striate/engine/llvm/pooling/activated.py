@@ -68,8 +68,8 @@ def _summed(f: Function, parts: list[str]) -> str:
 def generate_nchw(isa: Isa, name: str, rows: int, columns: int) -> Function:
     """Forward, on planes."""
     f = Function("nchw_activated_average", isa)
-    x, y = f.pointer(), f.pointer()
-    width, size, out_rows, out_columns = (f.size() for _ in range(4))
+    x, y = map(f.pointer, ("x", "y"))
+    width, size, out_rows, out_columns = map(f.size, ("width", "size", "out_rows", "out_columns"))
     share = f.constant(1 / (rows * columns))
     with f.loop(f.first, f.last) as plane:
         source, target = x + plane * size, y + plane * (out_rows * out_columns)
@@ -94,8 +94,8 @@ def generate_nchw(isa: Isa, name: str, rows: int, columns: int) -> Function:
 def generate_nchw_grad(isa: Isa, name: str, rows: int, columns: int) -> Function:
     """Backward, on planes."""
     f = Function("nchw_activated_average_grad", isa)
-    g, x, dx = f.pointer(), f.pointer(), f.pointer()
-    width, size, out_rows, out_columns = (f.size() for _ in range(4))
+    g, x, dx = map(f.pointer, ("g", "x", "dx"))
+    width, size, out_rows, out_columns = map(f.size, ("width", "size", "out_rows", "out_columns"))
     share = f.constant(1 / (rows * columns))
     with f.loop(f.first, f.last) as plane:
         source, target = x + plane * size, dx + plane * size
@@ -125,8 +125,9 @@ def generate_nchw_grad(isa: Isa, name: str, rows: int, columns: int) -> Function
 def generate_nhwc(isa: Isa, name: str, rows: int, columns: int) -> Function:
     """Forward, in channels last."""
     f = Function("nhwc_activated_average", isa)
-    x, y = f.pointer(), f.pointer()
-    channels, height, width, out_rows, out_columns = (f.size() for _ in range(5))
+    x, y = map(f.pointer, ("x", "y"))
+    channels, height, width = map(f.size, ("channels", "height", "width"))
+    out_rows, out_columns = map(f.size, ("out_rows", "out_columns"))
     share = f.constant(1 / (rows * columns))
     with f.loop(f.first, f.last) as item:
         image, row = item // out_rows, item % out_rows
@@ -149,8 +150,9 @@ def generate_nhwc(isa: Isa, name: str, rows: int, columns: int) -> Function:
 def generate_nhwc_grad(isa: Isa, name: str, rows: int, columns: int) -> Function:
     """Backward, in channels last."""
     f = Function("nhwc_activated_average_grad", isa)
-    g, x, dx = f.pointer(), f.pointer(), f.pointer()
-    channels, height, width, out_rows, out_columns = (f.size() for _ in range(5))
+    g, x, dx = map(f.pointer, ("g", "x", "dx"))
+    channels, height, width = map(f.size, ("channels", "height", "width"))
+    out_rows, out_columns = map(f.size, ("out_rows", "out_columns"))
     share = f.constant(1 / (rows * columns))
     with f.loop(f.first, f.last) as item:
         image, row = item // out_rows, item % out_rows
@@ -177,8 +179,8 @@ def generate_nhwc_grad(isa: Isa, name: str, rows: int, columns: int) -> Function
 def generate_flat(isa: Isa, name: str) -> Function:
     """An activation alone, forward; the result may be the operand."""
     f = Function("activation", isa)
-    x, y = f.pointer(), f.pointer()
-    count = f.size()
+    x, y = map(f.pointer, ("x", "y"))
+    count = f.size("count")
     with f.loop(f.first, f.last) as item:
         start = item * _BLOCK
         stop = f.smaller(start + _BLOCK, count)
@@ -190,8 +192,8 @@ def generate_flat(isa: Isa, name: str) -> Function:
 def generate_flat_grad(isa: Isa, name: str, from_result: bool) -> Function:
     """An activation alone, backward, from its operand or its result; what is written may be the upstream gradient."""
     f = Function("activation_grad", isa)
-    g, z, dx = f.pointer(), f.pointer(), f.pointer()
-    count = f.size()
+    g, z, dx = map(f.pointer, ("g", "z", "dx"))
+    count = f.size("count")
     back = sent_back_from_result if from_result else sent_back
     with f.loop(f.first, f.last) as item:
         start = item * _BLOCK
@@ -286,15 +288,16 @@ class Activation:
     def _forward(self) -> Start:
         """The kernel without the addresses of operand and result."""
         if self.pool is None:
-            return self._start(_flat_kernel(self.isa, self.name), 2)
-        return self._start(_pooled_kernel(self._vectors, self.channels_last, self.name, *self._window), 2)
+            return self._start(_flat_kernel(self.isa, self.name), ("x", "y"))
+        return self._start(_pooled_kernel(self._vectors, self.channels_last, self.name, *self._window), ("x", "y"))
 
     @cached_property
     def _backward(self) -> Start:
         """The kernel without the addresses of upstream gradient, operand or result, and gradient."""
         if self.pool is None:
-            return self._start(_flat_grad_kernel(self.isa, self.name, self.in_place), 3)
-        return self._start(_pooled_grad_kernel(self._vectors, self.channels_last, self.name, *self._window), 3)
+            return self._start(_flat_grad_kernel(self.isa, self.name, self.in_place), ("g", "z", "dx"))
+        kernel = _pooled_grad_kernel(self._vectors, self.channels_last, self.name, *self._window)
+        return self._start(kernel, ("g", "x", "dx"))
 
     @cached_property
     def _window(self) -> tuple[int, int]:
@@ -308,17 +311,20 @@ class Activation:
         """Vectors that aren't much longer than the axis that they lie along: channels, or a row of the result."""
         return self.isa.fitting(self.shape[1] if self.channels_last else self.result_shape[-1])
 
-    def _start(self, kernel: Kernel, addresses: int) -> Start:
+    def _start(self, kernel: Kernel, maps: tuple[str, ...]) -> Start:
+        """Binds the sizes, which are all arguments except the addresses of the maps."""
         (batch, channels), numbers = self.shape[:2], math.prod(self.shape)
         height, width = (1, *self.shape[2:])[-2:]
         out_rows, out_columns = (1, *self.result_shape[2:])[-2:]
         if self.pool is None:
-            items, sizes = -(-numbers // _BLOCK), [numbers]
+            items, sizes = -(-numbers // _BLOCK), {"count": numbers}
         elif self.channels_last:
-            items, sizes = batch * out_rows, [channels, height, width, out_rows, out_columns]
+            items, sizes = batch * out_rows, {"channels": channels, "height": height, "width": width}
         else:
-            items, sizes = batch * channels, [width, height * width, out_rows, out_columns]
-        return kernel.start(sizes, addresses, items, self.threads if numbers >= _SHARED else 1)
+            items, sizes = batch * channels, {"width": width, "size": height * width}
+        if self.pool is not None:
+            sizes |= {"out_rows": out_rows, "out_columns": out_columns}
+        return kernel.bound(maps, items, self.threads if numbers >= _SHARED else 1, **sizes)
 
 
 def activation(

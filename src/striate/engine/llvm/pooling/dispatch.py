@@ -82,9 +82,10 @@ def _is_nhwc(tensor: Tensor) -> bool:
     return tensor.dim() == 4 and channels >= 4 and tensor.stride(1) == 1 and tensor.stride(3) == channels
 
 
-def _sizes(shape: PoolShape) -> list[int]:
-    """The first arguments of every channels-last kernel."""
-    return [*(number for axis in zip(shape.size, shape.output_size, strict=True) for number in axis), shape.channels]
+def _sizes(shape: PoolShape) -> dict[str, int]:
+    """The lengths of the axes of a map and of the pooled map, which almost all kernels take."""
+    (height, width), (out_height, out_width) = plane_size(shape.size), plane_size(shape.output_size)
+    return {"height": height, "width": width, "out_height": out_height, "out_width": out_width}
 
 
 def _padded(numbers: list[int], dtype: torch.dtype) -> Tensor:
@@ -113,34 +114,42 @@ def _cells(shape: PoolShape) -> tuple[Tensor, Tensor]:
     return rows, columns
 
 
+def _addresses(tables: tuple[Tensor, ...]) -> dict[str, int]:
+    """The addresses of a table of rows and a table of columns, if a kernel has them."""
+    if not tables:
+        return {}
+    rows, columns = tables
+    return {"row_table": rows.data_ptr(), "column_table": columns.data_ptr()}
+
+
 class Pooling(NamedTuple):
-    """Pooling in channels last: a kernel, its work items and its arguments, without the addresses of maps."""
+    """Pooling in channels last: a kernel, its work items and its arguments, without the maps and the map's strides."""
 
     kernel: Kernel
     items: int
-    sizes: list[int]
-    tables: tuple[Tensor, ...]  #: tables whose addresses follow those of the maps
+    arguments: dict[str, int]
+    tables: tuple[Tensor, ...]  #: tables of which the arguments have the addresses
 
-    def words(self, x: Any, y: Any, strides: Sequence[int]) -> list[Any]:
-        """The arguments of a kernel that writes one map."""
-        return [*self.sizes, x, y, *self._after(strides)]
+    def words(self, x: Any, y: Any, strides: tuple[int, int]) -> list[Any]:
+        """The arguments of a kernel without positions; the strides are those of an image and a row of x."""
+        x_image, x_row = strides
+        return self.kernel.words(x=x, values=y, x_image=x_image, x_row=x_row, **self.arguments)
 
-    def start(self, maps: int, strides: Sequence[int], threads: int) -> Start:
-        """Prepares a kernel that takes ``maps`` maps, the operand included."""
-        words = [*self.sizes, *self._after(strides)]
-        return self.kernel.start(words, maps, self.items, threads, len(self.sizes))
-
-    def _after(self, strides: Sequence[int]) -> list[int]:
-        return [*(table.data_ptr() for table in self.tables), *strides]
+    def start(self, results: Sequence[str], strides: tuple[int, int], threads: int) -> Start:
+        """Binds all arguments except the addresses of x and of the results with these names."""
+        x_image, x_row = strides
+        return self.kernel.bound(("x", *results), self.items, threads, x_image=x_image, x_row=x_row, **self.arguments)
 
 
 def nhwc_values(shape: PoolShape, epilogue: Epilogue = PLAIN, index: str = "", activation: str = "") -> Pooling:
     """Forward pooling: maxima with an epilogue, and positions if ``index`` is their type; or averages."""
     isa, items = the_isa().fitting(shape.channels), shape.batch * shape.output_size[0]
     known = (isa, *axes(shape), shape.channels % isa.lanes)
+    sizes = {"channels": shape.channels, **_sizes(shape)}
     if shape.kind == "max":
-        return Pooling(_nhwc_maximum_kernel(*known, index, epilogue, activation), items, _sizes(shape), ())
-    return Pooling(_nhwc_average_kernel(*known), items, _sizes(shape), _cells(shape))
+        return Pooling(_nhwc_maximum_kernel(*known, index, epilogue, activation), items, sizes, ())
+    tables = _cells(shape)
+    return Pooling(_nhwc_average_kernel(*known), items, sizes | _addresses(tables), tables)
 
 
 class _Made(NamedTuple):
@@ -170,9 +179,10 @@ def _forward(
     threads: int,
 ) -> _Made:
     """Prepares forward pooling for these strides: values and, if ``index`` is their type, positions."""
+    results = ("values", "positions") if index else ("values",)
     if last:
         each = nhwc_values(shape, PLAIN, index, activation)
-        return _Made(each.start(3 if index else 2, (strides[0], strides[2]), threads), 0, each.tables)
+        return _Made(each.start(results, (strides[0], strides[2]), threads), 0, each.tables)
     rows, columns = axes(shape)
     outputs = plane_size(shape.output_size)
     isa = isa.fitting(outputs[1])
@@ -194,9 +204,11 @@ def _forward(
     blocks, deep = -(-outputs[0] // block), rows.span(block)
     items = shape.batch * shape.channels * blocks
     threads = min(threads, items)
-    words = [*(table.data_ptr() for table in tables), shape.channels, *plane_size(shape.size), *outputs]
-    words += [*strides[:3], block, blocks, deep, pitch, deep * line]
-    return _Made(kernel.start(words, 4 if index else 3, items, threads), threads * deep * line, tables)
+    arguments = {"channels": shape.channels, **_sizes(shape), **_addresses(tables)}
+    arguments |= {"x_image": strides[0], "x_channel": strides[1], "x_row": strides[2]}
+    arguments |= {"block": block, "blocks": blocks, "deep": deep, "pitch": pitch, "scratch_size": deep * line}
+    start = kernel.bound(("x", "scratch", *results), items, threads, **arguments)
+    return _Made(start, threads * deep * line, tables)
 
 
 #: LLVM's names of the types of positions.
@@ -240,41 +252,43 @@ def average(shape: PoolShape, input: Tensor) -> Tensor:
 def _backward(isa: Isa, shape: PoolShape, last: bool, index: str, threads: int) -> _Made:
     """Prepares the input gradient of one of the layouts; ``index`` is the type of positions for max pooling."""
     tables = _cells(shape) if shape.kind == "avg" else ()
-    maps, places = 3 if index else 2, [table.data_ptr() for table in tables]
+    maps = ("g", "positions", "grad") if index else ("g", "grad")
+    arguments = _sizes(shape) | _addresses(tables)
     if last:
         isa = isa.fitting(shape.channels)
         known = (isa, *axes(shape), shape.channels % isa.lanes)
         kernel = _nhwc_maximum_grad_kernel(*known, index) if index else _nhwc_average_grad_kernel(*known)
-        sizes, items = _sizes(shape), shape.batch * -(-shape.size[0] // known[1].stride)
-        return _Made(kernel.start([*sizes, *places], maps, items, threads, len(sizes)), 0, tables)
+        items = shape.batch * -(-shape.size[0] // known[1].stride)
+        return _Made(kernel.bound(maps, items, threads, channels=shape.channels, **arguments), 0, tables)
     if nchw_grad.is_worth(*axes(shape), shape.output_size[-1], index):
-        return _nchw_backward(isa, shape, index, threads, maps, tables)
+        return _nchw_backward(isa, shape, index, threads, arguments, tables)
     if index:
         kernel = _maximum_grad_kernel(isa, index)
-        sizes = [math.prod(shape.size), math.prod(shape.output_size)]
+        arguments = {"size": math.prod(shape.size), "outputs": math.prod(shape.output_size)}
     else:
         kernel = _average_grad_kernel(isa, *axes(shape))
-        sizes = [*plane_size(shape.size), *plane_size(shape.output_size)]
-    return _Made(kernel.start([*places, *sizes], maps, shape.batch * shape.channels, threads), 0, tables)
+    return _Made(kernel.bound(maps, shape.batch * shape.channels, threads, **arguments), 0, tables)
 
 
 def _nchw_backward(
-    isa: Isa, shape: PoolShape, index: str, threads: int, maps: int, tables: tuple[Tensor, ...]
+    isa: Isa, shape: PoolShape, index: str, threads: int, arguments: dict[str, int], tables: tuple[Tensor, ...]
 ) -> _Made:
-    """Prepares the input gradient of small windows in NCHW, by gathering."""
+    """Prepares the input gradient of small windows in NCHW, by gathering; ``arguments`` are sizes and tables."""
     rows, columns = axes(shape)
     (height, width), outputs = plane_size(shape.size), plane_size(shape.output_size)
+    packed = 2 if index else 1  # gradients, and positions if there are some
     down, along = nchw_grad.Reach(rows), nchw_grad.Reach(columns)
     isa = isa.fitting(along.places(width))
     pitch, places = along.pitch(width, outputs[1], isa.lanes), down.places(height)
-    block = max(1, min(places, _BLOCK // (pitch * (maps - 1))))
+    block = max(1, min(places, _BLOCK // (pitch * packed)))
     blocks, deep = -(-places // block), down.outputs(block)
     items = shape.batch * shape.channels * blocks
     threads = min(threads, items)
     kernel = _spread_kernel(isa, rows, columns, width % (columns.stride * isa.lanes), index)
-    words = [*(table.data_ptr() for table in tables), height, width, *outputs, math.prod(shape.output_shape)]
-    words += [block, blocks, pitch, deep]
-    return _Made(kernel.start(words, maps + 1, items, threads), threads * deep * pitch * (maps - 1), tables)
+    arguments = {**arguments, "numbers": math.prod(shape.output_shape)}
+    arguments |= {"block": block, "blocks": blocks, "pitch": pitch, "deep": deep}
+    maps = ("g", "scratch", "positions", "grad") if index else ("g", "scratch", "grad")
+    return _Made(kernel.bound(maps, items, threads, **arguments), threads * deep * pitch * packed, tables)
 
 
 def maximum_grad(shape: PoolShape, indices: Tensor, grad_output: Tensor) -> Tensor:

@@ -71,18 +71,23 @@ class _Planes:
     fill = "0xFFF0000000000000"  #: the value of padding: -infinity
     tables = ""  #: the element type of the tables of rows and columns; empty without tables
 
-    def __init__(self, f: Function, rows: Axis, columns: Axis, out: tuple[str, ...]) -> None:
-        self.f, self.rows, self.columns, self.out = f, rows, columns, out
+    def __init__(self, f: Function, rows: Axis, columns: Axis, index: str = "") -> None:
+        self.f, self.rows, self.columns, self.index = f, rows, columns, index
+        #: The maps that the kernel writes, with the types of their elements.
+        self.out = {"values": "float"} | ({"positions": index} if index else {})
 
     def emit(self) -> None:
         f = self.f
-        x, scratch = f.pointer(), f.pointer()
-        outputs = [f.pointer(kind) for kind in self.out]
+        x, scratch = map(f.pointer, ("x", "scratch"))
+        outputs = [f.pointer(name, kind) for name, kind in self.out.items()]
         if self.tables:
-            self.row_table, self.column_table = f.pointer(self.tables), f.pointer(self.tables)
-        channels, height, self.width, out_height, self.out_width = (f.size() for _ in range(5))
-        x_image, x_channel, x_row = f.size(), f.size(), f.size()
-        block, blocks, deep, self.pitch, scratch_size = (f.size() for _ in range(5))
+            self.row_table = f.pointer("row_table", self.tables)
+            self.column_table = f.pointer("column_table", self.tables)
+        channels, height, self.width = map(f.size, ("channels", "height", "width"))
+        out_height, self.out_width = map(f.size, ("out_height", "out_width"))
+        x_image, x_channel, x_row = map(f.size, ("x_image", "x_channel", "x_row"))
+        block, blocks, deep = map(f.size, ("block", "blocks", "deep"))
+        self.pitch, scratch_size = map(f.size, ("pitch", "scratch_size"))
         with f.loop(f.first, f.last) as item:
             start, plane = (item % blocks) * block, item // blocks
             self.top = start * self.rows.stride - self.rows.before
@@ -145,7 +150,7 @@ class _Maximum(_Planes):
                 better = takes_over(f, value, best.get())
                 where.set(f.select(better, f.positions(origin, self.columns.stride), where.get(), "i32"))
                 best.set(f.select(better, value, best.get()))
-        return list(clamped(f, self.activation, best.get(), where.get(), self.out[1]))
+        return list(clamped(f, self.activation, best.get(), where.get(), self.index))
 
 
 class _Average(_Planes):
@@ -164,7 +169,7 @@ class _Average(_Planes):
 def generate_maximum(isa: Isa, rows: Axis, columns: Axis, index: str, activation: str = "") -> Function:
     """The kernel of max pooling with positions; ``index`` is their type, ``i16`` or ``i32``."""
     f = Function("nchw_maximum", isa)
-    kernel = _Maximum(f, rows, columns, ("float", index))
+    kernel = _Maximum(f, rows, columns, index)
     kernel.activation = activation
     kernel.emit()
     return f
@@ -173,13 +178,13 @@ def generate_maximum(isa: Isa, rows: Axis, columns: Axis, index: str, activation
 def generate_largest(isa: Isa, rows: Axis, columns: Axis) -> Function:
     """The kernel of max pooling without positions."""
     f = Function("nchw_largest", isa)
-    _Largest(f, rows, columns, ("float",)).emit()
+    _Largest(f, rows, columns).emit()
     return f
 
 
 def generate_average(isa: Isa, rows: Axis, columns: Axis) -> Function:
     f = Function("nchw_average", isa)
-    _Average(f, rows, columns, ("float",)).emit()
+    _Average(f, rows, columns).emit()
     return f
 
 
@@ -195,8 +200,8 @@ def _clear(f: Function, place: Pointer, size: Number) -> None:
 def generate_maximum_grad(isa: Isa, index: str) -> Function:
     """The kernel that adds every gradient of a plane at its position."""
     f = Function("nchw_maximum_grad", isa)
-    g, positions, grad = f.pointer(), f.pointer(index), f.pointer()
-    size, outputs = f.size(), f.size()
+    g, positions, grad = f.pointer("g"), f.pointer("positions", index), f.pointer("grad")
+    size, outputs = map(f.size, ("size", "outputs"))
     with f.loop(f.first, f.last) as plane:
         mine = grad + plane * size
         _clear(f, mine, size)
@@ -212,8 +217,8 @@ def generate_maximum_grad(isa: Isa, index: str) -> Function:
 def generate_average_grad(isa: Isa, rows: Axis, columns: Axis) -> Function:
     """The kernel that adds every gradient of a plane, divided by the cells of its window, to the window's inputs."""
     f = Function("nchw_average_grad", isa)
-    g, grad, row_table, column_table = f.pointer(), f.pointer(), f.pointer(), f.pointer()
-    height, width, out_height, out_width = f.size(), f.size(), f.size(), f.size()
+    g, grad, row_table, column_table = map(f.pointer, ("g", "grad", "row_table", "column_table"))
+    height, width, out_height, out_width = map(f.size, ("height", "width", "out_height", "out_width"))
     with f.loop(f.first, f.last) as plane:
         mine = grad + plane * height * width
         _clear(f, mine, height * width)

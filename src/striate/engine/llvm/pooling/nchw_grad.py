@@ -62,19 +62,19 @@ def is_worth(rows: Axis, columns: Axis, out_width: int, index: str) -> bool:
 
 
 def generate(isa: Isa, rows: Axis, columns: Axis, rest: int, index: str) -> Function:
-    """The kernel; its arguments are in the order in which the code reads them.
+    """The kernel.
 
     ``rest`` is the number of inputs in the last vector of places of a row, 0 if it is full. ``index`` is the type of
     the positions of max pooling, or empty for average pooling.
     """
     f = Function("nchw_maximum_spread" if index else "nchw_average_spread", isa)
     down, along = Reach(rows), Reach(columns)
-    g, scratch = f.pointer(), f.pointer()
-    positions = f.pointer(index) if index else g
-    grad = f.pointer()
-    tables = (g, g) if index else (f.pointer(), f.pointer())
-    height, width, out_height, out_width = (f.size() for _ in range(4))
-    numbers, block, blocks, pitch, deep = (f.size() for _ in range(5))
+    g, scratch = map(f.pointer, ("g", "scratch"))
+    positions = f.pointer("positions", index) if index else g
+    grad = f.pointer("grad")
+    tables = (g, g) if index else (f.pointer("row_table"), f.pointer("column_table"))
+    height, width, out_height, out_width = map(f.size, ("height", "width", "out_height", "out_width"))
+    numbers, block, blocks, pitch, deep = map(f.size, ("numbers", "block", "blocks", "pitch", "deep"))
     wide = f"<{f.lanes} x i32>"
     places_down = (height + (down.stride - 1)) // down.stride
     own = scratch + f.thread * (deep * pitch * (2 if index else 1))

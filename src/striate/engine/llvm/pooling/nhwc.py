@@ -44,10 +44,11 @@ class _PoolAxis:
     before: int
     dilation: int
 
-    def __init__(self, f: Function, known: Axis) -> None:
+    def __init__(self, f: Function, known: Axis, size: str) -> None:
+        """``size`` is the name of the argument with the length of the input, ``height`` or ``width``."""
         self.f = f
         self.kernel, self.stride, self.before, self.dilation = astuple(known)
-        self.size, self.outputs = f.size(), f.size()
+        self.size, self.outputs = f.size(size), f.size(f"out_{size}")
 
     def taps(self, output: Number) -> tuple[Number, Number]:
         """The range of taps of an output that are inside the input."""
@@ -74,8 +75,8 @@ class _Kernel:
 
     def __init__(self, name: str, isa: Isa, rows: Axis, columns: Axis, rest: int) -> None:
         f = self.f = Function(name, isa)
-        self.rows, self.columns, self.rest = _PoolAxis(f, rows), _PoolAxis(f, columns), rest
-        self.channels = f.size()
+        self.rows, self.columns = _PoolAxis(f, rows, "height"), _PoolAxis(f, columns, "width")
+        self.channels, self.rest = f.size("channels"), rest
         taps, strides = rows.kernel * columns.kernel, rows.stride * columns.stride
         #: Whether the taps of a window, and also the inputs of a stride, are few enough to unroll.
         self.few_taps, self.small = taps <= _WRITTEN_OUT, max(taps, strides) <= _WRITTEN_OUT
@@ -124,11 +125,11 @@ class _Pooled(_Kernel):
 
     def __init__(self, name: str, isa: Isa, rows: Axis, columns: Axis, rest: int) -> None:
         super().__init__(name, isa, rows, columns, rest)
-        self.x, self.values = self.f.pointer(), self.f.pointer()
+        self.x, self.values = self.f.pointer("x"), self.f.pointer("values")
 
     def sizes(self) -> None:
-        """Reads the strides of the input, which follow all addresses in the arguments."""
-        self.x_image, self.x_row = self.f.size(), self.f.size()
+        """Reads the strides of the input; a kernel calls this after all addresses have been read."""
+        self.x_image, self.x_row = self.f.size("x_image"), self.f.size("x_row")
 
     def seen(self, image: Number, row: Number, column: Number, channel: Number) -> Pointer:
         """The address of a vector of the input."""
@@ -158,7 +159,7 @@ def generate_maximum(
     """
     kernel = _Pooled("nhwc_maximum" if index else "nhwc_largest", isa, rows, columns, rest)
     f, down, along = kernel.f, kernel.rows, kernel.columns
-    positions = f.pointer(index) if index else kernel.values
+    positions = f.pointer("positions", index) if index else kernel.values
     kernel.sizes()
 
     def beyond(i: Number, j: Number) -> str:
@@ -199,7 +200,7 @@ def _cells(f: Function, row_table: Pointer, column_table: Pointer, row: Number, 
 def generate_average(isa: Isa, rows: Axis, columns: Axis, rest: int) -> Function:
     kernel = _Pooled("nhwc_average", isa, rows, columns, rest)
     f, down, along = kernel.f, kernel.rows, kernel.columns
-    tables = f.pointer(), f.pointer()
+    tables = f.pointer("row_table"), f.pointer("column_table")
     kernel.sizes()
 
     def write(image: Number, row: Number, column: Number, channel: Number, mask: str) -> None:
@@ -227,7 +228,7 @@ class _Spread(_Kernel):
     def __init__(self, name: str, isa: Isa, rows: Axis, columns: Axis, rest: int) -> None:
         super().__init__(name, isa, rows, columns, rest)
         self.windows = (rows, columns)
-        self.g = self.f.pointer()
+        self.g = self.f.pointer("g")
         self.maps = [self.g]  #: the maps that have the size of the output
 
     def read(self, image: Number, i: Number, j: Number, channel: Number, mask: str) -> tuple[str, ...]:
@@ -243,7 +244,7 @@ class _Spread(_Kernel):
         return read[0]
 
     def emit(self) -> Function:
-        self.grad = self.f.pointer()
+        self.grad = self.f.pointer("grad")
         self.tables()
         both = zip((self.rows, self.columns), self.windows, strict=True)
         blocks = [(axis.size + (seen.stride - 1)) // seen.stride for axis, seen in both]
@@ -333,7 +334,7 @@ class _MaximumGrad(_Spread):
 
     def __init__(self, isa: Isa, rows: Axis, columns: Axis, rest: int, index: str) -> None:
         super().__init__("nhwc_maximum_grad", isa, rows, columns, rest)
-        self.index, self.positions = index, self.f.pointer(index)
+        self.index, self.positions = index, self.f.pointer("positions", index)
         self.maps.append(self.positions)
 
     def read(self, image: Number, i: Number, j: Number, channel: Number, mask: str) -> tuple[str, ...]:
@@ -357,7 +358,7 @@ class _AverageGrad(_Spread):
         super().__init__("nhwc_average_grad", isa, rows, columns, rest)
 
     def tables(self) -> None:
-        self.row_table, self.column_table = self.f.pointer(), self.f.pointer()
+        self.row_table, self.column_table = self.f.pointer("row_table"), self.f.pointer("column_table")
 
     def read(self, image: Number, i: Number, j: Number, channel: Number, mask: str) -> tuple[str, ...]:
         value = self.f.load(self.g + self.output(image, i, j, channel), mask)

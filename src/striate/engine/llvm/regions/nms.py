@@ -27,11 +27,10 @@ _LIMIT = 1 << 31
 
 
 def generate(isa: Isa) -> Function:
-    """The kernel; its arguments are in the order in which the code reads them."""
     f = Function("nms", isa)
-    boxes, ends, gone = f.pointer(), f.pointer("i64"), f.pointer("i32")
-    count, pitch = f.size(), f.size()
-    limit = f.real()
+    boxes, ends, gone = f.pointer("boxes"), f.pointer("ends", "i64"), f.pointer("gone", "i32")
+    count, pitch = f.size("count"), f.size("pitch")
+    limit = f.real("limit")
     lines = [boxes + line * pitch for line in range(_LINES)]
 
     def above(own: list[str], others: list[str]) -> str:
@@ -78,6 +77,6 @@ def stays(boxes: Tensor, ends: Tensor, limit: float) -> Tensor:
     lines[:4, :count] = boxes.T
     lines[4, :count] = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     gone, ends = fresh.zeros(pitch, dtype=torch.int32), ends.contiguous()
-    words = [lines.data_ptr(), ends.data_ptr(), gone.data_ptr(), count, pitch, real_word(limit)]
-    _kernel(isa)(1, words, 1)
+    tables = {"boxes": lines.data_ptr(), "ends": ends.data_ptr(), "gone": gone.data_ptr()}
+    _kernel(isa)(1, 1, **tables, count=count, pitch=pitch, limit=real_word(limit))
     return gone[:count] == 0

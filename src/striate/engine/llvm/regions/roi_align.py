@@ -43,16 +43,17 @@ _LIMIT = 1 << 31
 
 
 class _Problem:
-    """The arguments with which both kernels begin."""
+    """The arguments of both kernels."""
 
     def __init__(self, f: Function) -> None:
         self.f = f
-        self.map, self.bins = f.pointer(), f.pointer()
-        self.images = f.pointer("i64")
-        self.rows, self.row_weights = f.pointer("i64"), f.pointer()
-        self.columns, self.column_weights = f.pointer("i64"), f.pointer()
-        self.boxes, self.channels, self.height, self.width = (f.size() for _ in range(4))
-        self.down, self.along, self.row_taps, self.column_taps = (f.size() for _ in range(4))
+        self.map, self.bins = f.pointer("map"), f.pointer("bins")
+        self.images = f.pointer("images", "i64")
+        self.rows, self.row_weights = f.pointer("rows", "i64"), f.pointer("row_weights")
+        self.columns, self.column_weights = f.pointer("columns", "i64"), f.pointer("column_weights")
+        self.boxes, self.channels, self.height, self.width = map(f.size, ("boxes", "channels", "height", "width"))
+        self.down, self.along = f.size("down"), f.size("along")
+        self.row_taps, self.column_taps = f.size("row_taps"), f.size("column_taps")
 
     @contextmanager
     def each_bin(self, box: Number) -> Iterator[tuple[Number, Number]]:
@@ -92,7 +93,7 @@ def _tiles(f: Function, channels: Number, tile: int, body: Callable[[Number, lis
 
 
 def generate_output(isa: Isa, tile: int = _TILE) -> Function:
-    """The forward kernel; its arguments are in the order in which the code reads them."""
+    """The forward kernel."""
     f = Function("roi_align", isa)
     a = _Problem(f)
 
@@ -110,7 +111,7 @@ def generate_output(isa: Isa, tile: int = _TILE) -> Function:
 
 
 def generate_input_grad(isa: Isa, tile: int) -> Function:
-    """The backward kernel; its arguments are in the order in which the code reads them."""
+    """The backward kernel."""
     f = Function("roi_align_grad", isa)
     a = _Problem(f)
 
@@ -167,13 +168,13 @@ def contract(shape: RegionShape, open_: Pass, operand: Tensor, boxes: Tensor) ->
     isa, channels, threads = the_isa().fitting(given.shape[1]), given.shape[1], launch.threads()
     if open_ is Pass.OUTPUT:
         made = _nhwc(fresh.empty, (len(boxes), channels, *shape.bins))
-        words = _Words(shape, given, made, boxes, rows, columns)
-        _output_kernel(isa)(len(boxes), words, threads)
+        arguments = _Arguments(shape, given, made, boxes, rows, columns)
+        _output_kernel(isa)(len(boxes), threads, **arguments)
         return made
     made = _nhwc(fresh.zeros, (shape.batch, channels, *shape.size))
     tile = min(_TILE, 1 << (max(1, channels // (isa.lanes * threads)).bit_length() - 1))
-    words = _Words(shape, made, given, boxes, rows, columns)
-    _input_grad_kernel(isa, tile)(math.ceil(channels / (tile * isa.lanes)), words, threads)
+    arguments = _Arguments(shape, made, given, boxes, rows, columns)
+    _input_grad_kernel(isa, tile)(math.ceil(channels / (tile * isa.lanes)), threads, **arguments)
     return made
 
 
@@ -181,12 +182,32 @@ def _nhwc(make: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
     return make((shape[0], *shape[2:], shape[1])).movedim(3, 1)
 
 
-class _Words(list[int]):
+class _Arguments(dict[str, int]):
     """The arguments of a kernel, with references that keep their memory alive."""
 
     def __init__(
         self, shape: RegionShape, map_: Tensor, bins: Tensor, boxes: Tensor, rows: AxisSamples, columns: AxisSamples
     ) -> None:
-        self._kept = [each.contiguous() for each in (boxes[:, 0].long(), *rows, *columns)]
-        super().__init__(each.data_ptr() for each in (map_, bins, *self._kept))
-        self += [len(boxes), map_.shape[1], *shape.size, *shape.bins, rows.places.shape[2], columns.places.shape[2]]
+        lists = {
+            "images": boxes[:, 0].long(),
+            "rows": rows.places,
+            "row_weights": rows.weights,
+            "columns": columns.places,
+            "column_weights": columns.weights,
+        }
+        self._kept = {name: each.contiguous() for name, each in lists.items()}
+        height, width = shape.size
+        down, along = shape.bins
+        super().__init__(
+            {name: each.data_ptr() for name, each in self._kept.items()},
+            map=map_.data_ptr(),
+            bins=bins.data_ptr(),
+            boxes=len(boxes),
+            channels=map_.shape[1],
+            height=height,
+            width=width,
+            down=down,
+            along=along,
+            row_taps=rows.places.shape[2],
+            column_taps=columns.places.shape[2],
+        )
