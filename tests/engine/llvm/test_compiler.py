@@ -152,7 +152,7 @@ from striate.engine import compilation
 kernels = []
 for count in range(30):
     f = Function(f"kernel{count}", the_isa())
-    place = f.pointer()
+    place = f.pointer("x")
     for _ in range(400):
         f.store(f.load(place), place)
     kernels.append(Kernel(f, the_isa()))
