@@ -1,4 +1,4 @@
-"""Networks of torchvision and timm, as their users make them."""
+"""Networks of torchvision and timm, as their users make them, and U-Net."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from unittest.mock import patch
 
 import torch
 from torch import nn
+
+from benchmarks.networks import UNet
 
 #: Of torchvision, kinds that people deploy, from AlexNet's time to Swin.
 TORCHVISION: Final = (
@@ -49,8 +51,14 @@ TIMM: Final = (
 )
 
 
+#: Of neither: U-Net, whose maps grow by transposed convolutions.
+OTHERS: Final = {"unet": UNet}
+
+
 def build(name: str) -> nn.Module:
     """One of them, with random weights; the classifier's result alone."""
+    if name in OTHERS:
+        return OTHERS[name]()
     if name in TIMM:
         return of_timm(name)
     named = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}

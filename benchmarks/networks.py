@@ -112,6 +112,37 @@ def convnext_tiny(classes: int = 1000) -> nn.Sequential:
     )
 
 
+class UNet(nn.Module):
+    """Ronneberger et al. 2015, figure 1, as it is written today: padded, normalised, half as wide.
+
+    Maps grow by transposed convolutions and are concatenated with those of the way down.
+    """
+
+    def __init__(self, classes: int = 21, width: int = 32, depth: int = 4) -> None:
+        super().__init__()
+
+        def twice(inner: int, outer: int) -> nn.Sequential:
+            first, second = _conv_norm(inner, outer, 3), _conv_norm(outer, outer, 3)
+            return nn.Sequential(*first, nn.ReLU(inplace=True), *second, nn.ReLU(inplace=True))
+
+        widths = [width * 2**level for level in range(depth + 1)]
+        self.down = nn.ModuleList(twice(*each) for each in zip([3, *widths], widths, strict=False))
+        self.grow = nn.ModuleList(nn.ConvTranspose2d(2 * each, each, 2, 2) for each in widths[-2::-1])
+        self.join = nn.ModuleList(twice(2 * each, each) for each in widths[-2::-1])
+        self.out = nn.Conv2d(width, classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        beside: list[Tensor] = []
+        for level, twice in enumerate(self.down):
+            x = twice(x if level == 0 else nn.functional.max_pool2d(x, 2))
+            beside.append(x)
+        beside.pop()
+        for grow, join in zip(self.grow, self.join, strict=True):
+            x = join(torch.cat([beside.pop(), grow(x)], 1))
+        result: Tensor = self.out(x)
+        return result
+
+
 class Work(NamedTuple):
     """A network and the images it is trained on for timing."""
 

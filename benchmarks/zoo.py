@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 import striate
-from benchmarks.libraries import TIMM, TORCHVISION, build
+from benchmarks.libraries import OTHERS, TIMM, TORCHVISION, build
 from benchmarks.measure import RESULTS, circumstances, in_turns
 from benchmarks.steps import RUNTIMES, inference, lively, training
 from striate.engine import tuning
@@ -109,13 +109,13 @@ def main(
     runtimes: Annotated[bool, typer.Option(help="ONNX Runtime and OpenVINO as well, for inference.")] = False,
     save: Annotated[bool, typer.Option(help="Write into results/zoo.csv, network by network.")] = False,
 ) -> None:
-    """Times networks of torchvision and timm: inference of 1 and of 8 images, and training steps of 8.
+    """Times networks of torchvision and timm, and U-Net: inference of 1 and of 8 images, and training steps of 8.
 
     \b
     Example:
       python -m benchmarks zoo --only resnet,regnet --task inference --runtimes
     """
-    works = [(name, "inference", images) for name in (*TORCHVISION, *TIMM) for images in (1, 8)]
+    works = [(name, "inference", images) for name in (*TORCHVISION, *TIMM, *OTHERS) for images in (1, 8)]
     works += [(name, "training", _BATCH) for name in TRAINED]
     wanted = [each for each in only.split(",") if each]
     rows: list[dict[str, Any]] = []

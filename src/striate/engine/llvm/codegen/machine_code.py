@@ -24,7 +24,7 @@ from striate.engine.llvm.codegen.isa import Isa
 _RECIPE: Final = "1"
 _lock = threading.Lock()
 _libraries: list[Any] = []
-#: The modules that have been compiled by this process or are to be, by their key.
+#: The modules that are being compiled, or whose code hasn't been asked for yet, by their key.
 _jobs: dict[str, Job] = {}
 
 
@@ -89,7 +89,10 @@ def code(ir: str, isa: Isa) -> bytes:
     if not waits() and not wanted.request():
         raise NotCompiledError("a kernel isn't compiled yet")
     with urgent():
-        return wanted.code()
+        made = wanted.code()
+    with _lock:
+        _jobs.pop(key(ir, isa), None)
+    return made
 
 
 def job(ir: str, isa: Isa) -> Job:
@@ -134,5 +137,4 @@ def link(ir: str, isa: Isa, symbols: tuple[str, ...]) -> tuple[int, ...]:
             builder.export_symbol(symbol)
         library = builder.link(_linker(), f"striate{len(_libraries)}")
         _libraries.append(library)
-    _jobs.pop(key(ir, isa), None)  # linked, so its code isn't needed any more
     return tuple(library[symbol] for symbol in symbols)
