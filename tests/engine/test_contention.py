@@ -24,6 +24,8 @@ pytestmark = pytest.mark.skipif(
 def watched(monkeypatch: pytest.MonkeyPatch) -> Contention:
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     return Contention()
 
 
@@ -55,8 +57,8 @@ def test_a_team_sleeps_while_others_compete(watched: Contention, monkeypatch: py
     scheduler.pass_by(0.3, 0.2)
     watched.look()
     assert watched.competing
-    # One more than there are processors: only then does the runtime spin less.
-    assert tasks() - before == len(os.sched_getaffinity(0)) + 1
+    # One has started the other two. With PyTorch's two there are more than the three processors.
+    assert tasks() - before == 3
     scheduler.pass_by(0.1, 0.05)
     watched.look()
     assert watched.competing  # between the two limits nothing changes
@@ -67,6 +69,28 @@ def test_a_team_sleeps_while_others_compete(watched: Contention, monkeypatch: py
     while tasks() > before and time.monotonic() < deadline:
         time.sleep(0.01)  # the system takes a moment to end threads
     assert tasks() == before
+
+
+def test_a_process_that_competes_with_itself_adapts_at_once(
+    watched: Contention, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = Scheduler(monkeypatch)
+    watched.expect()
+    assert watched.competing
+    scheduler.pass_by(0.0, 0.0)
+    watched.look()
+    assert not watched.competing
+
+
+def test_one_thread_waits_for_nobody(watched: Contention, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler = Scheduler(monkeypatch)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    watched.expect()
+    assert not watched.competing
+    watched.look()
+    scheduler.pass_by(0.5, 0.5)
+    watched.look()
+    assert not watched.competing
 
 
 def test_threads_that_come_and_go_are_counted_while_they_are_there(

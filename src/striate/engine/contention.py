@@ -7,8 +7,8 @@ beside``).
 
 The runtime reads the number of spins from the environment, once. But while there are more OpenMP threads than
 processors, it spins 100 times instead of 300,000 (libgomp's manual, ``GOMP_SPINCOUNT``). So while others compete, this
-module holds a team of sleeping OpenMP threads, one more than there are processors. The threads that compute, and so all
-results, stay the same.
+module holds a team of sleeping OpenMP threads: two where PyTorch has a thread for each processor. The threads that
+compute, and so all results, stay the same.
 
 The kernel's scheduler counts how long a thread was ready but had to wait for a processor
 (``/proc/PID/task/TID/schedstat``; Documentation/scheduler/sched-stats.rst). Others compete if this grows.
@@ -24,6 +24,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+
+import torch
 
 from striate.engine import openmp
 
@@ -87,13 +89,13 @@ class Contention:
     def expect(self) -> None:
         """Adapts now, instead of when others are found to compete; undone when they don't."""
         with self._lock:
-            if self._team is None and not math.isinf(self.due) and openmp.runtime() is not None:
+            if self._team is None and not math.isinf(self.due) and _has_threads():
                 self._team = Team()
                 self._at, self._waited = time.perf_counter(), dict(waits())
                 self.due = self._at + _INTERVAL
 
     def _adapt(self, waiting: float) -> None:
-        if self._team is None and waiting > _COMPETING:
+        if self._team is None and waiting > _COMPETING and _has_threads():
             self._team = Team()
         elif self._team is not None and waiting < _ALONE:
             self._team.leave()
@@ -101,7 +103,10 @@ class Contention:
 
 
 class Team:
-    """Sleeping OpenMP threads, more than there are processors. They belong to a thread and end with it."""
+    """Sleeping OpenMP threads, so many that with PyTorch's there are more than processors.
+
+    They belong to a thread and end with it.
+    """
 
     def __init__(self) -> None:
         self._left = threading.Event()
@@ -115,7 +120,9 @@ class Team:
         assert runtime is not None
         # A function that any thread may call and that does nothing: free(NULL).
         nothing = ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p)
-        runtime.start(nothing, None, len(os.sched_getaffinity(0)) + 1, 0)
+        # The thread that starts a team is one of its members, and isn't counted.
+        missing = len(os.sched_getaffinity(0)) + 1 - torch.get_num_threads()
+        runtime.start(nothing, None, max(missing, 1) + 1, 0)
         started.set()
         self._left.wait()
 
@@ -123,6 +130,11 @@ class Team:
         """Ends the threads."""
         self._left.set()
         self._thread.join()
+
+
+def _has_threads() -> bool:
+    """Whether PyTorch has threads that wait for each other."""
+    return torch.get_num_threads() > 1 and openmp.runtime() is not None
 
 
 def waits() -> Mapping[str, int]:
