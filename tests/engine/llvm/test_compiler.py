@@ -64,14 +64,27 @@ def test_a_failed_job_fails_the_call_that_needs_it() -> None:
         raise ValueError("no such instruction")
 
     job = Job(make)
-    job.request()
-    until(lambda: bool(tried))
     assert not job.request()
+    until(job.request)  # there is nothing to wait for
     with pytest.raises(ValueError, match="no such instruction"):
         job.code()
+    assert tried == [0, 1]
     later = Job(lambda: b"fine")
     later.request()
     until(later.request)  # the background thread goes on
+
+
+def test_without_a_thread_jobs_are_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        job = Job(lambda: b"code")
+        assert job.request()
+    later = Job(lambda: b"later")
+    later.request()
+    until(later.request)
 
 
 def test_who_waits_goes_first() -> None:

@@ -217,8 +217,9 @@ class Plans:
             entry.draft = plan
             return None
         entry.draft = None
+        program = plan.program
         if known is not None:
-            if known.company is not None and plan.program.threads > 1:
+            if known.company is not None and program.threads > 1:
                 plan.company = ThreadChoice()
                 plan.company.alone = known.company.alone
             return plan

@@ -29,14 +29,24 @@ class Job:
 
     def __init__(self, make: Callable[[], bytes], code: bytes | None = None) -> None:
         self._make, self._lock, self._code = make, threading.Lock(), code
-        self._requested = False
+        self._requested = self._failed = False
 
     def request(self) -> bool:
-        """Whether the module is compiled; if not, it will be, in the background."""
+        """Whether :meth:`code` needn't compile the module; if it has to, the background thread will do it.
+
+        After a failure :meth:`code` raises the error again, so there is nothing to wait for.
+        """
         if self._code is None and not self._requested:
             self._requested = True
             compile_later(self)
-        return self._code is not None
+        return self._code is not None or self._failed
+
+    def attempt(self) -> None:
+        """Compiles the module; an error is left to :meth:`code`."""
+        try:
+            self.code()
+        except Exception:
+            self._failed = True
 
     def code(self) -> bytes:
         """The machine code; compiles it now unless that was done. Waits while another thread compiles it."""
@@ -74,10 +84,20 @@ def compile_later(job: Job) -> None:
     with _lock:
         _jobs.append(job)
         compilation.backlog = len(_jobs)
-        if _worker is None:
-            _worker = threading.Thread(target=_work, name="striate-compiler")
+        if _worker is not None:
+            return
+        _worker = threading.Thread(target=_work, name="striate-compiler")
+        try:
             _worker.start()
+        except RuntimeError:
+            # The system allows no more threads, or the process is ending.
+            _worker, compilation.backlog = None, 0
+            _jobs.clear()
+        else:
             contention.expect()
+            return
+    with urgent():
+        job.attempt()
 
 
 def _work() -> None:
@@ -91,12 +111,8 @@ def _work() -> None:
             compilation.backlog = len(_jobs)
         while _urgent:
             time.sleep(0.002)
-        try:
-            with _busy:
-                job.code()
-        except Exception:
-            # The call that needs the kernel compiles it again, and reports the error.
-            continue
+        with _busy:
+            job.attempt()
 
 
 def _before_fork() -> None:
