@@ -326,6 +326,25 @@ def test_sums_write_into_concatenations(name: str) -> None:
     assert ("Winograd" in told) == (name == "by Winograd"), told
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf"), -1.0], ids=str)
+@pytest.mark.parametrize("name", slow_but(["leaky_relu", "elu", "clamp_min", "hardtanh"], ["leaky_relu"]))
+def test_functions_with_unusual_parameters(name: str, number: float) -> None:
+    functions: dict[str, Callable[[Tensor], Tensor]] = {
+        "leaky_relu": lambda y: F.leaky_relu(y, number),
+        "elu": lambda y: F.elu(y, number),
+        "clamp_min": lambda y: y.clamp(min=number),
+        "hardtanh": lambda y: y.clamp(-2, number),
+    }
+    model = Function(lambda m, x: functions[name](F.relu(m.a(x)) - F.relu(-m.b(x))), a=conv(3, 4, 1), b=conv(3, 4, 1))
+    fast, x = striate.accelerate(copy.deepcopy(model.eval()), quiet=True), torch.randn(2, 3, 6, 6)
+    x[0] = 0
+    for layer in (*model.children(), *fast.children()):
+        layer.bias.data.zero_()  # so that zeros occur, of either sign
+    with torch.no_grad():
+        for _ in range(4):
+            torch.testing.assert_close(fast(x), model(x), equal_nan=True)
+
+
 def test_group_normalisation_keeps_its_digits() -> None:
     """PyTorch's group_norm in channels last is off by a hundredth for such images."""
     model = nn.Sequential(conv(3, 8, 1), nn.GroupNorm(2, 8)).eval()

@@ -26,7 +26,11 @@ def function(node: Node) -> Epilogue:
     Raises:
         Refusal: kernels don't support the parameters.
     """
-    return _FUNCTIONS[node.name](*node.args[1:], **node.kwargs)
+    made = _FUNCTIONS[node.name](*node.args[1:], **node.kwargs)
+    # A bound of clamp may be infinite; other functions of infinite parameters depend on how PyTorch computes them.
+    if any(map(math.isnan, made.numbers)) or (made.function != "clamp" and any(map(math.isinf, made.numbers))):
+        raise Refusal("a parameter that isn't finite")
+    return made
 
 
 def _clamp(low: float | None = None, high: float | None = None) -> Epilogue:

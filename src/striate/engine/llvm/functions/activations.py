@@ -6,7 +6,7 @@
     hardswish           z * min(max(z + 3, 0), 6) / 6
     tanh, sigmoid       tanh(z), s(z)
     gelu                z * P(z), P the cumulative distribution function of the normal distribution
-    leaky_relu:SLOPE    z above 0, SLOPE * z below
+    leaky_relu:SLOPE    z above 0, SLOPE * z elsewhere
     elu:ALPHA           z above 0, ALPHA * (exp(z) - 1) below
 
 NaN stays NaN. Slopes at kinks and gradients at NaN are those of PyTorch's vectorised kernels.
@@ -113,8 +113,8 @@ def _polynomial(f: Function, x: str, highest: float, *rest: float) -> str:
 
 
 def leaky_relu(f: Function, x: str, slope: float) -> str:
-    negative = f.value(f"fcmp olt {f.vector} {x}, zeroinitializer")
-    return f.select(negative, f.arithmetic("fmul", x, f.constant(slope)), x)
+    # As in PyTorch zeros are multiplied, too: an infinite slope makes them NaN.
+    return f.select(f.compare("ole", x, f.zeros()), f.arithmetic("fmul", x, f.constant(slope)), x)
 
 
 def elu(f: Function, x: str, alpha: float) -> str:

@@ -42,7 +42,7 @@ class Epilogue:
     def rises(self) -> bool:
         """Whether the epilogue is increasing, so that it may be applied after max pooling instead of before."""
         if self.function == "leaky_relu":
-            return not self.adds and self.numbers[0] >= 0
+            return not self.adds and 0 <= self.numbers[0] < math.inf
         return not self.adds and self.function in ("", "clamp", "hard_sigmoid", "sigmoid", "tanh")
 
     def apply(self, f: Function, total: str, added: Pointer | None, mask: str = "") -> str:
