@@ -1,7 +1,7 @@
 """Training steps beside other programs: a loop that computes, and a second PyTorch process.
 
 Every figure comes from a process of its own. The mean is told beside the median, since spinning threads make some steps
-very long. Rounds alternate between the companies, so that whatever slows the machine slows all of them.
+very long. Rounds alternate between all cases, so that a slower machine slows all of them.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def main(
                 "network": model,
                 "images": "x".join(map(str, WORK[model])),
                 "computed by": who,
-                "company": by,
+                "beside": by,
                 "median ms": f"{1e3 * statistics.median(each['median'] for each in told):.2f}",
                 "mean ms": f"{1e3 * statistics.median(means):.2f}",
                 "low": f"{1e3 * min(means):.2f}",

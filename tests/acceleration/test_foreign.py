@@ -346,8 +346,9 @@ def test_functions_with_unusual_parameters(name: str, number: float) -> None:
 
 
 def test_group_normalisation_keeps_its_digits() -> None:
-    """PyTorch's group_norm in channels last is off by a hundredth for such images."""
-    model = nn.Sequential(conv(3, 8, 1), nn.GroupNorm(2, 8)).eval()
+    """PyTorch's group_norm in channels last is off by a tenth for such images."""
+    model = nn.Sequential(conv(3, 8, 1, bias=False), nn.GroupNorm(2, 8)).eval()
+    nn.init.constant_(model[0].weight, 1 / 3)  # all channels of a group lie at the same distance from zero
     fast, precise = striate.accelerate(copy.deepcopy(model), quiet=True), copy.deepcopy(model).double()
     x = torch.randn(2, 3, 40, 40) + 300
     with torch.no_grad():

@@ -287,6 +287,15 @@ def test_compiling_and_exporting_go_on() -> None:
     torch.testing.assert_close(compiled(x), model(x))
 
 
+def test_calls_look_for_other_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    monkeypatch.setattr("striate.acceleration.model.look", lambda: looks.append(1))
+    model, x = striate.accelerate(torch.nn.Conv2d(3, 4, 3), quiet=True), torch.randn(2, 3, 8, 8)
+    for _ in range(10):  # by guards at first, then past them
+        model(x)
+    assert len(looks) == 9  # the first call captures
+
+
 def test_another_compiler_never_captures_what_is_around_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     class Failing(torch.nn.Module):
         def forward(self, x: Tensor) -> Tensor:

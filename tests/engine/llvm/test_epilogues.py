@@ -190,3 +190,14 @@ def test_rows_go_from_among_others_into_others(length: int) -> None:
     maps, sizes = {"x": x.data_ptr(), "y": y.data_ptr()}, {"length": length, "rows": 9, "block": 4}
     elementwise.rows(the_isa())(3, 2, **maps, **sizes, x_start=3, x_pitch=50, y_start=7, y_pitch=60)
     torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("slope", [-1.0, float("inf"), float("nan")])
+def test_leaky_relu_multiplies_zeros_by_its_slope(slope: float) -> None:
+    x = torch.tensor([0.0, -0.0, 1.0, -2.0]).repeat(4)
+    y, kernel = torch.empty_like(x), elementwise.pairs(the_isa(), "", Epilogue("leaky_relu", (slope,)))
+    sizes = {"channels": 16, "positions": 1, "block": 1, "period": 1, "step": 0}
+    kernel(1, 1, a=x.data_ptr(), b=0, y=y.data_ptr(), **sizes)
+    expected = F.leaky_relu(x, slope)
+    torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(y.signbit() & ~y.isnan(), expected.signbit() & ~expected.isnan())
